@@ -1,0 +1,1 @@
+"""pixel-orch on your machine: plans, rents, watches, recovers, ends and reports. Never imports torch."""

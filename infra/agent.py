@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""The agent: what pixel-orch leaves on a rented machine. Standard library only, Python 3.8 and later.
+
+    agent.py apply DIR < tar      unpack what changed (and delete what we had sent and is gone at home)
+    agent.py manifest DIR         the sha256 of every file that we had sent
+    agent.py start ROOT < job     start the watching process and, under it, the trainer
+    agent.py status ROOT ...      one look: trainer, notice, new metrics, new log, checkpoints (also the owner's heartbeat)
+    agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
+    agent.py stop ROOT            SIGTERM to the trainer's process group
+
+ROOT is `~/pixel-orch/<run>`. Answers are one JSON object on standard output.
+
+The watching process polls the instance metadata (IMDSv2) for the interruption notice and the rebalance recommendation
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html: "every 5 seconds"), tells the
+trainer with SIGTERM, and ends the instance when its time is up or its owner has been silent too long. It does not end an instance
+that is under notice in its first hour: AWS bills nothing for those, unless it was us who ended them.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
+SAMPLES = re.compile(r"samples-(\d+)\.png")
+MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
+TICK_S = 0.1
+
+
+# -- small things
+
+
+def write_json(path, value):
+    """Replace the file at `path`: a reader sees the old or the new, never a part."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    with open(temporary, "w") as file:
+        json.dump(value, file)
+    os.replace(temporary, path)
+
+
+def read_json(path, default):
+    """Return the JSON in `path`, or `default` if there is none that is whole."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return default
+
+
+def sha256_of(path):
+    """Return the hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# -- code sync
+
+
+def sent_list(folder):
+    """Where it is written down what we had sent to `folder`: only that is ever deleted."""
+    return folder.rstrip("/") + ".sent.json"
+
+
+def manifest(folder):
+    """Return {path: sha256} of the files that we had sent and that are still there; links as `link:<target>`."""
+    found = {}
+    for name in read_json(sent_list(folder), []):
+        path = os.path.join(folder, name)
+        if os.path.islink(path):
+            found[name] = "link:" + os.readlink(path)
+        elif os.path.isfile(path):
+            found[name] = sha256_of(path) + ("x" if os.access(path, os.X_OK) else "")
+    return found
+
+
+def apply(folder, stream):
+    """Unpack a tar whose first member, `.sync.json`, holds `delete` and `all`, the lists of paths gone and present."""
+    os.makedirs(folder, exist_ok=True)
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        first = tar.next()
+        if first is None or first.name != ".sync.json":
+            raise SystemExit("apply: the stream does not begin with .sync.json")
+        plan = json.loads(tar.extractfile(first).read().decode())
+        for name in plan["delete"]:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) or os.path.isfile(path):
+                os.unlink(path)
+        for member in tar:
+            path = os.path.join(folder, member.name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if os.path.islink(path) or os.path.isfile(path):
+                os.unlink(path)  # never write through a link or into a file that a program has open
+            if member.issym():
+                os.symlink(member.linkname, path)
+                continue
+            with open(path, "wb") as file:
+                file.write(tar.extractfile(member).read())
+            os.chmod(path, member.mode & 0o777)
+    write_json(sent_list(folder), plan["all"])
+    return {"files": len(plan["all"])}
+
+
+# -- one look
+
+
+def listed(root, started_at):
+    """Yield (name, path) of what the trainer wrote: in `out/`, and in its working folder since it was started."""
+    out = os.path.join(root, "out")
+    code = os.path.join(root, "code")
+    seen = set()
+    for folder in (out, code):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(folder, name)
+            if name in seen or not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
+                continue
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # pruned in this moment
+            if folder == code and (os.path.islink(path) or status.st_mtime < started_at - 1):
+                continue  # what was synced or sent by us is not the trainer's
+            seen.add(name)
+            yield name, path, status
+
+
+def outputs(root, started_at):
+    """Return the trainer's checkpoints and sample grids with size and digest; digests are remembered."""
+    cache_path = os.path.join(root, "agent", "digests.json")
+    cache, fresh, found = read_json(cache_path, {}), {}, []
+    for name, path, status in listed(root, started_at):
+        key = "%s:%d:%d:%d" % (name, status.st_size, status.st_mtime_ns, status.st_ino)
+        try:
+            fresh[key] = cache.get(key) or sha256_of(path)
+        except OSError:
+            continue
+        match = CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)
+        found.append({"name": name, "step": int(match.group(1)), "size_bytes": status.st_size, "sha256": fresh[key]})
+    if fresh != cache:
+        write_json(cache_path, fresh)
+    return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
+
+
+def whole_lines(path, offset):
+    """Return (text, new offset): the whole lines of a growing file from byte `offset` on."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(MOST_BYTES_A_LOOK)
+    except OSError:
+        return "", offset
+    end = data.rfind(b"\n") + 1
+    if end == 0 and len(data) == MOST_BYTES_A_LOOK:
+        end = len(data)  # one line longer than a look: it comes in pieces
+    return data[:end].decode(errors="replace"), offset + end
+
+
+def status(root, metrics_offset, log_offset):
+    """Return what the owner wants to know in one round trip. Asking is the owner's heartbeat."""
+    state = read_json(os.path.join(root, "agent", "state.json"), {})
+    with open(os.path.join(root, "agent", "owner"), "w"):
+        pass
+    found = outputs(root, state.get("started_at", 0.0))
+    metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
+    log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
+    return {
+        "now": time.time(),
+        "agent_alive": is_watched(root),
+        "trainer": state.get("trainer", {"state": "absent"}),
+        "notice": state.get("notice"),
+        "rebalance": state.get("rebalance", False),
+        "ending": state.get("ending", ""),
+        "metrics": metrics,
+        "metrics_offset": metrics_offset,
+        "log": log,
+        "log_offset": log_offset,
+        "outputs": found,
+    }
+
+
+def is_watched(root):
+    """Return whether the watching process lives: it holds a lock as long as it does."""
+    try:
+        with open(os.path.join(root, "agent", "lock")) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read(root, name, offset):
+    """Write one of the trainer's files to standard output, from byte `offset` on."""
+    if not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
+        raise SystemExit("read: %r is none of the trainer's files" % name)
+    for folder in ("out", "code"):
+        path = os.path.join(root, folder, name)
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                file.seek(offset)
+                for piece in iter(lambda: file.read(1 << 18), b""):
+                    sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return
+    raise SystemExit("read: %s is gone" % name)
+
+
+def stop(root):
+    """Ask the watching process to send SIGTERM to the trainer's group."""
+    with open(os.path.join(root, "agent", "stop"), "w"):
+        pass
+    return {"asked": True}
+
+
+# -- instance metadata
+
+
+class Metadata:
+    """The instance metadata service, version 2. Every failure reads as "nothing there": a poll must never end the watch."""
+
+    def __init__(self):
+        base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
+        self.base = base.rstrip("/") + "/latest/"
+        self.token = None
+
+    def _ask(self, path, method="GET", headers=None):
+        request = urllib.request.Request(self.base + path, method=method, headers=headers or {})
+        with urllib.request.urlopen(request, timeout=2) as answer:  # noqa: S310 (the scheme is ours)
+            return answer.read().decode()
+
+    def get(self, path):
+        """Return the text at `path`, or None."""
+        for _ in range(2):
+            try:
+                if self.token is None:
+                    self.token = self._ask(
+                        "api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
+                    )
+                return self._ask("meta-data/" + path, headers={"X-aws-ec2-metadata-token": self.token})
+            except urllib.error.HTTPError as error:
+                self.token = None if error.code == 401 else self.token  # it ran out: a new one, once
+                if error.code != 401:
+                    return None
+            except (OSError, ValueError):
+                return None
+        return None
+
+
+# -- the watching process
+
+
+class Watch:
+    """The process that outlives our SSH sessions: trainer, notice, time limit, silence of the owner."""
+
+    def __init__(self, root, job):
+        self.root = root
+        self.job = job
+        self.folder = os.path.join(root, "agent")
+        self.metadata = Metadata()
+        self.booted_at = self.started_at = time.time()
+        self.trainer = None
+        self.stop_sent_at = None
+        self.state = {
+            "started_at": self.started_at, "trainer": {"state": "starting"}, "notice": None, "rebalance": False, "ending": "",
+        }
+
+    def save(self):
+        """Write the state for `status` to read."""
+        write_json(os.path.join(self.folder, "state.json"), self.state)
+
+    def start_trainer(self):
+        """Start the trainer in a process group of its own, its output in `out/trainer.log`."""
+        out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
+        self.link_outputs(out, code)
+        env = dict(os.environ)
+        env.update(self.job["env"])
+        env.update({"PIXEL_ORCH_OUT": out, "PYTHONUNBUFFERED": "1"})
+        log = open(os.path.join(out, "trainer.log"), "ab")  # noqa: SIM115 (the trainer keeps it)
+        try:
+            self.trainer = subprocess.Popen(
+                self.job["command"], cwd=code, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+            self.state["trainer"] = {"state": "running", "pid": self.trainer.pid, "asked": False}
+        except OSError as error:
+            log.write(("pixel-orch: cannot start %s: %s\n" % (self.job["command"][0], error)).encode())
+            self.state["trainer"] = {"state": "exited", "exit_code": 127, "asked": False}
+        log.close()
+        self.save()
+
+    @staticmethod
+    def link_outputs(out, code):
+        """Let a program that only knows its working folder find and leave its files there."""
+        for name in ["metrics.jsonl"] + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
+            link = os.path.join(code, name)
+            if not os.path.lexists(link):
+                os.symlink(os.path.join(out, name), link)
+
+    def signal_trainer(self, number):
+        """Send a signal to the trainer and all that it started."""
+        try:
+            os.killpg(self.trainer.pid, number)
+        except (OSError, AttributeError):
+            pass
+
+    def ask_to_stop(self, why):
+        """SIGTERM, once; the reason goes into the log that the user reads."""
+        if self.stop_sent_at is not None or self.trainer is None or self.trainer.poll() is not None:
+            return
+        self.stop_sent_at = time.time()
+        self.state["trainer"]["asked"] = True
+        self.say("SIGTERM to the trainer: %s" % why)
+        self.save()
+        self.signal_trainer(signal.SIGTERM)
+
+    def say(self, text):
+        """Write one line to the agent's log."""
+        with open(os.path.join(self.folder, "agent.log"), "a") as file:
+            file.write("%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text))
+
+    def look_at_trainer(self):
+        """Notice its end."""
+        if self.trainer is None or self.state["trainer"]["state"] != "running":
+            return
+        code = self.trainer.poll()
+        if code is not None:
+            self.signal_trainer(signal.SIGKILL)  # what it started and left behind must not train on
+            self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
+            self.say("the trainer ended with %d" % code)
+            self.save()
+
+    def look_at_metadata(self):
+        """Notice an interruption or a rebalance recommendation."""
+        if not self.state["rebalance"] and self.metadata.get("events/recommendations/rebalance"):
+            self.state["rebalance"] = True
+            self.say("rebalance recommendation")
+            self.save()
+        if self.state["notice"] is None:
+            text = self.metadata.get("spot/instance-action")
+            if text:
+                try:
+                    self.state["notice"] = json.loads(text)
+                except ValueError:
+                    self.state["notice"] = {"action": "terminate", "time": ""}
+                self.save()
+                self.ask_to_stop("interruption notice %s" % text.strip())
+
+    def owner_silence_s(self):
+        """Return how long nobody has asked for the status."""
+        try:
+            return time.time() - os.stat(os.path.join(self.folder, "owner")).st_mtime
+        except OSError:
+            return time.time() - self.started_at
+
+    def look_at_limits(self):
+        """End the instance when its time is up or its owner is gone. Never in the first hour of one that is under notice."""
+        limit = self.job.get("time_limit_s")
+        why = ""
+        if limit and time.time() - self.started_at > limit:
+            why = "its time of %.0f s is up" % limit
+        elif self.owner_silence_s() > self.job["owner_timeout_s"]:
+            why = "its owner has been silent for %.0f s" % self.owner_silence_s()
+        if not why or (self.state["notice"] and time.time() - self.booted_at < 3600):
+            return
+        if not self.state["ending"]:
+            self.state["ending"] = why
+            self.save()
+        self.ask_to_stop(why)
+        running = self.trainer is not None and self.trainer.poll() is None
+        if not running or time.time() - self.stop_sent_at > self.job["stop_timeout_s"]:
+            self.say("shutdown: %s" % why)
+            subprocess.call(self.job["shutdown"])
+            time.sleep(5)
+
+    def run(self):
+        """Watch until the machine is gone."""
+        subprocess.call(self.job["cancel_shutdown"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.start_trainer()
+        asked_metadata_at = 0.0
+        while True:
+            self.look_at_trainer()
+            if time.time() - asked_metadata_at >= self.job["metadata_poll_s"]:
+                asked_metadata_at = time.time()
+                self.look_at_metadata()
+            if os.path.exists(os.path.join(self.folder, "stop")):
+                self.ask_to_stop("asked by the owner")
+            self.look_at_limits()
+            time.sleep(TICK_S)
+
+
+def start(root, job):
+    """Start the watching process, detached from this SSH session. Asked twice, it starts one."""
+    os.makedirs(os.path.join(root, "agent"), exist_ok=True)
+    os.makedirs(os.path.join(root, "out"), exist_ok=True)
+    os.makedirs(os.path.join(root, "code"), exist_ok=True)
+    with open(os.path.join(root, "agent", "owner"), "w"):
+        pass
+    lock = open(os.path.join(root, "agent", "lock"), "w")  # noqa: SIM115 (held for life)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return {"started": False}
+    watch = Watch(root, job)
+    watch.save()
+    if os.fork() == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        log = os.open(os.path.join(root, "agent", "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        watch.run()
+    return {"started": True}
+
+
+def main(argv):
+    """Do one verb; see the module's text."""
+    verb, place, rest = argv[1], os.path.expanduser(argv[2]), argv[3:]
+    if verb == "read":
+        read(place, rest[0], int(rest[1]))
+        return 0
+    if verb == "manifest":
+        answer = manifest(place)
+    elif verb == "apply":
+        answer = apply(place, io.BufferedReader(sys.stdin.buffer.raw, 1 << 18))
+    elif verb == "start":
+        answer = start(place, json.load(sys.stdin))
+    elif verb == "status":
+        answer = status(place, int(rest[0]), int(rest[1]))
+    elif verb == "stop":
+        answer = stop(place)
+    else:
+        raise SystemExit("agent.py: unknown verb %r" % verb)
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

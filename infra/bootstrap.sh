@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Finds a Python whose torch has kernels for this machine's GPU; where there is none, makes a virtual environment and installs
+# the right build. Prints what it does; its last line is one JSON object: python, torch, gpu, why.
+#
+#   bootstrap.sh ROOT bundled     the bundled trainer: torch is needed
+#   bootstrap.sh ROOT own         a program of the user's own: a Python with torch is preferred, none is installed
+set -euo pipefail
+root=$1
+purpose=$2
+builds="$root/bin/torch_builds.json"
+
+gpu=""
+if command -v nvidia-smi >/dev/null 2>&1; then
+  gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)
+fi
+
+# Exit 0 and a line "<torch version>" if this Python can serve. Without a GPU the version is read from the package's metadata:
+# importing torch takes seconds that the trainer pays anyway.
+can_serve() {
+  "$1" - "$gpu" "$builds" <<'PY' 2>/dev/null
+import importlib.metadata, json, sys
+gpu, builds = sys.argv[1], json.load(open(sys.argv[2]))
+try:
+    for need in ("torch", "numpy", "pydantic", "sklearn", "PIL"):
+        version = importlib.metadata.version({"sklearn": "scikit-learn", "PIL": "pillow"}.get(need, need))
+        torch_version = version if need == "torch" else torch_version
+except importlib.metadata.PackageNotFoundError:
+    sys.exit(1)
+if gpu:
+    import torch
+    if not torch.cuda.is_available():
+        sys.exit(1)
+    major, minor = torch.cuda.get_device_capability(0)
+    kernels = [a[3:] for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
+    # Binaries run on the same major version from their own minor version upwards (CUDA C Programming Guide, "Binary Compatibility").
+    if not any(k.rstrip("af")[:-1] == str(major) and int(k.rstrip("af")[-1]) <= minor for k in kernels):
+        sys.exit(1)
+print(torch_version)
+PY
+}
+
+answer() {  # python, torch, why
+  "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why"), sys.argv[1:]))))' "$1" "$2" "$gpu" "$3"
+}
+
+candidates=("$HOME/pixel-orch/venv/bin/python" /opt/pytorch/bin/python python3 python3.11 python3.12 python3.10 /opt/conda/bin/python)
+for candidate in "${candidates[@]}"; do
+  path=$(command -v "$candidate" 2>/dev/null) || continue
+  if torch=$(can_serve "$path"); then
+    echo "bootstrap: $path has torch $torch${gpu:+ with kernels for $gpu}"
+    answer "$path" "$torch" "found"
+    exit 0
+  fi
+done
+
+python=$(command -v python3) || { echo "bootstrap: there is no python3 on this machine" >&2; exit 3; }
+if [ "$purpose" = own ]; then
+  echo "bootstrap: no Python with torch; using $python"
+  answer "$python" "" "a program of your own: nothing was installed"
+  exit 0
+fi
+
+requirement=$("$python" - "$gpu" "$builds" <<'PY'
+import json, sys
+gpu, table = sys.argv[1], json.load(open(sys.argv[2]))
+version = "%d.%d" % sys.version_info[:2]
+capability = next((cc for name, cc in table["gpus"].items() if name in gpu), None) if gpu else "cpu"
+for build in table["builds"]:
+    if (capability is None or capability in build["capabilities"]) and version in build["pythons"]:
+        print(build["pip"])
+        sys.exit(0)
+sys.exit("no torch build has kernels for %s on Python %s" % (gpu or "the CPU", version))
+PY
+) || exit 3
+echo "bootstrap: no Python here has a fitting torch; installing: $requirement"
+"$python" -m venv "$HOME/pixel-orch/venv"
+# shellcheck disable=SC2086  # the requirement is several words of our own table
+"$HOME/pixel-orch/venv/bin/python" -m pip install -q --disable-pip-version-check $requirement 'numpy' 'pydantic>=2.6' scikit-learn pillow
+answer "$HOME/pixel-orch/venv/bin/python" "$("$HOME/pixel-orch/venv/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))')" "installed: $requirement"

@@ -1,0 +1,101 @@
+"""What is known of each instance type: GPU, rates, memory, prices seen, and whether AWS still rents it.
+
+The figures are in `catalog.json`, each with its source. Price is not availability: g2, p2 and p3 are still in AWS's price list
+and can no longer be rented, so `status` is kept apart from the prices.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from orchestrator.errors import SpecError
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """One EC2 instance type. Rates and memory are per GPU."""
+
+    name: str
+    gpu: str
+    gpus: int
+    gpu_memory_gib: float  # nominal
+    gpu_memory_visible_mib: int  # what a program sees (ECC and the driver take their share)
+    compute_capability: str  # as CUDA writes it: "3.7"
+    fp32_tflops: float
+    fp16_tensor_tflops: float | None  # dense; None where the GPU has no tensor cores
+    bandwidth_gb_s: float
+    vcpus: int
+    memory_gib: float
+    status: str  # "current" or "retired"
+    retired: str | None  # when it left EC2, as far as known
+    replacement: str | None  # the current type to take instead
+    quota_family: str  # which vCPU quota counts it: "G" (G and VT), "P", "P5"
+    on_demand_usd_h: Mapping[str, float]  # by region, recorded
+    spot_usd_h_seen: Mapping[str, Sequence[float]]  # by region: lowest and highest over its zones, recorded
+    sources: Mapping[str, str]  # field -> key of `SOURCES`
+    note: str
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether EC2 no longer rents it, whatever the price list says."""
+        return self.status == "retired"
+
+
+@lru_cache(maxsize=1)
+def _data() -> tuple[dict[str, InstanceType], tuple[str, ...], dict[str, str], str]:
+    raw = json.loads(resources.files("orchestrator").joinpath("catalog.json").read_text())
+    types = {entry["name"]: InstanceType(**entry) for entry in raw["types"]}
+    return types, tuple(raw["regions"]), raw["sources"], raw["recorded"]
+
+
+def all_types() -> list[InstanceType]:
+    """Return every known type, oldest generation first."""
+    return list(_data()[0].values())
+
+
+def regions() -> tuple[str, ...]:
+    """Return the AWS regions that `--region` may name."""
+    return _data()[1]
+
+
+def sources() -> dict[str, str]:
+    """Return what each key in `InstanceType.sources` stands for."""
+    return _data()[2]
+
+
+def recorded_on() -> str:
+    """Return the date on which the catalog's prices were written down."""
+    return _data()[3]
+
+
+def find(name: str) -> InstanceType:
+    """Return the type called `name`.
+
+    Raises:
+        SpecError: there is no such type; the message names the nearest ones.
+    """
+    types = _data()[0]
+    if name in types:
+        return types[name]
+    near = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}"
+    raise SpecError(f"--instance: unknown instance type {name!r}; {hint}")
+
+
+def check_region(name: str) -> str:
+    """Return `name` if it is a region.
+
+    Raises:
+        SpecError: it is not; the message names the nearest ones.
+    """
+    known = regions()
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise SpecError(f"--region: unknown region {name!r}; {hint}")

@@ -1,0 +1,87 @@
+"""The error tree. Each error is one line: what, where, what to do. Its type says who can act on it."""
+
+from __future__ import annotations
+
+
+class PixelOrchError(Exception):
+    """Anything that pixel-orch says on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class SpecError(PixelOrchError):
+    """It cannot work as asked. Nothing was created, nothing is billed."""
+
+    exit_code = 2
+
+
+class CloudError(PixelOrchError):
+    """The cloud refused or failed.
+
+    Args:
+        message: one line for a person.
+        code: the vendor's error code, e.g. `RequestLimitExceeded`.
+        operation: the API call, e.g. `RunInstances`.
+        request_id: what the vendor's support asks for.
+    """
+
+    def __init__(self, message: str, *, code: str = "", operation: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.operation = operation
+        self.request_id = request_id
+
+
+class CapacityError(CloudError):
+    """This capacity pool (type x zone) cannot serve now: try the next one."""
+
+
+class QuotaError(CloudError):
+    """The account's limit. A person must act; another zone does not help."""
+
+
+class AccessError(CloudError):
+    """Credentials or policy. Names the missing action where AWS does."""
+
+    exit_code = 2
+
+
+class ThrottledError(CloudError):
+    """Too many requests: the same request again, later."""
+
+
+class NotFoundError(CloudError):
+    """The thing is not there, or not there yet: EC2 is eventually consistent after a launch."""
+
+
+class HostError(PixelOrchError):
+    """A rented machine did not do what it was asked."""
+
+
+class UnreachableError(HostError):
+    """No answer within the time allowed: frozen, gone, or the way there is cut."""
+
+
+class CommandError(HostError):
+    """A command on a host failed.
+
+    Args:
+        command: what was run.
+        exit_code: as the shell reports it; -1 for a death by signal.
+        tail: the last lines of what it printed.
+    """
+
+    def __init__(self, command: str, exit_code: int, tail: str) -> None:
+        last = "\n".join(tail.strip().splitlines()[-10:])
+        super().__init__(f"{command!r} ended with {exit_code}: {last or 'it printed nothing'}")
+        self.command = command
+        self.command_exit_code = exit_code
+        self.tail = last
+
+
+class TrainingError(PixelOrchError):
+    """The trainer failed by itself: another machine would not help, so there is no recovery."""
+
+
+class BudgetError(PixelOrchError):
+    """A limit was reached. The run is checkpointed, its machine ended; it can be resumed."""

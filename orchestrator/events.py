@@ -1,0 +1,391 @@
+"""Frozen facts about a run, and `fold`, which turns them into its state.
+
+Events are only ever appended. Whatever pixel-orch knows of a run after a crash, it knows from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
+FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
+
+EndedBy = Literal["aws", "pixel-orch", "instance", "other"]
+"""Who ended an instance: a spot interruption by AWS, us, the instance's own shutdown, or somebody else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A fact, and when it became one (`at`: unix seconds)."""
+
+    at: float
+    kind: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what goes into `events.jsonl`."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCreated(Event):
+    """The run exists in the store; nothing is rented yet."""
+
+    kind: ClassVar[str] = "run_created"
+    run: str
+    cloud: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRequested(Event):
+    """Written and synced before RunInstances is sent, so that an instance can always be found again by its token."""
+
+    kind: ClassVar[str] = "launch_requested"
+    attempt: int
+    client_token: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchFailed(Event):
+    """The pool did not serve. `scope` is the error's type: what it rules out."""
+
+    kind: ClassVar[str] = "launch_failed"
+    attempt: int
+    client_token: str
+    instance_type: str
+    zone: str
+    code: str
+    scope: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceStarted(Event):
+    """EC2 gave an instance: from `at` on it is billed."""
+
+    kind: ClassVar[str] = "instance_started"
+    attempt: int
+    instance_id: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostReady(Event):
+    """The first SSH session stands. `python` is the interpreter that the bootstrap chose."""
+
+    kind: ClassVar[str] = "host_ready"
+    attempt: int
+    instance_id: str
+    python: str
+    setup_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerStarted(Event):
+    """The trainer's process runs. `resumed_from` is the step of the checkpoint that was sent, 0 for none."""
+
+    kind: ClassVar[str] = "trainer_started"
+    attempt: int
+    resumed_from: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """The trainer was seen to have done `step` steps. Written for the first one, then every few seconds."""
+
+    kind: ClassVar[str] = "progress"
+    attempt: int
+    step: int
+    images_per_s: float | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebalanceRecommended(Event):
+    """EC2 says that the instance is at elevated risk of interruption."""
+
+    kind: ClassVar[str] = "rebalance_recommended"
+    attempt: int
+    instance_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterruptionNoticed(Event):
+    """EC2 will end the instance at `ends_at` (unix seconds)."""
+
+    kind: ClassVar[str] = "interruption_noticed"
+    attempt: int
+    instance_id: str
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPulled(Event):
+    """A checkpoint is home, its digest compared: it is acknowledged, and must never be lost."""
+
+    kind: ClassVar[str] = "checkpoint_pulled"
+    attempt: int
+    step: int
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRefused(Event):
+    """A checkpoint is damaged; the one before it is used."""
+
+    kind: ClassVar[str] = "checkpoint_refused"
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerExited(Event):
+    """The trainer ended. `asked` is true if we, or a notice, had told it to."""
+
+    kind: ClassVar[str] = "trainer_exited"
+    attempt: int
+    exit_code: int
+    asked: bool
+    last_step: int
+    tail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptLost(Event):
+    """The instance cannot be used any more: interrupted, gone, or silent for too long."""
+
+    kind: ClassVar[str] = "attempt_lost"
+    attempt: int
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminateRequested(Event):
+    """Written before TerminateInstances is sent: what ends after this, we ended."""
+
+    kind: ClassVar[str] = "terminate_requested"
+    attempt: int
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceEnded(Event):
+    """EC2 says `terminated`, or no longer knows the instance: `ended_at` is when the billing stopped."""
+
+    kind: ClassVar[str] = "instance_ended"
+    attempt: int
+    instance_id: str
+    ended_at: float
+    ended_by: EndedBy
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceSeen(Event):
+    """The spot price of the attempt's pool at an instance-hour's start, as the price history gives it."""
+
+    kind: ClassVar[str] = "price_seen"
+    attempt: int
+    hour: int
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged(Event):
+    """The run moved to another state. `reason` is for people."""
+
+    kind: ClassVar[str] = "state_changed"
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerChanged(Event):
+    """A process took the run over (launch, attach, down)."""
+
+    kind: ClassVar[str] = "owner_changed"
+    pid: int
+    verb: str
+
+
+KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in Event.__subclasses__()}
+
+
+def from_json(raw: Mapping[str, Any]) -> Event | None:
+    """Return the event that `to_json` wrote, or None for a kind of a newer version."""
+    cls = KINDS.get(str(raw.get("kind")))
+    if cls is None:
+        return None
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{key: value for key, value in raw.items() if key in names})
+
+
+@dataclass
+class Attempt:
+    """One instance's share of a run, as the events tell it."""
+
+    number: int
+    instance_id: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float  # at the launch
+    started_at: float
+    ended_at: float | None = None
+    ended_by: EndedBy | None = None
+    end_reason: str = ""
+    resumed_from: int = 0
+    last_step: int = 0  # steps done by the end of this attempt
+    device: str = ""
+    first_step_at: float | None = None
+    noticed_ends_at: float | None = None
+    trainer_started_at: float | None = None
+    trainer_exit: TrainerExited | None = None
+    lost_because: str = ""
+    terminate_requested: bool = False
+    prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
+
+    @property
+    def first_step(self) -> int:
+        """The first step that this attempt trained (or would have: then `last_step` is one less)."""
+        return self.resumed_from + 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether EC2 has said that the instance is gone."""
+        return self.ended_at is not None
+
+
+@dataclass
+class RunState:
+    """Everything that the events say of a run."""
+
+    run: str = ""
+    cloud: str = ""
+    state: State = "PENDING"
+    reason: str = ""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    attempts: list[Attempt] = field(default_factory=list)
+    requests: list[LaunchRequested] = field(default_factory=list)
+    failures: list[LaunchFailed] = field(default_factory=list)
+    checkpoints: dict[int, CheckpointPulled] = field(default_factory=dict)  # by step
+    refused: list[CheckpointRefused] = field(default_factory=list)
+    step: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.state in FINAL_STATES
+
+    @property
+    def interruptions(self) -> int:
+        """How many attempts AWS ended."""
+        return sum(attempt.ended_by == "aws" for attempt in self.attempts)
+
+    def attempt(self, number: int) -> Attempt | None:
+        """Return the attempt with this number, if its instance was really had."""
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
+
+    def open_attempts(self) -> list[Attempt]:
+        """Return the attempts whose instance EC2 has not yet called terminated."""
+        return [attempt for attempt in self.attempts if not attempt.is_over]
+
+    def unanswered_requests(self) -> list[LaunchRequested]:
+        """Return the launches of which neither an instance nor a refusal was written down (we died in between)."""
+        answered = {failure.client_token for failure in self.failures}
+        had = {attempt.number for attempt in self.attempts}
+        return [r for r in self.requests if r.client_token not in answered and r.attempt not in had]
+
+
+def fold(events: Iterable[Event]) -> RunState:
+    """Return the state that the events, in their order, amount to. Pure: no I/O, no clock."""
+    state = RunState()
+    for event in events:
+        state.updated_at = max(state.updated_at, event.at)
+        _apply(state, event)
+    return state
+
+
+def _apply(state: RunState, event: Event) -> None:
+    match event:
+        case RunCreated():
+            state.run, state.cloud, state.created_at = event.run, event.cloud, event.at
+        case StateChanged():
+            state.state, state.reason = event.state, event.reason
+        case LaunchRequested():
+            state.requests.append(event)
+        case LaunchFailed():
+            state.failures.append(event)
+        case InstanceStarted():
+            if state.attempt(event.attempt) is None:
+                state.attempts.append(_attempt_from(event))
+        case CheckpointPulled():
+            state.checkpoints[event.step] = event
+        case CheckpointRefused():
+            state.refused.append(event)
+            state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
+        case _:
+            _apply_to_attempt(state, event)
+
+
+def _attempt_from(event: InstanceStarted) -> Attempt:
+    return Attempt(
+        number=event.attempt,
+        instance_id=event.instance_id,
+        instance_type=event.instance_type,
+        zone=event.zone,
+        region=event.region,
+        market=event.market,
+        price_usd_h=event.price_usd_h,
+        started_at=event.at,
+    )
+
+
+def _apply_to_attempt(state: RunState, event: Event) -> None:
+    attempt = state.attempt(getattr(event, "attempt", -1))
+    if attempt is None:
+        return
+    match event:
+        case TrainerStarted():
+            attempt.resumed_from = event.resumed_from
+            attempt.last_step = max(attempt.last_step, event.resumed_from)
+            attempt.trainer_started_at = event.at
+        case Progress():
+            attempt.last_step = max(attempt.last_step, event.step)
+            attempt.first_step_at = attempt.first_step_at or event.at
+            attempt.device = event.device or attempt.device
+            state.step = event.step
+        case InterruptionNoticed():
+            attempt.noticed_ends_at = event.ends_at
+        case TrainerExited():
+            attempt.trainer_exit = event
+            attempt.last_step = max(attempt.last_step, event.last_step)
+            state.step = max(state.step, event.last_step)
+        case AttemptLost():
+            attempt.lost_because = event.reason
+        case TerminateRequested():
+            attempt.terminate_requested = True
+        case InstanceEnded():
+            if not attempt.is_over:
+                attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
+        case PriceSeen():
+            attempt.prices_usd_h[event.hour] = event.price_usd_h
+        case _:
+            pass

@@ -1,0 +1,150 @@
+"""What the user asks for: checked before anything is created.
+
+The only bridge between the two halves: this file imports `model.config` (no torch in it), so that a bad trainer setting fails
+on the laptop and not on a machine that is billed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.config import TrainConfig
+from orchestrator import catalog
+from orchestrator.errors import SpecError
+
+NAME_GRAMMAR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
+
+Market = Literal["spot", "on-demand"]
+CloudName = Literal["aws", "local"]
+
+
+class RecoveryPolicy(BaseModel):
+    """How long to wait for what, and how often to begin again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_attempts: int = Field(default=20, ge=1)  # instances that were really had
+    poll_s: float = Field(default=5.0, gt=0)  # between two looks at the trainer
+    boot_timeout_s: float = Field(default=300.0, gt=0)  # from RunInstances to the first SSH session
+    answer_timeout_s: float = Field(default=30.0, gt=0)  # for one short command on the host
+    unreachable_after_s: float = Field(default=120.0, gt=0)  # silence after which an instance counts as lost
+    stop_timeout_s: float = Field(default=90.0, gt=0)  # from SIGTERM to the checkpoint
+    setup_timeout_s: float = Field(default=1800.0, gt=0)  # the bootstrap: pip may fetch gigabytes
+    owner_timeout_s: float = Field(default=1800.0, gt=0)  # our silence after which an instance ends itself
+    outlives_notice_s: float = Field(default=60.0, gt=0)  # past its notice, an instance that AWS has not ended is ended by us
+
+
+class RunSpec(BaseModel):
+    """One run as it was asked for. Written to `spec.json`; never changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    cloud: CloudName
+    instances: tuple[str, ...]
+    market: Market
+    regions: tuple[str, ...]
+    max_price_usd_h: Decimal | None = None
+    trainer: TrainConfig | None = None
+    command: tuple[str, ...] = ()
+    workdir: str | None = None
+    include: tuple[str, ...] = ()
+    env: Mapping[str, str] = Field(default_factory=dict)
+    ami: str | None = None
+    recovery: RecoveryPolicy = RecoveryPolicy()
+
+    @property
+    def steps(self) -> int | None:
+        """Steps to do, or None for a program of the user's own, which alone knows."""
+        return self.trainer.steps if self.trainer else None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it runs on the embedded cloud, whose throughput is this machine's."""
+        return self.cloud == "local"
+
+
+def check_name(name: str, *, flag: str = "--name") -> str:
+    """Return `name` if it is within the grammar `[a-z0-9][a-z0-9-]{0,39}`.
+
+    Raises:
+        SpecError: it is not. The name becomes a tag, a folder and part of a host name, so it is refused, not mended.
+    """
+    if NAME_GRAMMAR.fullmatch(name):
+        return name
+    raise SpecError(f"{flag}: {name!r} is not a run's name; use 1 to 40 of a-z, 0-9 and '-', not beginning with '-'")
+
+
+def check_instances(text: str) -> tuple[str, ...]:
+    """Split `a,b,c` into known instance types, in the order given.
+
+    Raises:
+        SpecError: it is empty, or names a type that the catalog does not know.
+    """
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge")
+    return tuple(dict.fromkeys(catalog.find(name).name for name in names))
+
+
+def check_price(text: str | float, *, flag: str = "--max-price") -> Decimal:
+    """Return dollars per hour as a decimal.
+
+    Raises:
+        SpecError: it is no number, not finite, or not above EC2's least price.
+    """
+    try:
+        price = Decimal(str(text))
+    except InvalidOperation:
+        raise SpecError(f"{flag}: {text!r} is no price; give dollars per hour, for example {flag} 0.35") from None
+    if not price.is_finite() or math.isnan(price) or price <= LOWEST_MAX_PRICE_USD_H:
+        raise SpecError(f"{flag}: {text} is no price; give dollars per hour above {LOWEST_MAX_PRICE_USD_H}")
+    return price
+
+
+def check_env(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for the trainer.
+
+    Raises:
+        SpecError: a name is no name of a variable, or a value holds a NUL byte.
+    """
+    for name, value in pairs.items():
+        if not ENV_GRAMMAR.fullmatch(name):
+            raise SpecError(f"--env: {name!r} is no variable name; write --env NAME=VALUE")
+        if name.startswith("PIXEL_ORCH_"):
+            raise SpecError(f"--env: {name} is set by pixel-orch itself; choose another name")
+        if "\0" in value:
+            raise SpecError(f"--env: the value of {name} holds a NUL byte, which no environment can carry")
+    return dict(pairs)
+
+
+def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[str, ...]) -> str | None:
+    """Return the folder to send as an absolute path, or None for the bundled trainer.
+
+    Raises:
+        SpecError: the folder is missing, or it and the command do not go together.
+    """
+    if workdir is None:
+        if command:
+            raise SpecError("a command after -- needs --workdir DIR, the folder that it runs in; nothing is sent by accident")
+        if include:
+            raise SpecError("--include needs --workdir DIR: without it only the bundled trainer is sent")
+        return None
+    path = Path(workdir).expanduser().resolve()
+    if not path.is_dir():
+        raise SpecError(f"--workdir: {workdir} is not a folder; give the folder that holds your program")
+    if not command:
+        raise SpecError("--workdir needs the command to run there: add -- COMMAND..., for example -- python my_train.py")
+    for entry in include:
+        if not (path / entry).exists():
+            raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")
+    return str(path)

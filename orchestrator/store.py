@@ -1,0 +1,278 @@
+"""Where a run lives on this machine: `PIXEL_ORCH_HOME/runs/<name>/`, append-only events, atomic writes.
+
+    spec.json        what was asked for           key, key.pub          the run's SSH key
+    events.jsonl     what happened                known_hosts           the host keys that we made
+    lock             who owns the run             checkpoints/          what came home
+    attempts/<n>/    metrics.jsonl, trainer.log of one instance
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.events import CheckpointPulled, Event, RunState, fold, from_json
+from orchestrator.spec import RunSpec, check_name
+
+
+class RunBusyError(PixelOrchError):
+    """Another process owns the run."""
+
+
+def home_from_environment() -> Path:
+    """Return `PIXEL_ORCH_HOME`, by default `~/.pixel-orch`. Does not create it."""
+    return Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser().absolute()
+
+
+def make_home(home: Path) -> Path:
+    """Create the home folder, for its owner only.
+
+    Raises:
+        SpecError: it cannot be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = home / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder of yours") from None
+    return home
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data` so that a reader, or a crash, sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+class RunStore:
+    """One run's folder. Reading needs no lock; whoever acts on the run holds `owned()`."""
+
+    def __init__(self, home: Path, run: str) -> None:
+        self.home = home
+        self.run = run
+        self.folder = home / "runs" / run
+
+    # -- making and finding
+
+    @classmethod
+    def create(cls, home: Path, spec: RunSpec) -> RunStore:
+        """Make the folder of a new run.
+
+        Raises:
+            SpecError: a run of that name exists.
+        """
+        store = cls(home, spec.run)
+        try:
+            store.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            store.folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise SpecError(f"--name: there is a run called {spec.run} already; choose another name") from None
+        except OSError as error:
+            raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror})") from None
+        store.checkpoints.mkdir()
+        write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode())
+        return store
+
+    @classmethod
+    def open(cls, home: Path, run: str) -> RunStore:
+        """Return the store of an existing run.
+
+        Raises:
+            SpecError: the name is outside the grammar, or there is no such run.
+        """
+        check_name(run, flag="RUN")
+        store = cls(home, run)
+        if not (store.folder / "spec.json").is_file():
+            known = [other.run for other in cls.all(home)]
+            hint = f"there are: {', '.join(known[-5:])}" if known else "there are no runs yet"
+            raise SpecError(f"RUN: no run is called {run}; {hint} (pixel-orch status lists them)")
+        return store
+
+    @classmethod
+    def all(cls, home: Path) -> list[RunStore]:
+        """Return every run's store, the oldest first."""
+        folders = [path.parent for path in (home / "runs").glob("*/spec.json")]
+        return [cls(home, folder.name) for folder in sorted(folders, key=lambda f: (f / "spec.json").stat().st_mtime)]
+
+    def delete_unborn(self) -> None:
+        """Remove a run of which nothing was rented and nothing happened."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- paths
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints that came home."""
+        return self.folder / "checkpoints"
+
+    @property
+    def key_path(self) -> Path:
+        """The run's private SSH key (mode 0600)."""
+        return self.folder / "key"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The host keys that were made for the run's instances."""
+        return self.folder / "known_hosts"
+
+    def attempt_folder(self, number: int) -> Path:
+        """Return (and make) the folder of what one attempt wrote."""
+        folder = self.folder / "attempts" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def spec(self) -> RunSpec:
+        """Read back what was asked for.
+
+        Raises:
+            SpecError: `spec.json` is damaged.
+        """
+        try:
+            return RunSpec.model_validate_json((self.folder / "spec.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise SpecError(f"{self.folder / 'spec.json'}: cannot be read ({str(error).splitlines()[0]})") from None
+
+    # -- events
+
+    def append(self, event: Event) -> None:
+        """Write one event and sync it: when this returns, the fact survives a crash."""
+        line = json.dumps(event.to_json(), separators=(",", ":")) + "\n"
+        descriptor = os.open(self.folder / "events.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = "\n" + line  # a crash tore the last line: it stays unread, ours begins anew
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def events(self) -> list[Event]:
+        """Read all events. A line torn by a crash is passed over."""
+        events: list[Event] = []
+        for raw in read_jsonl(self.folder / "events.jsonl"):
+            with suppress(TypeError):
+                event = from_json(raw)
+                if event is not None:
+                    events.append(event)
+        return events
+
+    def state(self) -> RunState:
+        """Return the fold of all events."""
+        return fold(self.events())
+
+    # -- checkpoints
+
+    def checkpoint_path(self, pulled: CheckpointPulled) -> Path:
+        """Return where that checkpoint lies."""
+        return self.checkpoints / pulled.name
+
+    def is_whole(self, pulled: CheckpointPulled) -> bool:
+        """Return whether the file at home is still, bit for bit, what was pulled."""
+        path = self.checkpoint_path(pulled)
+        return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
+
+    # -- metrics
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the metrics of all attempts as one curve: what a later attempt did again replaces what was lost."""
+        lines: list[dict[str, Any]] = []
+        for folder in sorted((self.folder / "attempts").glob("*"), key=lambda f: int(f.name) if f.name.isdigit() else 0):
+            own = list(read_jsonl(folder / "metrics.jsonl"))
+            first = min((line["step"] for line in own if isinstance(line.get("step"), int)), default=None)
+            if first is not None:
+                lines = [line for line in lines if not (isinstance(line.get("step"), int) and line["step"] >= first)]
+            number = int(folder.name) if folder.name.isdigit() else 0
+            lines.extend({**line, "attempt": number} for line in own)
+        return lines
+
+    # -- ownership
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run's lock. The kernel drops it when the process dies, however it dies.
+
+        Raises:
+            RunBusyError: another living process holds it.
+        """
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusyError(f"{self.run} is being looked after by process {self.owner_pid() or '?'}") from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def owner_pid(self) -> int | None:
+        """Return the process that looks after the run now, or None."""
+        try:
+            descriptor = os.open(self.folder / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(descriptor, 32, 0).decode(errors="replace")
+            return int(text) if text.isdigit() else None
+        else:
+            return None
+        finally:
+            os.close(descriptor)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a line that is torn or no object is passed over."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value

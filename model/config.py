@@ -1,0 +1,213 @@
+"""The trainer's settings, checked before anything heavy is imported or anything is billed.
+
+No torch and no numpy here: the orchestrator imports this file on a laptop that has neither.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.errors import ConfigError
+
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "ConfigError",
+    "DatasetFacts",
+    "TrainConfig",
+    "config_from_settings",
+    "load_config",
+    "parse_assignments",
+]
+
+ModelName = Literal["pixelcnn"]
+DatasetName = Literal["digits"]
+Setting = str | int | float
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a data set without loading it."""
+
+    height: int  # pixels
+    width: int  # pixels
+    channels: int  # colours of a pixel: 1 gray, 3 RGB
+    levels: int  # values that a colour can take, K
+    train: int  # images
+    valid: int  # images
+    test: int  # images
+
+    @property
+    def dims(self) -> int:
+        """Values in an image: what bits/dim divides by."""
+        return self.channels * self.height * self.width
+
+
+MODELS: tuple[str, ...] = get_args(ModelName)
+DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(
+    {"digits": DatasetFacts(height=8, width=8, channels=1, levels=17, train=1257, valid=180, test=360)}
+)
+
+
+class TrainConfig(BaseModel):
+    """One training: which network, on what data, for how long. The defaults are the demo's: 40 s on a CPU core."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: ModelName = Field("pixelcnn", description="network")
+    dataset: DatasetName = Field("digits", description="data set")
+    steps: int = Field(1500, ge=1, le=10**9, description="optimizer steps in all")
+    batch_size: int = Field(32, ge=1, le=65536, description="images a step")
+    optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
+    learning_rate: float = Field(0.003, gt=0, le=10, description="learning rate, at its highest")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="weight decay, as the optimizer defines it")
+    grad_clip: float = Field(1.0, ge=0, le=1e6, description="largest norm of the gradient of nats/dim; 0: no limit")
+    hidden: int = Field(16, ge=1, le=4096, description="feature maps h inside a block; 2h between blocks")
+    layers: int = Field(5, ge=1, le=256, description="residual blocks")
+    head: int = Field(32, ge=1, le=8192, description="feature maps of the layer before the softmax")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")
+    log_every: int = Field(20, ge=1, le=10**9, description="steps between two measurements")
+    checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between two checkpoints")
+    validate_every: int = Field(300, ge=1, le=10**9, description="steps between two validations; each is checkpointed")
+    keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints kept, beside the best one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs; auto: cuda if there is one")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads; another number gives other last bits")
+    samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
+    samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
+
+    @property
+    def data(self) -> DatasetFacts:
+        """The facts of the data set."""
+        return DATASETS[self.dataset]
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images, in all."""
+        return self.steps * self.batch_size / self.data.train
+
+
+def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
+    """Read `KEY=VALUE` words (as of `--set`) into a mapping.
+
+    Raises:
+        ConfigError: a word has no `=`, or a key comes twice.
+    """
+    settings: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {_short(text)} is not KEY=VALUE; write for example --set learning_rate=0.001")
+        if key in settings:
+            raise ConfigError(f"--set gives {key} twice ({_short(settings[key])} and {_short(value)}); give it once")
+        settings[key] = value
+    return settings
+
+
+def config_from_settings(
+    settings: Mapping[str, Setting], *, where: str = "--set", **overrides: Setting | None
+) -> TrainConfig:
+    """Build the config from `--set` strings (or numbers), and from flags of their own.
+
+    Args:
+        settings: field name to value; strings are read as the field's type.
+        where: named in errors: where the settings came from.
+        overrides: fields that have a flag of their own, such as `steps`; None is "not given".
+
+    Raises:
+        ConfigError: with one line, for the first thing that is wrong.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    for key in settings:
+        if key in given:
+            raise ConfigError(f"{key} is given by --{key} and by {where}; give it once")
+    return _validated({key: _read(key, value) for key, value in {**settings, **given}.items()}, where)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a config file: one JSON object, fields that are missing get their defaults.
+
+    Raises:
+        ConfigError: no such file, not JSON, or a setting that cannot be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror or error}; check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the config {path} is not text; give a JSON file such as {{}}") from None
+    if not text.strip():
+        raise ConfigError(f"the config {path} is empty; {{}} takes every default")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the config {path} is not JSON: {_short(str(error), 120)}; correct it") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"the config {path} holds no JSON object; {{}} takes every default")
+    return _validated(settings, str(path))
+
+
+def _validated(settings: Mapping[str, Any], where: str) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(_explain(str(first["loc"][0]), first["type"], first["input"], where)) from None
+
+
+def _read(key: str, value: Setting) -> Setting:
+    """Read a string as the type of its field; leave what cannot be read to the validation, which names the range."""
+    field = TrainConfig.model_fields.get(key)
+    if field is None or not isinstance(value, str) or field.annotation not in (int, float):
+        return value
+    try:
+        number = float(value)
+        if field.annotation is float or not math.isfinite(number):
+            return number
+        return int(number) if number.is_integer() and "e" in value.lower() else int(value)  # 1e3 is a whole number too
+    except ValueError:
+        return value
+
+
+def _explain(key: str, kind: str, value: object, where: str) -> str:
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(key, TrainConfig.model_fields, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(TrainConfig.model_fields)}"
+        return f"unknown setting {_short(key)} in {where}; {hint}"
+    field = TrainConfig.model_fields[key]
+    meaning = f"{field.description}; default {field.default}"
+    return f"{key} = {_short(value)} in {where} cannot be; give {_allowed(key)} ({meaning})"
+
+
+def _allowed(key: str) -> str:
+    """What a field takes, in words: `a whole number at least 1, at most 65536`."""
+    field = TrainConfig.model_fields[key]
+    if field.annotation not in (int, float):
+        return " or ".join(get_args(field.annotation))
+    words = ["a whole number" if field.annotation is int else "a number"]
+    for limit in field.metadata:
+        if isinstance(limit, annotated_types.Gt):
+            words.append(f"above {limit.gt}")
+        elif isinstance(limit, annotated_types.Ge):
+            words.append(f"at least {limit.ge}")
+        elif isinstance(limit, annotated_types.Le):
+            words.append(f"at most {limit.le}")
+        elif isinstance(limit, annotated_types.Lt):
+            words.append(f"below {limit.lt}")
+    return " ".join(words[:2]) + "".join(f", {word}" for word in words[2:])
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value) if not isinstance(value, str) or not value.isprintable() or not value or " " in value else value
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,217 @@
+"""Checkpoints that prove themselves: everything needed to go on as if nothing had happened, and a digest over all of it.
+
+A file holds tensors and plain values only, so `torch.load(weights_only=True)` reads it and no code in it is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from model.config import TrainConfig
+from model.errors import CheckpointError
+
+FORMAT = 1
+NAME = re.compile(r"checkpoint-(\d+)\.pt")
+TEMPORARY = ".checkpoint-"  # begins with a dot: nobody takes it for a checkpoint
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training between two steps. Plain values and CPU tensors."""
+
+    step: int  # steps done
+    position: int  # training images seen, over all epochs: where the data goes on
+    config: dict[str, Any]  # of the run that wrote it
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    rng: dict[str, Any]  # torch's generators: "cpu", and "cuda" (a list) if a GPU was used
+    progress: dict[str, Any]  # what the metrics and the choice of the best checkpoint go on from
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """Read the config.
+
+        Raises:
+            CheckpointError: it has settings that this version does not know.
+        """
+        try:
+            return TrainConfig.model_validate(self.config)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise CheckpointError(
+                f"checkpoint of step {self.step} has a setting {first['loc'][0]} that this version cannot use; update"
+            ) from None
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Name the checkpoint of a step."""
+    return folder / f"checkpoint-{step}.pt"
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint so that it is whole the moment that it has its name, whatever happens on the way.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    payload = {field.name: _plain(getattr(checkpoint, field.name)) for field in fields(checkpoint)}
+    path = path_of(folder, checkpoint.step)
+    temporary = folder / f"{TEMPORARY}{checkpoint.step}-{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, "digest": digest(payload), "payload": payload}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and prove it.
+
+    Raises:
+        CheckpointError: missing, damaged, truncated, no checkpoint, or of a newer format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is no checkpoint, torch guesses aloud what else it may be
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - a damaged archive can raise anything: KeyError, struct.error, MemoryError
+        raise CheckpointError(f"{path} is damaged, cut off or no checkpoint; use an earlier one") from None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointError(f"{path} is no checkpoint of pixel-orch; give one that it wrote")
+    if content["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {content['format']}, this version reads up to {FORMAT}; update pixel-orch"
+        )
+    payload = content.get("payload")
+    names = {field.name for field in fields(Checkpoint)}
+    try:
+        whole = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
+    except TypeError:  # damage made a value of a type that no checkpoint has
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its content does not match its digest; use an earlier one")
+    return Checkpoint(**payload)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """List the steps that the folder has a checkpoint of, oldest first, whole or not."""
+    found = (NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match and match[1] == str(int(match[1])))
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[tuple[str, str]]]:
+    """Find the newest whole checkpoint, and say which newer ones were refused: (name, reason)."""
+    refused = []
+    for step in reversed(steps_in(folder)):
+        path = path_of(folder, step)
+        try:
+            checkpoint = load(path)
+            if checkpoint.step != step:
+                raise CheckpointError(f"{path} is the checkpoint of step {checkpoint.step} under another name")
+        except CheckpointError as error:
+            refused.append((path.name, str(error)))
+        else:
+            return checkpoint, refused
+    return None, refused
+
+
+def prune(folder: Path, *, step: int, keep: int, best: int | None, spare: Collection[str] = ()) -> None:
+    """Delete old checkpoints: up to `step`, the `keep` newest stay, and that of step `best`.
+
+    Args:
+        spare: names that neither count nor are deleted: the refused ones.
+    """
+    mine = [old for old in steps_in(folder) if old <= step and path_of(folder, old).name not in spare]
+    for old in mine[:-keep]:
+        if old != best:
+            path_of(folder, old).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a small JSON file at once."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left half-written."""
+    for pattern in (f"{TEMPORARY}*.tmp", ".best.json-*.tmp", ".samples-*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(value: object) -> str:
+    """Hash a tree of dicts, lists, tensors and plain values, each with its type, so that no two trees hash the same text.
+
+    Raises:
+        TypeError: something else is in it.
+    """
+    hasher = hashlib.sha256()
+    _feed(hasher.update, value)
+    return hasher.hexdigest()
+
+
+def _feed(update: Any, value: object) -> None:
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
+        update(memoryview(flat.view(torch.uint8).numpy()))
+    elif isinstance(value, dict):
+        update(f"dict {len(value)}\n".encode())
+        for key in sorted(value, key=lambda key: (type(key).__name__, key)):
+            _feed(update, key)
+            _feed(update, value[key])
+    elif isinstance(value, (list, tuple)):
+        update(f"{type(value).__name__} {len(value)}\n".encode())
+        for item in value:
+            _feed(update, item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        text = repr(value).encode("utf-8", "backslashreplace")
+        update(f"{type(value).__name__} {len(text)}\n".encode() + text)
+    else:
+        raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    """Copy a tree with its tensors on the CPU and its mappings as plain dicts."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value

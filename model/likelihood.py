@@ -1,0 +1,62 @@
+"""How probable images are to a network, in nats per image, and the same in bits/dim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def nats_per_image(net: nn.Module, levels: Tensor) -> Tensor:
+    """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,)."""
+    logits = net(levels)  # (B, K, C, H, W)
+    K = logits.shape[1]
+    # One row for each value: on a GPU the form for maps has no deterministic kernel, this one has.
+    rows = logits.movedim(1, -1).reshape(-1, K)  # (B*C*H*W, K)
+    nats = F.cross_entropy(rows, levels.reshape(-1).long(), reduction="none")  # (B*C*H*W,)
+    return nats.view(levels.shape[0], -1).sum(dim=1)  # (B,)
+
+
+def bits_per_dim(nats: float, dims: int) -> float:
+    """Turn nats per image into bits per value: divided by ln 2 and by C*H*W."""
+    return nats / (dims * math.log(2))
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean over a set of images, and how far it can be trusted."""
+
+    images: int
+    nats: float  # mean nats per image
+    nats_se: float  # standard error of that mean; 0 for one image
+    bits_per_dim: float
+    bits_per_dim_se: float
+
+
+def evaluate(
+    net: nn.Module, images: Tensor, *, batch: int = 128, before_batch: Callable[[], None] = lambda: None
+) -> Score:
+    """Score a network on images (N, C, H, W) of uint8 levels, in their order, without gradients.
+
+    Args:
+        batch: images at a time; memory only, the result does not depend on it beyond the last bits.
+        before_batch: called before each batch; what it raises ends the evaluation.
+    """
+    was_training = net.training
+    net.eval()
+    parts = []
+    try:
+        with torch.no_grad():
+            for some in torch.split(images, batch):
+                before_batch()
+                parts.append(nats_per_image(net, some).double().cpu())
+    finally:
+        net.train(was_training)
+    nats = torch.cat(parts)  # (N,)
+    mean, count, dims = nats.mean().item(), len(nats), images[0].numel()
+    error = nats.std().item() / math.sqrt(count) if count > 1 else 0.0
+    return Score(count, mean, error, bits_per_dim(mean, dims), bits_per_dim(error, dims))

@@ -1,0 +1,57 @@
+"""`metrics.jsonl`: what the trainer says to whoever watches it, one JSON object a line; and the same for a person on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Metrics:
+    """Appends lines to `metrics.jsonl`, each flushed at once."""
+
+    def __init__(self, folder: Path, *, began_s: float) -> None:
+        self._began_s = began_s  # time.monotonic() when this process began
+        path = folder / "metrics.jsonl"
+        torn = path.exists() and not _ends_a_line(path)
+        self._file = path.open("a", encoding="utf-8")
+        if torn:  # the writer before us was killed in the middle of a line: let ours begin on one of its own
+            self._file.write("\n")
+
+    def measurement(self, step: int, *, epoch: float, nats: float, bits_per_dim: float, images_per_s: float) -> None:
+        """Report training: mean nats per image, and the pace since the line before."""
+        self._write(
+            step=step, epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s, **self._when()
+        )
+
+    def evaluation(self, step: int, *, epoch: float, nats: float, bits_per_dim: float) -> None:
+        """Report a validation: mean nats per image of the validation split."""
+        self._write(step=step, split="valid", epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, **self._when())
+
+    def event(self, event: str, **values: Any) -> None:
+        """Remark on something: `start` or `end`."""
+        self._write(event=event, **values, **self._when())
+
+    def _when(self) -> dict[str, float]:
+        return {"wall_s": round(time.monotonic() - self._began_s, 3), "time": round(time.time(), 3)}
+
+    def _write(self, **line: Any) -> None:
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")

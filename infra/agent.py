@@ -167,7 +167,7 @@ def whole_lines(path, offset):
     end = data.rfind(b"\n") + 1
     if end == 0 and len(data) == MOST_BYTES_A_LOOK:
         end = len(data)  # one line longer than a look: it comes in pieces
-    return data[:end].decode(errors="replace"), offset + end
+    return data[:end].decode(errors="surrogateescape"), offset + end  # the owner writes the same bytes again
 
 
 def status(root, metrics_offset, log_offset):
@@ -289,6 +289,7 @@ class Watch:
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
         self.link_outputs(out, code)
         env = dict(os.environ)
+        env["PATH"] = "%s:%s" % (self.job["path_first"], env.get("PATH", "/usr/bin:/bin"))  # `python` is the one with torch
         env.update(self.job["env"])
         env.update({"PIXEL_ORCH_OUT": out, "PYTHONUNBUFFERED": "1"})
         log = open(os.path.join(out, "trainer.log"), "ab")  # noqa: SIM115 (the trainer keeps it)

@@ -365,7 +365,8 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
     match event:
         case TrainerStarted():
             attempt.resumed_from = event.resumed_from
-            attempt.last_step = max(attempt.last_step, event.resumed_from)
+            if attempt.first_step_at is None:
+                attempt.last_step = event.resumed_from
             attempt.trainer_started_at = event.at
         case Progress():
             attempt.last_step = max(attempt.last_step, event.step)

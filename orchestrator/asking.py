@@ -1,0 +1,193 @@
+"""From flags and a YAML file to a RunSpec. Flags win. Nothing is created here; every complaint is one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.config import ConfigError, TrainConfig, config_from_settings
+from orchestrator import world
+from orchestrator.errors import SpecError
+from orchestrator.spec import (
+    RecoveryPolicy,
+    RunSpec,
+    check_env,
+    check_instances,
+    check_name,
+    check_price,
+    check_workdir,
+)
+
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "name": str, "cloud": str, "instance": (str, list), "spot": bool, "on_demand": bool, "max_price": (int, float, str),
+    "region": (str, list), "model": str, "dataset": str, "steps": int, "checkpoint_every": int, "set": dict, "env": dict,
+    "workdir": str, "command": (str, list), "include": (str, list), "ami": str,
+}  # fmt: skip
+TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
+
+
+def read_file(path_text: str) -> dict[str, Any]:
+    """Return the settings of a YAML file, its keys in the form of the flags' names.
+
+    Raises:
+        SpecError: missing, not text, not YAML, empty, no mapping, an unknown key or a value of the wrong kind.
+    """
+    import yaml
+
+    path = Path(path_text).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"-f: cannot read {path_text}: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"-f: {path_text} is not text; give a YAML file") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise SpecError(f"-f: {path_text}{where}: {' '.join(str(problem).split())}; write key: value lines") from None
+    if raw is None:
+        raise SpecError(f"-f: {path_text} is empty; write key: value lines, for example instance: g4dn.xlarge")
+    if not isinstance(raw, dict):
+        raise SpecError(f"-f: {path_text} holds no key: value lines but a {type(raw).__name__}")
+    return {key: _checked(path_text, key, value) for key, value in _renamed(path_text, raw).items()}
+
+
+def _renamed(path: str, raw: Mapping[Any, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = str(key).replace("-", "_")
+        if name not in KEYS:
+            near = difflib.get_close_matches(name, KEYS, n=1)
+            hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"known: {', '.join(KEYS).replace('_', '-')}"
+            raise SpecError(f"-f: {path}: unknown key {key!r}; {hint}")
+        settings[name] = value
+    return settings
+
+
+def _checked(path: str, key: str, value: Any) -> Any:
+    kinds = KEYS[key]
+    is_bool_for_number = isinstance(value, bool) and kinds is not bool
+    if not isinstance(value, kinds) or is_bool_for_number:
+        want = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise SpecError(f"-f: {path}: {key.replace('_', '-')} must be {want}, not {value!r}")
+    return value
+
+
+def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
+    """Return the run that the flags and the file ask for.
+
+    Raises:
+        SpecError: it cannot work as asked.
+    """
+    file = read_file(args.file) if args.file else {}
+
+    def given(name: str, default: Any = None) -> Any:
+        flag = getattr(args, name)
+        return flag if flag not in (None, [], False) else file.get(name, default)
+
+    cloud = given("cloud", "aws")
+    if cloud not in ("aws", "local"):
+        raise SpecError(f"--cloud: unknown cloud {cloud!r}; use aws, or local for the embedded cloud")
+    instance = given("instance")
+    if instance is None:
+        raise SpecError("--instance is missing; name a type, for example --instance g4dn.xlarge (there is no default)")
+    instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
+    words = tuple(command) or _words(file.get("command"))
+    include = tuple(_list(given("include", [])))
+    workdir = check_workdir(given("workdir"), words, include)
+    trainer = None if words else _trainer(args, file)
+    if words:
+        _refuse_trainer_settings(args, file)
+    name = given("name")
+    stem = f"{trainer.model}-{trainer.dataset}" if trainer else re.sub(r"[^a-z0-9-]+", "-", Path(str(workdir)).name.lower())
+    market = _market(args, file)
+    price = given("max_price")
+    if price is not None and market != "spot":
+        raise SpecError("--max-price is for --spot: an on-demand price is what it is")
+    return RunSpec(
+        run=check_name(name) if name is not None else world.fresh_name(stem.strip("-") or "run"),
+        cloud=cloud,
+        instances=instances,
+        market=market,  # type: ignore[arg-type]  # one of two words
+        regions=world.regions_for(cloud, tuple(_list(given("region", [])))),
+        max_price_usd_h=check_price(price) if price is not None else None,
+        trainer=trainer,
+        command=words,
+        workdir=workdir,
+        include=include,
+        env=check_env({**_file_env(file), **_pairs(args.env)}),
+        ami=given("ami"),
+        recovery=world.EMBEDDED_POLICY if cloud == "local" else RecoveryPolicy(),
+    )
+
+
+def _market(args: argparse.Namespace, file: Mapping[str, Any]) -> str:
+    spot, on_demand = args.spot, args.on_demand
+    if not spot and not on_demand:  # flags win over the file, as a pair
+        spot, on_demand = bool(file.get("spot")), bool(file.get("on_demand"))
+    if spot and on_demand:
+        raise SpecError("--spot and --on-demand are two markets; give one of them")
+    if not spot and not on_demand:
+        raise SpecError("say --spot (cheaper, may be interrupted) or --on-demand")
+    return "spot" if spot else "on-demand"
+
+
+def _trainer(args: argparse.Namespace, file: Mapping[str, Any]) -> TrainConfig:
+    settings: dict[str, Any] = dict(file.get("set") or {})
+    own: dict[str, Any] = _pairs(args.set, flag="--set")
+    overrides: dict[str, Any] = {}
+    for key in TRAINER_FLAGS:
+        value = getattr(args, key)
+        if value is None and key not in own:
+            value = file.get(key)
+            settings.pop(key, None) if value is not None else None
+        elif value is not None:
+            settings.pop(key, None)
+        if value is not None:
+            overrides[key] = value
+    try:
+        return config_from_settings({**settings, **own}, **overrides)
+    except ConfigError as error:
+        raise SpecError(str(error)) from None
+
+
+def _refuse_trainer_settings(args: argparse.Namespace, file: Mapping[str, Any]) -> None:
+    for key in (*TRAINER_FLAGS, "set"):
+        if getattr(args, key) or file.get(key):
+            flag = "--" + key.replace("_", "-")
+            raise SpecError(f"{flag} is a setting of the bundled trainer; pass your own program's settings after --")
+
+
+def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
+    pairs = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {'SEED=1' if flag == '--env' else 'seed=1'}")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def _file_env(file: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (file.get("env") or {}).items()}
+
+
+def _words(command: str | list[Any] | None) -> tuple[str, ...]:
+    import shlex
+
+    if command is None:
+        return ()
+    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(map(str, command))
+
+
+def _list(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]

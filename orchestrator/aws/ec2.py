@@ -1,0 +1,227 @@
+"""EC2 behind the `Cloud` seam: RunInstances with InstanceMarketOptions per pool, by tag, without leftovers."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from orchestrator.aws.errors import NO_CREDENTIALS, at_the_sill
+from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Instance, Pool, PricePoint
+from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
+
+# https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
+DLAMI_PARAMETER = (
+    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
+)
+LOGIN_USER = "ubuntu"  # of every Ubuntu image
+SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
+PRODUCT = "Linux/UNIX"
+PAGE = 200
+THROTTLED_WAITS_S = (1.0, 2.0, 4.0, 8.0)
+
+
+class AwsCloud:
+    """EC2 in the given regions.
+
+    Args:
+        regions: where to look and to launch; the first is asked for who we are.
+        endpoint: `{"endpoint_url": ..., "aws_access_key_id": ..., ...}` for the embedded cloud, empty for AWS itself.
+        title: how it is named to people.
+
+    Raises:
+        AccessError: there are no credentials.
+    """
+
+    def __init__(self, regions: Sequence[str], *, endpoint: Mapping[str, str] | None = None, title: str = "AWS") -> None:
+        self.title = title
+        self.regions = tuple(regions)
+        self._endpoint = dict(endpoint or {})
+        self._clients: dict[tuple[str, str, bool], Any] = {}
+        with at_the_sill("credentials"):
+            if not self._endpoint and self._session.get_credentials() is None:
+                raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
+
+    @cached_property
+    def _session(self) -> Any:
+        return boto3.session.Session()
+
+    def _client(self, service: str, region: str, *, once: bool = False) -> Any:
+        """Return a client; `once` sends each request a single time: EC2's "no capacity" is HTTP 500, which the SDK retries."""
+        key = (service, region, once)
+        if key not in self._clients:
+            retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
+            config = Config(
+                retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra="pixel-orch", tcp_keepalive=True
+            )
+            self._clients[key] = self._session.client(service, region_name=region, config=config, **self._endpoint)
+        return self._clients[key]
+
+    def _pages(self, region: str, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        with at_the_sill(region):
+            for page in self._client("ec2", region).get_paginator(operation).paginate(**parameters):
+                yield from page[key]
+
+    def who(self) -> str:
+        """Return the caller's ARN.
+
+        Raises:
+            AccessError: the credentials do not work.
+        """
+        with at_the_sill("who we are"):
+            return str(self._client("sts", self.regions[0]).get_caller_identity()["Arn"])
+
+    # -- what there is
+
+    def offerings(self, instance_types: Sequence[str]) -> list[Pool]:
+        """DescribeInstanceTypeOfferings: the price list also names what can no longer be had."""
+        found = []
+        for region in self.regions:
+            filters = [{"Name": "instance-type", "Values": list(instance_types)}]
+            for offering in self._pages(
+                region, "describe_instance_type_offerings", "InstanceTypeOfferings",
+                LocationType="availability-zone", Filters=filters,
+            ):
+                found.append(Pool(offering["InstanceType"], offering["Location"], region))
+        return sorted(found)
+
+    def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
+        """Return the price in force now: of a window of no length, EC2 gives the last change before it."""
+        now = time.time()
+        prices: dict[Pool, PricePoint] = {}
+        for region in {pool.region for pool in pools}:
+            types = sorted({pool.instance_type for pool in pools if pool.region == region})
+            for pool, point in self._price_changes(region, types, now, now):
+                if pool in pools and (pool not in prices or point.at > prices[pool].at):
+                    prices[pool] = point
+        return prices
+
+    def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
+        """DescribeSpotPriceHistory, all pages, put in order: they come newest first, and not strictly so."""
+        changes = self._price_changes(pool.region, [pool.instance_type], start, end, zone=pool.zone)
+        return sorted((point for found, point in changes if found == pool), key=lambda point: point.at)
+
+    def _price_changes(
+        self, region: str, types: Sequence[str], start: float, end: float, zone: str | None = None
+    ) -> Iterator[tuple[Pool, PricePoint]]:
+        parameters: dict[str, Any] = {
+            "InstanceTypes": list(types),
+            "ProductDescriptions": [PRODUCT],
+            "StartTime": datetime.fromtimestamp(start, tz=timezone.utc),
+            "EndTime": datetime.fromtimestamp(end, tz=timezone.utc),
+        }
+        if zone:
+            parameters["AvailabilityZone"] = zone
+        for change in self._pages(region, "describe_spot_price_history", "SpotPriceHistory", **parameters):
+            pool = Pool(change["InstanceType"], change["AvailabilityZone"], region)
+            yield pool, PricePoint(change["Timestamp"].timestamp(), float(change["SpotPrice"]))
+
+    def image(self, region: str) -> tuple[str, str]:
+        """Return AWS's Deep Learning AMI, by its public SSM parameter."""
+        with at_the_sill(f"{region}, Deep Learning AMI"):
+            answer = self._client("ssm", region).get_parameter(Name=DLAMI_PARAMETER)
+        return str(answer["Parameter"]["Value"]), LOGIN_USER
+
+    def caller_cidr(self) -> str:
+        """Return our public address as AWS sees it (checkip.amazonaws.com), or 127.0.0.1/32 on the embedded cloud."""
+        if self._endpoint:
+            return "127.0.0.1/32"
+        try:
+            with urllib.request.urlopen("https://checkip.amazonaws.com", timeout=10) as answer:
+                return f"{ipaddress.ip_address(answer.read().decode().strip())}/32"
+        except (OSError, ValueError) as error:
+            raise CloudError(f"cannot find out this machine's public address ({error}); check the network") from None
+
+    # -- the door
+
+    def open_door(self, region: str, call: Call, cidr: str) -> str:
+        """CreateSecurityGroup and its one rule; a group left by an earlier try is used again."""
+        ec2 = self._client("ec2", region)
+        name = call.parameters["GroupName"]
+        with at_the_sill(f"{region}, security group {name}"):
+            existing = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])["SecurityGroups"]
+            group = existing[0] if existing else ec2.create_security_group(**call.parameters)
+            rules = existing[0].get("IpPermissions", []) if existing else []
+            if not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
+                ec2.authorize_security_group_ingress(
+                    GroupId=group["GroupId"],
+                    IpPermissions=[
+                        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22,
+                         "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+                    ],
+                )
+        return str(group["GroupId"])
+
+    def close_door(self, region: str, run: str) -> None:
+        """DeleteSecurityGroup by tag; one that an ending instance still holds is tried for a while."""
+        ec2 = self._client("ec2", region)
+        filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+        with at_the_sill(f"{region}, security group of {run}"):
+            groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+        for group in groups:
+            try:
+                with at_the_sill(f"{region}, security group {group['GroupId']}"):
+                    ec2.delete_security_group(GroupId=group["GroupId"])
+            except NotFoundError:
+                continue
+
+    # -- instances
+
+    def launch(self, call: Call) -> Instance:
+        """RunInstances, sent once. The client token makes a repeated request the same instance."""
+        placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
+        where = f"{call.parameters['InstanceType']} in {placement}"
+        with at_the_sill(where):
+            answer = self._client("ec2", call.region, once=True).run_instances(**call.parameters)
+        return _instance(answer["Instances"][0], call.region)
+
+    def instances(self, run: str | None = None) -> list[Instance]:
+        """DescribeInstances by tag, paginated."""
+        value = {"Name": f"tag:{RUN_TAG}", "Values": [run]} if run else {"Name": f"tag:{MANAGED_TAG}", "Values": ["true"]}
+        found = []
+        for region in self.regions:
+            for reservation in self._pages(
+                region, "describe_instances", "Reservations",
+                Filters=[value], PaginationConfig={"PageSize": PAGE},
+            ):
+                found.extend(_instance(raw, region) for raw in reservation["Instances"])
+        return sorted(found, key=lambda instance: instance.launched_at)
+
+    def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
+        """TerminateInstances; tolerates those that EC2 does not know (yet, or any more) and waits out throttling."""
+        for wait_s in (*THROTTLED_WAITS_S, None):
+            try:
+                with at_the_sill(", ".join(instance_ids)):
+                    self._client("ec2", region).terminate_instances(InstanceIds=list(instance_ids))
+                return
+            except (NotFoundError, ThrottledError):
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
+
+
+def _instance(raw: Mapping[str, Any], region: str) -> Instance:
+    tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
+    reason = raw.get("StateReason") or {}
+    return Instance(
+        instance_id=raw["InstanceId"],
+        instance_type=raw["InstanceType"],
+        zone=raw["Placement"]["AvailabilityZone"],
+        region=region,
+        market="spot" if raw.get("InstanceLifecycle") == "spot" else "on-demand",
+        state=raw["State"]["Name"],
+        launched_at=raw["LaunchTime"].timestamp(),
+        address=raw.get("PublicIpAddress") or raw.get("PublicDnsName") or "",
+        ssh_port=int(tags.get(SSH_PORT_TAG, 22)),
+        reason_code=reason.get("Code", ""),
+        reason=reason.get("Message", "") or raw.get("StateTransitionReason", ""),
+        client_token=raw.get("ClientToken", ""),
+        tags=tags,
+    )

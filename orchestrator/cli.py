@@ -1,0 +1,191 @@
+"""The command line: parse, call, print. Heavy libraries are imported by the command that needs them, so `--help` stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.errors import PixelOrchError, SpecError
+
+VERSION = "0.1.0"
+DESCRIPTION = """\
+Train on AWS GPU spot instances: finds the cheapest capacity, sends the code, trains,
+brings every checkpoint home, survives interruption, ends the machine, and says what it
+cost and how fast it was. `--cloud local` does all of it on this machine, without AWS."""
+
+EXAMPLES = {
+    "launch": "pixel-orch launch --cloud local --instance p2.xlarge --spot -y\n"
+    "  pixel-orch launch --instance g4dn.xlarge,g5.xlarge --spot --max-price 0.35 --region us-east-1\n"
+    "  pixel-orch launch --instance g4dn.xlarge --spot --workdir . -- python my_train.py --epochs 3",
+    "status": "pixel-orch status my-run",
+    "logs": "pixel-orch logs -f my-run",
+    "attach": "pixel-orch attach my-run",
+    "pull": "pixel-orch pull my-run --out ./results",
+    "ssh": "pixel-orch ssh my-run -- nvidia-smi",
+    "down": "pixel-orch down 'digits-*' -y",
+    "sweep": "pixel-orch sweep --region us-east-1",
+    "report": "pixel-orch report -o json",
+    "check": "pixel-orch check --cloud local",
+    "train": "pixel-orch train --steps 300 --out ./out",
+    "evaluate": "pixel-orch evaluate --checkpoint out/checkpoint-300.pt",
+    "sample": "pixel-orch sample --checkpoint out/checkpoint-300.pt --out samples.png",
+}
+OF_THE_MODEL = ("train", "evaluate", "sample")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=80)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(prog="pixel-orch", description=DESCRIPTION, formatter_class=_Formatter)
+    top.add_argument("--version", action="version", version=f"pixel-orch {VERSION}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", aliases=list(aliases),
+            epilog=f"example:\n  {EXAMPLES[name]}", formatter_class=_Formatter, allow_abbrev=False,
+        )  # fmt: skip
+        sub.set_defaults(command=name)
+        return sub
+
+    _launch_flags(add("launch", "rent a machine, train on it, bring the checkpoints home, end it"))
+    sub = add("status", "show all runs, or one run in full")
+    sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    _output(sub)
+    sub = add("logs", "print what the trainer printed")
+    sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
+    sub = add("attach", "take over a run whose process died, or follow one that is led")
+    sub.add_argument("run", metavar="RUN", help="a run's name")
+    _output(sub)
+    sub = add("pull", "bring home what the instance has and we have not")
+    sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub.add_argument("--out", metavar="DIR", help="copy the newest checkpoint and samples there")
+    _output(sub)
+    sub = add("ssh", "log in to a run's machine, or run a command there (after --)")
+    sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub = add("down", "end runs and their machines")
+    sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
+    sub.add_argument("-a", "--all", action="store_true", help="all runs")
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _output(sub)
+    sub = add("sweep", "find by tag what is still billed though nobody leads it, and end it")
+    _cloud(sub)
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _output(sub)
+    sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
+    sub.add_argument("runs", metavar="RUN", nargs="*", help="names of runs; all of them by default")
+    sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
+    _output(sub)
+    sub = add("check", "say what is there and what is missing; creates nothing")
+    _cloud(sub)
+    _output(sub)
+    for name, text in (
+        ("train", "train the bundled model on this machine"),
+        ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
+        ("sample", "draw images from a checkpoint into a PNG grid"),
+    ):
+        commands.add_parser(name, help=text, add_help=False)
+    return top
+
+
+def _output(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the format (default: table)")
+
+
+def _cloud(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
+    sub.add_argument("--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)")
+
+
+def _launch_flags(sub: argparse.ArgumentParser) -> None:
+    where = sub.add_argument_group("where")
+    where.add_argument("-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default")
+    where.add_argument("--spot", "--use-spot", action="store_true", help="spot: cheaper, may be interrupted")
+    where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
+    where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
+    _cloud(where)  # type: ignore[arg-type]  # a group has add_argument too
+    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Deep Learning AMI)")
+    what = sub.add_argument_group("what")
+    what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
+    what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer")
+    what.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
+    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
+    what.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
+    what.add_argument("--env", metavar="K=V", action="append", help="a variable for the trainer")
+    what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own; its command follows --")
+    what.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
+    how = sub.add_argument_group("how")
+    how.add_argument("-n", "--name", metavar="NAME", help="the run's name (default: made up)")
+    how.add_argument("-f", "--file", metavar="FILE", help="YAML with these settings; flags win")
+    how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
+    how.add_argument("--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing")
+    how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
+    how.add_argument("--interrupt-after", metavar="S", type=float,
+                     help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps")  # fmt: skip
+    _output(how)  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 asked for what cannot be, 130 broken off."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in OF_THE_MODEL:
+        return _hand_over(words)
+    own, after = _split(words)
+    args = parser().parse_args(own)
+    if after is not None and args.command not in ("launch", "ssh"):
+        parser().error(f"{args.command} takes nothing after --")
+    try:
+        return _command(args, after or [])
+    except PixelOrchError as error:
+        print(f"pixel-orch {args.command}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has what it wants
+        return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """Part our own words from those behind `--`, which are the user's."""
+    if "--" not in words:
+        return words, None
+    cut = words.index("--")
+    return words[:cut], words[cut + 1 :]
+
+
+def _command(args: argparse.Namespace, after: list[str]) -> int:
+    from orchestrator import launching, running
+
+    commands: dict[str, Callable[..., int]] = {
+        "launch": launching.launch, "attach": launching.attach, "status": running.status, "logs": running.logs,
+        "pull": running.pull, "ssh": running.ssh, "down": running.down, "sweep": running.sweep, "report": running.report,
+        "check": running.check,
+    }  # fmt: skip
+    call: Any = commands[args.command]
+    return int(call(args, after) if args.command in ("launch", "ssh") else call(args))
+
+
+def _hand_over(words: list[str]) -> int:
+    """Run `python -m model ...` as a process of its own: the orchestrator never imports torch."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None and not {"-h", "--help"} & set(words):
+        error = SpecError(f"{words[0]} needs the extra train: pip install 'pixel-orch[train]'")
+        print(f"pixel-orch {words[0]}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    os.environ["PIXEL_ORCH_PROG"] = "pixel-orch"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "model", *words])  # noqa: S606  (our own module, by list)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,676 @@
+"""THE file: launch, watch, recover, finish, always terminate. It reads in the order in which it happens.
+
+An interruption is an event here, not an error: notice -> checkpoint -> pull -> the next pool -> resume. Every fact is written down
+before the next step is taken, so that after a SIGKILL another process goes on from the events and from the tags alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from orchestrator import offers as ranking
+from orchestrator.clock import Clock
+from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Output, Pool, Setup
+from orchestrator.errors import (
+    AccessError,
+    CapacityError,
+    CloudError,
+    CommandError,
+    HostError,
+    PixelOrchError,
+    QuotaError,
+    ThrottledError,
+    TrainingError,
+    UnreachableError,
+)
+from orchestrator.events import (
+    Attempt,
+    AttemptLost,
+    CheckpointPulled,
+    CheckpointRefused,
+    Event,
+    HostReady,
+    InstanceStarted,
+    InterruptionNoticed,
+    LaunchFailed,
+    LaunchRequested,
+    OwnerChanged,
+    Progress,
+    RebalanceRecommended,
+    RunState,
+    State,
+    StateChanged,
+    TrainerExited,
+    TrainerStarted,
+    fold,
+)
+from orchestrator.plan import Plan, user_data
+from orchestrator.reaper import Reaper
+from orchestrator.store import RunStore
+
+RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
+PROGRESS_EVERY_S = 10.0
+CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
+GIVE_UP_ON_CAPACITY_S = 6 * 3600.0  # while recovering; nothing is billed meanwhile
+SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
+
+Connect = Callable[[Instance, str, str], Host]
+"""(instance, login user, public host key) -> host."""
+
+
+class Watcher(Protocol):
+    """Who looks on: the terminal, the embedded cloud's saboteur, a test."""
+
+    def event(self, event: Event) -> None:
+        """Be told of a fact that has just been written down."""
+        ...
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Be told, after each look, how far the trainer is."""
+        ...
+
+
+class Keys(Protocol):
+    """Makes SSH keys; see `ssh.make_key_pair`."""
+
+    def __call__(self, comment: str) -> tuple[str, str]:
+        """Return (private, public)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt came to its end."""
+
+    kind: Literal["finished", "lost", "stopped"]
+    reason: str = ""
+
+
+class Cancelled(PixelOrchError):
+    """Somebody pressed Ctrl-C, closed the terminal, or said `down`."""
+
+    exit_code = 130
+
+
+class Engine:
+    """Leads one run to its end.
+
+    Args:
+        store: the run's folder; the caller holds its lock.
+        plan: what to request, in which order.
+        job: what to run on a host.
+        cloud, connect, make_keys, clock: the world.
+        watchers: who is told what happens.
+    """
+
+    def __init__(
+        self, *, store: RunStore, plan: Plan, job: Job, cloud: Cloud, connect: Connect, make_keys: Keys, clock: Clock,
+        watchers: tuple[Watcher, ...] = (), login_user: str = "ubuntu",
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.plan = plan
+        self.spec = plan.spec
+        self.policy = plan.spec.recovery
+        self.job = job
+        self.cloud = cloud
+        self.connect = connect
+        self.make_keys = make_keys
+        self.clock = clock
+        self.watchers = watchers
+        self.login_user = login_user
+        self.stop_reason = ""  # set by `request_stop`; read between any two steps
+        self.interruptible = False  # whether a signal handler may raise into what we do now
+        self._events = store.events()
+        self._state: RunState | None = None
+        self._regions_opened: dict[str, str] = {}
+        self._setups: dict[str, Setup] = {}
+        self.reaper = Reaper(
+            run=self.spec.run, cloud=cloud, clock=clock, state=self.state, emit=self.emit,
+            outlives_notice_s=self.policy.outlives_notice_s, look_every_s=max(self.policy.poll_s, 0.25),
+        )  # fmt: skip
+
+    # -- facts
+
+    def emit(self, event: Event) -> None:
+        """Write a fact down, then tell the watchers."""
+        self.store.append(event)
+        self._events.append(event)
+        self._state = None
+        for watcher in self.watchers:
+            watcher.event(event)
+
+    def state(self) -> RunState:
+        """Return the fold of the events so far."""
+        if self._state is None:
+            self._state = fold(self._events)
+        return self._state
+
+    def _move(self, state: State, reason: str = "") -> None:
+        if self.state().state != state:
+            self.emit(StateChanged(at=self.clock.now(), state=state, reason=reason))
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for a stop: checkpoint, pull, terminate. Safe in a signal handler; if we are merely waiting, it raises."""
+        self.stop_reason = self.stop_reason or reason
+        if self.interruptible:
+            self.interruptible = False
+            raise Cancelled(reason)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Mark what may be broken off at any point, since the machine that it is about will be ended anyway."""
+        if self.stop_reason:
+            raise Cancelled(self.stop_reason)
+        self.interruptible = True
+        try:
+            yield
+        finally:
+            self.interruptible = False
+
+    # -- the story
+
+    def run(self, verb: str = "launch", pid: int = 0) -> RunState:
+        """Lead the run to a final state and return it. Whatever happens, no instance of it is left behind.
+
+        Raises:
+            PixelOrchError: the run ended as FAILED or CANCELLED; everything is written down and ended by then.
+        """
+        failure: BaseException | None = None
+        self.emit(OwnerChanged(at=self.clock.now(), pid=pid, verb=verb))
+        try:
+            self._reconcile()
+            outcome = self._attempts()
+            state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else ("CANCELLED", outcome.reason)
+        except Cancelled as error:
+            state, reason, failure = "CANCELLED", str(error), error
+        except KeyboardInterrupt:
+            state, reason, failure = "CANCELLED", "interrupted twice: ended at once", Cancelled("interrupted")
+        except PixelOrchError as error:
+            state, reason, failure = "FAILED", str(error), error
+        except BaseException as error:
+            self._finish("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        self._finish(state, reason)  # type: ignore[arg-type]  # the four assignments above are all of them final states
+        if failure is not None:
+            raise failure
+        if state == "CANCELLED":
+            raise Cancelled(reason)
+        return self.state()
+
+    def _attempts(self) -> Outcome:
+        """One instance after the other, until the trainer is done."""
+        while True:
+            current = self._current() or self._launch()
+            outcome = self._use(current)
+            if outcome.kind != "lost":
+                return outcome
+            self.emit(
+                AttemptLost(
+                    at=self.clock.now(), attempt=current.number, instance_id=current.instance_id, reason=outcome.reason
+                )
+            )
+            self._move("RECOVERING", outcome.reason)
+            attempt = self.state().attempt(current.number)
+            if attempt is not None:
+                self.reaper.end(attempt, outcome.reason)
+            if len(self.state().attempts) >= self.policy.max_attempts:
+                raise HostError(
+                    f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is at home, "
+                    "launch again later or on another type"
+                )
+
+    def _current(self) -> Attempt | None:
+        """Return the attempt to go on with: its instance was neither lost nor told to end."""
+        usable = [a for a in self.state().open_attempts() if not a.lost_because and not a.terminate_requested]
+        return usable[-1] if usable else None
+
+    # -- after a crash of ours
+
+    def _reconcile(self) -> None:
+        """Bring events and cloud together: adopt instances whose launch was never answered, note those that are gone."""
+        if not self.state().requests:
+            return
+        for instance in self.reaper.adopt_lost_requests():
+            self._adopt(instance)
+        self.reaper.look(force=True)
+
+    def _adopt(self, instance: Instance) -> None:
+        number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
+        asked = next((r for r in reversed(self.state().requests) if r.attempt == number), None)
+        if asked is None or not self._host_key_path(number).exists():
+            self.cloud.terminate(instance.region, [instance.instance_id])  # tagged as ours, and nothing we could use
+            return
+        self.emit(_started(self.clock.now(), number, instance, asked.price_usd_h))
+
+    # -- launch
+
+    def _launch(self) -> Attempt:
+        """Return a new attempt with an instance, from the first pool that serves.
+
+        Raises:
+            CapacityError: no pool did (at once for a first attempt, after hours of trying for a later one).
+            QuotaError, AccessError, CloudError: no other pool would help.
+        """
+        number = 1 + max((r.attempt for r in self.state().requests if self.state().attempt(r.attempt)), default=0)
+        began_at = self.clock.now()
+        turn = 1 + sum(r.attempt == number for r in self.state().requests)
+        self._move("PROVISIONING")
+        for wait_s in _growing(CAPACITY_WAITS_S):
+            for offer in ranking.next_round(self.plan.offers, self._lost_pools()):
+                if self.stop_reason:
+                    raise Cancelled(self.stop_reason)
+                attempt = self._try(offer, number, turn)
+                turn += 1
+                if attempt is not None:
+                    return attempt
+            tried_s = self.clock.now() - began_at
+            if number == 1 or tried_s + wait_s > GIVE_UP_ON_CAPACITY_S:
+                raise self._no_capacity(number, tried_s)
+            self._sleep_watchfully(wait_s)
+        raise AssertionError("the waits do not end")
+
+    def _try(self, offer: Offer, number: int, turn: int) -> Attempt | None:
+        """Ask one pool; None if it has no capacity."""
+        private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
+        authorized = self.store.key_path.with_suffix(".pub").read_text().strip()
+        self._host_key_path(number).write_text(public)
+        cloud_config = user_data(private, public, authorized, max(1, round(self.policy.owner_timeout_s / 60)))
+        pool = offer.pool
+        group = self._open_door(pool.region)
+        call = self.plan.launch(offer, number, turn, group, cloud_config)
+        self.emit(
+            LaunchRequested(
+                at=self.clock.now(), attempt=number, client_token=call.parameters["ClientToken"],
+                instance_type=pool.instance_type, zone=pool.zone, region=pool.region, market=offer.market,
+                price_usd_h=offer.price_usd_h,
+            )
+        )  # fmt: skip
+        for wait_s in (*SAME_TOKEN_WAITS_S, None):
+            try:
+                instance = self.cloud.launch(call)
+            except (CapacityError, QuotaError, AccessError) as error:
+                self._launch_failed(number, call.parameters["ClientToken"], offer, error)
+                if isinstance(error, CapacityError):
+                    return None
+                raise
+            except CloudError as error:
+                if wait_s is None or not _may_pass(error):
+                    self._launch_failed(number, call.parameters["ClientToken"], offer, error)
+                    raise
+                self.clock.sleep(wait_s)  # it may have been served: the same token gives the same instance
+            else:
+                self.emit(_started(self.clock.now(), number, instance, offer.price_usd_h))
+                return self.state().attempts[-1]
+        raise AssertionError("the last wait is None")
+
+    def _launch_failed(self, number: int, token: str, offer: Offer, error: CloudError) -> None:
+        self.emit(
+            LaunchFailed(
+                at=self.clock.now(), attempt=number, client_token=token, instance_type=offer.pool.instance_type,
+                zone=offer.pool.zone, code=error.code, scope=type(error).__name__, message=str(error),
+            )
+        )  # fmt: skip
+
+    def _open_door(self, region: str) -> str:
+        if region not in self._regions_opened:
+            cidr = self.cloud.caller_cidr()
+            self._regions_opened[region] = self.cloud.open_door(region, self.plan.door(region), cidr)
+        return self._regions_opened[region]
+
+    def _lost_pools(self) -> list[Pool]:
+        """Return the pools that were lost, the latest last."""
+        lost = [a for a in self.state().attempts if a.lost_because]
+        return list(dict.fromkeys(Pool(a.instance_type, a.zone, a.region) for a in lost))
+
+    def _no_capacity(self, number: int, tried_s: float) -> CapacityError:
+        types = ", ".join(dict.fromkeys(offer.pool.instance_type for offer in self.plan.offers))
+        zones = ", ".join(dict.fromkeys(offer.pool.zone for offer in self.plan.offers))
+        advice = "Add types with --instance a,b" + (", or allow --on-demand." if self.spec.market == "spot" else ".")
+        kept = f" The newest checkpoint of {number - 1} attempt(s) is at home." if number > 1 else ""
+        return CapacityError(
+            f"No {self.spec.market} capacity for {types} in {zones} ({len(self.plan.offers)} pools tried, {tried_s:.0f} s)."
+            f"{kept} {advice}",
+            code="NoCapacity",
+        )
+
+    def _host_key_path(self, number: int) -> Any:
+        return self.store.attempt_folder(number) / "host_key.pub"
+
+    # -- use one instance
+
+    def _use(self, attempt: Attempt) -> Outcome:
+        """Boot, set up, start, watch: until the trainer ends or the instance is lost."""
+        host: Host | None = None
+        try:
+            with self._waiting():
+                host = self._reach(attempt)
+                setup = self._set_up(attempt, host)
+                self._start(attempt, host, setup)
+            return self._watch(attempt, host)
+        except UnreachableError as error:
+            return Outcome("lost", self._why_lost(attempt, str(error)))
+        finally:
+            if host is not None:
+                host.close()
+
+    def _reach(self, attempt: Attempt) -> Host:
+        """Wait until EC2 says `running` and SSH answers with the key that we gave it.
+
+        Raises:
+            UnreachableError: it did not within the boot time-out, or it is gone.
+        """
+        host_key = self._host_key_path(attempt.number).read_text()
+        give_up_at = self.clock.now() + self.policy.boot_timeout_s
+        problem = "EC2 does not list it yet"
+        while self.clock.now() < give_up_at:
+            instance = self.reaper.instance(attempt.instance_id)
+            if instance is not None and instance.state in ("shutting-down", "terminated", "stopping", "stopped"):
+                raise UnreachableError(f"{attempt.instance_id} is {instance.state}")
+            if instance is not None and instance.state == "running" and instance.address:
+                try:
+                    host = self.connect(instance, self.login_user, host_key)
+                    host.look(self.job.root, Cursor())
+                    return host
+                except UnreachableError as error:
+                    problem = str(error)
+                except HostError:
+                    return host  # it answers; our agent is not there yet
+            self.clock.sleep(min(1.0, self.policy.poll_s))
+        raise UnreachableError(f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})")
+
+    def _set_up(self, attempt: Attempt, host: Host) -> Setup:
+        began_at = self.clock.now()
+        try:
+            setup = host.set_up(self.job)
+        except CommandError as error:
+            raise HostError(f"{attempt.instance_id}: setting up failed, another machine would not help: {error}") from None
+        now = self.clock.now()
+        self.emit(
+            HostReady(
+                at=now, attempt=attempt.number, instance_id=attempt.instance_id, python=setup.python, setup_s=now - began_at
+            )
+        )
+        return setup
+
+    def _start(self, attempt: Attempt, host: Host, setup: Setup) -> None:
+        """Send what to resume from and start; a trainer that runs already (we died meanwhile) is left alone."""
+        look = host.look(self.job.root, Cursor(1 << 60, 1 << 60))
+        if look.trainer == "absent":
+            resume_from = self._whole_checkpoints()[-RESUME_WITH:]
+            for pulled in resume_from:
+                host.send(self.job, self.store.checkpoint_path(pulled))
+            step = resume_from[-1].step if resume_from else 0
+            self.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
+            host.start(self.job, setup)
+        self._move("RUNNING")
+
+    def _whole_checkpoints(self) -> list[CheckpointPulled]:
+        """Return what came home and is still whole, oldest first; a damaged one is written down and never used again."""
+        whole = []
+        for _, pulled in sorted(self.state().checkpoints.items()):
+            if self.store.is_whole(pulled):
+                whole.append(pulled)
+        for pulled in list(self.state().checkpoints.values()):
+            if pulled not in whole and (not whole or pulled.step > whole[-1].step or self.store.checkpoint_path(pulled).exists()):
+                reason = "its digest is not what was pulled: damaged on this machine"
+                self.emit(CheckpointRefused(at=self.clock.now(), name=pulled.name, reason=reason))
+        return whole
+
+    # -- watch
+
+    def _watch(self, attempt: Attempt, host: Host) -> Outcome:
+        """Look, bring home what is new, look again."""
+        ear = _Ear(self, attempt)
+        silent_since: float | None = None
+        stop_asked_at: float | None = None
+        while True:
+            self.reaper.look()
+            now = self.clock.now()
+            try:
+                if self.stop_reason and stop_asked_at is None:
+                    stop_asked_at = now
+                    host.stop(self.job.root)
+                look = ear.listen(host)
+                silent_since = None
+                if look.trainer == "exited":
+                    return self._ended(ear, host, look)
+                if not look.agent_alive and look.trainer != "absent":
+                    return Outcome("lost", "the agent on the instance is gone")
+            except UnreachableError as error:
+                silent_since = silent_since or now
+                if self._is_gone(attempt) or now - silent_since > self.policy.unreachable_after_s:
+                    return self._lost(ear, str(error), stop_asked_at is not None)
+            if stop_asked_at is not None and now - stop_asked_at > self.policy.stop_timeout_s:
+                return Outcome("stopped", self.stop_reason)
+            hurry = ear.noticed or stop_asked_at is not None
+            self.clock.sleep(min(self.policy.poll_s, 0.5) if hurry else self.policy.poll_s)
+
+    def _lost(self, ear: _Ear, problem: str, is_stopping: bool) -> Outcome:
+        ear.note_progress(force=True)
+        if is_stopping:
+            return Outcome("stopped", self.stop_reason)
+        return Outcome("lost", self._why_lost(ear.attempt, problem))
+
+    def _ended(self, ear: _Ear, host: Host, look: Look) -> Outcome:
+        """Decide what the end of the trainer means, after all that it left is home."""
+        for _ in range(3):
+            with suppress(UnreachableError):
+                look = ear.listen(host)
+                if not ear.has_more:
+                    break
+            self.clock.sleep(min(self.policy.poll_s, 0.5))
+        code = -1 if look.exit_code is None else look.exit_code
+        tail = self._log_tail(ear.attempt.number)
+        self.emit(
+            TrainerExited(
+                at=self.clock.now(), attempt=ear.attempt.number, exit_code=code, asked=look.asked, last_step=ear.step, tail=tail
+            )
+        )
+        if code == 0 and (not look.asked or self.job.is_bundled or ear.finished):
+            return Outcome("finished")
+        if not look.asked:
+            raise TrainingError(f"the trainer ended by itself with {_exit_words(code)}; its last lines:\n{tail}")
+        if self.stop_reason:
+            return Outcome("stopped", self.stop_reason)
+        if look.notice_ends_at is not None:
+            return Outcome("lost", "interruption notice")
+        return Outcome("lost", look.ending or "the trainer was told to end")
+
+    def _is_gone(self, attempt: Attempt) -> bool:
+        instance = self.reaper.instance(attempt.instance_id)
+        return instance is not None and instance.state != "running" and instance.state != "pending"
+
+    def _why_lost(self, attempt: Attempt, problem: str) -> str:
+        instance = self.reaper.instance(attempt.instance_id)
+        if instance is not None and instance.state in ("shutting-down", "terminated"):
+            noticed = self.state().attempt(attempt.number)
+            if instance.reason_code.startswith("Server.Spot"):
+                return "interrupted" if noticed and noticed.noticed_ends_at else "interrupted without notice"
+            return f"ended: {instance.reason_code or instance.state}"
+        return f"no answer: {problem}"
+
+    def _log_tail(self, number: int) -> str:
+        path = self.store.attempt_folder(number) / "trainer.log"
+        if not path.exists():
+            return ""
+        return "\n".join(path.read_text(errors="replace").splitlines()[-10:])
+
+    def _sleep_watchfully(self, seconds: float) -> None:
+        with self._waiting():
+            self.clock.sleep(seconds)
+
+    # -- finish
+
+    def _finish(self, state: State, reason: str) -> None:
+        """End every instance, wait until they are gone, close the door; only then is the run over."""
+        left = self._end_everything(reason or "the run is over")
+        regions = {request.region for request in self.state().requests} | set(self._regions_opened)
+        if left:
+            reason = f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`".lstrip("; ")
+        else:
+            self.reaper.close_doors(regions)
+        self._move(state, reason)
+
+    def _end_everything(self, reason: str) -> list[str]:
+        try:
+            return self.reaper.end_all(reason)
+        except (KeyboardInterrupt, Cancelled):  # asked again while AWS ends one for free: end it ourselves
+            return self.reaper.end_all(reason, even_under_notice=True)
+        except CloudError as error:
+            return [f"{a.instance_id} ({error})" for a in self.state().open_attempts()] or [str(error)]
+
+
+class _Ear:
+    """What one attempt has told us so far: metrics and log appended at home, files pulled, facts written down."""
+
+    def __init__(self, engine: Engine, attempt: Attempt) -> None:
+        self.engine = engine
+        self.attempt = attempt
+        self.folder = engine.store.attempt_folder(attempt.number)
+        self.cursor = Cursor(_size(self.folder / "metrics.jsonl"), _size(self.folder / "trainer.log"))
+        self.step = max(attempt.last_step, attempt.resumed_from)
+        self.images_per_s: float | None = None
+        self.device: str | None = None
+        self.finished = False
+        self.has_more = False
+        self.noticed = attempt.noticed_ends_at is not None
+        self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
+        self._noted_step = self.step
+        self._have = {pulled.sha256 for pulled in engine.state().checkpoints.values()}
+
+    def listen(self, host: Host) -> Look:
+        """One look, and all that follows from it."""
+        engine = self.engine
+        look = host.look(engine.job.root, self.cursor)
+        self._append("metrics.jsonl", look.metrics)
+        self._append("trainer.log", look.log)
+        self.has_more = bool(look.metrics or look.log)
+        self.cursor = look.cursor
+        for line in _json_lines(look.metrics):
+            self._hear(line)
+        self._hear_of_interruption(look)
+        self.note_progress(force=look.trainer == "exited")
+        attempt = engine.state().attempt(self.attempt.number) or self.attempt
+        for watcher in engine.watchers:
+            watcher.tick(attempt, self.step, self.images_per_s)
+        for output in look.outputs:
+            self._pull(host, output)
+        return look
+
+    def _append(self, name: str, text: str) -> None:
+        if text:
+            with (self.folder / name).open("ab") as file:
+                file.write(text.encode(errors="surrogateescape"))
+
+    def _hear(self, line: dict[str, Any]) -> None:
+        step = line.get("step")
+        if isinstance(step, int) and not isinstance(step, bool) and "event" not in line and line.get("split") != "valid":
+            self.step = max(self.step, step)
+            speed = line.get("images_per_s")
+            self.images_per_s = float(speed) if isinstance(speed, (int, float)) else self.images_per_s
+        if line.get("event") == "start":
+            self._hear_start(line)
+        if line.get("event") == "end":
+            self.finished = line.get("reason") == "finished"
+
+    def _hear_start(self, line: dict[str, Any]) -> None:
+        now = self.engine.clock.now()
+        self.device = str(line.get("device_name") or line.get("device") or "") or None
+        for refused in line.get("refused") or []:
+            if isinstance(refused, dict):
+                event = CheckpointRefused(at=now, name=str(refused.get("name")), reason=str(refused.get("reason")))
+                self.engine.emit(event)
+        resumed_from = line.get("resumed_from")
+        current = self.engine.state().attempt(self.attempt.number)
+        if isinstance(resumed_from, int) and current is not None and resumed_from != current.resumed_from:
+            self.step = self._noted_step = resumed_from
+            self.engine.emit(TrainerStarted(at=now, attempt=self.attempt.number, resumed_from=resumed_from))
+
+    def _hear_of_interruption(self, look: Look) -> None:
+        current = self.engine.state().attempt(self.attempt.number)
+        now, number, name = self.engine.clock.now(), self.attempt.number, self.attempt.instance_id
+        if look.notice_ends_at is not None and current is not None and current.noticed_ends_at is None:
+            self.noticed = True
+            self.engine.emit(InterruptionNoticed(at=now, attempt=number, instance_id=name, ends_at=look.notice_ends_at))
+        if look.rebalance and not any(
+            isinstance(e, RebalanceRecommended) and e.attempt == number for e in self.engine._events
+        ):
+            self.engine.emit(RebalanceRecommended(at=now, attempt=number, instance_id=name))
+
+    def note_progress(self, *, force: bool = False) -> None:
+        """Write the step down: the first one at once, later ones every few seconds, the last one in any case."""
+        now = self.engine.clock.now()
+        if self.step == self._noted_step:
+            return
+        if force or self._noted_at is None or now - self._noted_at >= PROGRESS_EVERY_S:
+            self._noted_at, self._noted_step = now, self.step
+            self.engine.emit(
+                Progress(
+                    at=now, attempt=self.attempt.number, step=self.step, images_per_s=self.images_per_s, device=self.device
+                )
+            )
+
+    def _pull(self, host: Host, output: Output) -> None:
+        """Bring one file home, once. A checkpoint counts as ours from the moment that the event is written."""
+        if output.sha256 in self._have:
+            return
+        engine = self.engine
+        folder = engine.store.checkpoints if output.is_checkpoint else engine.store.folder
+        destination = folder / output.name
+        if not host.fetch(engine.job.root, output, destination):
+            self.has_more = True
+            return
+        self._have.add(output.sha256)
+        if output.is_checkpoint:
+            engine.emit(
+                CheckpointPulled(
+                    at=engine.clock.now(), attempt=self.attempt.number, step=output.step, name=output.name,
+                    sha256=output.sha256, size_bytes=output.size_bytes,
+                )
+            )  # fmt: skip
+
+
+def _started(now: float, number: int, instance: Instance, price_usd_h: float) -> InstanceStarted:
+    return InstanceStarted(
+        at=min(now, instance.launched_at) if instance.launched_at else now,
+        attempt=number, instance_id=instance.instance_id, instance_type=instance.instance_type, zone=instance.zone,
+        region=instance.region, market=instance.market, price_usd_h=price_usd_h,
+    )  # fmt: skip
+
+
+def _may_pass(error: CloudError) -> bool:
+    """Return whether the same request may do better in a moment: throttling, a 5xx, a broken connection."""
+    passing = ("InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable")
+    return isinstance(error, ThrottledError) or error.code in passing or error.code.endswith(("TimeoutError", "ConnectionError"))
+
+
+def _exit_words(code: int) -> str:
+    if code < 0:
+        hint = " (out of memory?)" if code == -9 else ""
+        return f"signal {-code}{hint}"
+    return f"exit code {code}"
+
+
+def _growing(waits_s: tuple[float, ...]) -> Iterator[float]:
+    yield from waits_s
+    while True:
+        yield waits_s[-1]
+
+
+def _size(path: Any) -> int:
+    return int(path.stat().st_size) if path.exists() else 0
+
+
+def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
+
+
+__all__ = ["Cancelled", "Engine", "Outcome", "Watcher"]

@@ -1,0 +1,210 @@
+"""A host as the engine knows it, over SSH: everything goes through `infra/agent.py`, one command each."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import tarfile
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from orchestrator import sync
+from orchestrator.cloud import CommandResult, Cursor, Job, Look, Output, Setup
+from orchestrator.errors import CommandError, HostError, UnreachableError
+from orchestrator.ssh import SshShell, Write
+from orchestrator.store import sha256_of, sync_folder
+
+PIECE = 1 << 18
+
+
+class SshHost:
+    """The `Host` seam over one `SshShell`.
+
+    Args:
+        shell: the connection; it is opened again by itself after a cut.
+        answer_timeout_s: for a short command, and for a pause within a transfer.
+        setup_timeout_s: for the bootstrap, which may install torch.
+    """
+
+    def __init__(self, shell: SshShell, *, answer_timeout_s: float, setup_timeout_s: float) -> None:
+        self.shell = shell
+        self.answer_timeout_s = answer_timeout_s
+        self.setup_timeout_s = setup_timeout_s
+
+    # -- setting up
+
+    def set_up(self, job: Job) -> Setup:
+        """Send our three files, then let the bootstrap look for a Python while the code is synced."""
+        self._send_own_files(job)
+        answer: list[Setup | Exception] = []
+        bootstrap = threading.Thread(target=self._bootstrap_into, args=(job, answer), name="bootstrap", daemon=True)
+        bootstrap.start()
+        self._sync(job)
+        bootstrap.join()
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        return answer[0]
+
+    def _send_own_files(self, job: Job) -> None:
+        own = resources.files("infra")
+        files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in ("agent.py", "bootstrap.sh", "torch_builds.json")}
+        if job.config_json is not None:
+            files["config.json"] = job.config_json
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o755 if name.startswith("bin/") else 0o600
+                tar.addfile(member, io.BytesIO(content))
+        root = shlex.quote(job.root)
+        self._do(f"mkdir -p {root}/code {root}/out {root}/agent && tar -xf - -C {root}", data=packed.getvalue())
+
+    def _bootstrap_into(self, job: Job, answer: list[Setup | Exception]) -> None:
+        try:
+            answer.append(self._bootstrap(job))
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that waits for us)
+            answer.append(error)
+
+    def _bootstrap(self, job: Job) -> Setup:
+        purpose = "bundled" if job.is_bundled else "own"
+        root = shlex.quote(job.root)
+        result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {purpose}", timeout_s=self.setup_timeout_s)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            raise CommandError("bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace"))
+        return Setup(**json.loads(lines[-1]))
+
+    def _sync(self, job: Job) -> None:
+        tree = sync.Tree(job.tree, job.files)
+        code = f"{job.root}/code"
+        send, delete = sync.changes(sync.manifest(tree), self._agent(job.root, "manifest", code))
+        self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
+
+    def send(self, job: Job, path: Path) -> None:
+        """Stream a checkpoint to a temporary name; it gets its own only if every byte has arrived."""
+        target = f"{job.root}/out/{path.name}"
+        part, final = shlex.quote(f"{job.root}/out/.{path.name}.part"), shlex.quote(target)
+
+        def feed(write: Write) -> None:
+            with path.open("rb") as file:
+                while piece := file.read(PIECE):
+                    write(piece)
+
+        size = path.stat().st_size
+        self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
+
+    def start(self, job: Job, setup: Setup) -> None:
+        """Hand the agent its job on standard input: the user's variables never stand on a command line or on a disk."""
+        env = dict(job.env)
+        where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
+        if job.is_bundled:
+            env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
+        words = {"{python}": setup.python, "{root}": where}
+        order = {
+            "command": [self._filled(word, words) for word in job.command],
+            "env": env,
+            "path_first": os.path.dirname(setup.python),
+            "owner_timeout_s": job.owner_timeout_s,
+            "stop_timeout_s": job.stop_timeout_s,
+            "metadata_poll_s": job.metadata_poll_s,
+            "time_limit_s": job.time_limit_s,
+            "shutdown": ["sudo", "shutdown", "-h", "now"],
+            "cancel_shutdown": ["sudo", "shutdown", "-c"],
+        }
+        self._agent(job.root, "start", job.root, feed=lambda write: write(json.dumps(order).encode()))
+
+    @staticmethod
+    def _filled(word: str, words: Mapping[str, str]) -> str:
+        for name, value in words.items():
+            if word.startswith(name):
+                return value + word[len(name) :]
+        return word
+
+    # -- watching
+
+    def look(self, job_root: str, cursor: Cursor) -> Look:
+        """One `agent.py status`."""
+        raw = self._agent(job_root, "status", job_root, str(cursor.metrics), str(cursor.log))
+        trainer, notice = raw["trainer"], raw["notice"]
+        return Look(
+            trainer=trainer["state"],
+            exit_code=trainer.get("exit_code"),
+            asked=bool(trainer.get("asked")),
+            notice_ends_at=_notice_time(notice, raw["now"]) if notice else None,
+            rebalance=raw["rebalance"],
+            ending=raw["ending"],
+            agent_alive=raw["agent_alive"],
+            metrics=raw["metrics"],
+            log=raw["log"],
+            cursor=Cursor(raw["metrics_offset"], raw["log_offset"]),
+            outputs=tuple(Output(**entry) for entry in raw["outputs"]),
+        )
+
+    def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
+        """Stream into `.part` (going on where an earlier try was cut), compare the digest, rename."""
+        part = destination.with_name(f".{destination.name}.{output.sha256[:12]}.part")
+        offset = part.stat().st_size if part.exists() else 0
+        with part.open("ab") as file:
+            result = self.shell.run(
+                self._command(job_root, "read", job_root, output.name, str(offset)),
+                timeout_s=self.answer_timeout_s,
+                sink=file.write,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        if not result.ok or sha256_of(part) != output.sha256:
+            part.unlink()  # pruned or replaced while we read: the next look knows what there is now
+            return False
+        os.replace(part, destination)
+        sync_folder(destination.parent)
+        return True
+
+    def stop(self, job_root: str) -> None:
+        """Ask the agent to SIGTERM the trainer."""
+        self._agent(job_root, "stop", job_root)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.shell.close()
+
+    # -- speaking
+
+    def _command(self, root: str, verb: str, *words: str) -> str:
+        return shlex.join(["python3", f"{root}/bin/agent.py", verb, *words])
+
+    def _agent(self, root: str, verb: str, *words: str, feed: Any = None) -> dict[str, Any]:
+        command = self._command(root, verb, *words)
+        result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
+        if not result.ok:
+            raise CommandError(f"agent.py {verb}", result.exit_code, result.stderr.decode(errors="replace"))
+        with suppress(ValueError):
+            answer = json.loads(result.stdout)
+            if isinstance(answer, dict):
+                return answer
+        raise HostError(f"{self.shell.where}: agent.py {verb} gave no answer that can be read: {result.stdout[:80]!r}")
+
+    def _do(self, command: str, data: bytes | None = None, feed: Any = None) -> CommandResult:
+        if data is not None:
+            feed = lambda write: write(data)  # noqa: E731
+        result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
+        if not result.ok:
+            raise CommandError(command, result.exit_code, result.stderr.decode(errors="replace"))
+        return result
+
+
+def _notice_time(notice: Mapping[str, Any], now: float) -> float:
+    """Return when AWS will end the instance (unix seconds); two minutes from now if the notice does not say."""
+    try:
+        return datetime.fromisoformat(str(notice["time"]).replace("Z", "+00:00")).timestamp()
+    except (KeyError, ValueError):
+        return now + 120.0
+
+
+__all__ = ["SshHost", "UnreachableError"]

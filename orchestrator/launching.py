@@ -1,0 +1,384 @@
+"""`launch` and `attach`: from a spec to a run that is over."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator import catalog, offers, sync, world
+from orchestrator.asking import spec_from
+from orchestrator.clock import SystemClock, iso
+from orchestrator.cloud import Call, Cloud, Offer, Pool
+from orchestrator.engine import Cancelled, Engine, Watcher
+from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.events import RunCreated, RunState
+from orchestrator.plan import Plan, cost_ceiling
+from orchestrator.report import RunRow, build, run_row
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, read_jsonl
+from orchestrator.terminal import RunView, Screen, money, number, span, table
+
+MOST_OFFERS_SHOWN = 12
+
+
+def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """Do `pixel-orch launch`; return the exit code."""
+    spec = spec_from(args, command)
+    _check_interrupt_after(args, spec)
+    tree = world.tree_for(spec)
+    if args.sync_dry_run:
+        return _print_tree(tree, args.output)
+    is_dry = args.dry_run
+    if not is_dry and not args.yes and not sys.stdin.isatty():
+        raise SpecError("launch asks before it spends money, and here is no terminal to ask on; add -y to go on without")
+    home = home_from_environment()
+    if is_dry:
+        with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
+            return _print_plan(spec, home, Path(nowhere) if spec.is_embedded else home, tree, args.output)
+    make_home(home)
+    if (home / "runs" / spec.run / "spec.json").exists():
+        raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
+    screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
+    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+        plan = make_plan(spec, cloud, world.home_id(home))
+        if not args.yes and not _agreed(plan, screen):
+            screen.plain("Not launched; nothing was created.")
+            return 1
+        store = RunStore.create(home, spec)
+        world.make_run_key(store)
+        store.append(RunCreated(at=SystemClock().now(), run=spec.run, cloud=cloud.title))
+        extra: tuple[Watcher, ...] = ()
+        if args.interrupt_after is not None:
+            embedded = world.start_embedded(home)
+            extra = (world.InterruptOnce(embedded, args.interrupt_after, spec.steps, SystemClock().now),)
+        screen.plain(f"{spec.run} on {_where(cloud, spec)}")
+        return _lead(store, plan, tree, cloud, screen, args.output, "launch", extra)
+
+
+def attach(args: argparse.Namespace) -> int:
+    """Do `pixel-orch attach`: take over a run that nobody looks after, or follow one that somebody does."""
+    home = home_from_environment()
+    store = RunStore.open(home, args.run)
+    screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
+    state = store.state()
+    if store.owner_pid() is not None and not state.is_final:
+        screen.plain(f"{store.run} is looked after by process {store.owner_pid()}; following it (Ctrl-C only stops following)")
+        _follow(store, screen)
+        state = store.state()
+    if state.is_final:
+        return _conclude(store, screen, args.output)
+    spec = store.spec()
+    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+        plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
+        screen.plain(f"{spec.run} on {_where(cloud, spec)}: nobody looks after it, taking over")
+        return _lead(store, plan, world.tree_for(spec), cloud, screen, args.output, "attach", ())
+
+
+def _where(cloud: Cloud, spec: RunSpec) -> str:
+    if spec.is_embedded:
+        return "the embedded cloud (on this machine; nothing is billed)"
+    return f"{cloud.title} {', '.join(spec.regions)}"
+
+
+def _check_interrupt_after(args: argparse.Namespace, spec: RunSpec) -> None:
+    if args.interrupt_after is None:
+        return
+    if not spec.is_embedded:
+        raise SpecError("--interrupt-after is an option of the embedded cloud: AWS interrupts when it likes; add --cloud local")
+    if spec.market != "spot":
+        raise SpecError("--interrupt-after needs --spot: an on-demand instance is not interrupted")
+    if not args.interrupt_after >= 0 or args.interrupt_after == float("inf"):
+        raise SpecError(f"--interrupt-after: {args.interrupt_after} is no length of time; give seconds, for example 20")
+
+
+# -- the plan
+
+
+def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None = None) -> Plan:
+    """Ask for offerings and prices, and return the plan.
+
+    Raises:
+        SpecError: there is nothing to offer; the message says why.
+    """
+    if not spec.is_embedded:
+        _refuse_retired(spec)
+    pools = cloud.offerings(spec.instances)
+    if spec.market == "spot":
+        prices = cloud.spot_prices(pools)
+        ranked = offers.spot_offers(pools, prices, spec.max_price_usd_h)
+    else:
+        prices = {}
+        ranked = offers.on_demand_offers(pools)
+    if not ranked:
+        raise offers.explain_none(spec.instances, spec.market, spec.max_price_usd_h, spec.regions, pools, prices)
+    images = {region: spec.ami or cloud.image(region)[0] for region in {offer.pool.region for offer in ranked}}
+    return Plan(spec, tuple(ranked), images, SystemClock().now() if born_at is None else born_at, home_id)
+
+
+def _refuse_retired(spec: RunSpec) -> None:
+    for name in spec.instances:
+        known = catalog.find(name)
+        if known.is_retired:
+            raise SpecError(
+                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the price list and "
+                f"cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+            )
+
+
+def _offer_rows(ranked: Sequence[Offer]) -> str:
+    rows = []
+    for place, offer in enumerate(ranked[:MOST_OFFERS_SHOWN], 1):
+        known = catalog.find(offer.pool.instance_type)
+        gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
+        rows.append([str(place), known.name, gpu, offer.pool.zone, offer.market, money(offer.price_usd_h), offer.source])
+    return table(["#", "TYPE", "GPU", "ZONE", "MARKET", "$/H", "PRICE FROM"], rows, right="# $/H")
+
+
+def _agreed(plan: Plan, screen: Screen) -> bool:
+    low, high = cost_ceiling(plan.offers)
+    screen.plain(_offer_rows(plan.offers))
+    price = f"${money(low)}" if low == high else f"${money(low)} to ${money(high)}"
+    screen.plain(f"{plan.spec.run}: {price} an hour, tried in this order until one has capacity.")
+    if plan.spec.is_embedded:
+        screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
+    try:
+        answer = input("Launch? [Y/n] ").strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        return False
+    return answer in ("", "y", "yes")
+
+
+def _print_tree(tree: sync.Tree, output: str) -> int:
+    if output == "json":
+        print(json.dumps({"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}))
+        return 0
+    for name in tree.files:
+        print(name)
+    print(f"{len(tree.files)} files, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent")
+    return 0
+
+
+def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, output: str) -> int:
+    """Print what would be sent. The embedded cloud that answers for the prices lives in a folder of its own, and goes with it."""
+    with world.open_cloud(spec.cloud, spec.regions, cloud_home) as cloud:
+        plan = make_plan(spec, cloud, world.home_id(home, write=False))
+        title = cloud.title
+    low, high = cost_ceiling(plan.offers)
+    calls = [_call_json(call) for call in plan.calls()]
+    if output == "json":
+        raw = {
+            "run": spec.run, "cloud": title, "dry_run": True, "requests": calls,
+            "offers": [_offer_json(offer) for offer in plan.offers], "sync": {"files": len(tree.files), "bytes": tree.size_bytes()},
+            "estimated_usd_h": [low, high],
+        }  # fmt: skip
+        print(json.dumps(raw))
+        return 0
+    print(f"Plan for {spec.run} on {title}; nothing is created.\n")
+    print(_offer_rows(plan.offers))
+    print("\nRequests, in this order; a RunInstances only if the one before it found no capacity:")
+    for index, call in enumerate(calls, 1):
+        print(f"{index}. {call['operation']} ({call['region']})")
+        for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
+            print(f" {line}")
+    print(f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate.")
+    print(f"Estimate: ${money(low)} to ${money(high)} an hour; the time it takes is known after a first run (report).")
+    return 0
+
+
+def _call_json(call: Call) -> dict[str, Any]:
+    return {"operation": call.operation, "region": call.region, "parameters": dict(call.parameters)}
+
+
+def _offer_json(offer: Offer) -> dict[str, Any]:
+    pool: Pool = offer.pool
+    return {
+        "instance_type": pool.instance_type, "zone": pool.zone, "region": pool.region, "market": offer.market,
+        "price_usd_h": offer.price_usd_h, "price_from": offer.source,
+    }  # fmt: skip
+
+
+# -- leading a run
+
+
+def _lead(
+    store: RunStore, plan: Plan, tree: sync.Tree, cloud: Cloud, screen: Screen, output: str, verb: str,
+    extra: tuple[Watcher, ...],
+) -> int:  # fmt: skip
+    clock = SystemClock()
+    view = RunView(screen, plan.spec.steps, clock)
+    code = 0
+    with store.owned():
+        engine = Engine(
+            store=store, plan=plan, job=world.job_for(plan.spec, tree), cloud=cloud,
+            connect=world.connector(store, plan.spec.recovery), make_keys=_make_keys, clock=clock, watchers=(view, *extra),
+        )  # fmt: skip
+        with _signals(engine, screen):
+            try:
+                engine.run(verb, os.getpid())
+            except Cancelled as error:
+                code = error.exit_code
+            except PixelOrchError as error:
+                code = error.exit_code
+                print(f"pixel-orch {verb}: error: {error}", file=sys.stderr)
+    return _conclude(store, screen, output) or code
+
+
+def _make_keys(comment: str) -> tuple[str, str]:
+    from orchestrator.ssh import make_key_pair
+
+    return make_key_pair(comment)
+
+
+@contextmanager
+def _signals(engine: Engine, screen: Screen) -> Iterator[None]:
+    """First signal: checkpoint, pull, terminate. Second: terminate at once. No signal leaves a machine behind."""
+    count = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            screen.line("Stopping: checkpoint, pull, terminate. (Ctrl-C again: terminate at once.)")
+            engine.request_stop(signal.Signals(number).name)
+        else:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _follow(store: RunStore, screen: Screen) -> None:
+    """Show the events of a run that another process leads, until it is over or that process is gone."""
+    clock = SystemClock()
+    view = RunView(screen, store.spec().steps, clock)
+    told = 0
+    while True:
+        events = store.events()
+        for event in events[told:]:
+            view.event(event)
+        told = len(events)
+        if store.state().is_final or store.owner_pid() is None:
+            return
+        clock.sleep(0.5)
+
+
+# -- the end of a run
+
+
+def row_of(store: RunStore, now: float) -> RunRow:
+    """Return the report's row of a run, from its folder alone."""
+    state: RunState = store.state()
+    lines = []
+    for attempt in state.attempts:
+        own = read_jsonl(store.folder / "attempts" / str(attempt.number) / "metrics.jsonl")
+        lines.extend({**line, "attempt": attempt.number} for line in own)
+    return run_row(state, lines, now)
+
+
+def newest_checkpoint(store: RunStore) -> Path | None:
+    """Return the newest checkpoint at home that is whole."""
+    for _, pulled in sorted(store.state().checkpoints.items(), reverse=True):
+        if store.is_whole(pulled):
+            return store.checkpoint_path(pulled)
+    return None
+
+
+def summary_json(store: RunStore, now: float) -> dict[str, Any]:
+    """Return the one object that `launch -o json` prints last. Its fields are stable; more may come."""
+    row = row_of(store, now)
+    checkpoint = newest_checkpoint(store)
+    samples = newest_samples(store)
+    return {
+        "run": row.run,
+        "state": row.state,
+        "reason": row.reason,
+        "cloud": row.cloud,
+        "attempts": [
+            {
+                "instance_id": a.instance_id,
+                "instance_type": a.instance_type,
+                "zone": a.zone,
+                "region": a.region,
+                "market": a.market,
+                "price_usd_h": a.price_usd_h,
+                "started_at": iso(a.started_at),
+                "ended_at": iso(a.ended_at) if a.ended_at is not None else None,
+                "ended_by": a.ended_by,
+                "first_step": a.first_step,
+                "last_step": a.last_step,
+                "images_per_s": a.images_per_s,
+                "billed_usd": a.billed_usd,
+            }
+            for a in row.attempts
+        ],
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "samples": str(samples) if samples else None,
+        "steps": row.steps,
+        "images_per_s": row.images_per_s or 0.0,
+        "cost_usd": row.cost_usd,
+        "cost_is_estimate": row.is_estimate,
+        "device": row.device,
+        "interruptions": row.interruptions,
+        "folder": str(store.folder),
+    }
+
+
+def newest_samples(store: RunStore) -> Path | None:
+    """Return the last sample grid that came home."""
+    found = sorted(store.folder.glob("samples-*.png"), key=lambda p: int(p.stem.split("-")[1]))
+    return found[-1] if found else None
+
+
+def _conclude(store: RunStore, screen: Screen, output: str) -> int:
+    now = SystemClock().now()
+    state = store.state()
+    if output == "json":
+        print(json.dumps(summary_json(store, now)), flush=True)
+    else:
+        screen.plain(summary_text(store, now))
+    return 0 if state.state == "SUCCEEDED" else 130 if state.state == "CANCELLED" else 1
+
+
+def summary_text(store: RunStore, now: float) -> str:
+    """Return what stands at the end of a run, for a terminal of 80 columns."""
+    row = row_of(store, now)
+    head = ["ATT", "INSTANCE", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
+    rows = [
+        [
+            str(a.number), a.instance_id, a.instance_type, a.zone, money(a.price_usd_h),
+            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-", number(a.images_per_s), a.ended_by or "-",
+            ("~" if a.is_estimate else "") + ("free" if a.is_free else money(a.billed_usd)),
+        ]
+        for a in row.attempts
+    ]  # fmt: skip
+    lines = ["", f"{row.run}: {row.state}" + (f" ({row.reason})" if row.reason else ""), ""]
+    if rows:
+        lines += [table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $"), ""]
+    quality = f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
+    lines.append(f"steps       {row.steps}{quality}")
+    lines.append(f"speed       {number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}")
+    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} in {span(row.duration_s)}")
+    checkpoint, samples = newest_checkpoint(store), newest_samples(store)
+    lines.append(f"checkpoint  {checkpoint or 'none'}")
+    if samples:
+        lines.append(f"samples     {samples}")
+    lines.append(f"report      pixel-orch report {row.run}")
+    lines += [f"note        {note}" for note in build([row], now).notes]
+    return "\n".join(lines)
+
+
+__all__ = ["RunBusyError", "attach", "launch", "newest_checkpoint", "row_of", "summary_json"]

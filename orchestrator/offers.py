@@ -1,0 +1,71 @@
+"""Pure: prices and offerings in, ranked offers out; and which capacity pool to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from orchestrator import catalog
+from orchestrator.cloud import Offer, Pool, PricePoint
+from orchestrator.errors import SpecError
+
+
+def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
+    """Return whether a spot price says anything about the market.
+
+    One that equals on-demand, or exactly a tenth of it, is a placeholder seen in public catalogs; it must not rank as cheapest.
+    """
+    if price_usd_h <= 0:
+        return False
+    if on_demand_usd_h is None:
+        return True
+    return not any(abs(price_usd_h - mark) < 1e-9 for mark in (on_demand_usd_h, on_demand_usd_h / 10))
+
+
+def spot_offers(pools: Sequence[Pool], prices: Mapping[Pool, PricePoint], max_price_usd_h: Decimal | None) -> list[Offer]:
+    """Return the pools with a price within the cap, cheapest first; pools without a real price come last, at on-demand."""
+    priced, doubtful = [], []
+    for pool in pools:
+        on_demand = catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
+        point = prices.get(pool)
+        if point is not None and is_market_signal(point.price_usd_h, on_demand):
+            priced.append(Offer(pool, "spot", point.price_usd_h, "spot history"))
+        elif on_demand is not None:  # by default a spot request is capped at the on-demand price: never more than this
+            doubtful.append(Offer(pool, "spot", on_demand, "no market price: on-demand is the cap"))
+    ranked = ranked_by_price(priced) + ranked_by_price(doubtful)
+    return [offer for offer in ranked if max_price_usd_h is None or Decimal(str(offer.price_usd_h)) <= max_price_usd_h]
+
+
+def on_demand_offers(pools: Sequence[Pool]) -> list[Offer]:
+    """Return the pools whose region has a recorded on-demand price, cheapest first."""
+    offers = []
+    for pool in pools:
+        price = catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
+        if price is not None:
+            offers.append(Offer(pool, "on-demand", price, f"recorded {catalog.recorded_on()}"))
+    return ranked_by_price(offers)
+
+
+def ranked_by_price(offers: Iterable[Offer]) -> list[Offer]:
+    """Return the offers, cheapest first; equal prices in the order of type and zone, so that a plan is the same each time."""
+    return sorted(offers, key=lambda offer: (offer.price_usd_h, offer.pool))
+
+
+def next_round(offers: Sequence[Offer], lost: Iterable[Pool]) -> list[Offer]:
+    """Return the order in which to try after a loss: the pools that were just lost come last, the latest of them at the end."""
+    order = {pool: index for index, pool in enumerate(lost)}
+    return sorted(offers, key=lambda offer: order.get(offer.pool, -1))
+
+
+def explain_none(instance_types: Sequence[str], market: str, max_price_usd_h: Decimal | None, regions: Sequence[str],
+                 pools: Sequence[Pool], prices: Mapping[Pool, PricePoint]) -> SpecError:
+    """Return the error for a list of offers that came out empty: it says which of the conditions emptied it."""
+    types, where = ", ".join(instance_types), ", ".join(regions)
+    if not pools:
+        return SpecError(f"--instance: {types} is not offered in {where}; choose another --region or type")
+    if max_price_usd_h is not None and prices:
+        lowest = min(point.price_usd_h for point in prices.values())
+        return SpecError(
+            f"--max-price: {max_price_usd_h} $/h is below every {market} price of {types} in {where}; the lowest is {lowest:.4f}"
+        )
+    return SpecError(f"--instance: no {market} price is known for {types} in {where}; choose another --region or type")

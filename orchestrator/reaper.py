@@ -1,0 +1,170 @@
+"""Ending machines: ask, wait until they are gone, write down who ended them and at what price they ran.
+
+Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its tag.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from orchestrator.clock import Clock
+from orchestrator.cloud import Cloud, Instance, Pool, PricePoint
+from orchestrator.errors import CloudError
+from orchestrator.events import Attempt, EndedBy, Event, InstanceEnded, PriceSeen, RunState, TerminateRequested
+
+FREE_WHEN_INTERRUPTED_S = 3600.0
+"""AWS bills nothing for a spot instance that it interrupts within its first hour
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html)."""
+
+GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
+
+
+class Reaper:
+    """Ends the instances of one run.
+
+    Args:
+        cloud: where they are.
+        clock: the time.
+        state: gives the fold of all events so far.
+        emit: writes an event down, for good, before anything else happens.
+        outlives_notice_s: how long past its notice an instance may stay before we end it ourselves.
+        look_every_s: pause between two DescribeInstances.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        cloud: Cloud,
+        clock: Clock,
+        state: Callable[[], RunState],
+        emit: Callable[[Event], None],
+        outlives_notice_s: float,
+        look_every_s: float,
+    ) -> None:
+        self.run = run
+        self.cloud = cloud
+        self.clock = clock
+        self.state = state
+        self.emit = emit
+        self.outlives_notice_s = outlives_notice_s
+        self.look_every_s = look_every_s
+        self._looked_at = -math.inf
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
+        return next((i for i in self.cloud.instances(self.run) if i.instance_id == instance_id), None)
+
+    def should_leave_to_aws(self, attempt: Attempt) -> bool:
+        """Return whether AWS is about to end it, for free: then we must not, or it is billed."""
+        if attempt.noticed_ends_at is None or attempt.market != "spot":
+            return False
+        is_free = attempt.noticed_ends_at - attempt.started_at < FREE_WHEN_INTERRUPTED_S
+        return is_free and self.clock.now() < attempt.noticed_ends_at + self.outlives_notice_s
+
+    def end(self, attempt: Attempt, reason: str, *, even_under_notice: bool = False) -> None:
+        """Ask EC2 to end it, unless AWS does so for free. Does not wait."""
+        if attempt.is_over or (self.should_leave_to_aws(attempt) and not even_under_notice):
+            return
+        self.emit(
+            TerminateRequested(
+                at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason
+            )
+        )
+        self.cloud.terminate(attempt.region, [attempt.instance_id])
+
+    def look(self, *, force: bool = False) -> None:
+        """Ask EC2 (not more often than every `look_every_s`) which of our instances are gone, and write it down."""
+        now = self.clock.now()
+        if not force and now - self._looked_at < self.look_every_s:
+            return
+        self._looked_at = now
+        open_attempts = self.state().open_attempts()
+        if not open_attempts:
+            return
+        known = {instance.instance_id: instance for instance in self.cloud.instances(self.run)}
+        for attempt in open_attempts:
+            instance = known.get(attempt.instance_id)
+            is_young = now - attempt.started_at < 60  # EC2 is eventually consistent: it may not be listed yet
+            if (instance is not None and instance.is_gone) or (instance is None and not is_young):
+                self._write_down_end(attempt, instance)
+            elif attempt.noticed_ends_at is not None and now > attempt.noticed_ends_at + self.outlives_notice_s:
+                self.end(attempt, "outlived its interruption notice")
+
+    def adopt_lost_requests(self) -> list[Instance]:
+        """Return instances of the run that no event speaks of: we died between RunInstances and its answer."""
+        had = {attempt.instance_id for attempt in self.state().attempts}
+        return [i for i in self.cloud.instances(self.run) if i.instance_id not in had and not i.is_gone]
+
+    def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
+        """End every instance of the run and wait until EC2 says that they are gone; return the ids of those that are not."""
+        for instance in self.adopt_lost_requests():
+            self.cloud.terminate(instance.region, [instance.instance_id])
+        for attempt in self.state().open_attempts():
+            if not attempt.terminate_requested:
+                self.end(attempt, reason, even_under_notice=even_under_notice)
+        give_up_at = self.clock.now() + GONE_TIMEOUT_S
+        while True:
+            self.look(force=True)
+            left = self.state().open_attempts()
+            if not left or self.clock.now() > give_up_at:
+                return [attempt.instance_id for attempt in left]
+            for attempt in left:  # a notice that was withdrawn, or that came while we waited
+                if not attempt.terminate_requested:
+                    self.end(attempt, reason, even_under_notice=even_under_notice)
+            self.clock.sleep(self.look_every_s)
+
+    def close_doors(self, regions: set[str]) -> None:
+        """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""
+        for region in regions:
+            try:
+                self.cloud.close_door(region, self.run)
+            except CloudError:
+                continue
+
+    def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
+        ended_by, reason = who_ended(attempt, instance)
+        ended_at = self.clock.now()
+        if instance is None and attempt.noticed_ends_at is not None:
+            ended_at = min(ended_at, attempt.noticed_ends_at)
+        self._write_down_prices(attempt, ended_at)
+        self.emit(
+            InstanceEnded(
+                at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id,
+                ended_at=ended_at, ended_by=ended_by, reason=reason,
+            )
+        )  # fmt: skip
+
+    def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
+        if attempt.market != "spot":
+            return
+        pool = Pool(attempt.instance_type, attempt.zone, attempt.region)
+        try:
+            history = self.cloud.price_history(pool, attempt.started_at, ended_at)
+        except CloudError:
+            return  # the bill then takes the price at the launch, and says so
+        for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
+            price = price_at(history, attempt.started_at + 3600 * hour)
+            if price is not None:
+                self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=price))
+
+
+def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str]:
+    """Return who ended it, and EC2's words, from StateReason.Code; the bill depends on it. Pure."""
+    if instance is None:
+        if attempt.terminate_requested:
+            return "pixel-orch", "no longer listed"
+        return ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
+    words = ": ".join(filter(None, (instance.reason_code, instance.reason)))
+    if instance.reason_code.startswith("Server."):
+        return "aws", words
+    if instance.reason_code == "Client.InstanceInitiatedShutdown":
+        return "instance", words
+    return ("pixel-orch" if attempt.terminate_requested else "other"), words
+
+
+def price_at(history: list[PricePoint], at: float) -> float | None:
+    """Return the price in force at `at`, from changes in the order of time. Pure."""
+    in_force = [point.price_usd_h for point in history if point.at <= at]
+    return in_force[-1] if in_force else None

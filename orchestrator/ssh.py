@@ -1,0 +1,172 @@
+"""The only file that says Fabric: a shell on a rented machine, with time-outs that hold and a host key known beforehand.
+
+Fabric opens and authenticates the connection. Commands run on channels of its transport with our own deadline, because
+`Connection.run(timeout=...)` was seen to hang on a frozen host (SIGSTOP of sshd) for as long as one cared to wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fabric import Config, Connection
+from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy, SSHException
+from paramiko.hostkeys import HostKeyEntry
+
+from orchestrator.cloud import CommandResult
+from orchestrator.errors import UnreachableError
+
+Write = Callable[[bytes], object]
+PIECE = 1 << 16
+
+# Without a handler, paramiko's background thread prints its tracebacks to our standard error when a host goes away.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
+
+
+def make_key_pair(comment: str) -> tuple[str, str]:
+    """Return a new Ed25519 key as (private, public) in OpenSSH's form."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    ).decode()
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    return private, f"{public} {comment}"
+
+
+def known_hosts_line(address: str, port: int, public_key: str) -> str:
+    """Return the line of a `known_hosts` file for that host."""
+    name = address if port == 22 else f"[{address}]:{port}"
+    return f"{name} {' '.join(public_key.split()[:2])}"
+
+
+class SshShell:
+    """One SSH connection.
+
+    Args:
+        address: host name or address.
+        port: of its SSH server.
+        user: the login user.
+        key_path: our private key.
+        host_key: the public key that the host must show; any other ends the connection before we authenticate.
+        connect_timeout_s: for each of TCP, banner and authentication.
+
+    Raises:
+        UnreachableError: from every method, if there is no answer in time.
+    """
+
+    def __init__(
+        self, *, address: str, port: int, user: str, key_path: Path, host_key: str, connect_timeout_s: float = 10.0
+    ) -> None:
+        self.where = f"{user}@{address}:{port}"
+        self._host_line = known_hosts_line(address, port, host_key)
+        self._connection = Connection(
+            host=address,
+            user=user,
+            port=port,
+            config=Config(overrides={"load_ssh_configs": False}),  # ~/.ssh/config must not redirect us
+            connect_kwargs={
+                "key_filename": str(key_path),
+                "allow_agent": False,
+                "look_for_keys": False,
+                "timeout": connect_timeout_s,
+                "banner_timeout": connect_timeout_s,
+                "auth_timeout": connect_timeout_s,
+                "channel_timeout": connect_timeout_s,
+            },
+        )
+
+    def open(self) -> None:
+        """Connect and authenticate, unless that has been done."""
+        if self._connection.is_connected:
+            return
+        client = self._connection.client
+        client.set_missing_host_key_policy(RejectPolicy())  # Fabric's own choice is to accept any
+        entry = HostKeyEntry.from_line(self._host_line)
+        if entry is None or entry.key is None or not entry.hostnames:
+            raise UnreachableError(f"{self.where}: the host key on record cannot be read")
+        client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
+        try:
+            self._connection.open()
+        except BadHostKeyException:
+            raise UnreachableError(f"{self.where}: shows another host key than the one we gave it; not connecting") from None
+        except AuthenticationException:
+            raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
+        except (SSHException, OSError, EOFError) as error:
+            raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
+        self._transport.set_keepalive(15)
+
+    @property
+    def _transport(self) -> Any:
+        return self._connection.transport
+
+    def run(
+        self, command: str, *, timeout_s: float, feed: Callable[[Write], None] | None = None, sink: Write | None = None
+    ) -> CommandResult:
+        """Run a shell command (already quoted) and return what it came to.
+
+        Args:
+            command: for the login user's shell.
+            timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two pieces.
+            feed: is given a function that writes to the command's standard input.
+            sink: gets standard output piece by piece instead of `CommandResult.stdout`.
+        """
+        self.open()
+        try:
+            channel = self._transport.open_session(timeout=timeout_s)
+            try:
+                channel.settimeout(timeout_s)
+                channel.exec_command(command)
+                if feed is not None:
+                    feed(channel.sendall)
+                channel.shutdown_write()
+                return self._collect(channel, command, timeout_s, sink, moving=feed is not None or sink is not None)
+            finally:
+                channel.close()
+        except (SSHException, OSError, EOFError) as error:
+            self.close()
+            raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
+
+    def _collect(
+        self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool
+    ) -> CommandResult:
+        output: list[bytes] = []
+        errors: list[bytes] = []
+        take = sink or output.append
+        deadline = time.monotonic() + timeout_s
+        while True:
+            finished = channel.exit_status_ready() or channel.closed
+            got = False
+            while channel.recv_ready():
+                take(channel.recv(PIECE))
+                got = True
+            while channel.recv_stderr_ready():
+                errors.append(channel.recv_stderr(PIECE))
+                got = True
+            if finished and (channel.eof_received or channel.closed) and not got:
+                break
+            if got and moving:
+                deadline = time.monotonic() + timeout_s
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise socket.timeout(f"no answer within {timeout_s:.0f} s")
+            if not got:
+                select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, 1.0))
+        status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+        if status == -1 and not channel.exit_status_ready():
+            raise EOFError("the connection was cut")
+        return CommandResult(command, status, b"".join(output), b"".join(errors))
+
+    def close(self) -> None:
+        """Hang up, also on a host that does not answer any more."""
+        try:
+            self._connection.close()
+        except (SSHException, OSError, EOFError):
+            pass

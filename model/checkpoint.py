@@ -1,4 +1,4 @@
-"""Checkpoints that prove themselves: everything needed to go on as if nothing had happened, and a digest over all of it.
+"""Checkpoints that prove themselves: all that is needed to go on as if nothing had happened, and a digest over it.
 
 A file holds tensors and plain values only, so `torch.load(weights_only=True)` reads it and no code in it is ever run.
 """
@@ -108,7 +108,7 @@ def load(path: Path) -> Checkpoint:
         whole = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
     except TypeError:  # damage made a value of a type that no checkpoint has
         whole = False
-    if not whole:
+    if not whole or not isinstance(payload, dict):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest; use an earlier one")
     return Checkpoint(**payload)
 
@@ -175,7 +175,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def digest(value: object) -> str:
-    """Hash a tree of dicts, lists, tensors and plain values, each with its type, so that no two trees hash the same text.
+    """Hash a tree of dicts, lists, tensors and plain values, each with its type and size: no two trees feed the same.
 
     Raises:
         TypeError: something else is in it.
@@ -189,7 +189,7 @@ def _feed(update: Any, value: object) -> None:
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
         update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
-        update(memoryview(flat.view(torch.uint8).numpy()))
+        update(flat.view(torch.uint8).numpy().tobytes())
     elif isinstance(value, dict):
         update(f"dict {len(value)}\n".encode())
         for key in sorted(value, key=lambda key: (type(key).__name__, key)):

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what the trainer says to whoever watches it, one JSON object a line; and the same for a person on stdout."""
+"""`metrics.jsonl`: what the trainer says to whoever watches it, one JSON object a line."""
 
 from __future__ import annotations
 

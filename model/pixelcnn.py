@@ -13,8 +13,8 @@ from model.layers import MaskedConv2d, ResidualBlock
 class PixelCNN(nn.Module):
     """A distribution over images: p(x) is the product of p(x_i | x_<i), pixels in raster order, R then G then B.
 
-    7x7 convolution with mask A, `layers` residual blocks, then twice ReLU and a 1x1 convolution with mask B, the second of
-    which gives the logits of the softmax over the K levels.
+    7x7 convolution with mask A, `layers` residual blocks, then twice ReLU and a 1x1 convolution with mask B, the second
+    of which gives the logits of the softmax over the K levels.
 
     NOTE: the paper's layer-to-output connections are left out (in its ablation they are worth 0.01 bits/dim beside the
     residual ones).

@@ -1,0 +1,46 @@
+"""How good a checkpoint is: nats and bits/dim on a split of its data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model.build import device_name, pick_device
+from model.checkpoint import load as load_checkpoint
+from model.data import load as load_data
+from model.data.dataset import Split
+from model.likelihood import evaluate
+from model.state import network_of
+
+
+def report(path: Path, *, split: Split, style: str, device: str) -> str:
+    """Score a checkpoint and write the result out.
+
+    Args:
+        path: the checkpoint.
+        split: which images.
+        style: "table" for a person, "json" for a program.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        SetupError: the checkpoint, the data or the device is not to be had.
+    """
+    saved = load_checkpoint(path)
+    config = saved.train_config
+    where = pick_device(device)
+    net = network_of(saved, where)
+    images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
+    score = evaluate(net, images)
+    facts = {"checkpoint": str(path), "step": saved.step, "model": config.model, "dataset": config.dataset}
+    if style == "json":
+        return json.dumps({**facts, "split": split, **asdict(score), "device": device_name(where)})
+    rows = {
+        **facts,
+        "split": f"{split}, {score.images:,} images",
+        "nats/image": f"{score.nats:.2f} +- {score.nats_se:.2f}",
+        "bits/dim": f"{score.bits_per_dim:.4f} +- {score.bits_per_dim_se:.4f}",
+    }
+    return "\n".join(f"{name:<11} {value}" for name, value in rows.items()) + "\n(+- is one standard error of the mean)"

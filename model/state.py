@@ -1,0 +1,176 @@
+"""A training between two steps: network, optimizer, place in the data; and its way into a checkpoint and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.build import NETWORK_FIELDS, build
+from model.checkpoint import Checkpoint
+from model.config import TrainConfig
+from model.data import Dataset, batch_indices
+from model.errors import CheckpointError, TrainingError
+from model.likelihood import nats_per_image
+
+
+class Training:
+    """What changes with each step. Two in the same state go on identically, bit for bit, on the same machine."""
+
+    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.net = build(config).to(device)
+        self.optimizer = _optimizer(config, self.net)
+        self.images = torch.from_numpy(data.train).to(device)  # (N, C, H, W) uint8: the whole set, it is small
+        self.step = 0
+        self.position = 0  # training images seen, over all epochs
+        self.valid: tuple[int, float] | None = None  # (step, nats) of the latest validation
+        self.best: tuple[int, float] | None = None  # of the lowest
+        self._window_sum = torch.zeros((), dtype=torch.float64, device=device)  # nats of the steps since the last log
+        self._window_steps = 0
+        self._norms = torch.zeros((), device=device)  # not finite as soon as one gradient since the last check was not
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far."""
+        return self.position / len(self.images)
+
+    def advance(self) -> None:
+        """Do one step. On a GPU this only queues it: nothing here waits for a result."""
+        config = self.config
+        picked = batch_indices(config.seed, self.position, config.batch_size, len(self.images))
+        levels = self.images[torch.from_numpy(picked).to(self.device)]  # (B, C, H, W)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        nats = nats_per_image(self.net, levels).mean()
+        self.optimizer.zero_grad()
+        (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.grad_clip or math.inf)
+        self.optimizer.step()
+        self.step += 1
+        self.position += config.batch_size
+        self._window_sum += nats.detach().double()
+        self._window_steps += 1
+        self._norms += norm.detach()
+
+    def mean_nats(self) -> float:
+        """Mean nats per image over the steps since the last multiple of `log_every`. A GPU is waited for here.
+
+        Raises:
+            TrainingError: a loss or a gradient since then was not finite.
+        """
+        self.check()
+        return self._window_sum.item() / max(1, self._window_steps)
+
+    def close_window(self) -> None:
+        """Begin a new mean."""
+        self._window_sum.zero_()
+        self._window_steps = 0
+
+    def check(self) -> None:
+        """Make sure that all steps so far were sound, so that what is kept or shown is.
+
+        Raises:
+            TrainingError: a loss or a gradient was not finite.
+        """
+        loss, norms = self._window_sum.item(), self._norms.item()
+        self._norms.zero_()
+        if not math.isfinite(loss) or not math.isfinite(norms):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise TrainingError(
+                f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'} by step {self.step}; "
+                f"nothing of it was saved: lower learning_rate (now {self.config.learning_rate:g}) and run again"
+            )
+
+    def note_validation(self, nats: float) -> None:
+        """Remember a validation of this step, and whether it is the best so far."""
+        self.valid = (self.step, nats)
+        if self.best is None or nats < self.best[1]:
+            self.best = self.valid
+
+    def checkpoint(self) -> Checkpoint:
+        """Copy out everything that the next step depends on."""
+        rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state_all()
+        return Checkpoint(
+            step=self.step,
+            position=self.position,
+            config=self.config.model_dump(),
+            model=self.net.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            rng=rng,
+            progress={
+                "window_sum": self._window_sum.item(),
+                "window_steps": self._window_steps,
+                "valid": self.valid,
+                "best": self.best,
+            },
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over the state of a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another network or optimizer.
+        """
+        theirs = saved.train_config
+        for name in (*NETWORK_FIELDS, "optimizer"):
+            here, there = getattr(self.config, name), getattr(theirs, name)
+            if here != there:
+                raise CheckpointError(
+                    f"checkpoint-{saved.step}.pt is of another network: {name} is {there} there and {here} here; "
+                    f"give {name}={there}, or another folder to begin anew"
+                )
+        _load_weights(self.net, saved)
+        self.optimizer.load_state_dict(saved.optimizer)
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.config.weight_decay  # the settings of this run hold, not the checkpoint's
+        torch.set_rng_state(saved.rng["cpu"])
+        if self.device.type == "cuda" and len(saved.rng.get("cuda", ())) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(saved.rng["cuda"])
+        self.step, self.position = saved.step, saved.position
+        progress = saved.progress
+        self._window_sum.fill_(progress["window_sum"])
+        self._window_steps = progress["window_steps"]
+        self.valid, self.best = progress["valid"], progress["best"]
+
+
+def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
+    """Build the network of a checkpoint, with its weights, ready to be asked.
+
+    Raises:
+        CheckpointError: it is of a network that this version does not have.
+    """
+    net = build(saved.train_config).to(device)
+    _load_weights(net, saved)
+    return net.eval()
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Give the rate of the step after `step` steps: constant, or half a cosine from the full rate to nearly none."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+
+
+def _optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+    parameters: list[Tensor] = list(net.parameters())
+    if config.optimizer == "rmsprop":  # the paper's; it gives no constants, these are usual ones
+        return torch.optim.RMSprop(
+            parameters, lr=config.learning_rate, alpha=0.95, eps=1e-8, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _load_weights(net: nn.Module, saved: Checkpoint) -> None:
+    try:
+        net.load_state_dict(saved.model)
+    except RuntimeError:
+        raise CheckpointError(
+            f"the weights of checkpoint-{saved.step}.pt are of another version's {saved.config.get('model')}; "
+            "use the version that wrote it"
+        ) from None

@@ -1,0 +1,204 @@
+"""The training loop, in the order it happens. It can be killed at any moment and goes on from its newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from model import checkpoint as checkpoints
+from model.build import device_name, pick_device
+from model.checkpoint import Checkpoint
+from model.config import TrainConfig
+from model.data import Dataset, load
+from model.errors import SetupError, TrainingError
+from model.likelihood import bits_per_dim, evaluate
+from model.metrics import Metrics
+from model.sample import draw
+from model.state import Training
+from model.stop import StopFlag, Stopped
+
+FINISHED, STOPPED = "finished", "stopped"
+
+
+def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> int:
+    """Train until all steps are done or a stop is asked for.
+
+    Args:
+        config: the settings.
+        out: folder of `metrics.jsonl`, checkpoints and samples; training goes on from its newest whole checkpoint.
+        stop: read between steps, and during start-up, validation and sampling.
+        began_s: `time.monotonic()` when this process began.
+
+    Returns:
+        0 if all steps are done, else 143 after SIGTERM and 130 after SIGINT.
+
+    Raises:
+        SetupError: it cannot work as asked.
+        TrainingError: the loss or a gradient was not finite, or the GPU's memory did not suffice.
+        OSError: a checkpoint cannot be written.
+    """
+    _prepare_folder(out)
+    make_repeatable(config.threads)
+    device = pick_device(config.device)
+    data = load(config.dataset)
+    run = Training(config, data, device)
+    saved, refused = checkpoints.newest(out)
+    if saved is not None:
+        run.restore(saved)
+    _tell_start(run, saved, refused)
+    with Metrics(out, began_s=began_s) as metrics:
+        metrics.event(
+            "start",
+            device=device.type,
+            device_name=device_name(device),
+            torch=torch.__version__,
+            python=platform.python_version(),
+            resumed_from=run.step,  # 0: from the beginning
+            steps=config.steps,
+            batch_size=config.batch_size,
+            images_per_epoch=len(data.train),
+            refused=[{"name": name, "reason": reason} for name, reason in refused],
+        )
+        try:
+            reason = _loop(run, data, out, stop, metrics, spare=[name for name, _ in refused])
+        except torch.cuda.OutOfMemoryError:
+            raise TrainingError(
+                f"the GPU's memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
+                f"layers={config.layers}; lower one of them"
+            ) from None
+        metrics.event("end", step=run.step, reason=reason)
+    print(f"{reason} at step {run.step:,} of {config.steps:,}", flush=True)
+    return 0 if reason == FINISHED else stop.exit_code
+
+
+def _loop(run: Training, data: Dataset, out: Path, stop: StopFlag, metrics: Metrics, *, spare: list[str]) -> str:
+    config = run.config
+    kept_step = run.step  # what the newest checkpoint holds; there is nothing to keep at step 0
+    trained_s, trained_images, first = 0.0, 0, True
+    while True:
+        # Everything below up to the step is done once for a state, whether this process reached it or resumed in it.
+        last = run.step >= config.steps
+        validated = (last or run.step % config.validate_every == 0) and _validate(run, data, stop, metrics)
+        asked = bool(stop)  # read once: a stop that comes later than this is for the next round, which keeps its step
+        due = last or asked or run.step % config.checkpoint_every == 0
+        if validated or (due and run.step != kept_step):
+            _keep(run, out, spare)
+            kept_step = run.step
+        if asked:
+            return STOPPED
+        if last:
+            break
+
+        began_s = time.monotonic()
+        run.advance()
+        trained_images += config.batch_size
+        if first or run.step % config.log_every == 0:
+            nats = run.mean_nats()  # waits for a GPU
+            trained_s += time.monotonic() - began_s
+            _tell_step(run, nats, trained_images / trained_s, metrics)
+            trained_s, trained_images, first = 0.0, 0, False
+        else:
+            trained_s += time.monotonic() - began_s
+        if run.step % config.log_every == 0:
+            run.close_window()
+    return FINISHED if _sample(run, out, stop) else STOPPED
+
+
+def _validate(run: Training, data: Dataset, stop: StopFlag, metrics: Metrics) -> bool:
+    """Validate this step, unless it has been; True if it was done now."""
+    if run.step == 0 or (run.valid is not None and run.valid[0] == run.step):
+        return False
+    run.check()
+    try:
+        score = evaluate(run.net, torch.from_numpy(data.valid).to(run.device), before_batch=stop.check)
+    except Stopped:
+        return False
+    run.note_validation(score.nats)
+    metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
+    print(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}", flush=True)
+    return True
+
+
+def _keep(run: Training, out: Path, spare: list[str]) -> None:
+    """Write the checkpoint of this step, then delete those that it makes superfluous."""
+    run.check()
+    checkpoints.save(out, run.checkpoint())
+    if run.best is not None:
+        step, nats = run.best
+        best = {"step": step, "nats": nats, "bits_per_dim": bits_per_dim(nats, run.config.data.dims)}
+        checkpoints.write_json(out / "best.json", best)
+    others = [name for name in spare if name != checkpoints.path_of(out, run.step).name]
+    best_step = run.best[0] if run.best else None
+    checkpoints.prune(out, step=run.step, keep=run.config.keep_checkpoints, best=best_step, spare=others)
+
+
+def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
+    """Draw the images of the end, unless they are there; False if a stop came first."""
+    config, path = run.config, out / f"samples-{run.step}.png"
+    if config.samples == 0 or path.exists():
+        return True
+    from model.picture import write_grid
+
+    try:
+        levels = draw(
+            run.net,
+            config.data,
+            count=config.samples,
+            seed=config.seed,
+            temperature=config.samples_temperature,
+            device=run.device,
+            before_value=stop.check,
+        )
+    except Stopped:
+        return False
+    write_grid(path, levels.numpy(), K=config.data.levels)
+    return True
+
+
+def make_repeatable(threads: int) -> None:
+    """Make torch give the same bits each time on the same machine. The number of threads is part of that."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _prepare_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_leftovers(out)
+        with (out / "metrics.jsonl").open("a"):
+            pass
+    except OSError as error:
+        raise SetupError(f"cannot write to {out}: {error.strerror or error}; give another folder with --out") from None
+
+
+def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
+    for _, reason in refused:
+        print(f"refused: {reason}", file=sys.stderr)
+    if saved is None:
+        print(f"starts at step 0 of {run.config.steps:,}", flush=True)
+        return
+    theirs = saved.train_config
+    other = [
+        f"{name} {getattr(theirs, name)} -> {getattr(run.config, name)}"
+        for name in TrainConfig.model_fields
+        if getattr(theirs, name) != getattr(run.config, name)
+    ]
+    if other:
+        print(f"checkpoint-{saved.step}.pt had other settings: {', '.join(other)}", file=sys.stderr)
+    print(f"goes on from checkpoint-{saved.step}.pt at step {run.step:,} of {run.config.steps:,}", flush=True)
+
+
+def _tell_step(run: Training, nats: float, images_per_s: float, metrics: Metrics) -> None:
+    bits = bits_per_dim(nats, run.config.data.dims)
+    metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)
+    print(
+        f"step {run.step}/{run.config.steps}  nats {nats:.2f}  bits/dim {bits:.3f}  {images_per_s:,.0f} images/s",
+        flush=True,
+    )

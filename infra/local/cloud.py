@@ -1,0 +1,337 @@
+"""The running embedded cloud: which instances there are, and how they begin, are interrupted, and end.
+
+API calls come in threads, hosts live in the event loop. `lock` guards moto's records, which are not thread-safe; a host is
+touched in the loop's thread only.
+"""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.local import ec2, market
+from infra.local.ec2 import Ec2Instance
+from infra.local.faults import FaultList
+from infra.local.host import EmbeddedHost, HostFacts
+from infra.local.processes import Children
+from infra.local.wire import ApiError
+
+SSH_PORT_TAG = "pixel-orch-local:ssh-port"
+ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
+log = logging.getLogger("pixel-orch.local")
+T = TypeVar("T")
+
+
+@dataclass
+class Settings:
+    """What can be told otherwise at the start."""
+
+    notice_s: float = 10.0
+    """From the interruption notice to the end; 120 on EC2."""
+    boot_s: float = 0.3
+    """From the launch to running."""
+    hidden_describes: int = 1
+    """How many describe calls by id do not find a new instance yet."""
+    idle_s: float = 3600.0
+    """The cloud ends by itself after so long without an instance and without a request."""
+
+
+class Refused(Exception):
+    """A control request that cannot be done; the text says why."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an instance ends: EC2's StateReason and StateTransitionReason."""
+
+    code: str
+    message: str
+    transition: str
+
+    @classmethod
+    def by(cls, code: str, what: str, who: str) -> "Ending":
+        """EC2's wording: the code is repeated in the message, the transition has the time."""
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S GMT")
+        return cls(code, f"{code}: {what}", f"{who} ({now})" if who else "")
+
+
+def ended_by_user() -> Ending:
+    """TerminateInstances or StopInstances was called."""
+    return Ending.by("Client.UserInitiatedShutdown", "User initiated shutdown", "User initiated")
+
+
+def ended_by_itself() -> Ending:
+    """`shutdown` on the instance."""
+    return Ending.by("Client.InstanceInitiatedShutdown", "Instance initiated shutdown", "")
+
+
+def ended_by_interruption() -> Ending:
+    """A spot interruption by EC2."""
+    return Ending.by("Server.SpotInstanceTermination", "Spot instance termination", "Service initiated")
+
+
+class Cloud:
+    """All instances, by id, with their hosts."""
+
+    def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.cloud_id = secrets.token_hex(8)
+        self.faults = FaultList()
+        self.capacity: dict[tuple[str, str], int] = {}
+        self.lock = threading.RLock()
+        self.api_url = ""
+        self.last_request = time.monotonic()
+        self.stopping = False
+        self._state = state
+        self._loop = loop
+        self._children = Children(loop)
+        self._hosts: dict[str, EmbeddedHost] = {}
+        self._hidden: dict[str, int] = {}
+        self._planned_power: dict[str, asyncio.TimerHandle] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        Ec2Instance.on_stop = self._on_stop
+        Ec2Instance.on_start = self._on_start
+        Ec2Instance.on_reboot = self._on_reboot
+
+    # --- launching ---------------------------------------------------------------------------------------------------
+
+    def add(self, record: Ec2Instance) -> None:
+        """Give a new record its host and let it boot; call with the lock held, from an API thread."""
+        facts = self._facts(record)
+        folder = self._state / "instances" / record.id
+        host = EmbeddedHost(facts, folder=folder, cloud_id=self.cloud_id, api_url=self.api_url, children=self._children)
+        self._hosts[record.id] = host
+        self._hidden[record.id] = self.settings.hidden_describes
+        record.add_tag(SSH_PORT_TAG, str(host.ssh_port))
+        self.in_loop(lambda: self._spawn(self._boot(record, host)))
+        log.info("%s launched: %s %s %s", record.id, facts.instance_type, facts.zone, facts.lifecycle)
+
+    def _facts(self, record: Ec2Instance) -> HostFacts:
+        backend = ec2.backend(record.region_name)
+        pair = backend.keypairs.get(record.key_name) if record.key_name else None
+        user_data = str(record.user_data) if record.user_data else ""
+        return HostFacts(
+            instance_id=record.id,
+            region=record.region_name,
+            zone=str(record.availability_zone),
+            instance_type=record.instance_type,
+            image_id=record.image_id,
+            lifecycle="spot" if record.is_spot else "on-demand",
+            account_id=ec2.ACCOUNT_ID,
+            private_ip=str(record.private_ip),
+            launched=record.launch_time.replace(tzinfo=timezone.utc),
+            user_data=base64.b64decode(user_data) if user_data else b"",
+            authorized_keys=(_public_line(pair),) if pair is not None else (),
+        )
+
+    async def _boot(self, record: Ec2Instance, host: EmbeddedHost) -> None:
+        began = time.monotonic()
+        try:
+            await host.boot()
+        except Exception:
+            log.exception("%s did not boot", record.id)
+            self.end(record, Ending.by("Server.InternalError", "Internal error on launch", ""))
+            return
+        await asyncio.sleep(max(0.0, began + self.settings.boot_s - time.monotonic()))
+        if record.state == "pending":
+            record.set_public_ip("127.0.0.1")
+            record.set_state("running", 16)
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def end(self, record: Ec2Instance, ending: Ending, *, state: str = "terminated") -> None:
+        """Begin to end an instance, from any thread: shutting-down at once, `state` when nothing of it is left."""
+        if record.state in ("terminated", "shutting-down"):
+            return
+        record.set_reasons(ending.code, ending.message, ending.transition)
+        record.set_state(*(("shutting-down", 32) if state == "terminated" else ("stopping", 64)))
+        log.info("%s ends: %s", record.id, ending.code)
+        self.in_loop(lambda: self._spawn(self._finish(record, state)))
+
+    async def _finish(self, record: Ec2Instance, state: str) -> None:
+        host = self._hosts.pop(record.id, None)
+        if host is not None:
+            survivors = await host.end()
+            if survivors:
+                log.error("%s: processes %s survived SIGKILL", record.id, survivors)
+        with contextlib.suppress(KeyError):
+            self._planned_power.pop(record.id).cancel()
+        await asyncio.to_thread(self._release, record, state)
+
+    def _release(self, record: Ec2Instance, state: str) -> None:
+        with self.lock:
+            if state == "terminated":
+                record.release()
+            record.set_public_ip(None)
+            record.set_state(state, 48 if state == "terminated" else 80)
+        if state == "terminated":
+            shutil.rmtree(self._state / "instances" / record.id / "home", ignore_errors=True)
+
+    def _on_stop(self, record: Ec2Instance) -> None:
+        ending = ended_by_user()
+        record.set_state("running", 16)  # moto has set stopped; `end` goes there by way of stopping
+        self.end(record, ending, state="stopped")
+
+    def _on_start(self, record: Ec2Instance) -> None:
+        self.add(record)
+
+    def _on_reboot(self, record: Ec2Instance) -> None:
+        host = self._hosts.get(record.id)
+        if host is not None:
+            self.in_loop(lambda: (host.cut(None), self._spawn(host.kill_processes())))
+
+    # --- what EC2 does to an instance --------------------------------------------------------------------------------
+
+    def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
+        """A spot interruption. Raises Refused if there is no such running spot instance."""
+        record, host = self._running(instance_id)
+        if not record.is_spot:
+            raise Refused(f"{instance_id} is on-demand: EC2 interrupts spot instances only")
+        delay_s = (self.settings.notice_s if notice_s is None else notice_s) if notice else 0.0
+        log.info("%s interrupted, notice %s s", instance_id, delay_s if notice else "none")
+        if notice:
+            self.in_loop(lambda: host.give_notice(delay_s))
+        if not terminate:
+            return
+        if delay_s <= 0:
+            self.end(record, ended_by_interruption())
+        else:
+            self.in_loop(lambda: self._loop.call_later(delay_s, self.end, record, ended_by_interruption()))
+
+    def rebalance(self, instance_id: str) -> None:
+        """The rebalance recommendation appears. Raises Refused if the instance is not running."""
+        _, host = self._running(instance_id)
+        self.in_loop(host.recommend_rebalance)
+
+    def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
+        """The host stops answering, or answers again. Raises Refused if the instance is not running."""
+        _, host = self._running(instance_id)
+        self.in_loop(host.thaw if thaw else host.freeze)
+
+    def cut(self, instance_id: str, after_bytes: int | None) -> None:
+        """SSH connections are reset. Raises Refused if the instance is not running."""
+        _, host = self._running(instance_id)
+        self.in_loop(lambda: host.cut(after_bytes))
+
+    def power(self, instance_id: str, secret: str, action: str, delay_s: float) -> None:
+        """What the instance's own `shutdown` asks for. Raises Refused with a wrong secret."""
+        host = self._hosts.get(instance_id)
+        if host is None or not secrets.compare_digest(host.power_secret, secret):
+            raise Refused("no such instance")
+        record = self.record(instance_id)
+        self.in_loop(lambda: self._plan_power(record, action, delay_s))
+
+    def _plan_power(self, record: Ec2Instance, action: str, delay_s: float) -> None:
+        if (planned := self._planned_power.pop(record.id, None)) is not None:
+            planned.cancel()
+        if action == "reboot":
+            self._planned_power[record.id] = self._loop.call_later(delay_s, self._on_reboot, record)
+        elif action == "shutdown":
+            self._planned_power[record.id] = self._loop.call_later(delay_s, self._shut_down, record)
+
+    def _shut_down(self, record: Ec2Instance) -> None:
+        stops = record.instance_initiated_shutdown_behavior == "stop" and not record.is_spot
+        self.end(record, ended_by_itself(), state="stopped" if stops else "terminated")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def record(self, instance_id: str) -> Ec2Instance:
+        """The record of an instance. Raises Refused if there is none."""
+        found = ec2.find_instance(instance_id)
+        if found is None:
+            raise Refused(f"the embedded cloud has no instance {instance_id}")
+        return found
+
+    def _running(self, instance_id: str) -> tuple[Ec2Instance, EmbeddedHost]:
+        record = self.record(instance_id)
+        host = self._hosts.get(instance_id)
+        if host is None:
+            raise Refused(f"{instance_id} is {record.state}")
+        return record, host
+
+    def records(self) -> list[Ec2Instance]:
+        """All instances that ever were, in the order of their launch."""
+        with self.lock:
+            return [record for region in market.regions() for record in ec2.backend(region).all_instances()]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For tests: each instance's id, state, zone, type, lifecycle, ssh_port, home and the pids of its processes."""
+        found = []
+        for record in self.records():
+            host = self._hosts.get(record.id)
+            found.append(
+                {
+                    "id": record.id,
+                    "state": record.state,
+                    "zone": record.availability_zone,
+                    "type": record.instance_type,
+                    "market": "spot" if record.is_spot else "on-demand",
+                    "reason": record.state_reason.code or None,
+                    "ssh_port": host.ssh_port if host else None,
+                    "frozen": host.frozen if host else False,
+                    "folder": str(self._state / "instances" / record.id),
+                    "pids": host.pids() if host else [],
+                }
+            )
+        return found
+
+    def hide(self, instance_ids: list[str]) -> None:
+        """Count a describe call by id. Raises the NotFound that EC2 gives while an instance is not yet visible."""
+        for instance_id in instance_ids:
+            if self._hidden.get(instance_id, 0) > 0:
+                self._hidden[instance_id] -= 1
+                raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+
+    def is_idle(self) -> bool:
+        """Whether no instance is on its way, running or ending."""
+        return not any(record.state in ACTIVE_STATES for record in self.records())
+
+    def used(self, instance_type: str, zone: str) -> int:
+        """How many instances a capacity pool holds now."""
+        return sum(
+            record.state in ACTIVE_STATES
+            for record in self.records()
+            if (record.instance_type, record.availability_zone) == (instance_type, zone)
+        )
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def in_loop(self, action: Callable[[], object]) -> None:
+        """Do something in the event loop's thread, and wait for it there unless this is that thread."""
+        if threading.current_thread() is threading.main_thread():
+            action()
+            return
+        done = threading.Event()
+
+        def act() -> None:
+            try:
+                action()
+            finally:
+                done.set()
+
+        self._loop.call_soon_threadsafe(act)
+        done.wait(30)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def end_all(self) -> None:
+        """End every instance at once, for the end of the process."""
+        hosts, self._hosts = list(self._hosts.values()), {}
+        await asyncio.gather(*(host.end() for host in hosts))
+
+
+def _public_line(pair: Any) -> str:
+    material = pair.material_public
+    return material.decode() if isinstance(material, bytes) else str(material)

@@ -1,0 +1,99 @@
+"""What is beside AWS's API, under /_pixel-orch/: the controls of tests and of `--interrupt-after`, and the instances' power
+switch. A control needs the access key id in `X-Pixel-Orch-Key`, a power switch its instance's own secret in the path."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from infra.local.cloud import Cloud, Refused
+from infra.local.faults import parse_faults
+from infra.local.wire import Reply, json_reply
+
+CONTROL_PREFIX = "/_pixel-orch/"
+_POWER = re.compile(re.escape(CONTROL_PREFIX) + r"instances/(i-[0-9a-f]+)/([\w-]+)/power")
+
+
+class ControlRoutes:
+    """POST /_pixel-orch/<verb> with a JSON object; answers a JSON object, with `error` and status 4xx if refused."""
+
+    def __init__(self, cloud: Cloud, access_key_id: str, shut_down: Callable[[], None]) -> None:
+        self._cloud = cloud
+        self._access_key_id = access_key_id
+        self._shut_down = shut_down
+        self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
+            "health": lambda _: {"cloud_id": cloud.cloud_id},
+            "instances": lambda _: {"instances": cloud.describe()},
+            "interrupt": self._interrupt,
+            "rebalance": lambda body: cloud.rebalance(body["instance_id"]),
+            "freeze": lambda body: cloud.freeze(body["instance_id"]),
+            "thaw": lambda body: cloud.freeze(body["instance_id"], thaw=True),
+            "cut": lambda body: cloud.cut(body["instance_id"], body.get("after_bytes")),
+            "add-faults": self._add_faults,
+            "clear-faults": lambda _: cloud.faults.clear(),
+            "capacity": self._set_capacity,
+            "settings": self._change_settings,
+            "stop": lambda _: self._stop(),
+            "stop-if-idle": self._stop_if_idle,
+        }
+
+    def reply(self, path: str, body: bytes, key: str) -> Reply:
+        """Answer one request."""
+        try:
+            content = json.loads(body or b"{}")
+            if (power := _POWER.fullmatch(path)) is not None:
+                self._cloud.power(power[1], power[2], str(content["action"]), float(content["delay_s"]))
+                return json_reply({})
+            if not secrets.compare_digest(key.encode(), self._access_key_id.encode()):
+                return json_reply({"error": "AuthFailure: the key of this embedded cloud is in its endpoint.json"}, 403)
+            verb = path.removeprefix(CONTROL_PREFIX)
+            if verb not in self._verbs:
+                return json_reply({"error": f"no such control: {verb}"}, 404)
+            if verb not in ("health", "stop-if-idle"):
+                self._cloud.last_request = time.monotonic()
+            return json_reply(self._verbs[verb](content) or {})
+        except Refused as refusal:
+            return json_reply({"error": str(refusal)}, 400)
+        except (KeyError, TypeError, ValueError) as error:
+            return json_reply({"error": f"bad control request: {error}"}, 400)
+
+    def _interrupt(self, body: dict[str, Any]) -> None:
+        notice_s = body.get("notice_s")
+        self._cloud.interrupt(
+            body["instance_id"],
+            notice=bool(body.get("notice", True)),
+            notice_s=None if notice_s is None else float(notice_s),
+            terminate=bool(body.get("terminate", True)),
+        )
+
+    def _add_faults(self, body: dict[str, Any]) -> None:
+        for fault in parse_faults(body["faults"]):
+            self._cloud.faults.add(fault)
+
+    def _set_capacity(self, body: dict[str, Any]) -> None:
+        pool = (str(body["type"]), str(body["zone"]))
+        if body.get("count") is None:
+            self._cloud.capacity.pop(pool, None)
+        else:
+            self._cloud.capacity[pool] = int(body["count"])
+
+    def _change_settings(self, body: dict[str, Any]) -> None:
+        for name, value in body.items():
+            kind = type(getattr(self._cloud.settings, name, None))
+            if kind not in (int, float):
+                raise Refused(f"no such setting: {name}")
+            setattr(self._cloud.settings, name, kind(value))
+
+    def _stop(self) -> None:
+        self._cloud.stopping = True
+        self._shut_down()
+
+    def _stop_if_idle(self, _: dict[str, Any]) -> dict[str, bool]:
+        with self._cloud.lock:  # no launch may slip in between the look and the decision
+            idle = self._cloud.is_idle()
+            self._cloud.stopping = self._cloud.stopping or idle
+        if idle:
+            self._shut_down()
+        return {"stopping": idle}

@@ -1,0 +1,202 @@
+"""The WSGI overlay: every request to the embedded cloud comes through here, and moto answers what is left over.
+
+    request -> is it ours? -> control route | fault | an operation of our own | moto
+
+Nothing is answered without the access key id of this start: otherwise any local user could launch an instance with a key of
+their own, and have a shell as us.
+"""
+
+import io
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from infra.local import ec2, images, market, prices
+from infra.local.cloud import Cloud, ended_by_user
+from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
+from infra.local.faults import Call
+from infra.local.launch import Launcher
+from infra.local.wire import (
+    STATUS_LINES,
+    ApiError,
+    Form,
+    Reply,
+    Xml,
+    ec2_error,
+    json_error,
+    query_error,
+    xml_reply,
+)
+
+log = logging.getLogger("pixel-orch.local")
+_CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
+_MAX_BODY = 4 * 1024 * 1024
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class Overlay:
+    """A WSGI application."""
+
+    def __init__(self, cloud: Cloud, access_key_id: str, control: ControlRoutes) -> None:
+        self._cloud = cloud
+        self._access_key_id = access_key_id
+        self._control = control
+        self._launcher = Launcher(cloud)
+        self._moto = ec2.application()
+        self._ssm_regions: set[str] = set()
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        try:
+            reply = self._reply(environ)
+        except Exception:
+            log.exception("an error of the embedded cloud's own")
+            reply = ec2_error(ApiError("InternalError", "An internal error has occurred", 500))
+        headers = [("Content-Type", reply.content_type), ("Content-Length", str(len(reply.body)))]
+        start_response(STATUS_LINES.get(reply.status, f"{reply.status} Status"), headers)
+        return [reply.body]
+
+    def _reply(self, environ: dict[str, Any]) -> Reply:
+        path = environ.get("PATH_INFO", "/")
+        body = environ["wsgi.input"].read(min(int(environ.get("CONTENT_LENGTH") or 0), _MAX_BODY))
+        if path.startswith(CONTROL_PREFIX):
+            return self._control.reply(path, body, environ.get("HTTP_X_PIXEL_ORCH_KEY", ""))
+        self._cloud.last_request = time.monotonic()
+        found = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+        service = found[3] if found else "ec2"
+        if found is None or not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
+            return _stranger(service)
+        region = found[2]
+        as_error = {"ec2": ec2_error, "ssm": json_error}.get(service, query_error)
+        if region not in market.regions():
+            known = ", ".join(market.regions())
+            return as_error(
+                ApiError("InvalidParameterValue", f"The embedded cloud has no region '{region}'; it has {known}.")
+            )
+        try:
+            with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
+                if service == "ec2":
+                    return self._ec2(region, Form.parse(body), environ)
+                if service == "ssm":
+                    self._know_images(region)
+                return self._pass_on(environ, body)
+        except ApiError as error:
+            return as_error(error)
+
+    def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
+        operation = form.get("Action") or ""
+
+        def moto(changed: Form) -> Reply:
+            return self._pass_on(environ, changed.encode())
+
+        ec2.backend(region)
+        if operation == "RunInstances":
+            return self._launcher.run_instances(region, form, moto)
+        self._cloud.faults.strike(Call(operation))
+        if operation == "TerminateInstances":
+            return self._terminate(region, form)
+        if operation == "DescribeSpotPriceHistory":
+            return prices.describe_spot_price_history(region, form)
+        if operation in ("DescribeInstances", "DescribeInstanceStatus"):
+            self._cloud.hide(form.numbered("InstanceId"))
+        return moto(form)
+
+    def _terminate(self, region: str, form: Form) -> Reply:
+        """TerminateInstances: all or none. Ours, since moto's ends at once and imports two services more (1 s)."""
+        ids = form.numbered("InstanceId")
+        if not ids:
+            raise ApiError("InvalidParameterCombination", "No instances specified")
+        try:
+            records = ec2.backend(region).get_multi_instances_by_id(ids)
+        except ec2.ServiceException as error:
+            raise ApiError(error.code, error.message) from error
+        if form.flag("DryRun"):
+            raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+        changes: list[Xml] = []
+        for record in records:
+            if record.disable_api_termination:
+                raise ApiError(
+                    "OperationNotPermitted",
+                    f"The instance '{record.id}' may not be terminated. Modify its 'disableApiTermination' instance"
+                    " attribute and try again.",
+                )
+            before = _state(record)
+            if record.state == "stopped":
+                record.set_state("running", 16)
+            self._cloud.end(record, ended_by_user())
+            changes.append({"instanceId": record.id, "currentState": _state(record), "previousState": before})
+        return xml_reply("TerminateInstances", {"instancesSet": changes})
+
+    def _know_images(self, region: str) -> None:
+        """Put the images' parameters into moto's SSM, which lets no client write below /aws."""
+        if region in self._ssm_regions:
+            return
+        self._ssm_regions.add(region)
+        from moto.ssm.models import Parameter, ssm_backends
+
+        parameters = ssm_backends[ec2.ACCOUNT_ID][region]._parameters
+        for image in images.images(region):
+            parameters[image.parameter].append(
+                Parameter(
+                    account_id=ec2.ACCOUNT_ID,
+                    name=image.parameter,
+                    value=image.image_id,
+                    parameter_type="String",
+                    description=None,
+                    allowed_pattern=None,
+                    keyid=None,
+                    last_modified_date=image.created,
+                    version=1,
+                    data_type="aws:ec2:image",
+                )
+            )
+
+    def _pass_on(self, environ: dict[str, Any], body: bytes) -> Reply:
+        """Let moto answer."""
+        inner = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        answered: dict[str, Any] = {}
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
+            answered["status"] = int(status.split(" ", 1)[0])
+            answered["type"] = dict(headers).get("Content-Type", "text/xml")
+
+        content = b"".join(self._moto(inner, start_response))
+        return Reply(answered["status"], answered["type"], content)
+
+    def warm_up(self) -> None:
+        """Make moto load what a first request would wait for: models, the default VPC."""
+        scope = f"Credential={self._access_key_id}/20260101/{market.regions()[0]}/ec2/aws4_request, Signature=0"
+        for operation in ("DescribeInstances", "DescribeSecurityGroups"):
+            body = f"Action={operation}&Version=2016-11-15".encode()
+            environ = {
+                "REQUEST_METHOD": "POST",
+                "PATH_INFO": "/",
+                "QUERY_STRING": "",
+                "SERVER_NAME": "127.0.0.1",
+                "SERVER_PORT": "80",
+                "HTTP_HOST": "127.0.0.1",
+                "wsgi.url_scheme": "http",
+                "CONTENT_TYPE": "application/x-www-form-urlencoded",
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_AUTHORIZATION": f"AWS4-HMAC-SHA256 {scope}",
+                "wsgi.input": io.BytesIO(body),
+                "wsgi.errors": io.StringIO(),
+            }
+            self._reply(environ)
+
+
+def _state(record: Any) -> dict[str, Xml]:
+    return {"code": str(record.state_code), "name": record.state}
+
+
+def _stranger(service: str) -> Reply:
+    """What AWS answers to an access key that it does not know; the status differs from service to service."""
+    if service == "ec2":
+        return ec2_error(ApiError("AuthFailure", "AWS was not able to validate the provided access credentials", 401))
+    text = "The security token included in the request is invalid."
+    if service == "ssm":
+        return json_error(ApiError("UnrecognizedClientException", text, 400))
+    return query_error(ApiError("InvalidClientTokenId", text, 403))

@@ -1,0 +1,138 @@
+"""The process that is the embedded cloud: `python -m infra.local.server STATE_FOLDER READY_FD SETTINGS_JSON`.
+
+Started by `control.ensure`, never by hand. It detaches itself first, tells READY_FD (a pipe) when it can be used, and ends
+on SIGTERM, on request, or after a long time without any use; then no process of any instance is left and endpoint.json is
+gone.
+"""
+
+import json
+import os
+import sys
+
+
+def detach() -> None:
+    """Become a child of init; the session is our own already, so no Ctrl-C, hangup or end of the starter reaches us.
+
+    The starter only ever sees the short-lived parent, and has no zombie to collect later.
+    """
+    if os.fork() > 0:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    detach()  # before the imports below, so that the starter can go on waiting for the pipe alone
+
+import asyncio
+import logging
+import secrets
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from infra.local import market, processes
+from infra.local.cloud import Cloud, Settings
+from infra.local.control_routes import ControlRoutes
+from infra.local.endpoint import Endpoint, process_start
+from infra.local.faults import load_faults, parse_faults
+from infra.local.overlay import Overlay
+
+log = logging.getLogger("pixel-orch.local")
+_HOUSEKEEPING_S = 5.0
+
+
+class Server:
+    """Brings the parts together and runs until told to stop."""
+
+    def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._endpoint_file = state / "endpoint.json"
+        self._loop = loop
+        self._stop = asyncio.Event()
+        self._cloud = Cloud(state, settings, loop)
+        self._key = f"AKIA{secrets.token_hex(16).upper()}"
+        control = ControlRoutes(self._cloud, self._key, lambda: self._loop.call_soon_threadsafe(self._stop.set))
+        self._overlay = Overlay(self._cloud, self._key, control)
+        self._web: BaseWSGIServer = make_server("127.0.0.1", 0, self._overlay, threaded=True)
+        self._cloud.api_url = f"http://127.0.0.1:{self._web.server_port}"
+
+    def add_faults(self, path: Path) -> None:
+        """Faults from the start on. Raises ValueError for a bad file."""
+        for fault in parse_faults(load_faults(path)):
+            self._cloud.faults.add(fault)
+
+    async def run(self, ready_fd: int) -> None:
+        """Serve until told to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        threading.Thread(target=self._web.serve_forever, name="api", daemon=True).start()
+        Endpoint(
+            endpoint_url=self._cloud.api_url,
+            access_key_id=self._key,
+            secret_access_key=secrets.token_urlsafe(30),
+            cloud_id=self._cloud.cloud_id,
+            pid=os.getpid(),
+            pid_start=process_start(os.getpid()),
+            regions=market.regions(),
+        ).write(self._endpoint_file)
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
+        log.info("ready at %s", self._cloud.api_url)
+        threading.Thread(target=self._overlay.warm_up, name="warm-up", daemon=True).start()
+        housekeeping = self._loop.create_task(self._keep_house())
+        await self._stop.wait()
+        housekeeping.cancel()
+        await self._end()
+
+    async def _keep_house(self) -> None:
+        """End after a long time without use; also when the state folder has been removed from under us."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            if not self._endpoint_file.exists():
+                log.info("endpoint.json is gone: no one can find this process any more")
+                self._stop.set()
+            unused_s = time.monotonic() - self._cloud.last_request
+            if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.is_idle):
+                log.info("unused for %.0f s", unused_s)
+                self._stop.set()
+
+    async def _end(self) -> None:
+        """Nothing is left behind: instances first, then what leads here."""
+        self._cloud.stopping = True
+        await self._cloud.end_all()
+        survivors = await asyncio.to_thread(processes.kill_all, f"{self._cloud.cloud_id}/")
+        if survivors:
+            log.error("processes %s survived SIGKILL", survivors)
+        self._endpoint_file.unlink(missing_ok=True)
+        log.info("ended")
+
+
+def main(argv: list[str]) -> None:
+    """Run the server; see the module's text for the arguments."""
+    state, ready_fd, options = Path(argv[0]), int(argv[1]), json.loads(argv[2])
+    os.umask(0o077)
+    os.set_inheritable(ready_fd, False)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    processes.become_subreaper()
+    faults: Any = options.pop("faults", None)
+
+    async def serve() -> None:
+        server = Server(state, Settings(**options), asyncio.get_running_loop())
+        if faults is not None:
+            server.add_faults(Path(faults))
+        await server.run(ready_fd)
+
+    try:
+        asyncio.run(serve())
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    logging.shutdown()
+    os._exit(0)  # taking moto apart object by object would cost half a second, and API threads need no goodbye
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

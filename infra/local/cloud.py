@@ -1,7 +1,7 @@
 """The running embedded cloud: which instances there are, and how they begin, are interrupted, and end.
 
-API calls come in threads, hosts live in the event loop. `lock` guards moto's records, which are not thread-safe; a host is
-touched in the loop's thread only.
+API calls come in threads, hosts live in the event loop. `lock` guards moto's records, which are not thread-safe; a host
+is touched in the loop's thread only.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Settings:
     """The cloud ends by itself after so long without an instance and without a request."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A control request that cannot be done; the text says why."""
 
 
@@ -187,15 +187,15 @@ class Cloud:
     def _on_reboot(self, record: Ec2Instance) -> None:
         host = self._hosts.get(record.id)
         if host is not None:
-            self.in_loop(lambda: (host.cut(None), self._spawn(host.kill_processes())))
+            self.in_loop(lambda: self._spawn(host.reboot()))
 
     # --- what EC2 does to an instance --------------------------------------------------------------------------------
 
     def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
-        """A spot interruption. Raises Refused if there is no such running spot instance."""
+        """A spot interruption. Raises RefusedError if there is no such running spot instance."""
         record, host = self._running(instance_id)
         if not record.is_spot:
-            raise Refused(f"{instance_id} is on-demand: EC2 interrupts spot instances only")
+            raise RefusedError(f"{instance_id} is on-demand: EC2 interrupts spot instances only")
         delay_s = (self.settings.notice_s if notice_s is None else notice_s) if notice else 0.0
         log.info("%s interrupted, notice %s s", instance_id, delay_s if notice else "none")
         if notice:
@@ -208,25 +208,25 @@ class Cloud:
             self.in_loop(lambda: self._loop.call_later(delay_s, self.end, record, ended_by_interruption()))
 
     def rebalance(self, instance_id: str) -> None:
-        """The rebalance recommendation appears. Raises Refused if the instance is not running."""
+        """The rebalance recommendation appears. Raises RefusedError if the instance is not running."""
         _, host = self._running(instance_id)
         self.in_loop(host.recommend_rebalance)
 
     def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
-        """The host stops answering, or answers again. Raises Refused if the instance is not running."""
+        """The host stops answering, or answers again. Raises RefusedError if the instance is not running."""
         _, host = self._running(instance_id)
         self.in_loop(host.thaw if thaw else host.freeze)
 
     def cut(self, instance_id: str, after_bytes: int | None) -> None:
-        """SSH connections are reset. Raises Refused if the instance is not running."""
+        """SSH connections are reset. Raises RefusedError if the instance is not running."""
         _, host = self._running(instance_id)
         self.in_loop(lambda: host.cut(after_bytes))
 
     def power(self, instance_id: str, secret: str, action: str, delay_s: float) -> None:
-        """What the instance's own `shutdown` asks for. Raises Refused with a wrong secret."""
+        """What the instance's own `shutdown` asks for. Raises RefusedError with a wrong secret."""
         host = self._hosts.get(instance_id)
         if host is None or not secrets.compare_digest(host.power_secret, secret):
-            raise Refused("no such instance")
+            raise RefusedError("no such instance")
         record = self.record(instance_id)
         self.in_loop(lambda: self._plan_power(record, action, delay_s))
 
@@ -245,17 +245,17 @@ class Cloud:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def record(self, instance_id: str) -> Ec2Instance:
-        """The record of an instance. Raises Refused if there is none."""
+        """The record of an instance. Raises RefusedError if there is none."""
         found = ec2.find_instance(instance_id)
         if found is None:
-            raise Refused(f"the embedded cloud has no instance {instance_id}")
+            raise RefusedError(f"the embedded cloud has no instance {instance_id}")
         return found
 
     def _running(self, instance_id: str) -> tuple[Ec2Instance, EmbeddedHost]:
         record = self.record(instance_id)
         host = self._hosts.get(instance_id)
         if host is None:
-            raise Refused(f"{instance_id} is {record.state}")
+            raise RefusedError(f"{instance_id} is {record.state}")
         return record, host
 
     def records(self) -> list[Ec2Instance]:

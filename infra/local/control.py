@@ -80,9 +80,9 @@ class EmbeddedCloud:
     def ensure(cls, home: Path, *, notice_s: float | None = None) -> "EmbeddedCloud":
         """The running one, or a new one, detached from this process.
 
-        `notice_s` (seconds from an interruption notice to the end; 10 unless told otherwise) holds for a running one too.
-        `PIXEL_ORCH_LOCAL_NOTICE_S`, `_BOOT_S`, `_HIDDEN_DESCRIBES`, `_IDLE_S` and `_FAULTS` (a file) set a new one's defaults.
-        Raises EmbeddedCloudError if it cannot start, with the last lines of its log.
+        `notice_s` (seconds from an interruption notice to the end; 10 unless told otherwise) holds for a running one
+        too. `PIXEL_ORCH_LOCAL_NOTICE_S`, `_BOOT_S`, `_HIDDEN_DESCRIBES`, `_IDLE_S` and `_FAULTS` (a file) set a new
+        one's defaults. Raises EmbeddedCloudError if it cannot start, with the last lines of its log.
         """
         state = home / "local"
         _private_folder(home, state)
@@ -237,9 +237,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _start(state: Path, notice_s: float | None) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise EmbeddedCloudError(
-            f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]', or name another --cloud"
-        )
+        raise EmbeddedCloudError(f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]'")
     options = _options_from_environment()
     if notice_s is not None:
         options["notice_s"] = notice_s
@@ -251,7 +249,7 @@ def _start(state: Path, notice_s: float | None) -> None:
         log_path.chmod(0o600)
         try:
             subprocess.run(
-                [sys.executable, "-m", "infra.local.server", str(state.resolve()), str(tell), json.dumps(options)],
+                [sys.executable, "-m", "infra.local", str(state.resolve()), str(tell), json.dumps(options)],
                 cwd="/",
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
-"""What is beside AWS's API, under /_pixel-orch/: the controls of tests and of `--interrupt-after`, and the instances' power
-switch. A control needs the access key id in `X-Pixel-Orch-Key`, a power switch its instance's own secret in the path."""
+"""What is beside AWS's API, under /_pixel-orch/: the controls of tests and of `--interrupt-after`, and the instances'
+power switch. A control needs the access key id in `X-Pixel-Orch-Key`, a power switch its instance's own secret in the
+path."""
 
 import json
 import re
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from infra.local.cloud import Cloud, Refused
+from infra.local.cloud import Cloud, RefusedError
 from infra.local.faults import parse_faults
 from infra.local.wire import Reply, json_reply
 
@@ -19,7 +20,7 @@ _POWER = re.compile(re.escape(CONTROL_PREFIX) + r"instances/(i-[0-9a-f]+)/([\w-]
 class ControlRoutes:
     """POST /_pixel-orch/<verb> with a JSON object; answers a JSON object, with `error` and status 4xx if refused."""
 
-    def __init__(self, cloud: Cloud, access_key_id: str, shut_down: Callable[[], None]) -> None:
+    def __init__(self, cloud: Cloud, access_key_id: str, shut_down: Callable[[], object]) -> None:
         self._cloud = cloud
         self._access_key_id = access_key_id
         self._shut_down = shut_down
@@ -54,7 +55,7 @@ class ControlRoutes:
             if verb not in ("health", "stop-if-idle"):
                 self._cloud.last_request = time.monotonic()
             return json_reply(self._verbs[verb](content) or {})
-        except Refused as refusal:
+        except RefusedError as refusal:
             return json_reply({"error": str(refusal)}, 400)
         except (KeyError, TypeError, ValueError) as error:
             return json_reply({"error": f"bad control request: {error}"}, 400)
@@ -83,7 +84,7 @@ class ControlRoutes:
         for name, value in body.items():
             kind = type(getattr(self._cloud.settings, name, None))
             if kind not in (int, float):
-                raise Refused(f"no such setting: {name}")
+                raise RefusedError(f"no such setting: {name}")
             setattr(self._cloud.settings, name, kind(value))
 
     def _stop(self) -> None:

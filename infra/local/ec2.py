@@ -5,11 +5,11 @@ instance of ours: it begins as pending, has a spot request's id, and stopping or
 """
 
 import os
-import random
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, ClassVar
 
 from infra.local import images, market
 
@@ -29,13 +29,13 @@ def _only_our_regions_and_types() -> Iterator[None]:
 
     load, list_regions = moto_files.load_resource, boto3.Session.get_available_regions
 
-    def load_ours(path: str) -> Any:
-        if path.startswith("ec2/resources/instance_types."):
+    def load_ours(resource: str) -> Any:
+        if resource.startswith("ec2/resources/instance_types."):
             return {name: _type_description(name) for name in market.instance_types()}
-        if path.startswith("ec2/resources/instance_type_offerings"):
-            location, _, file = path.rpartition("/")
+        if resource.startswith("ec2/resources/instance_type_offerings"):
+            location, _, file = resource.rpartition("/")
             return _offerings(location.rpartition("/")[2], file.partition(".")[0])
-        return load(path)
+        return load(resource)
 
     moto_files.load_resource = load_ours
     boto3.Session.get_available_regions = lambda *_args, **_more: market.regions()
@@ -98,7 +98,7 @@ StateHook = Callable[["Ec2Instance"], None]
 class Ec2Instance(moto_instances.Instance):
     """moto's record of an instance, with the states that EC2 goes through."""
 
-    born: list["Ec2Instance"] = []
+    born: ClassVar[list["Ec2Instance"]] = []
     """Those made since the list was last emptied: RunInstances finds its new instances here."""
     on_stop: StateHook
     on_start: StateHook
@@ -108,7 +108,7 @@ class Ec2Instance(moto_instances.Instance):
         super().__init__(*args, **kwargs)
         self.is_spot = kwargs.get("instance_market_options") == "spot"
         if self.is_spot:
-            self.spot_instance_request_id = f"sir-{''.join(random.choices('abcdefghjkmnpqrstvwxyz0123456789', k=8))}"  # noqa: S311
+            self.spot_instance_request_id = f"sir-{secrets.token_hex(4)}"
         self.set_state("pending", 0)
         self.set_public_ip(None)
         self.born.append(self)
@@ -201,8 +201,8 @@ def backend(region: str) -> Any:
 def find_instance(instance_id: str) -> Ec2Instance | None:
     """The record of an instance in any region."""
     for region in market.regions():
-        found: Ec2Instance | None = ec2_backends[ACCOUNT_ID][region].get_instance_by_id(instance_id)
-        if found is not None:
+        found = ec2_backends[ACCOUNT_ID][region].get_instance_by_id(instance_id)
+        if isinstance(found, Ec2Instance):
             return found
     return None
 

@@ -1,4 +1,7 @@
-"""endpoint.json: where the running embedded cloud is, and the key to it. Standard library only; client and server use it."""
+"""endpoint.json.
+
+Where the running embedded cloud is, and the key to it. Standard library only; client and server use it.
+"""
 
 import json
 import os
@@ -53,7 +56,10 @@ def is_running(pid: int) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, as the kernel counts it: with the pid it names a process for good. "" where it is not known."""
+    """When a process began, as the kernel counts it.
+
+    With the pid it names a process for good. "" where it is not known.
+    """
     fields = _stat_fields(pid)
     return fields[19] if len(fields) > 19 else ""
 

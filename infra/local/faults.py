@@ -4,8 +4,8 @@ A fault is a dict, matched on each call from the first in the list on:
 
     {"operation": "RunInstances", "error": "InsufficientInstanceCapacity", "zone": "us-east-1a", "times": 2}
 
-`operation` and `error` are required; `zone`, `type` and `market` ("spot" or "on-demand") narrow a RunInstances fault and
-are all if missing; `times` is how often it strikes (missing or null: always); `message` replaces EC2's text.
+`operation` and `error` are required; `zone`, `type` and `market` ("spot" or "on-demand") narrow a RunInstances fault
+and are all if missing; `times` is how often it strikes (missing or null: always); `message` replaces EC2's text.
 """
 
 import json
@@ -17,13 +17,14 @@ from typing import Any
 from infra.local import market
 from infra.local.wire import ApiError
 
-# Codes, texts and statuses as EC2 was seen to give them in public issue threads (skypilot#656, ray#20774, hammertime#29),
-# or as the EC2 API reference's list of error codes has them. InsufficientInstanceCapacity is a 500: SDKs retry it.
+# Codes, texts and statuses as EC2 was seen to give them in public issue threads (skypilot#656, ray#20774,
+# hammertime#29), or as the EC2 API reference's list of error codes has them. InsufficientInstanceCapacity is a 500:
+# SDKs retry it.
 STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "InsufficientInstanceCapacity": (
         500,
-        "We currently do not have sufficient {type} capacity in the Availability Zone you requested ({zone}). Our system will"
-        " be working on provisioning additional capacity. You can currently get {type} capacity by not specifying an"
+        "We currently do not have sufficient {type} capacity in the Availability Zone you requested ({zone}). Our system"
+        " will be working on provisioning additional capacity. You can currently get {type} capacity by not specifying an"
         " Availability Zone in your request or choosing {others}.",
     ),
     "Unsupported": (
@@ -33,8 +34,8 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     ),
     "VcpuLimitExceeded": (
         400,
-        "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that the"
-        " specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request an"
+        "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that"
+        " the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request an"
         " adjustment to this limit.",
     ),
     "MaxSpotInstanceCountExceeded": (400, "Max spot instance count exceeded"),
@@ -46,8 +47,8 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "RequestLimitExceeded": (503, "Request limit exceeded."),
     "UnauthorizedOperation": (
         403,
-        "You are not authorized to perform this operation. User: arn:aws:iam::123456789012:user/embedded is not authorized"
-        " to perform: ec2:{operation} because no identity-based policy allows the ec2:{operation} action.",
+        "You are not authorized to perform this operation. User: arn:aws:iam::123456789012:user/embedded is not"
+        " authorized to perform: ec2:{operation} because no identity-based policy allows the ec2:{operation} action.",
     ),
     "InsufficientFreeAddressesInSubnet": (400, "Not enough free addresses in subnet"),
     "InternalError": (500, "An internal error has occurred"),

@@ -2,9 +2,9 @@
 
     client <--TCP--> Gate <--socketpair--> asyncssh
 
-Bytes pass through unchanged. `freeze` stops them both ways while connections stay open and new ones are still accepted, as
-with a host that hangs; `cut` resets connections, as with a route that is lost. Doing this outside of asyncssh needs none of
-its internals, and costs one more copy of what an SSH connection encrypts anyway.
+Bytes pass through unchanged. `freeze` stops them both ways while connections stay open and new ones are still accepted,
+as with a host that hangs; `cut` resets connections, as with a route that is lost. Doing this outside of asyncssh needs
+none of its internals, and costs one more copy of what an SSH connection encrypts anyway.
 """
 
 import asyncio

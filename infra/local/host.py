@@ -53,7 +53,10 @@ class CloudConfig:
 
     @classmethod
     def parse(cls, user_data: bytes) -> "CloudConfig":
-        """From user-data: `#cloud-config` and then JSON or YAML. Anything else is ignored, as cloud-init would log it."""
+        """From user-data.
+
+        `#cloud-config` and then JSON or YAML. Anything else is ignored, as cloud-init would log it.
+        """
         text = user_data.decode("utf-8", "replace")
         if not text.startswith("#cloud-config"):
             return cls()
@@ -167,6 +170,11 @@ class EmbeddedHost:
     def cut(self, after_bytes: int | None) -> None:
         """Reset the SSH connections now, or the next one after so many bytes to the client."""
         self._gate.cut(after_bytes)
+
+    async def reboot(self) -> None:
+        """Lose all connections and processes, and be there again."""
+        self._gate.cut()
+        await self.kill_processes()
 
     def pids(self) -> list[int]:
         """The instance's living processes."""

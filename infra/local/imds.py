@@ -1,9 +1,9 @@
 """The instance metadata service of one embedded instance: IMDSv2 on 127.0.0.1, a port for each instance.
 
-A session token first (`PUT /latest/api/token` with a time to live), then each GET carries it; without one the answer is 401,
-as where HttpTokens=required. Paths and answers: "Instance metadata" and "Spot Instance interruption notices" in the EC2 User
-Guide. On Linux only connections of the same user are answered, since user-data holds the host key and on EC2 no other
-machine can ask.
+A session token first (`PUT /latest/api/token` with a time to live), then each GET carries it; without one the answer is
+401, as where HttpTokens=required. Paths and answers: "Instance metadata" and "Spot Instance interruption notices" in
+the EC2 User Guide. On Linux only connections of the same user are answered, since user-data holds the host key and on
+EC2 no other machine can ask.
 """
 
 import asyncio
@@ -28,7 +28,10 @@ _MAX_TTL_S = 21600
 
 
 class MetadataService:
-    """Serves the facts of an instance; `paths` is asked anew at each request, so that a notice appears when it is given."""
+    """Serves the facts of an instance.
+
+    `paths` is asked anew at each request, so that a notice appears when it is given.
+    """
 
     def __init__(self, paths: Callable[[], Mapping[str, str]], thawed: asyncio.Event) -> None:
         self._paths = paths

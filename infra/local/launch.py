@@ -1,6 +1,7 @@
 """RunInstances as EC2 decides it, before moto writes the record: what is refused, where it goes, what is remembered.
 
-The order of the checks follows what was seen of EC2: parameters first, then limits and capacity, then the dry run's answer.
+The order of the checks follows what was seen of EC2: parameters first, then limits and capacity, then the dry run's
+answer.
 """
 
 import re
@@ -59,8 +60,7 @@ class Launcher:
                 refusal = error
             else:
                 return zone
-        assert refusal is not None  # noqa: S101 - there is always a candidate
-        raise refusal
+        raise refusal or ApiError("InternalError", "An internal error has occurred", 500)
 
     def _admit(self, instance_type: str, zone: str, form: Form) -> None:
         is_spot = form.get("InstanceMarketOptions.MarketType") == "spot"
@@ -144,8 +144,7 @@ def _check_max_price(max_price: str, call: Call) -> None:
         raise ApiError(
             "InvalidParameterValue", f"Invalid value '{max_price}' for spot price. Must be greater than 0.001."
         )
-    assert call.type is not None and call.zone is not None  # noqa: S101
-    spot_usd_h = market.spot_usd_h(call.type, call.zone, time.time())
+    spot_usd_h = market.spot_usd_h(call.type or "", call.zone or "", time.time())
     if usd_h < spot_usd_h:
         raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
 

@@ -1,7 +1,7 @@
 """The embedded cloud's spot market: pure, seeded prices that move in steps. No I/O but the data file, no clock.
 
-A pool (instance type x zone) has a recorded base level in `pools.json`. Time is cut into slots of `SLOT_S`; in each slot
-the price changes once, at an offset that a hash decides, to a level near the base that hashes decide too:
+A pool (instance type x zone) has a recorded base level in `pools.json`. Time is cut into slots of `SLOT_S`; in each
+slot the price changes once, at an offset that a hash decides, to a level near the base that hashes decide too:
 
     price
       |        ____          ______

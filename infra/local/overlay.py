@@ -2,8 +2,8 @@
 
     request -> is it ours? -> control route | fault | an operation of our own | moto
 
-Nothing is answered without the access key id of this start: otherwise any local user could launch an instance with a key of
-their own, and have a shell as us.
+Nothing is answered without the access key id of this start: otherwise any local user could launch an instance with a
+key of their own, and have a shell as us.
 """
 
 import io
@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from infra.local import ec2, images, market, prices
@@ -140,7 +141,7 @@ class Overlay:
         parameters = ssm_backends[ec2.ACCOUNT_ID][region]._parameters
         for image in images.images(region):
             parameters[image.parameter].append(
-                Parameter(
+                Parameter(  # type: ignore[abstract] # moto makes it so itself
                     account_id=ec2.ACCOUNT_ID,
                     name=image.parameter,
                     value=image.image_id,
@@ -148,7 +149,7 @@ class Overlay:
                     description=None,
                     allowed_pattern=None,
                     keyid=None,
-                    last_modified_date=image.created,
+                    last_modified_date=datetime.fromtimestamp(image.created, timezone.utc),
                     version=1,
                     data_type="aws:ec2:image",
                 )

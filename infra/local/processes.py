@@ -1,9 +1,9 @@
 """The processes of the embedded instances: started with a mark, found by it, reaped, frozen and killed.
 
-On EC2 nothing outlives its instance. Here an instance is a folder and some processes, so that ending it means finding them
-all, those that called setsid or daemonised included. Each is started with the variable `MARK` in its environment, which
-its children inherit; the server is also the subreaper of all it starts (Linux), so that a daemon whose parents are gone
-becomes its child instead of init's.
+On EC2 nothing outlives its instance. Here an instance is a folder and some processes, so that ending it means finding
+them all, those that called setsid or daemonised included. Each is started with the variable `MARK` in its environment,
+which its children inherit; the server is also the subreaper of all it starts (Linux), so that a daemon whose parents
+are gone becomes its child instead of init's.
 """
 
 import asyncio
@@ -122,7 +122,10 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def kill_all(mark: str, *, home: Path | None = None, roots: Iterable[int] = (), limit_s: float = 10) -> list[int]:
-    """SIGKILL every process of an instance until none is left; returns the pids that survived `limit_s` (none, hopefully)."""
+    """SIGKILL every process of an instance until none is left.
+
+    Returns the pids that survived `limit_s` (none, hopefully).
+    """
     give_up = time.monotonic() + limit_s
     while pids := belonging(mark, home=home, roots=roots):
         send(pids, signal.SIGKILL)

@@ -1,31 +1,16 @@
-"""The process that is the embedded cloud: `python -m infra.local.server STATE_FOLDER READY_FD SETTINGS_JSON`.
+"""The process that is the embedded cloud.
 
-Started by `control.ensure`, never by hand. It detaches itself first, tells READY_FD (a pipe) when it can be used, and ends
-on SIGTERM, on request, or after a long time without any use; then no process of any instance is left and endpoint.json is
-gone.
+It tells READY_FD (a pipe) when it can be used, and ends on SIGTERM, on request, or after a long time without any use;
+then no process of any instance is left and endpoint.json is gone.
 """
 
-import json
-import os
-import sys
-
-
-def detach() -> None:
-    """Become a child of init; the session is our own already, so no Ctrl-C, hangup or end of the starter reaches us.
-
-    The starter only ever sees the short-lived parent, and has no zombie to collect later.
-    """
-    if os.fork() > 0:
-        os._exit(0)
-
-
-if __name__ == "__main__":
-    detach()  # before the imports below, so that the starter can go on waiting for the pipe alone
-
 import asyncio
+import json
 import logging
+import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -110,7 +95,7 @@ class Server:
 
 
 def main(argv: list[str]) -> None:
-    """Run the server; see the module's text for the arguments."""
+    """Run the server: STATE_FOLDER READY_FD SETTINGS_JSON."""
     state, ready_fd, options = Path(argv[0]), int(argv[1]), json.loads(argv[2])
     os.umask(0o077)
     os.set_inheritable(ready_fd, False)
@@ -132,7 +117,3 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
     logging.shutdown()
     os._exit(0)  # taking moto apart object by object would cost half a second, and API threads need no goodbye
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """The few programs that an embedded instance brings along, since the machine's own must not be reached from it.
 
-`sudo` drops its flags and runs the rest: there is no root. `shutdown`, `poweroff`, `halt`, `reboot` and `systemctl poweroff`
-ask the embedded EC2 to end or restart this instance, through a URL with a secret of this instance's own.
+`sudo` drops its flags and runs the rest: there is no root. `shutdown`, `poweroff`, `halt`, `reboot` and `systemctl
+poweroff` ask the embedded EC2 to end or restart this instance, through a URL with a secret of this instance's own.
 """
 
 import shlex

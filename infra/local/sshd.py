@@ -1,7 +1,8 @@
-"""The SSH server of one embedded instance: public keys only, commands, terminals, SFTP and scp, all in the instance's home.
+"""The SSH server of one embedded instance: public keys only, commands, terminals, SFTP and scp, all in the instance's
+home.
 
-Commands run as `bash -c COMMAND` in sessions of their own. What a client that disconnects leaves running goes on, as under
-OpenSSH; a terminal's processes get SIGHUP.
+Commands run as `bash -c COMMAND` in sessions of their own. What a client that disconnects leaves running goes on, as
+under OpenSSH; a terminal's processes get SIGHUP.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import asyncssh
 
@@ -101,11 +102,11 @@ class SshServer:
         child, exit_code = self._machine.children.start(
             argv, cwd=self._machine.home, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
         )
-        assert child.stdin is not None and child.stdout is not None and child.stderr is not None  # noqa: S101
-        feeding = asyncio.ensure_future(_feed(process, child.stdin, child.pid))
+        stdin, stdout, stderr = (cast(IO[bytes], stream) for stream in (child.stdin, child.stdout, child.stderr))
+        feeding = asyncio.ensure_future(_feed(process, stdin, child.pid))
         draining = [
-            asyncio.ensure_future(_drain(child.stdout.fileno(), process.stdout)),
-            asyncio.ensure_future(_drain(child.stderr.fileno(), process.stderr)),
+            asyncio.ensure_future(_drain(stdout.fileno(), process.stdout)),
+            asyncio.ensure_future(_drain(stderr.fileno(), process.stderr)),
         ]
         try:
             # Both streams to their ends before the exit status: a client may close when it has the status.
@@ -113,7 +114,7 @@ class SshServer:
             return await asyncio.shield(exit_code)
         finally:
             await _cancel(feeding, *draining)
-            for stream in (child.stdin, child.stdout, child.stderr):
+            for stream in (stdin, stdout, stderr):
                 stream.close()
 
     async def _run_on_terminal(
@@ -162,18 +163,23 @@ class _HomeSftp(asyncssh.SFTPServer):
 
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, _set, ready)
     try:
         await ready
     finally:
         loop.remove_reader(descriptor)
 
 
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 async def _writable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(descriptor, _set, ready)
     try:
         await ready
     finally:

@@ -65,7 +65,7 @@ class Form:
 
     def numbered(self, name: str) -> list[str]:
         """A list parameter: `InstanceId` -> the values of InstanceId.1, InstanceId.2 ..."""
-        found = []
+        found: list[str] = []
         while (value := self.values.get(f"{name}.{len(found) + 1}")) is not None:
             found.append(value)
         return found

@@ -4,16 +4,16 @@
     agent.py apply DIR < tar      unpack what changed (and delete what we had sent and is gone at home)
     agent.py manifest DIR         the sha256 of every file that we had sent
     agent.py start ROOT < job     start the watching process and, under it, the trainer
-    agent.py status ROOT ...      one look: trainer, notice, new metrics, new log, checkpoints (also the owner's heartbeat)
-    agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
-    agent.py stop ROOT            SIGTERM to the trainer's process group
+    agent.py status ROOT ...      one look: trainer, notice, new metrics, new log, checkpoints (also the owner's
+    heartbeat) agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on agent.py stop ROOT
+    SIGTERM to the trainer's process group
 
 ROOT is `~/pixel-orch/<run>`. Answers are one JSON object on standard output.
 
 The watching process polls the instance metadata (IMDSv2) for the interruption notice and the rebalance recommendation
-(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html: "every 5 seconds"), tells the
-trainer with SIGTERM, and ends the instance when its time is up or its owner has been silent too long. It does not end an instance
-that is under notice in its first hour: AWS bills nothing for those, unless it was us who ended them.
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html: "every 5 seconds"), tells
+the trainer with SIGTERM, and ends the instance when its time is up or its owner has been silent too long. It does not
+end an instance that is under notice in its first hour: AWS bills nothing for those, unless it was us who ended them.
 """
 
 import fcntl
@@ -97,7 +97,8 @@ def apply(folder, stream):
             path = os.path.join(folder, name)
             if os.path.islink(path) or os.path.isfile(path):
                 os.unlink(path)
-        for member in tar:
+        for member in iter(tar.next, None):
+            tar.members = []  # a stream is read once; the list of what was read would only grow
             path = os.path.join(folder, member.name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if os.path.islink(path) or os.path.isfile(path):
@@ -232,7 +233,10 @@ def stop(root):
 
 
 class Metadata:
-    """The instance metadata service, version 2. Every failure reads as "nothing there": a poll must never end the watch."""
+    """The instance metadata service, version 2.
+
+    Every failure reads as "nothing there": a poll must never end the watch.
+    """
 
     def __init__(self):
         base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
@@ -241,7 +245,7 @@ class Metadata:
 
     def _ask(self, path, method="GET", headers=None):
         request = urllib.request.Request(self.base + path, method=method, headers=headers or {})
-        with urllib.request.urlopen(request, timeout=2) as answer:  # noqa: S310 (the scheme is ours)
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return answer.read().decode()
 
     def get(self, path):
@@ -249,9 +253,7 @@ class Metadata:
         for _ in range(2):
             try:
                 if self.token is None:
-                    self.token = self._ask(
-                        "api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
-                    )
+                    self.token = self._ask("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"})
                 return self._ask("meta-data/" + path, headers={"X-aws-ec2-metadata-token": self.token})
             except urllib.error.HTTPError as error:
                 self.token = None if error.code == 401 else self.token  # it ran out: a new one, once
@@ -277,7 +279,11 @@ class Watch:
         self.trainer = None
         self.stop_sent_at = None
         self.state = {
-            "started_at": self.started_at, "trainer": {"state": "starting"}, "notice": None, "rebalance": False, "ending": "",
+            "started_at": self.started_at,
+            "trainer": {"state": "starting"},
+            "notice": None,
+            "rebalance": False,
+            "ending": "",
         }
 
     def save(self):
@@ -289,13 +295,22 @@ class Watch:
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
         self.link_outputs(out, code)
         env = dict(os.environ)
-        env["PATH"] = "%s:%s" % (self.job["path_first"], env.get("PATH", "/usr/bin:/bin"))  # `python` is the one with torch
+        env["PATH"] = "%s:%s" % (
+            self.job["path_first"],
+            env.get("PATH", "/usr/bin:/bin"),
+        )  # `python` is the one with torch
         env.update(self.job["env"])
         env.update({"PIXEL_ORCH_OUT": out, "PYTHONUNBUFFERED": "1"})
         log = open(os.path.join(out, "trainer.log"), "ab")  # noqa: SIM115 (the trainer keeps it)
         try:
             self.trainer = subprocess.Popen(
-                self.job["command"], cwd=code, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.job["command"],
+                cwd=code,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             self.state["trainer"] = {"state": "running", "pid": self.trainer.pid, "asked": False}
         except OSError as error:
@@ -369,7 +384,10 @@ class Watch:
             return time.time() - self.started_at
 
     def look_at_limits(self):
-        """End the instance when its time is up or its owner is gone. Never in the first hour of one that is under notice."""
+        """End the instance when its time is up or its owner is gone.
+
+        Never in the first hour of one that is under notice.
+        """
         limit = self.job.get("time_limit_s")
         why = ""
         if limit and time.time() - self.started_at > limit:

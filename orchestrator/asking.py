@@ -23,10 +23,24 @@ from orchestrator.spec import (
 )
 
 KEYS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "cloud": str, "instance": (str, list), "spot": bool, "on_demand": bool, "max_price": (int, float, str),
-    "region": (str, list), "model": str, "dataset": str, "steps": int, "checkpoint_every": int, "set": dict, "env": dict,
-    "workdir": str, "command": (str, list), "include": (str, list), "ami": str,
-}  # fmt: skip
+    "name": str,
+    "cloud": str,
+    "instance": (str, list),
+    "spot": bool,
+    "on_demand": bool,
+    "max_price": (int, float, str),
+    "region": (str, list),
+    "model": str,
+    "dataset": str,
+    "steps": int,
+    "checkpoint_every": int,
+    "set": dict,
+    "env": dict,
+    "workdir": str,
+    "command": (str, list),
+    "include": (str, list),
+    "ami": str,
+}
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
 
@@ -65,7 +79,9 @@ def _renamed(path: str, raw: Mapping[Any, Any]) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in KEYS:
             near = difflib.get_close_matches(name, KEYS, n=1)
-            hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"known: {', '.join(KEYS).replace('_', '-')}"
+            hint = (
+                f"did you mean {near[0].replace('_', '-')}?" if near else f"known: {', '.join(KEYS).replace('_', '-')}"
+            )
             raise SpecError(f"-f: {path}: unknown key {key!r}; {hint}")
         settings[name] = value
     return settings
@@ -106,7 +122,11 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
     if words:
         _refuse_trainer_settings(args, file)
     name = given("name")
-    stem = f"{trainer.model}-{trainer.dataset}" if trainer else re.sub(r"[^a-z0-9-]+", "-", Path(str(workdir)).name.lower())
+    stem = (
+        f"{trainer.model}-{trainer.dataset}"
+        if trainer
+        else re.sub(r"[^a-z0-9-]+", "-", Path(str(workdir)).name.lower())
+    )
     market = _market(args, file)
     price = given("max_price")
     if price is not None and market != "spot":
@@ -170,7 +190,8 @@ def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
     for text in texts or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {'SEED=1' if flag == '--env' else 'seed=1'}")
+            example = "SEED=1" if flag == "--env" else "seed=1"
+            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {example}")
         pairs[key.strip()] = value
     return pairs
 

@@ -2,10 +2,11 @@
 
 Rules, by name so that another can be set:
 
-`hour-start` (the default): per second, at the spot price in force at the start of each instance-hour (AWS's text of 2017; a later
-paper says "the price in effect, billed by the second"), 60 s at least, nothing for a spot instance that AWS interrupts within its first
-hour (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html). Volumes and data transfer are
-not in it yet.
+`hour-start` (the default): per second, at the spot price in force at the start of each instance-hour (AWS's text of
+2017; a later paper says "the price in effect, billed by the second"), 60 s at least, nothing for a spot instance that
+AWS interrupts within its first hour
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html). Volumes and data
+transfer are not in it yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is known of each instance type: GPU, rates, memory, prices seen, and whether AWS still rents it.
 
-The figures are in `catalog.json`, each with its source. Price is not availability: g2, p2 and p3 are still in AWS's price list
-and can no longer be rented, so `status` is kept apart from the prices.
+The figures are in `catalog.json`, each with its source. Price is not availability: g2, p2 and p3 are still in AWS's
+price list and can no longer be rented, so `status` is kept apart from the prices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Heavy libraries are imported by the command that needs them, so `--help` stays quick."""
+"""The command line: parse, call, print.
+
+Heavy libraries are imported by the command that needs them, so `--help` stays quick.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,14 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", aliases=list(aliases),
-            epilog=f"example:\n  {EXAMPLES[name]}", formatter_class=_Formatter, allow_abbrev=False,
-        )  # fmt: skip
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            aliases=list(aliases),
+            epilog=f"example:\n  {EXAMPLES[name]}",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(command=name)
         return sub
 
@@ -107,7 +115,9 @@ def _cloud(sub: argparse.ArgumentParser) -> None:
 
 def _launch_flags(sub: argparse.ArgumentParser) -> None:
     where = sub.add_argument_group("where")
-    where.add_argument("-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default")
+    where.add_argument(
+        "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
+    )
     where.add_argument("--spot", "--use-spot", action="store_true", help="spot: cheaper, may be interrupted")
     where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
     where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
@@ -126,10 +136,16 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     how.add_argument("-n", "--name", metavar="NAME", help="the run's name (default: made up)")
     how.add_argument("-f", "--file", metavar="FILE", help="YAML with these settings; flags win")
     how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
-    how.add_argument("--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing")
+    how.add_argument(
+        "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
+    )
     how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
-    how.add_argument("--interrupt-after", metavar="S", type=float,
-                     help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps")  # fmt: skip
+    how.add_argument(
+        "--interrupt-after",
+        metavar="S",
+        type=float,
+        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
+    )
     _output(how)  # type: ignore[arg-type]
 
 
@@ -166,10 +182,17 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
     from orchestrator import launching, running
 
     commands: dict[str, Callable[..., int]] = {
-        "launch": launching.launch, "attach": launching.attach, "status": running.status, "logs": running.logs,
-        "pull": running.pull, "ssh": running.ssh, "down": running.down, "sweep": running.sweep, "report": running.report,
+        "launch": launching.launch,
+        "attach": launching.attach,
+        "status": running.status,
+        "logs": running.logs,
+        "pull": running.pull,
+        "ssh": running.ssh,
+        "down": running.down,
+        "sweep": running.sweep,
+        "report": running.report,
         "check": running.check,
-    }  # fmt: skip
+    }
     call: Any = commands[args.command]
     return int(call(args, after) if args.command in ("launch", "ssh") else call(args))
 
@@ -184,7 +207,7 @@ def _hand_over(words: list[str]) -> int:
         return error.exit_code
     os.environ["PIXEL_ORCH_PROG"] = "pixel-orch"
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "model", *words])  # noqa: S606  (our own module, by list)
+    return os.execv(sys.executable, [sys.executable, "-m", "model", *words])  # noqa: S606  (our own module, by list)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The seams: what the engine asks of a cloud and of a host, and the plain data that passes through.
 
-`aws/` implements `Cloud`; `host.py` implements `Host` over SSH. The tests bring an in-memory one of each, which passes the same
-contract suite.
+`aws/` implements `Cloud`; `host.py` implements `Host` over SSH. The tests bring an in-memory one of each, which
+passes the same contract suite.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Offer:
-    """A pool and a market with its price in dollars per hour. `source` says whose price: "spot history" or "recorded"."""
+    """A pool and a market with its price in dollars per hour.
+
+    `source` says whose price: "spot history" or "recorded".
+    """
 
     pool: Pool
     market: str
@@ -102,7 +105,10 @@ class Cloud(Protocol):
         ...
 
     def open_door(self, region: str, call: Call, cidr: str) -> str:
-        """Make the run's security group, which admits SSH from `cidr` only; return its id. Asked twice, it makes one."""
+        """Make the run's security group, which admits SSH from `cidr` only; return its id.
+
+        Asked twice, it makes one.
+        """
         ...
 
     def close_door(self, region: str, run: str) -> None:
@@ -241,7 +247,10 @@ class Host(Protocol):
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
-        """Bring a file home, whole and compared by digest, or not at all; False if the trainer has removed it meanwhile."""
+        """Bring a file home, whole and compared by digest, or not at all.
+
+        Returns False if the trainer has removed it meanwhile.
+        """
         ...
 
     def stop(self, job_root: str) -> None:

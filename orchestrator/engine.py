@@ -1,7 +1,8 @@
 """THE file: launch, watch, recover, finish, always terminate. It reads in the order in which it happens.
 
-An interruption is an event here, not an error: notice -> checkpoint -> pull -> the next pool -> resume. Every fact is written down
-before the next step is taken, so that after a SIGKILL another process goes on from the events and from the tags alone.
+An interruption is an event here, not an error: notice -> checkpoint -> pull -> the next pool -> resume. Every fact is
+written down before the next step is taken, so that after a SIGKILL another process goes on from the events and from
+the tags alone.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Outcome:
     reason: str = ""
 
 
-class Cancelled(PixelOrchError):
+class Cancelled(PixelOrchError):  # noqa: N818  (being told to stop is no error)
     """Somebody pressed Ctrl-C, closed the terminal, or said `down`."""
 
     exit_code = 130
@@ -108,9 +109,18 @@ class Engine:
     """
 
     def __init__(
-        self, *, store: RunStore, plan: Plan, job: Job, cloud: Cloud, connect: Connect, make_keys: Keys, clock: Clock,
-        watchers: tuple[Watcher, ...] = (), login_user: str = "ubuntu",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        store: RunStore,
+        plan: Plan,
+        job: Job,
+        cloud: Cloud,
+        connect: Connect,
+        make_keys: Keys,
+        clock: Clock,
+        watchers: tuple[Watcher, ...] = (),
+        login_user: str = "ubuntu",
+    ) -> None:
         self.store = store
         self.plan = plan
         self.spec = plan.spec
@@ -129,9 +139,14 @@ class Engine:
         self._regions_opened: dict[str, str] = {}
         self._setups: dict[str, Setup] = {}
         self.reaper = Reaper(
-            run=self.spec.run, cloud=cloud, clock=clock, state=self.state, emit=self.emit,
-            outlives_notice_s=self.policy.outlives_notice_s, look_every_s=max(self.policy.poll_s, 0.25),
-        )  # fmt: skip
+            run=self.spec.run,
+            cloud=cloud,
+            clock=clock,
+            state=self.state,
+            emit=self.emit,
+            outlives_notice_s=self.policy.outlives_notice_s,
+            look_every_s=max(self.policy.poll_s, 0.25),
+        )
 
     # -- facts
 
@@ -154,7 +169,10 @@ class Engine:
             self.emit(StateChanged(at=self.clock.now(), state=state, reason=reason))
 
     def request_stop(self, reason: str) -> None:
-        """Ask for a stop: checkpoint, pull, terminate. Safe in a signal handler; if we are merely waiting, it raises."""
+        """Ask for a stop: checkpoint, pull, terminate.
+
+        Safe in a signal handler; if we are merely waiting, it raises.
+        """
         self.stop_reason = self.stop_reason or reason
         if self.interruptible:
             self.interruptible = False
@@ -219,7 +237,7 @@ class Engine:
                 self.reaper.end(attempt, outcome.reason)
             if len(self.state().attempts) >= self.policy.max_attempts:
                 raise HostError(
-                    f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is at home, "
+                    f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is home, "
                     "launch again later or on another type"
                 )
 
@@ -231,7 +249,10 @@ class Engine:
     # -- after a crash of ours
 
     def _reconcile(self) -> None:
-        """Bring events and cloud together: adopt instances whose launch was never answered, note those that are gone."""
+        """Bring events and cloud together.
+
+        Adopt instances whose launch was never answered, note those that are gone.
+        """
         if not self.state().requests:
             return
         for instance in self.reaper.adopt_lost_requests():
@@ -284,11 +305,16 @@ class Engine:
         call = self.plan.launch(offer, number, turn, group, cloud_config)
         self.emit(
             LaunchRequested(
-                at=self.clock.now(), attempt=number, client_token=call.parameters["ClientToken"],
-                instance_type=pool.instance_type, zone=pool.zone, region=pool.region, market=offer.market,
+                at=self.clock.now(),
+                attempt=number,
+                client_token=call.parameters["ClientToken"],
+                instance_type=pool.instance_type,
+                zone=pool.zone,
+                region=pool.region,
+                market=offer.market,
                 price_usd_h=offer.price_usd_h,
             )
-        )  # fmt: skip
+        )
         for wait_s in (*SAME_TOKEN_WAITS_S, None):
             try:
                 instance = self.cloud.launch(call)
@@ -310,10 +336,16 @@ class Engine:
     def _launch_failed(self, number: int, token: str, offer: Offer, error: CloudError) -> None:
         self.emit(
             LaunchFailed(
-                at=self.clock.now(), attempt=number, client_token=token, instance_type=offer.pool.instance_type,
-                zone=offer.pool.zone, code=error.code, scope=type(error).__name__, message=str(error),
+                at=self.clock.now(),
+                attempt=number,
+                client_token=token,
+                instance_type=offer.pool.instance_type,
+                zone=offer.pool.zone,
+                code=error.code,
+                scope=type(error).__name__,
+                message=str(error),
             )
-        )  # fmt: skip
+        )
 
     def _open_door(self, region: str) -> str:
         if region not in self._regions_opened:
@@ -332,8 +364,8 @@ class Engine:
         advice = "Add types with --instance a,b" + (", or allow --on-demand." if self.spec.market == "spot" else ".")
         kept = f" The newest checkpoint of {number - 1} attempt(s) is at home." if number > 1 else ""
         return CapacityError(
-            f"No {self.spec.market} capacity for {types} in {zones} ({len(self.plan.offers)} pools tried, {tried_s:.0f} s)."
-            f"{kept} {advice}",
+            f"No {self.spec.market} capacity for {types} in {zones} "
+            f"({len(self.plan.offers)} pools tried, {tried_s:.0f} s).{kept} {advice}",
             code="NoCapacity",
         )
 
@@ -380,18 +412,26 @@ class Engine:
                 except HostError:
                     return host  # it answers; our agent is not there yet
             self.clock.sleep(min(1.0, self.policy.poll_s))
-        raise UnreachableError(f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})")
+        raise UnreachableError(
+            f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})"
+        )
 
     def _set_up(self, attempt: Attempt, host: Host) -> Setup:
         began_at = self.clock.now()
         try:
             setup = host.set_up(self.job)
         except CommandError as error:
-            raise HostError(f"{attempt.instance_id}: setting up failed, another machine would not help: {error}") from None
+            raise HostError(
+                f"{attempt.instance_id}: setting up failed, another machine would not help: {error}"
+            ) from None
         now = self.clock.now()
         self.emit(
             HostReady(
-                at=now, attempt=attempt.number, instance_id=attempt.instance_id, python=setup.python, setup_s=now - began_at
+                at=now,
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                python=setup.python,
+                setup_s=now - began_at,
             )
         )
         return setup
@@ -409,13 +449,18 @@ class Engine:
         self._move("RUNNING")
 
     def _whole_checkpoints(self) -> list[CheckpointPulled]:
-        """Return what came home and is still whole, oldest first; a damaged one is written down and never used again."""
+        """Return what came home and is still whole, oldest first.
+
+        A damaged one is written down, and never used again.
+        """
         whole = []
         for _, pulled in sorted(self.state().checkpoints.items()):
             if self.store.is_whole(pulled):
                 whole.append(pulled)
         for pulled in list(self.state().checkpoints.values()):
-            if pulled not in whole and (not whole or pulled.step > whole[-1].step or self.store.checkpoint_path(pulled).exists()):
+            if pulled not in whole and (
+                not whole or pulled.step > whole[-1].step or self.store.checkpoint_path(pulled).exists()
+            ):
                 reason = "its digest is not what was pulled: damaged on this machine"
                 self.emit(CheckpointRefused(at=self.clock.now(), name=pulled.name, reason=reason))
         return whole
@@ -467,7 +512,12 @@ class Engine:
         tail = self._log_tail(ear.attempt.number)
         self.emit(
             TrainerExited(
-                at=self.clock.now(), attempt=ear.attempt.number, exit_code=code, asked=look.asked, last_step=ear.step, tail=tail
+                at=self.clock.now(),
+                attempt=ear.attempt.number,
+                exit_code=code,
+                asked=look.asked,
+                last_step=ear.step,
+                tail=tail,
             )
         )
         if code == 0 and (not look.asked or self.job.is_bundled or ear.finished):
@@ -482,7 +532,7 @@ class Engine:
 
     def _is_gone(self, attempt: Attempt) -> bool:
         instance = self.reaper.instance(attempt.instance_id)
-        return instance is not None and instance.state != "running" and instance.state != "pending"
+        return instance is not None and instance.state not in ("running", "pending")
 
     def _why_lost(self, attempt: Attempt, problem: str) -> str:
         instance = self.reaper.instance(attempt.instance_id)
@@ -507,6 +557,7 @@ class Engine:
 
     def _finish(self, state: State, reason: str) -> None:
         """End every instance, wait until they are gone, close the door; only then is the run over."""
+        self._events, self._state = self.store.events(), None  # a signal may have come between writing and remembering
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self._regions_opened)
         if left:
@@ -568,7 +619,12 @@ class _Ear:
 
     def _hear(self, line: dict[str, Any]) -> None:
         step = line.get("step")
-        if isinstance(step, int) and not isinstance(step, bool) and "event" not in line and line.get("split") != "valid":
+        if (
+            isinstance(step, int)
+            and not isinstance(step, bool)
+            and "event" not in line
+            and line.get("split") != "valid"
+        ):
             self.step = max(self.step, step)
             speed = line.get("images_per_s")
             self.images_per_s = float(speed) if isinstance(speed, (int, float)) else self.images_per_s
@@ -576,6 +632,8 @@ class _Ear:
             self._hear_start(line)
         if line.get("event") == "end":
             self.finished = line.get("reason") == "finished"
+            if isinstance(step, int):
+                self.step = max(self.step, step)  # steps after the last measurement
 
     def _hear_start(self, line: dict[str, Any]) -> None:
         now = self.engine.clock.now()
@@ -610,7 +668,11 @@ class _Ear:
             self._noted_at, self._noted_step = now, self.step
             self.engine.emit(
                 Progress(
-                    at=now, attempt=self.attempt.number, step=self.step, images_per_s=self.images_per_s, device=self.device
+                    at=now,
+                    attempt=self.attempt.number,
+                    step=self.step,
+                    images_per_s=self.images_per_s,
+                    device=self.device,
                 )
             )
 
@@ -626,26 +688,40 @@ class _Ear:
             return
         self._have.add(output.sha256)
         if output.is_checkpoint:
+            self.step = max(self.step, output.step)
             engine.emit(
                 CheckpointPulled(
-                    at=engine.clock.now(), attempt=self.attempt.number, step=output.step, name=output.name,
-                    sha256=output.sha256, size_bytes=output.size_bytes,
+                    at=engine.clock.now(),
+                    attempt=self.attempt.number,
+                    step=output.step,
+                    name=output.name,
+                    sha256=output.sha256,
+                    size_bytes=output.size_bytes,
                 )
-            )  # fmt: skip
+            )
 
 
 def _started(now: float, number: int, instance: Instance, price_usd_h: float) -> InstanceStarted:
     return InstanceStarted(
         at=min(now, instance.launched_at) if instance.launched_at else now,
-        attempt=number, instance_id=instance.instance_id, instance_type=instance.instance_type, zone=instance.zone,
-        region=instance.region, market=instance.market, price_usd_h=price_usd_h,
-    )  # fmt: skip
+        attempt=number,
+        instance_id=instance.instance_id,
+        instance_type=instance.instance_type,
+        zone=instance.zone,
+        region=instance.region,
+        market=instance.market,
+        price_usd_h=price_usd_h,
+    )
 
 
 def _may_pass(error: CloudError) -> bool:
     """Return whether the same request may do better in a moment: throttling, a 5xx, a broken connection."""
     passing = ("InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable")
-    return isinstance(error, ThrottledError) or error.code in passing or error.code.endswith(("TimeoutError", "ConnectionError"))
+    return (
+        isinstance(error, ThrottledError)
+        or error.code in passing
+        or error.code.endswith(("TimeoutError", "ConnectionError"))
+    )
 
 
 def _exit_words(code: int) -> str:

@@ -73,7 +73,8 @@ class CommandError(HostError):
 
     def __init__(self, command: str, exit_code: int, tail: str) -> None:
         last = "\n".join(tail.strip().splitlines()[-10:])
-        super().__init__(f"{command!r} ended with {exit_code}: {last or 'it printed nothing'}")
+        what = last.splitlines()[-1] if last else "it printed nothing"
+        super().__init__(f"{command!r} ended with {exit_code}: {what}")
         self.command = command
         self.command_exit_code = exit_code
         self.tail = last

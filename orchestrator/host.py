@@ -54,7 +54,9 @@ class SshHost:
 
     def _send_own_files(self, job: Job) -> None:
         own = resources.files("infra")
-        files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in ("agent.py", "bootstrap.sh", "torch_builds.json")}
+        files = {
+            f"bin/{name}": own.joinpath(name).read_bytes() for name in ("agent.py", "bootstrap.sh", "torch_builds.json")
+        }
         if job.config_json is not None:
             files["config.json"] = job.config_json
         packed = io.BytesIO()
@@ -78,7 +80,9 @@ class SshHost:
         result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {purpose}", timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
-            raise CommandError("bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace"))
+            raise CommandError(
+                "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")
+            )
         return Setup(**json.loads(lines[-1]))
 
     def _sync(self, job: Job) -> None:
@@ -108,7 +112,7 @@ class SshHost:
             env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
         words = {"{python}": setup.python, "{root}": where}
         order = {
-            "command": [self._filled(word, words) for word in job.command],
+            "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
             "env": env,
             "path_first": os.path.dirname(setup.python),
             "owner_timeout_s": job.owner_timeout_s,

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,9 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         return _print_tree(tree, args.output)
     is_dry = args.dry_run
     if not is_dry and not args.yes and not sys.stdin.isatty():
-        raise SpecError("launch asks before it spends money, and here is no terminal to ask on; add -y to go on without")
+        raise SpecError(
+            "launch asks before it spends money, and here is no terminal to ask on; add -y to go on without"
+        )
     home = home_from_environment()
     if is_dry:
         with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
@@ -61,7 +64,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             embedded = world.start_embedded(home)
             extra = (world.InterruptOnce(embedded, args.interrupt_after, spec.steps, SystemClock().now),)
         screen.plain(f"{spec.run} on {_where(cloud, spec)}")
-        return _lead(store, plan, tree, cloud, screen, args.output, "launch", extra)
+        return _lead(store, plan, tree, cloud, screen, output=args.output, verb="launch", extra=extra)
 
 
 def attach(args: argparse.Namespace) -> int:
@@ -71,7 +74,9 @@ def attach(args: argparse.Namespace) -> int:
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     state = store.state()
     if store.owner_pid() is not None and not state.is_final:
-        screen.plain(f"{store.run} is looked after by process {store.owner_pid()}; following it (Ctrl-C only stops following)")
+        screen.plain(
+            f"{store.run} is looked after by process {store.owner_pid()}; following it (Ctrl-C only stops following)"
+        )
         _follow(store, screen)
         state = store.state()
     if state.is_final:
@@ -80,7 +85,7 @@ def attach(args: argparse.Namespace) -> int:
     with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
         screen.plain(f"{spec.run} on {_where(cloud, spec)}: nobody looks after it, taking over")
-        return _lead(store, plan, world.tree_for(spec), cloud, screen, args.output, "attach", ())
+        return _lead(store, plan, world.tree_for(spec), cloud, screen, output=args.output, verb="attach")
 
 
 def _where(cloud: Cloud, spec: RunSpec) -> str:
@@ -93,7 +98,9 @@ def _check_interrupt_after(args: argparse.Namespace, spec: RunSpec) -> None:
     if args.interrupt_after is None:
         return
     if not spec.is_embedded:
-        raise SpecError("--interrupt-after is an option of the embedded cloud: AWS interrupts when it likes; add --cloud local")
+        raise SpecError(
+            "--interrupt-after is an option of the embedded cloud: AWS interrupts when it likes; add --cloud local"
+        )
     if spec.market != "spot":
         raise SpecError("--interrupt-after needs --spot: an on-demand instance is not interrupted")
     if not args.interrupt_after >= 0 or args.interrupt_after == float("inf"):
@@ -119,7 +126,14 @@ def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None =
         prices = {}
         ranked = offers.on_demand_offers(pools)
     if not ranked:
-        raise offers.explain_none(spec.instances, spec.market, spec.max_price_usd_h, spec.regions, pools, prices)
+        raise offers.explain_none(
+            instance_types=spec.instances,
+            market=spec.market,
+            max_price_usd_h=spec.max_price_usd_h,
+            regions=spec.regions,
+            pools=pools,
+            prices=prices,
+        )
     images = {region: spec.ami or cloud.image(region)[0] for region in {offer.pool.region for offer in ranked}}
     return Plan(spec, tuple(ranked), images, SystemClock().now() if born_at is None else born_at, home_id)
 
@@ -129,8 +143,8 @@ def _refuse_retired(spec: RunSpec) -> None:
         known = catalog.find(name)
         if known.is_retired:
             raise SpecError(
-                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the price list and "
-                f"cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
+                f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
             )
 
 
@@ -139,7 +153,9 @@ def _offer_rows(ranked: Sequence[Offer]) -> str:
     for place, offer in enumerate(ranked[:MOST_OFFERS_SHOWN], 1):
         known = catalog.find(offer.pool.instance_type)
         gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
-        rows.append([str(place), known.name, gpu, offer.pool.zone, offer.market, money(offer.price_usd_h), offer.source])
+        rows.append(
+            [str(place), known.name, gpu, offer.pool.zone, offer.market, money(offer.price_usd_h), offer.source]
+        )
     return table(["#", "TYPE", "GPU", "ZONE", "MARKET", "$/H", "PRICE FROM"], rows, right="# $/H")
 
 
@@ -168,7 +184,10 @@ def _print_tree(tree: sync.Tree, output: str) -> int:
 
 
 def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, output: str) -> int:
-    """Print what would be sent. The embedded cloud that answers for the prices lives in a folder of its own, and goes with it."""
+    """Print what would be sent.
+
+    The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
+    """
     with world.open_cloud(spec.cloud, spec.regions, cloud_home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home, write=False))
         title = cloud.title
@@ -176,10 +195,14 @@ def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, ou
     calls = [_call_json(call) for call in plan.calls()]
     if output == "json":
         raw = {
-            "run": spec.run, "cloud": title, "dry_run": True, "requests": calls,
-            "offers": [_offer_json(offer) for offer in plan.offers], "sync": {"files": len(tree.files), "bytes": tree.size_bytes()},
+            "run": spec.run,
+            "cloud": title,
+            "dry_run": True,
+            "requests": calls,
+            "offers": [_offer_json(offer) for offer in plan.offers],
+            "sync": {"files": len(tree.files), "bytes": tree.size_bytes()},
             "estimated_usd_h": [low, high],
-        }  # fmt: skip
+        }
         print(json.dumps(raw))
         return 0
     print(f"Plan for {spec.run} on {title}; nothing is created.\n")
@@ -189,7 +212,9 @@ def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, ou
         print(f"{index}. {call['operation']} ({call['region']})")
         for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
             print(f" {line}")
-    print(f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate.")
+    print(
+        f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate."
+    )
     print(f"Estimate: ${money(low)} to ${money(high)} an hour; the time it takes is known after a first run (report).")
     return 0
 
@@ -201,26 +226,43 @@ def _call_json(call: Call) -> dict[str, Any]:
 def _offer_json(offer: Offer) -> dict[str, Any]:
     pool: Pool = offer.pool
     return {
-        "instance_type": pool.instance_type, "zone": pool.zone, "region": pool.region, "market": offer.market,
-        "price_usd_h": offer.price_usd_h, "price_from": offer.source,
-    }  # fmt: skip
+        "instance_type": pool.instance_type,
+        "zone": pool.zone,
+        "region": pool.region,
+        "market": offer.market,
+        "price_usd_h": offer.price_usd_h,
+        "price_from": offer.source,
+    }
 
 
 # -- leading a run
 
 
 def _lead(
-    store: RunStore, plan: Plan, tree: sync.Tree, cloud: Cloud, screen: Screen, output: str, verb: str,
-    extra: tuple[Watcher, ...],
-) -> int:  # fmt: skip
+    store: RunStore,
+    plan: Plan,
+    tree: sync.Tree,
+    cloud: Cloud,
+    screen: Screen,
+    *,
+    output: str,
+    verb: str,
+    extra: tuple[Watcher, ...] = (),
+) -> int:
     clock = SystemClock()
     view = RunView(screen, plan.spec.steps, clock)
     code = 0
     with store.owned():
         engine = Engine(
-            store=store, plan=plan, job=world.job_for(plan.spec, tree), cloud=cloud,
-            connect=world.connector(store, plan.spec.recovery), make_keys=_make_keys, clock=clock, watchers=(view, *extra),
-        )  # fmt: skip
+            store=store,
+            plan=plan,
+            job=world.job_for(plan.spec, tree),
+            cloud=cloud,
+            connect=world.connector(store, plan.spec.recovery),
+            make_keys=_make_keys,
+            clock=clock,
+            watchers=(view, *extra),
+        )
         with _signals(engine, screen):
             try:
                 engine.run(verb, os.getpid())
@@ -282,7 +324,7 @@ def _follow(store: RunStore, screen: Screen) -> None:
 def row_of(store: RunStore, now: float) -> RunRow:
     """Return the report's row of a run, from its folder alone."""
     state: RunState = store.state()
-    lines = []
+    lines: list[dict[str, Any]] = []
     for attempt in state.attempts:
         own = read_jsonl(store.folder / "attempts" / str(attempt.number) / "metrics.jsonl")
         lines.extend({**line, "attempt": attempt.number} for line in own)
@@ -356,19 +398,26 @@ def _conclude(store: RunStore, screen: Screen, output: str) -> int:
 def summary_text(store: RunStore, now: float) -> str:
     """Return what stands at the end of a run, for a terminal of 80 columns."""
     row = row_of(store, now)
-    head = ["ATT", "INSTANCE", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
+    head = ["ATT", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
     rows = [
         [
-            str(a.number), a.instance_id, a.instance_type, a.zone, money(a.price_usd_h),
-            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-", number(a.images_per_s), a.ended_by or "-",
+            str(a.number),
+            a.instance_type,
+            a.zone,
+            money(a.price_usd_h),
+            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
+            number(a.images_per_s),
+            a.ended_by or "-",
             ("~" if a.is_estimate else "") + ("free" if a.is_free else money(a.billed_usd)),
         ]
         for a in row.attempts
-    ]  # fmt: skip
-    lines = ["", f"{row.run}: {row.state}" + (f" ({row.reason})" if row.reason else ""), ""]
+    ]
+    lines = ["", f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else ""), ""]
     if rows:
         lines += [table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $"), ""]
-    quality = f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
+    quality = (
+        f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
+    )
     lines.append(f"steps       {row.steps}{quality}")
     lines.append(f"speed       {number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}")
     lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} in {span(row.duration_s)}")
@@ -377,7 +426,7 @@ def summary_text(store: RunStore, now: float) -> str:
     if samples:
         lines.append(f"samples     {samples}")
     lines.append(f"report      pixel-orch report {row.run}")
-    lines += [f"note        {note}" for note in build([row], now).notes]
+    lines += ["", *(textwrap.fill(note, 80) for note in build([row], now).notes)]
     return "\n".join(lines)
 
 

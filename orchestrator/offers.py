@@ -13,7 +13,8 @@ from orchestrator.errors import SpecError
 def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
     """Return whether a spot price says anything about the market.
 
-    One that equals on-demand, or exactly a tenth of it, is a placeholder seen in public catalogs; it must not rank as cheapest.
+    One that equals on-demand, or exactly a tenth of it, is a placeholder seen in public catalogs; it must not rank as
+    cheapest.
     """
     if price_usd_h <= 0:
         return False
@@ -22,8 +23,13 @@ def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
     return not any(abs(price_usd_h - mark) < 1e-9 for mark in (on_demand_usd_h, on_demand_usd_h / 10))
 
 
-def spot_offers(pools: Sequence[Pool], prices: Mapping[Pool, PricePoint], max_price_usd_h: Decimal | None) -> list[Offer]:
-    """Return the pools with a price within the cap, cheapest first; pools without a real price come last, at on-demand."""
+def spot_offers(
+    pools: Sequence[Pool], prices: Mapping[Pool, PricePoint], max_price_usd_h: Decimal | None
+) -> list[Offer]:
+    """Return the pools with a price within the cap, cheapest first.
+
+    Pools without a real price come last, at on-demand.
+    """
     priced, doubtful = [], []
     for pool in pools:
         on_demand = catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
@@ -47,18 +53,28 @@ def on_demand_offers(pools: Sequence[Pool]) -> list[Offer]:
 
 
 def ranked_by_price(offers: Iterable[Offer]) -> list[Offer]:
-    """Return the offers, cheapest first; equal prices in the order of type and zone, so that a plan is the same each time."""
+    """Return the offers, cheapest first; equal ones by type and zone, so that a plan is the same each time."""
     return sorted(offers, key=lambda offer: (offer.price_usd_h, offer.pool))
 
 
 def next_round(offers: Sequence[Offer], lost: Iterable[Pool]) -> list[Offer]:
-    """Return the order in which to try after a loss: the pools that were just lost come last, the latest of them at the end."""
+    """Return the order in which to try after a loss.
+
+    The pools that were just lost come last, the latest of them at the end.
+    """
     order = {pool: index for index, pool in enumerate(lost)}
     return sorted(offers, key=lambda offer: order.get(offer.pool, -1))
 
 
-def explain_none(instance_types: Sequence[str], market: str, max_price_usd_h: Decimal | None, regions: Sequence[str],
-                 pools: Sequence[Pool], prices: Mapping[Pool, PricePoint]) -> SpecError:
+def explain_none(
+    *,
+    instance_types: Sequence[str],
+    market: str,
+    max_price_usd_h: Decimal | None,
+    regions: Sequence[str],
+    pools: Sequence[Pool],
+    prices: Mapping[Pool, PricePoint],
+) -> SpecError:
     """Return the error for a list of offers that came out empty: it says which of the conditions emptied it."""
     types, where = ", ".join(instance_types), ", ".join(regions)
     if not pools:
@@ -66,6 +82,7 @@ def explain_none(instance_types: Sequence[str], market: str, max_price_usd_h: De
     if max_price_usd_h is not None and prices:
         lowest = min(point.price_usd_h for point in prices.values())
         return SpecError(
-            f"--max-price: {max_price_usd_h} $/h is below every {market} price of {types} in {where}; the lowest is {lowest:.4f}"
+            f"--max-price: {max_price_usd_h} $/h is below every {market} price of {types} in {where}; "
+            f"the lowest is {lowest:.4f}"
         )
     return SpecError(f"--instance: no {market} price is known for {types} in {where}; choose another --region or type")

@@ -1,4 +1,7 @@
-"""Pure: what was asked for, plus offers, gives the exact requests. A dry run is this, printed; a launch is this, sent."""
+"""Pure: what was asked for, plus offers, gives the exact requests.
+
+A dry run is this, printed; a launch is this, sent.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,12 @@ class Plan:
             "BlockDeviceMappings": [
                 {
                     "DeviceName": "/dev/sda1",
-                    "Ebs": {"VolumeSize": DISK_GIB, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True},
+                    "Ebs": {
+                        "VolumeSize": DISK_GIB,
+                        "VolumeType": "gp3",
+                        "Encrypted": True,
+                        "DeleteOnTermination": True,
+                    },
                 }
             ],
             "TagSpecifications": [
@@ -77,13 +85,21 @@ class Plan:
         return Call("RunInstances", offer.pool.region, parameters)
 
     def calls(self) -> list[Call]:
-        """Return the requests of a first attempt in the order in which they are sent; the second launch only if the first fails."""
+        """Return the requests of a first attempt in the order in which they are sent.
+
+        A launch is sent only if the one before it found no capacity.
+        """
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
         launches = [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
         return [self.door(region) for region in regions] + launches
 
     def _tags(self, attempt: int | None = None) -> list[dict[str, str]]:
-        tags = {MANAGED_TAG: "true", RUN_TAG: self.spec.run, OWNER_TAG: self.home_id, "Name": f"pixel-orch-{self.spec.run}"}
+        tags = {
+            MANAGED_TAG: "true",
+            RUN_TAG: self.spec.run,
+            OWNER_TAG: self.home_id,
+            "Name": f"pixel-orch-{self.spec.run}",
+        }
         if attempt is not None:
             tags[ATTEMPT_TAG] = str(attempt)
         return [{"Key": key, "Value": value} for key, value in tags.items()]
@@ -92,8 +108,9 @@ class Plan:
 def user_data(host_key_private: str, host_key_public: str, authorized_key: str, shutdown_after_min: int) -> str:
     """Return the cloud-config of one instance.
 
-    The host key is made by us, so that it is known before the first connection; it is the one secret that user-data holds. The
-    shutdown timer ends the machine should we die before the agent runs; the agent, once it watches, cancels it.
+    The host key is made by us, so that it is known before the first connection; it is the one secret that user-data
+    holds. The shutdown timer ends the machine should we die before the agent runs; the agent, once it watches,
+    cancels it.
     """
     config = {
         "ssh_deletekeys": True,

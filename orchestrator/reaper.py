@@ -1,6 +1,7 @@
 """Ending machines: ask, wait until they are gone, write down who ended them and at what price they ran.
 
-Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its tag.
+Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its
+tag.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ class Reaper:
         return [i for i in self.cloud.instances(self.run) if i.instance_id not in had and not i.is_gone]
 
     def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
-        """End every instance of the run and wait until EC2 says that they are gone; return the ids of those that are not."""
+        """End every instance of the run and wait until EC2 says that they are gone.
+
+        Returns the ids of those that are not.
+        """
         for instance in self.adopt_lost_requests():
             self.cloud.terminate(instance.region, [instance.instance_id])
         for attempt in self.state().open_attempts():
@@ -131,10 +135,14 @@ class Reaper:
         self._write_down_prices(attempt, ended_at)
         self.emit(
             InstanceEnded(
-                at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id,
-                ended_at=ended_at, ended_by=ended_by, reason=reason,
+                at=self.clock.now(),
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                ended_at=ended_at,
+                ended_by=ended_by,
+                reason=reason,
             )
-        )  # fmt: skip
+        )
 
     def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
         if attempt.market != "spot":
@@ -155,7 +163,9 @@ def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str
     if instance is None:
         if attempt.terminate_requested:
             return "pixel-orch", "no longer listed"
-        return ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
+        return (
+            ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
+        )
     words = ": ".join(filter(None, (instance.reason_code, instance.reason)))
     if instance.reason_code.startswith("Server."):
         return "aws", words

@@ -48,17 +48,30 @@ def status(args: argparse.Namespace) -> int:
     elif not rows:
         print("no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
     else:
-        print(table(["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "OWNER"], [_status_row(*r, now) for r in rows], "STEP $ AGE"))
+        print(
+            table(
+                ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "OWNER"],
+                [_status_row(*r, now) for r in rows],
+                "STEP $ AGE",
+            )
+        )
     return 0
 
 
 def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]:
     row = row_of(store, now)
     return {
-        "run": store.run, "state": state.state, "reason": state.reason, "cloud": state.cloud, "step": row.steps,
-        "attempts": len(row.attempts), "interruptions": row.interruptions, "cost_usd": row.cost_usd,
-        "created_at": iso(state.created_at), "owner_pid": store.owner_pid(),
-    }  # fmt: skip
+        "run": store.run,
+        "state": state.state,
+        "reason": state.reason,
+        "cloud": state.cloud,
+        "step": row.steps,
+        "attempts": len(row.attempts),
+        "interruptions": row.interruptions,
+        "cost_usd": row.cost_usd,
+        "created_at": iso(state.created_at),
+        "owner_pid": store.owner_pid(),
+    }
 
 
 def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
@@ -66,7 +79,16 @@ def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
     kind = row.attempts[-1].instance_type if row.attempts else "-"
     cloud = "embedded" if state.cloud == world.EMBEDDED_TITLE else state.cloud
     cost = ("~" if row.is_estimate else "") + money(row.cost_usd)
-    return [store.run, state.state, cloud, kind, str(row.steps), cost, span(now - state.created_at), _owner_words(store, state)]
+    return [
+        store.run,
+        state.state,
+        cloud,
+        kind,
+        str(row.steps),
+        cost,
+        span(now - state.created_at),
+        _owner_words(store, state),
+    ]
 
 
 def _owner_words(store: RunStore, state: RunState) -> str:
@@ -79,7 +101,8 @@ def _owner_words(store: RunStore, state: RunState) -> str:
 def logs(args: argparse.Namespace) -> int:
     """Do `pixel-orch logs`: the trainer's output of all attempts; with -f also what is still to come."""
     store = RunStore.open(home_from_environment(), args.run)
-    clock, sent = SystemClock(), {}
+    clock = SystemClock()
+    sent: dict[Path, int] = {}
     try:
         while True:
             is_over = store.state().is_final or store.owner_pid() is None
@@ -156,15 +179,18 @@ def pull(args: argparse.Namespace) -> int:
     if args.out:
         checkpoint, samples = (_copied(path, Path(args.out)) for path in (checkpoint, samples))
     answer = {
-        "run": store.run, "fetched": fetched, "checkpoint": str(checkpoint) if checkpoint else None,
-        "samples": str(samples) if samples else None, "checkpoints": sorted(p.name for p in store.checkpoints.glob("checkpoint-*")),
-    }  # fmt: skip
+        "run": store.run,
+        "fetched": fetched,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "samples": str(samples) if samples else None,
+        "checkpoints": sorted(p.name for p in store.checkpoints.glob("checkpoint-*")),
+    }
     if args.output == "json":
         print(json.dumps(answer))
     elif checkpoint is None:
         print(f"{store.run}: no checkpoint has been written yet")
     else:
-        print(f"{store.run}: {fetched} new, {len(answer['checkpoints'] or [])} at home; the newest whole one:\n{checkpoint}")
+        print(f"{store.run}: {fetched} new; the newest whole one at home:\n{checkpoint}")
     return 0
 
 
@@ -181,10 +207,14 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
             if output.is_checkpoint:
                 store.append(
                     CheckpointPulled(
-                        at=SystemClock().now(), attempt=attempt.number, step=output.step, name=output.name,
-                        sha256=output.sha256, size_bytes=output.size_bytes,
+                        at=SystemClock().now(),
+                        attempt=attempt.number,
+                        step=output.step,
+                        name=output.name,
+                        sha256=output.sha256,
+                        size_bytes=output.size_bytes,
                     )
-                )  # fmt: skip
+                )
     finally:
         host.close()
     return count
@@ -217,10 +247,24 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
         host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
         store.known_hosts.write_text(known_hosts_line(instance.address, instance.ssh_port, host_key) + "\n")
         words = [
-            "ssh", "-F", "none", "-i", str(store.key_path), "-p", str(instance.ssh_port), "-o", "IdentitiesOnly=yes",
-            "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={_quoted(store.known_hosts)}", "-o", "LogLevel=ERROR",
-            f"ubuntu@{instance.address}", *command,
-        ]  # fmt: skip
+            "ssh",
+            "-F",
+            "none",
+            "-i",
+            str(store.key_path),
+            "-p",
+            str(instance.ssh_port),
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            f"UserKnownHostsFile={_quoted(store.known_hosts)}",
+            "-o",
+            "LogLevel=ERROR",
+            f"ubuntu@{instance.address}",
+            *command,
+        ]
         return _run_in_foreground(words)
 
 
@@ -247,7 +291,11 @@ def down(args: argparse.Namespace) -> int:
     stores = _chosen(home, args)
     running = [store for store in stores if not store.state().is_final]
     if not running:
-        named = "no run is running" if args.all or len(stores) != 1 else f"{stores[0].run} is {stores[0].state().state} already"
+        named = (
+            "no run is running"
+            if args.all or len(stores) != 1
+            else f"{stores[0].run} is {stores[0].state().state} already"
+        )
         return _say_down(args, [], f"nothing to end: {named}")
     if not args.yes and not _confirmed(f"End {', '.join(store.run for store in running)}?"):
         return _say_down(args, [], "nothing was ended") or 1
@@ -313,7 +361,9 @@ def _end_run(store: RunStore, home: Path) -> None:
             return
         except RunBusyError:
             clock.sleep(0.2)
-    raise HostError(f"process {pid} did not end the run within {DOWN_TIMEOUT_S:.0f} s; end that process, then say down again")
+    raise HostError(
+        f"process {pid} did not end the run within {DOWN_TIMEOUT_S:.0f} s; end that process, then say down again"
+    )
 
 
 def _signal(pid: int) -> None:
@@ -334,9 +384,14 @@ def _end_unowned(store: RunStore, home: Path) -> None:
         return
     with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
         reaper = Reaper(
-            run=store.run, cloud=cloud, clock=clock, state=store.state, emit=store.append,
-            outlives_notice_s=spec.recovery.outlives_notice_s, look_every_s=spec.recovery.poll_s,
-        )  # fmt: skip
+            run=store.run,
+            cloud=cloud,
+            clock=clock,
+            state=store.state,
+            emit=store.append,
+            outlives_notice_s=spec.recovery.outlives_notice_s,
+            look_every_s=spec.recovery.poll_s,
+        )
         left = reaper.end_all("pixel-orch down")
         if left:
             raise CloudError(f"EC2 has not yet ended {', '.join(left)}; say down again in a minute")
@@ -357,7 +412,12 @@ def _write_off(store: RunStore, now: float, reason: str) -> None:
     for attempt in store.state().open_attempts():
         store.append(
             InstanceEnded(
-                at=now, attempt=attempt.number, instance_id=attempt.instance_id, ended_at=now, ended_by="other", reason=reason
+                at=now,
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                ended_at=now,
+                ended_by="other",
+                reason=reason,
             )
         )
     store.append(StateChanged(at=now, state="CANCELLED", reason=reason))
@@ -441,7 +501,7 @@ def _say_swept(args: argparse.Namespace, ended: list[str], runs: list[str], fore
     else:
         print(f"ended {', '.join(ended) or 'no instance'}; closed {', '.join(runs) or 'no run'}")
     for instance in foreign:
-        print(f"left alone: {instance.instance_id} of run {instance.tags.get(RUN_TAG)}, launched from another PIXEL_ORCH_HOME")
+        print(f"left alone: {instance.instance_id} of {instance.tags.get(RUN_TAG)}, of another PIXEL_ORCH_HOME")
     return 0
 
 
@@ -464,7 +524,11 @@ def check(args: argparse.Namespace) -> int:
     needed = {"home", "AWS credentials", "AWS region"} if cloud_name == "aws" else {"home", "embedded cloud"}
     ok = all(good for name, good, _ in lines if name in needed)
     if args.output == "json":
-        print(json.dumps({"cloud": cloud_name, "ok": ok, "checks": [{"name": n, "ok": g, "says": s} for n, g, s in lines]}))
+        print(
+            json.dumps(
+                {"cloud": cloud_name, "ok": ok, "checks": [{"name": n, "ok": g, "says": s} for n, g, s in lines]}
+            )
+        )
     else:
         for name, good, says in lines:
             print(f"{'ok     ' if good else 'MISSING'}  {name:15}  {says}")

@@ -1,7 +1,7 @@
 """What the user asks for: checked before anything is created.
 
-The only bridge between the two halves: this file imports `model.config` (no torch in it), so that a bad trainer setting fails
-on the laptop and not on a machine that is billed.
+The only bridge between the two halves: this file imports `model.config` (no torch in it), so that a bad trainer
+setting fails on the laptop and not on a machine that is billed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class RecoveryPolicy(BaseModel):
     stop_timeout_s: float = Field(default=90.0, gt=0)  # from SIGTERM to the checkpoint
     setup_timeout_s: float = Field(default=1800.0, gt=0)  # the bootstrap: pip may fetch gigabytes
     owner_timeout_s: float = Field(default=1800.0, gt=0)  # our silence after which an instance ends itself
-    outlives_notice_s: float = Field(default=60.0, gt=0)  # past its notice, an instance that AWS has not ended is ended by us
+    outlives_notice_s: float = Field(
+        default=60.0, gt=0
+    )  # past its notice, an instance that AWS has not ended is ended by us
 
 
 class RunSpec(BaseModel):
@@ -135,7 +137,9 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
     """
     if workdir is None:
         if command:
-            raise SpecError("a command after -- needs --workdir DIR, the folder that it runs in; nothing is sent by accident")
+            raise SpecError(
+                "a command after -- needs --workdir DIR, the folder that it runs in; nothing is sent by accident"
+            )
         if include:
             raise SpecError("--include needs --workdir DIR: without it only the bundled trainer is sent")
         return None
@@ -143,7 +147,9 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
     if not path.is_dir():
         raise SpecError(f"--workdir: {workdir} is not a folder; give the folder that holds your program")
     if not command:
-        raise SpecError("--workdir needs the command to run there: add -- COMMAND..., for example -- python my_train.py")
+        raise SpecError(
+            "--workdir needs the command to run there: add -- COMMAND..., for example -- python my_train.py"
+        )
     for entry in include:
         if not (path / entry).exists():
             raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")

@@ -1,4 +1,5 @@
-"""The only file that says Fabric: a shell on a rented machine, with time-outs that hold and a host key known beforehand.
+"""The only file that says Fabric: a shell on a rented machine, with time-outs that hold and a host key known
+beforehand.
 
 Fabric opens and authenticates the connection. Commands run on channels of its transport with our own deadline, because
 `Connection.run(timeout=...)` was seen to hang on a frozen host (SIGSTOP of sshd) for as long as one cared to wait.
@@ -8,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import select
-import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ class SshShell:
         try:
             self._connection.open()
         except BadHostKeyException:
-            raise UnreachableError(f"{self.where}: shows another host key than the one we gave it; not connecting") from None
+            raise UnreachableError(
+                f"{self.where}: shows another host key than the one we gave it; not connecting"
+            ) from None
         except AuthenticationException:
             raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
         except (SSHException, OSError, EOFError) as error:
@@ -114,9 +117,9 @@ class SshShell:
 
         Args:
             command: for the login user's shell.
-            timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two pieces.
-            feed: is given a function that writes to the command's standard input.
-            sink: gets standard output piece by piece instead of `CommandResult.stdout`.
+            timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two
+            pieces. feed: is given a function that writes to the command's standard input. sink: gets standard output
+            piece by piece instead of `CommandResult.stdout`.
         """
         self.open()
         try:
@@ -156,7 +159,7 @@ class SshShell:
                 deadline = time.monotonic() + timeout_s
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise socket.timeout(f"no answer within {timeout_s:.0f} s")
+                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
             if not got:
                 select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, 1.0))
         status = channel.recv_exit_status() if channel.exit_status_ready() else -1
@@ -166,7 +169,5 @@ class SshShell:
 
     def close(self) -> None:
         """Hang up, also on a host that does not answer any more."""
-        try:
+        with suppress(SSHException, OSError, EOFError):
             self._connection.close()
-        except (SSHException, OSError, EOFError):
-            pass

@@ -1,9 +1,9 @@
 """Where a run lives on this machine: `PIXEL_ORCH_HOME/runs/<name>/`, append-only events, atomic writes.
 
-    spec.json        what was asked for           key, key.pub          the run's SSH key
-    events.jsonl     what happened                known_hosts           the host keys that we made
-    lock             who owns the run             checkpoints/          what came home
-    attempts/<n>/    metrics.jsonl, trainer.log of one instance
+spec.json        what was asked for           key, key.pub          the run's SSH key
+events.jsonl     what happened                known_hosts           the host keys that we made
+lock             who owns the run             checkpoints/          what came home
+attempts/<n>/    metrics.jsonl, trainer.log of one instance
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def make_home(home: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder of yours") from None
+        raise SpecError(
+            f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder of yours"
+        ) from None
     return home
 
 
@@ -216,7 +218,9 @@ class RunStore:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of all attempts as one curve: what a later attempt did again replaces what was lost."""
         lines: list[dict[str, Any]] = []
-        for folder in sorted((self.folder / "attempts").glob("*"), key=lambda f: int(f.name) if f.name.isdigit() else 0):
+        for folder in sorted(
+            (self.folder / "attempts").glob("*"), key=lambda f: int(f.name) if f.name.isdigit() else 0
+        ):
             own = list(read_jsonl(folder / "metrics.jsonl"))
             first = min((line["step"] for line in own if isinstance(line.get("step"), int)), default=None)
             if first is not None:

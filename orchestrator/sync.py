@@ -18,9 +18,21 @@ from orchestrator.errors import SpecError
 
 # Where there is no git to say what is to be left out.
 USUAL = (
-    ".venv", "venv", "env", "node_modules", "__pycache__", "*.pyc", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache",
-    ".ipynb_checkpoints", ".DS_Store", ".tox", "wandb",
-)  # fmt: skip
+    ".venv",
+    "venv",
+    "env",
+    "node_modules",
+    "__pycache__",
+    "*.pyc",
+    "*.egg-info",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".ipynb_checkpoints",
+    ".DS_Store",
+    ".tox",
+    "wandb",
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +50,15 @@ class Tree:
 def bundled_tree() -> Tree:
     """Return the bundled trainer as it is installed: the package `model`, its Python files, nothing else."""
     package = Path(str(resources.files("model")))
-    files = sorted(str(path.relative_to(package.parent)) for path in package.rglob("*.py") if "__pycache__" not in path.parts)
+    files = sorted(
+        str(path.relative_to(package.parent)) for path in package.rglob("*.py") if "__pycache__" not in path.parts
+    )
     return Tree(package.parent, tuple(files))
 
 
 def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
-    """Return a folder of the user's, less what git ignores (or, without git, less the usual), plus what `include` names.
+    """Return a folder of the user's, less what git ignores (or, without git, less the usual), plus what `include`
+    names.
 
     `.git` is never sent. A link is sent as a link if it points to something inside the folder, and left out if not.
 
@@ -56,7 +71,9 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
         names.update(_walk(path, (), prefix=entry.rstrip("/") + "/") if path.is_dir() else [os.path.normpath(entry)])
     files = sorted(name for name in names if _is_sendable(folder, name))
     if not files:
-        raise SpecError(f"--workdir: there is nothing to send in {folder}: it is empty, or git ignores all of it (--include)")
+        raise SpecError(
+            f"--workdir: there is nothing to send in {folder}: it is empty, or git ignores all of it (--include)"
+        )
     return Tree(folder, tuple(files))
 
 
@@ -73,7 +90,18 @@ def _is_in_git(folder: Path) -> bool:
 def _listed_by_git(folder: Path) -> list[str]:
     """Ask git itself: its ignore rules have corner cases that no imitation of them gets right."""
     asked = subprocess.run(
-        ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "."],
+        [
+            "git",
+            "-C",
+            str(folder),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--deduplicate",
+            ".",
+        ],
         capture_output=True,
         check=False,
     )

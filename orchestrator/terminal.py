@@ -1,4 +1,7 @@
-"""What a person sees: tables within 80 columns, a line for each event, one live line in a terminal. A pipe gets plain lines."""
+"""What a person sees: tables within 80 columns, a line for each event, one live line in a terminal.
+
+A pipe gets plain lines.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ def span(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> str:
-    """Return aligned columns, two blanks between them. Columns named in `right` are set to the right; the widest gives way at 80."""
+    """Return aligned columns, two blanks between them.
+
+    Columns named in `right` are set to the right; the widest gives way at 80.
+    """
     cells = [list(head), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH and max(widths) > 8:
@@ -58,7 +64,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -
     for row in cells:
         set_cells = [
             _cut(cell, width).rjust(width) if name in right else _cut(cell, width).ljust(width)
-            for cell, width, name in zip(row, widths, head)
+            for cell, width, name in zip(row, widths, head, strict=True)
         ]
         lines.append("  ".join(set_cells).rstrip())
     return "\n".join(lines)
@@ -171,8 +177,8 @@ class RunView:
             case ev.CheckpointRefused():
                 return f"  {event.name} is damaged and not used: {event.reason}"
             case ev.TrainerExited():
-                how = "as asked" if event.asked else "by itself"
-                return f"  trainer ended {how} at step {event.last_step} (exit code {event.exit_code})"
+                how = "stopped as asked" if event.asked else "finished" if event.exit_code == 0 else "failed"
+                return f"  trainer {how} at step {event.last_step} (exit code {event.exit_code})"
             case ev.AttemptLost():
                 return f"  attempt {event.attempt} is over: {event.reason}"
             case ev.TerminateRequested():

@@ -1,4 +1,7 @@
-"""The real clouds and hosts: built here and nowhere else, so that everything above this file can be told to use others."""
+"""The real clouds and hosts.
+
+Built here and nowhere else, so that everything above this file can be told to use others.
+"""
 
 from __future__ import annotations
 
@@ -105,9 +108,13 @@ def connector(store: RunStore, policy: RecoveryPolicy) -> Connect:
         from orchestrator.ssh import SshShell
 
         shell = SshShell(
-            address=instance.address, port=instance.ssh_port, user=user, key_path=store.key_path, host_key=host_key,
+            address=instance.address,
+            port=instance.ssh_port,
+            user=user,
+            key_path=store.key_path,
+            host_key=host_key,
             connect_timeout_s=policy.answer_timeout_s,
-        )  # fmt: skip
+        )
         shell.open()
         return SshHost(shell, answer_timeout_s=policy.answer_timeout_s, setup_timeout_s=policy.setup_timeout_s)
 
@@ -135,15 +142,30 @@ def tree_for(spec: RunSpec) -> sync.Tree:
 def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
     """Return what is run on a host for this run."""
     if spec.trainer is not None:
-        command: tuple[str, ...] = ("{python}", "-m", "model", "train", "--config", "{root}/config.json", "--out", "{root}/out")
+        command: tuple[str, ...] = (
+            "{python}",
+            "-m",
+            "model",
+            "train",
+            "--config",
+            "{root}/config.json",
+            "--out",
+            "{root}/out",
+        )
         config: bytes | None = spec.trainer.model_dump_json(indent=1).encode()
     else:
         command, config = spec.command, None
     return Job(
-        root=f"pixel-orch/{spec.run}", command=command, env=spec.env, config_json=config, tree=tree.folder, files=tree.files,
-        owner_timeout_s=spec.recovery.owner_timeout_s, stop_timeout_s=spec.recovery.stop_timeout_s,
+        root=f"pixel-orch/{spec.run}",
+        command=command,
+        env=spec.env,
+        config_json=config,
+        tree=tree.folder,
+        files=tree.files,
+        owner_timeout_s=spec.recovery.owner_timeout_s,
+        stop_timeout_s=spec.recovery.stop_timeout_s,
         metadata_poll_s=EMBEDDED_METADATA_POLL_S if spec.is_embedded else AWS_METADATA_POLL_S,
-    )  # fmt: skip
+    )
 
 
 def home_id(home: Path, *, write: bool = True) -> str:

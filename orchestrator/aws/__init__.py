@@ -1,4 +1,7 @@
-"""AWS, the only package that says boto3. Its errors are translated at the sill (`errors.py`) and never get further in."""
+"""AWS, the only package that says boto3.
+
+Its errors are translated at the sill (`errors.py`) and never get further in.
+"""
 
 from orchestrator.aws.ec2 import AwsCloud
 

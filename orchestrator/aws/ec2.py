@@ -18,9 +18,7 @@ from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Instance, Pool, Price
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
 
 # https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
-DLAMI_PARAMETER = (
-    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-)
+DLAMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 LOGIN_USER = "ubuntu"  # of every Ubuntu image
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
 PRODUCT = "Linux/UNIX"
@@ -40,7 +38,9 @@ class AwsCloud:
         AccessError: there are no credentials.
     """
 
-    def __init__(self, regions: Sequence[str], *, endpoint: Mapping[str, str] | None = None, title: str = "AWS") -> None:
+    def __init__(
+        self, regions: Sequence[str], *, endpoint: Mapping[str, str] | None = None, title: str = "AWS"
+    ) -> None:
         self.title = title
         self.regions = tuple(regions)
         self._endpoint = dict(endpoint or {})
@@ -54,7 +54,10 @@ class AwsCloud:
         return boto3.session.Session()
 
     def _client(self, service: str, region: str, *, once: bool = False) -> Any:
-        """Return a client; `once` sends each request a single time: EC2's "no capacity" is HTTP 500, which the SDK retries."""
+        """Return a client; `once` sends each request a single time.
+
+        EC2's "no capacity" is HTTP 500, which the SDK retries.
+        """
         key = (service, region, once)
         if key not in self._clients:
             retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
@@ -86,8 +89,11 @@ class AwsCloud:
         for region in self.regions:
             filters = [{"Name": "instance-type", "Values": list(instance_types)}]
             for offering in self._pages(
-                region, "describe_instance_type_offerings", "InstanceTypeOfferings",
-                LocationType="availability-zone", Filters=filters,
+                region,
+                "describe_instance_type_offerings",
+                "InstanceTypeOfferings",
+                LocationType="availability-zone",
+                Filters=filters,
             ):
                 found.append(Pool(offering["InstanceType"], offering["Location"], region))
         return sorted(found)
@@ -146,15 +152,21 @@ class AwsCloud:
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
         with at_the_sill(f"{region}, security group {name}"):
-            existing = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])["SecurityGroups"]
+            existing = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])[
+                "SecurityGroups"
+            ]
             group = existing[0] if existing else ec2.create_security_group(**call.parameters)
             rules = existing[0].get("IpPermissions", []) if existing else []
             if not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
                 ec2.authorize_security_group_ingress(
                     GroupId=group["GroupId"],
                     IpPermissions=[
-                        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22,
-                         "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+                        {
+                            "IpProtocol": "tcp",
+                            "FromPort": 22,
+                            "ToPort": 22,
+                            "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}],
+                        }
                     ],
                 )
         return str(group["GroupId"])
@@ -184,12 +196,17 @@ class AwsCloud:
 
     def instances(self, run: str | None = None) -> list[Instance]:
         """DescribeInstances by tag, paginated."""
-        value = {"Name": f"tag:{RUN_TAG}", "Values": [run]} if run else {"Name": f"tag:{MANAGED_TAG}", "Values": ["true"]}
-        found = []
+        value = (
+            {"Name": f"tag:{RUN_TAG}", "Values": [run]} if run else {"Name": f"tag:{MANAGED_TAG}", "Values": ["true"]}
+        )
+        found: list[Instance] = []
         for region in self.regions:
             for reservation in self._pages(
-                region, "describe_instances", "Reservations",
-                Filters=[value], PaginationConfig={"PageSize": PAGE},
+                region,
+                "describe_instances",
+                "Reservations",
+                Filters=[value],
+                PaginationConfig={"PageSize": PAGE},
             ):
                 found.extend(_instance(raw, region) for raw in reservation["Instances"])
         return sorted(found, key=lambda instance: instance.launched_at)

@@ -1,8 +1,8 @@
 """EC2's error codes, and what each of them rules out.
 
-One table, so that capacity (try the next pool), quota (a person must act), access and time-outs are never mixed up. Codes:
-https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html. The texts of AWS are passed on as they are; a hint in them
-("choosing us-east-1b...") is a hint and never followed: it has been seen to be wrong.
+One table, so that capacity (try the next pool), quota (a person must act), access and time-outs are never mixed up.
+Codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html. The texts of AWS are passed on as
+they are; a hint in them ("choosing us-east-1b...") is a hint and never followed: it has been seen to be wrong.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def at_the_sill(where: str = "") -> Iterator[None]:
         raise SpecError("no AWS region is set; say --region, for example --region us-east-1") from error
     except BotoCoreError as error:
         text = " ".join(str(error).split())
-        raise CloudError(f"{where or 'AWS'}: {text}; check the network and try again", code=type(error).__name__) from error
+        raise CloudError(
+            f"{where or 'AWS'}: {text}; check the network and try again", code=type(error).__name__
+        ) from error
 
 
 NO_CREDENTIALS = "run `aws configure` (or set AWS_PROFILE), or try it without an account: --cloud local"

@@ -93,12 +93,13 @@ class Report:
         if not any(run.cloud == EMBEDDED for run in self.runs):
             return ()
         return (
-            "embedded cloud: the prices are recorded ones, nothing was paid; the throughput is this machine's CPU's, not the GPU's.",
+            "embedded cloud: the prices are recorded ones, nothing was paid; "
+            "the throughput is this machine's CPU's, not the GPU's.",
         )
 
 
 def _measured(lines: Metrics) -> list[Mapping[str, Any]]:
-    """Return the training lines with a speed, less the first of each attempt, which holds the warm-up (unless it is all there is)."""
+    """Return the training lines with a speed, less the first, which holds the warm-up (unless it is all there is)."""
     lines = [x for x in lines if isinstance(x.get("step"), int) and x.get("split") != "valid" and "event" not in x]
     with_speed = [x for x in lines if isinstance(x.get("images_per_s"), (int, float)) and x["images_per_s"] > 0]
     return with_speed[1:] or with_speed
@@ -136,13 +137,27 @@ def _attempt_row(attempt: Attempt, lines: Metrics, now: float) -> AttemptRow:
         steps_per_s = images_per_s / batch
     billed = bill(attempt, now)
     return AttemptRow(
-        number=attempt.number, instance_id=attempt.instance_id, instance_type=attempt.instance_type, zone=attempt.zone,
-        region=attempt.region, market=attempt.market, price_usd_h=attempt.price_usd_h, started_at=attempt.started_at,
-        ended_at=attempt.ended_at, ended_by=attempt.ended_by, end_reason=attempt.end_reason,
-        first_step=attempt.first_step, last_step=attempt.last_step,
-        images_per_s=images_per_s, steps_per_s=steps_per_s, device=attempt.device,
-        billed_usd=float(billed.usd), billed_s=float(billed.seconds), is_free=billed.is_free, is_estimate=billed.is_estimate,
-    )  # fmt: skip
+        number=attempt.number,
+        instance_id=attempt.instance_id,
+        instance_type=attempt.instance_type,
+        zone=attempt.zone,
+        region=attempt.region,
+        market=attempt.market,
+        price_usd_h=attempt.price_usd_h,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        ended_by=attempt.ended_by,
+        end_reason=attempt.end_reason,
+        first_step=attempt.first_step,
+        last_step=attempt.last_step,
+        images_per_s=images_per_s,
+        steps_per_s=steps_per_s,
+        device=attempt.device,
+        billed_usd=float(billed.usd),
+        billed_s=float(billed.seconds),
+        is_free=billed.is_free,
+        is_estimate=billed.is_estimate,
+    )
 
 
 def _weighted(rows: Sequence[AttemptRow]) -> float | None:
@@ -162,7 +177,7 @@ def _usd_per(rows: Sequence[AttemptRow], images: float | None) -> float | None:
         return None
     weights = [max(row.last_step - row.first_step + 1, 1) for row in rows]
     each = [row.price_usd_h / 3600 / (row.images_per_s or 1) for row in rows]
-    return images * sum(w * usd for w, usd in zip(weights, each)) / sum(weights)
+    return images * sum(w * usd for w, usd in zip(weights, each, strict=True)) / sum(weights)
 
 
 def run_row(state: RunState, metrics: Metrics, now: float) -> RunRow:
@@ -180,20 +195,28 @@ def run_row(state: RunState, metrics: Metrics, now: float) -> RunRow:
     start = next((s for lines in by_attempt.values() if (s := _start_line(lines))), {})
     batch, epoch = start.get("batch_size"), start.get("images_per_epoch")
     valid = [x for x in metrics if x.get("split") == "valid" and isinstance(x.get("nats"), (int, float))]
-    lost = sum(max(0, a.last_step - b.resumed_from) for a, b in zip(state.attempts, state.attempts[1:]))
+    lost = sum(max(0, a.last_step - b.resumed_from) for a, b in zip(state.attempts, state.attempts[1:], strict=False))
     ended_at = state.updated_at if state.is_final else now
     return RunRow(
-        run=state.run, state=state.state, reason=state.reason, cloud=state.cloud,
-        steps=max((a.last_step for a in state.attempts), default=0), steps_lost=lost,
-        interruptions=state.interruptions, capacity_failures=len(state.failures), attempts=rows,
+        run=state.run,
+        state=state.state,
+        reason=state.reason,
+        cloud=state.cloud,
+        steps=max((a.last_step for a in state.attempts), default=0),
+        steps_lost=lost,
+        interruptions=state.interruptions,
+        capacity_failures=len(state.failures),
+        attempts=rows,
         images_per_s=_weighted(rows),
         usd_per_1000_steps=_usd_per(rows, 1000.0 * batch if isinstance(batch, int) else None),
         usd_per_epoch=_usd_per(rows, float(epoch) if isinstance(epoch, (int, float)) else None),
-        nats=valid[-1]["nats"] if valid else None, bits_per_dim=valid[-1].get("bits_per_dim") if valid else None,
+        nats=valid[-1]["nats"] if valid else None,
+        bits_per_dim=valid[-1].get("bits_per_dim") if valid else None,
         device=next((row.device for row in reversed(rows) if row.device), ""),
-        cost_usd=sum(row.billed_usd for row in rows), is_estimate=any(row.is_estimate for row in rows),
+        cost_usd=sum(row.billed_usd for row in rows),
+        is_estimate=any(row.is_estimate for row in rows),
         duration_s=max(0.0, ended_at - state.created_at),
-    )  # fmt: skip
+    )
 
 
 def build(runs: Sequence[RunRow], now: float) -> Report:
@@ -210,13 +233,17 @@ def _type_row(key: tuple[str, str, str], pairs: Sequence[tuple[RunRow, AttemptRo
     runs = list({id(run): run for run, _ in pairs}.values())
     same = len({(run.usd_per_epoch is None, run.usd_per_1000_steps is None) for run in runs}) == 1
     return TypeRow(
-        cloud=key[0], instance_type=key[1], market=key[2], attempts=len(rows),
-        interruptions=sum(row.ended_by == "aws" for row in rows), images_per_s=_weighted(rows),
+        cloud=key[0],
+        instance_type=key[1],
+        market=key[2],
+        attempts=len(rows),
+        interruptions=sum(row.ended_by == "aws" for row in rows),
+        images_per_s=_weighted(rows),
         price_usd_h=sum(row.price_usd_h for row in rows) / len(rows),
         usd_per_1000_steps=_mean([run.usd_per_1000_steps for run in runs]) if same else None,
         usd_per_epoch=_mean([run.usd_per_epoch for run in runs]) if same else None,
         cost_usd=sum(row.billed_usd for row in rows),
-    )  # fmt: skip
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

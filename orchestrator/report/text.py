@@ -27,9 +27,12 @@ def as_text(report: Report) -> str:
     if not report.runs:
         return "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
     parts = ["Runs", _runs(report.runs), "", "Instance types, as measured", _types(report.types)]
-    parts += ["", "$/1k steps, $/epoch: price per hour over measured images/s, while training.",
-              "$ total: billed, all attempts (~ is an estimate); an instance that AWS",
-              "interrupts within its first hour is free."]  # fmt: skip
+    parts += [
+        "",
+        "$/1k steps, $/epoch: price per hour over measured images/s, while training.",
+        "$ total: billed, all attempts (~ is an estimate); an instance that AWS",
+        "interrupts within its first hour is free.",
+    ]
     parts += ["", *(_wrapped(note) for note in report.notes)] if report.notes else []
     return "\n".join(parts)
 
@@ -38,11 +41,17 @@ def _runs(runs: tuple[RunRow, ...]) -> str:
     head = ["RUN", "STATE", "STEPS", "ATT", "INT", "IMAGES/S", "BITS/DIM", "$ TOTAL"]
     rows = [
         [
-            run.run, run.state, str(run.steps), str(len(run.attempts)), str(run.interruptions),
-            number(run.images_per_s), number(run.bits_per_dim, 3), ("~" if run.is_estimate else "") + money(run.cost_usd),
+            run.run,
+            run.state,
+            str(run.steps),
+            str(len(run.attempts)),
+            str(run.interruptions),
+            number(run.images_per_s),
+            number(run.bits_per_dim, 3),
+            ("~" if run.is_estimate else "") + money(run.cost_usd),
         ]
         for run in runs
-    ]  # fmt: skip
+    ]
     return table(head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ TOTAL")
 
 
@@ -50,12 +59,18 @@ def _types(types: tuple[TypeRow, ...]) -> str:
     head = ["TYPE", "MARKET", "CLOUD", "ATT", "INT", "IMAGES/S", "$/H", "$/1K STEPS", "$/EPOCH"]
     rows = [
         [
-            row.instance_type, row.market, "embedded" if row.cloud == "embedded cloud" else row.cloud, str(row.attempts),
-            str(row.interruptions), number(row.images_per_s), money(row.price_usd_h), money(row.usd_per_1000_steps),
+            row.instance_type,
+            row.market,
+            "embedded" if row.cloud == "embedded cloud" else row.cloud,
+            str(row.attempts),
+            str(row.interruptions),
+            number(row.images_per_s),
+            money(row.price_usd_h),
+            money(row.usd_per_1000_steps),
             money(row.usd_per_epoch),
         ]
         for row in types
-    ]  # fmt: skip
+    ]
     return table(head, rows, right="ATT INT IMAGES/S $/H $/1K STEPS $/EPOCH")
 
 

@@ -83,7 +83,6 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 def _evaluate(args: argparse.Namespace) -> str:
     from model.evaluate import report
 
-    _repeatable()
     return report(Path(args.checkpoint), split=args.split, style=args.output, device=args.device)
 
 
@@ -93,14 +92,15 @@ def _sample(args: argparse.Namespace) -> str:
     from model.picture import write_grid
     from model.sample import draw
     from model.state import network_of
+    from model.train import make_repeatable
 
-    _repeatable()
     config = config_from_settings(
         {}, samples=args.count, samples_temperature=args.temperature, seed=args.seed, device=args.device
     )
     saved = load(Path(args.checkpoint))
     facts = saved.train_config.data
     device = pick_device(config.device)
+    make_repeatable(1, device)
     levels = draw(
         network_of(saved, device),
         facts,
@@ -114,12 +114,6 @@ def _sample(args: argparse.Namespace) -> str:
     except OSError as error:
         raise SetupError(f"cannot write {args.out}: {error.strerror or error}; give another --out") from None
     return f"{len(levels)} images of step {saved.step:,} in {args.out}"
-
-
-def _repeatable() -> None:
-    from model.train import make_repeatable
-
-    make_repeatable(threads=1)
 
 
 def _require_torch() -> None:

@@ -14,6 +14,7 @@ from model.data import load as load_data
 from model.data.dataset import Split
 from model.likelihood import evaluate
 from model.state import network_of
+from model.train import make_repeatable
 
 
 def report(path: Path, *, split: Split, style: str, device: str) -> str:
@@ -31,6 +32,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     saved = load_checkpoint(path)
     config = saved.train_config
     where = pick_device(device)
+    make_repeatable(1, where)
     net = network_of(saved, where)
     images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
     score = evaluate(net, images)

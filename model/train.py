@@ -43,8 +43,8 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         OSError: a checkpoint cannot be written.
     """
     _prepare_folder(out)
-    make_repeatable(config.threads)
     device = pick_device(config.device)
+    make_repeatable(config.threads, device)
     data = load(config.dataset)
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)
@@ -160,12 +160,13 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
     return True
 
 
-def make_repeatable(threads: int) -> None:
+def make_repeatable(threads: int, device: torch.device) -> None:
     """Make torch give the same bits each time on the same machine. The number of threads is part of that."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
     torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if device.type == "cuda":  # on a CPU our operations are repeatable anyway, and the call costs a second of imports
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _prepare_folder(out: Path) -> None:

@@ -68,6 +68,9 @@ class Reaper:
         """Ask EC2 to end it, unless AWS does so for free. Does not wait."""
         if attempt.is_over or (self.should_leave_to_aws(attempt) and not even_under_notice):
             return
+        instance = self.instance(attempt.instance_id)
+        if instance is not None and instance.state in ("shutting-down", "terminated"):
+            return  # it ends already: whoever did that, it was not us
         self.emit(
             TerminateRequested(
                 at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason

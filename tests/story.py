@@ -1,0 +1,94 @@
+"""Builds a run on the in-memory cloud: what the engine's stories begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model.config import TrainConfig
+from orchestrator import offers
+from orchestrator.cloud import Job
+from orchestrator.engine import Engine
+from orchestrator.events import Event, RunCreated
+from orchestrator.plan import Plan
+from orchestrator.spec import RecoveryPolicy, RunSpec
+from orchestrator.store import RunStore
+from tests.memory import Machine, MemoryCloud, VirtualClock
+
+
+class Recorder:
+    """A watcher that keeps what it is told, and may act on it."""
+
+    def __init__(self, on_tick: Callable[[Any, int], None] | None = None) -> None:
+        self.events: list[Event] = []
+        self.on_tick = on_tick
+
+    def event(self, event: Event) -> None:
+        """Keep it."""
+        self.events.append(event)
+
+    def tick(self, attempt: Any, step: int, images_per_s: float | None) -> None:
+        """Act, if told to."""
+        if self.on_tick:
+            self.on_tick(attempt, step)
+
+
+class Story:
+    """A run that is ready to be led.
+
+    Args:
+        home: an empty folder.
+        fate: is given the number of each new machine (from 1) and the machine.
+        spec: fields of the RunSpec that differ.
+    """
+
+    def __init__(self, home: Path, fate: Callable[[int, Machine], None] | None = None, **spec: Any) -> None:
+        self.home = home
+        self.clock = VirtualClock()
+        self.cloud = MemoryCloud(self.clock, fate)
+        wanted: dict[str, Any] = {
+            "run": "story",
+            "cloud": "aws",
+            "instances": ("g4dn.xlarge",),
+            "market": "spot",
+            "regions": ("us-east-1",),
+            "trainer": TrainConfig(steps=100),
+            "recovery": RecoveryPolicy(poll_s=2.0),
+        }
+        self.spec = RunSpec(**{**wanted, **spec})
+        self.store = RunStore.create(home, self.spec)
+        self.store.key_path.with_suffix(".pub").write_text("ssh-ed25519 AAAA story\n")
+        self.store.append(RunCreated(at=self.clock.now(), run=self.spec.run, cloud="AWS"))
+        self.recorder = Recorder()
+
+    def engine(self) -> Engine:
+        """Return a new engine over the same run: a first one, or the one that takes over after a crash."""
+        pools = self.cloud.offerings(self.spec.instances)
+        ranked = offers.spot_offers(pools, self.cloud.spot_prices(pools), None)
+        plan = Plan(self.spec, tuple(ranked), {"us-east-1": "ami-1"}, self.store.state().created_at, "home")
+        job = Job(
+            root="pixel-orch/story",
+            command=("true",),
+            env={},
+            config_json=b"{}",
+            tree=self.home,
+            files=(),
+            owner_timeout_s=1800,
+            stop_timeout_s=90,
+            metadata_poll_s=5,
+        )
+        return Engine(
+            store=self.store,
+            plan=plan,
+            job=job,
+            cloud=self.cloud,
+            connect=self.cloud.connect,
+            make_keys=lambda comment: ("private", f"ssh-ed25519 AAAA {comment}"),
+            clock=self.clock,
+            watchers=(self.recorder,),
+        )
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Plan something for so many seconds from now."""
+        self.clock.at(self.clock.now() + seconds, action)

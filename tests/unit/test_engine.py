@@ -1,0 +1,355 @@
+"""The engine's stories, in virtual time: whatever happens, nothing is left behind and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.clock import Clock
+from orchestrator.engine import Cancelled
+from orchestrator.errors import AccessError, CapacityError, CloudError, HostError, QuotaError, ThrottledError, TrainingError
+from orchestrator.events import FINAL_STATES, CheckpointPulled, CheckpointRefused, InstanceEnded, StateChanged
+from tests.memory import BrokenSetup, Machine, VirtualClock
+from tests.story import Story
+
+
+def check_invariants(story: Story) -> None:
+    """After every story: no machine, no door, every acknowledged checkpoint whole, the last fact is a final state."""
+    assert story.cloud.alive() == []
+    assert story.cloud.doors == {}
+    state = story.store.state()
+    assert state.state in FINAL_STATES
+    assert state.open_attempts() == []
+    pulled = [e for e in story.store.events() if isinstance(e, CheckpointPulled)]
+    refused = {e.name for e in story.store.events() if isinstance(e, CheckpointRefused)}
+    assert all(story.store.is_whole(p) for p in state.checkpoints.values())
+    assert {p.step for p in pulled if p.name not in refused} <= set(state.checkpoints)
+    assert isinstance(story.store.events()[-1], StateChanged)
+
+
+def test_a_quiet_run_takes_the_cheapest_pool_and_brings_every_checkpoint_home(home: Path) -> None:
+    story = Story(home)
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    assert [a.zone for a in state.attempts] == ["us-east-1b"]
+    assert sorted(state.checkpoints) == list(range(10, 101, 10))
+    assert (state.attempts[0].first_step, state.attempts[0].last_step) == (1, 100)
+    assert state.attempts[0].ended_by == "pixel-orch"
+    check_invariants(story)
+
+
+def test_an_interruption_with_notice_goes_on_in_another_pool_from_the_last_step(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    state = story.engine().run()
+    first, second = state.attempts
+    assert state.state == "SUCCEEDED"
+    assert first.zone != second.zone
+    assert second.first_step == first.last_step + 1
+    assert first.ended_by == "aws"
+    check_invariants(story)
+
+
+def test_an_instance_under_notice_in_its_first_hour_is_left_to_aws(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    story.engine().run()
+    assert story.cloud.machines[0].instance.instance_id not in story.cloud.terminations
+    check_invariants(story)
+
+
+def test_an_instance_under_notice_after_its_first_hour_is_ended_by_us_once_the_checkpoint_is_home(home: Path) -> None:
+    def slow(number: int, machine: Machine) -> None:
+        machine.steps_per_s = 0.025 if number == 1 else 10
+
+    story = Story(home, slow)
+    story.later(3700, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    state = story.engine().run()
+    assert state.attempts[0].ended_by == "pixel-orch"
+    assert state.attempts[1].resumed_from == state.attempts[0].last_step > 0
+    check_invariants(story)
+
+
+def test_an_instance_that_outlives_its_notice_is_ended_after_another_minute(home: Path) -> None:
+    story = Story(home)
+
+    def notice_only() -> None:
+        story.cloud.machines[0].noticed_at = story.clock.now()
+
+    story.later(60, notice_only)
+    state = story.engine().run()
+    first = state.attempts[0]
+    assert first.ended_by == "pixel-orch"
+    assert first.noticed_ends_at is not None and first.ended_at is not None
+    assert 55 <= first.ended_at - first.noticed_ends_at <= 75
+    check_invariants(story)
+
+
+def test_a_termination_without_notice_resumes_from_the_last_periodic_checkpoint(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0], notice_s=0))
+    state = story.engine().run()
+    first, second = state.attempts
+    assert second.resumed_from == first.last_step // 10 * 10
+    assert state.state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_a_frozen_host_is_given_up_ended_by_us_and_replaced(home: Path) -> None:
+    def freeze(number: int, machine: Machine) -> None:
+        machine.frozen_from = machine.ready_at + 40 if number == 1 else None
+
+    story = Story(home, freeze)
+    state = story.engine().run()
+    assert state.attempts[0].ended_by == "pixel-orch"
+    assert "no answer" in state.attempts[0].lost_because
+    assert state.state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_a_host_that_never_boots_is_given_up_and_replaced(home: Path) -> None:
+    def never(number: int, machine: Machine) -> None:
+        machine.frozen_from = 0.0 if number == 1 else None
+
+    story = Story(home, never)
+    assert story.engine().run().state == "SUCCEEDED"
+    assert "did not answer within 300 s" in story.store.state().attempts[0].lost_because
+    check_invariants(story)
+
+
+def test_empty_pools_are_events_not_attempts(home: Path) -> None:
+    story = Story(home)
+    story.cloud.empty_zones = {"us-east-1b", "us-east-1c"}
+    state = story.engine().run()
+    assert [a.zone for a in state.attempts] == ["us-east-1a"]
+    assert [f.zone for f in state.failures] == ["us-east-1b", "us-east-1c"]
+    check_invariants(story)
+
+
+def test_no_capacity_anywhere_ends_a_first_attempt_with_what_to_do(home: Path) -> None:
+    story = Story(home)
+    story.cloud.empty_zones = {"us-east-1a", "us-east-1b", "us-east-1c"}
+    with pytest.raises(CapacityError, match=r"3 pools tried.*Add types with --instance"):
+        story.engine().run()
+    assert story.store.state().attempts == []
+    check_invariants(story)
+
+
+def test_while_recovering_empty_pools_are_tried_again_later(home: Path) -> None:
+    story = Story(home)
+
+    def storm() -> None:
+        story.cloud.interrupt(story.cloud.machines[0], notice_s=0)
+        story.cloud.empty_zones = {"us-east-1a", "us-east-1b", "us-east-1c"}
+
+    story.later(60, storm)
+    story.later(400, story.cloud.empty_zones.clear)
+    story.later(401, lambda: setattr(story.cloud, "empty_zones", set()))
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    assert len(state.attempts) == 2
+    check_invariants(story)
+
+
+@pytest.mark.parametrize("error", [QuotaError("limit of 0", code="VcpuLimitExceeded"), AccessError("no", code="UnauthorizedOperation")])
+def test_quota_and_access_stop_at_once_since_another_zone_does_not_help(home: Path, error: CloudError) -> None:
+    story = Story(home)
+    story.cloud.refusals = {"us-east-1b": [error]}
+    with pytest.raises(type(error)):
+        story.engine().run()
+    assert len(story.cloud.calls) == 1
+    check_invariants(story)
+
+
+def test_throttling_repeats_the_same_request_with_the_same_token(home: Path) -> None:
+    story = Story(home)
+    story.cloud.refusals = {"us-east-1b": [ThrottledError("slow down", code="RequestLimitExceeded")] * 2}
+    assert story.engine().run().state == "SUCCEEDED"
+    assert len({call.parameters["ClientToken"] for call in story.cloud.calls}) == 1
+    check_invariants(story)
+
+
+def test_a_lost_answer_does_not_make_a_second_instance(home: Path) -> None:
+    story = Story(home)
+    story.cloud.fail_after_serving = 1
+    assert story.engine().run().state == "SUCCEEDED"
+    assert len(story.cloud.machines) == 1
+    check_invariants(story)
+
+
+def test_a_trainer_that_fails_by_itself_is_not_relaunched(home: Path) -> None:
+    def crash(number: int, machine: Machine) -> None:
+        machine.crashes_at_step = 37
+
+    story = Story(home, crash)
+    with pytest.raises(TrainingError, match="exit code 1"):
+        story.engine().run()
+    state = story.store.state()
+    assert state.state == "FAILED"
+    assert len(state.attempts) == 1
+    assert max(state.checkpoints) == 30
+    check_invariants(story)
+
+
+def test_a_bootstrap_that_fails_ends_the_run_and_says_why(home: Path) -> None:
+    story = Story(home)
+    engine = story.engine()
+    engine.connect = lambda instance, user, key: BrokenSetup(story.cloud, story.cloud.machines[-1])
+    with pytest.raises(HostError, match="no torch build has kernels"):
+        engine.run()
+    check_invariants(story)
+
+
+def test_a_damaged_newest_checkpoint_at_home_is_said_and_the_one_before_it_used(home: Path) -> None:
+    story = Story(home)
+
+    def damage() -> None:
+        newest = max(story.store.state().checkpoints)
+        (story.store.checkpoints / f"checkpoint-{newest}.pt").write_bytes(b"damaged")
+        story.cloud.interrupt(story.cloud.machines[0], notice_s=0)
+
+    story.later(60, damage)
+    state = story.engine().run()
+    assert len(state.refused) == 1
+    assert state.attempts[1].resumed_from == max(s for s in range(10, 100, 10) if s < _step_of(state.refused[0].name))
+    assert state.state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_a_checkpoint_that_the_trainer_refuses_is_said_and_the_one_before_it_used(home: Path) -> None:
+    def refuse(number: int, machine: Machine) -> None:
+        machine.refuses = {"checkpoint-30.pt"} if number == 2 else set()
+
+    story = Story(home, refuse)
+    story.later(58, lambda: story.cloud.interrupt(story.cloud.machines[0], notice_s=0))
+    state = story.engine().run()
+    assert [r.name for r in state.refused] == ["checkpoint-30.pt"]
+    assert state.attempts[1].resumed_from == 20
+    check_invariants(story)
+
+
+def _step_of(name: str) -> int:
+    return int(name.split("-")[1].split(".")[0])
+
+
+@pytest.mark.parametrize("after_s", [0.5, 5, 21, 23, 40, 80, 121, 130])
+def test_ctrl_c_at_any_time_ends_everything(home: Path, after_s: float) -> None:
+    story = Story(home)
+    engine = story.engine()
+    story.later(after_s, lambda: engine.request_stop("SIGINT"))
+    try:
+        engine.run()
+    except Cancelled:
+        assert story.store.state().state == "CANCELLED"
+    check_invariants(story)
+
+
+def test_ctrl_c_in_mid_training_keeps_the_last_step(home: Path) -> None:
+    story = Story(home)
+    engine = story.engine()
+    story.later(63, lambda: engine.request_stop("SIGINT"))
+    with pytest.raises(Cancelled):
+        engine.run()
+    state = story.store.state()
+    assert max(state.checkpoints) == state.attempts[0].last_step > 30
+    check_invariants(story)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of ours runs."""
+
+
+class DyingClock(VirtualClock):
+    """A clock at which, at a given moment, the process dies."""
+
+    dies_at = float("inf")
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.now() >= self.dies_at:
+            raise Killed
+
+
+def _led_until_killed(story: Story, monkeypatch: pytest.MonkeyPatch, after_s: float) -> bool:
+    clock = DyingClock(story.clock.now())
+    clock.dies_at = clock.now() + after_s
+    story.clock = story.cloud.clock = clock
+    engine = story.engine()
+    monkeypatch.setattr(engine, "_finish", lambda state, reason: None)  # SIGKILL runs no exit path
+    try:
+        engine.run()
+    except Killed:
+        clock.dies_at = float("inf")
+        return True
+    return False
+
+
+@pytest.mark.parametrize("after_s", [0.5, 10, 20.5, 22, 30, 60, 119])
+def test_after_a_sigkill_attach_goes_on_and_finishes(
+    home: Path, monkeypatch: pytest.MonkeyPatch, after_s: float
+) -> None:
+    story = Story(home)
+    assert _led_until_killed(story, monkeypatch, after_s)
+    state = story.engine().run("attach")
+    assert state.state == "SUCCEEDED"
+    assert len(story.cloud.machines) == 1, "the instance that was there is used, no second one rented"
+    assert sorted(state.checkpoints) == list(range(10, 101, 10))
+    check_invariants(story)
+
+
+def test_after_a_sigkill_between_request_and_answer_attach_adopts_the_instance(home: Path) -> None:
+    story = Story(home)
+
+    engine = story.engine()
+    launch = story.cloud.launch
+
+    def launch_and_die(call):  # type: ignore[no-untyped-def]
+        launch(call)
+        raise Killed
+
+    story.cloud.launch = launch_and_die  # type: ignore[method-assign]
+    engine._finish = lambda state, reason: None  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        engine.run()
+    story.cloud.launch = launch  # type: ignore[method-assign]
+    assert story.cloud.alive() != []
+    assert story.store.state().attempts == []
+    state = story.engine().run("attach")
+    assert state.state == "SUCCEEDED"
+    assert len(story.cloud.machines) == 1
+    check_invariants(story)
+
+
+def test_an_instance_that_somebody_else_ended_is_replaced_and_said(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.end(story.cloud.machines[0], "Client.UserInitiatedShutdown"))
+    state = story.engine().run()
+    assert state.attempts[0].ended_by == "other"
+    assert state.state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_the_end_is_written_down_only_when_ec2_says_terminated(home: Path) -> None:
+    story = Story(home, lambda number, machine: setattr(machine, "shutting_down_s", 240.0))
+    began_at: Clock = story.clock
+    story.engine().run()
+    ended = [e for e in story.store.events() if isinstance(e, InstanceEnded)]
+    assert ended[0].at - story.cloud.machines[0].gone_at >= 240  # type: ignore[operator]
+    assert began_at.now() > 0
+    check_invariants(story)
+
+
+def test_five_interruptions_in_a_row_still_train_every_step_once(home: Path) -> None:
+    story = Story(home)
+
+    def storm(number: int, machine: Machine) -> None:
+        if number <= 5:
+            story.later(35, lambda: story.cloud.interrupt(machine))
+
+    story.cloud.configure = storm
+    state = story.engine().run()
+    assert len(state.attempts) == 6
+    for before, after in zip(state.attempts, state.attempts[1:], strict=False):
+        assert after.first_step == before.last_step + 1
+    check_invariants(story)

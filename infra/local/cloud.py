@@ -117,7 +117,7 @@ class Cloud:
 
     def _facts(self, record: Ec2Instance) -> HostFacts:
         backend = ec2.backend(record.region_name)
-        pair = backend.keypairs.get(record.key_name) if record.key_name else None
+        pair = backend.key_pairs.get(record.key_name) if record.key_name else None
         user_data = str(record.user_data) if record.user_data else ""
         return HostFacts(
             instance_id=record.id,

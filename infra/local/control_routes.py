@@ -43,12 +43,13 @@ class ControlRoutes:
     def reply(self, path: str, body: bytes, key: str) -> Reply:
         """Answer one request."""
         try:
-            content = json.loads(body or b"{}")
             if (power := _POWER.fullmatch(path)) is not None:
+                content = json.loads(body)
                 self._cloud.power(power[1], power[2], str(content["action"]), float(content["delay_s"]))
                 return json_reply({})
             if not secrets.compare_digest(key.encode(), self._access_key_id.encode()):
                 return json_reply({"error": "AuthFailure: the key of this embedded cloud is in its endpoint.json"}, 403)
+            content = json.loads(body or b"{}")
             verb = path.removeprefix(CONTROL_PREFIX)
             if verb not in self._verbs:
                 return json_reply({"error": f"no such control: {verb}"}, 404)

@@ -90,6 +90,7 @@ with _only_our_regions_and_types():
     from moto.ec2.exceptions import EC2ClientError
     from moto.ec2.models import ec2_backends
     from moto.ec2.models.amis import Ami
+    from moto.ec2.utils import filter_dict_attribute_mapping as moto_filters
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 StateHook = Callable[["Ec2Instance"], None]
@@ -107,8 +108,7 @@ class Ec2Instance(moto_instances.Instance):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_spot = kwargs.get("instance_market_options") == "spot"
-        if self.is_spot:
-            self.spot_instance_request_id = f"sir-{secrets.token_hex(4)}"
+        self.spot_instance_request_id = f"sir-{secrets.token_hex(4)}" if self.is_spot else None
         self.set_state("pending", 0)
         self.set_public_ip(None)
         self.born.append(self)
@@ -168,6 +168,13 @@ class Ec2Instance(moto_instances.Instance):
 
 
 moto_instances.Instance = Ec2Instance  # type: ignore[misc]
+moto_filters.update(
+    {
+        "client-token": "client_token",
+        "instance-lifecycle": "lifecycle",
+        "spot-instance-request-id": "spot_instance_request_id",
+    }
+)
 
 
 def application() -> Callable[[dict[str, Any], Any], Any]:

@@ -23,9 +23,9 @@ from infra.local.wire import ApiError
 STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "InsufficientInstanceCapacity": (
         500,
-        "We currently do not have sufficient {type} capacity in the Availability Zone you requested ({zone}). Our system"
-        " will be working on provisioning additional capacity. You can currently get {type} capacity by not specifying an"
-        " Availability Zone in your request or choosing {others}.",
+        "We currently do not have sufficient {type} capacity in the Availability Zone you requested ({zone}). Our"
+        " system will be working on provisioning additional capacity. You can currently get {type} capacity by not"
+        " specifying an Availability Zone in your request or choosing {others}.",
     ),
     "Unsupported": (
         400,
@@ -35,8 +35,8 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "VcpuLimitExceeded": (
         400,
         "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that"
-        " the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request an"
-        " adjustment to this limit.",
+        " the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request"
+        " an adjustment to this limit.",
     ),
     "MaxSpotInstanceCountExceeded": (400, "Max spot instance count exceeded"),
     "SpotMaxPriceTooLow": (

@@ -158,7 +158,10 @@ class EmbeddedHost:
         self.frozen = True
         self._gate.freeze()
         self._thawed.clear()
-        processes.send(self.pids(), signal.SIGSTOP)
+        stopped: set[int] = set()
+        while more := set(self.pids()) - stopped:  # a fork that raced the last look is caught by the next
+            processes.send(more, signal.SIGSTOP)
+            stopped |= more
 
     def thaw(self) -> None:
         """Undo freeze: what was held back goes out."""

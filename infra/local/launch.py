@@ -111,7 +111,7 @@ def _check_image_and_key(region: str, form: Form) -> None:
     if image_id not in backend.amis:
         raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
     key = form.get("KeyName")
-    if key is not None and key not in backend.keypairs:
+    if key is not None and key not in backend.key_pairs:
         raise ApiError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
 
 

@@ -86,6 +86,8 @@ class Overlay:
                 return self._pass_on(environ, body)
         except ApiError as error:
             return as_error(error)
+        except NotImplementedError as error:  # what moto lacks; a 500 would let the client try again
+            return as_error(ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}"))
 
     def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
         operation = form.get("Action") or ""

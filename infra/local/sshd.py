@@ -140,7 +140,12 @@ class SshServer:
 class _Login(asyncssh.SSHServer):
     """Who may log in: the AMIs' users, with a key."""
 
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+
     def begin_auth(self, username: str) -> bool:
+        if username not in LOGIN_USERS:
+            self._connection.set_authorized_keys(asyncssh.import_authorized_keys(""))
         return True  # always ask for a key
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -159,6 +164,11 @@ class _HomeSftp(asyncssh.SFTPServer):
 
     def map_path(self, path: bytes) -> bytes:
         return os.path.join(self._home, path)
+
+    def exit(self) -> None:
+        # asyncssh ends the channel without a status, which `scp` takes for a failure after all has been copied.
+        with contextlib.suppress(OSError):
+            self.channel.exit(0)
 
 
 async def _readable(descriptor: int) -> None:

@@ -40,25 +40,25 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["train"]:
         stop.install()
-    args = _parser().parse_args(words)
+    args, unknown = _parser().parse_known_args(words)
     prog = f"{_prog()} {args.command}"
+    if unknown:  # argparse would blame the program, not the command
+        print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
+        return 2
     try:
         _require_torch()
         if args.command == "train":
             return _train(args, stop)
         print(_evaluate(args) if args.command == "evaluate" else _sample(args))
-    except SetupError as error:
+    except KeyboardInterrupt:
+        return 130
+    except (SetupError, TrainingError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, SetupError) else 1
     except OSError as error:  # a full disk, a folder that went away
         place = f" ({error.filename})" if error.filename else ""
         print(f"{prog}: error: {error.strerror or error}{place}; free the disk or give another folder", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -94,19 +94,16 @@ def _sample(args: argparse.Namespace) -> str:
     from model.state import network_of
     from model.train import make_repeatable
 
-    config = config_from_settings(
-        {}, samples=args.count, samples_temperature=args.temperature, seed=args.seed, device=args.device
-    )
     saved = load(Path(args.checkpoint))
     facts = saved.train_config.data
-    device = pick_device(config.device)
+    device = pick_device(args.device)
     make_repeatable(1, device)
     levels = draw(
         network_of(saved, device),
         facts,
-        count=max(1, config.samples),
-        seed=config.seed,
-        temperature=config.samples_temperature,
+        count=args.count,
+        seed=args.seed,
+        temperature=args.temperature,
         device=device,
     )
     try:
@@ -148,20 +145,24 @@ def _parser() -> OneLineParser:
     train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
     train.add_argument("--out", metavar="DIR", help="where to write (default: $PIXEL_ORCH_OUT, else ./out)")
 
-    example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-1500.pt --split test -o json"
+    example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2400.pt --split test -o json"
     evaluate = _command(commands, "evaluate", "score a checkpoint: nats and bits/dim", example)
     evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to score")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
-    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-1500.pt --out samples.png --count 64"
+    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2400.pt --out samples.png --count 64"
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
     sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
-    sample.add_argument("--count", metavar="N", default="16", help="images (default: 16)")
-    sample.add_argument("--seed", metavar="N", default="0", help="the same seed gives the same images (default: 0)")
-    sample.add_argument("--temperature", metavar="T", default="1", help="divides the logits (default: 1)")
+    sample.add_argument("--count", metavar="N", type=_count, default=16, help="images (default: 16)")
+    sample.add_argument(
+        "--seed", metavar="N", type=_seed, default=0, help="the same seed gives the same images (default: 0)"
+    )
+    sample.add_argument(
+        "--temperature", metavar="T", type=_temperature, default=1.0, help="divides the logits (default: 1)"
+    )
     sample.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     return parser
 
@@ -177,6 +178,30 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return number
+
+
+def _temperature(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 100:  # nan is not either
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 100")
+    return number
 
 
 def _settings() -> str:

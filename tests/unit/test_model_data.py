@@ -26,6 +26,7 @@ def test_the_digits_are_as_described(data: Dataset) -> None:
         assert (images.min(), images.max()) == (0, 16)
 
 
+@pytest.mark.slow  # importing scikit-learn takes seconds
 def test_the_splits_are_the_agreed_permutation_of_scikit_learns_images(data: Dataset) -> None:
     from sklearn.datasets import load_digits
 

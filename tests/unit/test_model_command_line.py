@@ -1,0 +1,165 @@
+"""`python -m model`: every bad input is one line on stderr and exit code 2, and the good ones do what they say."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model.__main__ import main
+from model.checkpoint import path_of
+from model.config import TrainConfig
+
+torch.set_num_threads(1)
+
+SMALL = ["hidden=2", "layers=1", "head=3", "samples=1", "device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give pytest its signal handlers back, and keep the caller's environment out."""
+    for name in ("PIXEL_ORCH_OUT", "PIXEL_ORCH_CONFIG", "PIXEL_ORCH_PROG"):
+        monkeypatch.delenv(name, raising=False)
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of three steps."""
+    out = tmp_path_factory.mktemp("trained")
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    words = [word for setting in SMALL for word in ("--set", setting)]
+    assert main(["train", "--steps", "3", "--out", str(out), *words]) == 0
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    return path_of(out, 3)
+
+
+def call(*words: str | Path) -> int:
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "required"),
+        (("fly",), "invalid choice"),
+        (("train", "--steps", "0"), "steps = 0"),
+        (("train", "--steps", "many"), "steps = many"),
+        (("train", "--model", "gan"), "invalid choice"),
+        (("train", "--set", "hidden"), "not KEY=VALUE"),
+        (("train", "--set", "hiden=4"), "did you mean hidden?"),
+        (("train", "--set", "hidden=4", "--set", "hidden=5"), "give it once"),
+        (("train", "--config", "none.json"), "cannot read the config none.json"),
+        (("train", "--config", "c.json", "--steps", "3"), "--config and flags both give settings"),
+        (("train", "--out", "/dev/null/out", "--set", "samples=0"), "cannot write to /dev/null/out"),
+        (("train", "--frobnicate"), "unrecognized: --frobnicate"),
+        (("evaluate",), "required"),
+        (("evaluate", "--checkpoint", "none.pt"), "no checkpoint at none.pt"),
+        (("evaluate", "--checkpoint", "none.pt", "--split", "all"), "invalid choice"),
+        (("sample", "--checkpoint", "none.pt", "--out", "a.png"), "no checkpoint at none.pt"),
+        (
+            ("sample", "--checkpoint", "none.pt", "--out", "a.png", "--count", "0"),
+            "argument --count: '0' is not a whole number from 1 to 1024",
+        ),
+        (
+            ("sample", "--checkpoint", "none.pt", "--out", "a.png", "--temperature", "-1"),
+            "'-1' is not a number above 0",
+        ),
+        (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--seed", "x"), "'x' is not a whole number from 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("python -m model")
+    assert ": error: " in err
+    assert says in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "--set", "device=cuda", "--out", tmp_path) == 2
+    assert "sees no GPU here; take --set device=auto" in capsys.readouterr().err
+
+
+def test_without_torch_it_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert call("train", "--out", tmp_path) == 2
+    assert "torch not installed: needs the extra: pip install 'pixel-orch[train]'" in capsys.readouterr().err
+
+
+def test_the_name_in_errors_is_the_callers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_PROG", "pixel-orch")
+    assert call("train", "--steps", "0") == 2
+    assert capsys.readouterr().err.startswith("pixel-orch train: error: steps = 0")
+    assert call("train", "--nonsense") == 2
+    assert capsys.readouterr().err.startswith("pixel-orch train: error: unrecognized")
+
+
+def test_the_environment_gives_folder_and_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(steps=2, hidden=2, layers=1, head=3, samples=0, device="cpu")
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    monkeypatch.setenv("PIXEL_ORCH_CONFIG", str(tmp_path / "config.json"))
+    monkeypatch.setenv("PIXEL_ORCH_OUT", str(tmp_path / "out"))
+    assert call("train") == 0
+    assert path_of(tmp_path / "out", 2).exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "--help") == 0
+    assert f"python -m model {command} --" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_evaluate_gives_the_same_numbers_to_a_person_and_a_program(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", "--checkpoint", trained, "-o", "json") == 0
+    score = json.loads(capsys.readouterr().out)
+    assert (score["split"], score["images"], score["step"]) == ("test", 360, 3)
+    assert score["bits_per_dim"] == pytest.approx(score["nats"] / 64 / 0.6931471805599453)
+    assert 0 < score["nats_se"] < 5
+    assert call("evaluate", "--checkpoint", trained) == 0
+    table = capsys.readouterr().out
+    assert f"{score['nats']:.2f} +- {score['nats_se']:.2f}" in table
+    assert "360 images" in table
+
+
+def test_sample_draws_a_picture_that_a_person_can_see(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        assert call("sample", "--checkpoint", trained, "--out", tmp_path / name, "--count", "5", "--seed", "3") == 0
+    assert "5 images of step 3" in capsys.readouterr().out
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (3 * 68 + 4, 2 * 68 + 4)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert call("sample", "--checkpoint", trained, "--out", tmp_path / "none" / "a.png", "--count", "1") == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.pt").write_bytes(trained.read_bytes()[:-100])
+    assert call("evaluate", "--checkpoint", tmp_path / "c.pt") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "damaged" in err

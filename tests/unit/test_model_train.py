@@ -1,0 +1,231 @@
+"""A training that is stopped or killed at any step ends as if it had not been: same weights and metrics, every bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model import checkpoint as checkpoints
+from model.checkpoint import digest, load, path_of
+from model.config import TrainConfig
+from model.data import load as load_data
+from model.errors import CheckpointError, SetupError, TrainingError
+from model.state import Training, learning_rate
+from model.stop import StopFlag
+from model.train import train
+
+torch.set_num_threads(1)
+
+# 419 images a step: an epoch (1257) ends at steps 3, 6, 9 and 12, and a checkpoint falls inside an epoch.
+SMALL = TrainConfig(
+    steps=12,
+    batch_size=419,
+    hidden=2,
+    layers=1,
+    head=3,
+    log_every=3,
+    checkpoint_every=4,
+    validate_every=5,
+    samples=1,
+    device="cpu",
+)
+
+
+class StopsAtLook(StopFlag):
+    """A stop that is asked for when the trainer looks for the n-th time, wherever that is."""
+
+    def __init__(self, look: int, signum: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.left, self.wanted = look, signum
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        if self.left <= 0:
+            self.signum = self.wanted
+        return super().__bool__()
+
+
+def run(config: TrainConfig, out: Path, stop: StopFlag | None = None) -> int:
+    return train(config, out, StopFlag() if stop is None else stop, began_s=time.monotonic())
+
+
+def state(path: Path) -> str:
+    """Digest of all that a checkpoint holds, but for the settings that say how often to write one."""
+    saved = load(path)
+    return digest([saved.step, saved.position, saved.model, saved.optimizer, saved.rng, saved.progress])
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def nats(out: Path) -> dict[tuple[int, str], float]:
+    """The nats of each step and split; a step that was measured twice must have been measured alike."""
+    found: dict[tuple[int, str], float] = {}
+    for line in lines(out):
+        if "nats" in line:
+            key = (line["step"], line.get("split", "train"))
+            assert found.setdefault(key, line["nats"]) == line["nats"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training that kept the checkpoint of every step."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run(SMALL.model_copy(update={"checkpoint_every": 1, "keep_checkpoints": 100}), out) == 0
+    return out
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_killed_after_any_step_it_ends_identical_in_every_bit(step: int, whole: Path, tmp_path: Path) -> None:
+    shutil.copy(path_of(whole, step), tmp_path)
+    assert run(SMALL, tmp_path) == 0
+    assert state(path_of(tmp_path, 12)) == state(path_of(whole, 12))
+    assert (tmp_path / "samples-12.png").read_bytes() == (whole / "samples-12.png").read_bytes()
+    wanted, got = nats(whole), nats(tmp_path)
+    assert all(wanted[key] == value for key, value in got.items() if key in wanted)
+    assert {key for key in wanted if key[0] > step and (key[0] % 3 == 0 or key[1] == "valid")} <= got.keys()
+
+
+@pytest.mark.parametrize("look", [2, 3, 5, 8])
+def test_stopped_again_and_again_it_ends_identical_in_every_bit(look: int, whole: Path, tmp_path: Path) -> None:
+    codes: list[int] = []
+    while not codes or codes[-1] != 0:
+        stop = StopsAtLook(look + len(codes) // 3)  # later and later: the look of a validation would be met for ever
+        codes.append(run(SMALL.model_copy(update={"samples": 0}), tmp_path, stop))
+        assert len(codes) < 50
+    assert set(codes) == {0, 143}
+    assert state(path_of(tmp_path, 12)) == state(path_of(whole, 12))
+    assert {key: value for key, value in nats(tmp_path).items() if key in nats(whole)} == nats(whole)
+
+
+def test_stopped_while_it_samples_it_has_its_checkpoint_and_samples_later(whole: Path, tmp_path: Path) -> None:
+    shutil.copy(path_of(whole, 12), tmp_path)
+    assert run(SMALL, tmp_path, StopsAtLook(30, signal.SIGINT)) == 130
+    assert not (tmp_path / "samples-12.png").exists()
+    assert lines(tmp_path)[-1]["reason"] == "stopped"
+    assert run(SMALL, tmp_path) == 0
+    assert (tmp_path / "samples-12.png").read_bytes() == (whole / "samples-12.png").read_bytes()
+
+
+def test_it_reports_what_the_orchestrator_reads(tmp_path: Path) -> None:
+    before = time.time()
+    assert run(SMALL, tmp_path) == 0
+    first, *middle, last = lines(tmp_path)
+    assert first["event"] == "start"
+    assert (first["device"], first["resumed_from"], first["steps"], first["refused"]) == ("cpu", 0, 12, [])
+    assert (first["batch_size"], first["images_per_epoch"], first["torch"]) == (419, 1257, torch.__version__)
+    assert (last["event"], last["step"], last["reason"]) == ("end", 12, "finished")
+    assert [line["step"] for line in middle if "split" not in line] == [1, 3, 6, 9, 12]
+    assert [line["step"] for line in middle if line.get("split") == "valid"] == [5, 10, 12]
+    for line in middle:
+        assert line["bits_per_dim"] == pytest.approx(line["nats"] / 64 / 0.6931471805599453)
+        assert line["epoch"] == line["step"] / 3
+        assert line["wall_s"] >= 0
+        assert before - 1 <= line["time"] <= time.time() + 1
+        assert ("images_per_s" in line) == ("split" not in line)
+    assert checkpoints.steps_in(tmp_path) == [8, 10, 12]
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 12
+
+
+def test_a_finished_run_finishes_at_once(tmp_path: Path) -> None:
+    assert run(SMALL, tmp_path) == 0
+    written = path_of(tmp_path, 12).stat().st_mtime_ns
+    assert run(SMALL, tmp_path, StopFlag()) == 0
+    assert path_of(tmp_path, 12).stat().st_mtime_ns == written
+    assert [line["event"] for line in lines(tmp_path)[-2:]] == ["start", "end"]
+    assert run(SMALL.model_copy(update={"steps": 6}), tmp_path) == 0
+
+
+def test_more_steps_go_on_from_where_it_ended(tmp_path: Path) -> None:
+    assert run(SMALL, tmp_path) == 0
+    assert run(SMALL.model_copy(update={"steps": 14}), tmp_path) == 0
+    assert checkpoints.steps_in(tmp_path)[-1] == 14
+
+
+def test_a_stop_before_the_first_step_leaves_no_checkpoint(tmp_path: Path) -> None:
+    stop = StopFlag()
+    stop.signum = signal.SIGINT
+    assert run(SMALL, tmp_path, stop) == 130
+    assert [line["event"] for line in lines(tmp_path)] == ["start", "end"]
+    assert (lines(tmp_path)[-1]["step"], lines(tmp_path)[-1]["reason"]) == (0, "stopped")
+    assert checkpoints.steps_in(tmp_path) == []
+
+
+def test_damaged_checkpoints_are_refused_by_name_and_the_one_before_is_used(whole: Path, tmp_path: Path) -> None:
+    for step in (6, 7, 8):
+        shutil.copy(path_of(whole, step), tmp_path)
+    path_of(tmp_path, 8).write_bytes(path_of(whole, 8).read_bytes()[:5000])
+    path_of(tmp_path, 7).write_bytes(b"")
+    assert run(SMALL.model_copy(update={"keep_checkpoints": 1}), tmp_path) == 0
+    start = lines(tmp_path)[0]
+    assert start["resumed_from"] == 6
+    assert [refused["name"] for refused in start["refused"]] == ["checkpoint-8.pt", "checkpoint-7.pt"]
+    assert all("damaged" in refused["reason"] for refused in start["refused"])
+    assert state(path_of(tmp_path, 12)) == state(path_of(whole, 12))
+
+
+def test_a_line_cut_off_by_a_kill_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "na')
+    assert run(SMALL.model_copy(update={"steps": 1, "samples": 0}), tmp_path) == 0
+    texts = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert texts[1] == '{"step": 2, "na'
+    assert json.loads(texts[2])["event"] == "start"
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden", 3), ("layers", 2), ("head", 4), ("optimizer", "rmsprop")])
+def test_another_networks_checkpoint_is_not_trained_on(name: str, value: object, whole: Path, tmp_path: Path) -> None:
+    shutil.copy(path_of(whole, 6), tmp_path)
+    with pytest.raises(CheckpointError, match=rf"of another network: {name} is .* there and {value} here"):
+        run(SMALL.model_copy(update={name: value}), tmp_path)
+    assert state(path_of(tmp_path, 6)) == state(path_of(whole, 6))
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_and_never_saved(tmp_path: Path) -> None:
+    wild = SMALL.model_copy(update={"learning_rate": 1e38, "grad_clip": 0.0, "optimizer": "rmsprop"})
+    with pytest.raises(TrainingError, match=r"the (loss|gradient) became .* lower learning_rate"):
+        run(wild, tmp_path)
+    for step in checkpoints.steps_in(tmp_path):
+        weights = load(path_of(tmp_path, step)).model
+        assert all(bool(weight.isfinite().all()) for weight in weights.values())
+    assert all(line.get("event") != "end" for line in lines(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match=r"cannot write to .*; give another folder with --out"):
+        run(SMALL, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_both_optimizers_learn_and_resume(optimizer: str) -> None:
+    config = SMALL.model_copy(update={"optimizer": optimizer, "weight_decay": 0.01, "schedule": "constant"})
+    data, cpu = load_data("digits"), torch.device("cpu")
+    one, two = Training(config, data, cpu), Training(config, data, cpu)
+    for _ in range(10):
+        one.advance()
+    for _ in range(5):
+        two.advance()
+    three = Training(config.model_copy(update={"seed": 0}), data, cpu)
+    three.restore(two.checkpoint())
+    for _ in range(5):
+        three.advance()
+    assert digest(one.checkpoint().model) == digest(three.checkpoint().model)
+    assert digest(one.checkpoint().optimizer) == digest(three.checkpoint().optimizer)
+    assert one.mean_nats() < 181
+
+
+def test_the_learning_rate_falls_over_half_a_cosine_or_not_at_all() -> None:
+    config = TrainConfig(steps=100, learning_rate=0.5)
+    assert learning_rate(config, 0) == 0.5
+    assert learning_rate(config, 50) == pytest.approx(0.25)
+    assert 0 < learning_rate(config, 99) < 0.001
+    assert learning_rate(config.model_copy(update={"schedule": "constant"}), 99) == 0.5

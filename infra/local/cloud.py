@@ -12,14 +12,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from infra.local import ec2, market
+from infra.local import ec2
 from infra.local.ec2 import Ec2Instance
+from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
 from infra.local.faults import FaultList
 from infra.local.host import EmbeddedHost, HostFacts
 from infra.local.processes import Children
@@ -28,7 +29,6 @@ from infra.local.wire import ApiError
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
 ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
 log = logging.getLogger("pixel-orch.local")
-T = TypeVar("T")
 
 
 @dataclass
@@ -49,36 +49,6 @@ class RefusedError(Exception):
     """A control request that cannot be done; the text says why."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How an instance ends: EC2's StateReason and StateTransitionReason."""
-
-    code: str
-    message: str
-    transition: str
-
-    @classmethod
-    def by(cls, code: str, what: str, who: str) -> "Ending":
-        """EC2's wording: the code is repeated in the message, the transition has the time."""
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S GMT")
-        return cls(code, f"{code}: {what}", f"{who} ({now})" if who else "")
-
-
-def ended_by_user() -> Ending:
-    """TerminateInstances or StopInstances was called."""
-    return Ending.by("Client.UserInitiatedShutdown", "User initiated shutdown", "User initiated")
-
-
-def ended_by_itself() -> Ending:
-    """`shutdown` on the instance."""
-    return Ending.by("Client.InstanceInitiatedShutdown", "Instance initiated shutdown", "")
-
-
-def ended_by_interruption() -> Ending:
-    """A spot interruption by EC2."""
-    return Ending.by("Server.SpotInstanceTermination", "Spot instance termination", "Service initiated")
-
-
 class Cloud:
     """All instances, by id, with their hosts."""
 
@@ -94,7 +64,9 @@ class Cloud:
         self._state = state
         self._loop = loop
         self._children = Children(loop)
+        self._records: dict[str, Ec2Instance] = {}
         self._hosts: dict[str, EmbeddedHost] = {}
+        self._ending = threading.Lock()
         self._hidden: dict[str, int] = {}
         self._planned_power: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -109,8 +81,9 @@ class Cloud:
         facts = self._facts(record)
         folder = self._state / "instances" / record.id
         host = EmbeddedHost(facts, folder=folder, cloud_id=self.cloud_id, api_url=self.api_url, children=self._children)
+        self._records[record.id] = record
         self._hosts[record.id] = host
-        self._hidden[record.id] = self.settings.hidden_describes
+        self._hidden.setdefault(record.id, self.settings.hidden_describes)
         record.add_tag(SSH_PORT_TAG, str(host.ssh_port))
         self.in_loop(lambda: self._spawn(self._boot(record, host)))
         log.info("%s launched: %s %s %s", record.id, facts.instance_type, facts.zone, facts.lifecycle)
@@ -139,7 +112,7 @@ class Cloud:
             await host.boot()
         except Exception:
             log.exception("%s did not boot", record.id)
-            self.end(record, Ending.by("Server.InternalError", "Internal error on launch", ""))
+            self.end(record, failed_to_launch())
             return
         await asyncio.sleep(max(0.0, began + self.settings.boot_s - time.monotonic()))
         if record.state == "pending":
@@ -150,10 +123,11 @@ class Cloud:
 
     def end(self, record: Ec2Instance, ending: Ending, *, state: str = "terminated") -> None:
         """Begin to end an instance, from any thread: shutting-down at once, `state` when nothing of it is left."""
-        if record.state in ("terminated", "shutting-down"):
-            return
-        record.set_reasons(ending.code, ending.message, ending.transition)
-        record.set_state(*(("shutting-down", 32) if state == "terminated" else ("stopping", 64)))
+        with self._ending:  # an interruption's timer and TerminateInstances may come at once
+            if record.state in ("terminated", "shutting-down"):
+                return
+            record.set_reasons(ending.code, ending.message, ending.transition)
+            record.set_state(*(("shutting-down", 32) if state == "terminated" else ("stopping", 64)))
         log.info("%s ends: %s", record.id, ending.code)
         self.in_loop(lambda: self._spawn(self._finish(record, state)))
 
@@ -169,6 +143,8 @@ class Cloud:
 
     def _release(self, record: Ec2Instance, state: str) -> None:
         with self.lock:
+            if state == "stopped" and record.state != "stopping":
+                return  # terminated while it was stopping
             if state == "terminated":
                 record.release()
             record.set_public_ip(None)
@@ -246,7 +222,7 @@ class Cloud:
 
     def record(self, instance_id: str) -> Ec2Instance:
         """The record of an instance. Raises RefusedError if there is none."""
-        found = ec2.find_instance(instance_id)
+        found = self._records.get(instance_id)
         if found is None:
             raise RefusedError(f"the embedded cloud has no instance {instance_id}")
         return found
@@ -260,8 +236,7 @@ class Cloud:
 
     def records(self) -> list[Ec2Instance]:
         """All instances that ever were, in the order of their launch."""
-        with self.lock:
-            return [record for region in market.regions() for record in ec2.backend(region).all_instances()]
+        return list(self._records.values())
 
     def describe(self) -> list[dict[str, Any]]:
         """For tests: each instance's id, state, zone, type, lifecycle, ssh_port, home and the pids of its processes."""
@@ -321,10 +296,15 @@ class Cloud:
         self._loop.call_soon_threadsafe(act)
         done.wait(30)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = self._loop.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("work in the background failed", exc_info=task.exception())
 
     async def end_all(self) -> None:
         """End every instance at once, for the end of the process."""

@@ -205,13 +205,4 @@ def backend(region: str) -> Any:
     return found
 
 
-def find_instance(instance_id: str) -> Ec2Instance | None:
-    """The record of an instance in any region."""
-    for region in market.regions():
-        found = ec2_backends[ACCOUNT_ID][region].get_instance_by_id(instance_id)
-        if isinstance(found, Ec2Instance):
-            return found
-    return None
-
-
-__all__ = ["ACCOUNT_ID", "Ec2Instance", "ServiceException", "application", "backend", "find_instance"]
+__all__ = ["ACCOUNT_ID", "Ec2Instance", "ServiceException", "application", "backend"]

@@ -105,6 +105,8 @@ class Line:
     async def _pass(self, source: socket.socket, target: socket.socket, *, to_client: bool) -> None:
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(source, _CHUNK):
+            if not to_client:
+                _acknowledge_at_once(source)
             await self._thawed.wait()
             if to_client and self._left_bytes is not None and len(data) >= self._left_bytes:
                 await loop.sock_sendall(target, data[: self._left_bytes])
@@ -122,3 +124,12 @@ class Line:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._task is not None:
             self._task.cancel()
+
+
+def _acknowledge_at_once(connection: socket.socket) -> None:
+    """Acknowledge what was just received; the kernel forgets this wish with each packet. Linux only.
+
+    paramiko leaves Nagle's algorithm on: with delayed acknowledgements every command would take 40 ms more.
+    """
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

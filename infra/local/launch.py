@@ -4,6 +4,7 @@ The order of the checks follows what was seen of EC2: parameters first, then lim
 answer.
 """
 
+import base64
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from infra.local.faults import Call, api_error
 from infra.local.wire import EC2_NAMESPACE, ApiError, Form, Reply
 
 Moto = Callable[[Form], Reply]
+_MAX_USER_DATA = 16384
 _VOLATILE = {"DryRun", "Version", "Action"}
 
 
@@ -32,6 +34,7 @@ class Launcher:
             raise ApiError("Unavailable", "The embedded cloud is shutting down.", 503)
         instance_type = _known_type(form)
         _check_image_and_key(region, form)
+        _check_user_data(form)
         zones = _candidate_zones(region, instance_type, form)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in _VOLATILE}
@@ -113,6 +116,13 @@ def _check_image_and_key(region: str, form: Form) -> None:
     key = form.get("KeyName")
     if key is not None and key not in backend.key_pairs:
         raise ApiError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
+
+
+def _check_user_data(form: Form) -> None:
+    """16 KB before base64, as EC2 has it."""
+    size = len(base64.b64decode(form.get("UserData") or ""))
+    if size > _MAX_USER_DATA:
+        raise ApiError("InvalidParameterValue", f"User data is limited to {_MAX_USER_DATA} bytes")
 
 
 def _names_a_subnet(form: Form) -> bool:

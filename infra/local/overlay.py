@@ -16,8 +16,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from infra.local import ec2, images, market, prices
-from infra.local.cloud import Cloud, ended_by_user
+from infra.local.cloud import Cloud
 from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
+from infra.local.endings import ended_by_user
 from infra.local.faults import Call
 from infra.local.launch import Launcher
 from infra.local.wire import (
@@ -35,6 +36,8 @@ from infra.local.wire import (
 log = logging.getLogger("pixel-orch.local")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _MAX_BODY = 4 * 1024 * 1024
+_OTHER_LAUNCHES = {"CreateFleet", "RequestSpotInstances", "RequestSpotFleet"}
+"""For these moto would make instances without a host."""
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
@@ -70,24 +73,24 @@ class Overlay:
         service = found[3] if found else "ec2"
         if found is None or not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
             return _stranger(service)
-        region = found[2]
-        as_error = {"ec2": ec2_error, "ssm": json_error}.get(service, query_error)
+        try:
+            return self._answer(service, found[2], environ, body)
+        except NotImplementedError as error:  # what moto lacks; a 500 would let the client try again
+            refusal = ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}")
+        except ApiError as error:
+            refusal = error
+        return {"ec2": ec2_error, "ssm": json_error}.get(service, query_error)(refusal)
+
+    def _answer(self, service: str, region: str, environ: dict[str, Any], body: bytes) -> Reply:
         if region not in market.regions():
             known = ", ".join(market.regions())
-            return as_error(
-                ApiError("InvalidParameterValue", f"The embedded cloud has no region '{region}'; it has {known}.")
-            )
-        try:
-            with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
-                if service == "ec2":
-                    return self._ec2(region, Form.parse(body), environ)
-                if service == "ssm":
-                    self._know_images(region)
-                return self._pass_on(environ, body)
-        except ApiError as error:
-            return as_error(error)
-        except NotImplementedError as error:  # what moto lacks; a 500 would let the client try again
-            return as_error(ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}"))
+            raise ApiError("InvalidParameterValue", f"The embedded cloud has no region '{region}'; it has {known}.")
+        with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
+            if service == "ec2":
+                return self._ec2(region, Form.parse(body), environ)
+            if service == "ssm":
+                self._know_images(region)
+            return self._pass_on(environ, body)
 
     def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
         operation = form.get("Action") or ""
@@ -96,6 +99,8 @@ class Overlay:
             return self._pass_on(environ, changed.encode())
 
         ec2.backend(region)
+        if operation in _OTHER_LAUNCHES:
+            raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances only.")
         if operation == "RunInstances":
             return self._launcher.run_instances(region, form, moto)
         self._cloud.faults.strike(Call(operation))

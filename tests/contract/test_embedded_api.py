@@ -172,6 +172,7 @@ def test_the_same_client_token_is_the_same_instance(launch: Launch, ec2: Any, cl
         ({"Placement": {"AvailabilityZone": "us-east-1f"}}, "Unsupported"),
         ({"SubnetId": "subnet-0123"}, "InvalidSubnetID.NotFound"),
         ({"SecurityGroupIds": ["sg-0123"]}, "InvalidGroup.NotFound"),
+        ({"UserData": "x" * 16385}, "InvalidParameterValue"),
         ({"DryRun": True}, "DryRunOperation"),
         ({"DryRun": True, "InstanceType": "zz.top"}, "InvalidParameterValue"),
     ],
@@ -194,7 +195,7 @@ def test_a_fault_comes_with_ec2s_status_and_only_where_it_was_put(
     ec2: Any, cloud: EmbeddedCloud, launch: Launch
 ) -> None:
     cloud.add_fault({"operation": "RunInstances", "zone": "us-east-1b", "error": "InsufficientInstanceCapacity"})
-    with pytest.raises(Exception, match="sufficient p2.xlarge capacity") as caught:
+    with pytest.raises(Exception, match=r"sufficient p2\.xlarge capacity") as caught:
         launch()
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500  # type: ignore[attr-defined]
     assert describe(ec2, launch(Placement=None))["Placement"]["AvailabilityZone"] == "us-east-1a"
@@ -250,3 +251,12 @@ def test_a_security_group_and_a_key_pair_are_motos_own(ec2: Any) -> None:
         error_of(ec2.create_security_group, GroupName="pixel-orch-test", Description="x")[0] == "InvalidGroup.Duplicate"
     )
     ec2.delete_security_group(GroupId=group)
+
+
+def test_what_is_not_there_is_refused_and_not_tried_again(ec2: Any) -> None:
+    spec = {"LaunchTemplateSpecification": {"LaunchTemplateName": "template", "Version": "1"}}
+    capacity = {"TotalTargetCapacity": 1}
+    fleet = {"LaunchTemplateConfigs": [spec], "TargetCapacitySpecification": capacity, "Type": "instant"}
+    assert error_of(ec2.create_fleet, **fleet)[::2] == ("UnsupportedOperation", 400)
+    no_such = [{"Name": "launch-index", "Values": ["0"]}]
+    assert error_of(ec2.describe_instances, Filters=no_such)[::2] == ("UnsupportedOperation", 400)

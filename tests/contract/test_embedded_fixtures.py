@@ -1,4 +1,4 @@
-"""What the tests of the embedded cloud share: one cloud for all of them, and instances that are gone after each test."""
+"""What the tests of the embedded cloud share: one cloud for a module, and instances that are gone after each test."""
 
 import contextlib
 import io
@@ -53,6 +53,7 @@ class Login:
         return reading.read(), errors.read(), reading.channel.recv_exit_status()
 
     def close(self) -> None:
+        """Leave."""
         self.client.close()
 
 
@@ -65,7 +66,8 @@ def describe(ec2: Any, instance_id: str) -> dict[str, Any]:
         try:
             found: dict[str, Any] = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
         except ClientError as error:
-            assert error.response["Error"]["Code"] == "InvalidInstanceID.NotFound"
+            if error.response["Error"]["Code"] != "InvalidInstanceID.NotFound":
+                raise
         else:
             return found
 
@@ -110,9 +112,9 @@ def new_private_key() -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
-    """One embedded cloud for all tests; a secret of ours is in its environment, to see that instances do not get it."""
+    """One embedded cloud for a module; a secret is in its environment, to see that no instance gets it."""
     patched = pytest.MonkeyPatch()
     patched.setenv("AWS_SECRET_ACCESS_KEY", "the-users-own-secret")
     patched.setenv("PIXEL_ORCH_LOCAL_BOOT_S", "0.05")
@@ -124,12 +126,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
     assert not (running.home / "local" / "endpoint.json").exists()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ec2(cloud: EmbeddedCloud) -> Any:
     return client(cloud, "ec2")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ami(cloud: EmbeddedCloud) -> str:
     found: str = client(cloud, "ssm").get_parameter(Name=PARAMETER)["Parameter"]["Value"]
     return found
@@ -138,6 +140,8 @@ def ami(cloud: EmbeddedCloud) -> str:
 @pytest.fixture
 def launch(cloud: EmbeddedCloud, ec2: Any, ami: str, private_key: paramiko.PKey) -> Iterator[Launch]:
     """Launch an instance and wait until it runs; returns its id. After the test nothing of any instance is left."""
+
+    launched: list[str] = []
 
     def launch_one(config: dict[str, Any] | None = None, *, wait: bool = True, **changed: Any) -> str:
         public = f"{private_key.get_name()} {private_key.get_base64()}"
@@ -154,18 +158,18 @@ def launch(cloud: EmbeddedCloud, ec2: Any, ami: str, private_key: paramiko.PKey)
         params.update(changed)
         wanted = {name: value for name, value in params.items() if value is not None}
         instance_id: str = ec2.run_instances(**wanted)["Instances"][0]["InstanceId"]
+        launched.append(instance_id)
         if wait:
             wait_for(ec2, instance_id, "running")
         return instance_id
 
     yield launch_one
     cloud.clear_faults()
-    alive = [one for one in cloud.instances() if one["state"] not in ("terminated", "shutting-down")]
-    for one in alive:
-        ec2.terminate_instances(InstanceIds=[one["id"]])
-    for one in cloud.instances():
-        wait_for(ec2, one["id"], "terminated")
-        assert marked_processes(f"{cloud.endpoint.cloud_id}/{one['id']}") == []
+    if launched:
+        ec2.terminate_instances(InstanceIds=launched)
+    for instance_id in launched:
+        wait_for(ec2, instance_id, "terminated")
+        assert marked_processes(f"{cloud.endpoint.cloud_id}/{instance_id}") == []
 
 
 @pytest.fixture

@@ -76,11 +76,13 @@ def test_there_is_none_until_it_is_started_and_none_after_it_is_stopped(tmp_path
     assert "ended" in started.log_path.read_text()
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_start_one(tmp_path: Path) -> None:
     starters = [elsewhere("print(EmbeddedCloud.ensure(home).endpoint.cloud_id)", tmp_path) for _ in range(3)]
     assert len({starter.communicate(timeout=30)[0] for starter in starters}) == 1
 
 
+@pytest.mark.slow
 def test_it_outlives_its_starters_kill(tmp_path: Path) -> None:
     starter = elsewhere("print(EmbeddedCloud.ensure(home).endpoint.pid, flush=True); input()", tmp_path)
     assert starter.stdout is not None
@@ -94,6 +96,7 @@ def test_it_outlives_its_starters_kill(tmp_path: Path) -> None:
     assert found.endpoint.pid == pid
 
 
+@pytest.mark.slow
 def test_it_does_not_stop_while_an_instance_runs(tmp_path: Path) -> None:
     cloud = EmbeddedCloud.ensure(tmp_path)
     instance_id = launch(cloud)
@@ -105,6 +108,7 @@ def test_it_does_not_stop_while_an_instance_runs(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop", "SIGTERM"])
 def test_its_end_is_the_end_of_every_process_of_every_instance(tmp_path: Path, how: str) -> None:
     cloud = EmbeddedCloud.ensure(tmp_path)
@@ -132,6 +136,7 @@ def test_what_a_killed_one_has_left_is_cleared_by_the_next_look(tmp_path: Path) 
     assert EmbeddedCloud.ensure(tmp_path).endpoint.cloud_id != cloud.endpoint.cloud_id
 
 
+@pytest.mark.slow
 def test_faults_can_be_there_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = tmp_path / "faults.json"
     faults.write_text('[{"operation": "RunInstances", "error": "VcpuLimitExceeded"}]')

@@ -77,8 +77,9 @@ def test_the_capacity_text_is_ec2s() -> None:
         make(ICE).strike(CALL)
     assert caught.value.message == (
         "We currently do not have sufficient p2.xlarge capacity in the Availability Zone you requested (us-east-1a)."
-        " Our system will be working on provisioning additional capacity. You can currently get p2.xlarge capacity by"
-        " not specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d, us-east-1e."
+        " Our system will be working on provisioning additional capacity. You can currently get p2.xlarge capacity"
+        " by not specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d,"
+        " us-east-1e."
     )
 
 
@@ -112,7 +113,7 @@ def test_faults_are_read_from_json_and_yaml(tmp_path: Path) -> None:
 def test_a_bad_file_is_named_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "faults.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match="faults.yaml") as caught:
+    with pytest.raises(ValueError, match=r"faults\.yaml") as caught:
         load_faults(path)
     assert "\n" not in str(caught.value)
 

@@ -449,7 +449,7 @@ def start(root, job):
 
 def main(argv):
     """Do one verb; see the module's text."""
-    verb, place, rest = argv[1], os.path.expanduser(argv[2]), argv[3:]
+    verb, place, rest = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3:]
     if verb == "read":
         read(place, rest[0], int(rest[1]))
         return 0

@@ -208,7 +208,7 @@ class Engine:
         except KeyboardInterrupt:
             state, reason, failure = "CANCELLED", "interrupted twice: ended at once", Cancelled("interrupted")
         except PixelOrchError as error:
-            state, reason, failure = "FAILED", str(error), error
+            state, reason, failure = "FAILED", str(error).splitlines()[0], error
         except BaseException as error:
             self._finish("FAILED", f"{type(error).__name__}: {error}")
             raise

@@ -5,10 +5,11 @@ Built here and nowhere else, so that everything above this file can be told to u
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,11 +71,33 @@ def open_cloud(name: str, regions: tuple[str, ...], home: Path) -> Iterator[Clou
     if name == "aws":
         yield AwsCloud(regions)
         return
-    embedded = start_embedded(home)
-    try:
-        yield AwsCloud(regions, endpoint=_client_settings(embedded), title=EMBEDDED_TITLE)
-    finally:
-        embedded.stop_if_idle()
+    with _in_use(home) as is_last_user:
+        embedded = start_embedded(home)
+        try:
+            yield AwsCloud(regions, endpoint=_client_settings(embedded), title=EMBEDDED_TITLE)
+        finally:
+            if is_last_user():
+                embedded.stop_if_idle()
+
+
+@contextmanager
+def _in_use(home: Path) -> Iterator[Callable[[], bool]]:
+    """Keep the embedded cloud from being ended, as idle, by one command while another is about to use it.
+
+    Each command shares a lock; the one that can have it alone is the last, and ends the cloud. A killed one lets go.
+    """
+    (home / "local").mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "local" / "in-use").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+        def is_last_user() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield is_last_user
 
 
 def start_embedded(home: Path) -> EmbeddedCloud:

@@ -115,7 +115,7 @@ class MemoryCloud:
         return {pool: PricePoint(EPOCH - 3600, PRICES[pool.zone]) for pool in pools}
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
-        return [PricePoint(EPOCH - 3600, PRICES[pool.zone])]
+        return [PricePoint(EPOCH - 3600, PRICES[pool.zone])] if pool.zone in PRICES else []
 
     def image(self, region: str) -> tuple[str, str]:
         return "ami-00000000000000001", "ubuntu"

@@ -1,0 +1,188 @@
+"""One suite for both clouds: EC2's side of the wire on this machine, and the in-memory one of the stories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local import EmbeddedCloud
+from orchestrator import offers, world
+from orchestrator.aws import AwsCloud
+from orchestrator.cloud import ATTEMPT_TAG, RUN_TAG, Call, Cloud, Instance, Pool
+from orchestrator.errors import AccessError, CapacityError, QuotaError, ThrottledError
+from orchestrator.plan import Plan, user_data
+from orchestrator.spec import RunSpec
+from orchestrator.ssh import make_key_pair
+from tests.memory import MemoryCloud, VirtualClock
+
+
+class World:
+    """A cloud and what befalls it, under one name for both kinds."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        *,
+        wait: Callable[[float], None],
+        interrupt: Callable[[str], None],
+        refuse: Callable[[str, str], None],
+    ) -> None:
+        self.cloud = cloud
+        self.wait = wait
+        self.interrupt = interrupt
+        self.refuse = refuse
+        self.spec = RunSpec(run="contract", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
+        pools = cloud.offerings(["p2.xlarge"])
+        ranked = offers.spot_offers(pools, cloud.spot_prices(pools), None)
+        self.plan = Plan(self.spec, tuple(ranked), {"us-east-1": cloud.image("us-east-1")[0]}, time.time(), "home")
+
+    def call(self, turn: int = 1, attempt: int = 1, place: int = 0) -> Call:
+        """Return a RunInstances for an offer."""
+        group = self.cloud.open_door("us-east-1", self.plan.door("us-east-1"), self.cloud.caller_cidr())
+        return self.plan.launch(self.plan.offers[place], attempt, turn, group, self.user_data)
+
+    user_data = user_data(*make_key_pair("host"), make_key_pair("run")[1], 30)
+
+    def until(self, instance: Instance, state: str) -> Instance:
+        """Wait for a state."""
+        for _ in range(200):
+            found = next((i for i in self.cloud.instances("contract") if i.instance_id == instance.instance_id), None)
+            if found is not None and found.state == state:
+                return found
+            self.wait(0.1 if state != "running" else 0.5)
+        raise AssertionError(f"{instance.instance_id} never became {state}")
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
+    """Give one embedded cloud for the module."""
+    cloud = EmbeddedCloud.ensure(tmp_path_factory.mktemp("contract") / "home", notice_s=0.5)
+    yield cloud
+    cloud.stop()
+
+
+@pytest.fixture(params=["embedded", "memory"])
+def place(request: pytest.FixtureRequest, embedded: EmbeddedCloud) -> Iterator[World]:
+    """Give both kinds of cloud in turn; nothing is left there afterwards."""
+    world_ = _embedded_world(embedded) if request.param == "embedded" else _memory_world()
+    yield world_
+    alive = [i for i in world_.cloud.instances() if i.state in ("pending", "running")]
+    if alive:
+        world_.cloud.terminate("us-east-1", [i.instance_id for i in alive])
+    for instance in alive:
+        world_.until(instance, "terminated")
+    world_.cloud.close_door("us-east-1", "contract")
+    embedded.clear_faults()
+
+
+def _embedded_world(embedded: EmbeddedCloud) -> World:
+    cloud = AwsCloud(("us-east-1",), endpoint=world._client_settings(embedded), title="embedded cloud")
+    return World(
+        cloud,
+        wait=time.sleep,
+        interrupt=embedded.interrupt,
+        refuse=lambda code, zone: embedded.add_fault(
+            {"operation": "RunInstances", "zone": zone, "error": code, "times": 1}
+        ),
+    )
+
+
+def _memory_world() -> World:
+    from botocore.exceptions import ClientError
+
+    from orchestrator.aws.errors import translate
+
+    clock = VirtualClock()
+    cloud = MemoryCloud(clock)
+
+    def refuse(code: str, zone: str) -> None:
+        answer = {"Error": {"Code": code, "Message": "text"}}
+        cloud.refusals[zone] = [translate(ClientError(answer, "RunInstances"), zone)]  # type: ignore[arg-type]
+
+    def interrupt(instance_id: str) -> None:
+        machine = next(m for m in cloud.machines if m.instance.instance_id == instance_id)
+        cloud.interrupt(machine, notice_s=0.5)
+
+    return World(cloud, wait=clock.sleep, interrupt=interrupt, refuse=refuse)
+
+
+def test_a_launched_instance_is_found_by_its_tags_and_gets_an_address(place: World) -> None:
+    instance = place.cloud.launch(place.call())
+    running = place.until(instance, "running")
+    assert running.address
+    assert running.ssh_port > 0
+    assert running.market == "spot"
+    assert (running.tags[RUN_TAG], running.tags[ATTEMPT_TAG]) == ("contract", "1")
+    assert running.zone == place.plan.offers[0].pool.zone
+    assert running.instance_id in {i.instance_id for i in place.cloud.instances()}
+    assert place.cloud.instances("another-run") == []
+
+
+def test_the_same_token_gives_the_same_instance(place: World) -> None:
+    call = place.call()
+    first, again = place.cloud.launch(call), place.cloud.launch(call)
+    assert first.instance_id == again.instance_id
+    other = place.cloud.launch(place.call(turn=2))
+    assert other.instance_id != first.instance_id
+
+
+def test_an_end_that_we_ask_for_is_ours_and_asking_twice_is_no_error(place: World) -> None:
+    instance = place.cloud.launch(place.call())
+    place.until(instance, "running")
+    place.cloud.terminate("us-east-1", [instance.instance_id])
+    place.cloud.terminate("us-east-1", [instance.instance_id])
+    gone = place.until(instance, "terminated")
+    assert gone.is_gone
+    assert gone.reason_code == "Client.UserInitiatedShutdown"
+    place.cloud.terminate("us-east-1", [instance.instance_id])
+
+
+def test_an_interruption_is_known_by_its_reason(place: World) -> None:
+    instance = place.cloud.launch(place.call())
+    place.until(instance, "running")
+    place.interrupt(instance.instance_id)
+    assert place.until(instance, "terminated").reason_code == "Server.SpotInstanceTermination"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("InsufficientInstanceCapacity", CapacityError),
+        ("Unsupported", CapacityError),
+        ("VcpuLimitExceeded", QuotaError),
+        ("MaxSpotInstanceCountExceeded", QuotaError),
+        ("UnauthorizedOperation", AccessError),
+        ("RequestLimitExceeded", ThrottledError),
+    ],
+)
+def test_refusals_have_the_right_type_and_leave_no_instance(place: World, code: str, kind: type[Exception]) -> None:
+    before = len(place.cloud.instances())
+    call = place.call(turn=7)
+    place.refuse(code, place.plan.offers[0].pool.zone)
+    with pytest.raises(kind) as caught:
+        place.cloud.launch(call)
+    assert getattr(caught.value, "code", "") == code
+    assert len(place.cloud.instances()) == before
+
+
+def test_the_door_is_made_once_and_closing_it_twice_is_no_error(place: World) -> None:
+    door, cidr = place.plan.door("us-east-1"), place.cloud.caller_cidr()
+    assert place.cloud.open_door("us-east-1", door, cidr) == place.cloud.open_door("us-east-1", door, cidr)
+    place.cloud.close_door("us-east-1", "contract")
+    place.cloud.close_door("us-east-1", "contract")
+
+
+def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_window(place: World) -> None:
+    pools = place.cloud.offerings(["p2.xlarge"])
+    assert len(pools) >= 2
+    prices = place.cloud.spot_prices(pools)
+    assert set(prices) == set(pools)
+    assert all(0 < point.price_usd_h < 1 for point in prices.values())
+    now = time.time()
+    history = place.cloud.price_history(pools[0], now - 3600, now)
+    assert history[0].at <= now - 3600
+    assert [p.at for p in history] == sorted(p.at for p in history)
+    assert place.cloud.price_history(Pool("g2.2xlarge", "us-east-1z", "us-east-1"), now, now) == []

@@ -1,0 +1,243 @@
+"""Bad input is one clear line, exit code 2, and nothing is created. The commands run as a user runs them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import EXAMPLES, main
+
+LOCAL = ["launch", "--cloud", "local", "-y"]
+GOOD = [*LOCAL, "--instance", "p2.xlarge", "--spot"]
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder with an empty home and no trace of AWS."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """Run a command that must be refused; return its one line."""
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    lines = [line for line in err.strip().splitlines() if not line.startswith(("usage:", " "))]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert out == ""
+    return lines[0]
+
+
+BAD = [
+    ([*LOCAL, "--spot"], "--instance is missing"),
+    ([*LOCAL, "--spot", "--instance", "p2.xlrage"], "did you mean p2.xlarge"),
+    ([*LOCAL, "--spot", "--instance", ""], "names no instance type"),
+    ([*LOCAL, "--spot", "--instance", "p2.xlarge,"], "names no instance type"),
+    ([*LOCAL, "--spot", "--instance", "$(reboot)"], "unknown instance type"),
+    ([*LOCAL, "--spot", "--instance", "p2.xlarge\x00"], "unknown instance type"),
+    ([*LOCAL, "--instance", "p2.xlarge"], "say --spot"),
+    ([*GOOD, "--on-demand"], "two markets"),
+    ([*GOOD, "--max-price", "-1"], "--max-price"),
+    ([*GOOD, "--max-price", "nan"], "--max-price"),
+    ([*GOOD, "--max-price", "cheap"], "--max-price"),
+    ([*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"], "--max-price is for --spot"),
+    ([*GOOD, "--region", "us-eats-1"], "did you mean us-east-1"),
+    (["launch", "--cloud", "gcp", "--instance", "p2.xlarge", "--spot", "-y"], "unknown cloud 'gcp'"),
+    ([*GOOD, "-n", "Bad Name"], "is not a run's name"),
+    ([*GOOD, "-n", "-x"], "-n"),
+    ([*GOOD, "-n", "x" * 41], "is not a run's name"),
+    ([*GOOD, "-n", ""], "is not a run's name"),
+    ([*GOOD, "-n", "ünïcode"], "is not a run's name"),
+    ([*GOOD, "--steps", "0"], "steps"),
+    ([*GOOD, "--steps", "many"], "--steps"),
+    ([*GOOD, "--set", "learning_rat=1"], "learning_rate"),
+    ([*GOOD, "--set", "learning_rate=nan"], "learning_rate"),
+    ([*GOOD, "--set", "nonsense"], "NAME=VALUE"),
+    ([*GOOD, "--model", "gan"], "model"),
+    ([*GOOD, "--dataset", "imagenet"], "dataset"),
+    ([*GOOD, "--env", "1X=2"], "--env"),
+    ([*GOOD, "--env", "PIXEL_ORCH_OUT=/"], "set by pixel-orch itself"),
+    ([*GOOD, "--workdir", "missing", "--", "python", "x.py"], "is not a folder"),
+    ([*GOOD, "--workdir", "."], "needs the command"),
+    ([*GOOD, "--", "python", "x.py"], "needs --workdir"),
+    ([*GOOD, "--include", "x"], "--include needs --workdir"),
+    ([*GOOD, "--workdir", ".", "--include", "x", "--", "true"], "--include: x is not in"),
+    ([*GOOD, "--workdir", ".", "--", "true"], "nothing to send"),
+    ([*GOOD, "--workdir", ".", "--steps", "3", "--", "true"], "setting of the bundled trainer"),
+    ([*GOOD, "--interrupt-after", "-3"], "--interrupt-after"),
+    ([*GOOD, "--interrupt-after", "nan"], "--interrupt-after"),
+    (["launch", "--instance", "g4dn.xlarge", "--spot", "-y", "--region", "us-east-1", "--interrupt-after", "3"], "embedded"),
+    ([*GOOD, "-f", "missing.yaml"], "cannot read missing.yaml"),
+    ([*GOOD, "-f", "."], "cannot read ."),
+    ([*GOOD, "--bogus"], "--bogus"),
+    (["frobnicate"], "frobnicate"),
+    ([], "COMMAND"),
+    (["status", "nobody"], "no run is called nobody"),
+    (["status", "../x"], "is not a run's name"),
+    (["logs", "nobody"], "no run is called nobody"),
+    (["attach", "nobody"], "no run is called nobody"),
+    (["pull", "nobody"], "no run is called nobody"),
+    (["ssh", "nobody"], "no run is called nobody"),
+    (["down", "nobody", "-y"], "no run is called nobody"),
+    (["down", "no*", "-y"], "no run matches"),
+    (["down"], "name a run"),
+    (["report", "nobody"], "no run is called nobody"),
+    (["sweep", "--cloud", "mars"], "unknown cloud 'mars'"),
+    (["check", "--cloud", "mars"], "unknown cloud 'mars'"),
+    (["status", "--", "x"], "takes nothing after --"),
+    (["launch", "--instance", "p2.xlarge", "--spot"], "add -y"),
+    (["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"], "no AWS credentials found"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_input_is_one_line_exit_2_and_creates_nothing(
+    at_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    if words[:2] == ["launch", "--instance"] and "--region" not in words:
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert says in refused(capsys, words)
+    assert not (at_home / "home" / "runs").exists()
+    assert not (at_home / "home" / "local").exists()
+
+
+FILES = {
+    "empty": (b"", "is empty"),
+    "blank": (b"\n# only a comment\n", "is empty"),
+    "binary": (bytes(range(256)), "is not text"),
+    "broken": (b"instance: [p2.xlarge\nspot: {", "line"),
+    "a list": (b"- p2.xlarge\n", "holds no key: value lines"),
+    "a word": (b"hello", "holds no key: value lines"),
+    "unknown key": (b"instnace: p2.xlarge\n", "did you mean instance"),
+    "wrong type": (b"instance: p2.xlarge\nsteps: many\n", "steps must be int"),
+    "bool for a number": (b"instance: p2.xlarge\nsteps: true\n", "steps must be int"),
+    "both markets": (b"instance: p2.xlarge\nspot: true\non-demand: true\n", "two markets"),
+    "NaN price": (b"instance: p2.xlarge\nspot: true\nmax-price: .nan\n", "--max-price"),
+    "python object": (b"instance: !!python/object/apply:os.system ['true']\n", "line"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    content, says = FILES[name]
+    Path("run.yaml").write_bytes(content)
+    line = refused(capsys, [*LOCAL, "-f", "run.yaml"])
+    assert says in line
+    assert "run.yaml" in line or name in ("both markets", "NaN price")
+    assert not (at_home / "home").exists()
+
+
+def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import argparse
+
+    from orchestrator.asking import spec_from
+    from orchestrator.cli import parser
+
+    Path("run.yaml").write_text(
+        "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"
+        "env: {A: 1}\nname: from-file\n"
+    )
+    words = ["launch", "-f", "run.yaml", "--spot", "--steps", "70", "--set", "seed=4", "--env", "B=x=y", "-n", "mine"]
+    args: argparse.Namespace = parser().parse_args(words)
+    spec = spec_from(args, [])
+    assert spec.trainer is not None
+    assert (spec.run, spec.market, spec.instances) == ("mine", "spot", ("g4dn.xlarge", "g5.xlarge"))
+    assert (spec.trainer.steps, spec.trainer.seed, spec.trainer.hidden) == (70, 4, 8)
+    assert spec.env == {"A": "1", "B": "x=y"}
+
+
+def test_a_home_that_cannot_be_written_is_refused(
+    at_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (at_home / "file").write_text("")
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(at_home / "file" / "home"))
+    assert "PIXEL_ORCH_HOME" in refused(capsys, GOOD)
+
+
+def test_without_credentials_the_line_says_both_ways_on(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, ["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"])
+    assert "aws configure" in line
+    assert "--cloud local" in line
+
+
+def test_a_retired_type_is_refused_on_aws_with_what_to_take_instead(
+    at_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    line = refused(capsys, ["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"])
+    assert "retired" in line
+    assert "g4dn.xlarge" in line
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_help_shows_an_example_within_80_columns(name: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", name, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "example" in shown.stdout.lower()
+    usage_and_options = shown.stdout.split("example")[0]
+    assert max(map(len, usage_and_options.splitlines())) <= 80
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from orchestrator.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'boto3', 'fabric', 'pydantic', 'yaml', 'torch'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_no_command_of_the_orchestrator_imports_torch(at_home: Path) -> None:
+    code = (
+        "import sys; from orchestrator import launching, running, world, host, ssh\n"
+        "from orchestrator.aws import AwsCloud\n"
+        "print('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
+def test_an_empty_store_is_said(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+    assert main(["status", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["report"]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+    assert main(["down", "-a", "-y"]) == 0
+    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_sync_dry_run_lists_and_sends_nothing(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.py").write_text("print(1)")
+    assert main([*GOOD, "--workdir", ".", "--sync-dry-run", "--", "python", "a.py"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "a.py"
+    assert not (at_home / "home").exists()

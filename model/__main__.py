@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -49,17 +50,25 @@ def main(argv: list[str] | None = None) -> int:
         _require_torch()
         if args.command == "train":
             return _train(args, stop)
-        print(_evaluate(args) if args.command == "evaluate" else _sample(args))
+        print(_evaluate(args) if args.command == "evaluate" else _sample(args), flush=True)
     except KeyboardInterrupt:
-        return 130
-    except (SetupError, TrainingError) as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, SetupError) else 1
-    except OSError as error:  # a full disk, a folder that went away
-        place = f" ({error.filename})" if error.filename else ""
-        print(f"{prog}: error: {error.strerror or error}{place}; free the disk or give another folder", file=sys.stderr)
-        return 1
+        return 128 + signal.SIGINT
+    except (SetupError, TrainingError, OSError) as error:
+        return _explain(prog, error)
     return 0
+
+
+def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
+    """Say in one line what went wrong; return the exit code for it."""
+    if isinstance(error, BrokenPipeError):  # whoever read our lines has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would complain when it flushes
+        return 128 + signal.SIGPIPE
+    text = str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that went away
+        place = f" {error.filename}" if error.filename else ""
+        text = f"cannot write{place}: {error.strerror or error}; free the disk or give another folder"
+    print(f"{prog}: error: {text}", file=sys.stderr)
+    return 2 if isinstance(error, SetupError) else 1
 
 
 def _train(args: argparse.Namespace, stop: StopFlag) -> int:

@@ -150,7 +150,8 @@ class Cloud:
             record.set_public_ip(None)
             record.set_state(state, 48 if state == "terminated" else 80)
         if state == "terminated":
-            shutil.rmtree(self._state / "instances" / record.id / "home", ignore_errors=True)
+            for name in ("home", "bin"):  # the log of its first boot stays for whoever asks why
+                shutil.rmtree(self._state / "instances" / record.id / name, ignore_errors=True)
 
     def _on_stop(self, record: Ec2Instance) -> None:
         ending = ended_by_user()

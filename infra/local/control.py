@@ -88,15 +88,16 @@ class EmbeddedCloud:
         _private_folder(home, state)
         with _locked(state / "lock"):
             found = cls.find(home)
-            if found is not None:
-                if notice_s is not None:
-                    found._post("settings", {"notice_s": notice_s})
-                return found
-            _start(state, notice_s)
-            endpoint = Endpoint.read(state / "endpoint.json")
-        if endpoint is None:
-            raise EmbeddedCloudError(f"the embedded cloud left no endpoint.json in {state}")
-        return cls(home, endpoint)
+            if found is None:
+                _start(state)
+                found = cls.find(home)
+            if found is None:
+                raise EmbeddedCloudError(
+                    f"the embedded cloud has ended as soon as it was ready; see {state}/server.log"
+                )
+            # From here to the first launch no other command may take it for idle; see stop_if_idle.
+            found._post("expect", {"pid": os.getpid(), **({} if notice_s is None else {"notice_s": notice_s})})
+        return found
 
     def environment(self) -> dict[str, str]:
         """What boto3 needs in the environment to reach this cloud and no other."""
@@ -155,17 +156,23 @@ class EmbeddedCloud:
         return found
 
     def stop_if_idle(self) -> bool:
-        """End the cloud unless an instance is pending, running or ending. True if it is gone when this returns."""
-        if not self.endpoint.is_alive():
-            return True
-        with _locked(self.home / "local" / "lock"):  # no one may find it while it ends
-            try:
-                if not self._post("stop-if-idle", {})["stopping"]:
+        """End the cloud unless an instance is pending, running or ending. True if it is gone when this returns.
+
+        Waits up to 5 s where another process that lives called `ensure` just now: it is about to launch.
+        """
+        while self.endpoint.is_alive():
+            with _locked(self.home / "local" / "lock"):  # no one may find it while it ends
+                try:
+                    answer = self._post("stop-if-idle", {"pid": os.getpid()})
+                except EmbeddedCloudError:
+                    if self.endpoint.is_alive():
+                        raise
+                    return True
+                if answer["stopping"]:
+                    self._wait_until_gone()
+                elif answer["wait_s"] <= 0:
                     return False
-            except EmbeddedCloudError:
-                if self.endpoint.is_alive():
-                    raise
-            self._wait_until_gone()
+            time.sleep(answer["wait_s"])
         return True
 
     def stop(self) -> None:
@@ -221,9 +228,12 @@ class EmbeddedCloud:
 
 
 def _private_folder(home: Path, state: Path) -> None:
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    state.mkdir(exist_ok=True, mode=0o700)
-    state.chmod(0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state.mkdir(exist_ok=True, mode=0o700)
+        state.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedCloudError(f"the embedded cloud cannot keep its state in {state}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -234,16 +244,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _start(state: Path, notice_s: float | None) -> None:
+def _start(state: Path) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise EmbeddedCloudError(f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]'")
     options = _options_from_environment()
-    if notice_s is not None:
-        options["notice_s"] = notice_s
     # The instances' processes must not keep the starter's terminal, nor find the project in front of their own modules.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     log_path = state / "server.log"
+    with contextlib.suppress(FileNotFoundError):
+        log_path.replace(state / "server.log.1")
     ready, tell = os.pipe()
     with open(log_path, "wb") as log, open(ready, "rb", buffering=0) as reading:
         log_path.chmod(0o600)

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.local.cloud import Cloud, RefusedError
+from infra.local.endpoint import is_running
 from infra.local.faults import parse_faults
 from infra.local.wire import Reply, json_reply
 
 CONTROL_PREFIX = "/_pixel-orch/"
+_EXPECT_S = 5.0
+"""From `ensure` to the launch a command takes 1 to 3 s."""
 _POWER = re.compile(re.escape(CONTROL_PREFIX) + r"instances/(i-[0-9a-f]+)/([\w-]+)/power")
 
 
@@ -24,6 +27,7 @@ class ControlRoutes:
         self._cloud = cloud
         self._access_key_id = access_key_id
         self._shut_down = shut_down
+        self._expected: dict[int, float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
             "health": lambda _: {"cloud_id": cloud.cloud_id},
             "instances": lambda _: {"instances": cloud.describe()},
@@ -35,7 +39,7 @@ class ControlRoutes:
             "add-faults": self._add_faults,
             "clear-faults": lambda _: cloud.faults.clear(),
             "capacity": self._set_capacity,
-            "settings": self._change_settings,
+            "expect": self._expect,
             "stop": lambda _: self._stop(),
             "stop-if-idle": self._stop_if_idle,
         }
@@ -81,21 +85,27 @@ class ControlRoutes:
         else:
             self._cloud.capacity[pool] = int(body["count"])
 
-    def _change_settings(self, body: dict[str, Any]) -> None:
-        for name, value in body.items():
-            kind = type(getattr(self._cloud.settings, name, None))
-            if kind not in (int, float):
-                raise RefusedError(f"no such setting: {name}")
-            setattr(self._cloud.settings, name, kind(value))
+    def _expect(self, body: dict[str, Any]) -> None:
+        """A process is about to launch; it may also say how long a notice is from now on."""
+        self._expected[int(body["pid"])] = time.monotonic()
+        if body.get("notice_s") is not None:
+            self._cloud.settings.notice_s = float(body["notice_s"])
 
     def _stop(self) -> None:
         self._cloud.stopping = True
         self._shut_down()
 
-    def _stop_if_idle(self, _: dict[str, Any]) -> dict[str, bool]:
+    def _stop_if_idle(self, body: dict[str, Any]) -> dict[str, object]:
         with self._cloud.lock:  # no launch may slip in between the look and the decision
             idle = self._cloud.is_idle()
-            self._cloud.stopping = self._cloud.stopping or idle
-        if idle:
+            wait_s = self._wait_s(int(body["pid"])) if idle else 0.0
+            stopping = idle and wait_s <= 0
+            self._cloud.stopping = self._cloud.stopping or stopping
+        if stopping:
             self._shut_down()
-        return {"stopping": idle}
+        return {"stopping": stopping, "wait_s": wait_s}
+
+    def _wait_s(self, asking: int) -> float:
+        """How long to wait for the launches of other processes that live and have just asked for this cloud."""
+        others = [since for pid, since in self._expected.items() if pid != asking and is_running(pid)]
+        return max(0.0, max(others) + _EXPECT_S - time.monotonic()) if others else 0.0

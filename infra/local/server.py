@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ class Server:
 
     def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._endpoint_file = state / "endpoint.json"
+        self._instances = state / "instances"
+        shutil.rmtree(self._instances, ignore_errors=True)  # of a cloud that was killed
         self._loop = loop
         self._stop = asyncio.Event()
         self._cloud = Cloud(state, settings, loop)
@@ -90,6 +93,7 @@ class Server:
         survivors = await asyncio.to_thread(processes.kill_all, f"{self._cloud.cloud_id}/")
         if survivors:
             log.error("processes %s survived SIGKILL", survivors)
+        shutil.rmtree(self._instances, ignore_errors=True)
         self._endpoint_file.unlink(missing_ok=True)
         log.info("ended")
 

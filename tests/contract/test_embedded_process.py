@@ -51,7 +51,9 @@ def launch_sleeper(cloud: EmbeddedCloud) -> str:
 def elsewhere(program: str, home: Path) -> "subprocess.Popen[str]":
     """Run a Python program with `home` and EmbeddedCloud at hand in another process."""
     prelude = f"from pathlib import Path; from infra.local import EmbeddedCloud; home = Path({str(home)!r})\n"
-    return subprocess.Popen([sys.executable, "-c", prelude + program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
@@ -177,3 +179,23 @@ def test_an_unused_one_ends_by_itself(tmp_path: Path, monkeypatch: pytest.Monkey
     while cloud.endpoint.is_alive():
         assert time.monotonic() < give_up
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_it_does_not_stop_under_a_command_that_is_about_to_launch(tmp_path: Path) -> None:
+    other = elsewhere("EmbeddedCloud.ensure(home); print(flush=True); input()", tmp_path)
+    assert other.stdout is not None
+    other.stdout.readline()
+    cloud = EmbeddedCloud.find(tmp_path)
+    assert cloud is not None
+    began = time.monotonic()
+    assert cloud.stop_if_idle()
+    assert 2 < time.monotonic() - began < 6
+    other.kill()
+    other.communicate()
+
+
+def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "local").write_text("in the way")
+    with pytest.raises(EmbeddedCloudError, match="cannot keep its state in"):
+        EmbeddedCloud.ensure(tmp_path)

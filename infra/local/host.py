@@ -97,6 +97,7 @@ class EmbeddedHost:
         self.interruption: dict[str, str] | None = None
         self.rebalance_time: str | None = None
         self.frozen = False
+        self._ended = False
         self._folder = folder
         self._home = folder / "home"
         self._mark = f"{cloud_id}/{facts.instance_id}"
@@ -112,10 +113,16 @@ class EmbeddedHost:
         self._first_boot: asyncio.Task[None] | None = None
 
     async def boot(self) -> None:
-        """Make the folders, serve metadata and SSH, and start the user-data's commands. Raises OSError."""
+        """Make the folders, serve metadata and SSH, and start the user-data's commands. Raises OSError.
+
+        Does nothing more once `end` has been called, which may be while this waits.
+        """
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         shims.write_shims(self._folder / "bin", self._power_url)
         metadata_port = await self._metadata.start()
+        if self._ended:
+            self._metadata.close()
+            return
         self._environment = self._scrubbed_environment(metadata_port)
         machine = Machine(self._home, self._environment, self._children)
         host_key = self._config.host_key or asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
@@ -191,6 +198,7 @@ class EmbeddedHost:
 
     async def end(self) -> list[int]:
         """Power off: no port, no connection, no process is left. Returns pids that survived, which should be none."""
+        self._ended = True
         self._gate.close()
         self._metadata.close()
         self._thawed.set()

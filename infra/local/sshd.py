@@ -47,9 +47,7 @@ class SshServer:
         self._options = asyncssh.SSHServerConnectionOptions(
             server_factory=_Login,
             server_host_keys=[asyncssh.import_private_key(host_key)],
-            authorized_client_keys=asyncssh.import_authorized_keys(
-                "".join(f"{key.strip()}\n" for key in authorized_keys)
-            ),
+            authorized_client_keys=_known_keys(authorized_keys),
             process_factory=self._serve_process,
             sftp_factory=lambda channel: _HomeSftp(channel, home),
             allow_scp=True,
@@ -135,6 +133,16 @@ class SshServer:
                 return code
             finally:
                 await _cancel(feeding, draining)
+
+
+def _known_keys(lines: Sequence[str]) -> asyncssh.SSHAuthorizedKeys:
+    """The lines that are keys; others are passed over, as OpenSSH does with its file."""
+    good = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            asyncssh.import_authorized_keys(line)
+            good.append(f"{line.strip()}\n")
+    return asyncssh.import_authorized_keys("".join(good))
 
 
 class _Login(asyncssh.SSHServer):

@@ -356,3 +356,20 @@ def test_openssh_and_scp_work(launch: Launch, ec2: Any, private_key: paramiko.PK
         assert copied.returncode == 0, copied.stderr
     sums = subprocess.run([*ssh, "sha256sum < copy"], capture_output=True, check=False, timeout=20)
     assert sums.stdout.split()[0].decode() == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def test_an_instance_that_ends_while_it_boots_leaves_nothing(cloud: EmbeddedCloud, launch: Launch, ec2: Any) -> None:
+    def sockets() -> int:
+        files = (file.readlink() for file in Path(f"/proc/{cloud.endpoint.pid}/fd").iterdir())
+        return sum(file.name.startswith("socket:") for file in files)
+
+    before = sockets()
+    for _ in range(5):
+        ec2.terminate_instances(InstanceIds=[launch(wait=False)])
+    eventually(lambda: all(one["state"] == "terminated" for one in cloud.instances()))
+    eventually(lambda: sockets() <= before)
+
+
+def test_a_line_that_is_no_key_is_passed_over(launch: Launch, ec2: Any, private_key: paramiko.PKey) -> None:
+    public = f"{private_key.get_name()} {private_key.get_base64()}"
+    Login(describe(ec2, launch({"ssh_authorized_keys": ["nonsense", public, ""]})), private_key).close()

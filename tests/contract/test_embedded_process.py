@@ -125,6 +125,7 @@ def test_its_end_is_the_end_of_every_process_of_every_instance(tmp_path: Path, h
     assert EmbeddedCloud.find(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_what_a_killed_one_has_left_is_cleared_by_the_next_look(tmp_path: Path) -> None:
     cloud = EmbeddedCloud.ensure(tmp_path)
     launch_sleeper(cloud)
@@ -147,6 +148,7 @@ def test_faults_can_be_there_from_the_start(tmp_path: Path, monkeypatch: pytest.
         launch(EmbeddedCloud.ensure(tmp_path))
 
 
+@pytest.mark.slow
 def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXEL_ORCH_LOCAL_FAULTS", str(tmp_path / "none.json"))
     with pytest.raises(EmbeddedCloudError, match=r"did not start(.|\n)*none\.json: cannot be read"):

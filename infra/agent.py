@@ -16,9 +16,10 @@ the trainer with SIGTERM, and ends the instance when its time is up or its owner
 end an instance that is under notice in its first hour: AWS bills nothing for those, unless it was us who ended them.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+from typing import Any, BinaryIO, Iterator
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SAMPLES = re.compile(r"samples-(\d+)\.png")
@@ -39,7 +41,7 @@ TICK_S = 0.1
 # -- small things
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """Replace the file at `path`: a reader sees the old or the new, never a part."""
     temporary = "%s.%d.tmp" % (path, os.getpid())
     with open(temporary, "w") as file:
@@ -47,7 +49,7 @@ def write_json(path, value):
     os.replace(temporary, path)
 
 
-def read_json(path, default):
+def read_json(path: str, default: Any) -> Any:
     """Return the JSON in `path`, or `default` if there is none that is whole."""
     try:
         with open(path) as file:
@@ -56,7 +58,7 @@ def read_json(path, default):
         return default
 
 
-def sha256_of(path):
+def sha256_of(path: str) -> str:
     """Return the hex digest of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -68,12 +70,12 @@ def sha256_of(path):
 # -- code sync
 
 
-def sent_list(folder):
+def sent_list(folder: str) -> str:
     """Where it is written down what we had sent to `folder`: only that is ever deleted."""
     return folder.rstrip("/") + ".sent.json"
 
 
-def manifest(folder):
+def manifest(folder: str) -> dict[str, str]:
     """Return {path: sha256} of the files that we had sent and that are still there; links as `link:<target>`."""
     found = {}
     for name in read_json(sent_list(folder), []):
@@ -85,20 +87,28 @@ def manifest(folder):
     return found
 
 
-def apply(folder, stream):
+def content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return what a member of a tar holds."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise SystemExit("apply: %s is no file" % member.name)
+    return file.read()
+
+
+def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
     """Unpack a tar whose first member, `.sync.json`, holds `delete` and `all`, the lists of paths gone and present."""
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         first = tar.next()
         if first is None or first.name != ".sync.json":
             raise SystemExit("apply: the stream does not begin with .sync.json")
-        plan = json.loads(tar.extractfile(first).read().decode())
+        plan = json.loads(content(tar, first))
         for name in plan["delete"]:
             path = os.path.join(folder, name)
             if os.path.islink(path) or os.path.isfile(path):
                 os.unlink(path)
         for member in iter(tar.next, None):
-            tar.members = []  # a stream is read once; the list of what was read would only grow
+            tar.members = []  # type: ignore[attr-defined]  # not in the stubs; a stream is read once; the list of what was read would only grow
             path = os.path.join(folder, member.name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if os.path.islink(path) or os.path.isfile(path):
@@ -107,7 +117,7 @@ def apply(folder, stream):
                 os.symlink(member.linkname, path)
                 continue
             with open(path, "wb") as file:
-                file.write(tar.extractfile(member).read())
+                file.write(content(tar, member))
             os.chmod(path, member.mode & 0o777)
     write_json(sent_list(folder), plan["all"])
     return {"files": len(plan["all"])}
@@ -116,7 +126,7 @@ def apply(folder, stream):
 # -- one look
 
 
-def listed(root, started_at):
+def listed(root: str, started_at: float) -> Iterator[tuple[str, str, os.stat_result]]:
     """Yield (name, path) of what the trainer wrote: in `out/`, and in its working folder since it was started."""
     out = os.path.join(root, "out")
     code = os.path.join(root, "code")
@@ -140,24 +150,26 @@ def listed(root, started_at):
             yield name, path, status
 
 
-def outputs(root, started_at):
+def outputs(root: str, started_at: float) -> list[dict[str, Any]]:
     """Return the trainer's checkpoints and sample grids with size and digest; digests are remembered."""
     cache_path = os.path.join(root, "agent", "digests.json")
-    cache, fresh, found = read_json(cache_path, {}), {}, []
+    cache: dict[str, str] = read_json(cache_path, {})
+    fresh: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
     for name, path, status in listed(root, started_at):
         key = "%s:%d:%d:%d" % (name, status.st_size, status.st_mtime_ns, status.st_ino)
         try:
             fresh[key] = cache.get(key) or sha256_of(path)
         except OSError:
             continue
-        match = CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)
-        found.append({"name": name, "step": int(match.group(1)), "size_bytes": status.st_size, "sha256": fresh[key]})
+        step = int(name.split("-")[1].split(".")[0])
+        found.append({"name": name, "step": step, "size_bytes": status.st_size, "sha256": fresh[key]})
     if fresh != cache:
         write_json(cache_path, fresh)
     return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
-def whole_lines(path, offset):
+def whole_lines(path: str, offset: int) -> tuple[str, int]:
     """Return (text, new offset): the whole lines of a growing file from byte `offset` on."""
     try:
         with open(path, "rb") as file:
@@ -171,7 +183,7 @@ def whole_lines(path, offset):
     return data[:end].decode(errors="surrogateescape"), offset + end  # the owner writes the same bytes again
 
 
-def status(root, metrics_offset, log_offset):
+def status(root: str, metrics_offset: int, log_offset: int) -> dict[str, Any]:
     """Return what the owner wants to know in one round trip. Asking is the owner's heartbeat."""
     state = read_json(os.path.join(root, "agent", "state.json"), {})
     with open(os.path.join(root, "agent", "owner"), "w"):
@@ -194,7 +206,7 @@ def status(root, metrics_offset, log_offset):
     }
 
 
-def is_watched(root):
+def is_watched(root: str) -> bool:
     """Return whether the watching process lives: it holds a lock as long as it does."""
     try:
         with open(os.path.join(root, "agent", "lock")) as file:
@@ -206,7 +218,7 @@ def is_watched(root):
     return False
 
 
-def read(root, name, offset):
+def read(root: str, name: str, offset: int) -> None:
     """Write one of the trainer's files to standard output, from byte `offset` on."""
     if not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
         raise SystemExit("read: %r is none of the trainer's files" % name)
@@ -222,7 +234,7 @@ def read(root, name, offset):
     raise SystemExit("read: %s is gone" % name)
 
 
-def stop(root):
+def stop(root: str) -> dict[str, Any]:
     """Ask the watching process to send SIGTERM to the trainer's group."""
     with open(os.path.join(root, "agent", "stop"), "w"):
         pass
@@ -238,17 +250,17 @@ class Metadata:
     Every failure reads as "nothing there": a poll must never end the watch.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
         self.base = base.rstrip("/") + "/latest/"
-        self.token = None
+        self.token: str | None = None
 
-    def _ask(self, path, method="GET", headers=None):
+    def _ask(self, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> str:
         request = urllib.request.Request(self.base + path, method=method, headers=headers or {})
         with urllib.request.urlopen(request, timeout=2) as answer:
-            return answer.read().decode()
+            return str(answer.read().decode())
 
-    def get(self, path):
+    def get(self, path: str) -> str | None:
         """Return the text at `path`, or None."""
         for _ in range(2):
             try:
@@ -270,15 +282,15 @@ class Metadata:
 class Watch:
     """The process that outlives our SSH sessions: trainer, notice, time limit, silence of the owner."""
 
-    def __init__(self, root, job):
+    def __init__(self, root: str, job: dict[str, Any]) -> None:
         self.root = root
         self.job = job
         self.folder = os.path.join(root, "agent")
         self.metadata = Metadata()
         self.booted_at = self.started_at = time.time()
-        self.trainer = None
-        self.stop_sent_at = None
-        self.state = {
+        self.trainer: subprocess.Popen[bytes] | None = None
+        self.stop_sent_at: float | None = None
+        self.state: dict[str, Any] = {
             "started_at": self.started_at,
             "trainer": {"state": "starting"},
             "notice": None,
@@ -286,11 +298,11 @@ class Watch:
             "ending": "",
         }
 
-    def save(self):
+    def save(self) -> None:
         """Write the state for `status` to read."""
         write_json(os.path.join(self.folder, "state.json"), self.state)
 
-    def start_trainer(self):
+    def start_trainer(self) -> None:
         """Start the trainer in a process group of its own, its output in `out/trainer.log`."""
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
         self.link_outputs(out, code)
@@ -320,21 +332,22 @@ class Watch:
         self.save()
 
     @staticmethod
-    def link_outputs(out, code):
+    def link_outputs(out: str, code: str) -> None:
         """Let a program that only knows its working folder find and leave its files there."""
         for name in ["metrics.jsonl"] + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
             link = os.path.join(code, name)
             if not os.path.lexists(link):
                 os.symlink(os.path.join(out, name), link)
 
-    def signal_trainer(self, number):
+    def signal_trainer(self, number: int) -> None:
         """Send a signal to the trainer and all that it started."""
         try:
-            os.killpg(self.trainer.pid, number)
-        except (OSError, AttributeError):
+            if self.trainer is not None:
+                os.killpg(self.trainer.pid, number)
+        except OSError:
             pass
 
-    def ask_to_stop(self, why):
+    def ask_to_stop(self, why: str) -> None:
         """SIGTERM, once; the reason goes into the log that the user reads."""
         if self.stop_sent_at is not None or self.trainer is None or self.trainer.poll() is not None:
             return
@@ -344,12 +357,12 @@ class Watch:
         self.save()
         self.signal_trainer(signal.SIGTERM)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Write one line to the agent's log."""
         with open(os.path.join(self.folder, "agent.log"), "a") as file:
             file.write("%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text))
 
-    def look_at_trainer(self):
+    def look_at_trainer(self) -> None:
         """Notice its end."""
         if self.trainer is None or self.state["trainer"]["state"] != "running":
             return
@@ -360,7 +373,7 @@ class Watch:
             self.say("the trainer ended with %d" % code)
             self.save()
 
-    def look_at_metadata(self):
+    def look_at_metadata(self) -> None:
         """Notice an interruption or a rebalance recommendation."""
         if not self.state["rebalance"] and self.metadata.get("events/recommendations/rebalance"):
             self.state["rebalance"] = True
@@ -376,14 +389,14 @@ class Watch:
                 self.save()
                 self.ask_to_stop("interruption notice %s" % text.strip())
 
-    def owner_silence_s(self):
+    def owner_silence_s(self) -> float:
         """Return how long nobody has asked for the status."""
         try:
             return time.time() - os.stat(os.path.join(self.folder, "owner")).st_mtime
         except OSError:
             return time.time() - self.started_at
 
-    def look_at_limits(self):
+    def look_at_limits(self) -> None:
         """End the instance when its time is up or its owner is gone.
 
         Never in the first hour of one that is under notice.
@@ -401,12 +414,12 @@ class Watch:
             self.save()
         self.ask_to_stop(why)
         running = self.trainer is not None and self.trainer.poll() is None
-        if not running or time.time() - self.stop_sent_at > self.job["stop_timeout_s"]:
+        if not running or time.time() - (self.stop_sent_at or 0.0) > self.job["stop_timeout_s"]:
             self.say("shutdown: %s" % why)
             subprocess.call(self.job["shutdown"])
             time.sleep(5)
 
-    def run(self):
+    def run(self) -> None:
         """Watch until the machine is gone."""
         subprocess.call(self.job["cancel_shutdown"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.start_trainer()
@@ -422,7 +435,7 @@ class Watch:
             time.sleep(TICK_S)
 
 
-def start(root, job):
+def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     """Start the watching process, detached from this SSH session. Asked twice, it starts one."""
     os.makedirs(os.path.join(root, "agent"), exist_ok=True)
     os.makedirs(os.path.join(root, "out"), exist_ok=True)
@@ -447,7 +460,7 @@ def start(root, job):
     return {"started": True}
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Do one verb; see the module's text."""
     verb, place, rest = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3:]
     if verb == "read":
@@ -456,7 +469,7 @@ def main(argv):
     if verb == "manifest":
         answer = manifest(place)
     elif verb == "apply":
-        answer = apply(place, io.BufferedReader(sys.stdin.buffer.raw, 1 << 18))
+        answer = apply(place, sys.stdin.buffer)
     elif verb == "start":
         answer = start(place, json.load(sys.stdin))
     elif verb == "status":

@@ -51,7 +51,7 @@ from orchestrator.events import (
 )
 from orchestrator.plan import Plan, user_data
 from orchestrator.reaper import Reaper
-from orchestrator.store import RunStore
+from orchestrator.store import RunStore, clear_parts
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 PROGRESS_EVERY_S = 10.0
@@ -199,6 +199,7 @@ class Engine:
         """
         failure: BaseException | None = None
         self.emit(OwnerChanged(at=self.clock.now(), pid=pid, verb=verb))
+        clear_parts(self.store.checkpoints)
         try:
             self._reconcile()
             outcome = self._attempts()
@@ -509,7 +510,7 @@ class Engine:
                     break
             self.clock.sleep(min(self.policy.poll_s, 0.5))
         code = -1 if look.exit_code is None else look.exit_code
-        tail = self._log_tail(ear.attempt.number)
+        tail = "" if code == 0 or look.asked else self._log_tail(ear.attempt.number)
         self.emit(
             TrainerExited(
                 at=self.clock.now(),

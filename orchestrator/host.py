@@ -19,7 +19,7 @@ from orchestrator import sync
 from orchestrator.cloud import CommandResult, Cursor, Job, Look, Output, Setup
 from orchestrator.errors import CommandError, HostError, UnreachableError
 from orchestrator.ssh import SshShell, Write
-from orchestrator.store import sha256_of, sync_folder
+from orchestrator.store import part_path, sha256_of, sync_folder
 
 PIECE = 1 << 18
 
@@ -153,7 +153,7 @@ class SshHost:
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
         """Stream into `.part` (going on where an earlier try was cut), compare the digest, rename."""
-        part = destination.with_name(f".{destination.name}.{output.sha256[:12]}.part")
+        part = part_path(destination, output.sha256)
         offset = part.stat().st_size if part.exists() else 0
         with part.open("ab") as file:
             result = self.shell.run(

@@ -166,6 +166,11 @@ def _agreed(plan: Plan, screen: Screen) -> bool:
     screen.plain(f"{plan.spec.run}: {price} an hour, tried in this order until one has capacity.")
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
+        for known in map(catalog.find, plan.spec.instances):
+            if known.is_retired:
+                screen.plain(
+                    f"{known.name} is history on AWS: retired {known.retired}, {known.replacement} takes its place."
+                )
     try:
         answer = input("Launch? [Y/n] ").strip().lower()
     except (EOFError, KeyboardInterrupt):

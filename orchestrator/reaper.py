@@ -169,7 +169,7 @@ def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str
         return (
             ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
         )
-    words = ": ".join(filter(None, (instance.reason_code, instance.reason)))
+    words = instance.reason if instance.reason_code in instance.reason else f"{instance.reason_code}: {instance.reason}"
     if instance.reason_code.startswith("Server."):
         return "aws", words
     if instance.reason_code == "Client.InstanceInitiatedShutdown":

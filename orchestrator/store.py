@@ -67,6 +67,29 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def part_path(destination: Path, sha256: str) -> Path:
+    """Return where a file grows while it comes home: a name of this process, so that two who pull do not meet."""
+    return destination.with_name(f".{destination.name}.{sha256[:12]}.{os.getpid()}.part")
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what processes that are gone had begun to pull."""
+    for part in folder.glob(".*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

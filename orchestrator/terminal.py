@@ -171,7 +171,7 @@ class RunView:
                 return f"  EC2 recommends to rebalance: {event.instance_id} may be interrupted"
             case ev.InterruptionNoticed():
                 left_s = max(0.0, event.ends_at - self.clock.now())
-                return f"INTERRUPTION NOTICE for {event.instance_id}: {left_s:.0f} s left; checkpoint, pull, move on"
+                return f"INTERRUPTION NOTICE: {left_s:.0f} s left for {event.instance_id}; saving"
             case ev.CheckpointPulled():
                 return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
             case ev.CheckpointRefused():
@@ -187,8 +187,6 @@ class RunView:
                 return f"  {event.instance_id} is gone (ended by {_WHO[event.ended_by]})"
             case ev.StateChanged(state="RECOVERING"):
                 return "RECOVERING: on to the next pool"
-            case ev.StateChanged(state=state) if state in ev.FINAL_STATES:
-                return state
             case _:
                 return ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +33,9 @@ class World:
         self.wait = wait
         self.interrupt = interrupt
         self.refuse = refuse
-        self.spec = RunSpec(run="contract", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
+        self.spec = RunSpec(
+            run="contract", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",)
+        )
         pools = cloud.offerings(["p2.xlarge"])
         ranked = offers.spot_offers(pools, cloud.spot_prices(pools), None)
         self.plan = Plan(self.spec, tuple(ranked), {"us-east-1": cloud.image("us-east-1")[0]}, time.time(), "home")

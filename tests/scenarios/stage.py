@@ -1,4 +1,7 @@
-"""What the scenarios share: a command line as a user has it, the tiny trainer, and a look at what is left afterwards."""
+"""What the scenarios share.
+
+A command line as a user has it, the tiny trainer, and a look at what is left afterwards.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +72,23 @@ class Stage:
     def launch_words(self, *trainer: str, flags: tuple[str, ...] = ()) -> list[str]:
         """Return the words that launch the tiny trainer."""
         return [
-            "launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny", "--workdir", str(self.work),
-            *flags, "--", "python3", "train.py", *trainer,
-        ]  # fmt: skip
+            "launch",
+            "--cloud",
+            "local",
+            "--instance",
+            "p2.xlarge",
+            "--spot",
+            "-y",
+            "-n",
+            "tiny",
+            "--workdir",
+            str(self.work),
+            *flags,
+            "--",
+            "python3",
+            "train.py",
+            *trainer,
+        ]
 
     # -- waiting for something real
 
@@ -132,7 +149,7 @@ class Stage:
     # -- after every scenario
 
     def check_nothing_is_left(self) -> None:
-        """No instance, no process of the embedded cloud, every acknowledged checkpoint loadable, sweep has nothing to do."""
+        """No instance, no process, every acknowledged checkpoint loadable, and sweep has nothing to do."""
         assert EmbeddedCloud.find(self.home) is None, "the embedded cloud still runs"
         assert not (self.home / "local" / "endpoint.json").exists()
         assert self.leftovers() == []

@@ -46,7 +46,9 @@ def test_a_quiet_run_of_a_program_of_ones_own(stage: Stage) -> None:
 def test_no_capacity_in_the_first_zones(stage: Stage) -> None:
     cloud = EmbeddedCloud.ensure(stage.home)
     for zone in ("us-east-1b", "us-east-1c"):
-        cloud.add_fault({"operation": "RunInstances", "zone": zone, "error": "InsufficientInstanceCapacity", "times": 5})
+        cloud.add_fault(
+            {"operation": "RunInstances", "zone": zone, "error": "InsufficientInstanceCapacity", "times": 5}
+        )
     code, said = stage.run(*stage.launch_words("20", "0.02"))
     assert code == 0, said
     assert [f.zone for f in stage.state().failures] == ["us-east-1b", "us-east-1c"]
@@ -124,7 +126,8 @@ def test_a_frozen_host(stage: Stage) -> None:
 def test_sigkill_of_the_trainer_while_it_writes_a_checkpoint(stage: Stage) -> None:
     launch = stage.start(*stage.launch_words("100", "0.02", "--slow-write", "--every", "20"))
     out = stage.until(
-        lambda: next((stage.home / "local" / "instances").glob("*/home/pixel-orch/tiny/out"), None), "the trainer's folder"
+        lambda: next((stage.home / "local" / "instances").glob("*/home/pixel-orch/tiny/out"), None),
+        "the trainer's folder",
     )
     stage.until(lambda: (out / ".checkpoint-40.tmp").exists(), "a checkpoint being written")
     os.kill(stage.trainer_pid(), signal.SIGKILL)

@@ -87,7 +87,7 @@ def same_as(whole: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_sigterm_at_random_moments_loses_no_step(seed: int, whole: Path, tmp_path: Path) -> None:
-    chance, out, codes = random.Random(seed), tmp_path / "out", []  # noqa: S311 - a repeatable choice
+    chance, out, codes = random.Random(seed), tmp_path / "out", []
     while not codes or codes[-1] != 0:
         assert len(codes) < 30
         done = len(lines(out)) if (out / "metrics.jsonl").exists() else 0
@@ -114,7 +114,7 @@ def test_a_stop_during_start_up_is_a_stop(tmp_path: Path) -> None:
 
 
 def test_sigkill_at_random_moments_goes_on_from_the_newest_checkpoint(whole: Path, tmp_path: Path) -> None:
-    chance, out, kills = random.Random(5), tmp_path / "out", 0  # noqa: S311 - a repeatable choice
+    chance, out, kills = random.Random(5), tmp_path / "out", 0
     for _ in range(6):
         process = start(out, CONFIG)
         wanted = max(steps_in(out), default=0) + CONFIG.checkpoint_every if out.exists() else 30

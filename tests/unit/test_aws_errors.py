@@ -20,9 +20,9 @@ from orchestrator.errors import (
 REAL = [
     (
         "InsufficientInstanceCapacity",
-        "We currently do not have sufficient p2.xlarge capacity in the Availability Zone you requested (us-east-1a). Our "
-        "system will be working on provisioning additional capacity. You can currently get p2.xlarge capacity by not "
-        "specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d, us-east-1e.",
+        "We currently do not have sufficient p2.xlarge capacity in the Availability Zone you requested (us-east-1a). "
+        "Our system will be working on provisioning additional capacity. You can currently get p2.xlarge capacity by "
+        "not specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d, us-east-1e.",
         CapacityError,
     ),
     (
@@ -32,9 +32,9 @@ REAL = [
     ),
     (
         "VcpuLimitExceeded",
-        "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that the "
-        "specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request an "
-        "adjustment to this limit.",
+        "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that "
+        "the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request "
+        "an adjustment to this limit.",
         QuotaError,
     ),
     ("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded", QuotaError),
@@ -79,7 +79,9 @@ def test_every_code_of_the_table_has_a_type_of_its_own_tree() -> None:
 
 
 def test_an_encoded_authorization_message_is_left_out() -> None:
-    error = translate(client_error("UnauthorizedOperation", "No. Encoded authorization failure message: " + "A" * 900), "")
+    error = translate(
+        client_error("UnauthorizedOperation", "No. Encoded authorization failure message: " + "A" * 900), ""
+    )
     assert len(str(error)) < 250
 
 

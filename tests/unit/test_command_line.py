@@ -85,7 +85,10 @@ BAD = [
     ([*GOOD, "--workdir", ".", "--steps", "3", "--", "true"], "setting of the bundled trainer"),
     ([*GOOD, "--interrupt-after", "-3"], "--interrupt-after"),
     ([*GOOD, "--interrupt-after", "nan"], "--interrupt-after"),
-    (["launch", "--instance", "g4dn.xlarge", "--spot", "-y", "--region", "us-east-1", "--interrupt-after", "3"], "embedded"),
+    (
+        ["launch", "--instance", "g4dn.xlarge", "--spot", "-y", "--region", "us-east-1", "--interrupt-after", "3"],
+        "embedded",
+    ),
     ([*GOOD, "-f", "missing.yaml"], "cannot read missing.yaml"),
     ([*GOOD, "-f", "."], "cannot read ."),
     ([*GOOD, "--bogus"], "--bogus"),

@@ -8,7 +8,15 @@ import pytest
 
 from orchestrator.clock import Clock
 from orchestrator.engine import Cancelled
-from orchestrator.errors import AccessError, CapacityError, CloudError, HostError, QuotaError, ThrottledError, TrainingError
+from orchestrator.errors import (
+    AccessError,
+    CapacityError,
+    CloudError,
+    HostError,
+    QuotaError,
+    ThrottledError,
+    TrainingError,
+)
 from orchestrator.events import FINAL_STATES, CheckpointPulled, CheckpointRefused, InstanceEnded, StateChanged
 from tests.memory import BrokenSetup, Machine, VirtualClock
 from tests.story import Story
@@ -152,7 +160,9 @@ def test_while_recovering_empty_pools_are_tried_again_later(home: Path) -> None:
     check_invariants(story)
 
 
-@pytest.mark.parametrize("error", [QuotaError("limit of 0", code="VcpuLimitExceeded"), AccessError("no", code="UnauthorizedOperation")])
+@pytest.mark.parametrize(
+    "error", [QuotaError("limit of 0", code="VcpuLimitExceeded"), AccessError("no", code="UnauthorizedOperation")]
+)
 def test_quota_and_access_stop_at_once_since_another_zone_does_not_help(home: Path, error: CloudError) -> None:
     story = Story(home)
     story.cloud.refusals = {"us-east-1b": [error]}

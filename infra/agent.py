@@ -58,6 +58,12 @@ def read_json(path: str, default: Any) -> Any:
         return default
 
 
+def touch(path: str) -> None:
+    """Make the file, or make it new."""
+    with open(path, "w"):
+        pass
+
+
 def sha256_of(path: str) -> str:
     """Return the hex digest of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -186,8 +192,7 @@ def whole_lines(path: str, offset: int) -> tuple[str, int]:
 def status(root: str, metrics_offset: int, log_offset: int) -> dict[str, Any]:
     """Return what the owner wants to know in one round trip. Asking is the owner's heartbeat."""
     state = read_json(os.path.join(root, "agent", "state.json"), {})
-    with open(os.path.join(root, "agent", "owner"), "w"):
-        pass
+    touch(os.path.join(root, "agent", "owner"))
     found = outputs(root, state.get("started_at", 0.0))
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
     log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
@@ -227,7 +232,8 @@ def read(root: str, name: str, offset: int) -> None:
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 file.seek(offset)
-                for piece in iter(lambda: file.read(1 << 18), b""):
+                for piece in iter(lambda: file.read(1 << 22), b""):
+                    touch(os.path.join(root, "agent", "owner"))  # a long pull is a sign of life
                     sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
@@ -236,8 +242,7 @@ def read(root: str, name: str, offset: int) -> None:
 
 def stop(root: str) -> dict[str, Any]:
     """Ask the watching process to send SIGTERM to the trainer's group."""
-    with open(os.path.join(root, "agent", "stop"), "w"):
-        pass
+    touch(os.path.join(root, "agent", "stop"))
     return {"asked": True}
 
 
@@ -440,8 +445,7 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     os.makedirs(os.path.join(root, "agent"), exist_ok=True)
     os.makedirs(os.path.join(root, "out"), exist_ok=True)
     os.makedirs(os.path.join(root, "code"), exist_ok=True)
-    with open(os.path.join(root, "agent", "owner"), "w"):
-        pass
+    touch(os.path.join(root, "agent", "owner"))
     lock = open(os.path.join(root, "agent", "lock"), "w")  # noqa: SIM115 (held for life)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

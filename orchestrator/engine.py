@@ -8,6 +8,7 @@ the tags alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ class Engine:
         job: what to run on a host.
         cloud, connect, make_keys, clock: the world.
         watchers: who is told what happens.
+        refresh: gives the offers at the prices of now, for a run that recovers after hours or days.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Engine:
         clock: Clock,
         watchers: tuple[Watcher, ...] = (),
         login_user: str = "ubuntu",
+        refresh: Callable[[], tuple[Offer, ...]] | None = None,
     ) -> None:
         self.store = store
         self.plan = plan
@@ -132,6 +135,7 @@ class Engine:
         self.clock = clock
         self.watchers = watchers
         self.login_user = login_user
+        self.refresh = refresh
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
         self._events = store.events()
@@ -282,7 +286,7 @@ class Engine:
         turn = 1 + sum(r.attempt == number for r in self.state().requests)
         self._move("PROVISIONING")
         for wait_s in _growing(CAPACITY_WAITS_S):
-            for offer in ranking.next_round(self.plan.offers, self._lost_pools()):
+            for offer in ranking.next_round(self._offers(is_first=number == 1), self._lost_pools()):
                 if self.stop_reason:
                     raise Cancelled(self.stop_reason)
                 attempt = self._try(offer, number, turn)
@@ -295,12 +299,20 @@ class Engine:
             self._sleep_watchfully(wait_s)
         raise AssertionError("the waits do not end")
 
+    def _offers(self, *, is_first: bool) -> tuple[Offer, ...]:
+        """Return the plan's offers; while recovering, with the prices of now."""
+        if not is_first and self.refresh is not None:
+            with suppress(PixelOrchError):  # no new prices: the old order will do
+                return self.refresh()
+        return self.plan.offers
+
     def _try(self, offer: Offer, number: int, turn: int) -> Attempt | None:
         """Ask one pool; None if it has no capacity."""
         private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
         authorized = self.store.key_path.with_suffix(".pub").read_text().strip()
         self._host_key_path(number).write_text(public)
-        cloud_config = user_data(private, public, authorized, max(1, round(self.policy.owner_timeout_s / 60)))
+        timer_s = self.policy.owner_timeout_s + self.policy.setup_timeout_s
+        cloud_config = user_data(private, public, authorized, max(1, round(timer_s / 60)))
         pool = offer.pool
         group = self._open_door(pool.region)
         call = self.plan.launch(offer, number, turn, group, cloud_config)
@@ -400,18 +412,14 @@ class Engine:
         give_up_at = self.clock.now() + self.policy.boot_timeout_s
         problem = "EC2 does not list it yet"
         while self.clock.now() < give_up_at:
-            instance = self.reaper.instance(attempt.instance_id)
-            if instance is not None and instance.state in ("shutting-down", "terminated", "stopping", "stopped"):
-                raise UnreachableError(f"{attempt.instance_id} is {instance.state}")
-            if instance is not None and instance.state == "running" and instance.address:
-                try:
-                    host = self.connect(instance, self.login_user, host_key)
-                    host.look(self.job.root, Cursor())
-                    return host
-                except UnreachableError as error:
-                    problem = str(error)
-                except HostError:
-                    return host  # it answers; our agent is not there yet
+            try:
+                instance = self.reaper.instance(attempt.instance_id)
+                if instance is not None and instance.state not in ("pending", "running"):
+                    break
+                if instance is not None and instance.state == "running" and instance.address:
+                    return self.connect(instance, self.login_user, host_key)
+            except (UnreachableError, CloudError) as error:
+                problem = str(error)
             self.clock.sleep(min(1.0, self.policy.poll_s))
         raise UnreachableError(
             f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})"
@@ -487,8 +495,8 @@ class Engine:
                 if not look.agent_alive and look.trainer != "absent":
                     return Outcome("lost", "the agent on the instance is gone")
             except UnreachableError as error:
-                silent_since = silent_since or now
-                if self._is_gone(attempt) or now - silent_since > self.policy.unreachable_after_s:
+                silent_since = self._silent_since(attempt, silent_since or now)
+                if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
                     return self._lost(ear, str(error), stop_asked_at is not None)
             if stop_asked_at is not None and now - stop_asked_at > self.policy.stop_timeout_s:
                 return Outcome("stopped", self.stop_reason)
@@ -531,12 +539,21 @@ class Engine:
             return Outcome("lost", "interruption notice")
         return Outcome("lost", look.ending or "the trainer was told to end")
 
-    def _is_gone(self, attempt: Attempt) -> bool:
-        instance = self.reaper.instance(attempt.instance_id)
-        return instance is not None and instance.state not in ("running", "pending")
+    def _silent_since(self, attempt: Attempt, since: float) -> float | None:
+        """Return since when the host is silent by its own fault.
+
+        For ever if EC2 says that it is gone; not at all if EC2 does not answer either: then our own network is away.
+        """
+        try:
+            instance = self.reaper.instance(attempt.instance_id)
+        except CloudError:
+            return None
+        return -math.inf if instance is not None and instance.state not in ("running", "pending") else since
 
     def _why_lost(self, attempt: Attempt, problem: str) -> str:
-        instance = self.reaper.instance(attempt.instance_id)
+        instance = None
+        with suppress(CloudError):
+            instance = self.reaper.instance(attempt.instance_id)
         if instance is not None and instance.state in ("shutting-down", "terminated"):
             noticed = self.state().attempt(attempt.number)
             if instance.reason_code.startswith("Server.Spot"):

@@ -267,6 +267,7 @@ def _lead(
             make_keys=_make_keys,
             clock=clock,
             watchers=(view, *extra),
+            refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
         )
         with _signals(engine, screen):
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from orchestrator.clock import Clock
 from orchestrator.cloud import Cloud, Instance, Pool, PricePoint
@@ -57,16 +58,16 @@ class Reaper:
         """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
         return next((i for i in self.cloud.instances(self.run) if i.instance_id == instance_id), None)
 
-    def should_leave_to_aws(self, attempt: Attempt) -> bool:
+    def should_leave_to_aws(self, attempt: Attempt, even_under_notice: bool = False) -> bool:
         """Return whether AWS is about to end it, for free: then we must not, or it is billed."""
-        if attempt.noticed_ends_at is None or attempt.market != "spot":
+        if even_under_notice or attempt.noticed_ends_at is None or attempt.market != "spot":
             return False
         is_free = attempt.noticed_ends_at - attempt.started_at < FREE_WHEN_INTERRUPTED_S
         return is_free and self.clock.now() < attempt.noticed_ends_at + self.outlives_notice_s
 
     def end(self, attempt: Attempt, reason: str, *, even_under_notice: bool = False) -> None:
         """Ask EC2 to end it, unless AWS does so for free. Does not wait."""
-        if attempt.is_over or (self.should_leave_to_aws(attempt) and not even_under_notice):
+        if attempt.is_over or self.should_leave_to_aws(attempt, even_under_notice):
             return
         instance = self.instance(attempt.instance_id)
         if instance is not None and instance.state in ("shutting-down", "terminated"):
@@ -79,11 +80,18 @@ class Reaper:
         self.cloud.terminate(attempt.region, [attempt.instance_id])
 
     def look(self, *, force: bool = False) -> None:
-        """Ask EC2 (not more often than every `look_every_s`) which of our instances are gone, and write it down."""
+        """Ask EC2 (not more often than every `look_every_s`) which of our instances are gone, and write it down.
+
+        No answer is no news: a laptop that is offline for a while must not end a training that goes on well.
+        """
         now = self.clock.now()
         if not force and now - self._looked_at < self.look_every_s:
             return
         self._looked_at = now
+        with suppress(CloudError):
+            self._look(now)
+
+    def _look(self, now: float) -> None:
         open_attempts = self.state().open_attempts()
         if not open_attempts:
             return
@@ -106,21 +114,33 @@ class Reaper:
 
         Returns the ids of those that are not.
         """
-        for instance in self.adopt_lost_requests():
-            self.cloud.terminate(instance.region, [instance.instance_id])
-        for attempt in self.state().open_attempts():
-            if not attempt.terminate_requested:
-                self.end(attempt, reason, even_under_notice=even_under_notice)
         give_up_at = self.clock.now() + GONE_TIMEOUT_S
+        asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
         while True:
+            try:
+                unknown = self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
+            except CloudError as error:  # the network is away, or EC2 throttles: again, until the time is up
+                if self.clock.now() > give_up_at:
+                    raise
+                unknown = [str(error)]
             self.look(force=True)
-            left = self.state().open_attempts()
+            left = [attempt.instance_id for attempt in self.state().open_attempts()] + unknown
             if not left or self.clock.now() > give_up_at:
-                return [attempt.instance_id for attempt in left]
-            for attempt in left:  # a notice that was withdrawn, or that came while we waited
-                if not attempt.terminate_requested:
-                    self.end(attempt, reason, even_under_notice=even_under_notice)
+                return left
             self.clock.sleep(self.look_every_s)
+
+    def _ask_for_ends(self, asked: set[str], reason: str, *, even_under_notice: bool) -> list[str]:
+        """Ask for the end of whatever has not been asked yet; return the ids of those that no event speaks of."""
+        unknown = self.adopt_lost_requests()
+        for instance in unknown:
+            if instance.instance_id not in asked and instance.state != "shutting-down":
+                self.cloud.terminate(instance.region, [instance.instance_id])
+                asked.add(instance.instance_id)
+        for attempt in self.state().open_attempts():
+            if attempt.instance_id not in asked and not self.should_leave_to_aws(attempt, even_under_notice):
+                self.end(attempt, reason, even_under_notice=even_under_notice)
+                asked.add(attempt.instance_id)
+        return [instance.instance_id for instance in unknown]
 
     def close_doors(self, regions: set[str]) -> None:
         """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""

@@ -30,7 +30,7 @@ AWS_METADATA_POLL_S = 5.0  # as AWS recommends
 EMBEDDED_METADATA_POLL_S = 0.5
 
 EMBEDDED_POLICY = RecoveryPolicy(
-    poll_s=0.25, boot_timeout_s=60.0, answer_timeout_s=10.0, unreachable_after_s=8.0, stop_timeout_s=30.0
+    poll_s=0.5, boot_timeout_s=60.0, answer_timeout_s=10.0, unreachable_after_s=8.0, stop_timeout_s=30.0
 )
 """The embedded cloud gives 10 s of notice, not 120, and answers at once: the same rules in a tenth of the time."""
 

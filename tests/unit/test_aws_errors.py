@@ -22,7 +22,8 @@ REAL = [
         "InsufficientInstanceCapacity",
         "We currently do not have sufficient p2.xlarge capacity in the Availability Zone you requested (us-east-1a). "
         "Our system will be working on provisioning additional capacity. You can currently get p2.xlarge capacity by "
-        "not specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d, us-east-1e.",
+        "not specifying an Availability Zone in your request or choosing us-east-1b, us-east-1c, us-east-1d, "
+        "us-east-1e.",
         CapacityError,
     ),
     (

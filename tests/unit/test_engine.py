@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from orchestrator.clock import Clock
+from orchestrator.cloud import Instance
 from orchestrator.engine import Cancelled
 from orchestrator.errors import (
     AccessError,
@@ -347,6 +349,56 @@ def test_the_end_is_written_down_only_when_ec2_says_terminated(home: Path) -> No
     ended = [e for e in story.store.events() if isinstance(e, InstanceEnded)]
     assert ended[0].at - story.cloud.machines[0].gone_at >= 240  # type: ignore[operator]
     assert began_at.now() > 0
+    check_invariants(story)
+
+
+def test_a_laptop_that_is_offline_for_an_hour_loses_nothing(home: Path) -> None:
+    story = Story(home, lambda number, machine: setattr(machine, "steps_per_s", 0.02))
+    away = {"is": False}
+    ask = story.cloud.instances
+
+    def instances(run: str | None = None) -> list[Instance]:
+        if away["is"]:
+            raise CloudError("could not connect", code="EndpointConnectionError")
+        return ask(run)
+
+    story.cloud.instances = instances  # type: ignore[method-assign]
+
+    def go_offline() -> None:
+        away["is"], story.cloud.machines[0].frozen_from = True, story.clock.now()
+
+    def come_back() -> None:
+        away["is"], story.cloud.machines[0].frozen_from = False, None
+
+    story.later(100, go_offline)
+    story.later(3700, come_back)
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    assert len(state.attempts) == 1
+    check_invariants(story)
+
+
+def test_an_end_that_cannot_be_asked_for_at_once_is_asked_for_until_it_is_heard(home: Path) -> None:
+    story = Story(home)
+    refusals = [CloudError("could not connect", code="EndpointConnectionError")] * 4
+    end = story.cloud.terminate
+
+    def terminate(region: str, instance_ids: Sequence[str]) -> None:
+        if refusals:
+            raise refusals.pop()
+        end(region, instance_ids)
+
+    story.cloud.terminate = terminate  # type: ignore[method-assign]
+    assert story.engine().run().state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_prices_are_asked_again_before_a_recovery(home: Path) -> None:
+    story = Story(home)
+    engine = story.engine()
+    engine.refresh = lambda: tuple(o for o in engine.plan.offers if o.pool.zone == "us-east-1a")
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    assert [a.zone for a in engine.run().attempts] == ["us-east-1b", "us-east-1a"]
     check_invariants(story)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from model.config import TrainConfig
 from model.errors import ConfigError, SetupError
+from model.network import PixelNetwork
 from model.pixelcnn import PixelCNN
+from model.pixelrnn import PixelRNN
 
 # Two configs that agree in these have networks whose weights can be exchanged.
-NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head")
+NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections")
 
 
-def build(config: TrainConfig) -> nn.Module:
+def build(config: TrainConfig) -> PixelNetwork:
     """Build the network of a config, with weights drawn from torch's generator.
 
     Returns:
@@ -25,9 +28,16 @@ def build(config: TrainConfig) -> nn.Module:
     data = config.data
     if min(config.hidden, config.head) < data.channels:
         raise ConfigError(f"{config.dataset} has {data.channels} colours; give hidden and head at least that many maps")
-    return PixelCNN(
-        channels=data.channels, levels=data.levels, hidden=config.hidden, layers=config.layers, head=config.head
-    )
+    sizes: dict[str, Any] = {
+        "channels": data.channels,
+        "levels": data.levels,
+        "hidden": config.hidden,
+        "layers": config.layers,
+        "head": config.head,
+        "residual": config.connections in ("both", "residual"),
+        "skip": config.connections in ("both", "skip"),
+    }
+    return PixelCNN(**sizes) if config.model == "pixelcnn" else PixelRNN(config.model, **sizes)
 
 
 def pick_device(name: str) -> torch.device:

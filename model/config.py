@@ -30,7 +30,7 @@ __all__ = [
     "parse_assignments",
 ]
 
-ModelName = Literal["pixelcnn"]
+ModelName = Literal["pixelcnn", "row-lstm", "diagonal-bilstm"]
 DatasetName = Literal["digits"]
 Setting = str | int | float
 
@@ -74,8 +74,9 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0, le=10, description="weight decay, as the optimizer defines it")
     grad_clip: float = Field(1.0, ge=0, le=1e6, description="largest norm of the gradient of nats/dim; 0: no limit")
     hidden: int = Field(16, ge=1, le=4096, description="feature maps h inside a block; 2h between blocks")
-    layers: int = Field(5, ge=1, le=256, description="residual blocks")
+    layers: int = Field(5, ge=1, le=256, description="layers: residual blocks, or LSTMs")
     head: int = Field(32, ge=1, le=8192, description="feature maps of the layer before the softmax")
+    connections: Literal["both", "residual", "skip", "none"] = Field("both", description="between layers")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")
     log_every: int = Field(20, ge=1, le=10**9, description="steps between two measurements")
     checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between two checkpoints")

@@ -1,8 +1,8 @@
-"""The masked convolution and the residual block (van den Oord et al. 2016, arXiv 1601.06759, section 3)."""
+"""The masked convolution and PixelCNN's residual block (van den Oord et al. 2016, arXiv 1601.06759, section 3)."""
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,9 @@ def colour_of(features: int, colours: int) -> Tensor:
     return torch.arange(features) * colours // features
 
 
-def causal_mask(mask_type: MaskType, out_maps: int, in_maps: int, kernel: int, colours: int = 1) -> Tensor:
+def causal_mask(
+    mask_type: MaskType, out_maps: int, in_maps: int, kernel: int | tuple[int, int], colours: int = 1, *, gates: int = 1
+) -> Tensor:
     """Draw the mask of a convolution: 1 where an output may look.
 
     For one colour and a 3x3 kernel::
@@ -42,15 +44,24 @@ def causal_mask(mask_type: MaskType, out_maps: int, in_maps: int, kernel: int, c
             G  1 0 0       G  1 1 0   B: and the colour itself
             B  1 1 0       B  1 1 1
 
+    Args:
+        mask_type: "A" or "B".
+        out_maps: maps of the output; those of `gates` gates, one after the other.
+        in_maps: maps of the input.
+        kernel: odd, one number or (height, width).
+        colours: number of colours that the maps are shared out to.
+        gates: number of gates; the maps of each are shared out to the colours alike.
+
     Returns:
-        Zeros and ones, shape (out_maps, in_maps, kernel, kernel).
+        Zeros and ones, shape (out_maps, in_maps, height, width).
     """
-    mask = torch.zeros(out_maps, in_maps, kernel, kernel)
-    centre = kernel // 2
-    mask[:, :, :centre, :] = 1
-    mask[:, :, centre, :centre] = 1
-    to, of = colour_of(out_maps, colours)[:, None], colour_of(in_maps, colours)[None, :]
-    mask[:, :, centre, centre] = (of < to if mask_type == "A" else of <= to).to(mask.dtype)  # (out_maps, in_maps)
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    mask = torch.zeros(out_maps, in_maps, height, width)
+    row, column = height // 2, width // 2  # of the centre
+    mask[:, :, :row, :] = 1
+    mask[:, :, row, :column] = 1
+    to, of = colour_of(out_maps // gates, colours).repeat(gates)[:, None], colour_of(in_maps, colours)[None, :]
+    mask[:, :, row, column] = (of < to if mask_type == "A" else of <= to).to(mask.dtype)  # (out_maps, in_maps)
     return mask
 
 
@@ -62,34 +73,72 @@ class MaskedConv2d(nn.Conv2d):
 
     Args:
         mask_type: "A" hides the colour itself (first layer), "B" shows it (all others).
+        in_maps: maps of the input.
+        out_maps: maps of the output.
+        kernel: odd, one number or (height, width).
         colours: number of colours that the maps are shared out to, in the order R, G, B.
+        gates: number of gates whose maps the output holds, each shared out to the colours alike.
+        bias: whether a bias is added.
+
+    Raises:
+        ValueError: an even kernel, or fewer maps than colours.
     """
 
     mask: Tensor
 
-    def __init__(self, mask_type: MaskType, in_maps: int, out_maps: int, kernel: int, *, colours: int = 1) -> None:
-        if kernel % 2 != 1:
-            raise ValueError(f"the kernel has no centre: {kernel} is even")
-        super().__init__(in_maps, out_maps, kernel, padding=kernel // 2)
-        self.register_buffer("mask", causal_mask(mask_type, out_maps, in_maps, kernel, colours), persistent=False)
+    def __init__(
+        self,
+        mask_type: MaskType,
+        in_maps: int,
+        out_maps: int,
+        kernel: int | tuple[int, int],
+        *,
+        colours: int = 1,
+        gates: int = 1,
+        bias: bool = True,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        for size in (height, width):
+            if size % 2 != 1:
+                raise ValueError(f"the kernel has no centre: {size} is even")
+        super().__init__(in_maps, out_maps, (height, width), padding=(height // 2, width // 2), bias=bias)
+        mask = causal_mask(mask_type, out_maps, in_maps, (height, width), colours, gates=gates)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def masked_weight(self) -> Tensor:
+        """Return the weight with what must not be seen set to zero, (out_maps, in_maps, height, width)."""
+        return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+        return F.conv2d(x, self.masked_weight(), self.bias, padding=self.padding)
 
 
 class ResidualBlock(nn.Module):
-    """The block of PixelCNN, figure 5: ReLU-1x1 (2h to h), ReLU-3x3 (h to h), ReLU-1x1 (h to 2h), plus its input."""
+    """The block of PixelCNN, figure 5: ReLU-1x1 (2h to h), ReLU-3x3 (h to h), ReLU-1x1 (h to 2h), plus its input.
 
-    def __init__(self, hidden: int, *, colours: int = 1) -> None:
+    Args:
+        hidden: h.
+        colours: number of colours that the maps are shared out to.
+        residual: whether the input is added.
+        condition: maps of the condition (0: none), which a 1x1 convolution without mask adds to the 3x3's output. The
+            paper conditions its recurrent networks only; this is the same at PixelCNN's place of the recurrence.
+    """
+
+    def __init__(self, hidden: int, *, colours: int = 1, residual: bool = True, condition: int = 0) -> None:
         super().__init__()
+        self.residual = residual
         self.down = MaskedConv2d("B", 2 * hidden, hidden, 1, colours=colours)
         self.look = MaskedConv2d("B", hidden, hidden, 3, colours=colours)
         self.up = MaskedConv2d("B", hidden, 2 * hidden, 1, colours=colours)
+        self.condition = nn.Conv2d(condition, hidden, 1, bias=False) if condition else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, 2h, H, W)."""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keep the shape (B, 2h, H, W); also return the h maps that the layer-to-output connection takes."""
         y = self.down(F.relu(x))  # (B, h, H, W)
         y = self.look(F.relu(y))  # (B, h, H, W)
-        y = self.up(F.relu(y))  # (B, 2h, H, W)
-        return cast("Tensor", x + y)
+        if self.condition is not None:
+            y = y + self.condition(condition)
+        y = F.relu(y)
+        up = self.up(y)  # (B, 2h, H, W)
+        return (x + up if self.residual else up), y

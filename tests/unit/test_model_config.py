@@ -85,7 +85,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 def test_facts_are_there_for_every_data_set() -> None:
-    assert MODELS == ("pixelcnn",)
+    assert MODELS == ("pixelcnn", "row-lstm", "diagonal-bilstm")
     facts = DATASETS["digits"]
     assert (facts.dims, facts.train + facts.valid + facts.test) == (64, 1797)
     assert TrainConfig(steps=1257, batch_size=2).epochs == 2

@@ -1,0 +1,91 @@
+"""The recurrent PixelRNNs (van den Oord et al. 2016, arXiv 1601.06759, section 3 and table 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.diagonal_bilstm import DiagonalBiLSTM
+from model.layers import MaskedConv2d
+from model.network import PixelNetwork
+from model.row_lstm import RowLSTM
+
+Recurrence = Literal["row-lstm", "diagonal-bilstm"]
+Implementation = Literal["fast", "reference"]
+
+
+class RecurrentBlock(nn.Module):
+    """The block of PixelRNN, figure 5: the LSTM (2h to h), a 1x1 convolution up to 2h, plus its input."""
+
+    def __init__(self, lstm: nn.Module, hidden: int, *, colours: int = 1, residual: bool = True) -> None:
+        super().__init__()
+        self.residual = residual
+        self.lstm = lstm
+        self.up = MaskedConv2d("B", hidden, 2 * hidden, 1, colours=colours)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keep the shape (B, 2h, H, W); also return the h maps that the layer-to-output connection takes."""
+        h = self.lstm(x, condition)  # (B, h, H, W)
+        up = self.up(h)  # (B, 2h, H, W)
+        return (x + up if self.residual else up), h
+
+
+class PixelRNN(PixelNetwork):
+    """A PixelRNN of Row LSTM or Diagonal BiLSTM layers: 7x7 mask A, `layers` recurrent blocks, the head.
+
+    With Diagonal BiLSTM layers the image gets one zero column at its right for the way through the network: that is
+    what makes each pixel see all that come before it (the reason is at `DiagonalBiLSTM`).
+
+    Args:
+        recurrence: which layers.
+        channels: colours of a pixel, C.
+        levels: values that a colour can take, K, from 2 to 256.
+        hidden: h, feature maps inside a layer.
+        layers: recurrent layers.
+        head: feature maps of the layer before the softmax.
+        residual: whether each layer adds its input.
+        skip: whether there are layer-to-output connections.
+        condition: maps of the condition, 0 for none.
+        implementation: "reference" runs the layers as the paper writes them, "fast" computes the same otherwise. The
+            parameters are the same.
+    """
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        *,
+        channels: int,
+        levels: int,
+        hidden: int,
+        layers: int,
+        head: int,
+        residual: bool = True,
+        skip: bool = True,
+        condition: int = 0,
+        implementation: Implementation = "fast",
+    ) -> None:
+        kind = {"row-lstm": RowLSTM, "diagonal-bilstm": DiagonalBiLSTM}[recurrence]
+        super().__init__(
+            lambda: RecurrentBlock(
+                kind(hidden, colours=channels, condition=condition), hidden, colours=channels, residual=residual
+            ),
+            channels=channels,
+            levels=levels,
+            hidden=hidden,
+            layers=layers,
+            head=head,
+            skip=skip,
+            condition=condition,
+        )
+        self.recurrence, self.implementation = recurrence, implementation
+
+    def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
+        if self.recurrence == "row-lstm":
+            return super().predict(x, condition)
+        self.check_condition(x, condition)
+        wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
+        wider_condition = F.pad(condition, (0, 1)) if condition is not None else None
+        return super().predict(wider, wider_condition)[..., :-1]

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import PixelOrchError, SpecError
@@ -207,7 +208,9 @@ def _hand_over(words: list[str]) -> int:
         return error.exit_code
     os.environ["PIXEL_ORCH_PROG"] = "pixel-orch"
     sys.stdout.flush()
-    return os.execv(sys.executable, [sys.executable, "-m", "model", *words])  # noqa: S606  (our own module, by list)
+    root = str(Path(__file__).parents[1])  # where `model` is installed beside us: a `model.py` of the user's is not it
+    code = f"import runpy, sys; sys.path[0] = {root!r}; runpy.run_module('model', run_name='__main__', alter_sys=True)"
+    return os.execv(sys.executable, [sys.executable, "-c", code, *words])  # noqa: S606  (our own module, by list)
 
 
 if __name__ == "__main__":

@@ -239,10 +239,13 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
     spec = store.spec()
     if shutil.which("ssh") is None:
         raise SpecError("ssh: there is no `ssh` program on this machine; install OpenSSH's client")
+    nobody = SpecError(f"RUN: no instance of {store.run} is running now; pixel-orch status {store.run} says more")
+    if not store.state().open_attempts():
+        raise nobody
     with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
         live = _live(store, cloud)
         if live is None:
-            raise SpecError(f"RUN: no instance of {store.run} is running now; pixel-orch status {store.run} says more")
+            raise nobody
         attempt, instance = live
         host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
         store.known_hosts.write_text(known_hosts_line(instance.address, instance.ssh_port, host_key) + "\n")

@@ -134,7 +134,7 @@ class RunStore:
         except OSError as error:
             raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror})") from None
         store.checkpoints.mkdir()
-        write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode())
+        write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
         return store
 
     @classmethod

@@ -227,6 +227,19 @@ def test_no_command_of_the_orchestrator_imports_torch(at_home: Path) -> None:
     assert shown.stdout.strip() == "False"
 
 
+def test_a_model_of_the_users_own_is_not_taken_for_ours(at_home: Path) -> None:
+    Path("model.py").write_text("print('the wrong one')")
+    shown = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "sample", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert "the wrong one" not in shown.stdout
+    assert "--checkpoint" in shown.stdout
+
+
 def test_an_empty_store_is_said(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 0
     assert "no runs yet" in capsys.readouterr().out

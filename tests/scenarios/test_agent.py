@@ -1,0 +1,197 @@
+"""The agent ends the machine by itself: time limit, silent owner; and leaves it to AWS where that makes it free."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+pytestmark = pytest.mark.slow
+AGENT = Path(__file__).parents[2] / "infra" / "agent.py"
+SAVES_ON_SIGTERM = (
+    "import signal, sys, time, os\n"
+    "def save(*_):\n"
+    "    open(os.environ['PIXEL_ORCH_OUT'] + '/checkpoint-7.pt', 'w').write('seven')\n"
+    "    sys.exit(143)\n"
+    "signal.signal(signal.SIGTERM, save)\n"
+    "open(os.environ['PIXEL_ORCH_OUT'] + '/ready', 'w').close()\n"
+    "time.sleep(60)\n"
+)
+
+
+class Imds(http.server.BaseHTTPRequestHandler):
+    """IMDSv2 that gives what the test has put there."""
+
+    content: ClassVar[dict[str, str]] = {}
+
+    def do_PUT(self) -> None:
+        self._answer(200, "token")
+
+    def do_GET(self) -> None:
+        path = self.path.removeprefix("/latest/meta-data/")
+        if self.headers.get("X-aws-ec2-metadata-token") != "token":
+            self._answer(401, "")
+        elif path in self.content:
+            self._answer(200, self.content[path])
+        else:
+            self._answer(404, "")
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Serve instance metadata on a free port."""
+    Imds.content = {}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Imds)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield Imds.content
+    server.shutdown()
+    server.server_close()
+
+
+class Machine:
+    """A folder with an agent in it. Its `shutdown` writes a file and ends the agent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.code = root / "code"
+        self.code.mkdir()
+        (self.code / "t.py").write_text(SAVES_ON_SIGTERM)
+        self.is_down = root / "down"
+
+    def agent(self, verb: str, *words: str, data: str = "") -> dict[str, Any]:
+        """Run a verb."""
+        command = [sys.executable, str(AGENT), verb, str(self.root), *words]
+        done = subprocess.run(command, input=data, capture_output=True, text=True, check=True)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def start(self, **job: Any) -> None:
+        """Start agent and trainer and wait until the trainer listens to signals."""
+        end = f"import os; open({str(self.is_down)!r}, 'w').close(); os.kill(os.getppid(), 9)"
+        base = {
+            "command": [sys.executable, "t.py"],
+            "env": {},
+            "path_first": str(Path(sys.executable).parent),
+            "owner_timeout_s": 60,
+            "stop_timeout_s": 5,
+            "metadata_poll_s": 0.2,
+            "time_limit_s": None,
+            "shutdown": [sys.executable, "-c", end],
+            "cancel_shutdown": ["true"],
+        }
+        assert self.agent("start", data=json.dumps({**base, **job})) == {"started": True}
+        until(lambda: (self.root / "out" / "ready").exists())
+
+    def status(self) -> dict[str, Any]:
+        """One look."""
+        return self.agent("status", "0", "0")
+
+
+def until(ready: Any, limit_s: float = 15) -> None:
+    """Wait for another process."""
+    give_up_at = time.monotonic() + limit_s
+    while not ready():
+        assert time.monotonic() < give_up_at, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, metadata: dict[str, str]) -> Iterator[Machine]:
+    """Give a machine; nothing of it is left."""
+    machine = Machine(tmp_path)
+    yield machine
+    subprocess.run(["pkill", "-9", "-f", str(tmp_path)], check=False)
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if str(path.readlink()).startswith(str(tmp_path)):
+                subprocess.run(["kill", "-9", path.parts[2]], check=False)
+        except OSError:
+            continue
+
+
+def test_a_silent_owner_ends_the_machine_after_a_checkpoint(machine: Machine) -> None:
+    machine.start(owner_timeout_s=1.0)
+    until(machine.is_down.exists)
+    assert (machine.root / "out" / "checkpoint-7.pt").read_text() == "seven"
+
+
+def test_a_look_is_a_heartbeat(machine: Machine) -> None:
+    machine.start(owner_timeout_s=1.5)
+    for _ in range(12):
+        assert machine.status()["trainer"]["state"] == "running"
+        time.sleep(0.25)
+    assert not machine.is_down.exists()
+
+
+def test_the_time_limit_ends_the_machine_after_a_checkpoint(machine: Machine) -> None:
+    machine.start(time_limit_s=1.0)
+    until(machine.is_down.exists)
+    assert (machine.root / "out" / "checkpoint-7.pt").exists()
+
+
+def test_a_notice_saves_and_leaves_the_machine_to_aws(machine: Machine, metadata: dict[str, str]) -> None:
+    machine.start(owner_timeout_s=2.0)
+    metadata["spot/instance-action"] = '{"action": "terminate", "time": "2026-11-23T20:00:00Z"}'
+    until(lambda: machine.status()["trainer"]["state"] == "exited")
+    look = machine.status()
+    assert look["notice"]["time"] == "2026-11-23T20:00:00Z"
+    assert look["trainer"]["asked"] is True
+    assert look["trainer"]["exit_code"] == 143
+    assert [o["name"] for o in look["outputs"]] == ["checkpoint-7.pt"]
+    time.sleep(3)  # the owner is silent now; in the first hour AWS ends the machine for free, so the agent must not
+    assert not machine.is_down.exists()
+
+
+def test_a_rebalance_recommendation_is_told_and_stops_nothing(machine: Machine, metadata: dict[str, str]) -> None:
+    machine.start()
+    metadata["events/recommendations/rebalance"] = '{"noticeTime": "2026-11-23T20:00:00Z"}'
+    until(lambda: machine.status()["rebalance"])
+    assert machine.status()["trainer"]["state"] == "running"
+
+
+def test_started_twice_it_runs_once(machine: Machine) -> None:
+    machine.start()
+    assert machine.agent("start", data="{}") == {"started": False}
+
+
+def test_stop_saves(machine: Machine) -> None:
+    machine.start()
+    machine.agent("stop")
+    until(lambda: machine.status()["trainer"]["state"] == "exited")
+    assert machine.status()["outputs"][0]["step"] == 7
+
+
+def test_a_program_that_is_not_there_is_a_failure_with_a_line(machine: Machine) -> None:
+    job = {
+        "command": ["no-such-program"],
+        "env": {},
+        "path_first": "/nowhere",
+        "owner_timeout_s": 60,
+        "stop_timeout_s": 5,
+        "metadata_poll_s": 5,
+        "time_limit_s": None,
+        "shutdown": ["true"],
+        "cancel_shutdown": ["true"],
+    }
+    machine.agent("start", data=json.dumps(job))
+    until(lambda: machine.status()["trainer"]["state"] == "exited")
+    look = machine.status()
+    assert look["trainer"]["exit_code"] == 127
+    assert "cannot start no-such-program" in look["log"]

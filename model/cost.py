@@ -1,0 +1,126 @@
+"""What a network costs, counted from its sizes: no torch, so a laptop can say it before anything is billed.
+
+Counted are multiplications and additions of the convolutions and recurrences, two FLOPs for each weight that a mask
+lets through and each position, the taps that fall on padding included. Nonlinearities, softmax and optimizer are not:
+a network that does without masked taps gets no credit for them, and one that computes them gets none either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from model.config import TrainConfig
+
+FLOAT_BYTES = 4
+OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats that the optimizer keeps for each parameter
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that a cost depends on; the names are those of `TrainConfig`."""
+
+    model: str
+    height: int  # pixels
+    width: int  # pixels
+    channels: int
+    levels: int
+    hidden: int
+    layers: int
+    head: int
+    skip: bool = True  # layer-to-output connections
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs, and what the network weighs."""
+
+    parameters: int  # numbers, the masked ones included: that is what is stored
+    forward_flops: int  # per image
+    training_flops: int  # per image: forward, gradient of the weights, gradient of all inputs but the image's
+
+    def checkpoint_bytes(self, optimizer: str) -> int:
+        """Size of a checkpoint's tensors: weights and the optimizer's copies, float32."""
+        return self.parameters * (1 + OPTIMIZER_COPIES[optimizer]) * FLOAT_BYTES
+
+
+def cost_of(config: TrainConfig) -> Cost:
+    """Count the cost of a config's network on its data set."""
+    data = config.data
+    return cost(
+        Sizes(
+            config.model, data.height, data.width, data.channels, data.levels,
+            config.hidden, config.layers, config.head, config.connections in ("both", "skip"),
+        )
+    )  # fmt: skip
+
+
+def cost(sizes: Sizes) -> Cost:
+    """Count the cost of a network.
+
+    Raises:
+        KeyError: a model of another name.
+    """
+    C, h, head = sizes.channels, sizes.hidden, sizes.head
+    values = C * (sizes.levels if sizes.levels > 2 else 1)  # logits of a position: one of two levels is always zero
+    first = _Conv(2 * h, C, before=24, strict=True)
+    direction: list[_Conv | _Recurrence] = [_Conv(h, 2 * h, gates=4), _Recurrence(h, 2)]
+    kinds: dict[str, list[_Conv | _Recurrence]] = {
+        "pixelcnn": [_Conv(h, 2 * h), _Conv(h, h, before=4, unused=4), _Conv(2 * h, h)],
+        "row-lstm": [_Conv(h, 2 * h, before=1, unused=1, gates=4), _Recurrence(h, 3), _Conv(2 * h, h)],
+        "diagonal-bilstm": [*direction, *direction, _Conv(2 * h, h)],
+    }
+    layer = kinds[sizes.model]
+    if sizes.skip:
+        layer = [*layer, _Conv(head, h, bias=False)]
+    rest = [*sizes.layers * layer, _Conv(head, 2 * h), _Conv(values, head)]
+    positions = 2 * sizes.height * sizes.width  # a multiplication and an addition at each
+    forward = positions * sum(part.used(C) for part in [first, *rest])
+    return Cost(
+        parameters=sum(part.stored() for part in [first, *rest]),
+        forward_flops=forward,
+        training_flops=3 * forward - positions * first.used(C),  # nobody asks for the gradient of the image
+    )
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """A masked convolution: `before` taps that are open to all maps, the centre, and `unused` taps that are closed."""
+
+    out: int  # maps of one gate
+    into: int
+    before: int = 0
+    unused: int = 0
+    gates: int = 1
+    strict: bool = False  # mask A
+    bias: bool = True
+
+    def used(self, colours: int) -> int:
+        to, of = _groups(self.out, colours), list(accumulate(_groups(self.into, colours)))
+        seen = [0, *of[:-1]] if self.strict else of  # maps of the input that each colour may see at the centre
+        centre = sum(maps * sees for maps, sees in zip(to, seen, strict=True))
+        return self.gates * (self.before * self.out * self.into + centre)
+
+    def stored(self) -> int:
+        taps = self.before + 1 + self.unused + (24 if self.strict else 0)  # the 7x7's lower half
+        return self.gates * self.out * (taps * self.into + self.bias)
+
+
+@dataclass(frozen=True)
+class _Recurrence:
+    """A state-to-state convolution, without mask and bias, and the initial h and c."""
+
+    hidden: int
+    taps: int
+
+    def used(self, colours: int) -> int:
+        return 4 * self.hidden * self.hidden * self.taps
+
+    def stored(self) -> int:
+        return 4 * self.hidden * self.hidden * self.taps + 2 * self.hidden
+
+
+def _groups(maps: int, colours: int) -> list[int]:
+    """Share maps out to colours as `model.layers.colour_of` does."""
+    owners = [index * colours // maps for index in range(maps)]
+    return [owners.count(colour) for colour in range(colours)]

@@ -1,0 +1,103 @@
+"""The paper's networks by name, and small ones for a CPU: settings only, no torch.
+
+The paper (arXiv 1601.06759, section 5) gives the sizes of its best networks, RMSProp and the batch sizes. What it
+leaves open is said in each preset's `chosen` and is ours: the learning rates ("set by hand for each dataset"), the
+number of steps, and for MNIST the sizes of the Row LSTM and of PixelCNN.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from model.errors import ConfigError
+
+OURS = "learning rate and steps"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of settings for `TrainConfig`."""
+
+    settings: Mapping[str, Any]
+    source: str  # what the paper says
+    chosen: str  # what it leaves open and was chosen here
+    nats: float | None = None  # the paper's test result, nats per image
+    bits_per_dim: float | None = None  # the paper's test (ImageNet: validation) result
+
+
+def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
+    results = {name: settings.pop(name, None) for name in ("nats", "bits_per_dim")}
+    training = {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant", "batch_size": 16}
+    return Preset(MappingProxyType({**training, **settings}), source, chosen, **results)
+
+
+def _digits(**settings: Any) -> Preset:
+    training = {"dataset": "digits", "optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
+    return Preset(
+        MappingProxyType({**training, **settings}), "not in the paper", "everything: for a minute of one core"
+    )
+
+
+_CIFAR10: Mapping[str, Any] = {"dataset": "cifar10", "hidden": 128, "head": 1024, "steps": 500_000}
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "mnist-diagonal": _paper(
+            "7 layers, h = 16, head 32, batch 16; test 79.20 nats",
+            model="diagonal-bilstm", dataset="mnist", layers=7, hidden=16, head=32, steps=300_000, nats=79.20,
+        ),
+        "mnist-row": _paper(
+            "head 32, batch 16; test 80.54 nats; its sizes are not given",
+            chosen=f"{OURS}, layers and h (those of the Diagonal BiLSTM)",
+            model="row-lstm", dataset="mnist", layers=7, hidden=16, head=32, steps=300_000, nats=80.54,
+        ),
+        "mnist-pixelcnn": _paper(
+            "head 32, batch 16; test 81.30 nats; its sizes are not given",
+            chosen=f"{OURS}, layers and h",
+            model="pixelcnn", dataset="mnist", layers=7, hidden=32, head=32, steps=300_000, nats=81.30,
+        ),
+        "cifar10-row": _paper(
+            "12 layers, h = 128, head 1024, batch 16; test 3.07 bits/dim",
+            model="row-lstm", layers=12, bits_per_dim=3.07, **_CIFAR10,
+        ),
+        "cifar10-diagonal": _paper(
+            "12 layers, h = 128, head 1024, batch 16; test 3.00 bits/dim",
+            model="diagonal-bilstm", layers=12, bits_per_dim=3.00, **_CIFAR10,
+        ),
+        "cifar10-pixelcnn": _paper(
+            "15 layers, h = 128, head 1024, batch 16; test 3.14 bits/dim",
+            model="pixelcnn", layers=15, bits_per_dim=3.14, **_CIFAR10,
+        ),
+        "imagenet32-row": _paper(
+            "12 layers, h = 384, head 1024, batch 64; validation 3.86 bits/dim",
+            model="row-lstm", dataset="imagenet32", layers=12, hidden=384, head=1024,
+            batch_size=64, steps=500_000, bits_per_dim=3.86,
+        ),
+        "imagenet64-row": _paper(
+            "4 layers, h = 512, head 1024, batch 32, no residual connections; validation 3.63 bits/dim",
+            chosen=f"{OURS}; that the layer-to-output connections stay",
+            model="row-lstm", dataset="imagenet64", layers=4, hidden=512, head=1024,
+            batch_size=32, steps=500_000, connections="skip", bits_per_dim=3.63,
+        ),
+        "digits-pixelcnn": _digits(model="pixelcnn", layers=5, hidden=16, head=32, steps=2400),
+        "digits-row": _digits(model="row-lstm", layers=3, hidden=16, head=32, steps=2400),
+        "digits-diagonal": _digits(model="diagonal-bilstm", layers=3, hidden=16, head=32, steps=1400),
+    }
+)  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """Find a preset.
+
+    Raises:
+        ConfigError: there is none of that name; the nearest, or all, are named.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    near = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(PRESETS)}"
+    raise ConfigError(f"no preset {name!r}; {hint}")

@@ -1,0 +1,90 @@
+"""Presets and costs are pure: no torch; and the costs are those of the networks that are really built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from model.config import DATASETS, TrainConfig
+from model.cost import Sizes, cost, cost_of
+from model.errors import ConfigError
+from model.layers import MaskedConv2d
+from model.pixelcnn import PixelCNN
+from model.pixelrnn import PixelRNN
+from model.presets import PRESETS, preset
+
+torch.set_num_threads(1)
+
+MODELS = ("pixelcnn", "row-lstm", "diagonal-bilstm")
+
+
+def used_weights(net: nn.Module) -> int:
+    """Count the weights that a mask lets through; the biases and the initial states are no FLOPs of ours."""
+    masked = sum(int(module.mask.sum()) for module in net.modules() if isinstance(module, MaskedConv2d))
+    return masked + sum(module.weight.numel() for module in net.modules() if isinstance(module, nn.Conv1d))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_cost_is_that_of_the_network_that_is_built(model: str, skip: bool, channels: int) -> None:
+    sizes = {"channels": channels, "levels": 5, "hidden": 7, "layers": 3, "head": 8, "skip": skip}
+    net = PixelCNN(**sizes) if model == "pixelcnn" else PixelRNN(model, **sizes)  # type: ignore[arg-type]
+    counted = cost(Sizes(model, 4, 6, **sizes))  # type: ignore[arg-type]
+    assert counted.parameters == sum(parameter.numel() for parameter in net.parameters())
+    assert counted.forward_flops == 2 * 4 * 6 * used_weights(net)
+    assert counted.training_flops == 3 * counted.forward_flops - 2 * 4 * 6 * int(net.first.mask.sum())
+
+
+def test_the_costs_of_the_benchmarks_networks_are_known() -> None:
+    for model, hidden, mflop in (("pixelcnn", 32, 119), ("row-lstm", 16, 93), ("diagonal-bilstm", 16, 106)):
+        counted = cost(Sizes(model, 28, 28, 1, 2, hidden, 7, 32))
+        assert counted.forward_flops / 1e6 == pytest.approx(mflop, abs=1)
+
+
+def test_a_checkpoint_weighs_the_weights_and_what_the_optimizer_keeps() -> None:
+    config = TrainConfig()
+    counted = cost_of(config)
+    assert counted.checkpoint_bytes("adamw") == 12 * counted.parameters
+    assert counted.checkpoint_bytes("rmsprop") == 8 * counted.parameters
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_config(name: str) -> None:
+    found = preset(name)
+    settings = dict(found.settings)
+    if settings["dataset"] not in DATASETS:
+        settings["dataset"] = "digits"
+    config = TrainConfig(**settings)
+    assert config.model in MODELS
+    assert found.source
+    assert found.chosen
+    assert (found.nats is None and found.bits_per_dim is None) == name.startswith("digits-")
+
+
+def test_the_papers_sizes() -> None:
+    sizes = {name: (found.settings["layers"], found.settings["hidden"]) for name, found in PRESETS.items()}
+    assert sizes["mnist-diagonal"] == (7, 16)
+    assert sizes["cifar10-row"] == sizes["cifar10-diagonal"] == (12, 128)
+    assert sizes["cifar10-pixelcnn"] == (15, 128)
+    assert sizes["imagenet32-row"] == (12, 384)
+    assert sizes["imagenet64-row"] == (4, 512)
+    assert preset("imagenet64-row").settings["connections"] == "skip"
+    assert preset("imagenet32-row").settings["batch_size"] == 64
+
+
+def test_an_unknown_preset_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no preset 'cifar-row'; did you mean cifar10-row"):
+        preset("cifar-row")
+    with pytest.raises(ConfigError, match="known: mnist-diagonal, "):
+        preset("zzzz")
+
+
+def test_neither_presets_nor_costs_need_torch() -> None:
+    code = "import model.presets, model.cost, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

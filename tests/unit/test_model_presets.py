@@ -41,7 +41,7 @@ def test_the_cost_is_that_of_the_network_that_is_built(model: str, skip: bool, c
 
 
 def test_the_costs_of_the_benchmarks_networks_are_known() -> None:
-    for model, hidden, mflop in (("pixelcnn", 32, 119), ("row-lstm", 16, 93), ("diagonal-bilstm", 16, 106)):
+    for model, hidden, mflop in (("pixelcnn", 32, 119), ("row-lstm", 16, 93), ("diagonal-bilstm", 16, 104)):
         counted = cost(Sizes(model, 28, 28, 1, 2, hidden, 7, 32))
         assert counted.forward_flops / 1e6 == pytest.approx(mflop, abs=1)
 

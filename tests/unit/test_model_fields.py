@@ -1,0 +1,94 @@
+"""What a network may look at: differentiated, and compared with the field that its architecture must have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.likelihood import nats_per_image
+from tests.networks import KINDS, dependencies, field, network, open_relus, strictly_before
+
+PATHS = ("fast", "reference")
+
+
+@pytest.mark.parametrize(("H", "W", "channels"), [(4, 6, 1), (6, 3, 1), (3, 4, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_output_depends_on_itself_or_on_what_comes_later(kind: str, H: int, W: int, channels: int) -> None:
+    for seed, training in ((0, True), (1, False)):
+        net = network(kind, channels=channels, seed=seed).train(training)
+        seen = dependencies(net, torch.randn(1, channels, H, W, dtype=torch.float64))
+        assert not bool((seen & ~strictly_before(H * W * channels)).any())
+        assert bool(seen.any())
+
+
+@pytest.mark.parametrize(("H", "W", "layers", "channels"), [(7, 6, 2, 1), (4, 9, 3, 1), (3, 4, 2, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_field_is_exactly_that_of_the_architecture(kind: str, H: int, W: int, layers: int, channels: int) -> None:
+    net = network(kind, channels=channels, layers=layers)
+    open_relus(net)
+    seen = dependencies(net, torch.rand(1, channels, H, W, dtype=torch.float64) + 0.5)
+    assert torch.equal(seen, field(kind, H, W, layers, channels))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connections", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(10, 8, 1), (7, 12, 1), (5, 6, 3)])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "reference" not in kind])
+def test_the_field_at_every_depth(
+    kind: str, size: tuple[int, int, int], layers: int, connections: tuple[bool, bool]
+) -> None:
+    (H, W, channels), (residual, skip) = size, connections
+    net = network(kind, channels=channels, layers=layers, residual=residual, skip=skip)
+    open_relus(net)
+    seen = dependencies(net, torch.rand(1, channels, H, W, dtype=torch.float64) + 0.5)
+    wanted = field(kind, H, W, layers, channels)
+    assert not bool((seen & ~wanted).any())
+    if residual:
+        assert torch.equal(seen, wanted)
+    for seed in range(3):
+        net = network(kind, channels=channels, layers=layers, residual=residual, skip=skip, seed=seed)
+        assert not bool((dependencies(net, torch.randn(1, channels, H, W, dtype=torch.float64)) & ~wanted).any())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_the_column_at_the_right_the_diagonal_misses_the_end_of_the_row_above(path: str) -> None:
+    """The paper's literal form: pixel (r-1, W-1) cannot be seen from (r, c) for c <= W-5."""
+    H, W = 3, 7
+    net = network(f"diagonal-bilstm {path}")
+    open_relus(net)
+    net.recurrence = "row-lstm"  # type: ignore[assignment]  # the reference way through `predict` without the column
+    net.implementation = "reference"  # type: ignore[assignment]
+    seen = dependencies(net, torch.rand(1, 1, H, W, dtype=torch.float64) + 0.5).view(H, W, H, W)
+    missed = [(r, c, sr, sc) for r, c, sr, sc in (field("diagonal-bilstm", H, W, 2).view(H, W, H, W) & ~seen).nonzero()]
+    assert missed == [(r, c, r - 1, W - 1) for r in range(1, H) for c in range(W - 4)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_changing_the_future_does_not_change_a_bit_of_the_past(kind: str) -> None:
+    net = network(kind, levels=5).float()
+    x = torch.randint(5, (2, 1, 6, 5), dtype=torch.uint8)
+    y = x.clone()
+    y[:, :, 3, 2:] = 4 - y[:, :, 3, 2:]
+    y[:, :, 4:] = 4 - y[:, :, 4:]
+    a, b = net(x).flatten(3), net(y).flatten(3)
+    until = 3 * 5 + 2  # this pixel changed, so its own prediction, which comes from earlier ones, did not
+    assert torch.equal(a[..., : until + 1], b[..., : until + 1])
+    assert not torch.equal(a[..., until + 1 :], b[..., until + 1 :])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_masks_hold_after_steps_weight_decay_and_loading(kind: str, optimizer: str) -> None:
+    net = network(kind, channels=3).float()
+    kinds = {"adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    steps = kinds[optimizer](net.parameters(), lr=0.05, weight_decay=0.1)  # type: ignore[operator]
+    for _ in range(3):
+        steps.zero_grad()
+        nats_per_image(net, torch.randint(3, (4, 3, 4, 3), dtype=torch.uint8)).mean().backward()
+        steps.step()
+    again = network(kind, channels=3, seed=9).float()
+    again.load_state_dict(net.state_dict())
+    for other in (net, again):
+        seen = dependencies(other.double(), torch.randn(1, 3, 3, 4, dtype=torch.float64))
+        assert not bool((seen & ~strictly_before(36)).any())

@@ -1,0 +1,187 @@
+"""The recurrent layers against two loops that look at one cell at a time, and the fast networks against the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
+from model.likelihood import nats_per_image
+from model.row_lstm import RowLSTM
+from tests.networks import network
+
+
+def seen_colours(out: int, into: int, colours: int) -> Tensor:
+    """Draw mask B at the centre for four gates, one weight at a time."""
+    mask = torch.zeros(4 * out, into, dtype=torch.float64)
+    for gate in range(4):
+        for to in range(out):
+            for of in range(into):
+                mask[gate * out + to, of] = (of * colours // into) <= (to * colours // out)
+    return mask
+
+
+def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    h = len(gates) // 4
+    o, f, i, g = gates[:h], gates[h : 2 * h], gates[2 * h : 3 * h], gates[3 * h :]
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def row_lstm_cell_by_cell(layer: RowLSTM, x: Tensor, colours: int, condition: Tensor | None) -> Tensor:
+    (_, H, W), n = x.shape, layer.hidden
+    conv, state = layer.input_to_state, layer.state_to_state.weight
+    centre = conv.weight[:, :, 0, 1] * seen_colours(n, 2 * n, colours)
+    hs: dict[tuple[int, int], Tensor] = {(-1, c): layer.h0 for c in range(W)}
+    cs: dict[tuple[int, int], Tensor] = {(-1, c): layer.c0 for c in range(W)}
+    for r in range(H):
+        for c in range(W):
+            assert conv.bias is not None
+            gates = conv.bias + centre @ x[:, r, c]
+            if c > 0:
+                gates = gates + conv.weight[:, :, 0, 0] @ x[:, r, c - 1]
+            if condition is not None and layer.condition is not None:
+                gates = gates + layer.condition.weight[:, :, 0, 0] @ condition[:, r, c]
+            for tap in range(3):
+                if (r - 1, c + tap - 1) in hs:
+                    gates = gates + state[:, :, tap] @ hs[r - 1, c + tap - 1]
+            hs[r, c], cs[r, c] = cell(gates, cs[r - 1, c])
+    return torch.stack([torch.stack([hs[r, c] for c in range(W)], dim=1) for r in range(H)], dim=1)  # (h, H, W)
+
+
+def diagonal_cell_by_cell(
+    layer: DiagonalLSTM, x: Tensor, colours: int, condition: Tensor | None, *, step: int
+) -> Tensor:
+    """Go over the columns from the left (step 1) or from the right (step -1)."""
+    (_, H, W), n = x.shape, layer.hidden
+    conv, state = layer.input_to_state, layer.state_to_state.weight
+    centre = conv.weight[:, :, 0, 0] * seen_colours(n, 2 * n, colours)
+    hs: dict[tuple[int, int], Tensor] = {}
+    cs: dict[tuple[int, int], Tensor] = {}
+    for r in range(H):
+        for c in range(W)[::step]:
+            assert conv.bias is not None
+            gates = conv.bias + centre @ x[:, r, c] + state[:, :, 1] @ hs.get((r, c - step), layer.h0)
+            if r > 0:
+                gates = gates + state[:, :, 0] @ hs[r - 1, c]
+            if condition is not None and layer.condition is not None:
+                gates = gates + layer.condition.weight[:, :, 0, 0] @ condition[:, r, c]
+            hs[r, c], cs[r, c] = cell(gates, cs.get((r, c - step), layer.c0))
+    return torch.stack([torch.stack([hs[r, c] for c in range(W)], dim=1) for r in range(H)], dim=1)  # (h, H, W)
+
+
+def bilstm_cell_by_cell(layer: DiagonalBiLSTM, x: Tensor, colours: int, condition: Tensor | None) -> Tensor:
+    left = diagonal_cell_by_cell(layer.left, x, colours, condition, step=1)
+    right = diagonal_cell_by_cell(layer.right, x, colours, condition, step=-1)
+    return torch.cat([left[:, :1], left[:, 1:] + right[:, :-1]], dim=1)
+
+
+def gradients(out: Tensor, module: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    weights = torch.rand(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(5)) - 0.5
+    found = torch.autograd.grad((out * weights).sum(), [*module.parameters(), *inputs], allow_unused=True)
+    assert all(grad is not None for grad in found)
+    return list(found)
+
+
+def assert_same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-12) -> None:
+    for one, other in zip(a, b, strict=True):
+        assert one.shape == other.shape
+        assert float((one - other).detach().abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize(("kind", "loop"), [(RowLSTM, row_lstm_cell_by_cell), (DiagonalBiLSTM, bilstm_cell_by_cell)])
+@pytest.mark.parametrize("sizes", [(3, 5, 1, 0), (5, 2, 1, 2), (3, 4, 3, 0), (1, 4, 3, 1), (4, 1, 1, 0)])
+def test_a_layer_is_what_two_loops_over_its_cells_compute(
+    kind: type[Any], loop: Callable[..., Tensor], sizes: tuple[int, int, int, int]
+) -> None:
+    H, W, colours, conditions = sizes
+    torch.manual_seed(H * W)
+    layer = kind(4, colours=colours, condition=conditions).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(2, 8, H, W, dtype=torch.float64, requires_grad=True)
+    condition = torch.randn(2, conditions, H, W, dtype=torch.float64, requires_grad=True) if conditions else None
+    inputs = [x] if condition is None else [x, condition]
+    out = layer(x, condition)
+    wanted = torch.stack([loop(layer, x[b], colours, None if condition is None else condition[b]) for b in range(2)])
+    assert_same([out], [wanted])
+    if kind is DiagonalBiLSTM and H == 1:
+        return  # the right map is shifted away as a whole: its parameters have no gradient
+    assert_same(gradients(out, layer, *inputs), gradients(wanted, layer, *inputs))
+
+
+def test_skewing_shifts_each_row_by_one_more_and_can_be_undone() -> None:
+    x = torch.arange(1, 7).view(1, 1, 2, 3)
+    assert skew(x)[0, 0].tolist() == [[1, 2, 3, 0], [0, 4, 5, 6]]
+    assert torch.equal(unskew(skew(x), 3), x)
+
+
+CASES = [
+    {"H": 4, "W": 6, "layers": 3},
+    {"H": 6, "W": 3, "layers": 2, "channels": 3, "levels": 4},
+    {"H": 3, "W": 4, "layers": 4, "residual": False},
+    {"H": 2, "W": 5, "layers": 2, "skip": False, "levels": 2},
+    {"H": 5, "W": 1, "layers": 1},
+    {"H": 1, "W": 5, "layers": 2},
+    {"H": 3, "W": 4, "layers": 2, "condition": 2, "channels": 3},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_the_fast_network_is_the_reference_in_outputs_and_all_gradients(kind: str, case: dict[str, Any]) -> None:
+    sizes = dict(case)
+    H, W = sizes.pop("H"), sizes.pop("W")
+    channels, conditions = sizes.get("channels", 1), sizes.get("condition", 0)
+    fast, reference = (network(f"{kind} {path}", std=0.4, **sizes) for path in ("fast", "reference"))
+    assert list(fast.state_dict()) == list(reference.state_dict())
+    x = torch.randn(3, channels, H, W, dtype=torch.float64, requires_grad=True)
+    condition = torch.randn(3, conditions, H, W, dtype=torch.float64, requires_grad=True) if conditions else None
+    outs = [net.predict(x, condition) for net in (fast, reference)]
+    assert_same([outs[0]], [outs[1]])
+    weights = torch.randn_like(outs[0])
+    found = []
+    for net, out in zip((fast, reference), outs, strict=True):
+        inputs = [*net.parameters(), x, *([] if condition is None else [condition])]
+        grads = torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True)
+        found.append([torch.zeros_like(i) if g is None else g for i, g in zip(inputs, grads, strict=True)])
+    assert_same(*found, tolerance=1e-12 * max(1.0, *(float(grad.abs().max()) for grad in found[1])))
+
+
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_the_learned_initial_state_gets_a_gradient_in_every_layer(kind: str) -> None:
+    net = network(kind, layers=3)
+    nats_per_image(net, torch.randint(3, (2, 1, 3, 4))).sum().backward()
+    states = {name: p.grad for name, p in net.named_parameters() if name.endswith(("h0", "c0"))}
+    assert len(states) == (6 if kind == "row-lstm" else 12)
+    for grad in states.values():
+        assert grad is not None
+        assert float(grad.abs().min()) > 0
+
+
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_two_passes_before_their_gradients_do_not_disturb_each_other(kind: str) -> None:
+    """The fast networks reuse memory: only that of passes whose gradients nobody can ask for any more."""
+    net = network(kind)
+    images = [torch.randint(3, (2, 1, 4, 5)) for _ in range(3)]
+    alone = []
+    for image in images:
+        alone.append(torch.autograd.grad(nats_per_image(net, image).sum(), list(net.parameters())))
+    losses = [nats_per_image(net, image).sum() for image in images]
+    with torch.no_grad():
+        nats_per_image(net, images[0])
+    for loss, wanted in zip(losses, alone, strict=True):
+        for _ in range(2):  # and a second time from the same graph
+            found = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_the_fast_network_in_float32_is_the_reference(kind: str) -> None:
+    fast, reference = (network(f"{kind} {path}", hidden=8, layers=3).float() for path in ("fast", "reference"))
+    images = torch.randint(3, (4, 1, 7, 6))
+    assert torch.allclose(fast(images), reference(images), atol=1e-5)

@@ -277,7 +277,8 @@ def _lead(
             except PixelOrchError as error:
                 code = error.exit_code
                 print(f"pixel-orch {verb}: error: {error}", file=sys.stderr)
-    return _conclude(store, screen, output) or code
+    end = _conclude(store, screen, output)
+    return code or end
 
 
 def _make_keys(comment: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from model.config import DatasetFacts
 from model.likelihood import bits_per_dim, evaluate, nats_per_image
 from model.pixelcnn import PixelCNN
 from model.sample import draw
+from tests.networks import KINDS, network
 
 torch.set_num_threads(1)
 
@@ -30,19 +31,39 @@ def every_image(channels: int, height: int, width: int, levels: int) -> torch.Te
     return torch.tensor(list(values), dtype=torch.uint8).view(-1, channels, height, width)
 
 
-@pytest.mark.parametrize(
-    ("channels", "height", "width", "levels"), [(1, 2, 2, 2), (1, 3, 3, 2), (1, 2, 2, 3), (1, 1, 4, 4), (3, 1, 2, 2)]
-)
-def test_all_images_together_have_probability_one(channels: int, height: int, width: int, levels: int) -> None:
-    for seed in range(2):
-        nats = nats_per_image(net(channels, levels, seed), every_image(channels, height, width, levels))
-        assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-12)
-        assert nats.std() > 0.01  # and it is not simply the uniform distribution
+SIZES = [(1, 2, 2, 2), (1, 3, 3, 2), (1, 2, 2, 3), (1, 1, 4, 4), (3, 2, 2, 2)]  # channels, height, width, levels
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_images_together_have_probability_one(kind: str, size: tuple[int, int, int, int]) -> None:
+    channels, levels = size[0], size[3]
+    made = network(kind, channels=channels, levels=levels, std=0.7)
+    with torch.no_grad():
+        nats = nats_per_image(made, every_image(*size))
+    assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert nats.std() > 0.01  # and it is not simply the uniform distribution
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_two_levels_the_second_has_a_sigmoids_probability(kind: str) -> None:
+    made = network(kind, levels=2)
+    images = torch.randint(2, (3, 1, 4, 3)).to(torch.uint8)
+    z = made(images)[:, 1]  # (3, 1, 4, 3): the one logit that there is
+    chance = torch.where(images == 1, z.sigmoid(), 1 - z.sigmoid())
+    assert torch.allclose(nats_per_image(made, images), -chance.log().flatten(1).sum(dim=1))
+
+
+@pytest.mark.parametrize("levels", [1, 257])
+def test_levels_that_cannot_be_are_refused(levels: int) -> None:
+    with pytest.raises(ValueError, match="2 to 256 levels"):
+        network("pixelcnn", levels=levels)
+
+
+@pytest.mark.parametrize("kind", ["pixelcnn", "row-lstm", "diagonal-bilstm"])
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_zero_logits_cost_ln_k_per_value(levels: int) -> None:
-    made = net(1, levels)
+def test_zero_logits_cost_ln_k_per_value(levels: int, kind: str) -> None:
+    made = network(kind, levels=levels)
     with torch.no_grad():
         for parameter in made.last.parameters():
             parameter.zero_()
@@ -51,8 +72,9 @@ def test_zero_logits_cost_ln_k_per_value(levels: int) -> None:
     assert bits_per_dim(nats[0].item(), 12) == pytest.approx(math.log2(levels))
 
 
-def test_an_image_costs_the_same_in_any_batch() -> None:
-    made = net(1, 5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_costs_the_same_in_any_batch(kind: str) -> None:
+    made = network(kind, levels=5)
     images = torch.randint(5, (13, 1, 4, 5)).to(torch.uint8)
     alone = torch.cat([nats_per_image(made, image[None]) for image in images])
     assert torch.allclose(nats_per_image(made, images), alone, atol=1e-10, rtol=0)

@@ -54,6 +54,7 @@ class Stage:
             env=self.env,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
         process.log = log  # type: ignore[attr-defined]
         self.processes.append(process)
@@ -187,6 +188,11 @@ class Stage:
         found = EmbeddedCloud.find(self.home) if self.home.exists() else None
         if found:
             found.stop()
+
+
+def _listen_to_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs, and all that they start: SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def last_json(text: str) -> dict[str, Any]:

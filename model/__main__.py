@@ -19,6 +19,7 @@ from model.config import DATASETS, MODELS, TrainConfig, config_from_settings, lo
 from model.errors import ConfigError, SetupError, TrainingError
 from model.stop import StopFlag
 
+ENGINES = ("auto", "native", "torch", "naive")
 BEGAN_S = time.monotonic()
 
 
@@ -113,7 +114,7 @@ def _sample(args: argparse.Namespace) -> str:
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,
-        device=device,
+        engine=args.engine,
     )
     try:
         write_grid(Path(args.out), levels.numpy(), K=facts.levels)
@@ -172,6 +173,7 @@ def _parser() -> OneLineParser:
     sample.add_argument(
         "--temperature", metavar="T", type=_temperature, default=1.0, help="divides the logits (default: 1)"
     )
+    sample.add_argument("--engine", choices=ENGINES, default="auto", help="they agree; auto: the fastest")
     sample.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     return parser
 

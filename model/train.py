@@ -151,8 +151,7 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
             count=config.samples,
             seed=config.seed,
             temperature=config.samples_temperature,
-            device=run.device,
-            before_value=stop.check,
+            before_row=stop.check,
         )
     except Stopped:
         return False

@@ -109,7 +109,7 @@ def test_stopped_again_and_again_it_ends_identical_in_every_bit(look: int, whole
 
 def test_stopped_while_it_samples_it_has_its_checkpoint_and_samples_later(whole: Path, tmp_path: Path) -> None:
     shutil.copy(path_of(whole, 12), tmp_path)
-    assert run(SMALL, tmp_path, StopsAtLook(30, signal.SIGINT)) == 130
+    assert run(SMALL, tmp_path, StopsAtLook(5, signal.SIGINT)) == 130
     assert not (tmp_path / "samples-12.png").exists()
     assert lines(tmp_path)[-1]["reason"] == "stopped"
     assert run(SMALL, tmp_path) == 0

@@ -1,0 +1,6 @@
+"""Drawing images, value by value, in the time of one forward pass."""
+
+from model.sampling.filling import Engine, fill
+from model.sampling.noise import uniforms
+
+__all__ = ["Engine", "fill", "uniforms"]

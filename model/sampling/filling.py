@@ -1,0 +1,90 @@
+"""Choosing a sampler, and running it over as many images as are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.sampling import cached, naive, native
+
+Engine = Literal["auto", "native", "torch", "naive"]
+AT_A_TIME = 256  # images; more are not faster each, and only need memory
+
+
+def fill(
+    net: nn.Module,
+    levels: Tensor,
+    hidden: Tensor,
+    noise: Tensor,
+    *,
+    temperature: float = 1.0,
+    condition: Tensor | None = None,
+    engine: Engine = "auto",
+    before_row: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Fill the hidden pixels in raster order, R then G then B, each value from its softmax given the earlier ones.
+
+    All engines make the same image of the same noise, but for a draw that falls within rounding of a border between
+    two levels. "naive" runs the whole network for each value, "torch" and "native" do one forward pass in all;
+    "native" needs numba and a CPU. "auto" takes the fastest that there is.
+
+    Args:
+        net: levels (B, C, H, W) -> logits (B, K, C, H, W), with a second argument if there is a condition.
+        levels: uint8 (B, C, H, W); what is hidden in it does not matter.
+        hidden: which pixels to fill, bool (H, W).
+        noise: numbers in [0, 1), float64, (B, C, H, W).
+        temperature: divides the logits; below 1 the likely values become likelier.
+        condition: maps that may be seen everywhere, (B, condition, H, W), for a network that has them.
+        engine: which sampler.
+        before_row: called before each row; what it raises ends the drawing.
+
+    Returns:
+        Levels, uint8 (B, C, H, W), on the CPU. What was not hidden is as it was given.
+
+    Raises:
+        SetupError: "native" was asked for and cannot be.
+    """
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
+    done = []
+    try:
+        for start in range(0, len(levels), AT_A_TIME):
+            some = slice(start, start + AT_A_TIME)
+            given, drawn_from = levels[some].to(device), noise[some].to(device)
+            known = condition[some].to(device) if condition is not None else None
+            run = _sampler(net, given, known, engine)
+            done.append(run(given, hidden, drawn_from, temperature, before_row).cpu())
+    finally:
+        net.train(was_training)
+    return torch.cat(done)
+
+
+def _sampler(
+    net: nn.Module, levels: Tensor, condition: Tensor | None, engine: Engine
+) -> Callable[[Tensor, Tensor, Tensor, float, Callable[[], None]], Tensor]:
+    batch, width = levels.shape[0], levels.shape[3]
+
+    def plainly(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
+        given = hidden.to(levels.device)
+        return naive.sample(net, levels, given, noise, condition=condition, temperature=heat, before_row=before)
+
+    def at_once(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
+        cache = cached.Cache(net, batch=batch, width=width, condition=condition)
+        return cached.sample(cache, levels, hidden, noise, temperature=heat, before_row=before)
+
+    def compiled(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
+        cache = cached.Cache(net, batch=batch, width=width, condition=condition)
+        return native.sample(cache, levels, hidden, noise, temperature=heat, before_row=before)
+
+    if engine == "naive" or not cached.can_cache(net):
+        return plainly
+    if engine == "native":
+        native.require(levels.device)
+        return compiled
+    if engine == "auto" and native.pays(levels):
+        return compiled
+    return at_once

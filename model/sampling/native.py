@@ -1,0 +1,146 @@
+"""The compiled sampler: numba, on a CPU. Where there is none, `model.sampling.cached` does the same in torch.
+
+What the rows above give is one batched product of torch for a row, the same as there; what is compiled is the way along
+a row, pixel by pixel, where torch would be called a hundred times for each. Both work on the same buffers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.errors import SetupError
+from model.sampling.diagonal_bilstm import DiagonalLayers
+from model.sampling.maps import Product
+from model.sampling.pixelcnn import ConvolutionLayers
+
+if TYPE_CHECKING:
+    from model.sampling.cached import Cache
+    from model.sampling.row_lstm import RowLayers
+
+Array = NDArray[Any]
+PAYS_FROM = 8192  # values of an image
+BATCH_AT_MOST = 32
+
+
+def available() -> bool:
+    """Say whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def require(device: torch.device) -> None:
+    """Make sure that it can run.
+
+    Raises:
+        SetupError: numba is not installed, or the network is not on a CPU.
+    """
+    if not available():
+        raise SetupError("the native sampler needs numba: pip install 'pixel-orch[fast]', or take --engine torch")
+    if device.type != "cpu":
+        raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; take --engine torch or --device cpu")
+
+
+def pays(levels: Tensor) -> bool:
+    """Say whether it is there and faster, loading it included.
+
+    Loading numba and the compiled code takes about 1.5 s, in which torch draws a small image many times over. Once
+    it is loaded it wins for few images; for many, torch's products are as large as they should be.
+    """
+    loaded = "model.sampling.kernels" in sys.modules
+    small_batch = len(levels) <= BATCH_AT_MOST
+    return levels.device.type == "cpu" and available() and small_batch and (loaded or levels[0].numel() >= PAYS_FROM)
+
+
+def sample(
+    cache: Cache,
+    levels: Tensor,
+    hidden: Tensor,
+    noise: Tensor,
+    *,
+    temperature: float = 1.0,
+    before_row: Callable[[], None] = lambda: None,
+    keep: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Do what `model.sampling.cached.sample` does, with the same arguments and the same result."""
+    B, C, H, W = levels.shape
+    by_row = levels.permute(2, 0, 3, 1).long().contiguous().numpy()  # (H, B, W, C)
+    noise_by_row = noise.permute(2, 0, 3, 1).contiguous().numpy()
+    asked = hidden.numpy()
+    draw_row, arguments = _prepare(cache)
+    logits = np.zeros((B, W, C, cache.levels), _array(cache.entry.now).dtype)
+    with torch.no_grad():
+        for row in range(H):
+            before_row()
+            if row:
+                _scan_right(cache.layers)
+            cache.fold_in()
+            draw_row(by_row[row], asked[row], noise_by_row[row], temperature, logits, *arguments)
+            if keep is not None:
+                for value in logits.reshape(B, W * C, cache.levels).swapaxes(0, 1):
+                    keep(torch.from_numpy(value))
+    return torch.from_numpy(by_row).permute(1, 3, 0, 2).to(torch.uint8).contiguous()
+
+
+def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """Choose the compiled function for the layers of a cache, and gather its arguments after the first five."""
+    from model.sampling import kernels
+
+    entry, exit, layers = cache.entry, cache.exit, cache.layers
+    up = [_array(torch.stack([product.weight.t() for product in layers.up])), _biases(layers.up)]
+    gates = np.zeros(4 * layers.h, up[0].dtype)
+    beside = _transposed(layers.beside)
+    draw: Callable[..., None]
+    state: tuple[Any, ...]
+    if isinstance(layers, ConvolutionLayers):
+        draw = kernels.draw_convolution_row
+        x = np.zeros((layers.layers, 2 * layers.h), up[0].dtype)
+        down = _array(torch.stack([product.weight.t() for product in layers.down]))
+        state = (x, _array(layers.u), _array(layers.above), beside, down, _biases(layers.down))
+    elif isinstance(layers, DiagonalLayers):
+        draw = kernels.draw_diagonal_row
+        buffers = (layers.row, layers.memory, layers.above, layers.right)
+        state = (gates, *(_array(buffer) for buffer in buffers), beside)
+    else:
+        draw = kernels.draw_lstm_row
+        buffers = (layers.x, layers.states, layers.memory, layers.above)
+        state = (gates, *(_array(buffer) for buffer in buffers), beside)
+    heads = (exit.head.weight.t(), exit.head.bias, exit.last.weight.t(), exit.last.bias)
+    scratch = (np.zeros(2 * layers.h, up[0].dtype), _array(exit.into[0]), _array(exit.middle[0]), np.zeros(exit.levels))
+    return draw, (
+        (_array(entry.above), _array(entry.now), _array(entry.weight_beside.t())),
+        (layers.residual, *state, *up),
+        tuple(_array(tensor) for tensor in heads),
+        tuple(np.array(some, np.int64) for some in cache.bounds),
+        scratch,
+    )
+
+
+def _scan_right(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> None:
+    """End a row: the compiled `draw_row` has gone through the zero column already; the right direction is left."""
+    from model.sampling import kernels
+
+    if isinstance(layers, DiagonalLayers):
+        weights = (_transposed(layers.right_beside), _array(layers.right_h0[:, 0]), _array(layers.right_c0[:, 0]))
+        kernels.scan_right(_array(layers.known_to_right()), _array(layers.right), *weights)
+
+
+def _array(tensor: Tensor) -> Array:
+    """Show a tensor to numpy; the memory is shared where it lies in order."""
+    array: Array = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _transposed(weights: Tensor) -> Array:
+    """Put the outputs first: (L, in, out) -> (L, out, in)."""
+    return _array(weights.transpose(1, 2))
+
+
+def _biases(products: list[Product]) -> Array:
+    return _array(torch.stack([product.bias for product in products]))

@@ -1,0 +1,41 @@
+"""The noise that images are made of, and how it picks levels: samplers that are given the same noise agree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.config import DatasetFacts
+
+
+def uniforms(facts: DatasetFacts, *, count: int, seed: int) -> Tensor:
+    """Draw the noise of `count` images from a generator of its own.
+
+    The noise of all images is drawn at once, on the CPU: neither the device nor how many images are made at a time
+    changes what is drawn.
+
+    Returns:
+        Numbers in [0, 1), float64, shape (count, C, H, W).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, facts.channels, facts.height, facts.width)
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    """Pick levels by the inverse of the cumulative distribution: the first level where it exceeds the noise.
+
+    In float64 whatever the logits are: rounding of the sum over K = 256 levels would otherwise move the borders.
+
+    Args:
+        logits: (B, K).
+        noise: in [0, 1), float64, (B,).
+        temperature: divides the logits; below 1 the likely levels become likelier.
+
+    Returns:
+        Levels 0..K-1, long, (B,).
+    """
+    wide = logits.double()
+    cumulative = torch.softmax(wide if temperature == 1.0 else wide / temperature, dim=1).cumsum(dim=1)  # (B, K)
+    below = cumulative <= noise[:, None] * cumulative[:, -1:]
+    return below.sum(dim=1).clamp_(max=logits.shape[1] - 1)

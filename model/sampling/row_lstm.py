@@ -1,0 +1,120 @@
+"""Row LSTM layers over an image that is still being drawn."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from model.network import PixelNetwork
+from model.pixelrnn import RecurrentBlock
+from model.row_lstm import GATES, RowLSTM
+from model.sampling.ends import Exit
+from model.sampling.maps import bias_of, gates_by_colour, groups, masked, parts, pointwise, taps
+
+
+def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tensor, c: Tensor, h: Tensor) -> None:
+    """Do one step of the paper's equation 3 in place: from gates before their nonlinearities to the new c and h.
+
+    Args:
+        sigmoids: the three gates o, f, i side by side, (..., 3n).
+        tanhs: the gate g, (..., n).
+        o: its part of `sigmoids`, as are f and i.
+        f: forgets.
+        i: lets in.
+        c: memory, changed.
+        h: state, written.
+    """
+    sigmoids.sigmoid_()
+    tanhs.tanh_()
+    c.mul_(f).addcmul_(i, tanhs)
+    torch.tanh(c, out=h).mul_(o)
+
+
+class RowLayers:
+    """What the layers keep while an image is drawn: one row of states h and memories c each, O(L W h) in all.
+
+    ::
+
+        above  h h h     once a row, for all layers and pixels: (L, B*W, 3h) x (L, 3h, 4h)
+        row    x x       at a pixel: (B, 4h) x (4h, 4h), its left and its own input, which lie together in memory
+
+    Args:
+        net: a PixelRNN of Row LSTM layers.
+        exit: takes the states of each layer.
+        batch: images at a time, B.
+        width: pixels of a row, W.
+    """
+
+    def __init__(self, net: PixelNetwork, exit: Exit, *, batch: int, width: int) -> None:
+        blocks = [cast("RecurrentBlock", block) for block in net.blocks]
+        lstms = [cast("RowLSTM", block.lstm) for block in blocks]
+        h, L = net.hidden, len(blocks)
+        self.exit, self.colours, self.h, self.layers, self.batch, self.width = exit, net.channels, h, L, batch, width
+        self.residual = blocks[0].residual
+        self.order = order = gates_by_colour(h, net.channels, GATES)
+        inputs = [masked(lstm.input_to_state)[:, :, 0, :2] for lstm in lstms]  # (4h, 2h, 2) each: left, own
+        self.beside = torch.stack([taps(weight[order]) for weight in inputs])  # (L, 4h, 4h)
+        above = [lstm.state_to_state.weight.detach()[order] for lstm in lstms]  # (4h, h, 3) each
+        self.weight_above = torch.stack([taps(weight) for weight in above])  # (L, 3h, 4h)
+        self.bias_above = torch.stack([bias_of(lstm.input_to_state)[order] for lstm in lstms])[:, None]  # (L, 1, 4h)
+        self.up = [pointwise(block.up) for block in blocks]
+        self.conditions = [lstm.condition for lstm in lstms if lstm.condition is not None]
+        new = self.beside.new_zeros
+        self.x = new(L, batch, (width + 1) * 2 * h)
+        self.states, self.memory = new(L, batch, (width + 2) * h), new(L, batch, width, h)
+        self.above = new(L, batch, width, GATES * h)
+        for layer, lstm in enumerate(lstms):  # beside the row there are zeros, above it is the learned state
+            self.states[layer, :, h:-h] = lstm.h0.detach().repeat(width)
+            self.memory[layer] = lstm.c0.detach()
+
+    @cached_property
+    def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
+        """Buffers and weights for each column, colour and layer. Cutting a view costs as much as a small product."""
+        h, C = self.h, self.colours
+        up = [parts(product, C) for product in self.up]
+        cut = list(zip(groups(2 * h, C), groups(h, C), strict=True))
+        beside = [
+            [weight[: 2 * h + big.stop, GATES * small.start : GATES * small.stop].contiguous() for big, small in cut]
+            for weight in self.beside
+        ]
+        gates = self.beside.new_zeros(self.batch, GATES * h)
+
+        def of(layer: int, column: int, colour: int, big: slice, small: slice) -> tuple[Tensor, ...]:
+            x, y, n = self.x[layer], self.exit.states(layer), small.stop - small.start
+            left, own, upper = column * 2 * h, (column + 1) * 2 * h, up[layer][colour]
+            o, f, i, g = (gates[:, gate * n : (gate + 1) * n] for gate in range(GATES))
+            return (
+                *(x[:, own + big.start : own + big.stop], x[:, left : own + big.stop], beside[layer][colour]),
+                self.above[layer, :, column, GATES * small.start : GATES * small.stop],
+                *(gates[:, : GATES * n], gates[:, : 3 * n], g, o, f, i, self.memory[layer, :, column, small]),
+                self.states[layer, :, (column + 1) * h + small.start : (column + 1) * h + small.stop],
+                *(y[:, small], y[:, : small.stop], upper.bias, upper.weight),
+            )
+
+        return [
+            [[of(layer, c, g, *slices) for layer in range(self.layers)] for g, slices in enumerate(cut)]
+            for c in range(self.width)
+        ]
+
+    def begin_row(self, from_condition: Tensor | None) -> None:
+        """Go to the next row: fold in what the row just drawn gives to it, and the condition (L, B, W, 4h)."""
+        flat = (self.layers, self.batch * self.width)
+        windows = self.states.unfold(2, 3 * self.h, self.h).reshape(*flat, 3 * self.h)
+        torch.baddbmm(self.bias_above, windows, self.weight_above, out=self.above.view(*flat, GATES * self.h))
+        if from_condition is not None:
+            self.above += from_condition[..., self.order]
+
+    def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
+        """Take a colour's maps of the first layer (B, maps); return what the last layer gives, of the same shape."""
+        for views in self._views[column][colour]:
+            x_own, x_seen, w_beside, above, gates, sigmoids, tanhs, o, f, i, c, h, y_own, y_seen, b_up, w_up = views
+            x_own.copy_(maps)
+            torch.addmm(above, x_seen, w_beside, out=gates)
+            lstm_step(sigmoids, tanhs, o=o, f=f, i=i, c=c, h=h)
+            y_own.copy_(h)
+            up = torch.addmm(b_up, y_seen, w_up)
+            maps = maps + up if self.residual else up
+        return maps

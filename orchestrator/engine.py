@@ -57,6 +57,7 @@ from orchestrator.store import RunStore, clear_parts
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 PROGRESS_EVERY_S = 10.0
 CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
+LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 GIVE_UP_ON_CAPACITY_S = 6 * 3600.0  # while recovering; nothing is billed meanwhile
 SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
 
@@ -260,8 +261,14 @@ class Engine:
         """
         if not self.state().requests:
             return
-        for instance in self.reaper.adopt_lost_requests():
-            self._adopt(instance)
+        with self._waiting():
+            while True:
+                for instance in self.reaper.adopt_lost_requests():
+                    self._adopt(instance)
+                unanswered = self.state().unanswered_requests()
+                if all(self.clock.now() - request.at > LISTED_WITHIN_S for request in unanswered):
+                    break  # none is left, or EC2 would list its instance by now
+                self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.look(force=True)
 
     def _adopt(self, instance: Instance) -> None:

@@ -32,6 +32,7 @@ from orchestrator.errors import CapacityError, CloudError, CommandError, Unreach
 
 EPOCH = 1_790_000_000.0
 BOOT_S = 20.0
+LISTED_AFTER_S = 3.0  # EC2 is eventually consistent: a describe right after a launch may not know of it
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 PRICES = {"us-east-1a": 0.40, "us-east-1b": 0.30, "us-east-1c": 0.35}
 
@@ -166,7 +167,9 @@ class MemoryCloud:
         return Machine(instance, ready_at=now + BOOT_S)
 
     def instances(self, run: str | None = None) -> list[Instance]:
-        ours = [m for m in self.machines if m.instance.tags.get(MANAGED_TAG) == "true"]
+        now = self.clock.now()
+        listed = [m for m in self.machines if now >= m.instance.launched_at + LISTED_AFTER_S]
+        ours = [m for m in listed if m.instance.tags.get(MANAGED_TAG) == "true"]
         return [self._now_of(m) for m in ours if run is None or m.instance.tags[RUN_TAG] == run]
 
     def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
@@ -201,7 +204,8 @@ class MemoryCloud:
 
     def alive(self) -> list[str]:
         """Return the ids of what is still billed."""
-        return [i.instance_id for i in self.instances() if i.state in ("pending", "running")]
+        now_of = map(self._now_of, self.machines)
+        return [i.instance_id for i in now_of if i.state in ("pending", "running")]
 
     def connect(self, instance: Instance, user: str, host_key: str) -> MemoryHost:
         """The engine's `Connect`."""
@@ -233,6 +237,7 @@ class MemoryHost:
 
     def send(self, job: Job, path: Path) -> None:
         self.check()
+        assert path.read_bytes() != b"damaged", "a damaged checkpoint was sent out"
         self.machine.sent[int(path.stem.split("-")[1])] = path.read_bytes()
 
     def start(self, job: Job, setup: Setup) -> None:

@@ -59,7 +59,9 @@ def test_orchestrator_imports_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "model").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_model_knows_nothing_of_clouds(path: Path) -> None:
     for name in imports(path):
-        assert name.split(".")[0] not in ("boto3", "botocore", "fabric", "orchestrator", "infra"), f"{path.name}: {name}"
+        assert name.split(".")[0] not in ("boto3", "botocore", "fabric", "orchestrator", "infra"), (
+            f"{path.name}: {name}"
+        )
 
 
 def test_config_needs_neither_torch_nor_numpy() -> None:

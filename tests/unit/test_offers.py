@@ -53,7 +53,15 @@ def test_a_price_that_cannot_be_is_refused(text: str) -> None:
 
 def test_every_figure_of_the_catalog_names_its_source() -> None:
     for known in catalog.all_types():
-        for field in ("gpu", "compute_capability", "fp32_tflops", "bandwidth_gb_s", "gpu_memory_gib", "vcpus", "on_demand_usd_h"):
+        for field in (
+            "gpu",
+            "compute_capability",
+            "fp32_tflops",
+            "bandwidth_gb_s",
+            "gpu_memory_gib",
+            "vcpus",
+            "on_demand_usd_h",
+        ):
             assert known.sources[field] in catalog.sources(), f"{known.name}.{field}"
         assert known.is_retired == (known.retired is not None)
         if known.is_retired:

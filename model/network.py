@@ -85,10 +85,10 @@ class PixelNetwork(nn.Module):
             ValueError: a condition is missing, is not expected, or is not of the network's size.
         """
         self.check_condition(x, condition)
-        return self.logits(self.features(self.first(x), condition))
+        return self.through(self.first(x), condition)
 
-    def features(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Go through the layers: (B, 2h, H, W) -> the first map of the head, before its ReLU (B, head, H, W)."""
+    def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        """Go from the first layer's map to the logits: (B, 2h, H, W) -> (B, K, C, H, W)."""
         outputs = []
         for block in self.blocks:
             y, h = block(y, condition)  # (B, 2h, H, W), (B, h, H, W)
@@ -96,15 +96,18 @@ class PixelNetwork(nn.Module):
         y = self.head(F.relu(y))  # (B, head, H, W)
         for skip, h in zip(self.skips, outputs):  # noqa: B905 - no skips: none are taken
             y = y + skip(h)
-        return y
+        return self.as_logits(self.last(F.relu(y)))
 
-    def logits(self, y: Tensor) -> Tensor:
-        """Turn the first map of the head into logits: (B, head, H, W) -> (B, K, C, H, W)."""
-        y = self.last(F.relu(y))  # (B, C*K, H, W): the maps of a colour lie together, as its mask has them
+    def as_logits(self, y: Tensor) -> Tensor:
+        """Arrange the last layer's maps, (B, C*K, H, W), those of a colour together as its mask has them, as logits.
+
+        Returns:
+            (B, K, C, H, W). Of two levels the last layer gives one map a colour, which becomes the second's logit.
+        """
         if self.levels == 2:
-            return torch.stack([torch.zeros_like(y), y], dim=1)  # (B, 2, C, H, W)
+            return torch.stack([torch.zeros_like(y), y], dim=1)
         B, _, H, W = y.shape
-        return y.view(B, self.channels, self.levels, H, W).transpose(1, 2)
+        return y.reshape(B, self.channels, self.levels, H, W).transpose(1, 2)
 
     def check_condition(self, x: Tensor, condition: Tensor | None) -> None:
         """Refuse a condition that does not belong to the images.

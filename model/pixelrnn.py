@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from model.diagonal_bilstm import DiagonalBiLSTM
 from model.layers import MaskedConv2d
 from model.network import PixelNetwork
 from model.row_lstm import RowLSTM
+from model.row_wavefront import row_layers
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]
@@ -79,7 +81,7 @@ class PixelRNN(PixelNetwork):
             skip=skip,
             condition=condition,
         )
-        self.recurrence, self.implementation = recurrence, implementation
+        self.recurrence, self.implementation, self.residual = recurrence, implementation, residual
 
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
@@ -89,3 +91,50 @@ class PixelRNN(PixelNetwork):
         wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
         wider_condition = F.pad(condition, (0, 1)) if condition is not None else None
         return super().predict(wider, wider_condition)[..., :-1]
+
+    def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        """Go from the first layer's map to the logits: (B, 2h, H, W) -> (B, K, C, H, W)."""
+        if self.implementation == "reference":
+            return super().through(y, condition)
+        if self.recurrence == "row-lstm":
+            return self._row_layers(y, condition)
+        return super().through(y, condition)
+
+    def _row_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        lstms = [cast("RowLSTM", block.lstm) for block in self.blocks]
+        weights = torch.stack([row_weights(lstm) for lstm in lstms])  # (L, 4h, K)
+        h0, c0 = (torch.stack([getattr(lstm, name) for lstm in lstms]) for name in ("h0", "c0"))  # (L, h)
+        ups = torch.stack([with_bias(block.up) for block in self.blocks])  # (L, 2h, h+1)
+        where = None if condition is None else condition.permute(2, 1, 3, 0)  # (H, c, W, B)
+        x, states = row_layers(y.permute(2, 1, 3, 0), where, weights, ups, h0=h0, c0=c0, residual=self.residual)
+        x, states = x.flatten(2), states.flatten(2)  # (H, 2h, W*B), (H, L*h, W*B)
+        out = matrix(self.head) @ F.relu(x)  # (H, head, W*B)
+        if len(self.skips):
+            out = out + torch.cat([matrix(skip) for skip in self.skips], dim=1) @ states
+        out = matrix(self.last) @ F.relu(out + bias(self.head)) + bias(self.last)  # (H, C*K, W*B)
+        B, _, H, W = y.shape
+        return self.as_logits(out.view(H, -1, W, B).permute(3, 1, 0, 2))
+
+
+def row_weights(lstm: RowLSTM) -> Tensor:
+    """Lay out a Row LSTM's weights as `row_layers` takes them, (4h, 4h + c + 3h + 1)."""
+    taps = lstm.input_to_state.masked_weight()  # (4h, 2h, 1, 3)
+    parts = [taps[:, :, 0, 0], taps[:, :, 0, 1]]  # left, centre
+    if lstm.condition is not None:
+        parts.append(lstm.condition.weight[:, :, 0, 0])
+    return torch.cat([*parts, *lstm.state_to_state.weight.unbind(2), bias(lstm.input_to_state)], dim=1)
+
+
+def matrix(conv: MaskedConv2d) -> Tensor:
+    """Return a 1x1 convolution's masked weight as a matrix (out, in)."""
+    return conv.masked_weight()[:, :, 0, 0]
+
+
+def bias(conv: MaskedConv2d) -> Tensor:
+    """Return a convolution's bias as a column (out, 1)."""
+    return cast("Tensor", conv.bias)[:, None]
+
+
+def with_bias(conv: MaskedConv2d) -> Tensor:
+    """Return a 1x1 convolution's masked weight with the bias as its last column, (out, in + 1)."""
+    return torch.cat([matrix(conv), bias(conv)], dim=1)

@@ -1,0 +1,199 @@
+"""All Row LSTM layers of a network at once: a wavefront that goes down the rows, each layer one row behind the last.
+
+Layer l needs row r of layer l-1 and its own row r-1. So at time t all layers can compute, layer l its row t-l, in one
+batched product of matrices: H+L-1 steps instead of H*L. With three layers (the number is the time)::
+
+              layer 0   layer 1   layer 2
+    row 0        0         1         2
+    row 1        1         2         3
+    row 2        2         3         4
+
+Everything that a row of gates is made of lies in one matrix, maps by cells, the cells of a row in the order (column,
+image), so that a shift by one column is one by B places::
+
+    A  =  x of the left pixel   2h         gates  =  weights @ A
+          x                     2h
+          condition             c          (absent if there is none)
+          h above left          h
+          h above               h
+          h above right         h
+          1                     1          (its weight is the bias)
+
+The four gates take one sigmoid: tanh(x) = 2 sigmoid(2x) - 1, and the 2 is in the weights of g. The memory is kept as
+c/2, which saves a multiplication at each place where that formula is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.workspace import Workspace
+
+Grads = tuple[Tensor | None, ...]
+
+
+def row_layers(
+    x: Tensor, condition: Tensor | None, weights: Tensor, up: Tensor, *, h0: Tensor, c0: Tensor, residual: bool
+) -> tuple[Tensor, Tensor]:
+    """Run all layers.
+
+    Args:
+        x: input of the first layer (H, 2h, W, B).
+        condition: (H, c, W, B), or none.
+        weights: of the matrix A above, for each layer (L, 4h, 4h + c + 3h + 1), gates o, f, i, g.
+        up: the 1x1 convolution to 2h, its bias last, (L, 2h, h + 1).
+        h0: initial states (L, h).
+        c0: initial memories (L, h).
+        residual: whether each layer adds its input.
+
+    Returns:
+        Output of the last layer (H, 2h, W, B), and the states of all layers (H, L*h, W, B).
+    """
+    scale = weights.new_ones(4).index_fill(0, torch.tensor(3, device=weights.device), 2.0)  # of o, f, i, g
+    weights = weights * scale.repeat_interleave(h0.shape[1])[:, None]
+    y, states = cast("tuple[Tensor, Tensor]", _Wavefront.apply(x, condition, weights, up, h0, c0 / 2, residual))
+    return y.view_as(x), states.view(x.shape[0], -1, *x.shape[2:])
+
+
+class _Wavefront(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]  # noqa: PLR0917 - autograd passes them by position
+        ctx: Any,
+        x: Tensor,
+        condition: Tensor | None,
+        weights: Tensor,
+        up: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        residual: bool,
+    ) -> tuple[Tensor, Tensor]:
+        (H, m, W, B), (L, h) = x.shape, h0.shape
+        N, K, T = W * B, weights.shape[2], H + L - 1
+        c = K - 2 * m - 3 * h - 1
+        work = Workspace(("row", H, W, B, L, h, c), x)
+        A = work.zeros("A", T, L, K, N)  # border columns of the shifted maps are zero and stay so
+        S = work.zeros("S", T, L, 4 * h, N)  # the gates after their sigmoid
+        C = work.zeros("C", T + 1, L, h, N)  # the memories before each step
+        V = work.zeros("V", T, L, h, N)  # tanh of the memories after it
+        Z = work.zeros("Z", T, L, h + 1, N)  # the states, and a one for the bias of `up`
+        Y = work.zeros("Y", L, m, N)
+        minus_one = x.new_tensor(-1.0)
+        A[:, :, -1] = 1
+        Z[:, :, -1] = 1
+        xs = x.reshape(H, m, N)
+        A[:H, 0, m : 2 * m] = xs
+        A[:H, 0, :m, B:] = xs[..., :-B]
+        for layer in range(L):
+            _hand_down(A[layer, layer : layer + 1], h0[layer, :, None].expand(1, h, N), B)
+            C[layer, layer] = c0[layer, :, None]
+            if condition is not None:
+                A[layer : layer + H, layer, 2 * m : 2 * m + c] = condition.reshape(H, c, N)
+        out = x.new_empty(H, m, N)
+        for t in range(T):
+            a, b = max(0, t - H + 1), min(L, t + 1)  # layers at work
+            s, memory, state = S[t, a:b], C[t + 1, a:b], Z[t, a:b, :h]
+            torch.bmm(weights[a:b], A[t, a:b], out=s).sigmoid_()
+            o, f, i, g = s.split(h, dim=1)
+            torch.mul(f, C[t, a:b], out=memory).addcmul_(i, g).sub_(i, alpha=0.5)
+            v = torch.mul(memory, 4, out=V[t, a:b]).sigmoid_()
+            torch.add(minus_one, v, alpha=2, out=v)
+            torch.mul(o, v, out=state)
+            y = torch.bmm(up[a:b], Z[t, a:b], out=Y[: b - a])
+            if residual:
+                y += A[t, a:b, m : 2 * m]
+            if b == L:
+                out[t - L + 1] = y[-1]
+                y = y[:-1]
+            if len(y):
+                A[t + 1, a + 1 : a + 1 + len(y), m : 2 * m] = y
+                A[t + 1, a + 1 : a + 1 + len(y), :m, B:] = y[..., :-B]
+            below = max(a, t + 2 - H)  # the layers that have another row
+            if below < b and t + 1 < T:
+                _hand_down(A[t + 1, below:b], state[below - a :], B)
+        ctx.work, ctx.sizes, ctx.residual = work, (H, W, B, L, h, c), residual
+        ctx.save_for_backward(weights, up)
+        return out, _by_row(Z, H, h).contiguous()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_out: Tensor, d_states: Tensor) -> Grads:
+        weights, up = ctx.saved_tensors
+        H, W, B, L, h, c = ctx.sizes
+        m, N, K, T = 2 * h, W * B, weights.shape[2], H + L - 1
+        work = ctx.work
+        A, S, C, V, Z = (work.zeros(name) for name in "ASCVZ")
+        D = work.zeros("D", L, 4 * h, N)
+        dA = work.zeros("dA", L, K, N)
+        dH = work.zeros("dH", T, L, h, N)  # of the states
+        dX = work.zeros("dX", L + 1, m, N)  # of the inputs: what layer l+1 left here at the step before is of y of l
+        dX2, tmp = work.zeros("dX2", L, m, N), work.zeros("tmp", L, h, N)
+        dC = work.zeros("dC", L, h, N).zero_()
+        _by_row(dH, H, h).copy_(d_states)
+        d_weights, d_up = torch.zeros_like(weights), torch.zeros_like(up)
+        dx = weights.new_empty(H, m, N)
+        d_condition = weights.new_zeros(H, c, N) if c else None
+        dh0, dc0 = weights.new_zeros(L, h), weights.new_zeros(L, h)
+        down, back = up[:, :, :h].transpose(1, 2), weights.transpose(1, 2)
+        for t in reversed(range(T)):
+            a, b = max(0, t - H + 1), min(L, t + 1)
+            n = b - a
+            if b == L:
+                dX[L] = d_out[t - L + 1]
+            dy, dh, dc = dX[a + 1 : b + 1], dH[t, a:b], dC[a:b]
+            dh.baddbmm_(down[a:b], dy)
+            d_up[a:b].baddbmm_(dy, Z[t, a:b].transpose(1, 2))
+            v, d = V[t, a:b], D[:n]
+            o, f, i, g = S[t, a:b].split(h, dim=1)
+            do, df, di, dg = d.split(h, dim=1)
+            torch.mul(dh, v, out=do)
+            dv = torch.mul(dh, o, out=tmp[:n])
+            torch.ops.aten.tanh_backward.grad_input(dv, v, grad_input=dv)
+            dc.add_(dv, alpha=2)
+            torch.mul(dc, C[t, a:b], out=df)
+            torch.mul(dc, g, out=di).sub_(dc, alpha=0.5)
+            torch.mul(dc, i, out=dg)
+            dc.mul_(f)
+            torch.ops.aten.sigmoid_backward.grad_input(d, S[t, a:b], grad_input=d)
+            d_weights[a:b].baddbmm_(d, A[t, a:b].transpose(1, 2))
+            da = torch.bmm(back[a:b], d, out=dA[:n])
+            # What layer l leaves at place l is read at the next step by layer l-1, which is one place below.
+            dX[a:b] = torch.add(dy, da[:, m : 2 * m], out=dX2[:n]) if ctx.residual else da[:, m : 2 * m]
+            dX[a:b, :, :-B] += da[:, :m, B:]
+            if a == 0:
+                dx[t] = dX[0]
+            if d_condition is not None:
+                for layer in range(a, b):
+                    d_condition[t - layer] += da[layer - a, 2 * m : 2 * m + c]
+            k = 2 * m + c
+            if t < L:  # layer t is at its first row
+                first, dC_first = da[t - a], dC[t]
+                ones = first[k + h : k + 2 * h].sum(1) + first[k : k + h, B:].sum(1) + first[k + 2 * h : -1, :-B].sum(1)
+                dh0[t], dc0[t] = ones, dC_first.sum(1)
+                n -= 1
+            if n:
+                above = dH[t - 1, a : a + n]
+                above += da[:n, k + h : k + 2 * h]
+                above[..., :-B] += da[:n, k : k + h, B:]
+                above[..., B:] += da[:n, k + 2 * h : -1, :-B]
+        d_x = dx.view(H, m, W, B)
+        d_cond = d_condition.view(H, c, W, B) if d_condition is not None else None
+        return d_x, d_cond, d_weights, d_up, dh0, dc0, None
+
+
+def _hand_down(A: Tensor, state: Tensor, B: int) -> None:
+    """Write states (n, h, N) where the row below finds them: (n, K, N)."""
+    h = state.shape[1]
+    left, above, right = A[:, -1 - 3 * h : -1].split(h, dim=1)
+    left[..., B:] = state[..., :-B]
+    above.copy_(state)
+    right[..., :-B] = state[..., B:]
+
+
+def _by_row(skewed: Tensor, H: int, h: int) -> Tensor:
+    """See a buffer by time and layer, (T, L, h or more, N), as one by row and layer, (H, L, h, N)."""
+    time, layer, *rest = skewed.stride()
+    return skewed.as_strided((H, skewed.shape[1], h, skewed.shape[3]), (time, time + layer, *rest))

@@ -22,7 +22,7 @@ from torch import Tensor
 from model.config import TrainConfig
 from model.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no `ema`
 NAME = re.compile(r"checkpoint-(\d+)\.pt")
 TEMPORARY = ".checkpoint-"  # begins with a dot: nobody takes it for a checkpoint
 
@@ -38,6 +38,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     rng: dict[str, Any]  # torch's generators: "cpu", and "cuda" (a list) if a GPU was used
     progress: dict[str, Any]  # what the metrics and the choice of the best checkpoint go on from
+    ema: dict[str, Any] | None = None  # the running mean of the weights, which is what is evaluated, if there is one
 
     @property
     def train_config(self) -> TrainConfig:
@@ -103,7 +104,7 @@ def load(path: Path) -> Checkpoint:
             f"{path} has format {content['format']}, this version reads up to {FORMAT}; update pixel-orch"
         )
     payload = content.get("payload")
-    names = {field.name for field in fields(Checkpoint)}
+    names = {field.name for field in fields(Checkpoint)} - ({"ema"} if content["format"] == 1 else set())
     try:
         whole = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
     except TypeError:  # damage made a value of a type that no checkpoint has

@@ -71,6 +71,8 @@ class TrainConfig(BaseModel):
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
     learning_rate: float = Field(0.003, gt=0, le=10, description="learning rate, at its highest")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps")
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps over which the learning rate rises, at first")
+    ema: float = Field(0.998, ge=0, lt=1, description="decay of the mean of the weights that is evaluated; 0: none")
     weight_decay: float = Field(0.0, ge=0, le=10, description="weight decay, as the optimizer defines it")
     grad_clip: float = Field(1.0, ge=0, le=1e6, description="largest norm of the gradient of nats/dim; 0: no limit")
     hidden: int = Field(16, ge=1, le=4096, description="feature maps h inside a block; 2h between blocks")
@@ -84,6 +86,7 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints kept, beside the best one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs; auto: cuda if there is one")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; another number gives other last bits")
+    tensorboard: Literal["off", "on"] = Field("off", description="also write events for TensorBoard")
     samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
 

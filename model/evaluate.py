@@ -13,6 +13,7 @@ from model.checkpoint import load as load_checkpoint
 from model.data import load as load_data
 from model.data.dataset import Split
 from model.likelihood import evaluate
+from model.paper import TABLES
 from model.state import network_of
 from model.train import make_repeatable
 
@@ -37,12 +38,16 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
     score = evaluate(net, images)
     facts = {"checkpoint": str(path), "step": saved.step, "model": config.model, "dataset": config.dataset}
+    table = TABLES.get(config.dataset)
     if style == "json":
-        return json.dumps({**facts, "split": split, **asdict(score), "device": device_name(where)})
+        paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
+        return json.dumps({**facts, "split": split, **asdict(score), "device": device_name(where), "paper": paper})
     rows = {
         **facts,
         "split": f"{split}, {score.images:,} images",
         "nats/image": f"{score.nats:.2f} +- {score.nats_se:.2f}",
         "bits/dim": f"{score.bits_per_dim:.4f} +- {score.bits_per_dim_se:.4f}",
     }
-    return "\n".join(f"{name:<11} {value}" for name, value in rows.items()) + "\n(+- is one standard error of the mean)"
+    lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    lines.append("(+- is one standard error of the mean)")
+    return "\n".join([*lines, *(["", str(table)] if table else [])])

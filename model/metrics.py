@@ -8,12 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from model.board import Board
+
 
 class Metrics:
-    """Appends lines to `metrics.jsonl`, each flushed at once."""
+    """Appends lines to `metrics.jsonl`, each flushed at once.
 
-    def __init__(self, folder: Path, *, began_s: float) -> None:
-        self._began_s = began_s  # time.monotonic() when this process began
+    Args:
+        folder: of the training.
+        began_s: `time.monotonic()` when this process began.
+        board: gets the figures too.
+    """
+
+    def __init__(self, folder: Path, *, began_s: float, board: Board | None = None) -> None:
+        self._began_s, self._board = began_s, board
         path = folder / "metrics.jsonl"
         torn = path.exists() and not _ends_a_line(path)
         self._file = path.open("a", encoding="utf-8")
@@ -25,10 +33,14 @@ class Metrics:
         self._write(
             step=step, epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s, **self._when()
         )
+        if self._board is not None:
+            self._board.scalars("train", step, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s)
 
     def evaluation(self, step: int, *, epoch: float, nats: float, bits_per_dim: float) -> None:
         """Report a validation: mean nats per image of the validation split."""
         self._write(step=step, split="valid", epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, **self._when())
+        if self._board is not None:
+            self._board.scalars("valid", step, nats=nats, bits_per_dim=bits_per_dim)
 
     def event(self, event: str, **values: Any) -> None:
         """Remark on something: `start` or `end`."""
@@ -48,6 +60,8 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.net = build(config).to(device)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
         self.images = torch.from_numpy(data.train).to(device)  # (N, C, H, W) uint8: the whole set, it is small
         self.step = 0
@@ -32,6 +34,11 @@ class Training:
         self._window_sum = torch.zeros((), dtype=torch.float64, device=device)  # nats of the steps since the last log
         self._window_steps = 0
         self._norms = torch.zeros((), device=device)  # not finite as soon as one gradient since the last check was not
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network to evaluate and to draw from: the running mean of the weights if there is one."""
+        return self.net if self.ema is None else self.ema
 
     @property
     def epoch(self) -> float:
@@ -51,10 +58,21 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.grad_clip or math.inf)
         self.optimizer.step()
         self.step += 1
+        if self.ema is not None:
+            self._average(self.ema)
         self.position += config.batch_size
         self._window_sum += nats.detach().double()
         self._window_steps += 1
         self._norms += norm.detach()
+
+    def _average(self, ema: nn.Module) -> None:
+        """Move the mean a little towards the weights; further at first, when the mean is of few steps."""
+        share = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
+        mean: list[Tensor] = list(ema.parameters())
+        now: list[Tensor] = list(self.net.parameters())
+        with torch.no_grad():
+            torch._foreach_mul_(mean, 1 - share)
+            torch._foreach_add_(mean, now, alpha=share)
 
     def mean_nats(self) -> float:
         """Mean nats per image over the steps since the last multiple of `log_every`. A GPU is waited for here.
@@ -101,6 +119,7 @@ class Training:
             position=self.position,
             config=self.config.model_dump(),
             model=self.net.state_dict(),
+            ema=None if self.ema is None else self.ema.state_dict(),
             optimizer=self.optimizer.state_dict(),
             rng=rng,
             progress={
@@ -125,7 +144,9 @@ class Training:
                     f"checkpoint-{saved.step}.pt is of another network: {name} is {there} there and {here} here; "
                     f"give {name}={there}, or another folder to begin anew"
                 )
-        _load_weights(self.net, saved)
+        _load_weights(self.net, saved, saved.model)
+        if self.ema is not None:  # switched on for this run: it begins at the weights
+            _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)
         self.optimizer.load_state_dict(saved.optimizer)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.weight_decay  # the settings of this run hold, not the checkpoint's
@@ -140,21 +161,25 @@ class Training:
 
 
 def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
-    """Build the network of a checkpoint, with its weights, ready to be asked.
+    """Build the network of a checkpoint, with the mean of its weights if it has one, ready to be asked.
 
     Raises:
         CheckpointError: it is of a network that this version does not have.
     """
     net = build(saved.train_config).to(device)
-    _load_weights(net, saved)
+    _load_weights(net, saved, saved.model if saved.ema is None else saved.ema)
     return net.eval()
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Give the rate of the step after `step` steps: constant, or half a cosine from the full rate to nearly none."""
+    """Give the rate of the step after `step` steps: constant, or half a cosine from the full rate to nearly none.
+
+    Over the first `warmup_steps` it rises to that in equal steps.
+    """
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+        return rate
+    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
 
 
 def _optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
@@ -166,9 +191,9 @@ def _optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def _load_weights(net: nn.Module, saved: Checkpoint) -> None:
+def _load_weights(net: nn.Module, saved: Checkpoint, weights: dict[str, Any]) -> None:
     try:
-        net.load_state_dict(saved.model)
+        net.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(
             f"the weights of checkpoint-{saved.step}.pt are of another version's {saved.config.get('model')}; "

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from model import checkpoint as checkpoints
+from model.board import Board
 from model.build import device_name, pick_device
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
@@ -18,6 +19,7 @@ from model.data import Dataset, load
 from model.errors import SetupError, TrainingError
 from model.likelihood import bits_per_dim, evaluate
 from model.metrics import Metrics
+from model.progress import Progress
 from model.sample import draw
 from model.state import Training
 from model.stop import StopFlag, Stopped
@@ -50,8 +52,10 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     saved, refused = checkpoints.newest(out)
     if saved is not None:
         run.restore(saved)
+    board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" else None
     _tell_start(run, saved, refused)
-    with Metrics(out, began_s=began_s) as metrics:
+    progress = Progress(config.steps, first=run.step)
+    with Metrics(out, began_s=began_s, board=board) as metrics:
         metrics.event(
             "start",
             device=device.type,
@@ -65,25 +69,38 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
             refused=[{"name": name, "reason": reason} for name, reason in refused],
         )
         try:
-            reason = _loop(run, data, out, stop, metrics, spare=[name for name, _ in refused])
+            reason = _loop(
+                run, data, out, stop, metrics=metrics, progress=progress, spare=[name for name, _ in refused]
+            )
         except torch.cuda.OutOfMemoryError:
             raise TrainingError(
                 f"the GPU's memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
                 f"layers={config.layers}; lower one of them"
             ) from None
+        finally:
+            progress.close()
         metrics.event("end", step=run.step, reason=reason)
     print(f"{reason} at step {run.step:,} of {config.steps:,}", flush=True)
     return 0 if reason == FINISHED else stop.exit_code
 
 
-def _loop(run: Training, data: Dataset, out: Path, stop: StopFlag, metrics: Metrics, *, spare: list[str]) -> str:
+def _loop(
+    run: Training,
+    data: Dataset,
+    out: Path,
+    stop: StopFlag,
+    *,
+    metrics: Metrics,
+    progress: Progress,
+    spare: list[str],
+) -> str:
     config = run.config
     kept_step = run.step  # what the newest checkpoint holds; there is nothing to keep at step 0
     trained_s, trained_images, first = 0.0, 0, True
     while True:
         # Everything below up to the step is done once for a state, whether this process reached it or resumed in it.
         last = run.step >= config.steps
-        validated = (last or run.step % config.validate_every == 0) and _validate(run, data, stop, metrics)
+        validated = (last or run.step % config.validate_every == 0) and _validate(run, data, stop, metrics, progress)
         asked = bool(stop)  # read once: a stop that comes later than this is for the next round, which keeps its step
         due = last or asked or run.step % config.checkpoint_every == 0
         if validated or (due and run.step != kept_step):
@@ -100,7 +117,7 @@ def _loop(run: Training, data: Dataset, out: Path, stop: StopFlag, metrics: Metr
         if first or run.step % config.log_every == 0:
             nats = run.mean_nats()  # waits for a GPU
             trained_s += time.monotonic() - began_s
-            _tell_step(run, nats, trained_images / trained_s, metrics)
+            _tell_step(run, nats, trained_images / trained_s, metrics, progress)
             trained_s, trained_images, first = 0.0, 0, False
         else:
             trained_s += time.monotonic() - began_s
@@ -109,18 +126,18 @@ def _loop(run: Training, data: Dataset, out: Path, stop: StopFlag, metrics: Metr
     return FINISHED if _sample(run, out, stop) else STOPPED
 
 
-def _validate(run: Training, data: Dataset, stop: StopFlag, metrics: Metrics) -> bool:
+def _validate(run: Training, data: Dataset, stop: StopFlag, metrics: Metrics, progress: Progress) -> bool:
     """Validate this step, unless it has been; True if it was done now."""
     if run.step == 0 or (run.valid is not None and run.valid[0] == run.step):
         return False
     run.check()
     try:
-        score = evaluate(run.net, torch.from_numpy(data.valid).to(run.device), before_batch=stop.check)
+        score = evaluate(run.judged, torch.from_numpy(data.valid).to(run.device), before_batch=stop.check)
     except Stopped:
         return False
     run.note_validation(score.nats)
     metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
-    print(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}", flush=True)
+    progress.say(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}")
     return True
 
 
@@ -146,7 +163,7 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
 
     try:
         levels = draw(
-            run.net,
+            run.judged,
             config.data,
             count=config.samples,
             seed=config.seed,
@@ -195,10 +212,7 @@ def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str
     print(f"goes on from checkpoint-{saved.step}.pt at step {run.step:,} of {run.config.steps:,}", flush=True)
 
 
-def _tell_step(run: Training, nats: float, images_per_s: float, metrics: Metrics) -> None:
+def _tell_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
     bits = bits_per_dim(nats, run.config.data.dims)
     metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)
-    print(
-        f"step {run.step}/{run.config.steps}  nats {nats:.2f}  bits/dim {bits:.3f}  {images_per_s:,.0f} images/s",
-        flush=True,
-    )
+    progress.step(run.step, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.errors import CheckpointError, SetupError, TrainingError
-from model.state import Training, learning_rate
+from model.progress import Progress
+from model.state import Training, learning_rate, network_of
 from model.stop import StopFlag
 from model.train import train
 
@@ -59,7 +62,7 @@ def run(config: TrainConfig, out: Path, stop: StopFlag | None = None) -> int:
 def state(path: Path) -> str:
     """Digest of all that a checkpoint holds, but for the settings that say how often to write one."""
     saved = load(path)
-    return digest([saved.step, saved.position, saved.model, saved.optimizer, saved.rng, saved.progress])
+    return digest([saved.step, saved.position, saved.model, saved.ema, saved.optimizer, saved.rng, saved.progress])
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -220,6 +223,7 @@ def test_both_optimizers_learn_and_resume(optimizer: str) -> None:
         three.advance()
     assert digest(one.checkpoint().model) == digest(three.checkpoint().model)
     assert digest(one.checkpoint().optimizer) == digest(three.checkpoint().optimizer)
+    assert digest(one.checkpoint().ema) == digest(three.checkpoint().ema)
     assert one.mean_nats() < 181
 
 
@@ -229,3 +233,95 @@ def test_the_learning_rate_falls_over_half_a_cosine_or_not_at_all() -> None:
     assert learning_rate(config, 50) == pytest.approx(0.25)
     assert 0 < learning_rate(config, 99) < 0.001
     assert learning_rate(config.model_copy(update={"schedule": "constant"}), 99) == 0.5
+
+
+def test_warming_up_the_rate_rises_in_equal_steps() -> None:
+    config = TrainConfig(steps=100, learning_rate=0.5, warmup_steps=10, schedule="constant")
+    assert [learning_rate(config, step) for step in (0, 4, 9, 10, 50)] == pytest.approx([0.05, 0.25, 0.5, 0.5, 0.5])
+    cosine = config.model_copy(update={"schedule": "cosine"})
+    assert learning_rate(cosine, 4) < learning_rate(cosine, 9) > learning_rate(cosine, 50)
+
+
+def test_what_is_evaluated_and_drawn_from_is_the_running_mean_of_the_weights(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"ema": 0.5})
+    training = Training(config, load_data("digits"), torch.device("cpu"))
+    mean = [weight.detach().clone() for weight in training.net.parameters()]
+    for step in range(1, 6):
+        training.advance()
+        keep = min(0.5, (1 + step) / (10 + step))
+        mean = [keep * old + (1 - keep) * new for old, new in zip(mean, training.net.parameters(), strict=True)]
+    for got, wanted in zip(training.judged.parameters(), mean, strict=True):
+        torch.testing.assert_close(got, wanted)
+    saved = training.checkpoint()
+    asked = network_of(saved, torch.device("cpu"))
+    levels = training.images[:5]
+    assert torch.equal(asked(levels), training.judged(levels))
+    assert not torch.equal(asked(levels), training.net(levels))
+    without = Training(config.model_copy(update={"ema": 0.0}), load_data("digits"), torch.device("cpu"))
+    without.restore(saved)
+    assert without.judged is without.net
+
+
+def test_masks_hold_in_the_running_mean_too() -> None:
+    config = SMALL.model_copy(update={"weight_decay": 0.1})
+    training = Training(config, load_data("digits"), torch.device("cpu"))
+    for _ in range(3):
+        training.advance()
+    levels = training.images[:2].clone()
+    before = training.judged(levels)
+    levels[:, :, 4:] = 0  # rows 4 and on are the future of row 4's first pixel and of all before it
+    after = training.judged(levels)
+    assert torch.equal(before[:, :, :, :4], after[:, :, :, :4])
+    assert torch.equal(before[:, :, :, 4, 0], after[:, :, :, 4, 0])
+
+
+def test_without_a_mean_it_trains_and_resumes(tmp_path: Path) -> None:
+    plain = SMALL.model_copy(update={"ema": 0.0, "samples": 0})
+    assert run(plain.model_copy(update={"steps": 8}), tmp_path) == 0
+    assert load(path_of(tmp_path, 8)).ema is None
+    assert run(plain, tmp_path) == 0  # 8 of another number of steps: the rate is another, but it goes on
+    assert run(plain.model_copy(update={"ema": 0.9, "steps": 13}), tmp_path) == 0
+    assert load(path_of(tmp_path, 13)).ema is not None
+
+
+def test_tensorboard_gets_what_the_metrics_get(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    assert run(SMALL.model_copy(update={"tensorboard": "on", "samples": 0}), tmp_path) == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    valid = {event.step: event.value for event in events.Scalars("nats/valid")}
+    assert valid == pytest.approx({step: value for (step, split), value in nats(tmp_path).items() if split == "valid"})
+    assert [event.step for event in events.Scalars("images_per_s/train")] == [1, 3, 6, 9, 12]
+
+
+def test_without_tensorboard_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(SetupError, match=r"tensorboard=on needs the extra: pip install 'pixel-orch\[tensorboard\]'"):
+        run(SMALL.model_copy(update={"tensorboard": "on"}), tmp_path)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_line_that_moves_and_a_pipe_gets_lines() -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        progress = Progress(100, first=0, stream=stream)
+        progress.step(50, nats=90.0, bits_per_dim=2.0, images_per_s=1234.5)
+        progress.say("step 50  validation")
+        progress.step(100, nats=80.0, bits_per_dim=1.8, images_per_s=1234.5)
+        progress.close()
+    assert pipe.getvalue().splitlines() == [
+        "step 50/100  nats 90.00  bits/dim 2.000  1,234 images/s",
+        "step 50  validation",
+        "step 100/100  nats 80.00  bits/dim 1.800  1,234 images/s",
+    ]
+    assert "[############............] 50/100  nats 90.00" in terminal.getvalue()
+    assert "\r\x1b[Kstep 50  validation\n[########################] 100/100" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")

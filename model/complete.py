@@ -1,0 +1,147 @@
+"""Filling what is hidden of an image (the paper's figure 1): `python -m model complete`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model import picture
+from model.build import pick_device
+from model.checkpoint import load as load_checkpoint
+from model.config import DatasetFacts, DatasetName
+from model.data import load as load_data
+from model.errors import SetupError
+from model.sampling import Engine, fill, uniforms
+from model.state import network_of
+from model.train import make_repeatable
+
+OF_DATA = re.compile(r"(train|valid|test):(\d{1,9})")
+BOX = re.compile(r"box:(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})")
+COLUMNS = 10  # images side by side, at most
+
+
+def complete(
+    path: Path,
+    image: str,
+    occlude: str,
+    out: Path,
+    *,
+    count: int,
+    seed: int,
+    temperature: float,
+    device: str = "auto",
+    engine: Engine = "auto",
+) -> str:
+    """Draw what is hidden of an image several times, and write one picture: original, occluded, completions.
+
+    What is given stays as it is. The network knows what comes before a pixel in raster order, so a draw is exact given
+    the pixels above it and to its left; of given pixels below it knows nothing. Hide the bottom for the paper's figure.
+
+    Args:
+        path: the checkpoint.
+        image: a PNG of the network's size, or `test:INDEX` (or train, valid) for an image of its data set.
+        occlude: `bottom`, `left`, `top`, `right` (that half is hidden) or `box:R,C,H,W`.
+        out: the PNG to write.
+        count: completions.
+        seed: of the noise; the same seed gives the same completions.
+        temperature: divides the logits.
+        device: "auto", "cpu" or "cuda".
+        engine: which sampler; they agree.
+
+    Returns:
+        A line that says what was done.
+
+    Raises:
+        SetupError: the checkpoint, the image, the box or the device is not to be had.
+    """
+    saved = load_checkpoint(path)
+    config = saved.train_config
+    facts = config.data
+    hidden = hidden_part(occlude, facts)
+    given = image_levels(image, config.dataset, facts)  # (C, H, W)
+    where = pick_device(device)
+    make_repeatable(1, where)
+    drawn = fill(
+        network_of(saved, where),
+        torch.from_numpy(given).expand(count, -1, -1, -1),
+        torch.from_numpy(hidden),
+        uniforms(facts, count=count, seed=seed),
+        temperature=temperature,
+        engine=engine,
+    )
+    canvas = picture.grid(tiles(given, hidden, drawn.numpy(), K=facts.levels), columns=min(COLUMNS, count + 2))
+    try:
+        picture.save(out, canvas)
+    except OSError as error:
+        raise SetupError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
+    return f"{count} completions of {image} ({int(hidden.sum())} pixels hidden) by step {saved.step:,} in {out}"
+
+
+def tiles(given: picture.Levels, hidden: NDArray[np.bool_], drawn: picture.Levels, *, K: int) -> picture.Pixels:
+    """Lay out original, occluded and completions as images to set side by side.
+
+    Args:
+        given: (C, H, W).
+        hidden: (H, W).
+        drawn: (N, C, H, W).
+        K: number of levels.
+
+    Returns:
+        (2 + N, H, W, 3).
+    """
+    original, shown = picture.bright(given[None], K=K), picture.bright(drawn, K=K)
+    nothing = np.zeros_like(hidden)
+    return np.concatenate(
+        [picture.covered(some, cover) for some, cover in ((original, nothing), (original, hidden), (shown, nothing))]
+    )
+
+
+def image_levels(text: str, dataset: DatasetName, facts: DatasetFacts) -> picture.Levels:
+    """Find the image that a word names, (C, H, W).
+
+    Raises:
+        SetupError: there is none, or it does not fit.
+    """
+    match = OF_DATA.fullmatch(text)
+    if match is None:
+        return picture.read(Path(text), facts)
+    split, index = match[1], int(match[2])
+    count = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
+    if index >= count:
+        raise SetupError(f"--image {text}: the {split} split of {dataset} has images 0 to {count - 1}")
+    levels: picture.Levels = load_data(dataset).split(split)[index]  # type: ignore[arg-type]  # the pattern says which
+    return levels
+
+
+def hidden_part(text: str, facts: DatasetFacts) -> NDArray[np.bool_]:
+    """Say which pixels a word hides, (H, W).
+
+    Raises:
+        SetupError: it is none of the words, or the box is not inside the image.
+    """
+    H, W = facts.height, facts.width
+    halves = {
+        "bottom": (H // 2, 0, H, W),
+        "top": (0, 0, H // 2, W),
+        "left": (0, 0, H, W // 2),
+        "right": (0, W // 2, H, W),
+    }
+    match = BOX.fullmatch(text)
+    if text in halves:
+        top, left, bottom, right = halves[text]
+    elif match:
+        top, left, height, width = (int(part) for part in match.groups())
+        bottom, right = top + height, left + width
+    else:
+        raise SetupError(
+            f"--occlude {text!r} is not bottom, left, top, right or box:R,C,H,W (row, column, height, width)"
+        )
+    if not (top < bottom <= H and left < right <= W):
+        raise SetupError(f"--occlude {text} is not inside {H} rows and {W} columns; rows and columns count from 0")
+    hidden = np.zeros((H, W), dtype=np.bool_)
+    hidden[top:bottom, left:right] = True
+    return hidden

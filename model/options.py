@@ -1,0 +1,169 @@
+"""The words of the trainer's command line. Nothing heavy is imported: `--help` and a stop must not wait for torch."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from typing import NoReturn
+
+from model.config import DATASETS, MODELS, TrainConfig
+
+ENGINES = ("auto", "native", "torch", "naive")
+WIDTH = 80  # columns of the help, at most
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+class Layout(argparse.RawDescriptionHelpFormatter):
+    """Help that is no wider than a terminal of 80 columns, with its examples as they were written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(WIDTH, shutil.get_terminal_size().columns) - 1, max_help_position=26)
+
+
+def parser(prog: str) -> OneLineParser:
+    """Build the parser; `prog` is what the caller calls this program."""
+    made = OneLineParser(
+        prog=prog,
+        description="Train PixelCNN and PixelRNN; score them, draw images from them.",
+        formatter_class=Layout,
+        allow_abbrev=False,
+    )
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _train(commands, prog)
+    _evaluate(commands, prog)
+    _sample(commands, prog)
+    _complete(commands, prog)
+    _figures(commands, prog)
+    return made
+
+
+Commands = argparse._SubParsersAction
+
+
+def _train(commands: Commands[OneLineParser], prog: str) -> None:
+    what = "train a network; goes on from the newest checkpoint in the folder"
+    train = _command(commands, "train", what, settings_help(prog))
+    train.add_argument("--config", metavar="FILE", help="JSON file of settings (default: $PIXEL_ORCH_CONFIG)")
+    train.add_argument("--model", choices=MODELS, help="network")
+    train.add_argument("--dataset", choices=tuple(DATASETS), help="data set")
+    train.add_argument("--steps", metavar="N", help="optimizer steps in all")
+    train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
+    train.add_argument("--out", metavar="DIR", help="where to write (default: $PIXEL_ORCH_OUT, else ./out)")
+
+
+def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
+    example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2400.pt -o json"
+    evaluate = _command(commands, "evaluate", "score a checkpoint: nats and bits/dim", example)
+    evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to score")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    evaluate.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    _device(evaluate)
+
+
+def _sample(commands: Commands[OneLineParser], prog: str) -> None:
+    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2400.pt --out samples.png --count 64"
+    sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
+    sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
+    sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
+    _drawing(sample, count=16, what="images")
+
+
+def _complete(commands: Commands[OneLineParser], prog: str) -> None:
+    example = (
+        f"example:\n  {prog} complete --checkpoint out/checkpoint-2400.pt \\\n"
+        "    --image test:3 --occlude bottom --out completed.png --count 8"
+    )
+    what = "draw what is hidden of an image, several times, into a PNG"
+    complete = _command(commands, "complete", what, example)
+    complete.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
+    complete.add_argument(
+        "--image", metavar="F", required=True, help="a PNG of the network's size, or test:INDEX of its data set"
+    )
+    complete.add_argument(
+        "--occlude", metavar="PART", required=True, help="what to hide: bottom, left, top, right or box:R,C,H,W"
+    )
+    complete.add_argument("--out", metavar="PNG", required=True, help="picture to write")
+    _drawing(complete, count=6, what="completions")
+
+
+def _figures(commands: Commands[OneLineParser], prog: str) -> None:
+    example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2400.pt --out figures"
+    what = "plot what a checkpoint predicts, draws and completes, and how it was trained"
+    figures = _command(commands, "figures", what, example)
+    figures.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to show")
+    figures.add_argument("--out", metavar="DIR", required=True, help="folder to write the pictures to")
+    figures.add_argument("--seed", metavar="N", type=seed, default=0, help="of the samples (default: 0)")
+    _device(figures)
+
+
+def _drawing(command: argparse.ArgumentParser, *, count: int, what: str) -> None:
+    command.add_argument("--count", metavar="N", type=number_of, default=count, help=f"{what} (default: {count})")
+    command.add_argument("--seed", metavar="N", type=seed, default=0, help="the same seed draws the same (default: 0)")
+    command.add_argument(
+        "--temperature", metavar="T", type=temperature, default=1.0, help="divides the logits (default: 1)"
+    )
+    command.add_argument("--engine", choices=ENGINES, default="auto", help="the sampler; all agree (default: auto)")
+    _device(command)
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+
+
+def _command(commands: Commands[OneLineParser], name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=epilog,
+        formatter_class=Layout,
+        allow_abbrev=False,
+    )
+
+
+def number_of(text: str) -> int:
+    """Read a number of images."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
+    return number
+
+
+def seed(text: str) -> int:
+    """Read a seed."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return number
+
+
+def temperature(text: str) -> float:
+    """Read a temperature."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 100:  # nan is not either
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 100")
+    return number
+
+
+def settings_help(prog: str) -> str:
+    """List the settings with their defaults, and an example."""
+    rows = []
+    for name, field in TrainConfig.model_fields.items():
+        if name not in ("model", "dataset", "steps"):
+            text = f"  {name:<20} {field.description} (default: {field.default})"
+            rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
+    example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"
+    return "\n".join(["settings for --set:", *rows, "", example])

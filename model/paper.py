@@ -1,0 +1,62 @@
+"""What the paper reports (van den Oord et al. 2016, arXiv 1601.06759, tables 4 to 6), to stand beside our figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a table of the paper."""
+
+    network: str
+    value: float  # in the table's unit
+    trained: float | None = None  # the same on the training images, where the paper gives it
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the paper reports on a data set."""
+
+    title: str
+    unit: str  # "nats/image" or "bits/dim"
+    results: tuple[Result, ...]
+
+    def __str__(self) -> str:
+        """Write it out, a line for each network, the best last."""
+        rows = [f"the paper on {self.title}, {self.unit}:"]
+        for result in self.results:
+            trained = f"  (train {result.trained:.2f})" if result.trained is not None else ""
+            rows.append(f"  {result.network:<24} {result.value:6.2f}{trained}")
+        return "\n".join(rows)
+
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        "mnist": Table(
+            "binarised MNIST, test",
+            "nats/image",
+            (
+                Result("PixelCNN", 81.30),
+                Result("Diagonal BiLSTM, 1 layer", 80.75),
+                Result("Row LSTM", 80.54),
+                Result("Diagonal BiLSTM, 7 layers", 79.20),
+            ),
+        ),
+        "cifar10": Table(
+            "CIFAR-10, test",
+            "bits/dim",
+            (
+                Result("uniform", 8.00),
+                Result("multivariate Gaussian", 4.70),
+                Result("PixelCNN", 3.14, 3.08),
+                Result("Row LSTM", 3.07, 3.00),
+                Result("Diagonal BiLSTM", 3.00, 2.93),
+            ),
+        ),
+        "imagenet32": Table("ImageNet 32x32, validation", "bits/dim", (Result("Row LSTM", 3.86, 3.83),)),
+        "imagenet64": Table("ImageNet 64x64, validation", "bits/dim", (Result("Row LSTM", 3.63, 3.57),)),
+    }
+)

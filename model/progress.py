@@ -1,0 +1,63 @@
+"""What a training says on stdout: one line that moves on a terminal, plain lines in a pipe or a file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+BAR = 24  # characters
+
+
+class Progress:
+    """Says where a training is.
+
+    Args:
+        steps: of the training in all.
+        first: the step that it goes on from.
+        stream: stdout if not given.
+    """
+
+    def __init__(self, steps: int, *, first: int, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.steps, self.first, self.began_s = steps, first, time.monotonic()
+        self.moves = self.stream.isatty()
+        self._drawn = False
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._clear()
+        print(text, file=self.stream, flush=True)
+
+    def step(self, step: int, *, nats: float, bits_per_dim: float, images_per_s: float) -> None:
+        """Tell the newest measurement: on a terminal the line before it is overwritten."""
+        figures = f"nats {nats:.2f}  bits/dim {bits_per_dim:.3f}  {images_per_s:,.0f} images/s"
+        if not self.moves:
+            print(f"step {step}/{self.steps}  {figures}", file=self.stream, flush=True)
+            return
+        full = round(BAR * step / self.steps)
+        line = f"[{'#' * full}{'.' * (BAR - full)}] {step}/{self.steps}  {figures}  {self._left(step)}"
+        self._clear()
+        self.stream.write(line[: shutil.get_terminal_size().columns - 1])
+        self.stream.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        """Leave the moving line as it is, and begin a new one."""
+        if self._drawn:
+            self.stream.write("\n")
+            self.stream.flush()
+            self._drawn = False
+
+    def _left(self, step: int) -> str:
+        """Guess the time to the end from the pace since the beginning of this process."""
+        if step <= self.first:
+            return ""
+        seconds = round((time.monotonic() - self.began_s) / (step - self.first) * (self.steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self.stream.write("\r\x1b[K")
+            self._drawn = False

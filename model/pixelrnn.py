@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.diagonal_bilstm import DiagonalBiLSTM
+from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
+from model.diagonal_scan import diagonal_layer
 from model.layers import MaskedConv2d
 from model.network import PixelNetwork
 from model.row_lstm import RowLSTM
@@ -98,7 +99,26 @@ class PixelRNN(PixelNetwork):
             return super().through(y, condition)
         if self.recurrence == "row-lstm":
             return self._row_layers(y, condition)
-        return super().through(y, condition)
+        return self._diagonal_layers(y, condition)
+
+    def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        x = y.permute(1, 2, 3, 0)  # (2h, H, W, B)
+        where = None if condition is None else condition.permute(1, 2, 3, 0)  # (c, H, W, B)
+        B, m, H, W = y.shape
+        states = []
+        for block in self.blocks:
+            sides = [block.lstm.left, block.lstm.right]
+            weights = torch.stack([diagonal_weights(side) for side in sides])  # (2, 4h, K)
+            h0, c0 = (torch.stack([getattr(side, name) for side in sides]) for name in ("h0", "c0"))  # (2, h)
+            h = diagonal_layer(x if where is None else torch.cat([x, where]), weights, h0, c0).flatten(1)  # (h, H*W*B)
+            up = bias(block.up) + (x.reshape(m, -1) if self.residual else 0)
+            x = torch.addmm(up.expand(m, h.shape[1]), matrix(block.up), h).view(m, H, W, B)
+            states.append(h)
+        out = matrix(self.head) @ F.relu(x.flatten(1))  # (head, H*W*B)
+        if len(self.skips):
+            out = out + torch.cat([matrix(skip) for skip in self.skips], dim=1) @ torch.cat(states)
+        out = matrix(self.last) @ F.relu(out + bias(self.head)) + bias(self.last)  # (C*K, H*W*B)
+        return self.as_logits(out.view(-1, H, W, B).permute(3, 0, 1, 2))
 
     def _row_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
         lstms = [cast("RowLSTM", block.lstm) for block in self.blocks]
@@ -120,6 +140,14 @@ def row_weights(lstm: RowLSTM) -> Tensor:
     """Lay out a Row LSTM's weights as `row_layers` takes them, (4h, 4h + c + 3h + 1)."""
     taps = lstm.input_to_state.masked_weight()  # (4h, 2h, 1, 3)
     parts = [taps[:, :, 0, 0], taps[:, :, 0, 1]]  # left, centre
+    if lstm.condition is not None:
+        parts.append(lstm.condition.weight[:, :, 0, 0])
+    return torch.cat([*parts, *lstm.state_to_state.weight.unbind(2), bias(lstm.input_to_state)], dim=1)
+
+
+def diagonal_weights(lstm: DiagonalLSTM) -> Tensor:
+    """Lay out the weights of one direction as `diagonal_layer` takes them, (4h, 2h + c + 2h + 1)."""
+    parts = [matrix(lstm.input_to_state)]
     if lstm.condition is not None:
         parts.append(lstm.condition.weight[:, :, 0, 0])
     return torch.cat([*parts, *lstm.state_to_state.weight.unbind(2), bias(lstm.input_to_state)], dim=1)

@@ -6,15 +6,17 @@ clear and map one by one, which on a CPU cost the Row LSTM a third of its time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor
 
-KEPT = (
-    4  # workspaces that are kept for reuse: those of a training and of a validation batch, and their last, smaller ones
-)
+KEPT_SHAPES = 4  # those of a training and of a validation batch, and their last, smaller ones
 
+T = TypeVar("T")
 _Key = tuple[object, ...]
-_free: list[tuple[_Key, dict[str, Tensor]]] = []  # newest last
+_free: dict[_Key, list[dict[str, Any]]] = {}  # the shape used last is at the end
 
 
 class Workspace:
@@ -32,19 +34,24 @@ class Workspace:
         self._key = (*key, like.dtype, like.device)
         self._keep = like.device.type == "cpu"
         self._like = like.new_empty(0)
-        self._buffers: dict[str, Tensor] = {}
-        for index in reversed(range(len(_free))):
-            if _free[index][0] == self._key:
-                self._buffers = _free.pop(index)[1]
-                break
+        free = _free.get(self._key)
+        self._things: dict[str, Any] = free.pop() if free else {}
 
     def zeros(self, name: str, *shape: int) -> Tensor:
         """Give the buffer of that name: zero when it is new, else as the last pass left it."""
-        if name not in self._buffers:
-            self._buffers[name] = torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
-        return self._buffers[name]
+        return self.once(name, lambda: torch.zeros(shape, dtype=self._like.dtype, device=self._like.device))
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Give the thing of that name, and make it if it is not there: views of the buffers, say."""
+        if name not in self._things:
+            self._things[name] = make()
+        return cast("T", self._things[name])
 
     def __del__(self) -> None:
-        if self._keep:
-            _free.append((self._key, self._buffers))
-            del _free[:-KEPT]
+        if not self._keep:
+            return
+        free = _free.pop(self._key, [])
+        free.append(self._things)
+        _free[self._key] = free
+        while len(_free) > KEPT_SHAPES:
+            del _free[next(iter(_free))]

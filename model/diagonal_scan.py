@@ -1,0 +1,190 @@
+"""A Diagonal BiLSTM layer without skewing: both directions at once, a diagonal at a time, valid cells only.
+
+On the skewed map half of the cells are padding. Here the cells of diagonal j, rows r0..r1, are taken from the map by
+their common stride, (r, j-r) for the left direction and (r, W-1-(j-r)) for the right one, and lie together::
+
+    W = 4, H = 3      left  0 1 2 3     right  3 2 1 0      the number is j: H+W-1 steps, of 1, 2, 3, 3, 2, 1 cells
+                            1 2 3 4            4 3 2 1
+                            2 3 4 5            5 4 3 2
+
+All that the gates of a diagonal are made of is one matrix for each direction, maps by cells, the cells in the order (row,
+image); so a shift by one row is one by B places::
+
+    A  =  x           2h        gates  =  weights @ A
+          condition    c        (absent if there is none)
+          h above      h
+          h left       h
+          1            1        (its weight is the bias)
+
+The gates take one sigmoid, and the memory is kept as c/2, as in `model.row_wavefront`.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.workspace import Workspace
+
+Grads = tuple[Tensor | None, ...]
+
+
+def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
+    """Run both directions, and add the right one's map, one row further down, to the left one's.
+
+    Args:
+        x: input and condition (2h + c, H, W, B).
+        weights: of the matrix A above, for each direction (2, 4h, 2h + c + 2h + 1), gates o, f, i, g.
+        h0: initial states (2, h).
+        c0: initial memories (2, h).
+
+    Returns:
+        States (h, H, W, B).
+    """
+    scale = weights.new_ones(4).index_fill(0, torch.tensor(3, device=weights.device), 2.0)  # of o, f, i, g
+    weights = weights * scale.repeat_interleave(h0.shape[1])[:, None]
+    return cast("Tensor", _Scan.apply(x, weights, h0, c0 / 2))
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:  # type: ignore[override]
+        F, H, W, B = x.shape
+        h = h0.shape[1]
+        work = Workspace(("diagonal", F, H, W, B, h), x)
+        steps = work.once("steps", lambda: _steps(work, F, H, W, B, h))
+        minus_one = x.new_tensor(-1.0)
+        work.zeros("X").copy_(x)
+        for step in steps[:H]:
+            step.first_h.copy_(h0[:, :, None])
+            step.first_c.copy_(c0[:, :, None])
+        for step in steps:
+            step.A_x[0].copy_(step.X[0])
+            step.A_x[1].copy_(step.X[1])
+            torch.bmm(weights, step.A, out=step.S).sigmoid_()
+            torch.mul(step.f, step.C, out=step.memory).addcmul_(step.i, step.g).sub_(step.i, alpha=0.5)
+            v = torch.mul(step.memory, 4, out=step.V).sigmoid_()
+            torch.add(minus_one, v, alpha=2, out=v)
+            torch.mul(step.o, v, out=step.state)
+            step.Y[0].copy_(step.states[0])
+            step.Y[1].copy_(step.states[1])
+            for to, of in step.hand_on:
+                to.copy_(of)
+        ctx.work = work
+        ctx.save_for_backward(weights)
+        left, right = work.zeros("Y")
+        y = left.clone()
+        y[:, 1:] += right[:, :-1]
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_y: Tensor) -> Grads:
+        (weights,), work = ctx.saved_tensors, ctx.work
+        steps = work.once("steps", list)
+        dY, dX = work.zeros("dY"), work.zeros("dX").zero_()
+        dY[0].copy_(d_y)
+        dY[1, :, :-1].copy_(d_y[:, 1:])  # its last row is zero and stays so
+        d_weights, back = torch.zeros_like(weights), weights.transpose(1, 2)
+        for step in reversed(steps):
+            step.d_states[0].copy_(step.dY[0])
+            step.d_states[1].copy_(step.dY[1])
+            for to, of in step.hand_back:
+                to.add_(of)
+            torch.mul(step.d_state, step.V, out=step.do)
+            dc = torch.mul(step.d_state, step.o, out=step.dc)
+            torch.ops.aten.tanh_backward.grad_input(dc, step.V, grad_input=dc)
+            dc.mul_(2)
+            for to, of in step.hand_back_c:
+                to.add_(of)
+            torch.mul(dc, step.C, out=step.df)
+            torch.mul(dc, step.g, out=step.di).sub_(dc, alpha=0.5)
+            torch.mul(dc, step.i, out=step.dg)
+            dc.mul_(step.f)
+            torch.ops.aten.sigmoid_backward.grad_input(step.D, step.S, grad_input=step.D)
+            d_weights.baddbmm_(step.D, step.At)
+            torch.bmm(back, step.D, out=step.dA)
+            step.dX[0].add_(step.dA_x[0])
+            step.dX[1].add_(step.dA_x[1])
+            for to, of in step.first:
+                to.copy_(of)
+        dh0, dc0 = work.zeros("first").sum(dim=(3, 4)).unbind(0)
+        return dX.clone(), d_weights, dh0, dc0
+
+
+def _steps(work: Workspace, F: int, H: int, W: int, B: int, h: int) -> list[SimpleNamespace]:
+    """Lay out the buffers and cut them into the views of each diagonal: making views costs as much as small steps."""
+    K, N = F + 2 * h + 1, H * W * B
+    wide = min(H, W) * B  # places of the longest diagonal
+    A, S = work.zeros("A", 2 * K * N), work.zeros("S", 8 * h * N)
+    C, V = work.zeros("C", 2 * h * N), work.zeros("V", 2 * h * N)
+    maps = {name: work.zeros(name, *shape, H, W, B) for name, shape in
+            (("X", (F,)), ("Y", (2, h)), ("dY", (2, h)), ("dX", (F,)))}  # fmt: skip
+    small = {name: work.zeros(name, 2 * rows * wide) for name, rows in
+             (("memory", h), ("state", h), ("d_state", h), ("dc0", h), ("dc1", h), ("D", 4 * h), ("dA", K))}  # fmt: skip
+    first = work.zeros("first", 2, 2, h, H, B)
+    steps: list[SimpleNamespace] = []
+    done = 0  # cells on the diagonals before
+    for j in range(H + W - 1):
+        r0, r1 = max(0, j - W + 1), min(j, H - 1)
+        cells = r1 - r0 + 1
+
+        def block(flat: Tensor, rows: int, *, at: int = done, n: int = cells) -> Tensor:
+            return flat.narrow(0, 2 * rows * at * B, 2 * rows * n * B).view(2, rows, n * B)
+
+        def temporary(name: str, rows: int, *, n: int = cells) -> Tensor:
+            return small[name][: 2 * rows * n * B].view(2, rows, n * B)
+
+        def diagonals(
+            left: Tensor, right: Tensor, *, j: int = j, r0: int = r0, n: int = cells
+        ) -> tuple[Tensor, Tensor]:
+            size, outer = (left.shape[0], n, B), H * W * B
+            return (
+                left.as_strided(size, (outer, (W - 1) * B, 1), left.storage_offset() + (r0 * W + j - r0) * B),
+                right.as_strided(size, (outer, (W + 1) * B, 1), right.storage_offset() + (r0 * W + W - 1 - j + r0) * B),
+            )
+
+        s = SimpleNamespace(r0=r0, r1=r1, A=block(A, K), S=block(S, 4 * h), C=block(C, h), V=block(V, h))
+        s.A[:, -1] = 1
+        s.o, s.f, s.i, s.g = s.S.split(h, dim=1)
+        s.At = s.A.transpose(1, 2)
+        s.memory, s.state, s.d_state = (temporary(name, h) for name in ("memory", "state", "d_state"))
+        s.dc, s.D, s.dA = temporary(f"dc{j % 2}", h), temporary("D", 4 * h), temporary("dA", K)
+        s.do, s.df, s.di, s.dg = s.D.split(h, dim=1)
+        s.X, s.dX = (diagonals(maps[name], maps[name]) for name in ("X", "dX"))
+        s.Y, s.dY = (diagonals(*maps[name]) for name in ("Y", "dY"))
+        s.A_x, s.dA_x = (tuple(part[:, :F].unflatten(2, (cells, B))) for part in (s.A, s.dA))
+        s.states, s.d_states = (tuple(part.unflatten(2, (cells, B))) for part in (s.state, s.d_state))
+        s.first, s.hand_on, s.hand_back, s.hand_back_c = (), (), (), ()
+        if j < H:  # the last cell is of the first column
+            s.first_h, s.first_c = s.A[:, F + h : F + 2 * h, -B:], s.C[:, :, -B:]
+            s.first = ((first[0, :, :, j], s.dA[:, F + h : F + 2 * h, -B:]), (first[1, :, :, j], s.dc[:, :, -B:]))
+        if steps:
+            _connect(steps[-1], s, F, h, B)
+        steps.append(s)
+        done += cells
+    return steps
+
+
+def _connect(s: SimpleNamespace, later: SimpleNamespace, F: int, h: int, B: int) -> None:
+    """Pair the cells of a diagonal with their neighbours to the right and below on the next one."""
+    count = min(s.r1, later.r1) - later.r0 + 1  # rows r that go on to the right, to (r, c+1)
+    of = slice((later.r0 - s.r0) * B, (later.r0 - s.r0 + count) * B)
+    top = max(later.r0, 1)  # the cell below that of row r is in row r+1: those of rows top..later.r1
+    above_of = slice((top - 1 - s.r0) * B, (later.r1 - s.r0) * B)
+    above_to = slice((top - later.r0) * B, (later.r1 - later.r0 + 1) * B)
+    above, left = (slice(F, F + h), slice(F + h, F + 2 * h))
+    s.hand_on = (
+        (later.A[:, left, : count * B], s.state[:, :, of]),
+        (later.A[:, above, above_to], s.state[:, :, above_of]),
+        (later.C[:, :, : count * B], s.memory[:, :, of]),
+    )
+    s.hand_back = (
+        (s.d_state[:, :, of], later.dA[:, left, : count * B]),
+        (s.d_state[:, :, above_of], later.dA[:, above, above_to]),
+    )
+    s.hand_back_c = ((s.dc[:, :, of], later.dc[:, :, : count * B]),)

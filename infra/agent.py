@@ -58,10 +58,11 @@ def read_json(path: str, default: Any) -> Any:
         return default
 
 
-def touch(path: str) -> None:
-    """Make the file, or make it new."""
-    with open(path, "w"):
-        pass
+def touch(path: str, text: str | None = None) -> None:
+    """Make the file, or make it new; with `text` that is its content."""
+    with open(path, "a" if text is None else "w") as file:
+        file.write(text or "")
+    os.utime(path)
 
 
 def sha256_of(path: str) -> str:
@@ -189,10 +190,13 @@ def whole_lines(path: str, offset: int) -> tuple[str, int]:
     return data[:end].decode(errors="surrogateescape"), offset + end  # the owner writes the same bytes again
 
 
-def status(root: str, metrics_offset: int, log_offset: int) -> dict[str, Any]:
-    """Return what the owner wants to know in one round trip. Asking is the owner's heartbeat."""
+def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -> dict[str, Any]:
+    """Return what the owner wants to know in one round trip.
+
+    Asking is the owner's heartbeat; `allow_s` says how long the budget lets us go on without another one.
+    """
     state = read_json(os.path.join(root, "agent", "state.json"), {})
-    touch(os.path.join(root, "agent", "owner"))
+    touch(os.path.join(root, "agent", "owner"), allow_s)
     found = outputs(root, state.get("started_at", 0.0))
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
     log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
@@ -401,6 +405,15 @@ class Watch:
         except OSError:
             return time.time() - self.started_at
 
+    def allowed_silence_s(self) -> float:
+        """Return how long the owner may be silent: the owner's time-out, and not longer than the budget surely buys."""
+        limit = float(self.job["owner_timeout_s"])
+        try:
+            with open(os.path.join(self.folder, "owner")) as file:
+                return min(limit, float(file.read()))
+        except (OSError, ValueError):
+            return limit
+
     def look_at_limits(self) -> None:
         """End the instance when its time is up or its owner is gone.
 
@@ -410,7 +423,7 @@ class Watch:
         why = ""
         if limit and time.time() - self.started_at > limit:
             why = "its time of %.0f s is up" % limit
-        elif self.owner_silence_s() > self.job["owner_timeout_s"]:
+        elif self.owner_silence_s() > self.allowed_silence_s():
             why = "its owner has been silent for %.0f s" % self.owner_silence_s()
         if not why or (self.state["notice"] and time.time() - self.booted_at < 3600):
             return
@@ -477,7 +490,7 @@ def main(argv: list[str]) -> int:
     elif verb == "start":
         answer = start(place, json.load(sys.stdin))
     elif verb == "status":
-        answer = status(place, int(rest[0]), int(rest[1]))
+        answer = status(place, int(rest[0]), int(rest[1]), *rest[2:3])
     elif verb == "stop":
         answer = stop(place)
     else:

@@ -13,8 +13,10 @@ from model.config import ConfigError, TrainConfig, config_from_settings
 from orchestrator import world
 from orchestrator.errors import SpecError
 from orchestrator.spec import (
+    Limits,
     RecoveryPolicy,
     RunSpec,
+    check_amount,
     check_env,
     check_instances,
     check_name,
@@ -40,7 +42,12 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "command": (str, list),
     "include": (str, list),
     "ami": str,
+    "budget": (int, float, str),
+    "max_duration": (int, float, str),
+    "idle_minutes_to_autostop": (int, float, str),
+    "retry_until_up": bool,
 }
+RETRY_UNTIL_UP_S = 24 * 3600.0
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
 
@@ -144,8 +151,61 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         include=include,
         env=check_env({**_file_env(file), **_pairs(args.env)}),
         ami=given("ami"),
-        recovery=world.EMBEDDED_POLICY if cloud == "local" else RecoveryPolicy(),
+        recovery=_policy(cloud, retry=bool(given("retry_until_up"))),
+        limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
     )
+
+
+def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> RunSpec:
+    """Return the spec of a run that goes on: the old one, with what may change taken from the flags.
+
+    Raises:
+        SpecError: a flag would make another run of it.
+    """
+    for key in ("file", "name", "cloud", *TRAINER_FLAGS, "set", "env", "workdir", "include", "ami"):
+        if getattr(args, key):
+            flag = "--" + key.replace("_", "-")
+            raise SpecError(f"{flag}: {old.run} goes on as it was; only where, when and for how much may change")
+    if command:
+        raise SpecError(f"--resume: {old.run} goes on with its own command; leave out what stands after --")
+    changes: dict[str, Any] = {}
+    if args.instance is not None:
+        changes["instances"] = check_instances(args.instance)
+    if args.spot or args.on_demand:
+        changes["market"] = _market(args, {})
+    if args.max_price is not None:
+        changes["max_price_usd_h"] = check_price(args.max_price)
+    if args.region:
+        changes["regions"] = world.regions_for(old.cloud, tuple(args.region))
+    new = _limits(args.budget, args.max_duration, args.idle_minutes_to_autostop)
+    given = {key: value for key, value in new.model_dump().items() if value is not None}
+    changes["limits"] = old.limits.model_copy(update=given)
+    changes["recovery"] = _policy(old.cloud, retry=args.retry_until_up)
+    if changes.get("market", old.market) == "on-demand":
+        changes["max_price_usd_h"] = None
+    return old.model_copy(update=changes)
+
+
+def _policy(cloud: str, *, retry: bool) -> RecoveryPolicy:
+    policy = world.EMBEDDED_POLICY if cloud == "local" else RecoveryPolicy()
+    return policy.model_copy(update={"first_capacity_wait_s": RETRY_UNTIL_UP_S}) if retry else policy
+
+
+def _limits(budget: Any, max_duration: Any, idle_minutes: Any) -> Limits:
+    return Limits(
+        budget_usd=None if budget is None else check_amount(budget, flag="--budget", example="5"),
+        max_duration_s=None if max_duration is None else _duration_s(str(max_duration)),
+        idle_s=None
+        if idle_minutes is None
+        else 60 * float(check_amount(idle_minutes, flag="--idle-minutes-to-autostop", example="30")),
+    )
+
+
+def _duration_s(text: str) -> float:
+    """Return the seconds of `90m`, `12h`, `2d` or a plain number."""
+    unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    number = text[:-1] if unit_s else text
+    return float(check_amount(number, flag="--max-duration", example="12h")) * (unit_s or 1)
 
 
 def _market(args: argparse.Namespace, file: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ EXAMPLES = {
     "status": "pixel-orch status my-run",
     "logs": "pixel-orch logs -f my-run",
     "attach": "pixel-orch attach my-run",
+    "stop": "pixel-orch stop my-run && pixel-orch launch --resume my-run -y",
     "pull": "pixel-orch pull my-run --out ./results",
     "ssh": "pixel-orch ssh my-run -- nvidia-smi",
     "down": "pixel-orch down 'digits-*' -y",
@@ -80,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     _output(sub)
     sub = add("ssh", "log in to a run's machine, or run a command there (after --)")
     sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub = add("stop", "save a checkpoint, bring it home, end the machine; launch --resume goes on")
+    sub.add_argument("run", metavar="RUN", help="a run's name")
+    _output(sub)
     sub = add("down", "end runs and their machines")
     sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
     sub.add_argument("-a", "--all", action="store_true", help="all runs")
@@ -137,10 +141,22 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     how.add_argument("-n", "--name", metavar="NAME", help="the run's name (default: made up)")
     how.add_argument("-f", "--file", metavar="FILE", help="YAML with these settings; flags win")
     how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
+    how.add_argument("-d", "--detach", action="store_true", help="go on in the background: status, logs -f, attach")
+    how.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
+    how.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, ended or failed")
     how.add_argument(
         "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
     )
     how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
+    how.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
+    how.add_argument("--max-duration", metavar="TIME", help="the same after so long: 90m, 12h, 2d, or seconds")
+    how.add_argument(
+        "-i",
+        "--idle-minutes-to-autostop",
+        metavar="MIN",
+        help="the same when the trainer has written nothing for so long",
+    )
+    how.add_argument("--faults", metavar="FILE", help="embedded cloud: API calls that fail (YAML; see infra/README.md)")
     how.add_argument(
         "--interrupt-after",
         metavar="S",
@@ -187,6 +203,7 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         "attach": launching.attach,
         "status": running.status,
         "logs": running.logs,
+        "stop": launching.stop,
         "pull": running.pull,
         "ssh": running.ssh,
         "down": running.down,

@@ -242,8 +242,12 @@ class Host(Protocol):
         """Start agent and trainer. Asked twice, it starts one."""
         ...
 
-    def look(self, job_root: str, cursor: Cursor) -> Look:
-        """Return what is new since `cursor`. It is also our heartbeat."""
+    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+        """Return what is new since `cursor`.
+
+        It is also our heartbeat: without another one within `allow_s` the instance ends itself, since that is all that
+        the budget surely buys.
+        """
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:

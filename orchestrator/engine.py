@@ -14,11 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from orchestrator import limits
 from orchestrator import offers as ranking
 from orchestrator.clock import Clock
 from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Output, Pool, Setup
 from orchestrator.errors import (
     AccessError,
+    BudgetError,
     CapacityError,
     CloudError,
     CommandError,
@@ -52,13 +54,13 @@ from orchestrator.events import (
 )
 from orchestrator.plan import Plan, user_data
 from orchestrator.reaper import Reaper
+from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 PROGRESS_EVERY_S = 10.0
 CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
-GIVE_UP_ON_CAPACITY_S = 6 * 3600.0  # while recovering; nothing is billed meanwhile
 SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
 
 Connect = Callable[[Instance, str, str], Host]
@@ -137,12 +139,14 @@ class Engine:
         self.watchers = watchers
         self.login_user = login_user
         self.refresh = refresh
+        self._is_finishing = False
+        self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
         self._events = store.events()
         self._state: RunState | None = None
+        self._limit_is_reached = False
         self._regions_opened: dict[str, str] = {}
-        self._setups: dict[str, Setup] = {}
         self.reaper = Reaper(
             run=self.spec.run,
             cloud=cloud,
@@ -157,7 +161,11 @@ class Engine:
 
     def emit(self, event: Event) -> None:
         """Write a fact down, then tell the watchers."""
-        self.store.append(event)
+        try:
+            self.store.append(event)
+        except OSError:  # the disk is full: that must not keep a machine from being ended
+            if not self._is_finishing:
+                raise
         self._events.append(event)
         self._state = None
         for watcher in self.watchers:
@@ -173,12 +181,13 @@ class Engine:
         if self.state().state != state:
             self.emit(StateChanged(at=self.clock.now(), state=state, reason=reason))
 
-    def request_stop(self, reason: str) -> None:
-        """Ask for a stop: checkpoint, pull, terminate.
+    def request_stop(self, reason: str, state: State = "CANCELLED") -> None:
+        """Ask for a stop: checkpoint, pull, terminate; the run ends in `state`.
 
         Safe in a signal handler; if we are merely waiting, it raises.
         """
-        self.stop_reason = self.stop_reason or reason
+        if not self.stop_reason:
+            self.stop_reason, self.stop_state = reason, state
         if self.interruptible:
             self.interruptible = False
             raise Cancelled(reason)
@@ -208,9 +217,11 @@ class Engine:
         try:
             self._reconcile()
             outcome = self._attempts()
-            state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else ("CANCELLED", outcome.reason)
+            state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop_state, outcome.reason)
         except Cancelled as error:
-            state, reason, failure = "CANCELLED", str(error), error
+            state, reason, failure = self.stop_state, str(error), error
+        except BudgetError as error:
+            state, reason, failure = "STOPPED", str(error), error
         except KeyboardInterrupt:
             state, reason, failure = "CANCELLED", "interrupted twice: ended at once", Cancelled("interrupted")
         except PixelOrchError as error:
@@ -221,7 +232,9 @@ class Engine:
         self._finish(state, reason)  # type: ignore[arg-type]  # the four assignments above are all of them final states
         if failure is not None:
             raise failure
-        if state == "CANCELLED":
+        if state == "STOPPED" and self._limit_is_reached:
+            raise BudgetError(reason)
+        if state in ("CANCELLED", "STOPPED"):
             raise Cancelled(reason)
         return self.state()
 
@@ -301,7 +314,8 @@ class Engine:
                 if attempt is not None:
                     return attempt
             tried_s = self.clock.now() - began_at
-            if number == 1 or tried_s + wait_s > GIVE_UP_ON_CAPACITY_S:
+            limit_s = self.policy.first_capacity_wait_s if number == 1 else self.policy.capacity_wait_s
+            if tried_s + wait_s > limit_s:
                 raise self._no_capacity(number, tried_s)
             self._sleep_watchfully(wait_s)
         raise AssertionError("the waits do not end")
@@ -315,6 +329,10 @@ class Engine:
 
     def _try(self, offer: Offer, number: int, turn: int) -> Attempt | None:
         """Ask one pool; None if it has no capacity."""
+        cap_usd_h = limits.price_cap_usd_h(self.spec, offer)
+        too_little = limits.too_little_to_begin(self.spec.limits, self.state().attempts, cap_usd_h, self.clock.now())
+        if too_little:
+            raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {self.spec.run} --budget MORE")
         private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
         authorized = self.store.key_path.with_suffix(".pub").read_text().strip()
         self._host_key_path(number).write_text(public)
@@ -501,14 +519,46 @@ class Engine:
                     return self._ended(ear, host, look)
                 if not look.agent_alive and look.trainer != "absent":
                     return Outcome("lost", "the agent on the instance is gone")
-            except UnreachableError as error:
+            except HostError as error:
                 silent_since = self._silent_since(attempt, silent_since or now)
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
                     return self._lost(ear, str(error), stop_asked_at is not None)
-            if stop_asked_at is not None and now - stop_asked_at > self.policy.stop_timeout_s:
+            self._keep_to_limits(ear)
+            if stop_asked_at is not None and (
+                now - stop_asked_at > self.policy.stop_timeout_s or self._is_over_budget(ear)
+            ):
                 return Outcome("stopped", self.stop_reason)
             hurry = ear.noticed or stop_asked_at is not None
             self.clock.sleep(min(self.policy.poll_s, 0.5) if hurry else self.policy.poll_s)
+
+    def _keep_to_limits(self, ear: _Ear) -> None:
+        """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""
+        if self.stop_reason or self.spec.limits == Limits():
+            return
+        self.reaper.note_prices(ear.attempt.number)
+        ahead_s = self.policy.stop_timeout_s / 3
+        reason = self._limit_at(ear, self.clock.now() + ahead_s)
+        if reason:
+            self._limit_is_reached = True
+            self.stop_reason, self.stop_state = reason, "STOPPED"
+
+    def _is_over_budget(self, ear: _Ear) -> bool:
+        """Return whether no second is left, whatever the trainer still wants to save."""
+        return self._limit_is_reached and "budget" in self._limit_at(ear, self.clock.now() + self.policy.poll_s)
+
+    def _limit_at(self, ear: _Ear, moment: float) -> str:
+        state = self.state()
+        return limits.reached(
+            self.spec.limits, state.attempts, led_since=state.led_since, heard_at=ear.heard_at, now=moment
+        )
+
+    def allow_s(self, attempt: Attempt) -> float | None:
+        """Return how long the instance may go on should it never hear from us again."""
+        offer = Offer(
+            Pool(attempt.instance_type, attempt.zone, attempt.region), attempt.market, attempt.price_usd_h, ""
+        )
+        cap_usd_h = limits.price_cap_usd_h(self.spec, offer)
+        return limits.surely_buys_s(self.spec.limits, self.state().attempts, cap_usd_h, self.clock.now())
 
     def _lost(self, ear: _Ear, problem: str, is_stopping: bool) -> Outcome:
         ear.note_progress(force=True)
@@ -582,6 +632,7 @@ class Engine:
 
     def _finish(self, state: State, reason: str) -> None:
         """End every instance, wait until they are gone, close the door; only then is the run over."""
+        self._is_finishing = True
         self._events, self._state = self.store.events(), None  # a signal may have come between writing and remembering
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self._regions_opened)
@@ -616,12 +667,15 @@ class _Ear:
         self.noticed = attempt.noticed_ends_at is not None
         self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
         self._noted_step = self.step
+        self.heard_at = engine.clock.now()
         self._have = {pulled.sha256 for pulled in engine.state().checkpoints.values()}
 
     def listen(self, host: Host) -> Look:
         """One look, and all that follows from it."""
         engine = self.engine
-        look = host.look(engine.job.root, self.cursor)
+        look = host.look(engine.job.root, self.cursor, engine.allow_s(self.attempt))
+        if look.metrics or look.log:
+            self.heard_at = engine.clock.now()
         self._append("metrics.jsonl", look.metrics)
         self._append("trainer.log", look.log)
         self.has_more = bool(look.metrics or look.log)

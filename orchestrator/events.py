@@ -288,6 +288,7 @@ class RunState:
     checkpoints: dict[int, CheckpointPulled] = field(default_factory=dict)  # by step
     refused: list[CheckpointRefused] = field(default_factory=list)
     step: int = 0
+    led_since: float = 0.0  # when it was launched, or resumed
 
     @property
     def is_final(self) -> bool:
@@ -329,6 +330,8 @@ def _apply(state: RunState, event: Event) -> None:
             state.run, state.cloud, state.created_at = event.run, event.cloud, event.at
         case StateChanged():
             state.state, state.reason = event.state, event.reason
+        case OwnerChanged() if event.verb in ("launch", "resume"):
+            state.led_since = event.at
         case LaunchRequested():
             state.requests.append(event)
         case LaunchFailed():

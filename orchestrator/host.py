@@ -133,9 +133,10 @@ class SshHost:
 
     # -- watching
 
-    def look(self, job_root: str, cursor: Cursor) -> Look:
+    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
         """One `agent.py status`."""
-        raw = self._agent(job_root, "status", job_root, str(cursor.metrics), str(cursor.log))
+        words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
+        raw = self._agent(job_root, "status", *words)
         trainer, notice = raw["trainer"], raw["notice"]
         return Look(
             trainer=trainer["state"],

@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,12 @@ from types import FrameType
 from typing import Any
 
 from orchestrator import catalog, offers, sync, world
-from orchestrator.asking import spec_from
+from orchestrator.asking import resumed, spec_from
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import Call, Cloud, Offer, Pool
 from orchestrator.engine import Cancelled, Engine, Watcher
 from orchestrator.errors import PixelOrchError, SpecError
-from orchestrator.events import RunCreated, RunState
+from orchestrator.events import Attempt, Event, RunCreated, RunState, StateChanged
 from orchestrator.plan import Plan, cost_ceiling
 from orchestrator.report import RunRow, build, run_row
 from orchestrator.spec import RunSpec
@@ -33,8 +35,10 @@ MOST_OFFERS_SHOWN = 12
 
 def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch launch`; return the exit code."""
-    spec = spec_from(args, command)
-    _check_interrupt_after(args, spec)
+    home = home_from_environment()
+    resumed_store = _resumable(home, args.resume) if args.resume else None
+    spec = resumed(args, command, resumed_store.spec()) if resumed_store else spec_from(args, command)
+    _check_embedded_options(args, spec)
     tree = world.tree_for(spec)
     if args.sync_dry_run:
         return _print_tree(tree, args.output)
@@ -43,28 +47,113 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         raise SpecError(
             "launch asks before it spends money, and here is no terminal to ask on; add -y to go on without"
         )
-    home = home_from_environment()
     if is_dry:
         with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
             return _print_plan(spec, home, Path(nowhere) if spec.is_embedded else home, tree, args.output)
     make_home(home)
-    if (home / "runs" / spec.run / "spec.json").exists():
+    if resumed_store is None and (home / "runs" / spec.run / "spec.json").exists():
         raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
-        plan = make_plan(spec, cloud, world.home_id(home))
+        born_at = resumed_store.state().created_at if resumed_store else None
+        plan = make_plan(spec, cloud, world.home_id(home), born_at)
         if not args.yes and not _agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
             return 1
-        store = RunStore.create(home, spec)
-        world.make_run_key(store)
-        store.append(RunCreated(at=SystemClock().now(), run=spec.run, cloud=cloud.title))
+        store = _ready_store(home, spec, cloud, resumed_store)
+        for fault in _faults(args):
+            world.start_embedded(home).add_fault(fault)
+        if args.detach:
+            return _detach(store, screen, args.output, "resume" if resumed_store else "launch")
         extra: tuple[Watcher, ...] = ()
         if args.interrupt_after is not None:
             embedded = world.start_embedded(home)
             extra = (world.InterruptOnce(embedded, args.interrupt_after, spec.steps, SystemClock().now),)
         screen.plain(f"{spec.run} on {_where(cloud, spec)}")
-        return _lead(store, plan, tree, cloud, screen, output=args.output, verb="launch", extra=extra)
+        verb = "resume" if resumed_store else "launch"
+        return _lead(store, plan, tree, cloud, screen, output=args.output, verb=verb, extra=extra)
+
+
+def _ready_store(home: Path, spec: RunSpec, cloud: Cloud, old: RunStore | None) -> RunStore:
+    """Make the store of a new run, or write the changed spec of one that is resumed."""
+    if old is not None:
+        old.write_spec(spec)
+        return old
+    store = RunStore.create(home, spec)
+    world.make_run_key(store)
+    store.append(RunCreated(at=SystemClock().now(), run=spec.run, cloud=cloud.title))
+    return store
+
+
+def _resumable(home: Path, run: str) -> RunStore:
+    store = RunStore.open(home, run)
+    state = store.state()
+    if state.state == "SUCCEEDED":
+        raise SpecError(f"--resume: {run} has succeeded; there is nothing left to do")
+    if not state.is_final:
+        raise SpecError(f"--resume: {run} is {state.state}; pixel-orch attach {run} takes it over")
+    return store
+
+
+def _detach(store: RunStore, screen: Screen, output: str, verb: str) -> int:
+    """Start a process that leads the run and survives this terminal; return once it holds the run's lock."""
+    code = "import sys; from orchestrator.launching import lead_detached; sys.exit(lead_detached(*sys.argv[1:]))"
+    with (store.folder / "engine.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, store.run, verb],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PIXEL_ORCH_HOME": str(store.home), "PYTHONPATH": str(Path(__file__).parents[1])},
+            cwd="/",
+        )
+    while store.owner_pid() != child.pid:
+        if child.poll() is not None and not store.state().is_final:
+            raise PixelOrchError(f"{store.run}: the process in the background ended; see {store.folder / 'engine.log'}")
+        if child.poll() is not None:
+            break
+        time.sleep(0.05)
+    if output == "json":
+        print(json.dumps({"run": store.run, "state": store.state().state, "owner_pid": child.pid}))
+    else:
+        screen.plain(f"{store.run} goes on in the background (process {child.pid}).")
+        screen.plain(f"pixel-orch logs -f {store.run}    pixel-orch status {store.run}    pixel-orch stop {store.run}")
+    return 0
+
+
+def lead_detached(run: str, verb: str) -> int:
+    """Lead a run in a process without a terminal; what would be printed goes to `engine.log`."""
+    home = home_from_environment()
+    store = RunStore.open(home, run)
+    spec = store.spec()
+    screen = Screen(sys.stdout)
+    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+        plan = make_plan(spec, cloud, world.home_id(home), born_at=store.state().created_at)
+        return _lead(store, plan, world.tree_for(spec), cloud, screen, output="table", verb=verb)
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Do `pixel-orch stop`: save, bring home, end the machine; the run can be resumed."""
+    home = home_from_environment()
+    store = RunStore.open(home, args.run)
+    screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
+    state = store.state()
+    if state.is_final:
+        raise SpecError(f"RUN: {store.run} is {state.state} already; there is nothing to stop")
+    pid = store.owner_pid()
+    if pid is not None:
+        store.ask_for("STOPPED")
+        os.kill(pid, signal.SIGTERM)
+        _follow(store, screen)
+    else:
+        spec = store.spec()
+        with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+            plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
+            _lead(store, plan, world.tree_for(spec), cloud, screen, output="none", verb="stop")
+    screen.plain(f"A one-time spot instance cannot be kept; go on with: pixel-orch launch --resume {store.run}")
+    end = _conclude(store, screen, args.output)
+    return 0 if store.state().state == "STOPPED" else end
 
 
 def attach(args: argparse.Namespace) -> int:
@@ -94,7 +183,24 @@ def _where(cloud: Cloud, spec: RunSpec) -> str:
     return f"{cloud.title} {', '.join(spec.regions)}"
 
 
-def _check_interrupt_after(args: argparse.Namespace, spec: RunSpec) -> None:
+def _faults(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the faults of the file; it has been read once before anything was created."""
+    if not args.faults:
+        return []
+    from infra.local import load_faults
+
+    try:
+        return load_faults(Path(args.faults))
+    except ValueError as error:
+        raise SpecError(f"--faults: {error}") from None
+
+
+def _check_embedded_options(args: argparse.Namespace, spec: RunSpec) -> None:
+    if args.faults and not spec.is_embedded:
+        raise SpecError("--faults is an option of the embedded cloud; add --cloud local")
+    _faults(args)
+    if args.detach and args.interrupt_after is not None:
+        raise SpecError("--interrupt-after needs a launch in the foreground; leave out --detach")
     if args.interrupt_after is None:
         return
     if not spec.is_embedded:
@@ -269,7 +375,10 @@ def _lead(
             watchers=(view, *extra),
             refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
         )
-        with _signals(engine, screen):
+        store.ask_for(None)
+        if verb == "stop":
+            engine.watchers = (*engine.watchers, _StopAtOnce(engine))
+        with _signals(engine, store, screen):
             try:
                 engine.run(verb, os.getpid())
             except Cancelled as error:
@@ -277,8 +386,24 @@ def _lead(
             except PixelOrchError as error:
                 code = error.exit_code
                 print(f"pixel-orch {verb}: error: {error}", file=sys.stderr)
-    end = _conclude(store, screen, output)
+    end = 0 if output == "none" else _conclude(store, screen, output)
     return code or end
+
+
+class _StopAtOnce:
+    """A `Watcher` that asks for a stop as soon as the trainer is heard."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def event(self, event: Event) -> None:
+        """Ask for it also where there is no trainer to be heard: before anything new is rented."""
+        if isinstance(event, StateChanged) and event.state in ("PROVISIONING", "RECOVERING"):
+            self.engine.request_stop("pixel-orch stop", "STOPPED")
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Ask for it."""
+        self.engine.request_stop("pixel-orch stop", "STOPPED")
 
 
 def _make_keys(comment: str) -> tuple[str, str]:
@@ -288,7 +413,7 @@ def _make_keys(comment: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _signals(engine: Engine, screen: Screen) -> Iterator[None]:
+def _signals(engine: Engine, store: RunStore, screen: Screen) -> Iterator[None]:
     """First signal: checkpoint, pull, terminate. Second: terminate at once. No signal leaves a machine behind."""
     count = 0
 
@@ -297,7 +422,8 @@ def _signals(engine: Engine, screen: Screen) -> Iterator[None]:
         count += 1
         if count == 1:
             screen.line("Stopping: checkpoint, pull, terminate. (Ctrl-C again: terminate at once.)")
-            engine.request_stop(signal.Signals(number).name)
+            state = store.asked_for()
+            engine.request_stop("pixel-orch stop" if state == "STOPPED" else signal.Signals(number).name, state)
         else:
             raise KeyboardInterrupt
 

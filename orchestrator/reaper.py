@@ -19,6 +19,7 @@ FREE_WHEN_INTERRUPTED_S = 3600.0
 """AWS bills nothing for a spot instance that it interrupts within its first hour
 (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html)."""
 
+PRICES_EVERY_S = 60.0
 GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
 
 
@@ -52,7 +53,7 @@ class Reaper:
         self.emit = emit
         self.outlives_notice_s = outlives_notice_s
         self.look_every_s = look_every_s
-        self._looked_at = -math.inf
+        self._looked_at = self._priced_at = -math.inf
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
@@ -167,6 +168,15 @@ class Reaper:
             )
         )
 
+    def note_prices(self, number: int) -> None:
+        """Write down the price of each instance-hour as it begins: a budget is kept to by the market's price."""
+        attempt = self.state().attempt(number)
+        if attempt is not None and not attempt.is_over:
+            hours = 1 + int((self.clock.now() - attempt.started_at) // 3600)
+            if len(attempt.prices_usd_h) < hours and self.clock.now() - self._priced_at > PRICES_EVERY_S:
+                self._priced_at = self.clock.now()
+                self._write_down_prices(attempt, self.clock.now())
+
     def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
         if attempt.market != "spot":
             return
@@ -177,7 +187,7 @@ class Reaper:
             return  # the bill then takes the price at the launch, and says so
         for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
             price = price_at(history, attempt.started_at + 3600 * hour)
-            if price is not None:
+            if price is not None and hour not in attempt.prices_usd_h:
                 self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=price))
 
 

@@ -6,7 +6,6 @@ setting fails on the laptop and not on a machine that is billed.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -33,6 +32,8 @@ class RecoveryPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_attempts: int = Field(default=20, ge=1)  # instances that were really had
+    first_capacity_wait_s: float = Field(default=0.0, ge=0)  # how long a launch goes on asking for its first instance
+    capacity_wait_s: float = Field(default=6 * 3600.0, ge=0)  # the same while recovering; nothing is billed meanwhile
     poll_s: float = Field(default=5.0, gt=0)  # between two looks at the trainer
     boot_timeout_s: float = Field(default=300.0, gt=0)  # from RunInstances to the first SSH session
     answer_timeout_s: float = Field(default=30.0, gt=0)  # for one short command on the host
@@ -45,8 +46,18 @@ class RecoveryPolicy(BaseModel):
     )  # past its notice, an instance that AWS has not ended is ended by us
 
 
+class Limits(BaseModel):
+    """Where a run ends though it is not done: checkpointed, its machine ended, resumable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget_usd: Decimal | None = None  # over all attempts
+    max_duration_s: float | None = Field(default=None, gt=0)  # since the launch, or since the resume
+    idle_s: float | None = Field(default=None, gt=0)  # without a new line of metrics or log
+
+
 class RunSpec(BaseModel):
-    """One run as it was asked for. Written to `spec.json`; never changed afterwards."""
+    """One run as it was asked for. Written to `spec.json`; only `launch --resume` writes it anew."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,6 +74,7 @@ class RunSpec(BaseModel):
     env: Mapping[str, str] = Field(default_factory=dict)
     ami: str | None = None
     recovery: RecoveryPolicy = RecoveryPolicy()
+    limits: Limits = Limits()
 
     @property
     def steps(self) -> int | None:
@@ -108,9 +120,24 @@ def check_price(text: str | float, *, flag: str = "--max-price") -> Decimal:
         price = Decimal(str(text))
     except InvalidOperation:
         raise SpecError(f"{flag}: {text!r} is no price; give dollars per hour, for example {flag} 0.35") from None
-    if not price.is_finite() or math.isnan(price) or price <= LOWEST_MAX_PRICE_USD_H:
+    if not price.is_finite() or price <= LOWEST_MAX_PRICE_USD_H:
         raise SpecError(f"{flag}: {text} is no price; give dollars per hour above {LOWEST_MAX_PRICE_USD_H}")
     return price
+
+
+def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
+    """Return a number above zero as a decimal.
+
+    Raises:
+        SpecError: it is none.
+    """
+    try:
+        amount = Decimal(str(text))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount <= 0:
+        raise SpecError(f"{flag}: {text!r} is not above zero; write for example {flag} {example}")
+    return amount
 
 
 def check_env(pairs: Mapping[str, str]) -> dict[str, str]:

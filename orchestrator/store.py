@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import PixelOrchError, SpecError
-from orchestrator.events import CheckpointPulled, Event, RunState, fold, from_json
+from orchestrator.events import CheckpointPulled, Event, RunState, State, fold, from_json
 from orchestrator.spec import RunSpec, check_name
 
 
@@ -195,6 +195,26 @@ class RunStore:
             return RunSpec.model_validate_json((self.folder / "spec.json").read_bytes())
         except (OSError, ValueError) as error:
             raise SpecError(f"{self.folder / 'spec.json'}: cannot be read ({str(error).splitlines()[0]})") from None
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Write the spec of a run that is resumed; the one before is kept beside it."""
+        shutil.copy2(
+            self.folder / "spec.json", self.folder / f"spec-{len(list(self.folder.glob('spec-*.json'))) + 1}.json"
+        )
+        write_atomically(self.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
+
+    def ask_for(self, state: State | None) -> None:
+        """Leave word for the owner in which state its next SIGTERM is to end the run; None takes it back."""
+        path = self.folder / "asked"
+        if state is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, state.encode())
+
+    def asked_for(self) -> State:
+        """Return what the owner was asked for: STOPPED by `stop`, else CANCELLED."""
+        path = self.folder / "asked"
+        return "STOPPED" if path.exists() and path.read_text() == "STOPPED" else "CANCELLED"
 
     # -- events
 

@@ -74,6 +74,7 @@ class Machine:
     gone_at: float | None = None
     frozen_from: float | None = None
     rebalance: bool = False
+    allow_s: float | None = None  # what the last look let it go on for
     # the trainer
     command_started_at: float | None = None
     resumed_from: int = 0
@@ -259,8 +260,9 @@ class MemoryHost:
         moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
         return max(min(moments), machine.command_started_at or 0.0) if moments else None
 
-    def look(self, job_root: str, cursor: Cursor) -> Look:
+    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
         self.check()
+        self.machine.allow_s = allow_s
         machine, now = self.machine, self.clock.now()
         notice = None if machine.noticed_at is None else machine.noticed_at + 120.0
         if machine.command_started_at is None:

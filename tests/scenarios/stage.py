@@ -101,7 +101,7 @@ class Stage:
                 value = ready()
                 if value:
                     return value
-            if self.processes and self.processes[-1].poll() is not None:
+            if self.processes and self.processes[-1].poll():
                 give_up_at = min(give_up_at, time.monotonic() + 1)  # nobody is left who could bring it about
             time.sleep(0.02)
         raise AssertionError(f"waited in vain for {what}; said:\n{self.said(self.processes[-1])}")

@@ -132,6 +132,13 @@ def test_a_silent_owner_ends_the_machine_after_a_checkpoint(machine: Machine) ->
     assert (machine.root / "out" / "checkpoint-7.pt").read_text() == "seven"
 
 
+def test_an_owner_may_be_silent_no_longer_than_the_budget_surely_buys(machine: Machine) -> None:
+    machine.start(owner_timeout_s=60)
+    machine.agent("status", "0", "0", "1.0")
+    until(machine.is_down.exists)
+    assert (machine.root / "out" / "checkpoint-7.pt").exists()
+
+
 def test_a_look_is_a_heartbeat(machine: Machine) -> None:
     machine.start(owner_timeout_s=1.5)
     for _ in range(12):

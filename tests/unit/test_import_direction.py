@@ -13,7 +13,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws"},
-    {"ssh", "report", "reaper"},
+    {"ssh", "report", "reaper", "limits"},
     {"host", "engine"},
     {"world"},
     {"asking"},

@@ -94,8 +94,8 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 
 def _sample(args: argparse.Namespace) -> str:
-    from model.build import pick_device
     from model.checkpoint import load
+    from model.device import pick_device
     from model.picture import write_grid
     from model.sample import draw
     from model.state import network_of

@@ -1,13 +1,11 @@
-"""From settings to a network, on a device. A new network is a case here and a name in `model.config.MODELS`."""
+"""From settings to a network. A new network is a case here and a name in `model.config.MODELS`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from model.config import TrainConfig
-from model.errors import ConfigError, SetupError
+from model.errors import ConfigError
 from model.network import PixelNetwork
 from model.pixelcnn import PixelCNN
 from model.pixelrnn import PixelRNN
@@ -38,22 +36,3 @@ def build(config: TrainConfig) -> PixelNetwork:
         "skip": config.connections in ("both", "skip"),
     }
     return PixelCNN(**sizes) if config.model == "pixelcnn" else PixelRNN(config.model, **sizes)
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn "auto", "cpu" or "cuda" into a device that is there.
-
-    Raises:
-        SetupError: "cuda" was asked for and torch sees no GPU.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; take --set device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def device_name(device: torch.device) -> str:
-    """Name the GPU, or say that it is a CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from model import picture
-from model.build import pick_device
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts, DatasetName
 from model.data import load as load_data
+from model.device import pick_device
 from model.errors import SetupError
 from model.sampling import Engine, fill, uniforms
 from model.state import network_of

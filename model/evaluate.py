@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from model.build import device_name, pick_device
 from model.checkpoint import load as load_checkpoint
 from model.data import load as load_data
 from model.data.dataset import Split
+from model.device import device_name, pick_device
 from model.likelihood import evaluate
 from model.paper import TABLES
 from model.state import network_of

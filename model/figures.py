@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model import complete, picture
-from model.build import pick_device
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
+from model.device import pick_device
 from model.errors import SetupError
 from model.sample import draw
 from model.sampling import fill, uniforms
@@ -55,7 +55,8 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
         _predictions(out / "predictions.png", net, test[0], facts, title=f"step {saved.step:,}, test image 0")
         levels = draw(net, facts, count=SAMPLES, seed=seed)
         picture.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
-        _completions(out / "completions.png", net, test[:IMAGES], facts, seed=seed)
+        spread = test[:: max(1, len(test) // IMAGES)][:IMAGES]
+        _completions(out / "completions.png", net, spread, facts, seed=seed)
         written = ["predictions.png", "samples.png", "completions.png"]
         metrics = read_metrics(path.parent / "metrics.jsonl")
         if metrics:

@@ -71,7 +71,7 @@ def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _sample(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2400.pt --out samples.png --count 64"
+    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2400.pt \\\n    --out samples.png --count 64"
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
     sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
@@ -84,7 +84,11 @@ def _complete(commands: Commands[OneLineParser], prog: str) -> None:
         "    --image test:3 --occlude bottom --out completed.png --count 8"
     )
     what = "draw what is hidden of an image, several times, into a PNG"
-    complete = _command(commands, "complete", what, example)
+    note = (
+        "A pixel is drawn given those above it and to its left, hidden or not. Of given\n"
+        "pixels below it the network knows nothing: hide the bottom, as the paper does."
+    )
+    complete = _command(commands, "complete", what, f"{note}\n\n{example}")
     complete.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
     complete.add_argument(
         "--image", metavar="F", required=True, help="a PNG of the network's size, or test:INDEX of its data set"

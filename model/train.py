@@ -12,10 +12,10 @@ import torch
 
 from model import checkpoint as checkpoints
 from model.board import Board
-from model.build import device_name, pick_device
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
 from model.data import Dataset, load
+from model.device import device_name, pick_device
 from model.errors import SetupError, TrainingError
 from model.likelihood import bits_per_dim, evaluate
 from model.metrics import Metrics

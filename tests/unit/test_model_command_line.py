@@ -79,6 +79,13 @@ def call(*words: str | Path) -> int:
             "'-1' is not a number above 0",
         ),
         (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--seed", "x"), "'x' is not a whole number from 0"),
+        (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--engine", "steam"), "invalid choice"),
+        (("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top"), "required: --out"),
+        (
+            ("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top", "--out", "a.png"),
+            "no checkpoint at none.pt",
+        ),
+        (("figures", "--checkpoint", "none.pt", "--out", "figures"), "no checkpoint at none.pt"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -124,10 +131,15 @@ def test_the_environment_gives_folder_and_config(tmp_path: Path, monkeypatch: py
     assert path_of(tmp_path / "out", 2).exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
-def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "complete", "figures"])
+def test_help_has_an_example_and_fits_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert call(command, "--help") == 0
-    assert f"python -m model {command} --" in capsys.readouterr().out.split("example:")[1]
+    text = capsys.readouterr().out
+    assert f"python -m model {command} --" in text.split("example:")[1]
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_evaluate_gives_the_same_numbers_to_a_person_and_a_program(

@@ -1,0 +1,69 @@
+"""Where a network runs: choosing a device that is there and that this torch has kernels for, and naming it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from model.errors import SetupError
+
+ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")  # sm_86, compute_90, sm_90a
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu" or "cuda" into a device that is there.
+
+    Raises:
+        SetupError: "cuda" was asked for and torch sees no GPU, or the GPU is one that torch has no kernels for.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; take --set device=auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        if not has_kernels(capability, built_for):
+            raise SetupError(
+                f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute capability "
+                f"{capability[0]}.{capability[1]}; built for {' '.join(built_for)}); install a build that has, or take "
+                "--set device=cpu"
+            )
+    return torch.device(name)
+
+
+def has_kernels(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
+    """Say whether a torch that was built for these architectures runs on a GPU of this compute capability.
+
+    Machine code (sm_XY) runs on GPUs of the same major version and at least the same minor one; what is compiled when
+    it is loaded (compute_XY) runs on all later ones.
+    """
+    for match in map(ARCHITECTURE.fullmatch, built_for):
+        if match is None:
+            continue
+        theirs = (int(match[2]), int(match[3]))
+        same_major = match[1] == "compute" or theirs[0] == capability[0]
+        if same_major and theirs <= capability:
+            return True
+    return False
+
+
+def device_name(device: torch.device) -> str:
+    """Name the GPU, or the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Name the processor as the system does, such as "AMD EPYC 7763 64-Core Processor"; "CPU" if it does not say."""
+    try:
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine() or "CPU"

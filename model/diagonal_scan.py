@@ -7,20 +7,19 @@ their common stride, (r, j-r) for the left direction and (r, W-1-(j-r)) for the 
                             1 2 3 4            4 3 2 1
                             2 3 4 5            5 4 3 2
 
-All that the gates of a diagonal are made of is one matrix for each direction, maps by cells, the cells in the order (row,
-image); so a shift by one row is one by B places::
+All that the gates of a diagonal are made of is one matrix for each direction, maps by cells, the cells in the order
+(row, image); so a shift by one row is one by B places::
 
     A  =  x           2h        gates  =  weights @ A
           condition    c        (absent if there is none)
           h above      h
           h left       h
           1            1        (its weight is the bias)
-
-The gates take one sigmoid, and the memory is kept as c/2, as in `model.row_wavefront`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model import lstm_step
+from model.lstm_step import scaled
 from model.workspace import Workspace
 
 Grads = tuple[Tensor | None, ...]
@@ -45,19 +46,17 @@ def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor
     Returns:
         States (h, H, W, B).
     """
-    scale = weights.new_ones(4).index_fill(0, torch.tensor(3, device=weights.device), 2.0)  # of o, f, i, g
-    weights = weights * scale.repeat_interleave(h0.shape[1])[:, None]
-    return cast("Tensor", _Scan.apply(x, weights, h0, c0 / 2))
+    run = cast("Callable[..., Tensor]", _Scan.apply)
+    return run(x, scaled(weights), h0, c0 / 2)
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
         F, H, W, B = x.shape
         h = h0.shape[1]
         work = Workspace(("diagonal", F, H, W, B, h), x)
-        steps = work.once("steps", lambda: _steps(work, F, H, W, B, h))
-        minus_one = x.new_tensor(-1.0)
+        steps = work.once("steps", lambda: _steps(work, (F, H, W, B), h))
         work.zeros("X").copy_(x)
         for step in steps[:H]:
             step.first_h.copy_(h0[:, :, None])
@@ -66,10 +65,7 @@ class _Scan(torch.autograd.Function):
             step.A_x[0].copy_(step.X[0])
             step.A_x[1].copy_(step.X[1])
             torch.bmm(weights, step.A, out=step.S).sigmoid_()
-            torch.mul(step.f, step.C, out=step.memory).addcmul_(step.i, step.g).sub_(step.i, alpha=0.5)
-            v = torch.mul(step.memory, 4, out=step.V).sigmoid_()
-            torch.add(minus_one, v, alpha=2, out=v)
-            torch.mul(step.o, v, out=step.state)
+            lstm_step.step(step.gates, step.C, memory=step.memory, squashed=step.V, state=step.state)
             step.Y[0].copy_(step.states[0])
             step.Y[1].copy_(step.states[1])
             for to, of in step.hand_on:
@@ -77,12 +73,12 @@ class _Scan(torch.autograd.Function):
         ctx.work = work
         ctx.save_for_backward(weights)
         left, right = work.zeros("Y")
-        y = left.clone()
+        y: Tensor = left.clone()
         y[:, 1:] += right[:, :-1]
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> Grads:
         (weights,), work = ctx.saved_tensors, ctx.work
         steps = work.once("steps", list)
@@ -95,16 +91,13 @@ class _Scan(torch.autograd.Function):
             step.d_states[1].copy_(step.dY[1])
             for to, of in step.hand_back:
                 to.add_(of)
-            torch.mul(step.d_state, step.V, out=step.do)
-            dc = torch.mul(step.d_state, step.o, out=step.dc)
-            torch.ops.aten.tanh_backward.grad_input(dc, step.V, grad_input=dc)
-            dc.mul_(2)
+            step.dc.zero_()
             for to, of in step.hand_back_c:
-                to.add_(of)
-            torch.mul(dc, step.C, out=step.df)
-            torch.mul(dc, step.g, out=step.di).sub_(dc, alpha=0.5)
-            torch.mul(dc, step.i, out=step.dg)
-            dc.mul_(step.f)
+                to.copy_(of)
+            lstm_step.step_back(
+                step.d_state, step.dc,
+                gates=step.gates, squashed=step.V, before=step.C, d_gates=step.d_gates, spare=step.memory,
+            )  # fmt: skip
             torch.ops.aten.sigmoid_backward.grad_input(step.D, step.S, grad_input=step.D)
             d_weights.baddbmm_(step.D, step.At)
             torch.bmm(back, step.D, out=step.dA)
@@ -116,16 +109,17 @@ class _Scan(torch.autograd.Function):
         return dX.clone(), d_weights, dh0, dc0
 
 
-def _steps(work: Workspace, F: int, H: int, W: int, B: int, h: int) -> list[SimpleNamespace]:
+def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[SimpleNamespace]:
     """Lay out the buffers and cut them into the views of each diagonal: making views costs as much as small steps."""
+    F, H, W, B = size
     K, N = F + 2 * h + 1, H * W * B
     wide = min(H, W) * B  # places of the longest diagonal
     A, S = work.zeros("A", 2 * K * N), work.zeros("S", 8 * h * N)
     C, V = work.zeros("C", 2 * h * N), work.zeros("V", 2 * h * N)
-    maps = {name: work.zeros(name, *shape, H, W, B) for name, shape in
-            (("X", (F,)), ("Y", (2, h)), ("dY", (2, h)), ("dX", (F,)))}  # fmt: skip
-    small = {name: work.zeros(name, 2 * rows * wide) for name, rows in
-             (("memory", h), ("state", h), ("d_state", h), ("dc0", h), ("dc1", h), ("D", 4 * h), ("dA", K))}  # fmt: skip
+    maps = {name: work.zeros(name, F, H, W, B) for name in ("X", "dX")}
+    maps.update({name: work.zeros(name, 2, h, H, W, B) for name in ("Y", "dY")})
+    rows_of = {"memory": h, "state": h, "d_state": h, "dc0": h, "dc1": h, "D": 4 * h, "dA": K}
+    small = {name: work.zeros(name, 2 * rows * wide) for name, rows in rows_of.items()}
     first = work.zeros("first", 2, 2, h, H, B)
     steps: list[SimpleNamespace] = []
     done = 0  # cells on the diagonals before
@@ -150,11 +144,10 @@ def _steps(work: Workspace, F: int, H: int, W: int, B: int, h: int) -> list[Simp
 
         s = SimpleNamespace(r0=r0, r1=r1, A=block(A, K), S=block(S, 4 * h), C=block(C, h), V=block(V, h))
         s.A[:, -1] = 1
-        s.o, s.f, s.i, s.g = s.S.split(h, dim=1)
         s.At = s.A.transpose(1, 2)
         s.memory, s.state, s.d_state = (temporary(name, h) for name in ("memory", "state", "d_state"))
         s.dc, s.D, s.dA = temporary(f"dc{j % 2}", h), temporary("D", 4 * h), temporary("dA", K)
-        s.do, s.df, s.di, s.dg = s.D.split(h, dim=1)
+        s.gates, s.d_gates = s.S.chunk(4, dim=1), s.D.chunk(4, dim=1)
         s.X, s.dX = (diagonals(maps[name], maps[name]) for name in ("X", "dX"))
         s.Y, s.dY = (diagonals(*maps[name]) for name in ("Y", "dY"))
         s.A_x, s.dA_x = (tuple(part[:, :F].unflatten(2, (cells, B))) for part in (s.A, s.dA))

@@ -111,7 +111,10 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
-        return F.conv2d(x, self.masked_weight(), self.bias, padding=self.padding)
+        # The rows of the kernel below the centre are masked: they are left out, which makes it H + height//2 rows.
+        height = self.kernel_size[0] // 2
+        weight = (self.weight * self.mask)[:, :, : height + 1]
+        return F.conv2d(x, weight, self.bias, padding=self.padding)[:, :, : x.shape[2]]
 
 
 class ResidualBlock(nn.Module):

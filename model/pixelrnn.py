@@ -101,39 +101,50 @@ class PixelRNN(PixelNetwork):
             return self._row_layers(y, condition)
         return self._diagonal_layers(y, condition)
 
-    def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        x = y.permute(1, 2, 3, 0)  # (2h, H, W, B)
-        where = None if condition is None else condition.permute(1, 2, 3, 0)  # (c, H, W, B)
-        B, m, H, W = y.shape
-        states = []
-        for block in self.blocks:
-            sides = [block.lstm.left, block.lstm.right]
-            weights = torch.stack([diagonal_weights(side) for side in sides])  # (2, 4h, K)
-            h0, c0 = (torch.stack([getattr(side, name) for side in sides]) for name in ("h0", "c0"))  # (2, h)
-            h = diagonal_layer(x if where is None else torch.cat([x, where]), weights, h0, c0).flatten(1)  # (h, H*W*B)
-            up = bias(block.up) + (x.reshape(m, -1) if self.residual else 0)
-            x = torch.addmm(up.expand(m, h.shape[1]), matrix(block.up), h).view(m, H, W, B)
-            states.append(h)
-        out = matrix(self.head) @ F.relu(x.flatten(1))  # (head, H*W*B)
-        if len(self.skips):
-            out = out + torch.cat([matrix(skip) for skip in self.skips], dim=1) @ torch.cat(states)
-        out = matrix(self.last) @ F.relu(out + bias(self.head)) + bias(self.last)  # (C*K, H*W*B)
-        return self.as_logits(out.view(-1, H, W, B).permute(3, 0, 1, 2))
-
     def _row_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        lstms = [cast("RowLSTM", block.lstm) for block in self.blocks]
-        weights = torch.stack([row_weights(lstm) for lstm in lstms])  # (L, 4h, K)
-        h0, c0 = (torch.stack([getattr(lstm, name) for lstm in lstms]) for name in ("h0", "c0"))  # (L, h)
-        ups = torch.stack([with_bias(block.up) for block in self.blocks])  # (L, 2h, h+1)
-        where = None if condition is None else condition.permute(2, 1, 3, 0)  # (H, c, W, B)
-        x, states = row_layers(y.permute(2, 1, 3, 0), where, weights, ups, h0=h0, c0=c0, residual=self.residual)
-        x, states = x.flatten(2), states.flatten(2)  # (H, 2h, W*B), (H, L*h, W*B)
-        out = matrix(self.head) @ F.relu(x)  # (H, head, W*B)
-        if len(self.skips):
-            out = out + torch.cat([matrix(skip) for skip in self.skips], dim=1) @ states
-        out = matrix(self.last) @ F.relu(out + bias(self.head)) + bias(self.last)  # (H, C*K, W*B)
+        """Do what `through` does, with all layers in one wavefront; maps by cells within each row."""
+        blocks = cast("list[RecurrentBlock]", list(self.blocks))
+        lstms = [cast("RowLSTM", block.lstm) for block in blocks]
+        x, states = row_layers(
+            y.permute(2, 1, 3, 0),  # (H, 2h, W, B)
+            None if condition is None else condition.permute(2, 1, 3, 0),  # (H, c, W, B)
+            torch.stack([row_weights(lstm) for lstm in lstms]),  # (L, 4h, K)
+            torch.stack([torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]),  # (L, 2h, h+1)
+            h0=torch.stack([lstm.h0 for lstm in lstms]),  # (L, h)
+            c0=torch.stack([lstm.c0 for lstm in lstms]),
+            residual=self.residual,
+        )
+        out = self._maps_to_logits(x.flatten(2), states.flatten(2))  # (H, C*K, W*B)
         B, _, H, W = y.shape
         return self.as_logits(out.view(H, -1, W, B).permute(3, 1, 0, 2))
+
+    def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        """Do what `through` does, with maps by cells: all other convolutions are products of two matrices."""
+        B, m, H, W = y.shape
+        x = y.permute(1, 2, 3, 0)  # (2h, H, W, B)
+        where = None if condition is None else condition.permute(1, 2, 3, 0)  # (c, H, W, B)
+        states = []
+        for block in cast("list[RecurrentBlock]", list(self.blocks)):
+            lstm = cast("DiagonalBiLSTM", block.lstm)
+            sides = (lstm.left, lstm.right)
+            h = diagonal_layer(
+                x if where is None else torch.cat([x, where]),
+                torch.stack([diagonal_weights(side) for side in sides]),  # (2, 4h, K)
+                torch.stack([side.h0 for side in sides]),  # (2, h)
+                torch.stack([side.c0 for side in sides]),
+            ).flatten(1)  # (h, H*W*B)
+            before = x.reshape(m, -1) if self.residual else x.new_zeros(())
+            x = torch.addmm(before + bias(block.up).expand(m, h.shape[1]), matrix(block.up), h).view(m, H, W, B)
+            states.append(h)
+        out = self._maps_to_logits(x.flatten(1), torch.cat(states))  # (C*K, H*W*B)
+        return self.as_logits(out.view(-1, H, W, B).permute(3, 0, 1, 2))
+
+    def _maps_to_logits(self, x: Tensor, states: Tensor) -> Tensor:
+        """Apply head and layer-to-output connections to maps by cells: (..., 2h, N), (..., L*h, N) -> (..., C*K, N)."""
+        out = matrix(self.head) @ F.relu(x) + bias(self.head)  # (..., head, N)
+        if len(self.skips):
+            out = out + torch.cat([matrix(cast("MaskedConv2d", skip)) for skip in self.skips], dim=1) @ states
+        return matrix(self.last) @ F.relu(out) + bias(self.last)
 
 
 def row_weights(lstm: RowLSTM) -> Tensor:
@@ -161,8 +172,3 @@ def matrix(conv: MaskedConv2d) -> Tensor:
 def bias(conv: MaskedConv2d) -> Tensor:
     """Return a convolution's bias as a column (out, 1)."""
     return cast("Tensor", conv.bias)[:, None]
-
-
-def with_bias(conv: MaskedConv2d) -> Tensor:
-    """Return a 1x1 convolution's masked weight with the bias as its last column, (out, in + 1)."""
-    return torch.cat([matrix(conv), bias(conv)], dim=1)

@@ -18,19 +18,18 @@ image), so that a shift by one column is one by B places::
           h above               h
           h above right         h
           1                     1          (its weight is the bias)
-
-The four gates take one sigmoid: tanh(x) = 2 sigmoid(2x) - 1, and the 2 is in the weights of g. The memory is kept as
-c/2, which saves a multiplication at each place where that formula is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.lstm_step import scaled, step, step_back
 from model.workspace import Workspace
 
 Grads = tuple[Tensor | None, ...]
@@ -53,15 +52,14 @@ def row_layers(
     Returns:
         Output of the last layer (H, 2h, W, B), and the states of all layers (H, L*h, W, B).
     """
-    scale = weights.new_ones(4).index_fill(0, torch.tensor(3, device=weights.device), 2.0)  # of o, f, i, g
-    weights = weights * scale.repeat_interleave(h0.shape[1])[:, None]
-    y, states = cast("tuple[Tensor, Tensor]", _Wavefront.apply(x, condition, weights, up, h0, c0 / 2, residual))
+    run = cast("Callable[..., tuple[Tensor, Tensor]]", _Wavefront.apply)
+    y, states = run(x, condition, scaled(weights), up, h0, c0 / 2, residual)
     return y.view_as(x), states.view(x.shape[0], -1, *x.shape[2:])
 
 
 class _Wavefront(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]  # noqa: PLR0917 - autograd passes them by position
+    def forward(  # noqa: PLR0917 - autograd passes them by position
         ctx: Any,
         x: Tensor,
         condition: Tensor | None,
@@ -81,7 +79,6 @@ class _Wavefront(torch.autograd.Function):
         V = work.zeros("V", T, L, h, N)  # tanh of the memories after it
         Z = work.zeros("Z", T, L, h + 1, N)  # the states, and a one for the bias of `up`
         Y = work.zeros("Y", L, m, N)
-        minus_one = x.new_tensor(-1.0)
         A[:, :, -1] = 1
         Z[:, :, -1] = 1
         xs = x.reshape(H, m, N)
@@ -97,11 +94,7 @@ class _Wavefront(torch.autograd.Function):
             a, b = max(0, t - H + 1), min(L, t + 1)  # layers at work
             s, memory, state = S[t, a:b], C[t + 1, a:b], Z[t, a:b, :h]
             torch.bmm(weights[a:b], A[t, a:b], out=s).sigmoid_()
-            o, f, i, g = s.split(h, dim=1)
-            torch.mul(f, C[t, a:b], out=memory).addcmul_(i, g).sub_(i, alpha=0.5)
-            v = torch.mul(memory, 4, out=V[t, a:b]).sigmoid_()
-            torch.add(minus_one, v, alpha=2, out=v)
-            torch.mul(o, v, out=state)
+            step(s.chunk(4, dim=1), C[t, a:b], memory=memory, squashed=V[t, a:b], state=state)
             y = torch.bmm(up[a:b], Z[t, a:b], out=Y[: b - a])
             if residual:
                 y += A[t, a:b, m : 2 * m]
@@ -119,7 +112,7 @@ class _Wavefront(torch.autograd.Function):
         return out, _by_row(Z, H, h).contiguous()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_states: Tensor) -> Grads:
         weights, up = ctx.saved_tensors
         H, W, B, L, h, c = ctx.sizes
@@ -130,7 +123,7 @@ class _Wavefront(torch.autograd.Function):
         dA = work.zeros("dA", L, K, N)
         dH = work.zeros("dH", T, L, h, N)  # of the states
         dX = work.zeros("dX", L + 1, m, N)  # of the inputs: what layer l+1 left here at the step before is of y of l
-        dX2, tmp = work.zeros("dX2", L, m, N), work.zeros("tmp", L, h, N)
+        dX2, spare = work.zeros("dX2", L, m, N), work.zeros("spare", L, h, N)
         dC = work.zeros("dC", L, h, N).zero_()
         _by_row(dH, H, h).copy_(d_states)
         d_weights, d_up = torch.zeros_like(weights), torch.zeros_like(up)
@@ -146,18 +139,10 @@ class _Wavefront(torch.autograd.Function):
             dy, dh, dc = dX[a + 1 : b + 1], dH[t, a:b], dC[a:b]
             dh.baddbmm_(down[a:b], dy)
             d_up[a:b].baddbmm_(dy, Z[t, a:b].transpose(1, 2))
-            v, d = V[t, a:b], D[:n]
-            o, f, i, g = S[t, a:b].split(h, dim=1)
-            do, df, di, dg = d.split(h, dim=1)
-            torch.mul(dh, v, out=do)
-            dv = torch.mul(dh, o, out=tmp[:n])
-            torch.ops.aten.tanh_backward.grad_input(dv, v, grad_input=dv)
-            dc.add_(dv, alpha=2)
-            torch.mul(dc, C[t, a:b], out=df)
-            torch.mul(dc, g, out=di).sub_(dc, alpha=0.5)
-            torch.mul(dc, i, out=dg)
-            dc.mul_(f)
-            torch.ops.aten.sigmoid_backward.grad_input(d, S[t, a:b], grad_input=d)
+            s, d = S[t, a:b], D[:n]
+            gates, d_gates = s.chunk(4, dim=1), d.chunk(4, dim=1)
+            step_back(dh, dc, gates=gates, squashed=V[t, a:b], before=C[t, a:b], d_gates=d_gates, spare=spare[:n])
+            torch.ops.aten.sigmoid_backward.grad_input(d, s, grad_input=d)
             d_weights[a:b].baddbmm_(d, A[t, a:b].transpose(1, 2))
             da = torch.bmm(back[a:b], d, out=dA[:n])
             # What layer l leaves at place l is read at the next step by layer l-1, which is one place below.
@@ -168,17 +153,13 @@ class _Wavefront(torch.autograd.Function):
             if d_condition is not None:
                 for layer in range(a, b):
                     d_condition[t - layer] += da[layer - a, 2 * m : 2 * m + c]
-            k = 2 * m + c
-            if t < L:  # layer t is at its first row
-                first, dC_first = da[t - a], dC[t]
-                ones = first[k + h : k + 2 * h].sum(1) + first[k : k + h, B:].sum(1) + first[k + 2 * h : -1, :-B].sum(1)
-                dh0[t], dc0[t] = ones, dC_first.sum(1)
+            if t < L:  # layer t is at its first row: what is above is the initial state
+                first = da.new_zeros(1, h, N)
+                _hand_back(first, da[t - a :], B)
+                dh0[t], dc0[t] = first[0].sum(1), dC[t].sum(1)
                 n -= 1
             if n:
-                above = dH[t - 1, a : a + n]
-                above += da[:n, k + h : k + 2 * h]
-                above[..., :-B] += da[:n, k : k + h, B:]
-                above[..., B:] += da[:n, k + 2 * h : -1, :-B]
+                _hand_back(dH[t - 1, a : a + n], da[:n], B)
         d_x = dx.view(H, m, W, B)
         d_cond = d_condition.view(H, c, W, B) if d_condition is not None else None
         return d_x, d_cond, d_weights, d_up, dh0, dc0, None
@@ -187,10 +168,19 @@ class _Wavefront(torch.autograd.Function):
 def _hand_down(A: Tensor, state: Tensor, B: int) -> None:
     """Write states (n, h, N) where the row below finds them: (n, K, N)."""
     h = state.shape[1]
-    left, above, right = A[:, -1 - 3 * h : -1].split(h, dim=1)
+    left, above, right = A[:, -1 - 3 * h : -1].chunk(3, dim=1)
     left[..., B:] = state[..., :-B]
     above.copy_(state)
     right[..., :-B] = state[..., B:]
+
+
+def _hand_back(d_state: Tensor, dA: Tensor, B: int) -> None:
+    """Add to the gradient of states (n, h, N) what the row below found of them: (n, K, N)."""
+    h = d_state.shape[1]
+    left, above, right = dA[:, -1 - 3 * h : -1].chunk(3, dim=1)
+    d_state += above
+    d_state[..., :-B] += left[..., B:]
+    d_state[..., B:] += right[..., :-B]
 
 
 def _by_row(skewed: Tensor, H: int, h: int) -> Tensor:

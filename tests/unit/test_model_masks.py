@@ -1,68 +1,18 @@
-"""What a network may look at: drawn, differentiated, and compared with the field that the architecture must have."""
+"""What a masked convolution may look at: drawn, and kept by whatever happens to the weights."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model.layers import MaskedConv2d, causal_mask, colour_of
 from model.likelihood import nats_per_image
-from model.pixelcnn import PixelCNN
+from tests.networks import dependencies, network, open_relus, strictly_before
 
 torch.set_num_threads(1)
-
-
-def net(*, channels: int = 1, levels: int = 3, layers: int = 2, seed: int = 0) -> PixelCNN:
-    torch.manual_seed(seed)
-    made = PixelCNN(channels=channels, levels=levels, hidden=4 * channels, layers=layers, head=5 * channels).double()
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()  # so that ReLUs are not all closed
-    return made
-
-
-def all_open(made: PixelCNN) -> PixelCNN:
-    """Make all weights positive: with a positive input no ReLU closes, and nothing can cancel."""
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.abs_().clamp_(min=0.01)
-    return made
-
-
-def dependencies(made: PixelCNN, x: Tensor) -> Tensor:
-    """Say which input values (columns) each output value (rows) depends on, both counted pixel by pixel, then colour.
-
-    Returns a bool matrix (H*W*C, H*W*C).
-    """
-    x = x.clone().requires_grad_()
-    torch.manual_seed(1)
-    logits = made.predict(x)  # (1, K, C, H, W)
-    out = (logits * torch.rand_like(logits)).sum(dim=1)[0]  # (C, H, W): one number for each softmax
-    rows = []
-    for value in out.permute(1, 2, 0).reshape(-1):
-        (grad,) = torch.autograd.grad(value, x, retain_graph=True)
-        rows.append(grad[0].permute(1, 2, 0).reshape(-1) != 0)
-    return torch.stack(rows)
-
-
-def strictly_before(size: int) -> Tensor:
-    return torch.ones(size, size).tril(-1).bool()
-
-
-def pixelcnn_field(H: int, W: int, layers: int) -> Tensor:
-    """The exact field of PixelCNN, blind spot included: a 7x7 mask A, then `layers` times 3x3 mask B."""
-    field = torch.zeros(H * W, H * W, dtype=torch.bool)
-    for r in range(H):
-        for c in range(W):
-            for sr in range(r + 1):
-                for sc in range(W):
-                    d, e = r - sr, sc - c
-                    field[r * W + c, sr * W + sc] = any(
-                        0 <= d - dr <= layers and -(3 + layers) <= e <= (3 + d - dr if dr else d - 1) for dr in range(4)
-                    )
-    return field
 
 
 def test_masks_are_as_drawn() -> None:
@@ -93,45 +43,43 @@ def test_maps_are_shared_out_to_colours_in_order_and_unevenly_if_need_be() -> No
         MaskedConv2d("B", 1, 1, 2)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("H", "W", "channels"), [(5, 7, 1), (7, 4, 1), (3, 4, 3)])
-def test_no_output_depends_on_itself_or_on_what_comes_later(seed: int, H: int, W: int, channels: int) -> None:
-    made = net(channels=channels, seed=seed)
-    for training in (True, False):
-        seen = dependencies(made.train(training), torch.randn(1, channels, H, W, dtype=torch.float64))
-        assert not bool((seen & ~strictly_before(H * W * channels)).any())
-        assert bool(seen.any())
+def test_the_gates_of_an_lstm_are_masked_alike() -> None:
+    """With five maps and three colours the groups are uneven: 2 + 2 + 1."""
+    mask = causal_mask("B", 20, 10, (1, 3), 3, gates=4)
+    assert mask.shape == (20, 10, 1, 3)
+    assert torch.equal(mask, causal_mask("B", 5, 10, (1, 3), 3).repeat(4, 1, 1, 1))
+    assert mask[:, :, 0, 0].min() == 1
+    assert mask[:, :, 0, 2].max() == 0
+    assert mask[:5, :, 0, 1].sum(dim=1).tolist() == [4, 4, 7, 7, 10]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize(("H", "W"), [(9, 7), (6, 11)])
-def test_the_field_is_exactly_that_of_the_architecture(H: int, W: int, layers: int) -> None:
-    seen = dependencies(all_open(net(layers=layers)), torch.rand(1, 1, H, W, dtype=torch.float64) + 0.5)
-    assert torch.equal(seen, pixelcnn_field(H, W, layers))
+@pytest.mark.parametrize(("kind", "kernel"), [("A", 7), ("B", 3), ("B", 1), ("B", (1, 3))])
+@pytest.mark.parametrize("size", [(5, 4), (1, 3), (2, 1)])
+def test_leaving_out_masked_rows_of_the_kernel_changes_nothing(
+    kind: Literal["A", "B"], kernel: int | tuple[int, int], size: tuple[int, int]
+) -> None:
+    layer = MaskedConv2d(kind, 3, 6, kernel, colours=3).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted = torch.nn.functional.conv2d(x, layer.masked_weight(), layer.bias, padding=layer.padding)
+    out = layer(x)
+    assert torch.allclose(out, wanted, atol=1e-12, rtol=0)
+    for inputs in (x, layer.weight):
+        (a,), (b,) = (torch.autograd.grad(one.square().sum(), inputs, retain_graph=True) for one in (out, wanted))
+        assert torch.allclose(a, b, atol=1e-11, rtol=0)
 
 
 def test_within_a_pixel_green_sees_red_and_blue_sees_both() -> None:
-    seen = dependencies(all_open(net(channels=3)), torch.rand(1, 3, 2, 3, dtype=torch.float64) + 0.5)
+    net = network("pixelcnn", channels=3)
+    open_relus(net)
+    seen = dependencies(net, torch.rand(1, 3, 2, 3, dtype=torch.float64) + 0.5)
     assert torch.equal(seen[-3:, -3:], strictly_before(3))
     before = strictly_before(2 * 3 * 3)
     assert torch.equal(seen[:9], before[:9])  # in the first row there is no blind spot: all that comes earlier is seen
 
 
-def test_changing_the_future_does_not_change_a_bit_of_the_past() -> None:
-    made = net(levels=5).float()
-    x = torch.randint(5, (2, 1, 6, 5), dtype=torch.uint8)
-    y = x.clone()
-    y[:, :, 3, 2:] = 4 - y[:, :, 3, 2:]
-    y[:, :, 4:] = 4 - y[:, :, 4:]
-    a, b = made(x).flatten(3), made(y).flatten(3)
-    until = 3 * 5 + 2  # this pixel changed, so its own prediction, which comes from earlier ones, did not
-    assert torch.equal(a[..., : until + 1], b[..., : until + 1])
-    assert not torch.equal(a[..., until + 1 :], b[..., until + 1 :])
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "sgd"])
 def test_masks_hold_after_steps_weight_decay_and_loading(optimizer: str) -> None:
-    made = net(channels=3).float()
+    made = network("pixelcnn", channels=3).float()
     kinds = {"adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD}
     steps = kinds[optimizer](made.parameters(), lr=0.05, weight_decay=0.1)  # type: ignore[operator]
     for _ in range(3):
@@ -142,7 +90,7 @@ def test_masks_hold_after_steps_weight_decay_and_loading(optimizer: str) -> None
                 assert module.weight.grad is not None
                 assert float((module.weight.grad * (1 - module.mask)).abs().max()) == 0
         steps.step()
-    again = net(channels=3, seed=9).float()
+    again = network("pixelcnn", channels=3, seed=9).float()
     again.load_state_dict(made.state_dict())
     for other in (made, again):
         seen = dependencies(other.double(), torch.randn(1, 3, 4, 3, dtype=torch.float64))

@@ -45,13 +45,17 @@ class Training:
         """Passes over the training images so far."""
         return self.position / len(self.images)
 
-    def advance(self) -> None:
-        """Do one step. On a GPU this only queues it: nothing here waits for a result."""
+    def advance(self, rate: float | None = None) -> None:
+        """Do one step. On a GPU this only queues it: nothing here waits for a result.
+
+        Args:
+            rate: learning rate, if not the settings' schedule decides it.
+        """
         config = self.config
         picked = batch_indices(config.seed, self.position, config.batch_size, len(self.images))
         levels = self.images[torch.from_numpy(picked).to(self.device)]  # (B, C, H, W)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = learning_rate(config, self.step) if rate is None else rate
         nats = nats_per_image(self.net, levels).mean()
         self.optimizer.zero_grad()
         (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """Milliseconds per sampled image: `python benchmarks/model_sampling.py`.
 
 Three samplers draw the same images from the same noise: the plain one (the whole network for each value), the cached
-one in torch, and the native one (numba). They take turns in rounds; what is printed is the median over the rounds of the
-CPU time of this process, one thread, divided by the number of images. Of the plain sampler a few forward passes are
+one in torch, and the native one (numba). They take turns in rounds; what is printed is the median over the rounds of
+the CPU time of this process, one thread, divided by the number of images. Of the plain sampler a few forward passes are
 timed and multiplied by the number of values, marked with ~: all of it would take minutes to hours.
 
 The networks are the paper's MNIST ones (28x28x1, 7 layers, PixelCNN h = 32, LSTMs h = 16, head 32, two levels), and a

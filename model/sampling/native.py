@@ -74,12 +74,13 @@ def sample(
     noise_by_row = noise.permute(2, 0, 3, 1).contiguous().numpy()
     asked = hidden.numpy()
     draw_row, arguments = _prepare(cache)
+    end_row = _end_of_row(cache.layers)
     logits = np.zeros((B, W, C, cache.levels), _array(cache.entry.now).dtype)
     with torch.no_grad():
         for row in range(H):
             before_row()
             if row:
-                _scan_right(cache.layers)
+                end_row()
             cache.fold_in()
             draw_row(by_row[row], asked[row], noise_by_row[row], temperature, logits, *arguments)
             if keep is not None:
@@ -94,7 +95,7 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
 
     entry, exit, layers = cache.entry, cache.exit, cache.layers
     up = [_array(torch.stack([product.weight.t() for product in layers.up])), _biases(layers.up)]
-    gates = np.zeros(4 * layers.h, up[0].dtype)
+    gates = (np.zeros(4 * layers.h, up[0].dtype), _scratch(4 * layers.h))
     beside = _transposed(layers.beside)
     draw: Callable[..., None]
     state: tuple[Any, ...]
@@ -106,11 +107,11 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
     elif isinstance(layers, DiagonalLayers):
         draw = kernels.draw_diagonal_row
         buffers = (layers.row, layers.memory, layers.above, layers.right)
-        state = (gates, *(_array(buffer) for buffer in buffers), beside)
+        state = (*gates, *(_array(buffer) for buffer in buffers), beside)
     else:
         draw = kernels.draw_lstm_row
         buffers = (layers.x, layers.states, layers.memory, layers.above)
-        state = (gates, *(_array(buffer) for buffer in buffers), beside)
+        state = (*gates, *(_array(buffer) for buffer in buffers), beside)
     heads = (exit.head.weight.t(), exit.head.bias, exit.last.weight.t(), exit.last.bias)
     scratch = (np.zeros(2 * layers.h, up[0].dtype), _array(exit.into[0]), _array(exit.middle[0]), np.zeros(exit.levels))
     return draw, (
@@ -122,13 +123,21 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
     )
 
 
-def _scan_right(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> None:
-    """End a row: the compiled `draw_row` has gone through the zero column already; the right direction is left."""
+def _end_of_row(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> Callable[[], None]:
+    """Make what ends a row: `draw_row` has gone through the zero column already; the right direction is left."""
+    if not isinstance(layers, DiagonalLayers):
+        return lambda: None
     from model.sampling import kernels
 
-    if isinstance(layers, DiagonalLayers):
-        weights = (_transposed(layers.right_beside), _array(layers.right_h0[:, 0]), _array(layers.right_c0[:, 0]))
-        kernels.scan_right(_array(layers.known_to_right()), _array(layers.right), *weights)
+    right, scratch = _array(layers.right), _scratch(4 * layers.h)
+    weights = (_transposed(layers.right_beside), _array(layers.right_h0[:, 0]), _array(layers.right_c0[:, 0]))
+    return lambda: kernels.scan_right(_array(layers.known_to_right()), right, weights, scratch)
+
+
+def _scratch(size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Make the scratch of `exponentiate`: the same memory as integers and as floats."""
+    bits = np.zeros(size, np.int32)
+    return bits, bits.view(np.float32)
 
 
 def _array(tensor: Tensor) -> Array:

@@ -116,6 +116,16 @@ def test_native_draws_what_the_plain_sampler_draws_compiled(kind: str, size: str
     check_against_the_plain_one(native.sample, kind, size, dtype)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_the_same_images_are_drawn(kind: str) -> None:
+    net = network(kind, channels=3, levels=4, hidden=6, layers=2, head=8).cuda()
+    facts = DatasetFacts(height=4, width=5, channels=3, levels=4, train=0, valid=0, test=0)
+    there = draw(net, facts, count=3, seed=1)
+    assert torch.equal(there, draw(net.cpu(), facts, count=3, seed=1, engine="naive"))
+
+
 def test_the_native_sampler_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "available", lambda: True)
     with pytest.raises(SetupError, match=r"runs on a CPU, not on cuda; take --engine torch or --device cpu"):

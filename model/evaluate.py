@@ -37,7 +37,13 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     net = network_of(saved, where)
     images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
     score = evaluate(net, images)
-    facts = {"checkpoint": str(path), "step": saved.step, "model": config.model, "dataset": config.dataset}
+    facts = {
+        "checkpoint": str(path),
+        "step": saved.step,
+        "weights": "running mean" if saved.ema is not None else "last",
+        "model": config.model,
+        "dataset": config.dataset,
+    }
     table = TABLES.get(config.dataset)
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None

@@ -1,4 +1,4 @@
-"""What the paper reports (van den Oord et al. 2016, arXiv 1601.06759, tables 4 to 6), to stand beside our figures."""
+"""What the paper reports (van den Oord et al. 2016, arXiv 1601.06759, section 5), to stand beside our figures."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
 from model.errors import ConfigError, SetupError, TrainingError
 from model.options import parser
+from model.presets import preset
 from model.stop import StopFlag
 
 BEGAN_S = time.monotonic()
@@ -80,11 +81,16 @@ def _train(args: argparse.Namespace, stop: StopFlag) -> int:
 def _config(args: argparse.Namespace) -> TrainConfig:
     """Settle the settings: a file, or flags, not both. The environment's file is taken if there are no flags."""
     flags = {"model": args.model, "dataset": args.dataset, "steps": args.steps}
-    by_hand = bool(args.set) or any(value is not None for value in flags.values())
+    by_hand = bool(args.set) or bool(args.preset) or any(value is not None for value in flags.values())
     if args.config and by_hand:
         raise ConfigError("--config and flags both give settings; put them all into the file, or leave it out")
     path = args.config or (None if by_hand else os.environ.get("PIXEL_ORCH_CONFIG"))
-    return load_config(Path(path)) if path else config_from_settings(parse_assignments(args.set), **flags)
+    if path:
+        return load_config(Path(path))
+    chosen = parse_assignments(args.set)
+    named = preset(args.preset).settings if args.preset else {}
+    beneath = {key: value for key, value in named.items() if key not in chosen and flags.get(key) is None}
+    return config_from_settings({**beneath, **chosen}, **flags)
 
 
 def _evaluate(args: argparse.Namespace) -> str:

@@ -66,7 +66,7 @@ class TrainConfig(BaseModel):
 
     model: ModelName = Field("pixelcnn", description="network")
     dataset: DatasetName = Field("digits", description="data set")
-    steps: int = Field(2400, ge=1, le=10**9, description="optimizer steps in all")
+    steps: int = Field(2200, ge=1, le=10**9, description="optimizer steps in all")
     batch_size: int = Field(32, ge=1, le=65536, description="images a step")
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
     learning_rate: float = Field(0.003, gt=0, le=10, description="learning rate, at its highest")

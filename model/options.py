@@ -9,6 +9,7 @@ import textwrap
 from typing import NoReturn
 
 from model.config import DATASETS, MODELS, TrainConfig
+from model.presets import PRESETS
 
 ENGINES = ("auto", "native", "torch", "naive")
 WIDTH = 80  # columns of the help, at most
@@ -54,6 +55,7 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     what = "train a network; goes on from the newest checkpoint in the folder"
     train = _command(commands, "train", what, settings_help(prog))
     train.add_argument("--config", metavar="FILE", help="JSON file of settings (default: $PIXEL_ORCH_CONFIG)")
+    train.add_argument("--preset", metavar="NAME", help="named settings to begin with; other flags win")
     train.add_argument("--model", choices=MODELS, help="network")
     train.add_argument("--dataset", choices=tuple(DATASETS), help="data set")
     train.add_argument("--steps", metavar="N", help="optimizer steps in all")
@@ -62,7 +64,7 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2400.pt -o json"
+    example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2200.pt -o json"
     evaluate = _command(commands, "evaluate", "score a checkpoint: nats and bits/dim", example)
     evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to score")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
@@ -71,7 +73,7 @@ def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _sample(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2400.pt \\\n    --out samples.png --count 64"
+    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64"
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
     sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
@@ -80,7 +82,7 @@ def _sample(commands: Commands[OneLineParser], prog: str) -> None:
 
 def _complete(commands: Commands[OneLineParser], prog: str) -> None:
     example = (
-        f"example:\n  {prog} complete --checkpoint out/checkpoint-2400.pt \\\n"
+        f"example:\n  {prog} complete --checkpoint out/checkpoint-2200.pt \\\n"
         "    --image test:3 --occlude bottom --out completed.png --count 8"
     )
     what = "draw what is hidden of an image, several times, into a PNG"
@@ -101,7 +103,7 @@ def _complete(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _figures(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2400.pt --out figures"
+    example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2200.pt --out figures"
     what = "plot what a checkpoint predicts, draws and completes, and how it was trained"
     figures = _command(commands, "figures", what, example)
     figures.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to show")
@@ -163,11 +165,15 @@ def temperature(text: str) -> float:
 
 
 def settings_help(prog: str) -> str:
-    """List the settings with their defaults, and an example."""
+    """List the presets, the settings with their defaults, and an example."""
+    names = [name for name, some in PRESETS.items() if some.settings["dataset"] in DATASETS]
+    presets = textwrap.fill(
+        "presets: " + ", ".join(names), WIDTH - 1, subsequent_indent=" " * 9, break_on_hyphens=False
+    )
     rows = []
     for name, field in TrainConfig.model_fields.items():
         if name not in ("model", "dataset", "steps"):
             text = f"  {name:<20} {field.description} (default: {field.default})"
             rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
     example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"
-    return "\n".join(["settings for --set:", *rows, "", example])
+    return "\n".join([presets, "", "settings for --set:", *rows, "", example])

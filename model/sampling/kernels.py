@@ -24,8 +24,11 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def compiled(function: Function) -> Function:
     """Compile a function at its first call. Sums may be reordered, so that they go 4 or 8 at a time."""
-    flags = {"contract", "reassoc", "nsz"}
-    return cast("Function", numba.njit(cache=True, fastmath=flags, error_model="numpy")(function))
+    how: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
+    try:
+        return cast("Function", numba.njit(cache=True, **how)(function))
+    except RuntimeError:  # there is no folder that the result could be kept in
+        return cast("Function", numba.njit(**how)(function))
 
 
 @compiled

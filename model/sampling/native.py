@@ -35,16 +35,28 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def trouble() -> str | None:
+    """Load the compiled sampler; return why it cannot be, None if it can."""
+    if not available():
+        return "needs numba: pip install 'pixel-orch[fast]'"
+    try:
+        from model.sampling import kernels  # noqa: F401 - only whether it can be
+    except ImportError as error:  # numba refuses a numpy that is newer than it knows
+        return f"cannot load numba ({str(error).splitlines()[0]})"
+    return None
+
+
 def require(device: torch.device) -> None:
     """Make sure that it can run.
 
     Raises:
-        SetupError: numba is not installed, or the network is not on a CPU.
+        SetupError: numba is not installed or does not load, or the network is not on a CPU.
     """
-    if not available():
-        raise SetupError("the native sampler needs numba: pip install 'pixel-orch[fast]', or take --engine torch")
     if device.type != "cpu":
         raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; take --engine torch or --device cpu")
+    reason = trouble()
+    if reason is not None:
+        raise SetupError(f"the native sampler {reason}, or take --engine torch")
 
 
 def pays(levels: Tensor) -> bool:
@@ -53,9 +65,10 @@ def pays(levels: Tensor) -> bool:
     Loading numba and the compiled code takes about 1.5 s, in which torch draws a small image many times over. Once
     it is loaded it wins for few images; for many, torch's products are as large as they should be.
     """
+    if levels.device.type != "cpu" or len(levels) > BATCH_AT_MOST:
+        return False
     loaded = "model.sampling.kernels" in sys.modules
-    small_batch = len(levels) <= BATCH_AT_MOST
-    return levels.device.type == "cpu" and available() and small_batch and (loaded or levels[0].numel() >= PAYS_FROM)
+    return (loaded or levels[0].numel() >= PAYS_FROM) and trouble() is None
 
 
 def sample(

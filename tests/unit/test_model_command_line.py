@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
-from model.checkpoint import path_of
+from model.checkpoint import load, path_of
 from model.config import TrainConfig
 
 torch.set_num_threads(1)
@@ -65,6 +65,8 @@ def call(*words: str | Path) -> int:
         (("train", "--config", "none.json"), "cannot read the config none.json"),
         (("train", "--config", "c.json", "--steps", "3"), "--config and flags both give settings"),
         (("train", "--out", "/dev/null/out", "--set", "samples=0"), "cannot write to /dev/null/out"),
+        (("train", "--preset", "digits-rwo"), "no preset 'digits-rwo'; did you mean digits-row"),
+        (("train", "--config", "c.json", "--preset", "digits-row"), "--config and flags both give settings"),
         (("train", "--frobnicate"), "unrecognized: --frobnicate"),
         (("evaluate",), "required"),
         (("evaluate", "--checkpoint", "none.pt"), "no checkpoint at none.pt"),
@@ -129,6 +131,24 @@ def test_the_environment_gives_folder_and_config(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PIXEL_ORCH_OUT", str(tmp_path / "out"))
     assert call("train") == 0
     assert path_of(tmp_path / "out", 2).exists()
+
+
+def test_a_preset_lies_beneath_the_flags(tmp_path: Path) -> None:
+    words = [
+        "--preset",
+        "digits-row",
+        "--steps",
+        "2",
+        "--set",
+        "hidden=3",
+        "--set",
+        "samples=0",
+        "--out",
+        str(tmp_path),
+    ]
+    assert call("train", *words) == 0
+    made = load(path_of(tmp_path, 2)).train_config
+    assert (made.model, made.layers, made.hidden, made.steps) == ("row-lstm", 3, 3, 2)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "complete", "figures"])

@@ -13,7 +13,7 @@ from PIL import Image
 from model import complete, picture
 from model.__main__ import main
 from model.checkpoint import path_of
-from model.config import DATASETS, DatasetFacts
+from model.config import DATASETS, MODELS, DatasetFacts
 from model.data import load as load_data
 from model.errors import SetupError
 
@@ -45,6 +45,24 @@ def tile(path: Path, number: int) -> np.ndarray:
         pixels = np.asarray(image)
     left = picture.GAP + number * TILE
     return pixels[picture.GAP : picture.GAP + 64 : 8, left : left + 64 : 8]
+
+
+@pytest.mark.parametrize("network", MODELS)
+def test_every_network_goes_from_training_to_a_completion(
+    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    words = [word for setting in ("hidden=3", "layers=2", "head=3", "samples=2") for word in ("--set", setting)]
+    assert main(["train", "--model", network, "--steps", "2", "--out", str(tmp_path), *words]) == 0
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    made = path_of(tmp_path, 2)
+    assert (tmp_path / "samples-2.png").exists()
+    assert call(made, "evaluate") == 0
+    assert network in capsys.readouterr().out
+    out = tmp_path / "c.png"
+    assert call(made, "complete", "--image", "test:0", "--occlude", "bottom", "--out", out, "--count", "2") == 0
+    assert out.exists()
 
 
 @pytest.mark.parametrize("occlude", ["bottom", "top", "left", "right", "box:2,3,4,1"])

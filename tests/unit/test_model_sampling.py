@@ -136,6 +136,20 @@ def test_the_native_sampler_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) 
     assert not native.pays(torch.zeros(1, 3, 64, 64))
 
 
+def test_a_numba_that_does_not_load_is_said_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available", lambda: True)
+    monkeypatch.delitem(sys.modules, "model.sampling.kernels", raising=False)
+    monkeypatch.delattr("model.sampling.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(SetupError, match=r"the native sampler cannot load numba \(.*\), or take --engine torch"):
+        native.require(torch.device("cpu"))
+    assert not native.pays(torch.zeros(1, 3, 64, 64))
+    net = network("pixelcnn", channels=3, levels=4, hidden=3, layers=1, head=3)
+    facts = DatasetFacts(height=2, width=2, channels=3, levels=4, train=0, valid=0, test=0)
+    monkeypatch.setattr(native, "PAYS_FROM", 1)
+    assert draw(net, facts, count=1, seed=0).shape == (1, 3, 2, 2)
+
+
 # Frequencies against probabilities
 
 

@@ -98,6 +98,17 @@ def test_killed_after_any_step_it_ends_identical_in_every_bit(step: int, whole: 
     assert {key for key in wanted if key[0] > step and (key[0] % 3 == 0 or key[1] == "valid")} <= got.keys()
 
 
+@pytest.mark.parametrize("model", ["row-lstm", "diagonal-bilstm"])
+def test_every_network_killed_after_a_step_ends_identical_in_every_bit(model: str, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"model": model, "steps": 7, "keep_checkpoints": 100, "layers": 2})
+    (tmp_path / "killed").mkdir()
+    assert run(config, tmp_path / "whole") == 0
+    shutil.copy(path_of(tmp_path / "whole", 4), tmp_path / "killed")
+    assert run(config, tmp_path / "killed") == 0
+    assert state(path_of(tmp_path / "killed", 7)) == state(path_of(tmp_path / "whole", 7))
+    assert (tmp_path / "killed/samples-7.png").read_bytes() == (tmp_path / "whole/samples-7.png").read_bytes()
+
+
 @pytest.mark.parametrize("look", [2, 3, 5, 8])
 def test_stopped_again_and_again_it_ends_identical_in_every_bit(look: int, whole: Path, tmp_path: Path) -> None:
     codes: list[int] = []

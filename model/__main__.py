@@ -100,14 +100,14 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 
 def _sample(args: argparse.Namespace) -> str:
-    from model.checkpoint import load
+    from model.checkpoint import find, load
     from model.device import pick_device
     from model.picture import write_grid
     from model.sample import draw
     from model.state import network_of
     from model.train import make_repeatable
 
-    saved = load(Path(args.checkpoint))
+    saved = load(find(Path(args.checkpoint)))
     facts = saved.train_config.data
     device = pick_device(args.device)
     make_repeatable(1, device)

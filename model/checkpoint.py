@@ -114,6 +114,24 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(**payload)
 
 
+def find(path: Path) -> Path:
+    """Name the checkpoint that a path means: a file is itself, a folder its best one, or its newest if none was judged.
+
+    Raises:
+        CheckpointError: a folder without checkpoints.
+    """
+    if not path.is_dir():
+        return path
+    steps = steps_in(path)
+    if not steps:
+        raise CheckpointError(f"no checkpoint in {path}; give a file, or the folder of a training")
+    try:
+        best = json.loads((path / "best.json").read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        best = None
+    return path_of(path, best if best in steps else steps[-1])
+
+
 def steps_in(folder: Path) -> list[int]:
     """List the steps that the folder has a checkpoint of, oldest first, whole or not."""
     found = (NAME.fullmatch(path.name) for path in folder.iterdir())

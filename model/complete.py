@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import picture
+from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts, DatasetName
 from model.data import load as load_data
@@ -58,7 +59,7 @@ def complete(
     Raises:
         SetupError: the checkpoint, the image, the box or the device is not to be had.
     """
-    saved = load_checkpoint(path)
+    saved = load_checkpoint(find(path))
     config = saved.train_config
     facts = config.data
     hidden = hidden_part(occlude, facts)

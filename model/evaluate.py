@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.data import load as load_data
 from model.data.dataset import Split
@@ -30,6 +31,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     Raises:
         SetupError: the checkpoint, the data or the device is not to be had.
     """
+    path = find(path)
     saved = load_checkpoint(path)
     config = saved.train_config
     where = pick_device(device)

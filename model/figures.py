@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model import complete, picture
+from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
@@ -44,6 +45,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise SetupError("figures needs the extra: pip install 'pixel-orch[figures]'")
+    path = find(path)
     saved = load_checkpoint(path)
     facts = saved.train_config.data
     where = pick_device(device)

@@ -66,7 +66,9 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
 def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2200.pt -o json"
     evaluate = _command(commands, "evaluate", "score a checkpoint: nats and bits/dim", example)
-    evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to score")
+    evaluate.add_argument(
+        "--checkpoint", metavar="FILE", required=True, help="checkpoint to score, or a folder: its best one"
+    )
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
     _device(evaluate)
@@ -75,7 +77,7 @@ def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
 def _sample(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64"
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
-    sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
+    sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
     sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
     _drawing(sample, count=16, what="images")
 
@@ -91,7 +93,7 @@ def _complete(commands: Commands[OneLineParser], prog: str) -> None:
         "pixels below it the network knows nothing: hide the bottom, as the paper does."
     )
     complete = _command(commands, "complete", what, f"{note}\n\n{example}")
-    complete.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to draw from")
+    complete.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
     complete.add_argument(
         "--image", metavar="F", required=True, help="a PNG of the network's size, or test:INDEX of its data set"
     )
@@ -106,7 +108,7 @@ def _figures(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2200.pt --out figures"
     what = "plot what a checkpoint predicts, draws and completes, and how it was trained"
     figures = _command(commands, "figures", what, example)
-    figures.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint to show")
+    figures.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
     figures.add_argument("--out", metavar="DIR", required=True, help="folder to write the pictures to")
     figures.add_argument("--seed", metavar="N", type=seed, default=0, help="of the samples (default: 0)")
     _device(figures)

@@ -26,7 +26,7 @@ class Entry:
     def __init__(self, conv: MaskedConv2d, *, batch: int, width: int) -> None:
         weight, C = masked(conv), conv.in_channels
         k = weight.shape[-1]
-        self.batch, self.width, self.channels, self.reach, self.kernel = batch, width, C, k // 2, k
+        self.batch, self.width, self.channels, self.reach = batch, width, C, k // 2
         above = weight[:, :, : self.reach]  # (2h, C, reach, k)
         self.weight_above = above.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous()  # (reach*k*C, 2h)
         self.weight_beside = taps(weight[:, :, self.reach, : self.reach + 1])  # ((reach + 1) * C, 2h)
@@ -35,6 +35,9 @@ class Entry:
         self.rows = weight.new_zeros(self.reach + 1, batch, (width + 2 * self.reach) * C)
         self.now = self.rows[-1]  # (B, (W + 2 reach) * C)
         self.above = weight.new_zeros(batch, width, len(weight))
+        # Views of both, cut once. A window holds what a pixel sees of the rows above; the lowest is the row just drawn.
+        self._windows = self.rows[1:].unfold(2, k * C, C).permute(1, 2, 0, 3)  # (B, W, reach, k*C)
+        self._flat, self._upper, self._lower = self.above.view(batch * width, -1), self.rows[:-1], self.rows[1:]
 
     @cached_property
     def _views(self) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
@@ -49,11 +52,9 @@ class Entry:
 
     def begin_row(self) -> None:
         """Go to the next row."""
-        C, k = self.channels, self.kernel
-        windows = self.rows[1:].unfold(2, k * C, C)  # (reach, B, W, k*C): the row just drawn is the lowest of them
-        flat = windows.permute(1, 2, 0, 3).reshape(self.batch * self.width, -1)  # (B*W, reach*k*C)
-        torch.addmm(self.bias, flat, self.weight_above, out=self.above.view(len(flat), -1))
-        self.rows[:-1] = self.rows[1:].clone()
+        windows = self._windows.reshape(len(self._flat), -1)  # (B*W, reach*k*C)
+        torch.addmm(self.bias, windows, self.weight_above, out=self._flat)
+        self._upper.copy_(self._lower.clone())
         self.now.zero_()
 
     def at(self, column: int, colour: int) -> Tensor:

@@ -46,6 +46,8 @@ class ConvolutionLayers:
         self.x = new(self.layers, batch, 2 * self.h)
         self.u = new(self.layers, batch, (width + 2) * self.h)
         self.above = new(self.layers, batch, width, self.h)
+        self._windows = self.u.unfold(2, 3 * self.h, self.h)  # (L, B, W, 3h)
+        self._flat = self.above.view(self.layers, batch * width, self.h)
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
@@ -71,9 +73,8 @@ class ConvolutionLayers:
 
     def begin_row(self, from_condition: Tensor | None) -> None:
         """Go to the next row: fold in what the row just drawn gives to it, and the condition (L, B, W, h)."""
-        flat = (self.layers, self.batch * self.width)
-        windows = self.u.unfold(2, 3 * self.h, self.h).reshape(*flat, 3 * self.h)
-        torch.baddbmm(self.bias_above, windows, self.weight_above, out=self.above.view(*flat, self.h))
+        windows = self._windows.reshape(self.layers, self.batch * self.width, 3 * self.h)
+        torch.baddbmm(self.bias_above, windows, self.weight_above, out=self._flat)
         if from_condition is not None:
             self.above += from_condition
 

@@ -66,6 +66,8 @@ class RowLayers:
         self.x = new(L, batch, (width + 1) * 2 * h)
         self.states, self.memory = new(L, batch, (width + 2) * h), new(L, batch, width, h)
         self.above = new(L, batch, width, GATES * h)
+        self._windows = self.states.unfold(2, 3 * h, h)  # (L, B, W, 3h)
+        self._flat = self.above.view(L, batch * width, GATES * h)
         for layer, lstm in enumerate(lstms):  # beside the row there are zeros, above it is the learned state
             self.states[layer, :, h:-h] = lstm.h0.detach().repeat(width)
             self.memory[layer] = lstm.c0.detach()
@@ -101,9 +103,8 @@ class RowLayers:
 
     def begin_row(self, from_condition: Tensor | None) -> None:
         """Go to the next row: fold in what the row just drawn gives to it, and the condition (L, B, W, 4h)."""
-        flat = (self.layers, self.batch * self.width)
-        windows = self.states.unfold(2, 3 * self.h, self.h).reshape(*flat, 3 * self.h)
-        torch.baddbmm(self.bias_above, windows, self.weight_above, out=self.above.view(*flat, GATES * self.h))
+        windows = self._windows.reshape(self.layers, self.batch * self.width, 3 * self.h)
+        torch.baddbmm(self.bias_above, windows, self.weight_above, out=self._flat)
         if from_condition is not None:
             self.above += from_condition[..., self.order]
 

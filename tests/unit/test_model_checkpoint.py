@@ -117,6 +117,18 @@ class _Touch:
         return Path.touch, (self.path,)
 
 
+def test_a_folder_means_its_best_checkpoint_or_its_newest(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*; give a file, or the folder of a training"):
+        checkpoints.find(tmp_path)
+    for step in (5, 7, 12):
+        save(tmp_path, made(step))
+    assert checkpoints.find(tmp_path) == path_of(tmp_path, 12)
+    assert checkpoints.find(path_of(tmp_path, 5)) == path_of(tmp_path, 5)
+    for text, step in (('{"step": 7}', 7), ('{"step": 8}', 12), ("[]", 12), ("torn", 12)):
+        (tmp_path / "best.json").write_text(text)
+        assert checkpoints.find(tmp_path) == path_of(tmp_path, step)
+
+
 def test_a_checkpoint_of_the_first_format_is_still_read(tmp_path: Path) -> None:
     old = {name: value for name, value in vars(made()).items() if name != "ema"}
     torch.save({"format": 1, "digest": checkpoints.digest(old), "payload": old}, tmp_path / "checkpoint-7.pt")

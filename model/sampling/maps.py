@@ -43,7 +43,7 @@ def parts(whole: Product, colours: int) -> list[Product]:
 def pointwise(module: nn.Module) -> Product:
     """Turn a masked 1x1 convolution into a product."""
     conv = cast("MaskedConv2d", module)
-    return Product(masked(conv)[:, :, 0, 0].t().contiguous(), bias_of(conv))
+    return Product(masked(conv)[:, :, 0, 0].t(), bias_of(conv))
 
 
 def masked(conv: MaskedConv2d) -> Tensor:

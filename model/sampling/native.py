@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 PAYS_FROM = 8192  # values of an image
-BATCH_AT_MOST = 32
+BATCH_AT_MOST = 64
 
 
 def available() -> bool:
@@ -63,7 +63,7 @@ def pays(levels: Tensor) -> bool:
     """Say whether it is there and faster, loading it included.
 
     Loading numba and the compiled code takes about 1.5 s, in which torch draws a small image many times over. Once
-    it is loaded it wins for few images; for many, torch's products are as large as they should be.
+    it is loaded it wins for few images; for hundreds torch is as fast: its products are as large as they should be.
     """
     if levels.device.type != "cpu" or len(levels) > BATCH_AT_MOST:
         return False

@@ -37,8 +37,10 @@ EXAMPLES = {
     "train": "pixel-orch train --steps 300 --out ./out",
     "evaluate": "pixel-orch evaluate --checkpoint out/checkpoint-300.pt",
     "sample": "pixel-orch sample --checkpoint out/checkpoint-300.pt --out samples.png",
+    "complete": "pixel-orch complete --checkpoint F --image test:0 --occlude bottom --out completed.png",
+    "figures": "pixel-orch figures --checkpoint out/checkpoint-300.pt --out figures",
 }
-OF_THE_MODEL = ("train", "evaluate", "sample")
+OF_THE_MODEL = ("train", "evaluate", "sample", "complete", "figures")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -104,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
         ("train", "train the bundled model on this machine"),
         ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
         ("sample", "draw images from a checkpoint into a PNG grid"),
+        ("complete", "fill in the hidden part of an image, several times"),
+        ("figures", "predictive distributions, samples, completions and the training curve"),
     ):
         commands.add_parser(name, help=text, add_help=False)
     return top

@@ -28,7 +28,7 @@ from orchestrator.plan import Plan, cost_ceiling
 from orchestrator.report import RunRow, build, run_row
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, read_jsonl
-from orchestrator.terminal import RunView, Screen, money, number, span, table
+from orchestrator.terminal import RunView, Screen, money, number, price, span, table
 
 MOST_OFFERS_SHOWN = 12
 
@@ -260,7 +260,7 @@ def _offer_rows(ranked: Sequence[Offer]) -> str:
         known = catalog.find(offer.pool.instance_type)
         gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
         rows.append(
-            [str(place), known.name, gpu, offer.pool.zone, offer.market, money(offer.price_usd_h), offer.source]
+            [str(place), known.name, gpu, offer.pool.zone, offer.market, price(offer.price_usd_h), offer.source]
         )
     return table(["#", "TYPE", "GPU", "ZONE", "MARKET", "$/H", "PRICE FROM"], rows, right="# $/H")
 
@@ -268,8 +268,8 @@ def _offer_rows(ranked: Sequence[Offer]) -> str:
 def _agreed(plan: Plan, screen: Screen) -> bool:
     low, high = cost_ceiling(plan.offers)
     screen.plain(_offer_rows(plan.offers))
-    price = f"${money(low)}" if low == high else f"${money(low)} to ${money(high)}"
-    screen.plain(f"{plan.spec.run}: {price} an hour, tried in this order until one has capacity.")
+    usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
+    screen.plain(f"{plan.spec.run}: {usd_h} an hour, tried in this order until one has capacity.")
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
         for known in map(catalog.find, plan.spec.instances):
@@ -326,7 +326,7 @@ def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, ou
     print(
         f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate."
     )
-    print(f"Estimate: ${money(low)} to ${money(high)} an hour; the time it takes is known after a first run (report).")
+    print(f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report).")
     return 0
 
 
@@ -537,7 +537,7 @@ def summary_text(store: RunStore, now: float) -> str:
             str(a.number),
             a.instance_type,
             a.zone,
-            money(a.price_usd_h),
+            price(a.price_usd_h),
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             number(a.images_per_s),
             a.ended_by or "-",

@@ -48,13 +48,11 @@ def status(args: argparse.Namespace) -> int:
     elif not rows:
         print("no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
     else:
-        print(
-            table(
-                ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "OWNER"],
-                [_status_row(*r, now) for r in rows],
-                "STEP $ AGE",
-            )
-        )
+        head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "OWNER"]
+        cells = [_status_row(*r, now) for r in rows]
+        if all(row[-1] == "-" for row in cells):  # nothing runs: nobody owns anything
+            head, cells = head[:-1], [row[:-1] for row in cells]
+        print(table(head, cells, "STEP $ AGE"))
     return 0
 
 

@@ -21,7 +21,7 @@ PLAIN_PROGRESS_EVERY_S = 10.0
 
 
 def money(usd: float | Decimal | None) -> str:
-    """Return dollars with as many digits as say something: 12.30, 0.2706, 0.00045."""
+    """Return dollars with as many digits as say something: 12.30, 0.271, 0.00045."""
     if usd is None:
         return "-"
     value = float(usd)
@@ -29,7 +29,12 @@ def money(usd: float | Decimal | None) -> str:
         return "0"
     if value >= 10:
         return f"{value:.2f}"
-    return f"{value:.{max(2, 3 - math.floor(math.log10(value)))}f}" if value < 1 else f"{value:.3f}"
+    return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}" if value < 1 else f"{value:.3f}"
+
+
+def price(usd_h: float) -> str:
+    """Return dollars per hour as EC2 writes them, to a hundredth of a cent."""
+    return f"{usd_h:.4f}"
 
 
 def number(value: float | None, digits: int | None = None) -> str:
@@ -157,8 +162,8 @@ class RunView:
     def _text(self, event: ev.Event) -> str:  # noqa: PLR0911, PLR0912  (one case for each event is the clearest form)
         match event:
             case ev.LaunchRequested():
-                price = f"${money(event.price_usd_h)}/h"
-                return f"asking for {event.instance_type} ({event.market}) in {event.zone} at {price}"
+                usd_h = price(event.price_usd_h)
+                return f"asking for {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
             case ev.LaunchFailed():
                 return f"  not there: {event.code} in {event.zone}"
             case ev.InstanceStarted():

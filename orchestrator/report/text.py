@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.report.build import Report, RunRow, TypeRow
-from orchestrator.terminal import money, number, table
+from orchestrator.terminal import money, number, price, table
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def as_text(report: Report) -> str:
     parts = ["Runs", _runs(report.runs), "", "Instance types, as measured", _types(report.types)]
     parts += [
         "",
-        "$/1k steps, $/epoch: price per hour over measured images/s, while training.",
-        "$ total: billed, all attempts (~ is an estimate); an instance that AWS",
+        "$/KSTEP (1,000 steps), $/EPOCH: price per hour over measured images/s, while\nit trains.",
+        "$ TOTAL: billed, all attempts (~ is an estimate); an instance that AWS",
         "interrupts within its first hour is free.",
     ]
     parts += ["", *(_wrapped(note) for note in report.notes)] if report.notes else []
@@ -56,7 +56,7 @@ def _runs(runs: tuple[RunRow, ...]) -> str:
 
 
 def _types(types: tuple[TypeRow, ...]) -> str:
-    head = ["TYPE", "MARKET", "CLOUD", "ATT", "INT", "IMAGES/S", "$/H", "$/1K STEPS", "$/EPOCH"]
+    head = ["TYPE", "MARKET", "CLOUD", "ATT", "INT", "IMAGES/S", "$/H", "$/KSTEP", "$/EPOCH"]
     rows = [
         [
             row.instance_type,
@@ -65,13 +65,13 @@ def _types(types: tuple[TypeRow, ...]) -> str:
             str(row.attempts),
             str(row.interruptions),
             number(row.images_per_s),
-            money(row.price_usd_h),
+            price(row.price_usd_h),
             money(row.usd_per_1000_steps),
             money(row.usd_per_epoch),
         ]
         for row in types
     ]
-    return table(head, rows, right="ATT INT IMAGES/S $/H $/1K STEPS $/EPOCH")
+    return table(head, rows, right="ATT INT IMAGES/S $/H $/KSTEP $/EPOCH")
 
 
 def _wrapped(note: str, width: int = 80) -> str:

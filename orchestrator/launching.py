@@ -43,6 +43,8 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     if args.sync_dry_run:
         return _print_tree(tree, args.output)
     is_dry = args.dry_run
+    if not spec.is_embedded:
+        world.check_credentials()
     if not is_dry and not args.yes and not sys.stdin.isatty():
         raise SpecError(
             "launch asks before it spends money, and here is no terminal to ask on; add -y to go on without"

@@ -47,8 +47,16 @@ def regions_for(cloud: str, asked: tuple[str, ...]) -> tuple[str, ...]:
         return (EMBEDDED_REGION,)
     configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _configured_region()
     if not configured:
+        check_credentials()  # without an account, a region is not what is missing
         raise SpecError("no AWS region is set; say --region, for example --region us-east-1, or run `aws configure`")
     return (catalog.check_region(configured),)
+
+
+def check_credentials() -> None:
+    """Raise AccessError if there are no AWS credentials; it says both ways on. Asks nobody."""
+    from orchestrator.aws import AwsCloud
+
+    AwsCloud((EMBEDDED_REGION,))
 
 
 def _configured_region() -> str | None:

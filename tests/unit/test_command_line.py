@@ -117,7 +117,8 @@ BAD = [
     (["sweep", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["check", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["status", "--", "x"], "takes nothing after --"),
-    (["launch", "--instance", "p2.xlarge", "--spot"], "add -y"),
+    (["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot"], "add -y"),
+    (["launch", "--instance", "p2.xlarge", "--spot"], "no AWS credentials found"),
     (["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"], "no AWS credentials found"),
 ]
 
@@ -131,8 +132,6 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
     says: str,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    if words[:2] == ["launch", "--instance"] and "--region" not in words:
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
     assert says in refused(capsys, words)
     assert not (at_home / "home" / "runs").exists()
     assert not (at_home / "home" / "local").exists()

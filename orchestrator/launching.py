@@ -27,7 +27,7 @@ from orchestrator.events import Attempt, Event, RunCreated, RunState, StateChang
 from orchestrator.plan import Plan, cost_ceiling
 from orchestrator.report import RunRow, build, run_row
 from orchestrator.spec import RunSpec
-from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, read_jsonl
+from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, read_jsonl, wait_until_gone
 from orchestrator.terminal import RunView, Screen, money, number, price, span, table
 
 MOST_OFFERS_SHOWN = 12
@@ -148,6 +148,7 @@ def stop(args: argparse.Namespace) -> int:
         store.ask_for("STOPPED")
         os.kill(pid, signal.SIGTERM)
         _follow(store, screen)
+        wait_until_gone(pid)  # it still ends the embedded cloud
     else:
         spec = store.spec()
         with world.open_cloud(spec.cloud, spec.regions, home) as cloud:

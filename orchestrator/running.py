@@ -22,7 +22,7 @@ from orchestrator.launching import newest_checkpoint, newest_samples, row_of, su
 from orchestrator.reaper import Reaper
 from orchestrator.report import as_json, as_text, build
 from orchestrator.spec import check_name
-from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home
+from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, wait_until_gone
 from orchestrator.terminal import money, span, table
 
 DOWN_TIMEOUT_S = 300.0
@@ -355,6 +355,8 @@ def _end_run(store: RunStore, home: Path) -> None:
         _signal(pid)
     while clock.now() < give_up_at:
         if store.state().is_final:
+            if pid is not None:
+                wait_until_gone(pid)  # it still ends the embedded cloud
             return
         try:
             with store.owned():

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,6 +89,18 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def wait_until_gone(pid: int, limit_s: float = 20.0) -> None:
+    """Wait until a process has ended; one that ended and was not yet waited for by its parent counts as gone."""
+    give_up_at = time.monotonic() + limit_s
+    while _is_alive(pid) and time.monotonic() < give_up_at:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            pass  # it has just ended, or there is no /proc here
+        time.sleep(0.05)
 
 
 def sync_folder(folder: Path) -> None:

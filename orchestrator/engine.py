@@ -7,7 +7,6 @@ the tags alone.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,8 @@ from typing import Any, Literal, Protocol
 from orchestrator import limits
 from orchestrator import offers as ranking
 from orchestrator.clock import Clock
-from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Output, Pool, Setup
+from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Pool, Setup
+from orchestrator.ear import Ear
 from orchestrator.errors import (
     AccessError,
     BudgetError,
@@ -39,12 +39,9 @@ from orchestrator.events import (
     Event,
     HostReady,
     InstanceStarted,
-    InterruptionNoticed,
     LaunchFailed,
     LaunchRequested,
     OwnerChanged,
-    Progress,
-    RebalanceRecommended,
     RunState,
     State,
     StateChanged,
@@ -58,7 +55,6 @@ from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
-PROGRESS_EVERY_S = 10.0
 CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
@@ -143,7 +139,7 @@ class Engine:
         self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
-        self._events = store.events()
+        self.events = store.events()
         self._state: RunState | None = None
         self._limit_is_reached = False
         self._regions_opened: dict[str, str] = {}
@@ -166,7 +162,7 @@ class Engine:
         except OSError:  # the disk is full: that must not keep a machine from being ended
             if not self._is_finishing:
                 raise
-        self._events.append(event)
+        self.events.append(event)
         self._state = None
         for watcher in self.watchers:
             watcher.event(event)
@@ -174,7 +170,7 @@ class Engine:
     def state(self) -> RunState:
         """Return the fold of the events so far."""
         if self._state is None:
-            self._state = fold(self._events)
+            self._state = fold(self.events)
         return self._state
 
     def _move(self, state: State, reason: str = "") -> None:
@@ -503,7 +499,7 @@ class Engine:
 
     def _watch(self, attempt: Attempt, host: Host) -> Outcome:
         """Look, bring home what is new, look again."""
-        ear = _Ear(self, attempt)
+        ear = Ear(self, attempt)
         silent_since: float | None = None
         stop_asked_at: float | None = None
         while True:
@@ -531,7 +527,7 @@ class Engine:
             hurry = ear.noticed or stop_asked_at is not None
             self.clock.sleep(min(self.policy.poll_s, 0.5) if hurry else self.policy.poll_s)
 
-    def _keep_to_limits(self, ear: _Ear) -> None:
+    def _keep_to_limits(self, ear: Ear) -> None:
         """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""
         if self.stop_reason or self.spec.limits == Limits():
             return
@@ -542,11 +538,11 @@ class Engine:
             self._limit_is_reached = True
             self.stop_reason, self.stop_state = reason, "STOPPED"
 
-    def _is_over_budget(self, ear: _Ear) -> bool:
+    def _is_over_budget(self, ear: Ear) -> bool:
         """Return whether no second is left, whatever the trainer still wants to save."""
         return self._limit_is_reached and "budget" in self._limit_at(ear, self.clock.now() + self.policy.poll_s)
 
-    def _limit_at(self, ear: _Ear, moment: float) -> str:
+    def _limit_at(self, ear: Ear, moment: float) -> str:
         state = self.state()
         return limits.reached(
             self.spec.limits, state.attempts, led_since=state.led_since, heard_at=ear.heard_at, now=moment
@@ -560,13 +556,13 @@ class Engine:
         cap_usd_h = limits.price_cap_usd_h(self.spec, offer)
         return limits.surely_buys_s(self.spec.limits, self.state().attempts, cap_usd_h, self.clock.now())
 
-    def _lost(self, ear: _Ear, problem: str, is_stopping: bool) -> Outcome:
+    def _lost(self, ear: Ear, problem: str, is_stopping: bool) -> Outcome:
         ear.note_progress(force=True)
         if is_stopping:
             return Outcome("stopped", self.stop_reason)
         return Outcome("lost", self._why_lost(ear.attempt, problem))
 
-    def _ended(self, ear: _Ear, host: Host, look: Look) -> Outcome:
+    def _ended(self, ear: Ear, host: Host, look: Look) -> Outcome:
         """Decide what the end of the trainer means, after all that it left is home."""
         for _ in range(3):
             with suppress(UnreachableError):
@@ -633,7 +629,7 @@ class Engine:
     def _finish(self, state: State, reason: str) -> None:
         """End every instance, wait until they are gone, close the door; only then is the run over."""
         self._is_finishing = True
-        self._events, self._state = self.store.events(), None  # a signal may have come between writing and remembering
+        self.events, self._state = self.store.events(), None  # a signal may have come between writing and remembering
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self._regions_opened)
         if left:
@@ -649,135 +645,6 @@ class Engine:
             return self.reaper.end_all(reason, even_under_notice=True)
         except CloudError as error:
             return [f"{a.instance_id} ({error})" for a in self.state().open_attempts()] or [str(error)]
-
-
-class _Ear:
-    """What one attempt has told us so far: metrics and log appended at home, files pulled, facts written down."""
-
-    def __init__(self, engine: Engine, attempt: Attempt) -> None:
-        self.engine = engine
-        self.attempt = attempt
-        self.folder = engine.store.attempt_folder(attempt.number)
-        self.cursor = Cursor(_size(self.folder / "metrics.jsonl"), _size(self.folder / "trainer.log"))
-        self.step = max(attempt.last_step, attempt.resumed_from)
-        self.images_per_s: float | None = None
-        self.device: str | None = None
-        self.finished = False
-        self.has_more = False
-        self.noticed = attempt.noticed_ends_at is not None
-        self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
-        self._noted_step = self.step
-        self.heard_at = engine.clock.now()
-        self._have = {pulled.sha256 for pulled in engine.state().checkpoints.values()}
-
-    def listen(self, host: Host) -> Look:
-        """One look, and all that follows from it."""
-        engine = self.engine
-        look = host.look(engine.job.root, self.cursor, engine.allow_s(self.attempt))
-        if look.metrics or look.log:
-            self.heard_at = engine.clock.now()
-        self._append("metrics.jsonl", look.metrics)
-        self._append("trainer.log", look.log)
-        self.has_more = bool(look.metrics or look.log)
-        self.cursor = look.cursor
-        for line in _json_lines(look.metrics):
-            self._hear(line)
-        self._hear_of_interruption(look)
-        self.note_progress(force=look.trainer == "exited")
-        attempt = engine.state().attempt(self.attempt.number) or self.attempt
-        for watcher in engine.watchers:
-            watcher.tick(attempt, self.step, self.images_per_s)
-        for output in look.outputs:
-            self._pull(host, output)
-        return look
-
-    def _append(self, name: str, text: str) -> None:
-        if text:
-            with (self.folder / name).open("ab") as file:
-                file.write(text.encode(errors="surrogateescape"))
-
-    def _hear(self, line: dict[str, Any]) -> None:
-        step = line.get("step")
-        if (
-            isinstance(step, int)
-            and not isinstance(step, bool)
-            and "event" not in line
-            and line.get("split") != "valid"
-        ):
-            self.step = max(self.step, step)
-            speed = line.get("images_per_s")
-            self.images_per_s = float(speed) if isinstance(speed, (int, float)) else self.images_per_s
-        if line.get("event") == "start":
-            self._hear_start(line)
-        if line.get("event") == "end":
-            self.finished = line.get("reason") == "finished"
-            if isinstance(step, int):
-                self.step = max(self.step, step)  # steps after the last measurement
-
-    def _hear_start(self, line: dict[str, Any]) -> None:
-        now = self.engine.clock.now()
-        self.device = str(line.get("device_name") or line.get("device") or "") or None
-        for refused in line.get("refused") or []:
-            if isinstance(refused, dict):
-                event = CheckpointRefused(at=now, name=str(refused.get("name")), reason=str(refused.get("reason")))
-                self.engine.emit(event)
-        resumed_from = line.get("resumed_from")
-        current = self.engine.state().attempt(self.attempt.number)
-        if isinstance(resumed_from, int) and current is not None and resumed_from != current.resumed_from:
-            self.step = self._noted_step = resumed_from
-            self.engine.emit(TrainerStarted(at=now, attempt=self.attempt.number, resumed_from=resumed_from))
-
-    def _hear_of_interruption(self, look: Look) -> None:
-        current = self.engine.state().attempt(self.attempt.number)
-        now, number, name = self.engine.clock.now(), self.attempt.number, self.attempt.instance_id
-        if look.notice_ends_at is not None and current is not None and current.noticed_ends_at is None:
-            self.noticed = True
-            self.engine.emit(InterruptionNoticed(at=now, attempt=number, instance_id=name, ends_at=look.notice_ends_at))
-        if look.rebalance and not any(
-            isinstance(e, RebalanceRecommended) and e.attempt == number for e in self.engine._events
-        ):
-            self.engine.emit(RebalanceRecommended(at=now, attempt=number, instance_id=name))
-
-    def note_progress(self, *, force: bool = False) -> None:
-        """Write the step down: the first one at once, later ones every few seconds, the last one in any case."""
-        now = self.engine.clock.now()
-        if self.step == self._noted_step:
-            return
-        if force or self._noted_at is None or now - self._noted_at >= PROGRESS_EVERY_S:
-            self._noted_at, self._noted_step = now, self.step
-            self.engine.emit(
-                Progress(
-                    at=now,
-                    attempt=self.attempt.number,
-                    step=self.step,
-                    images_per_s=self.images_per_s,
-                    device=self.device,
-                )
-            )
-
-    def _pull(self, host: Host, output: Output) -> None:
-        """Bring one file home, once. A checkpoint counts as ours from the moment that the event is written."""
-        if output.sha256 in self._have:
-            return
-        engine = self.engine
-        folder = engine.store.checkpoints if output.is_checkpoint else engine.store.folder
-        destination = folder / output.name
-        if not host.fetch(engine.job.root, output, destination):
-            self.has_more = True
-            return
-        self._have.add(output.sha256)
-        if output.is_checkpoint:
-            self.step = max(self.step, output.step)
-            engine.emit(
-                CheckpointPulled(
-                    at=engine.clock.now(),
-                    attempt=self.attempt.number,
-                    step=output.step,
-                    name=output.name,
-                    sha256=output.sha256,
-                    size_bytes=output.size_bytes,
-                )
-            )
 
 
 def _started(now: float, number: int, instance: Instance, price_usd_h: float) -> InstanceStarted:
@@ -814,18 +681,6 @@ def _growing(waits_s: tuple[float, ...]) -> Iterator[float]:
     yield from waits_s
     while True:
         yield waits_s[-1]
-
-
-def _size(path: Any) -> int:
-    return int(path.stat().st_size) if path.exists() else 0
-
-
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        with suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
 
 
 __all__ = ["Cancelled", "Engine", "Outcome", "Watcher"]

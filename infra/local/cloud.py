@@ -18,12 +18,13 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
-from infra.local import ec2
+from infra.local import ec2, market
 from infra.local.ec2 import Ec2Instance
 from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
 from infra.local.faults import FaultList
 from infra.local.host import EmbeddedHost, HostFacts
 from infra.local.processes import Children
+from infra.local.quotas import Account
 from infra.local.wire import ApiError
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
@@ -57,6 +58,7 @@ class Cloud:
         self.cloud_id = secrets.token_hex(8)
         self.faults = FaultList()
         self.capacity: dict[tuple[str, str], int] = {}
+        self.account = Account()
         self.lock = threading.RLock()
         self.api_url = ""
         self.last_request = time.monotonic()
@@ -278,6 +280,18 @@ class Cloud:
             for record in self.records()
             if (record.instance_type, record.availability_zone) == (instance_type, zone)
         )
+
+    def counted(self) -> list[tuple[str, str, str]]:
+        """(type, market, region) of each instance that a vCPU quota counts now."""
+        return [
+            (record.instance_type, "spot" if record.is_spot else "on-demand", record.region_name)
+            for record in self.records()
+            if record.state in ACTIVE_STATES
+        ]
+
+    def spot_usd_h(self, instance_type: str, zone: str, time: float) -> float:
+        """The spot price in force. Raises KeyError where the zone does not offer the type."""
+        return market.spot_usd_h(instance_type, zone, time)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

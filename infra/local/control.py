@@ -150,6 +150,10 @@ class EmbeddedCloud:
         """How many instances a capacity pool has room for; None is no limit, which is how it starts."""
         self._post("capacity", {"type": instance_type, "zone": zone, "count": count})
 
+    def set_quota(self, code: str, vcpus: float | None, *, region: str | None = None) -> None:
+        """What a vCPU quota allows (codes in `infra.local.quotas`), in one region or in all; None is plenty again."""
+        self._post("quota", {"code": code, "vcpus": vcpus, "region": region})
+
     def instances(self) -> list[dict[str, Any]]:
         """Every instance that ever was: id, state, zone, type, market, reason, ssh_port, frozen, folder, pids."""
         found: list[dict[str, Any]] = self._post("instances", {})["instances"]

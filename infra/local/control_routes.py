@@ -39,6 +39,7 @@ class ControlRoutes:
             "add-faults": self._add_faults,
             "clear-faults": lambda _: cloud.faults.clear(),
             "capacity": self._set_capacity,
+            "quota": self._set_quota,
             "expect": self._expect,
             "stop": lambda _: self._stop(),
             "stop-if-idle": self._stop_if_idle,
@@ -84,6 +85,10 @@ class ControlRoutes:
             self._cloud.capacity.pop(pool, None)
         else:
             self._cloud.capacity[pool] = int(body["count"])
+
+    def _set_quota(self, body: dict[str, Any]) -> None:
+        vcpus = body.get("vcpus")
+        self._cloud.account.set(str(body["code"]), None if vcpus is None else float(vcpus), body.get("region"))
 
     def _expect(self, body: dict[str, Any]) -> None:
         """A process is about to launch; it may also say how long a notice is from now on."""

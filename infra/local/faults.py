@@ -9,7 +9,7 @@ and are all if missing; `times` is how often it strikes (missing or null: always
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     ),
     "VcpuLimitExceeded": (
         400,
-        "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that"
-        " the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request"
-        " an adjustment to this limit.",
+        "You have requested more vCPU capacity than your current vCPU limit of {vcpu_limit} allows for the instance"
+        " bucket that the specified instance type belongs to. Please visit"
+        " http://aws.amazon.com/contact-us/ec2-request to request an adjustment to this limit.",
     ),
     "MaxSpotInstanceCountExceeded": (400, "Max spot instance count exceeded"),
     "SpotMaxPriceTooLow": (
@@ -178,16 +178,18 @@ class FaultList:
         """Forget all."""
         self._faults.clear()
 
-    def strike(self, call: Call) -> None:
+    def strike(self, call: Call, only: Callable[[Fault], bool] = lambda _: True) -> None:
         """Raise the ApiError of the first fault that matches, and count it; return if none does."""
         for fault in self._faults:
-            if fault.matches(call):
+            if only(fault) and fault.matches(call):
                 if fault.times is not None:
                     fault.times -= 1
                 raise api_error(fault.error, call, fault.message)
 
 
-def api_error(code: str, call: Call, message: str | None = None, *, spot_usd_h: float | None = None) -> ApiError:
+def api_error(
+    code: str, call: Call, message: str | None = None, *, spot_usd_h: float | None = None, vcpu_limit: str = "0"
+) -> ApiError:
     """EC2's answer for a code of STATUS_AND_TEXT, its text filled in from the call."""
     status, text = STATUS_AND_TEXT[code]
     offering = market.offering_zones(call.type or "", market.region_of(call.zone or ""))
@@ -197,6 +199,7 @@ def api_error(code: str, call: Call, message: str | None = None, *, spot_usd_h: 
         type=call.type or "the requested",
         zone=call.zone or "any",
         others=", ".join(others) or "another region",
+        vcpu_limit=vcpu_limit,
         max_price=call.max_price or "0.0010",
         spot_price=f"{spot_usd_h:.4f}" if spot_usd_h is not None else "0.2700",
     )

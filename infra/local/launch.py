@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from infra.local import ec2, market
+from infra.local import ec2, market, quotas
 from infra.local.cloud import Cloud
 from infra.local.ec2 import Ec2Instance
 from infra.local.faults import Call, api_error
@@ -43,20 +43,32 @@ class Launcher:
         zone = self._choose_zone(instance_type, zones, form)
         if form.flag("DryRun"):
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
-        launched = self._launch(form, zone, moto)
-        if isinstance(launched, Reply):
-            return launched
-        reply, ids = launched
-        if token:
+        reply, ids = self._launch(form, zone, moto)
+        if token and ids:
             self._tokens[(region, token)] = (asked, ids)
         return reply
 
-    def _choose_zone(self, instance_type: str, zones: list[str], form: Form) -> str:
+    def launch_one(self, region: str, form: Form, moto: Moto) -> list[str]:
+        """What CreateFleet does in one of its pools; returns the new ids. Raises ApiError, moto's refusals included."""
+        if self._cloud.stopping:
+            raise ApiError("Unavailable", "The embedded cloud is shutting down.", 503)
+        instance_type = _known_type(form)
+        _check_image_and_key(region, form)
+        _check_user_data(form)
+        zones = _candidate_zones(region, instance_type, form)
+        zone = self._choose_zone(instance_type, zones, form, "CreateFleet")
+        reply, ids = self._launch(form, zone, moto)
+        if not ids:
+            code, text = (re.search(f"<{tag}>(.*?)</{tag}>", reply.body.decode()) for tag in ("Code", "Message"))
+            raise ApiError(code[1] if code else "InternalError", text[1] if text else "", reply.status)
+        return ids
+
+    def _choose_zone(self, instance_type: str, zones: list[str], form: Form, operation: str = "RunInstances") -> str:
         """The first zone that nothing speaks against; without a zone in the request EC2 looks for one that has room."""
         refusal: ApiError | None = None
         for zone in zones:
             try:
-                self._admit(instance_type, zone, form)
+                self._admit(instance_type, zone, form, operation)
             except ApiError as error:
                 if error.code not in ("InsufficientInstanceCapacity", "Unsupported"):
                     raise
@@ -65,24 +77,53 @@ class Launcher:
                 return zone
         raise refusal or ApiError("InternalError", "An internal error has occurred", 500)
 
-    def _admit(self, instance_type: str, zone: str, form: Form) -> None:
+    def _admit(self, instance_type: str, zone: str, form: Form, operation: str) -> None:
         is_spot = form.get("InstanceMarketOptions.MarketType") == "spot"
         max_price = form.get("InstanceMarketOptions.SpotOptions.MaxPrice") if is_spot else None
         dry_run = form.flag("DryRun")
-        call = Call("RunInstances", zone, instance_type, "spot" if is_spot else "on-demand", max_price, dry_run)
+        call = Call(operation, zone, instance_type, "spot" if is_spot else "on-demand", max_price, dry_run)
         self._cloud.faults.strike(call)
         if zone not in market.offering_zones(instance_type, market.region_of(zone)):
             raise api_error("Unsupported", call)
         if dry_run:
             return
+        self._check_quota(instance_type, zone, call, _count(form))
         if max_price is not None:
-            _check_max_price(max_price, call)
+            self._check_max_price(max_price, call)
         room = self._cloud.capacity.get((instance_type, zone))
         if room is not None and self._cloud.used(instance_type, zone) + _count(form) > room:
             raise api_error("InsufficientInstanceCapacity", call)
 
-    def _launch(self, form: Form, zone: str, moto: Moto) -> Reply | tuple[Reply, list[str]]:
-        """Let moto write the records, then give each a host. moto launches MinCount, EC2 up to MaxCount."""
+    def _check_quota(self, instance_type: str, zone: str, call: Call, count: int) -> None:
+        """The account's vCPUs of that family and market: no other zone would help."""
+        quota = quotas.quota_for(instance_type, call.market or "on-demand")
+        more = count * quotas.vcpus(instance_type)
+        region = market.region_of(zone)
+        if self._cloud.account.has_room(quota, region, self._cloud.counted(), more):
+            return
+        if quota.market == "spot":
+            raise api_error("MaxSpotInstanceCountExceeded", call)
+        limit = f"{self._cloud.account.value(quota.code, region):.0f}"
+        raise api_error("VcpuLimitExceeded", call, vcpu_limit=limit)
+
+    def _check_max_price(self, max_price: str, call: Call) -> None:
+        try:
+            usd_h = float(max_price)
+        except ValueError:
+            usd_h = 0.0
+        if usd_h <= 0.001:
+            raise ApiError(
+                "InvalidParameterValue", f"Invalid value '{max_price}' for spot price. Must be greater than 0.001."
+            )
+        spot_usd_h = self._cloud.spot_usd_h(call.type or "", call.zone or "", time.time())
+        if usd_h < spot_usd_h:
+            raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
+
+    def _launch(self, form: Form, zone: str, moto: Moto) -> tuple[Reply, list[str]]:
+        """Let moto write the records, then give each a host; no ids if moto refuses.
+
+        moto launches MinCount, EC2 up to MaxCount.
+        """
         values = {**form.values, "MinCount": str(_count(form))}
         values.setdefault("InstanceInitiatedShutdownBehavior", "stop")
         if not _names_a_subnet(form):
@@ -90,7 +131,7 @@ class Launcher:
         Ec2Instance.born.clear()
         reply = moto(Form(values))
         if reply.status != 200:
-            return reply
+            return reply, []
         born = list(Ec2Instance.born)
         for record in born:
             self._cloud.add(record)
@@ -143,20 +184,6 @@ def _candidate_zones(region: str, instance_type: str, form: Form) -> list[str]:
             raise ApiError("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
         return [zone]
     return market.offering_zones(instance_type, region) or market.zones(region)[:1]
-
-
-def _check_max_price(max_price: str, call: Call) -> None:
-    try:
-        usd_h = float(max_price)
-    except ValueError:
-        usd_h = 0.0
-    if usd_h <= 0.001:
-        raise ApiError(
-            "InvalidParameterValue", f"Invalid value '{max_price}' for spot price. Must be greater than 0.001."
-        )
-    spot_usd_h = market.spot_usd_h(call.type or "", call.zone or "", time.time())
-    if usd_h < spot_usd_h:
-        raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
 
 
 def _count(form: Form) -> int:

@@ -7,6 +7,7 @@ key of their own, and have a shell as us.
 """
 
 import io
+import json
 import logging
 import re
 import secrets
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from infra.local import ec2, images, market, prices
+from infra.local import ec2, images, market, pricelist, prices
 from infra.local.cloud import Cloud
 from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
 from infra.local.endings import ended_by_user
 from infra.local.faults import Call
+from infra.local.fleet import Fleets
 from infra.local.launch import Launcher
+from infra.local.quotas import OPERATIONS as QUOTA_OPERATIONS
 from infra.local.wire import (
     STATUS_LINES,
     ApiError,
@@ -29,6 +32,7 @@ from infra.local.wire import (
     Xml,
     ec2_error,
     json_error,
+    json_reply,
     query_error,
     xml_reply,
 )
@@ -36,8 +40,10 @@ from infra.local.wire import (
 log = logging.getLogger("pixel-orch.local")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _MAX_BODY = 4 * 1024 * 1024
-_OTHER_LAUNCHES = {"CreateFleet", "RequestSpotInstances", "RequestSpotFleet"}
+_OTHER_LAUNCHES = {"RequestSpotInstances", "RequestSpotFleet"}
 """For these moto would make instances without a host."""
+_STRUCK_BY_POOL = {"RunInstances", "CreateFleet"}
+_JSON_SERVICES = {"ssm", "pricing", "servicequotas"}
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
@@ -49,6 +55,7 @@ class Overlay:
         self._access_key_id = access_key_id
         self._control = control
         self._launcher = Launcher(cloud)
+        self._fleets = Fleets(cloud, self._launcher)
         self._moto = ec2.application()
         self._ssm_regions: set[str] = set()
 
@@ -79,7 +86,9 @@ class Overlay:
             refusal = ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}")
         except ApiError as error:
             refusal = error
-        return {"ec2": ec2_error, "ssm": json_error}.get(service, query_error)(refusal)
+        if service in _JSON_SERVICES:
+            return json_error(refusal)
+        return (ec2_error if service == "ec2" else query_error)(refusal)
 
     def _answer(self, service: str, region: str, environ: dict[str, Any], body: bytes) -> Reply:
         if region not in market.regions():
@@ -88,9 +97,23 @@ class Overlay:
         with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
             if service == "ec2":
                 return self._ec2(region, Form.parse(body), environ)
-            if service == "ssm":
+            if service in _JSON_SERVICES:
+                operation = str(environ.get("HTTP_X_AMZ_TARGET", "")).rpartition(".")[2]
+                self._cloud.faults.strike(Call(operation))
+                if service != "ssm":
+                    return self._json(service, region, operation, json.loads(body or b"{}"))
                 self._know_images(region)
             return self._pass_on(environ, body)
+
+    def _json(self, service: str, region: str, operation: str, request: dict[str, Any]) -> Reply:
+        """The price list and the quotas, which moto does not have for EC2."""
+        if service == "pricing" and operation == "GetProducts":
+            answer = pricelist.get_products(request)
+        elif service == "servicequotas" and operation in QUOTA_OPERATIONS:
+            answer = self._cloud.account.answer(operation, request, region, ec2.ACCOUNT_ID)
+        else:
+            raise ApiError("UnknownOperationException", f"Not in the embedded cloud: {operation}")
+        return json_reply(answer)
 
     def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
         operation = form.get("Action") or ""
@@ -100,14 +123,24 @@ class Overlay:
 
         ec2.backend(region)
         if operation in _OTHER_LAUNCHES:
-            raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances only.")
-        if operation == "RunInstances":
-            return self._launcher.run_instances(region, form, moto)
-        self._cloud.faults.strike(Call(operation))
-        if operation == "TerminateInstances":
-            return self._terminate(region, form)
-        if operation == "DescribeSpotPriceHistory":
-            return prices.describe_spot_price_history(region, form)
+            raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances and CreateFleet only.")
+        if operation not in _STRUCK_BY_POOL:
+            self._cloud.faults.strike(Call(operation, dry_run=form.flag("DryRun")))
+            if form.flag("DryRun") and operation.startswith("Describe"):  # moto looks at it in some of them only
+                raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+        ours: dict[str, Callable[[], Reply]] = {
+            "RunInstances": lambda: self._launcher.run_instances(
+                region, self._fleets.with_template(region, form), moto
+            ),
+            "CreateFleet": lambda: self._fleets.create_fleet(region, form, moto),
+            "CreateLaunchTemplate": lambda: self._fleets.create_template(region, form, moto),
+            "CreateLaunchTemplateVersion": lambda: self._fleets.create_template(region, form, moto),
+            "DeleteLaunchTemplate": lambda: self._fleets.delete_template(region, form, moto),
+            "TerminateInstances": lambda: self._terminate(region, form),
+            "DescribeSpotPriceHistory": lambda: prices.describe_spot_price_history(region, form),
+        }
+        if operation in ours:
+            return ours[operation]()
         if operation in ("DescribeInstances", "DescribeInstanceStatus"):
             self._cloud.hide(form.numbered("InstanceId"))
         return moto(form)
@@ -205,6 +238,6 @@ def _stranger(service: str) -> Reply:
     if service == "ec2":
         return ec2_error(ApiError("AuthFailure", "AWS was not able to validate the provided access credentials", 401))
     text = "The security token included in the request is invalid."
-    if service == "ssm":
+    if service in _JSON_SERVICES:
         return json_error(ApiError("UnrecognizedClientException", text, 400))
     return query_error(ApiError("InvalidClientTokenId", text, 403))

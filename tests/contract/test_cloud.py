@@ -38,7 +38,7 @@ class World:
         )
         pools = cloud.offerings(["p2.xlarge"])
         ranked = offers.spot_offers(pools, cloud.spot_prices(pools), None)
-        self.plan = Plan(self.spec, tuple(ranked), {"us-east-1": cloud.image("us-east-1")[0]}, time.time(), "home")
+        self.plan = Plan(self.spec, tuple(ranked), {"us-east-1": cloud.image("us-east-1")}, time.time(), "home")
 
     def call(self, turn: int = 1, attempt: int = 1, place: int = 0) -> Call:
         """Return a RunInstances for an offer."""

@@ -254,9 +254,7 @@ def test_a_security_group_and_a_key_pair_are_motos_own(ec2: Any) -> None:
 
 
 def test_what_is_not_there_is_refused_and_not_tried_again(ec2: Any) -> None:
-    spec = {"LaunchTemplateSpecification": {"LaunchTemplateName": "template", "Version": "1"}}
-    capacity = {"TotalTargetCapacity": 1}
-    fleet = {"LaunchTemplateConfigs": [spec], "TargetCapacitySpecification": capacity, "Type": "instant"}
-    assert error_of(ec2.create_fleet, **fleet)[::2] == ("UnsupportedOperation", 400)
+    launch = {"ImageId": "ami-1", "InstanceType": "p2.xlarge"}
+    assert error_of(ec2.request_spot_instances, LaunchSpecification=launch)[::2] == ("UnsupportedOperation", 400)
     no_such = [{"Name": "launch-index", "Values": ["0"]}]
     assert error_of(ec2.describe_instances, Filters=no_such)[::2] == ("UnsupportedOperation", 400)

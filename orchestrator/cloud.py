@@ -42,6 +42,29 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Image:
+    """What an instance starts from."""
+
+    image_id: str
+    login_user: str = "ubuntu"
+    root_device: str = "/dev/sda1"
+    least_disk_gib: int = 0  # the size of its snapshot: a smaller disk is refused by EC2
+    name: str = ""
+    source: str = ""  # how it was found
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where in a region instances are put.
+
+    `subnets` (zone -> subnet id) is empty where EC2's default ones serve.
+    """
+
+    vpc_id: str = ""
+    subnets: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Call:
     """One request to the cloud, exactly as it will be sent. What is only known later stands as `<...>`."""
 
@@ -61,7 +84,8 @@ class Instance:
     market: str
     state: InstanceState
     launched_at: float  # unix seconds
-    address: str = ""
+    address: str = ""  # public, as far as it has one
+    private_address: str = ""
     ssh_port: int = 22
     reason_code: str = ""  # StateReason.Code, e.g. Server.SpotInstanceTermination
     reason: str = ""
@@ -100,23 +124,43 @@ class Cloud(Protocol):
         """Return the changes between `start` and `end` and the last one before, oldest first."""
         ...
 
-    def image(self, region: str) -> tuple[str, str]:
-        """Return (AMI id, login user) of the image to start."""
+    def image(self, region: str, image_id: str | None = None) -> Image:
+        """Return the image to start: the one named, else AWS's Deep Learning AMI."""
         ...
 
-    def open_door(self, region: str, call: Call, cidr: str) -> str:
-        """Make the run's security group, which admits SSH from `cidr` only; return its id.
+    def network(self, region: str, subnets: Sequence[str]) -> Network:
+        """Return where these subnets are; without any, EC2's own choice.
+
+        Raises:
+            SpecError: one is not in this region, or there is neither a subnet nor a default VPC.
+        """
+        ...
+
+    def quota_vcpus(self, region: str, code: str) -> float | None:
+        """Return the limit in vCPUs that a quota code stands for; None if we may not read it."""
+        ...
+
+    def rehearse(self, call: Call) -> None:
+        """Send the request as a DryRun: nothing is created. Raises what the request itself would raise."""
+        ...
+
+    def credentials_end_at(self) -> float | None:
+        """Return when our credentials expire (unix seconds); None if they do not, or nobody can say."""
+        ...
+
+    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+        """Make the run's security group, which admits SSH from `cidr` only (from nowhere if None); return its id.
 
         Asked twice, it makes one.
         """
         ...
 
     def close_door(self, region: str, run: str) -> None:
-        """Remove the run's security groups; none there is no error."""
+        """Remove the run's security groups and launch templates; none there is no error."""
         ...
 
-    def launch(self, call: Call) -> Instance:
-        """Send one RunInstances, once, without the SDK's retries.
+    def launch(self, call: Call, template: Call | None = None) -> Instance:
+        """Send one RunInstances, or one CreateFleet with its launch template; once, without the SDK's retries.
 
         Raises:
             CapacityError: try the next pool.

@@ -11,23 +11,19 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from orchestrator import limits
-from orchestrator import offers as ranking
 from orchestrator.clock import Clock
 from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Pool, Setup
 from orchestrator.ear import Ear
 from orchestrator.errors import (
-    AccessError,
     BudgetError,
-    CapacityError,
     CloudError,
     CommandError,
     HostError,
     PixelOrchError,
-    QuotaError,
-    ThrottledError,
     TrainingError,
     UnreachableError,
 )
@@ -38,9 +34,6 @@ from orchestrator.events import (
     CheckpointRefused,
     Event,
     HostReady,
-    InstanceStarted,
-    LaunchFailed,
-    LaunchRequested,
     OwnerChanged,
     RunState,
     State,
@@ -49,15 +42,14 @@ from orchestrator.events import (
     TrainerStarted,
     fold,
 )
-from orchestrator.plan import Plan, user_data
+from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
+from orchestrator.rent import Renter, started
 from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
-CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
-SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
 
 Connect = Callable[[Instance, str, str], Host]
 """(instance, login user, public host key) -> host."""
@@ -142,7 +134,7 @@ class Engine:
         self.events = store.events()
         self._state: RunState | None = None
         self._limit_is_reached = False
-        self._regions_opened: dict[str, str] = {}
+        self.renter = Renter(self)
         self.reaper = Reaper(
             run=self.spec.run,
             cloud=cloud,
@@ -188,11 +180,15 @@ class Engine:
             self.interruptible = False
             raise Cancelled(reason)
 
+    def check_stop(self) -> None:
+        """Raise Cancelled if we were told to stop."""
+        if self.stop_reason:
+            raise Cancelled(self.stop_reason)
+
     @contextmanager
     def _waiting(self) -> Iterator[None]:
         """Mark what may be broken off at any point, since the machine that it is about will be ended anyway."""
-        if self.stop_reason:
-            raise Cancelled(self.stop_reason)
+        self.check_stop()
         self.interruptible = True
         try:
             yield
@@ -237,7 +233,7 @@ class Engine:
     def _attempts(self) -> Outcome:
         """One instance after the other, until the trainer is done."""
         while True:
-            current = self._current() or self._launch()
+            current = self._current() or self._rent()
             outcome = self._use(current)
             if outcome.kind != "lost":
                 return outcome
@@ -255,6 +251,10 @@ class Engine:
                     f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is home, "
                     "launch again later or on another type"
                 )
+
+    def _rent(self) -> Attempt:
+        self._move("PROVISIONING")
+        return self.renter.rent()
 
     def _current(self) -> Attempt | None:
         """Return the attempt to go on with: its instance was neither lost nor told to end."""
@@ -283,127 +283,13 @@ class Engine:
     def _adopt(self, instance: Instance) -> None:
         number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
         asked = next((r for r in reversed(self.state().requests) if r.attempt == number), None)
-        if asked is None or not self._host_key_path(number).exists():
+        if asked is None or not self.host_key_path(number).exists():
             self.cloud.terminate(instance.region, [instance.instance_id])  # tagged as ours, and nothing we could use
             return
-        self.emit(_started(self.clock.now(), number, instance, asked.price_usd_h))
+        self.emit(started(self.clock.now(), number, instance, asked.price_usd_h))
 
-    # -- launch
-
-    def _launch(self) -> Attempt:
-        """Return a new attempt with an instance, from the first pool that serves.
-
-        Raises:
-            CapacityError: no pool did (at once for a first attempt, after hours of trying for a later one).
-            QuotaError, AccessError, CloudError: no other pool would help.
-        """
-        number = 1 + max((r.attempt for r in self.state().requests if self.state().attempt(r.attempt)), default=0)
-        began_at = self.clock.now()
-        turn = 1 + sum(r.attempt == number for r in self.state().requests)
-        self._move("PROVISIONING")
-        for wait_s in _growing(CAPACITY_WAITS_S):
-            for offer in ranking.next_round(self._offers(is_first=number == 1), self._lost_pools()):
-                if self.stop_reason:
-                    raise Cancelled(self.stop_reason)
-                attempt = self._try(offer, number, turn)
-                turn += 1
-                if attempt is not None:
-                    return attempt
-            tried_s = self.clock.now() - began_at
-            limit_s = self.policy.first_capacity_wait_s if number == 1 else self.policy.capacity_wait_s
-            if tried_s + wait_s > limit_s:
-                raise self._no_capacity(number, tried_s)
-            self._sleep_watchfully(wait_s)
-        raise AssertionError("the waits do not end")
-
-    def _offers(self, *, is_first: bool) -> tuple[Offer, ...]:
-        """Return the plan's offers; while recovering, with the prices of now."""
-        if not is_first and self.refresh is not None:
-            with suppress(PixelOrchError):  # no new prices: the old order will do
-                return self.refresh()
-        return self.plan.offers
-
-    def _try(self, offer: Offer, number: int, turn: int) -> Attempt | None:
-        """Ask one pool; None if it has no capacity."""
-        cap_usd_h = limits.price_cap_usd_h(self.spec, offer)
-        too_little = limits.too_little_to_begin(self.spec.limits, self.state().attempts, cap_usd_h, self.clock.now())
-        if too_little:
-            raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {self.spec.run} --budget MORE")
-        private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
-        authorized = self.store.key_path.with_suffix(".pub").read_text().strip()
-        self._host_key_path(number).write_text(public)
-        timer_s = self.policy.owner_timeout_s + self.policy.setup_timeout_s
-        cloud_config = user_data(private, public, authorized, max(1, round(timer_s / 60)))
-        pool = offer.pool
-        group = self._open_door(pool.region)
-        call = self.plan.launch(offer, number, turn, group, cloud_config)
-        self.emit(
-            LaunchRequested(
-                at=self.clock.now(),
-                attempt=number,
-                client_token=call.parameters["ClientToken"],
-                instance_type=pool.instance_type,
-                zone=pool.zone,
-                region=pool.region,
-                market=offer.market,
-                price_usd_h=offer.price_usd_h,
-            )
-        )
-        for wait_s in (*SAME_TOKEN_WAITS_S, None):
-            try:
-                instance = self.cloud.launch(call)
-            except (CapacityError, QuotaError, AccessError) as error:
-                self._launch_failed(number, call.parameters["ClientToken"], offer, error)
-                if isinstance(error, CapacityError):
-                    return None
-                raise
-            except CloudError as error:
-                if wait_s is None or not _may_pass(error):
-                    self._launch_failed(number, call.parameters["ClientToken"], offer, error)
-                    raise
-                self.clock.sleep(wait_s)  # it may have been served: the same token gives the same instance
-            else:
-                self.emit(_started(self.clock.now(), number, instance, offer.price_usd_h))
-                return self.state().attempts[-1]
-        raise AssertionError("the last wait is None")
-
-    def _launch_failed(self, number: int, token: str, offer: Offer, error: CloudError) -> None:
-        self.emit(
-            LaunchFailed(
-                at=self.clock.now(),
-                attempt=number,
-                client_token=token,
-                instance_type=offer.pool.instance_type,
-                zone=offer.pool.zone,
-                code=error.code,
-                scope=type(error).__name__,
-                message=str(error),
-            )
-        )
-
-    def _open_door(self, region: str) -> str:
-        if region not in self._regions_opened:
-            cidr = self.cloud.caller_cidr()
-            self._regions_opened[region] = self.cloud.open_door(region, self.plan.door(region), cidr)
-        return self._regions_opened[region]
-
-    def _lost_pools(self) -> list[Pool]:
-        """Return the pools that were lost, the latest last."""
-        lost = [a for a in self.state().attempts if a.lost_because]
-        return list(dict.fromkeys(Pool(a.instance_type, a.zone, a.region) for a in lost))
-
-    def _no_capacity(self, number: int, tried_s: float) -> CapacityError:
-        types = ", ".join(dict.fromkeys(offer.pool.instance_type for offer in self.plan.offers))
-        zones = ", ".join(dict.fromkeys(offer.pool.zone for offer in self.plan.offers))
-        advice = "Add types with --instance a,b" + (", or allow --on-demand." if self.spec.market == "spot" else ".")
-        kept = f" The newest checkpoint of {number - 1} attempt(s) is at home." if number > 1 else ""
-        return CapacityError(
-            f"No {self.spec.market} capacity for {types} in {zones} "
-            f"({len(self.plan.offers)} pools tried, {tried_s:.0f} s).{kept} {advice}",
-            code="NoCapacity",
-        )
-
-    def _host_key_path(self, number: int) -> Any:
+    def host_key_path(self, number: int) -> Path:
+        """Return where the public host key of an attempt's instance is kept."""
         return self.store.attempt_folder(number) / "host_key.pub"
 
     # -- use one instance
@@ -429,7 +315,7 @@ class Engine:
         Raises:
             UnreachableError: it did not within the boot time-out, or it is gone.
         """
-        host_key = self._host_key_path(attempt.number).read_text()
+        host_key = self.host_key_path(attempt.number).read_text()
         give_up_at = self.clock.now() + self.policy.boot_timeout_s
         problem = "EC2 does not list it yet"
         while self.clock.now() < give_up_at:
@@ -620,7 +506,8 @@ class Engine:
             return ""
         return "\n".join(path.read_text(errors="replace").splitlines()[-10:])
 
-    def _sleep_watchfully(self, seconds: float) -> None:
+    def sleep_watchfully(self, seconds: float) -> None:
+        """Wait, unless we are told to stop."""
         with self._waiting():
             self.clock.sleep(seconds)
 
@@ -631,7 +518,7 @@ class Engine:
         self._is_finishing = True
         self.events, self._state = self.store.events(), None  # a signal may have come between writing and remembering
         left = self._end_everything(reason or "the run is over")
-        regions = {request.region for request in self.state().requests} | set(self._regions_opened)
+        regions = {request.region for request in self.state().requests} | set(self.renter.regions_opened)
         if left:
             reason = f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`".lstrip("; ")
         else:
@@ -647,40 +534,11 @@ class Engine:
             return [f"{a.instance_id} ({error})" for a in self.state().open_attempts()] or [str(error)]
 
 
-def _started(now: float, number: int, instance: Instance, price_usd_h: float) -> InstanceStarted:
-    return InstanceStarted(
-        at=min(now, instance.launched_at) if instance.launched_at else now,
-        attempt=number,
-        instance_id=instance.instance_id,
-        instance_type=instance.instance_type,
-        zone=instance.zone,
-        region=instance.region,
-        market=instance.market,
-        price_usd_h=price_usd_h,
-    )
-
-
-def _may_pass(error: CloudError) -> bool:
-    """Return whether the same request may do better in a moment: throttling, a 5xx, a broken connection."""
-    passing = ("InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable")
-    return (
-        isinstance(error, ThrottledError)
-        or error.code in passing
-        or error.code.endswith(("TimeoutError", "ConnectionError"))
-    )
-
-
 def _exit_words(code: int) -> str:
     if code < 0:
         hint = " (out of memory?)" if code == -9 else ""
         return f"signal {-code}{hint}"
     return f"exit code {code}"
-
-
-def _growing(waits_s: tuple[float, ...]) -> Iterator[float]:
-    yield from waits_s
-    while True:
-        yield waits_s[-1]
 
 
 __all__ = ["Cancelled", "Engine", "Outcome", "Watcher"]

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Scope = Literal["pool", "zone", "quota", "region", "account", "request", "moment"]
+"""How far a refusal reaches: what else need not be asked after it.
+
+pool: this type in this zone. zone: every type in this zone. quota: every type of the same quota family and market in
+the region. region: everything in the region. account: everything. request: this request, wherever it is sent.
+moment: nothing at all, the same request may pass later.
+"""
+
 
 class PixelOrchError(Exception):
     """Anything that pixel-orch says on purpose. `exit_code` is what the command line ends with."""
@@ -23,35 +33,50 @@ class CloudError(PixelOrchError):
         code: the vendor's error code, e.g. `RequestLimitExceeded`.
         operation: the API call, e.g. `RunInstances`.
         request_id: what the vendor's support asks for.
+        scope: how far it reaches, see `Scope`; "" takes the kind's own.
     """
 
-    def __init__(self, message: str, *, code: str = "", operation: str = "", request_id: str = "") -> None:
+    usual_scope: Scope = "request"
+
+    def __init__(
+        self, message: str, *, code: str = "", operation: str = "", request_id: str = "", scope: Scope | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.operation = operation
         self.request_id = request_id
+        self.scope: Scope = scope or self.usual_scope
 
 
 class CapacityError(CloudError):
     """This capacity pool (type x zone) cannot serve now: try the next one."""
 
+    usual_scope: Scope = "pool"
+
 
 class QuotaError(CloudError):
     """The account's limit. A person must act; another zone does not help."""
+
+    usual_scope: Scope = "quota"
 
 
 class AccessError(CloudError):
     """Credentials or policy. Names the missing action where AWS does."""
 
     exit_code = 2
+    usual_scope: Scope = "account"
 
 
 class ThrottledError(CloudError):
     """Too many requests: the same request again, later."""
 
+    usual_scope: Scope = "moment"
+
 
 class NotFoundError(CloudError):
     """The thing is not there, or not there yet: EC2 is eventually consistent after a launch."""
+
+    usual_scope: Scope = "moment"
 
 
 class HostError(PixelOrchError):

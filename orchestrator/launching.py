@@ -20,7 +20,7 @@ from typing import Any
 from orchestrator import catalog, offers, sync, world
 from orchestrator.asking import resumed, spec_from
 from orchestrator.clock import SystemClock, iso
-from orchestrator.cloud import Call, Cloud, Offer, Pool
+from orchestrator.cloud import Call, Cloud, Network, Offer, Pool
 from orchestrator.engine import Cancelled, Engine, Watcher
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.events import Attempt, Event, RunCreated, RunState, StateChanged
@@ -243,8 +243,19 @@ def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None =
             pools=pools,
             prices=prices,
         )
-    images = {region: spec.ami or cloud.image(region)[0] for region in {offer.pool.region for offer in ranked}}
-    return Plan(spec, tuple(ranked), images, SystemClock().now() if born_at is None else born_at, home_id)
+    regions = {offer.pool.region for offer in ranked}
+    networks = {region: cloud.network(region, spec.subnets) for region in regions}
+    ranked = [offer for offer in ranked if _is_reachable(offer, networks[offer.pool.region])]
+    if not ranked:
+        zones = ", ".join(zone for network in networks.values() for zone in network.subnets)
+        raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
+    images = {region: cloud.image(region, spec.ami) for region in regions}
+    born_at = SystemClock().now() if born_at is None else born_at
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks)
+
+
+def _is_reachable(offer: Offer, network: Network) -> bool:
+    return not network.subnets or offer.pool.zone in network.subnets
 
 
 def _refuse_retired(spec: RunSpec) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from orchestrator import catalog
 from orchestrator.cloud import Offer, Pool, PricePoint
-from orchestrator.errors import SpecError
+from orchestrator.errors import Scope, SpecError
 
 
 def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
@@ -64,6 +64,23 @@ def next_round(offers: Sequence[Offer], lost: Iterable[Pool]) -> list[Offer]:
     """
     order = {pool: index for index, pool in enumerate(lost)}
     return sorted(offers, key=lambda offer: order.get(offer.pool, -1))
+
+
+def rules_out(scope: Scope, refused: Offer, other: Offer) -> bool:
+    """Return whether a refusal of that scope, given to one offer, would meet the other too."""
+    a, b = refused.pool, other.pool
+    same_region = a.region == b.region
+    if scope == "pool":
+        return a == b and refused.market == other.market
+    if scope == "zone":
+        return same_region and a.zone == b.zone
+    if scope == "quota":
+        return same_region and refused.market == other.market and _family(refused) == _family(other)
+    return same_region if scope == "region" else scope in ("account", "request")
+
+
+def _family(offer: Offer) -> str:
+    return catalog.find(offer.pool.instance_type).quota_family
 
 
 def explain_none(

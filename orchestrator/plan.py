@@ -5,19 +5,19 @@ A dry run is this, printed; a launch is this, sent.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.cloud import ATTEMPT_TAG, MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Offer
+from orchestrator.cloud import ATTEMPT_TAG, MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Network, Offer
 from orchestrator.spec import RunSpec
-
-DISK_GIB = 100  # the Deep Learning AMI alone takes 65
 
 LATER_GROUP = "<the security group made above>"
 LATER_USER_DATA = "<cloud-config: host key, authorized key, shutdown timer>"
+NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Plan:
 
     spec: RunSpec
     offers: tuple[Offer, ...]
-    images: dict[str, str]  # AMI by region
+    images: Mapping[str, Image]  # by region
     born_at: float  # tells two runs of one name apart
     home_id: str
+    networks: Mapping[str, Network] = field(default_factory=dict)  # by region
 
     def door(self, region: str) -> Call:
         """Return the request for the security group. Its one rule admits SSH from the caller's address."""
-        return Call(
-            "CreateSecurityGroup",
-            region,
-            {
-                "GroupName": f"pixel-orch-{self.spec.run}",
-                "Description": "pixel-orch: SSH from the caller only",
-                "TagSpecifications": [{"ResourceType": "security-group", "Tags": self._tags()}],
-            },
-        )
+        parameters: dict[str, Any] = {
+            "GroupName": f"pixel-orch-{self.spec.run}",
+            "Description": "pixel-orch: SSH from the caller only",
+            "TagSpecifications": [{"ResourceType": "security-group", "Tags": self._tags()}],
+        }
+        if self._network(region).vpc_id:
+            parameters["VpcId"] = self._network(region).vpc_id
+        return Call("CreateSecurityGroup", region, parameters)
 
     def client_token(self, offer: Offer, attempt: int, turn: int) -> str:
         """Return the token of one request: the same for a repetition of it, another for any other."""
@@ -51,32 +51,20 @@ class Plan:
     def launch(self, offer: Offer, attempt: int, turn: int, group: str, user_data: str) -> Call:
         """Return the RunInstances request for one offer."""
         parameters: dict[str, Any] = {
-            "ImageId": self.images.get(offer.pool.region, "<the Deep Learning AMI>"),
             "InstanceType": offer.pool.instance_type,
             "MinCount": 1,
             "MaxCount": 1,
-            "Placement": {"AvailabilityZone": offer.pool.zone},
-            "SecurityGroupIds": [group],
             "ClientToken": self.client_token(offer, attempt, turn),
-            "UserData": user_data,
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            # IMDSv2 only: a request forged by a server-side program on the instance cannot read the role's credentials.
-            "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": "/dev/sda1",
-                    "Ebs": {
-                        "VolumeSize": DISK_GIB,
-                        "VolumeType": "gp3",
-                        "Encrypted": True,
-                        "DeleteOnTermination": True,
-                    },
-                }
-            ],
-            "TagSpecifications": [
-                {"ResourceType": kind, "Tags": self._tags(attempt)} for kind in ("instance", "volume")
-            ],
+            **self._common(offer.pool.region, attempt, group, user_data),
+            "TagSpecifications": self._tag_specifications(attempt),
         }
+        subnet = self._network(offer.pool.region).subnets.get(offer.pool.zone)
+        if subnet is None:
+            parameters["Placement"] = {"AvailabilityZone": offer.pool.zone}
+        elif "NetworkInterfaces" in parameters:
+            parameters["NetworkInterfaces"][0]["SubnetId"] = subnet
+        else:
+            parameters["SubnetId"] = subnet
         if offer.market == "spot":
             options: dict[str, Any] = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
             if self.spec.max_price_usd_h is not None:
@@ -84,17 +72,112 @@ class Plan:
             parameters["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
         return Call("RunInstances", offer.pool.region, parameters)
 
+    def fleet(self, offers: Sequence[Offer], attempt: int, turn: int, group: str, user_data: str) -> tuple[Call, Call]:
+        """Return (CreateLaunchTemplate, CreateFleet) for offers of one region and market: EC2 chooses among them.
+
+        `instant` answers at once, with what it started and with what each pool refused; a fleet of this type needs no
+        deleting (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instant-fleet.html).
+        """
+        region, market = offers[0].pool.region, offers[0].market
+        name = f"pixel-orch-{self.spec.run}-{attempt}-{turn}"
+        common = self._common(region, attempt, group, user_data)
+        common["UserData"] = base64.b64encode(user_data.encode()).decode()  # RunInstances encodes it by itself
+        template = Call(
+            "CreateLaunchTemplate",
+            region,
+            {
+                "LaunchTemplateName": name,
+                "LaunchTemplateData": {**common, "TagSpecifications": self._tag_specifications(attempt)},
+                "TagSpecifications": [{"ResourceType": "launch-template", "Tags": self._tags(attempt)}],
+            },
+        )
+        config = {
+            "LaunchTemplateSpecification": {"LaunchTemplateName": name, "Version": "$Latest"},
+            "Overrides": [self._override(offer) for offer in offers],
+        }
+        parameters: dict[str, Any] = {
+            "Type": "instant",
+            "ClientToken": self.fleet_token(region, market, attempt, turn),
+            "LaunchTemplateConfigs": [config],
+            "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": market},
+            "TagSpecifications": [{"ResourceType": "fleet", "Tags": self._tags(attempt)}],
+        }
+        if market == "spot":
+            parameters["SpotOptions"] = {
+                "AllocationStrategy": "price-capacity-optimized",
+                "InstanceInterruptionBehavior": "terminate",
+            }
+        else:
+            parameters["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
+        return template, Call("CreateFleet", region, parameters)
+
+    def _override(self, offer: Offer) -> dict[str, Any]:
+        override: dict[str, Any] = {"InstanceType": offer.pool.instance_type}
+        subnet = self._network(offer.pool.region).subnets.get(offer.pool.zone)
+        if subnet is None:
+            override["AvailabilityZone"] = offer.pool.zone
+        else:
+            override["SubnetId"] = subnet
+        if offer.market == "spot" and self.spec.max_price_usd_h is not None:
+            override["MaxPrice"] = str(self.spec.max_price_usd_h)
+        return override
+
+    def fleet_token(self, region: str, market: str, attempt: int, turn: int) -> str:
+        """Return the token of one CreateFleet."""
+        text = f"{self.home_id}|{self.spec.run}|{self.born_at}|{attempt}|{region}|{market}|fleet|{turn}"
+        return "po-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+
+    def _common(self, region: str, attempt: int, group: str, user_data: str) -> dict[str, Any]:
+        image = self.images.get(region, Image("<the Deep Learning AMI>"))
+        common: dict[str, Any] = {
+            "ImageId": image.image_id,
+            "UserData": user_data,
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            # IMDSv2 only: a request forged by a server-side program on the instance cannot read the role's credentials.
+            "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
+            "BlockDeviceMappings": [
+                {
+                    "DeviceName": image.root_device,
+                    "Ebs": {
+                        "VolumeSize": max(self.spec.disk_gib, image.least_disk_gib),
+                        "VolumeType": "gp3",
+                        "Encrypted": True,
+                        "DeleteOnTermination": True,
+                    },
+                }
+            ],
+        }
+        if self.spec.is_private:
+            interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "Groups": [group]}
+            return {**common, "NetworkInterfaces": [interface]}
+        return {**common, "SecurityGroupIds": [group]}
+
+    def _tag_specifications(self, attempt: int) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": self._tags(attempt)} for kind in ("instance", "volume")]
+
+    def _network(self, region: str) -> Network:
+        return self.networks.get(region, Network())
+
     def calls(self) -> list[Call]:
         """Return the requests of a first attempt in the order in which they are sent.
 
         A launch is sent only if the one before it found no capacity.
         """
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
-        launches = [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
-        return [self.door(region) for region in regions] + launches
+        doors = [self.door(region) for region in regions]
+        if self.spec.strategy == "price":
+            return doors + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
+        fleets: list[Call] = []
+        for region in regions:
+            there = [offer for offer in self.offers if offer.pool.region == region]
+            template, fleet = self.fleet(there, 1, 1, LATER_GROUP, LATER_USER_DATA)
+            template.parameters["LaunchTemplateData"]["UserData"] = LATER_USER_DATA
+            fleets += [template, fleet]
+        return doors + fleets
 
     def _tags(self, attempt: int | None = None) -> list[dict[str, str]]:
         tags = {
+            **self.spec.tags,
             MANAGED_TAG: "true",
             RUN_TAG: self.spec.run,
             OWNER_TAG: self.home_id,

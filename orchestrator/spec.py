@@ -24,6 +24,8 @@ LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API 
 
 Market = Literal["spot", "on-demand"]
 CloudName = Literal["aws", "local"]
+Strategy = Literal["price", "any"]
+"""price: one pool after the other, cheapest first. any: all of them in one CreateFleet, and EC2 chooses."""
 
 
 class RecoveryPolicy(BaseModel):
@@ -73,6 +75,17 @@ class RunSpec(BaseModel):
     include: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
     ami: str | None = None
+    login_user: str | None = None  # None: what the image says
+    strategy: Strategy = "price"
+    subnets: tuple[str, ...] = ()
+    is_private: bool = False  # no public address
+    ssh_cidr: str | None = None  # who may connect; None: this machine's address, "none": nobody from outside
+    ssh_proxy: str | None = None  # a ProxyCommand; %h %p %r as in ssh_config, %i is the instance's id
+    key: str | None = None  # a private key of one's own instead of one made for the run
+    tags: Mapping[str, str] = Field(default_factory=dict)
+    disk_gib: int = 100  # the Deep Learning AMI alone takes 65
+    allow_cpu: bool = False  # go on where torch has no kernels for the GPU
+    profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
 

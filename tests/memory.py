@@ -20,9 +20,11 @@ from orchestrator.cloud import (
     RUN_TAG,
     Call,
     Cursor,
+    Image,
     Instance,
     Job,
     Look,
+    Network,
     Output,
     Pool,
     PricePoint,
@@ -106,6 +108,8 @@ class MemoryCloud:
         self.refusals: dict[str, list[CloudError]] = {}  # zone -> what the next launches there get
         self.empty_zones: set[str] = set()
         self.terminations: list[str] = []
+        self.quotas: dict[str, float] = {}
+        self.credentials_end: float | None = None
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
 
     # -- the seam
@@ -119,22 +123,36 @@ class MemoryCloud:
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
         return [PricePoint(EPOCH - 3600, PRICES[pool.zone])] if pool.zone in PRICES else []
 
-    def image(self, region: str) -> tuple[str, str]:
-        return "ami-00000000000000001", "ubuntu"
+    def image(self, region: str, image_id: str | None = None) -> Image:
+        return Image(image_id or "ami-00000000000000001")
+
+    def network(self, region: str, subnets: Sequence[str]) -> Network:
+        return Network(vpc_id="vpc-1", subnets=dict(zip(ZONES, subnets, strict=False))) if subnets else Network()
+
+    def quota_vcpus(self, region: str, code: str) -> float | None:
+        return self.quotas.get(code, 64.0)
+
+    def rehearse(self, call: Call) -> None:
+        """Let it through."""
+
+    def credentials_end_at(self) -> float | None:
+        return self.credentials_end
 
     def caller_cidr(self) -> str:
         return "192.0.2.1/32"
 
-    def open_door(self, region: str, call: Call, cidr: str) -> str:
+    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
         tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
         return self.doors.setdefault(tags[RUN_TAG], f"sg-{len(self.doors):017d}")
 
     def close_door(self, region: str, run: str) -> None:
         self.doors.pop(run, None)
 
-    def launch(self, call: Call) -> Instance:
+    def launch(self, call: Call, template: Call | None = None) -> Instance:
         self.calls.append(call)
         token = call.parameters["ClientToken"]
+        if template is not None:
+            return self._launch_any(call, template, token)
         for machine in self.machines:
             if machine.instance.client_token == token:
                 return self._now_of(machine)
@@ -143,7 +161,24 @@ class MemoryCloud:
             raise self.refusals[zone].pop(0)
         if zone in self.empty_zones:
             raise CapacityError(f"no capacity in {zone}", code="InsufficientInstanceCapacity")
-        machine = self._new_machine(call, token, zone)
+        return self._served(self._new_machine(call, token, zone))
+
+    def _launch_any(self, fleet: Call, template: Call, token: str) -> Instance:
+        """Start in the first pool that has capacity, as an `instant` fleet over them would."""
+        for override in fleet.parameters["LaunchTemplateConfigs"][0]["Overrides"]:
+            zone = override["AvailabilityZone"]
+            if zone not in self.empty_zones and not self.refusals.get(zone):
+                data = template.parameters["LaunchTemplateData"]
+                spot = fleet.parameters["TargetCapacitySpecification"]["DefaultTargetCapacityType"] == "spot"
+                asked = {
+                    **data,
+                    "InstanceType": override["InstanceType"],
+                    **({"InstanceMarketOptions": {}} if spot else {}),
+                }
+                return self._served(self._new_machine(Call("CreateFleet", fleet.region, asked), token, zone))
+        raise CapacityError("none of the pools served", code="UnfulfillableCapacity", scope="region")
+
+    def _served(self, machine: Machine) -> Instance:
         self.machines.append(machine)
         self.configure(len(self.machines), machine)
         if self.fail_after_serving:

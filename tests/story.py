@@ -8,7 +8,7 @@ from typing import Any
 
 from model.config import TrainConfig
 from orchestrator import offers
-from orchestrator.cloud import Job
+from orchestrator.cloud import Image, Job
 from orchestrator.engine import Engine
 from orchestrator.events import Event, RunCreated
 from orchestrator.plan import Plan
@@ -66,7 +66,7 @@ class Story:
         """Return a new engine over the same run: a first one, or the one that takes over after a crash."""
         pools = self.cloud.offerings(self.spec.instances)
         ranked = offers.spot_offers(pools, self.cloud.spot_prices(pools), None)
-        plan = Plan(self.spec, tuple(ranked), {"us-east-1": "ami-1"}, self.store.state().created_at, "home")
+        plan = Plan(self.spec, tuple(ranked), {"us-east-1": Image("ami-1")}, self.store.state().created_at, "home")
         job = Job(
             root="pixel-orch/story",
             command=("true",),

@@ -13,13 +13,13 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from orchestrator.aws import account
 from orchestrator.aws.errors import NO_CREDENTIALS, at_the_sill
-from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Instance, Pool, PricePoint
+from orchestrator.aws.fleet import create_fleet
+from orchestrator.aws.images import find_image
+from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, Pool, PricePoint
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
 
-# https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
-DLAMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-LOGIN_USER = "ubuntu"  # of every Ubuntu image
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
 PRODUCT = "Linux/UNIX"
 PAGE = 200
@@ -33,15 +33,22 @@ class AwsCloud:
         regions: where to look and to launch; the first is asked for who we are.
         endpoint: `{"endpoint_url": ..., "aws_access_key_id": ..., ...}` for the embedded cloud, empty for AWS itself.
         title: how it is named to people.
+        profile: of ~/.aws/config; None takes AWS_PROFILE, or the default one.
 
     Raises:
         AccessError: there are no credentials.
     """
 
     def __init__(
-        self, regions: Sequence[str], *, endpoint: Mapping[str, str] | None = None, title: str = "AWS"
+        self,
+        regions: Sequence[str],
+        *,
+        endpoint: Mapping[str, str] | None = None,
+        title: str = "AWS",
+        profile: str | None = None,
     ) -> None:
         self.title = title
+        self.profile = profile
         self.regions = tuple(regions)
         self._endpoint = dict(endpoint or {})
         self._clients: dict[tuple[str, str, bool], Any] = {}
@@ -51,7 +58,8 @@ class AwsCloud:
 
     @cached_property
     def _session(self) -> Any:
-        return boto3.session.Session()
+        with at_the_sill("credentials"):
+            return boto3.session.Session(profile_name=self.profile)
 
     def _client(self, service: str, region: str, *, once: bool = False) -> Any:
         """Return a client; `once` sends each request a single time.
@@ -129,11 +137,25 @@ class AwsCloud:
             pool = Pool(change["InstanceType"], change["AvailabilityZone"], region)
             yield pool, PricePoint(change["Timestamp"].timestamp(), float(change["SpotPrice"]))
 
-    def image(self, region: str) -> tuple[str, str]:
-        """Return AWS's Deep Learning AMI, by its public SSM parameter."""
-        with at_the_sill(f"{region}, Deep Learning AMI"):
-            answer = self._client("ssm", region).get_parameter(Name=DLAMI_PARAMETER)
-        return str(answer["Parameter"]["Value"]), LOGIN_USER
+    def image(self, region: str, image_id: str | None = None) -> Image:
+        """Return the image named, else AWS's Deep Learning AMI; see `images.py`."""
+        return find_image(self._client("ec2", region), self._client("ssm", region), region, image_id)
+
+    def network(self, region: str, subnets: Sequence[str]) -> Network:
+        """Return the VPC and the zones of these subnets; see `account.py`."""
+        return account.network(self._client("ec2", region), region, subnets)
+
+    def quota_vcpus(self, region: str, code: str) -> float | None:
+        """Return a quota of EC2 in vCPUs; see `account.py`."""
+        return account.quota_vcpus(self._client("service-quotas", region), region, code)
+
+    def rehearse(self, call: Call) -> None:
+        """Send a request as a DryRun; see `account.py`."""
+        account.rehearse(self._client("ec2", call.region, once=True), call)
+
+    def credentials_end_at(self) -> float | None:
+        """Return when the credentials in hand expire; see `account.py`."""
+        return None if self._endpoint else account.credentials_end_at(self._session)
 
     def caller_cidr(self) -> str:
         """Return our public address as AWS sees it (checkip.amazonaws.com), or 127.0.0.1/32 on the embedded cloud."""
@@ -147,17 +169,18 @@ class AwsCloud:
 
     # -- the door
 
-    def open_door(self, region: str, call: Call, cidr: str) -> str:
+    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
         """CreateSecurityGroup and its one rule; a group left by an earlier try is used again."""
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
         with at_the_sill(f"{region}, security group {name}"):
-            existing = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])[
-                "SecurityGroups"
-            ]
+            filters = [{"Name": "group-name", "Values": [name]}]
+            if "VpcId" in call.parameters:
+                filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
+            existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
             group = existing[0] if existing else ec2.create_security_group(**call.parameters)
             rules = existing[0].get("IpPermissions", []) if existing else []
-            if not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
+            if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
                 ec2.authorize_security_group_ingress(
                     GroupId=group["GroupId"],
                     IpPermissions=[
@@ -172,9 +195,12 @@ class AwsCloud:
         return str(group["GroupId"])
 
     def close_door(self, region: str, run: str) -> None:
-        """DeleteSecurityGroup by tag; one that an ending instance still holds is tried for a while."""
+        """DeleteSecurityGroup by tag, and launch templates that a killed process left."""
         ec2 = self._client("ec2", region)
         filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+        with at_the_sill(f"{region}, launch templates of {run}"):
+            for template in ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]:
+                ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
         with at_the_sill(f"{region}, security group of {run}"):
             groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
         for group in groups:
@@ -186,12 +212,14 @@ class AwsCloud:
 
     # -- instances
 
-    def launch(self, call: Call) -> Instance:
-        """RunInstances, sent once. The client token makes a repeated request the same instance."""
+    def launch(self, call: Call, template: Call | None = None) -> Instance:
+        """RunInstances or CreateFleet, sent once. The client token makes a repeated request the same instance."""
+        once = self._client("ec2", call.region, once=True)
+        if template is not None:
+            return create_fleet(self._client("ec2", call.region), once, template, call)
         placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
-        where = f"{call.parameters['InstanceType']} in {placement}"
-        with at_the_sill(where):
-            answer = self._client("ec2", call.region, once=True).run_instances(**call.parameters)
+        with at_the_sill(f"{call.parameters['InstanceType']} in {placement}"):
+            answer = once.run_instances(**call.parameters)
         return _instance(answer["Instances"][0], call.region)
 
     def instances(self, run: str | None = None) -> list[Instance]:
@@ -236,6 +264,7 @@ def _instance(raw: Mapping[str, Any], region: str) -> Instance:
         state=raw["State"]["Name"],
         launched_at=raw["LaunchTime"].timestamp(),
         address=raw.get("PublicIpAddress") or raw.get("PublicDnsName") or "",
+        private_address=raw.get("PrivateIpAddress") or "",
         ssh_port=int(tags.get(SSH_PORT_TAG, 22)),
         reason_code=reason.get("Code", ""),
         reason=reason.get("Message", "") or raw.get("StateTransitionReason", ""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import (
@@ -28,56 +29,229 @@ from orchestrator.errors import (
     CloudError,
     NotFoundError,
     QuotaError,
+    Scope,
     SpecError,
     ThrottledError,
 )
 
-CODES: dict[str, type[CloudError]] = {
-    # The pool is empty or cannot serve this: another zone or type may.
-    "InsufficientInstanceCapacity": CapacityError,  # HTTP 500: the SDK would retry it by itself
-    "InsufficientHostCapacity": CapacityError,
-    "InsufficientReservedInstanceCapacity": CapacityError,
-    "InsufficientFreeAddressesInSubnet": CapacityError,
-    "ReservationCapacityExceeded": CapacityError,
-    "SpotMaxPriceTooLow": CapacityError,  # this pool's price is above our cap
-    "UnfulfillableCapacity": CapacityError,
-    "Unsupported": CapacityError,  # this zone does not have the type
-    # The account's limit: another zone does not help.
-    "VcpuLimitExceeded": QuotaError,
-    "InstanceLimitExceeded": QuotaError,
-    "MaxSpotInstanceCountExceeded": QuotaError,
-    "MaxFleetCountExceeded": QuotaError,
-    "SecurityGroupLimitExceeded": QuotaError,
-    # Credentials or policy.
-    "AuthFailure": AccessError,
-    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": AccessError,
-    "AccessDenied": AccessError,
-    "AccessDeniedException": AccessError,
-    "ExpiredToken": AccessError,
-    "ExpiredTokenException": AccessError,
-    "InvalidClientTokenId": AccessError,
-    "OptInRequired": AccessError,
-    "PendingVerification": AccessError,
-    "RequestExpired": AccessError,
-    "SignatureDoesNotMatch": AccessError,
-    "UnauthorizedOperation": AccessError,
-    "UnrecognizedClientException": AccessError,
-    # The same request again, later.
-    "EC2ThrottledException": ThrottledError,
-    "RequestLimitExceeded": ThrottledError,
-    "RequestThrottled": ThrottledError,
-    "Throttling": ThrottledError,
-    "ThrottlingException": ThrottledError,
-    # Not there, or not there yet.
-    "InvalidInstanceID.NotFound": NotFoundError,
-    "InvalidGroup.NotFound": NotFoundError,
-    "ParameterNotFound": NotFoundError,
-}
 
-ADVICE: dict[type[CloudError], str] = {
-    QuotaError: "a person must raise the quota in Service Quotas; another zone does not help",
-    AccessError: "check the credentials (aws sts get-caller-identity) and the policy",
+@dataclass(frozen=True)
+class Meaning:
+    """What one of EC2's codes says to us.
+
+    Args:
+        kind: our error's type.
+        scope: how far the refusal reaches, see `orchestrator.errors.Scope`.
+        does: what pixel-orch does about it, or what a person must do; the reader of the error sees the latter.
+        says_so: whether `does` is added to AWS's text; where the engine acts by itself there is nothing to add.
+    """
+
+    kind: type[CloudError]
+    scope: Scope
+    does: str
+    says_so: bool = False
+
+
+def _meanings(
+    kind: type[CloudError], scope: Scope, does: str, *codes: str, says_so: bool = False
+) -> dict[str, Meaning]:
+    return {code: Meaning(kind, scope, does, says_so) for code in codes}
+
+
+CREDENTIALS = "check the credentials (aws sts get-caller-identity) and the policy (infra/policies/operator.json)"
+RAISE_QUOTA = "a person must raise the quota in Service Quotas; another zone does not help"
+
+MEANINGS: dict[str, Meaning] = {
+    # The pool cannot serve. InsufficientInstanceCapacity comes with HTTP 500: the SDK would retry it by itself.
+    **_meanings(
+        CapacityError,
+        "pool",
+        "the next pool is tried, then all of them again after a wait",
+        "InsufficientInstanceCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "InsufficientCapacity",
+        "ReservationCapacityExceeded",
+        "SpotMaxPriceTooLow",  # this pool's price is above our cap
+        "UnfulfillableCapacity",
+        "Unsupported",  # this zone does not have the type; its text names others, which is a hint
+        "Server.InsufficientInstanceCapacity",
+    ),
+    **_meanings(
+        CapacityError,
+        "zone",
+        "the next zone is tried: no type can start in this subnet",
+        "InsufficientFreeAddressesInSubnet",
+    ),
+    # The account's limits: a person must act.
+    **_meanings(
+        QuotaError,
+        "quota",
+        RAISE_QUOTA,
+        "VcpuLimitExceeded",
+        "InstanceLimitExceeded",
+        "MaxSpotInstanceCountExceeded",
+        says_so=True,
+    ),
+    **_meanings(
+        QuotaError,
+        "region",
+        "another region, or raise the quota in Service Quotas",
+        "MaxFleetCountExceeded",
+        "SecurityGroupLimitExceeded",
+        "VolumeLimitExceeded",
+        "Client.VolumeLimitExceeded",
+        "AddressLimitExceeded",
+        "LaunchTemplateLimitExceeded",
+        says_so=True,
+    ),
+    # Credentials, policy, the account itself.
+    **_meanings(
+        AccessError,
+        "account",
+        CREDENTIALS,
+        "AuthFailure",
+        "AccessDenied",
+        "AccessDeniedException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "account",
+        "log in again (aws sso login, or new keys); what runs on AWS goes on within its own limits meanwhile",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        says_so=True,
+    ),
+    **_meanings(AccessError, "account", "set this machine's clock", "RequestExpired", says_so=True),
+    **_meanings(
+        AccessError,
+        "account",
+        "run once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "account",
+        "AWS is still checking this account or it is blocked: see its e-mails, or ask its support",
+        "Blocked",
+        "PendingVerification",
+        "AccountDisabled",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "region",
+        "enable the region, or accept the image's terms, in the AWS console",
+        "OptInRequired",
+        says_so=True,
+    ),
+    # The same request again, later.
+    **_meanings(
+        ThrottledError,
+        "moment",
+        "the same request is sent again after a growing wait, with the same token",
+        "EC2ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "SlowDown",
+    ),
+    **_meanings(
+        CloudError,
+        "moment",
+        "the same request is sent again after a growing wait, with the same token",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "ServiceUnavailable",
+        "ServerInternal",
+        "Unavailable",
+    ),
+    # Not there, or not there yet.
+    **_meanings(
+        NotFoundError,
+        "moment",
+        "asked again: EC2 is eventually consistent for some seconds after a launch",
+        "InvalidInstanceID.NotFound",
+        "InvalidGroup.NotFound",
+        "InvalidSpotInstanceRequestID.NotFound",
+        "InvalidLaunchTemplateId.NotFound",
+        "InvalidLaunchTemplateName.NotFoundException",
+        "ParameterNotFound",
+    ),
+    # What this region does not have. Another region may.
+    **_meanings(
+        CloudError,
+        "region",
+        "image ids are of one region: leave --ami out, or give one of this region",
+        "InvalidAMIID.NotFound",
+        "InvalidAMIID.Malformed",
+        "InvalidAMIID.Unavailable",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "region",
+        "give --subnet a subnet of this region, or create a default VPC (aws ec2 create-default-vpc)",
+        "InvalidSubnetID.NotFound",
+        "InvalidSubnet",
+        "VPCIdNotSpecified",
+        "MissingInput",
+        "DefaultVpcDoesNotExist",
+        says_so=True,
+    ),
+    # The request is wrong, wherever it is sent.
+    **_meanings(
+        CloudError,
+        "request",
+        "the request cannot work as it is; what AWS says names the parameter",
+        "InvalidParameter",
+        "InvalidParameterCombination",
+        "InvalidParameterValue",
+        "InvalidInput",
+        "InvalidBlockDeviceMapping",
+        "InvalidUserData.Malformed",
+        "MissingParameter",
+        "UnknownParameter",
+        "ValidationError",
+        "UnsupportedOperation",
+        "InvalidInstanceAttributeValue",
+        "Client.InvalidSnapshot.NotFound",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "request",
+        "the key pair, role or group named there does not exist",
+        "InvalidKeyPair.NotFound",
+        "InvalidIamInstanceProfileArn.Malformed",
+        "InvalidGroupId.Malformed",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "request",
+        "a defect of pixel-orch: one token stood for two requests; please report it",
+        "IdempotentParameterMismatch",
+        "IdempotentInstanceTerminated",
+        says_so=True,
+    ),
 }
+"""Every code that pixel-orch tells apart. One that is not here is a `CloudError` of scope "request": it is passed on as
+it is, and nothing else is tried. `docs/ec2-errors.md` is made from this table."""
+
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL)
 
 
@@ -86,12 +260,14 @@ def translate(error: ClientError, where: str) -> CloudError:
     answer: dict[str, Any] = error.response
     code = str(answer.get("Error", {}).get("Code", ""))
     text = _ENCODED.sub("", str(answer.get("Error", {}).get("Message", ""))).strip()
-    kind = CODES.get(code, CloudError)
+    meaning = MEANINGS.get(code, Meaning(CloudError, "request", ""))
     message = f"{error.operation_name}{f' ({where})' if where else ''}: {code}: {text.rstrip('.') or 'no message'}"
-    if kind in ADVICE:
-        message += f"; {ADVICE[kind]}"
+    if meaning.says_so:
+        message += f"; {meaning.does}"
     request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
-    return kind(message, code=code, operation=str(error.operation_name), request_id=request_id)
+    return meaning.kind(
+        message, code=code, operation=str(error.operation_name), request_id=request_id, scope=meaning.scope
+    )
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 
-from orchestrator.aws.errors import CODES, at_the_sill, translate
+from docs.make_ec2_errors import error_page
+from orchestrator.aws.errors import MEANINGS, at_the_sill, translate
 from orchestrator.errors import (
     AccessError,
     CapacityError,
@@ -74,9 +77,39 @@ def test_real_texts_give_the_right_type(code: str, text: str, kind: type[CloudEr
 
 
 def test_every_code_of_the_table_has_a_type_of_its_own_tree() -> None:
-    for code, kind in CODES.items():
-        assert type(translate(client_error(code, "text"), "")) is kind
-        assert issubclass(kind, CloudError)
+    for code, meaning in MEANINGS.items():
+        error = translate(client_error(code, "text"), "")
+        assert type(error) is meaning.kind
+        assert error.scope == meaning.scope
+        assert issubclass(meaning.kind, CloudError)
+        assert (meaning.does in str(error)) == meaning.says_so
+
+
+def test_an_unknown_code_is_passed_on_and_nothing_else_is_tried() -> None:
+    error = translate(client_error("SomethingNew", "What it is."), "p2.xlarge")
+    assert (type(error), error.scope) == (CloudError, "request")
+    assert str(error) == "RunInstances (p2.xlarge): SomethingNew: What it is"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [  # what EC2's API reference, Karpenter and ParallelCluster name as answers to a launch
+        *("InsufficientInstanceCapacity", "UnfulfillableCapacity", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"),
+        *("InstanceLimitExceeded", "SpotMaxPriceTooLow", "Unsupported", "InsufficientFreeAddressesInSubnet"),
+        *("MaxFleetCountExceeded", "ReservationCapacityExceeded", "RequestLimitExceeded", "EC2ThrottledException"),
+        *("InvalidParameterValue", "InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable"),
+        *("InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidSubnetID.NotFound", "UnauthorizedOperation"),
+        *("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "OptInRequired", "PendingVerification"),
+        *("IdempotentParameterMismatch", "InternalError", "ExpiredToken", "InvalidInstanceID.NotFound"),
+    ],
+)
+def test_every_answer_to_a_launch_is_in_the_table(code: str) -> None:
+    assert code in MEANINGS
+
+
+def test_the_table_in_the_docs_is_made_from_the_table_in_the_code() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "ec2-errors.md").read_text()
+    assert written == error_page(), "run: python -m docs.make_ec2_errors"
 
 
 def test_an_encoded_authorization_message_is_left_out() -> None:

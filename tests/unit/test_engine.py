@@ -20,6 +20,7 @@ from orchestrator.errors import (
     TrainingError,
 )
 from orchestrator.events import FINAL_STATES, CheckpointPulled, CheckpointRefused, InstanceEnded, StateChanged
+from orchestrator.spec import RecoveryPolicy
 from tests.memory import BrokenSetup, Machine, VirtualClock
 from tests.story import Story
 
@@ -316,8 +317,8 @@ def test_after_a_sigkill_between_request_and_answer_attach_adopts_the_instance(h
     engine = story.engine()
     launch = story.cloud.launch
 
-    def launch_and_die(call):  # type: ignore[no-untyped-def]
-        launch(call)
+    def launch_and_die(call, template=None):  # type: ignore[no-untyped-def]
+        launch(call, template)
         raise Killed
 
     story.cloud.launch = launch_and_die  # type: ignore[method-assign]
@@ -414,4 +415,64 @@ def test_five_interruptions_in_a_row_still_train_every_step_once(home: Path) -> 
     assert len(state.attempts) == 6
     for before, after in zip(state.attempts, state.attempts[1:], strict=False):
         assert after.first_step == before.last_step + 1
+    check_invariants(story)
+
+
+def test_a_quota_of_one_family_leaves_the_other_families_to_try(home: Path) -> None:
+    story = Story(home, instances=("g4dn.xlarge", "p3.2xlarge"))
+    quota = [QuotaError("limit of 0", code="MaxSpotInstanceCountExceeded") for _ in range(3)]
+    story.cloud.refusals = {"us-east-1b": quota[:1]}
+    engine = story.engine()
+    asked = [o.pool for o in engine.plan.offers]
+    state = engine.run()
+    assert state.state == "SUCCEEDED"
+    first, second = story.cloud.calls[:2]
+    assert first.parameters["InstanceType"] != second.parameters["InstanceType"], "the family was not asked again"
+    assert len(asked) == 6
+    check_invariants(story)
+
+
+def test_an_empty_pool_and_a_quota_wait_for_the_pool(home: Path) -> None:
+    """The quota alone would end it; the empty pool may fill."""
+    story = Story(
+        home,
+        instances=("g4dn.xlarge", "p3.2xlarge"),
+        recovery=RecoveryPolicy(poll_s=2.0, first_capacity_wait_s=3600),
+    )
+    no = CapacityError("empty", code="InsufficientInstanceCapacity")
+    story.cloud.refusals = {
+        "us-east-1b": [QuotaError("0", code="VcpuLimitExceeded"), no],
+        "us-east-1c": [no],
+        "us-east-1a": [no],
+    }
+    assert story.engine().run().state == "SUCCEEDED"
+    check_invariants(story)
+
+
+def test_strategy_any_sends_one_fleet_over_all_pools(home: Path) -> None:
+    story = Story(home, strategy="any")
+    story.cloud.empty_zones = {"us-east-1b"}
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    (fleet,) = story.cloud.calls
+    assert fleet.operation == "CreateFleet"
+    overrides = fleet.parameters["LaunchTemplateConfigs"][0]["Overrides"]
+    assert [o["AvailabilityZone"] for o in overrides] == ["us-east-1b", "us-east-1c", "us-east-1a"]
+    assert state.attempts[0].zone == "us-east-1c"
+    assert state.attempts[0].price_usd_h == 0.35, "the price of the pool that served"
+    check_invariants(story)
+
+
+def test_strategy_any_survives_an_interruption_and_an_empty_region(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        if number == 1:
+            story.later(60, lambda: story.cloud.interrupt(machine))
+            story.later(59, lambda: story.cloud.empty_zones.update(("us-east-1a", "us-east-1b", "us-east-1c")))
+            story.later(400, story.cloud.empty_zones.clear)
+
+    story = Story(home, fate, strategy="any")
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    assert len(state.attempts) == 2
+    assert len({call.parameters["ClientToken"] for call in story.cloud.calls}) == len(story.cloud.calls) > 3
     check_invariants(story)

@@ -14,7 +14,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws"},
     {"ssh", "report", "reaper", "limits"},
-    {"host", "engine", "ear"},
+    {"host", "engine", "ear", "rent"},
     {"world"},
     {"asking"},
     {"launching"},

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator import catalog
 from orchestrator.cloud import Offer, Pool, PricePoint
-from orchestrator.offers import is_market_signal, next_round, on_demand_offers, spot_offers
+from orchestrator.errors import Scope
+from orchestrator.offers import is_market_signal, next_round, on_demand_offers, rules_out, spot_offers
 from orchestrator.spec import check_price
 
 A, B, C = (Pool("g4dn.xlarge", f"us-east-1{z}", "us-east-1") for z in "abc")
@@ -66,3 +67,31 @@ def test_every_figure_of_the_catalog_names_its_source() -> None:
         assert known.is_retired == (known.retired is not None)
         if known.is_retired:
             assert not catalog.find(str(known.replacement)).is_retired
+
+
+def _offer(kind: str, zone: str, market: str = "spot") -> Offer:
+    return Offer(Pool(kind, zone, zone[:-1]), market, 0.3, "spot history")
+
+
+@pytest.mark.parametrize(
+    ("scope", "leaves"),
+    [
+        ("pool", [1, 2, 3, 4, 5]),
+        ("zone", [1, 3, 5]),
+        ("quota", [3, 4, 5]),
+        ("region", [5]),
+        ("account", []),
+        ("request", []),
+        ("moment", [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_refusal_rules_out_what_its_scope_says(scope: Scope, leaves: list[int]) -> None:
+    offers = [
+        _offer("g4dn.xlarge", "us-east-1a"),
+        _offer("g4dn.xlarge", "us-east-1b"),
+        _offer("g5.xlarge", "us-east-1a"),
+        _offer("p4d.24xlarge", "us-east-1b"),
+        _offer("g4dn.xlarge", "us-east-1a", "on-demand"),
+        _offer("g4dn.xlarge", "us-west-2a"),
+    ]
+    assert [i for i, offer in enumerate(offers) if not rules_out(scope, offers[0], offer)] == leaves

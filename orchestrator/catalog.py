@@ -10,8 +10,10 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 from orchestrator.errors import SpecError
 
@@ -46,11 +48,38 @@ class InstanceType:
         return self.status == "retired"
 
 
+@dataclass(frozen=True)
+class Charges:
+    """What AWS bills beside the instance in one region, recorded; each with its source in the data file."""
+
+    gp3_usd_gb_month: Decimal
+    data_out_usd_gb: Decimal  # to the internet, the first 10 TB of a month
+    public_ipv4_usd_h: Decimal
+
+
+@lru_cache(maxsize=1)
+def _raw() -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(resources.files("orchestrator").joinpath("catalog.json").read_text())
+    return raw
+
+
 @lru_cache(maxsize=1)
 def _data() -> tuple[dict[str, InstanceType], tuple[str, ...], dict[str, str], str]:
-    raw = json.loads(resources.files("orchestrator").joinpath("catalog.json").read_text())
+    raw = _raw()
     types = {entry["name"]: InstanceType(**entry) for entry in raw["types"]}
     return types, tuple(raw["regions"]), raw["sources"], raw["recorded"]
+
+
+@lru_cache(maxsize=64)
+def charges(region: str) -> Charges | None:
+    """Return what is billed beside the instance, or None for a region that the data file does not know."""
+    raw = _raw()["charges"]
+    found = raw["regions"].get(region)
+    if found is None:
+        return None
+    return Charges(
+        Decimal(found["gp3_usd_gb_month"]), Decimal(found["data_out_usd_gb"]), Decimal(raw["public_ipv4_usd_h"])
+    )
 
 
 def all_types() -> list[InstanceType]:

@@ -78,6 +78,8 @@ class InstanceStarted(Event):
     region: str
     market: str
     price_usd_h: float
+    disk_gib: float = 0.0  # of its volume; 0 where an older version did not write it down
+    public_addresses: int = 0  # IPv4, billed by the hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,16 @@ class PriceSeen(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriceChanged(Event):
+    """The spot price of the attempt's pool is this one from `since` on (unix seconds), as the history gives it."""
+
+    kind: ClassVar[str] = "price_changed"
+    attempt: int
+    since: float
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
     """The run moved to another state. `reason` is for people."""
 
@@ -260,6 +272,10 @@ class Attempt:
     lost_because: str = ""
     terminate_requested: bool = False
     prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
+    price_changes: dict[float, float] = field(default_factory=dict)  # price by the moment (unix seconds) it came
+    disk_gib: float = 0.0
+    public_addresses: int = 0
+    pulled_bytes: int = 0  # checkpoints that came home: data out
 
     @property
     def first_step(self) -> int:
@@ -341,6 +357,9 @@ def _apply(state: RunState, event: Event) -> None:
                 state.attempts.append(_attempt_from(event))
         case CheckpointPulled():
             state.checkpoints[event.step] = event
+            source = state.attempt(event.attempt)
+            if source is not None:
+                source.pulled_bytes += event.size_bytes
         case CheckpointRefused():
             state.refused.append(event)
             state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
@@ -358,6 +377,8 @@ def _attempt_from(event: InstanceStarted) -> Attempt:
         market=event.market,
         price_usd_h=event.price_usd_h,
         started_at=event.at,
+        disk_gib=event.disk_gib,
+        public_addresses=event.public_addresses,
     )
 
 
@@ -391,5 +412,5 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
                 attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
         case PriceSeen():
             attempt.prices_usd_h[event.hour] = event.price_usd_h
-        case _:
-            pass
+        case PriceChanged():
+            attempt.price_changes[event.since] = event.price_usd_h

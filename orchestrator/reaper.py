@@ -13,7 +13,16 @@ from contextlib import suppress
 from orchestrator.clock import Clock
 from orchestrator.cloud import Cloud, Instance, Pool, PricePoint
 from orchestrator.errors import CloudError
-from orchestrator.events import Attempt, EndedBy, Event, InstanceEnded, PriceSeen, RunState, TerminateRequested
+from orchestrator.events import (
+    Attempt,
+    EndedBy,
+    Event,
+    InstanceEnded,
+    PriceChanged,
+    PriceSeen,
+    RunState,
+    TerminateRequested,
+)
 
 FREE_WHEN_INTERRUPTED_S = 3600.0
 """AWS bills nothing for a spot instance that it interrupts within its first hour
@@ -189,6 +198,13 @@ class Reaper:
             price = price_at(history, attempt.started_at + 3600 * hour)
             if price is not None and hour not in attempt.prices_usd_h:
                 self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=price))
+        for point in history:
+            if point.at < ended_at and point.at not in attempt.price_changes:
+                self.emit(
+                    PriceChanged(
+                        at=self.clock.now(), attempt=attempt.number, since=point.at, price_usd_h=point.price_usd_h
+                    )
+                )
 
 
 def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str]:

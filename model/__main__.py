@@ -80,7 +80,7 @@ def _train(args: argparse.Namespace, stop: StopFlag) -> int:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     """Settle the settings: a file, or flags, not both. The environment's file is taken if there are no flags."""
-    flags = {"model": args.model, "dataset": args.dataset, "steps": args.steps}
+    flags = {name: getattr(args, name) for name in ("model", "dataset", "steps", "multiscale")}
     by_hand = bool(args.set) or bool(args.preset) or any(value is not None for value in flags.values())
     if args.config and by_hand:
         raise ConfigError("--config and flags both give settings; put them all into the file, or leave it out")

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import picture
+from model import picture, sample
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts, DatasetName
 from model.data import load as load_data
 from model.device import pick_device
 from model.errors import SetupError
-from model.sampling import Engine, fill, uniforms
+from model.sampling import Engine
 from model.state import network_of
 from model.train import make_repeatable
 
@@ -66,11 +66,12 @@ def complete(
     given = image_levels(image, config.dataset, facts)  # (C, H, W)
     where = pick_device(device)
     make_repeatable(1, where)
-    drawn = fill(
+    drawn = sample.complete(
         network_of(saved, where),
+        facts,
         torch.from_numpy(given).expand(count, -1, -1, -1),
         torch.from_numpy(hidden),
-        uniforms(facts, count=count, seed=seed),
+        seed=seed,
         temperature=temperature,
         engine=engine,
     )

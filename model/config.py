@@ -9,13 +9,13 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from model.errors import ConfigError
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 ModelName = Literal["pixelcnn", "row-lstm", "diagonal-bilstm"]
-DatasetName = Literal["digits"]
+DatasetName = Literal["digits", "photos-16", "photos-64"]
 Setting = str | int | float
 
 
@@ -55,7 +55,11 @@ class DatasetFacts:
 
 MODELS: tuple[str, ...] = get_args(ModelName)
 DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(
-    {"digits": DatasetFacts(height=8, width=8, channels=1, levels=17, train=1257, valid=180, test=360)}
+    {
+        "digits": DatasetFacts(height=8, width=8, channels=1, levels=17, train=1257, valid=180, test=360),
+        "photos-16": DatasetFacts(height=16, width=16, channels=3, levels=16, train=6100, valid=150, test=150),
+        "photos-64": DatasetFacts(height=64, width=64, channels=3, levels=256, train=1334, valid=46, test=46),
+    }
 )
 
 
@@ -79,6 +83,9 @@ class TrainConfig(BaseModel):
     layers: int = Field(5, ge=1, le=256, description="layers: residual blocks, or LSTMs")
     head: int = Field(32, ge=1, le=8192, description="feature maps of the layer before the softmax")
     connections: Literal["both", "residual", "skip", "none"] = Field("both", description="between layers")
+    multiscale: int = Field(
+        0, ge=0, le=4096, description="rows of the small image that is drawn first, by a network of its own; 0: none"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")
     log_every: int = Field(20, ge=1, le=10**9, description="steps between two measurements")
     checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between two checkpoints")
@@ -90,15 +97,41 @@ class TrainConfig(BaseModel):
     samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
 
+    @field_validator("multiscale")
+    @classmethod
+    def _multiscale_fits(cls, rows: int, info: ValidationInfo) -> int:
+        facts = DATASETS.get(info.data.get("dataset", ""))
+        if rows and facts is not None and rows not in small_rows(facts):
+            fit = ", ".join(map(str, small_rows(facts)))
+            raise ValueError(f"small images of {info.data['dataset']} can have {fit} rows; its own have {facts.height}")
+        return rows
+
     @property
     def data(self) -> DatasetFacts:
         """The facts of the data set."""
         return DATASETS[self.dataset]
 
     @property
+    def small(self) -> DatasetFacts | None:
+        """The facts of the small images of a multi-scale network; None if it is not one."""
+        if not self.multiscale:
+            return None
+        width = self.data.width * self.multiscale // self.data.height
+        return replace(self.data, height=self.multiscale, width=width)
+
+    @property
     def epochs(self) -> float:
         """Passes over the training images, in all."""
         return self.steps * self.batch_size / self.data.train
+
+
+def small_rows(facts: DatasetFacts) -> list[int]:
+    """List the rows that small images can have: the large ones' halved again and again, while that is whole."""
+    found, factor = [], 2
+    while facts.height % factor == 0 and facts.width % factor == 0:
+        found.append(facts.height // factor)
+        factor *= 2
+    return found
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
@@ -167,6 +200,8 @@ def _validated(settings: Mapping[str, Any], where: str) -> TrainConfig:
         return TrainConfig.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "value_error":  # one that we raised: it says what can be
+            raise ConfigError(f"{first['loc'][0]} = {first['input']} in {where}: {first['ctx']['error']}") from None
         raise ConfigError(_explain(str(first["loc"][0]), first["type"], first["input"], where)) from None
 
 

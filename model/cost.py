@@ -7,12 +7,13 @@ a network that does without masked taps gets no credit for them, and one that co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from model.config import TrainConfig
+from model.config import DatasetFacts, TrainConfig
 
 FLOAT_BYTES = 4
+UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.multiscale.Upsampler`
 OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats that the optimizer keeps for each parameter
 
 
@@ -29,6 +30,7 @@ class Sizes:
     layers: int
     head: int
     skip: bool = True  # layer-to-output connections
+    condition: int = 0  # maps of the condition
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,38 @@ class Cost:
 
 
 def cost_of(config: TrainConfig) -> Cost:
-    """Count the cost of a config's network on its data set."""
-    data = config.data
-    return cost(
-        Sizes(
-            config.model, data.height, data.width, data.channels, data.levels,
-            config.hidden, config.layers, config.head, config.connections in ("both", "skip"),
-        )
+    """Count the cost of a config's network on its data set; of a multi-scale one's all three parts."""
+    if config.small is None:
+        return cost(_sizes(config, config.data))
+    small, maps = config.small, config.hidden
+    parts = [
+        cost(_sizes(config, small)),
+        cost(replace(_sizes(config, config.data), condition=maps)),
+        upsampling_cost(small.channels, maps, small.height, small.width, factor=config.data.height // small.height),
+    ]
+    return Cost(
+        parameters=sum(part.parameters for part in parts),
+        forward_flops=sum(part.forward_flops for part in parts),
+        training_flops=sum(part.training_flops for part in parts),
+    )
+
+
+def _sizes(config: TrainConfig, data: DatasetFacts) -> Sizes:
+    return Sizes(
+        config.model, data.height, data.width, data.channels, data.levels,
+        config.hidden, config.layers, config.head, config.connections in ("both", "skip"),
     )  # fmt: skip
+
+
+def upsampling_cost(channels: int, maps: int, height: int, width: int, *, factor: int) -> Cost:
+    """Count the cost of `model.multiscale.Upsampler` for small images of height x width."""
+    positions, parameters = height * width, (UPSAMPLING_TAPS * channels + 1) * maps
+    first = forward = 2 * positions * UPSAMPLING_TAPS * channels * maps
+    while factor > 1:
+        forward += 2 * positions * DOUBLING_TAPS * maps * maps
+        parameters += (DOUBLING_TAPS * maps + 1) * maps
+        positions, factor = 4 * positions, factor // 2
+    return Cost(parameters, forward, 3 * forward - first)
 
 
 def cost(sizes: Sizes) -> Cost:
@@ -64,13 +90,16 @@ def cost(sizes: Sizes) -> Cost:
     C, h, head = sizes.channels, sizes.hidden, sizes.head
     values = C * (sizes.levels if sizes.levels > 2 else 1)  # logits of a position: one of two levels is always zero
     first = _Conv(2 * h, C, before=24, strict=True)
-    direction: list[_Conv | _Recurrence] = [_Conv(h, 2 * h, gates=4), _Recurrence(h, 2)]
-    kinds: dict[str, list[_Conv | _Recurrence]] = {
+    direction: list[_Conv | _Recurrence | _Unmasked] = [_Conv(h, 2 * h, gates=4), _Recurrence(h, 2)]
+    kinds: dict[str, list[_Conv | _Recurrence | _Unmasked]] = {
         "pixelcnn": [_Conv(h, 2 * h), _Conv(h, h, before=4, unused=4), _Conv(2 * h, h)],
         "row-lstm": [_Conv(h, 2 * h, before=1, unused=1, gates=4), _Recurrence(h, 3), _Conv(2 * h, h)],
         "diagonal-bilstm": [*direction, *direction, _Conv(2 * h, h)],
     }
     layer = kinds[sizes.model]
+    if sizes.condition:
+        gates = {"pixelcnn": 1, "row-lstm": 4, "diagonal-bilstm": 8}[sizes.model]
+        layer = [*layer, _Unmasked(gates * h, sizes.condition)]
     if sizes.skip:
         layer = [*layer, _Conv(head, h, bias=False)]
     rest = [*sizes.layers * layer, _Conv(head, 2 * h), _Conv(values, head)]
@@ -104,6 +133,20 @@ class _Conv:
     def stored(self) -> int:
         taps = self.before + 1 + self.unused + (24 if self.strict else 0)  # the 7x7's lower half
         return self.gates * self.out * (taps * self.into + self.bias)
+
+
+@dataclass(frozen=True)
+class _Unmasked:
+    """The 1x1 convolution of the condition, without mask and bias."""
+
+    out: int
+    into: int
+
+    def used(self, colours: int) -> int:
+        return self.out * self.into
+
+    def stored(self) -> int:
+        return self.out * self.into
 
 
 @dataclass(frozen=True)

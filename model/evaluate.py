@@ -7,16 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
+from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.dataset import Split
 from model.device import device_name, pick_device
-from model.likelihood import evaluate
+from model.likelihood import Score, nats_of_all, score
 from model.paper import TABLES
 from model.state import network_of
 from model.train import make_repeatable
+
+# What a multi-scale network's number means.
+BOUND = """(<=: -log p(small image) - log p(image | small image), the image's own small image being taken. The network
+can also draw the image after another small one, so this is an upper bound of its nats. The paper has no table for
+its multi-scale networks.)"""
 
 
 def report(path: Path, *, split: Split, style: str, device: str) -> str:
@@ -38,7 +45,9 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     make_repeatable(1, where)
     net = network_of(saved, where)
     images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
-    score = evaluate(net, images)
+    nats = nats_of_all(net, images)
+    whole = score(nats.sum(dim=1), config.data.dims)
+    scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {
         "checkpoint": str(path),
         "step": saved.step,
@@ -49,13 +58,32 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     table = TABLES.get(config.dataset)
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
-        return json.dumps({**facts, "split": split, **asdict(score), "device": device_name(where), "paper": paper})
-    rows = {
-        **facts,
-        "split": f"{split}, {score.images:,} images",
-        "nats/image": f"{score.nats:.2f} +- {score.nats_se:.2f}",
-        "bits/dim": f"{score.bits_per_dim:.4f} +- {score.bits_per_dim_se:.4f}",
-    }
+        apart = {"upper_bound": bool(scales), **{name: asdict(one) for name, (_, one) in scales.items()}}
+        answer = {**facts, "split": split, **asdict(whole), **apart, "device": device_name(where), "paper": paper}
+        return json.dumps(answer)
+    rows = {**facts, "split": f"{split}, {whole.images:,} images", **_rows(whole, bound="<= " if scales else "")}
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    for title, one in scales.values():
+        lines += [title, *(f"  {name:<10}  {value}" for name, value in _rows(one).items())]
     lines.append("(+- is one standard error of the mean)")
+    lines += [BOUND] if scales else []
     return "\n".join([*lines, *(["", str(table)] if table else [])])
+
+
+def _scales(nats: Tensor, small: DatasetFacts, large: DatasetFacts) -> dict[str, tuple[str, Score]]:
+    """Score both networks of a multi-scale one apart; each has a title."""
+    sides = f"{small.height}x{small.width}"
+    return {
+        "small": (f"of that, the {sides} image alone, and by its own values", score(nats[:, 0], small.dims)),
+        "large": (
+            f"of that, the {large.height}x{large.width} image given its {sides} one (all its values, those too)",
+            score(nats[:, 1], large.dims),
+        ),
+    }
+
+
+def _rows(one: Score, bound: str = "") -> dict[str, str]:
+    return {
+        "nats/image": f"{bound}{one.nats:.2f} +- {one.nats_se:.2f}",
+        "bits/dim": f"{bound}{one.bits_per_dim:.4f} +- {one.bits_per_dim_se:.4f}",
+    }

@@ -12,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model import complete, picture
+from model import complete, picture, sample
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.device import pick_device
 from model.errors import SetupError
-from model.sample import draw
-from model.sampling import fill, uniforms
+from model.multiscale import MultiScale
 from model.state import network_of
 from model.train import make_repeatable
 
@@ -55,7 +54,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     try:
         out.mkdir(parents=True, exist_ok=True)
         _predictions(out / "predictions.png", net, test[0], facts, title=f"step {saved.step:,}, test image 0")
-        levels = draw(net, facts, count=SAMPLES, seed=seed)
+        levels = sample.draw(net, facts, count=SAMPLES, seed=seed)
         picture.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
         spread = test[:: max(1, len(test) // IMAGES)][:IMAGES]
         _completions(out / "completions.png", net, spread, facts, seed=seed)
@@ -106,9 +105,8 @@ def _predictions(path: Path, net: nn.Module, image: picture.Levels, facts: Datas
     shown.set_title(title)
     shown.axis("off")
     axes[1, 0].axis("off")
-    axes[1, 0].text(
-        0, 0.5, f"probability of each of the {K} levels,\ngiven the pixels before;\nmarked: the level that is there"
-    )
+    known = "the small image and\nthe pixels before" if isinstance(net, MultiScale) else "the pixels before"
+    axes[1, 0].text(0, 0.5, f"probability of each of the {K} levels,\ngiven {known};\nmarked: the level that is there")
     colours = [INK] if facts.channels == 1 else ["#b03030", "#308030", "#3050b0"]
     for i, (row, column) in enumerate(places):
         axis = axes[i // 3, 1 + i % 3]
@@ -128,8 +126,8 @@ def _completions(path: Path, net: nn.Module, images: picture.Levels, facts: Data
     hidden = complete.hidden_part("bottom", facts)
     rows = []
     for given in images:
-        noise = uniforms(facts, count=COMPLETIONS, seed=seed)
-        drawn = fill(net, torch.from_numpy(given).expand(COMPLETIONS, -1, -1, -1), torch.from_numpy(hidden), noise)
+        same = torch.from_numpy(given).expand(COMPLETIONS, -1, -1, -1)
+        drawn = sample.complete(net, facts, same, torch.from_numpy(hidden), seed=seed)
         rows.append(complete.tiles(given, hidden, drawn.numpy(), K=facts.levels))
     picture.save(path, picture.grid(np.concatenate(rows), columns=COMPLETIONS + 2))
 

@@ -10,10 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.multiscale import scales
+
 
 def nats_per_image(net: nn.Module, levels: Tensor) -> Tensor:
-    """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,)."""
-    logits = net(levels)  # (B, K, C, H, W)
+    """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,).
+
+    Of a multi-scale network it is -log p(small image) - log p(image | small image): what the image costs on the one way
+    to it that begins at its own small image. The network can draw it on other ways too, after a small image that is not
+    its own, so this is an upper bound of its -log p(image).
+    """
+    return nats_by_scale(net, levels).sum(dim=1)
+
+
+def nats_by_scale(net: nn.Module, levels: Tensor) -> Tensor:
+    """Do the same for each scale: (B, 1), or for a multi-scale network (B, 2), the small image first."""
+    return torch.stack([_nats(logits, some) for some, logits in scales(net, levels)], dim=1)
+
+
+def _nats(logits: Tensor, levels: Tensor) -> Tensor:
     K = logits.shape[1]
     # One row for each value: on a GPU the form for maps has no deterministic kernel, this one has.
     rows = logits.movedim(1, -1).reshape(-1, K)  # (B*C*H*W, K)
@@ -37,6 +52,13 @@ class Score:
     bits_per_dim_se: float
 
 
+def score(nats: Tensor, dims: int) -> Score:
+    """Average the nats of images (N,) that have `dims` values each."""
+    mean, count = nats.mean().item(), len(nats)
+    error = nats.std().item() / math.sqrt(count) if count > 1 else 0.0
+    return Score(count, mean, error, bits_per_dim(mean, dims), bits_per_dim(error, dims))
+
+
 def evaluate(
     net: nn.Module, images: Tensor, *, batch: int = 128, before_batch: Callable[[], None] = lambda: None
 ) -> Score:
@@ -46,6 +68,14 @@ def evaluate(
         batch: images at a time; memory only, the result does not depend on it beyond the last bits.
         before_batch: called before each batch; what it raises ends the evaluation.
     """
+    nats = nats_of_all(net, images, batch=batch, before_batch=before_batch)
+    return score(nats.sum(dim=1), images[0].numel())
+
+
+def nats_of_all(
+    net: nn.Module, images: Tensor, *, batch: int = 128, before_batch: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Ask for the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
     was_training = net.training
     net.eval()
     parts = []
@@ -53,10 +83,7 @@ def evaluate(
         with torch.no_grad():
             for some in torch.split(images, batch):
                 before_batch()
-                parts.append(nats_per_image(net, some).double().cpu())
+                parts.append(nats_by_scale(net, some).double().cpu())
     finally:
         net.train(was_training)
-    nats = torch.cat(parts)  # (N,)
-    mean, count, dims = nats.mean().item(), len(nats), images[0].numel()
-    error = nats.std().item() / math.sqrt(count) if count > 1 else 0.0
-    return Score(count, mean, error, bits_per_dim(mean, dims), bits_per_dim(error, dims))
+    return torch.cat(parts)

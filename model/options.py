@@ -59,6 +59,9 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     train.add_argument("--model", choices=MODELS, help="network")
     train.add_argument("--dataset", choices=tuple(DATASETS), help="data set")
     train.add_argument("--steps", metavar="N", help="optimizer steps in all")
+    train.add_argument(
+        "--multiscale", metavar="ROWS", help="draw a small image of so many rows first, and the large one given it"
+    )
     train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
     train.add_argument("--out", metavar="DIR", help="where to write (default: $PIXEL_ORCH_OUT, else ./out)")
 
@@ -174,7 +177,7 @@ def settings_help(prog: str) -> str:
     )
     rows = []
     for name, field in TrainConfig.model_fields.items():
-        if name not in ("model", "dataset", "steps"):
+        if name not in ("model", "dataset", "steps", "multiscale"):
             text = f"  {name:<20} {field.description} (default: {field.default})"
             rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
     example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"

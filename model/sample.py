@@ -1,14 +1,18 @@
-"""Drawing images from a network."""
+"""Drawing images from a network, or what is hidden of them; of a multi-scale network the small image first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from model.config import DatasetFacts
-from model.sampling import Engine, fill, uniforms
+from model.multiscale import MultiScale
+from model.sampling import Engine, fill, uniforms, uniforms_of_scales
+
+AT_A_TIME = 256  # images of a multi-scale network: their conditions are c x n x n numbers each
 
 
 def draw(
@@ -18,7 +22,6 @@ def draw(
     count: int,
     seed: int,
     temperature: float = 1.0,
-    condition: Tensor | None = None,
     engine: Engine = "auto",
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -33,7 +36,6 @@ def draw(
         count: images to draw, B.
         seed: of the noise.
         temperature: divides the logits; below 1 the likely values become likelier.
-        condition: maps that may be seen everywhere, (B, condition, H, W), for a network that has them.
         engine: which sampler; they agree.
         before_row: called before each row; what it raises ends the drawing.
 
@@ -42,14 +44,60 @@ def draw(
     """
     empty = torch.zeros(count, facts.channels, facts.height, facts.width, dtype=torch.uint8)
     everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
-    noise = uniforms(facts, count=count, seed=seed)
-    return fill(
-        net,
-        empty,
-        everything,
-        noise,
-        temperature=temperature,
-        condition=condition,
-        engine=engine,
-        before_row=before_row,
+    return complete(
+        net, facts, empty, everything, seed=seed, temperature=temperature, engine=engine, before_row=before_row
     )
+
+
+def complete(
+    net: nn.Module,
+    facts: DatasetFacts,
+    levels: Tensor,
+    hidden: Tensor,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    engine: Engine = "auto",
+    before_row: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Draw what is hidden of images, given the rest.
+
+    With a multi-scale network the pixels of the small image that are given are taken from the image, the others are
+    drawn, and the large image is completed given all of them.
+
+    Args:
+        net: as for `draw`, as are the arguments that are not said here.
+        facts: the size of the images.
+        levels: uint8 (B, C, H, W); what is hidden in it does not matter.
+        hidden: which pixels to draw, bool (H, W).
+        seed: of the noise.
+        temperature: divides the logits.
+        engine: which sampler.
+        before_row: called before each row.
+
+    Returns:
+        Levels (B, C, H, W), uint8, on the CPU. What was not hidden is as it was given.
+    """
+    if not isinstance(net, MultiScale):
+        noise = uniforms(facts, count=len(levels), seed=seed)
+        return fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)
+    factor = net.factor
+    small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
+    noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)
+    device = next(net.parameters()).device
+
+    def some_of(part: slice) -> Tensor:
+        given = levels[part]
+        small = fill(
+            net.small, net.reduce(given), net.reduce(hidden), noises[0][part],
+            temperature=temperature, engine=engine, before_row=before_row,
+        )  # fmt: skip
+        with torch.no_grad():
+            condition = net.condition(small.to(device))
+        return fill(
+            net.large, given, hidden, noises[1][part],
+            temperature=temperature, condition=condition, engine=engine, before_row=before_row,
+        )  # fmt: skip
+
+    starts = range(0, len(levels), AT_A_TIME)
+    return torch.cat([some_of(slice(start, start + AT_A_TIME)) for start in starts])

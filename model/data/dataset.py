@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import DATASETS, DatasetFacts
-from model.data import digits
+from model.data import digits, photos
 from model.errors import DataError
 
 Split = Literal["train", "valid", "test"]
@@ -41,9 +41,12 @@ def load(name: str) -> Dataset:
     Raises:
         DataError: no such data set, it is not installed, or it is not the one that `model.config` describes.
     """
-    if name != "digits":
+    if name == "digits":
+        data = Dataset(name, *digits.load())
+    elif name in photos.RECIPES:
+        data = Dataset(name, *photos.load(name))
+    else:
         raise DataError(f"no data set {name!r}; known: {', '.join(DATASETS)}")
-    data = Dataset(name, *digits.load())
     facts = data.facts
     for split, count in (("train", facts.train), ("valid", facts.valid), ("test", facts.test)):
         images = data.split(split)  # type: ignore[arg-type]  # mypy widens the literals of a tuple

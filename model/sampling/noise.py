@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,19 @@ def uniforms(facts: DatasetFacts, *, count: int, seed: int) -> Tensor:
     Returns:
         Numbers in [0, 1), float64, shape (count, C, H, W).
     """
+    return uniforms_of_scales([facts], count=count, seed=seed)[0]
+
+
+def uniforms_of_scales(scales: Sequence[DatasetFacts], *, count: int, seed: int) -> list[Tensor]:
+    """Draw the noise of images that are made of several, as a large one is after its small one.
+
+    Returns:
+        For each scale (count, C, H, W), float64. The noise of an image depends on the seed and its number alone.
+    """
     generator = torch.Generator().manual_seed(seed)
-    shape = (count, facts.channels, facts.height, facts.width)
-    return torch.rand(shape, generator=generator, dtype=torch.float64)
+    whole = torch.rand(count, sum(some.dims for some in scales), generator=generator, dtype=torch.float64)
+    parts = torch.split(whole, [some.dims for some in scales], dim=1)
+    return [part.reshape(count, s.channels, s.height, s.width) for part, s in zip(parts, scales, strict=True)]
 
 
 def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import DATASETS
-from model.data import Dataset, batch_indices, load
+from model.data import Dataset, batch_indices, load, photos
 from model.errors import DataError
 
 
@@ -35,6 +35,20 @@ def test_the_splits_are_the_agreed_permutation_of_scikit_learns_images(data: Dat
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["photos-16", "photos-64"])
+def test_patches_of_photographs_are_real_and_no_two_parts_share_a_pixel(name: str) -> None:
+    patches, recipe = load(name), photos.RECIPES[name]
+    assert patches.train.shape[1:] == (3, recipe.side, recipe.side)
+    assert (int(patches.train.min()), int(patches.train.max())) == (0, recipe.levels - 1)
+    stride = recipe.strides[0]
+    assert np.array_equal(patches.train[0, :, :, stride:], patches.train[1, :, :, :-stride])  # they overlap
+    neighbours = np.diff(patches.train.astype(int), axis=3)
+    assert np.abs(neighbours).mean() < recipe.levels / 12  # as in photographs, unlike in noise: that has a third
+    photograph = photos._levels(photos._photographs()[0], recipe)
+    for part, left in ((patches.train, 0), (patches.valid, recipe.ends[0]), (patches.test, recipe.ends[1])):
+        assert np.array_equal(part[0], photograph[: recipe.side, left : left + recipe.side].transpose(2, 0, 1))
+
+
 def test_each_epoch_has_each_image_once_whatever_the_batch_size() -> None:
     for batch_size in (1, 7, 32, 100, 250):
         stream = np.concatenate([batch_indices(3, p, batch_size, 100) for p in range(0, 400, batch_size)])
@@ -56,3 +70,5 @@ def test_missing_data_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(DataError, match="needs scikit-learn: pip install"):
         load("digits")
+    with pytest.raises(DataError, match="the photographs need scikit-learn: pip install"):
+        load("photos-16")

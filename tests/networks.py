@@ -105,3 +105,25 @@ def sees(kind: str, d: int, e: int, layers: int) -> bool:
     if kind == "row-lstm":
         return -(3 + layers + d) <= e <= (d + 2 if d else -1)
     return any(0 <= d - dr <= layers and -(3 + layers) <= e <= (3 + d - dr if dr else d - 1) for dr in range(4))
+
+
+def condition_field(kind: str, H: int, W: int, layers: int, channels: int = 1) -> Tensor:
+    """Draw which pixels of the condition (columns) each softmax (rows) sees, bool (H*W*C, H*W), whatever its colour.
+
+    A layer gets the condition of its own pixel, and what comes later in it is not hidden from the colours; from there
+    on it is passed along as the image is. Unlike the image it is seen at the pixel itself.
+    """
+    rows = torch.zeros(H, W, channels, H, W, dtype=torch.bool)
+    for r, c, sr, sc in itertools.product(range(H), range(W), range(H), range(W)):
+        d, e = r - sr, sc - c
+        rows[r, c, :, sr, sc] = d >= 0 and sees_condition(kind.split()[0], d, e, layers)
+    return rows.view(H * W * channels, -1)
+
+
+def sees_condition(kind: str, d: int, e: int, layers: int) -> bool:
+    """Say whether a network sees the condition d rows above (0: its own row) and e columns to the right."""
+    if kind == "diagonal-bilstm":
+        return d > 0 or e <= 0
+    if kind == "row-lstm":
+        return -(layers - 1) - d <= e <= d
+    return d < layers and -(layers - 1) <= e <= d

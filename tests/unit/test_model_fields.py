@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+from typing import cast
+
+import numpy as np
 import pytest
 import torch
 
-from model.likelihood import nats_per_image
-from tests.networks import KINDS, dependencies, field, network, open_relus, strictly_before
+from model.checkpoint import load, save
+from model.config import MODELS, TrainConfig
+from model.data import Dataset
+from model.multiscale import MultiScale
+from model.network import PixelNetwork
+from model.state import Training, network_of
+from tests.networks import (
+    KINDS,
+    condition_dependencies,
+    condition_field,
+    dependencies,
+    field,
+    network,
+    open_relus,
+    strictly_before,
+)
 
 PATHS = ("fast", "reference")
 
@@ -77,18 +96,91 @@ def test_changing_the_future_does_not_change_a_bit_of_the_past(kind: str) -> Non
     assert not torch.equal(a[..., until + 1 :], b[..., until + 1 :])
 
 
+# With a condition
+
+
+@pytest.mark.parametrize(("H", "W", "channels"), [(4, 6, 1), (6, 3, 1), (3, 4, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_condition_nothing_depends_on_itself_or_on_what_comes_later(
+    kind: str, H: int, W: int, channels: int
+) -> None:
+    for seed in (0, 1):
+        net = network(kind, channels=channels, condition=2, seed=seed).train()
+        condition = torch.randn(1, 2, H, W, dtype=torch.float64)
+        seen = dependencies(net, torch.randn(1, channels, H, W, dtype=torch.float64), condition)
+        assert not bool((seen & ~strictly_before(H * W * channels)).any())
+        assert bool(seen.any())
+
+
+@pytest.mark.parametrize(("H", "W", "layers", "channels"), [(5, 6, 2, 1), (4, 7, 3, 1), (3, 4, 2, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fields_of_image_and_condition_are_exactly_those_of_the_architecture(
+    kind: str, H: int, W: int, layers: int, channels: int
+) -> None:
+    net = network(kind, channels=channels, layers=layers, condition=2).train()
+    open_relus(net)
+    x, condition = (torch.rand(1, maps, H, W, dtype=torch.float64) + 0.5 for maps in (channels, 2))
+    assert torch.equal(dependencies(net, x, condition), field(kind, H, W, layers, channels))
+    wanted = condition_field(kind, H, W, layers, channels)
+    assert torch.equal(condition_dependencies(net, x, condition), wanted)
+    assert bool(wanted.view(H * W, channels, H * W).diagonal(dim1=0, dim2=2).all())  # each colour at its own pixel
+
+
+# Whatever happens to the weights
+
+
+@pytest.mark.parametrize("multiscale", [0, 4])
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
-def test_masks_hold_after_steps_weight_decay_and_loading(kind: str, optimizer: str) -> None:
-    net = network(kind, channels=3).float()
+@pytest.mark.parametrize("model", MODELS)
+def test_masks_hold_through_training_weight_decay_running_mean_and_checkpoint(
+    model: str, optimizer: str, multiscale: int, tmp_path: Path
+) -> None:
+    """The trainer's own way: its steps, its mean, its file and back."""
+    settings = {"model": model, "optimizer": optimizer, "multiscale": multiscale, "weight_decay": 0.5, "hidden": 5}
+    config = TrainConfig.model_validate({**settings, "layers": 2, "head": 6, "learning_rate": 0.05, "batch_size": 4})
+    images = np.random.default_rng(0).integers(17, size=(20, 1, 8, 8), dtype=np.uint8)
+    run = Training(config, Dataset("digits", images, images, images), torch.device("cpu"))
+    begun = copy.deepcopy(run.checkpoint().model)
+    for _ in range(4):
+        run.advance()
+    saved = load(save(tmp_path, run.checkpoint()))
+    assert saved.ema is not None
+    again = Training(config, Dataset("digits", images, images, images), torch.device("cpu"))
+    again.restore(saved)
+    judged = network_of(saved, torch.device("cpu"))
+    for net in (run.net, run.judged, again.net, again.judged, judged):
+        moved = {name for name, weight in net.state_dict().items() if not torch.equal(weight, begun[name])}
+        assert moved == begun.keys()
+        for one in (net.small, net.large) if isinstance(net, MultiScale) else (net,):
+            assert_causal(cast("PixelNetwork", one))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+@pytest.mark.parametrize("kind", ["pixelcnn", "row-lstm", "diagonal-bilstm"])
+def test_masks_hold_in_colour_too(kind: str, optimizer: str) -> None:
+    net = network(kind, channels=3, condition=2).float()
+    mean = copy.deepcopy(net)
     kinds = {"adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
     steps = kinds[optimizer](net.parameters(), lr=0.05, weight_decay=0.1)  # type: ignore[operator]
     for _ in range(3):
         steps.zero_grad()
-        nats_per_image(net, torch.randint(3, (4, 3, 4, 3), dtype=torch.uint8)).mean().backward()
+        levels = torch.randint(3, (4, 3, 4, 3), dtype=torch.uint8)
+        net(levels, torch.randn(4, 2, 4, 3)).square().mean().backward()
         steps.step()
-    again = network(kind, channels=3, seed=9).float()
+        with torch.no_grad():
+            for old, new in zip(mean.parameters(), net.parameters(), strict=True):
+                old.lerp_(new, 0.5)
+    again = network(kind, channels=3, condition=2, seed=9).float()
     again.load_state_dict(net.state_dict())
-    for other in (net, again):
-        seen = dependencies(other.double(), torch.randn(1, 3, 3, 4, dtype=torch.float64))
-        assert not bool((seen & ~strictly_before(36)).any())
+    for other in (net, mean, again):
+        assert_causal(other)
+
+
+def assert_causal(net: PixelNetwork) -> None:
+    """Differentiate a network that may have been trained in float32."""
+    made = copy.deepcopy(net).double().requires_grad_(False)
+    C, H, W = net.channels, 3, 4
+    condition = torch.randn(1, net.conditions, H, W, dtype=torch.float64) if net.conditions else None
+    seen = dependencies(made, torch.randn(1, C, H, W, dtype=torch.float64), condition)
+    assert not bool((seen & ~strictly_before(H * W * C)).any())
+    assert bool(seen.any())

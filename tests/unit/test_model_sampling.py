@@ -33,6 +33,8 @@ SIZES = {  # C, K, h, L, head, B, H, W
     "RGB, 256 levels": (3, 256, 3, 2, 3, 2, 2, 3),
     "one column": (1, 3, 4, 2, 3, 2, 5, 1),
     "one row": (3, 3, 4, 2, 3, 2, 1, 5),
+    "conditional": (1, 4, 5, 2, 3, 1, 4, 3),
+    "conditional RGB": (3, 4, 4, 2, 5, 2, 3, 4),
 }
 
 
@@ -68,12 +70,14 @@ def plain(net: PixelNetwork, noise: Tensor, condition: Tensor | None = None, hea
 
 def check_against_the_plain_one(sampler: Callable[..., Tensor], kind: str, size: str, dtype: torch.dtype) -> None:
     C, K, h, L, head, B, H, W = SIZES[size]
-    net = network(kind, dtype, channels=C, levels=K, hidden=h, layers=L, head=head)
+    maps = 2 if size.startswith("conditional") else 0
+    net = network(kind, dtype, channels=C, levels=K, hidden=h, layers=L, head=head, condition=maps)
     noise = torch.rand(B, C, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    levels, logits = drawn_by(sampler, net, noise)
-    assert torch.equal(levels, plain(net, noise))
+    condition = torch.randn(B, maps, H, W, dtype=dtype) if maps else None
+    levels, logits = drawn_by(sampler, net, noise, condition)
+    assert torch.equal(levels, plain(net, noise, condition))
     with torch.no_grad():
-        assert (logits - net(levels)).abs().max() <= (1e-10 if dtype == torch.float64 else 1e-4)
+        assert (logits - net(levels, condition)).abs().max() <= (1e-10 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, TrainConfig, config_from_settings
 from orchestrator import world
 from orchestrator.errors import SpecError
+from orchestrator.plan import NOBODY
 from orchestrator.spec import (
+    ENV_GRAMMAR,
     Limits,
     RecoveryPolicy,
     RunSpec,
     check_amount,
+    check_cidr,
+    check_disk,
     check_env,
     check_instances,
+    check_key,
     check_name,
     check_price,
+    check_subnets,
+    check_tags,
+    check_user,
     check_workdir,
 )
 
@@ -46,7 +55,24 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "max_duration": (int, float, str),
     "idle_minutes_to_autostop": (int, float, str),
     "retry_until_up": bool,
+    "strategy": str,
+    "subnet": (str, list),
+    "private": bool,
+    "ssh_cidr": str,
+    "ssh_proxy": str,
+    "via_ssm": bool,
+    "key": str,
+    "tag": dict,
+    "disk_size": int,
+    "login_user": str,
+    "allow_cpu": bool,
+    "profile": str,
+    "env_file": str,
 }
+SSM_PROXY = (
+    "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
+)
+"""https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html"""
 RETRY_UNTIL_UP_S = 24 * 3600.0
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
@@ -109,7 +135,7 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
     Raises:
         SpecError: it cannot work as asked.
     """
-    file = read_file(args.file) if args.file else {}
+    file = settings_file(args.file)
 
     def given(name: str, default: Any = None) -> Any:
         flag = getattr(args, name)
@@ -143,14 +169,14 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         cloud=cloud,
         instances=instances,
         market=market,  # type: ignore[arg-type]  # one of two words
-        regions=world.regions_for(cloud, tuple(_list(given("region", [])))),
+        regions=world.regions_for(cloud, tuple(_list(given("region", []))), given("profile")),
         max_price_usd_h=check_price(price) if price is not None else None,
         trainer=trainer,
         command=words,
         workdir=workdir,
         include=include,
-        env=check_env({**_file_env(file), **_pairs(args.env)}),
-        ami=given("ami"),
+        env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(args.env)}),
+        **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up"))),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
     )
@@ -162,7 +188,7 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     Raises:
         SpecError: a flag would make another run of it.
     """
-    for key in ("file", "name", "cloud", *TRAINER_FLAGS, "set", "env", "workdir", "include", "ami"):
+    for key in ("file", "name", "cloud", *TRAINER_FLAGS, "set", "env", "env_file", "workdir", "include", "key"):
         if getattr(args, key):
             flag = "--" + key.replace("_", "-")
             raise SpecError(f"{flag}: {old.run} goes on as it was; only where, when and for how much may change")
@@ -176,7 +202,8 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     if args.max_price is not None:
         changes["max_price_usd_h"] = check_price(args.max_price)
     if args.region:
-        changes["regions"] = world.regions_for(old.cloud, tuple(args.region))
+        changes["regions"] = world.regions_for(old.cloud, tuple(args.region), args.profile or old.profile)
+    changes.update(_machine(lambda name, default=None: getattr(args, name) or default, {}, only_given=True))
     new = _limits(args.budget, args.max_duration, args.idle_minutes_to_autostop)
     given = {key: value for key, value in new.model_dump().items() if value is not None}
     changes["limits"] = old.limits.model_copy(update=given)
@@ -184,6 +211,51 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def settings_file(named: str | None) -> dict[str, Any]:
+    """Return the settings of the file named, else of the files where people look for one.
+
+    `pixel-orch.yaml` of the working folder wins over `~/.config/pixel-orch/config.yaml`; flags win over both.
+    """
+    if named:
+        return read_file(named)
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "pixel-orch" / "config.yaml"
+    found: dict[str, Any] = {}
+    for path in (config, Path("pixel-orch.yaml")):
+        if path.is_file():
+            found.update(read_file(str(path)))
+    return found
+
+
+def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: bool = False) -> dict[str, Any]:
+    """Return the fields of the spec that say what is rented and how it is reached."""
+    cidr, proxy = given("ssh_cidr"), given("ssh_proxy")
+    if given("via_ssm"):
+        proxy, cidr = proxy or SSM_PROXY, cidr or NOBODY
+    strategy = given("strategy", "price")
+    if strategy not in ("price", "any"):
+        raise SpecError(f"--strategy: {strategy!r} is neither price (cheapest first) nor any (EC2 chooses)")
+    key, tags, disk = given("key"), given("tag"), given("disk_size")
+    tags = _pairs(tags, flag="--tag") if isinstance(tags, list) else tags
+    fields = {
+        "ami": given("ami"),
+        "login_user": check_user(given("login_user")),
+        "strategy": strategy,
+        "subnets": check_subnets(_list(given("subnet"))),
+        "is_private": bool(given("private")),
+        "ssh_cidr": check_cidr(cidr),
+        "ssh_proxy": proxy,
+        "key": check_key(key),
+        "tags": check_tags({str(k): str(v) for k, v in {**(file.get("tag") or {}), **(tags or {})}.items()}),
+        "disk_gib": check_disk(disk) if disk is not None else 100,
+        "allow_cpu": bool(given("allow_cpu")),
+        "profile": given("profile"),
+    }
+    if not only_given:
+        return fields
+    asked = {"disk_gib": disk is not None, "strategy": bool(given("strategy"))}
+    return {name: value for name, value in fields.items() if asked.get(name, bool(value))}
 
 
 def _policy(cloud: str, *, retry: bool) -> RecoveryPolicy:
@@ -253,6 +325,41 @@ def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
             example = "SEED=1" if flag == "--env" else "seed=1"
             raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {example}")
         pairs[key.strip()] = value
+    return pairs
+
+
+def _env_pairs(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE pairs; a NAME alone is taken from our own environment, and so stays off the process list."""
+    pairs = {}
+    for text in texts or []:
+        if "=" in text or text not in os.environ:
+            if "=" not in text and ENV_GRAMMAR.fullmatch(text):
+                raise SpecError(f"--env: {text} is not set here; write --env {text}=VALUE, or set it first")
+            pairs.update(_pairs([text]))
+        else:
+            pairs[text] = os.environ[text]
+    return pairs
+
+
+def _env_file(path_text: str | None) -> dict[str, str]:
+    """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken as it stands."""
+    if path_text is None:
+        return {}
+    path = Path(path_text).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SpecError(f"--env-file: cannot read {path_text}: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"--env-file: {path_text} is not text; write NAME=VALUE lines") from None
+    pairs = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not ENV_GRAMMAR.fullmatch(name.strip()):
+            raise SpecError(f"--env-file: {path_text}, line {number} is not NAME=VALUE")  # its value may be a secret
+        pairs[name.strip()] = value
     return pairs
 
 

@@ -82,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", help="copy the newest checkpoint and samples there")
     _output(sub)
     sub = add("ssh", "log in to a run's machine, or run a command there (after --)")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    sub.add_argument("--add-include", action="store_true", help="make `ssh pixel-orch-RUN` work, by ~/.ssh/config")
     sub = add("stop", "save a checkpoint, bring it home, end the machine; launch --resume goes on")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     _output(sub)
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
     _output(sub)
     sub = add("check", "say what is there and what is missing; creates nothing")
+    sub.add_argument("-t", "--instance", metavar="TYPE", help="whose quota and zones to look at (default: g4dn.xlarge)")
     _cloud(sub)
     _output(sub)
     for name, text in (
@@ -120,6 +122,7 @@ def _output(sub: argparse.ArgumentParser) -> None:
 def _cloud(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
     sub.add_argument("--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)")
+    sub.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")
 
 
 def _launch_flags(sub: argparse.ArgumentParser) -> None:
@@ -131,14 +134,27 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
     where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
     _cloud(where)  # type: ignore[arg-type]  # a group has add_argument too
+    where.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
     where.add_argument("--ami", metavar="ID", help="image (default: AWS's Deep Learning AMI)")
+    where.add_argument("--allow-cpu", action="store_true", help="go on where torch has no kernels for the GPU")
+    door = sub.add_argument_group("network and access")
+    door.add_argument("--subnet", metavar="ID", action="append", help="subnet (default: those of the default VPC)")
+    door.add_argument("--private", action="store_true", help="no public address; reach it by --via-ssm or a proxy")
+    door.add_argument("--via-ssm", action="store_true", help="SSH through AWS Systems Manager; no open port")
+    door.add_argument("--ssh-proxy", metavar="COMMAND", help="ProxyCommand: %%h %%p, %%i instance, %%r region")
+    door.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine only; none: nobody)")
+    door.add_argument("--login-user", metavar="USER", help="default: what the image's name says")
+    door.add_argument("--key", metavar="FILE", help="private key of your own (default: one made for the run)")
+    door.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")
+    door.add_argument("--tag", metavar="K=V", action="append", help="a tag on all that is created")
     what = sub.add_argument_group("what")
     what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
     what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer")
     what.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
     what.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
-    what.add_argument("--env", metavar="K=V", action="append", help="a variable for the trainer")
+    what.add_argument("--env", metavar="K[=V]", action="append", help="variable for the trainer; K alone: as set here")
+    what.add_argument("--env-file", metavar="FILE", help="variables for the trainer, K=V lines")
     what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own; its command follows --")
     what.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
     how = sub.add_argument_group("how")
@@ -200,7 +216,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def _command(args: argparse.Namespace, after: list[str]) -> int:
-    from orchestrator import launching, running
+    from orchestrator import checking, ending, launching, reaching, running
 
     commands: dict[str, Callable[..., int]] = {
         "launch": launching.launch,
@@ -208,12 +224,12 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         "status": running.status,
         "logs": running.logs,
         "stop": launching.stop,
-        "pull": running.pull,
-        "ssh": running.ssh,
-        "down": running.down,
-        "sweep": running.sweep,
+        "pull": reaching.pull,
+        "ssh": reaching.ssh,
+        "down": ending.down,
+        "sweep": ending.sweep,
         "report": running.report,
-        "check": running.check,
+        "check": checking.check,
     }
     call: Any = commands[args.command]
     return int(call(args, after) if args.command in ("launch", "ssh") else call(args))

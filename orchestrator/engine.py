@@ -112,7 +112,6 @@ class Engine:
         make_keys: Keys,
         clock: Clock,
         watchers: tuple[Watcher, ...] = (),
-        login_user: str = "ubuntu",
         refresh: Callable[[], tuple[Offer, ...]] | None = None,
     ) -> None:
         self.store = store
@@ -125,7 +124,6 @@ class Engine:
         self.make_keys = make_keys
         self.clock = clock
         self.watchers = watchers
-        self.login_user = login_user
         self.refresh = refresh
         self._is_finishing = False
         self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
@@ -286,7 +284,7 @@ class Engine:
         if asked is None or not self.host_key_path(number).exists():
             self.cloud.terminate(instance.region, [instance.instance_id])  # tagged as ours, and nothing we could use
             return
-        self.emit(started(self.clock.now(), number, instance, asked.price_usd_h))
+        self.emit(started(self.clock.now(), number, instance, asked.price_usd_h, self.plan))
 
     def host_key_path(self, number: int) -> Path:
         """Return where the public host key of an attempt's instance is kept."""
@@ -323,8 +321,9 @@ class Engine:
                 instance = self.reaper.instance(attempt.instance_id)
                 if instance is not None and instance.state not in ("pending", "running"):
                     break
-                if instance is not None and instance.state == "running" and instance.address:
-                    return self.connect(instance, self.login_user, host_key)
+                needs_address = not (self.spec.ssh_proxy or self.spec.is_private)
+                if instance is not None and instance.state == "running" and (instance.address or not needs_address):
+                    return self.connect(instance, attempt.login_user, host_key)
             except (UnreachableError, CloudError) as error:
                 problem = str(error)
             self.clock.sleep(min(1.0, self.policy.poll_s))

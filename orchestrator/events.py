@@ -80,6 +80,7 @@ class InstanceStarted(Event):
     price_usd_h: float
     disk_gib: float = 0.0  # of its volume; 0 where an older version did not write it down
     public_addresses: int = 0  # IPv4, billed by the hour
+    login_user: str = "ubuntu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +276,7 @@ class Attempt:
     price_changes: dict[float, float] = field(default_factory=dict)  # price by the moment (unix seconds) it came
     disk_gib: float = 0.0
     public_addresses: int = 0
+    login_user: str = "ubuntu"
     pulled_bytes: int = 0  # checkpoints that came home: data out
 
     @property
@@ -379,6 +381,7 @@ def _attempt_from(event: InstanceStarted) -> Attempt:
         started_at=event.at,
         disk_gib=event.disk_gib,
         public_addresses=event.public_addresses,
+        login_user=event.login_user,
     )
 
 

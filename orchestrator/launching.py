@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator import catalog, offers, sync, world
 from orchestrator.asking import resumed, spec_from
+from orchestrator.checking import preflight
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import Call, Cloud, Network, Offer, Pool
 from orchestrator.engine import Cancelled, Engine, Watcher
@@ -44,7 +45,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         return _print_tree(tree, args.output)
     is_dry = args.dry_run
     if not spec.is_embedded:
-        world.check_credentials()
+        world.check_credentials(spec.profile)
     if not is_dry and not args.yes and not sys.stdin.isatty():
         raise SpecError(
             "launch asks before it spends money, and here is no terminal to ask on; add -y to go on without"
@@ -56,9 +57,9 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     if resumed_store is None and (home / "runs" / spec.run / "spec.json").exists():
         raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
-    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+    with world.cloud_of(spec, home) as cloud:
         born_at = resumed_store.state().created_at if resumed_store else None
-        plan = make_plan(spec, cloud, world.home_id(home), born_at)
+        plan = preflight(make_plan(spec, cloud, world.home_id(home), born_at), cloud)
         if not args.yes and not _agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
             return 1
@@ -82,7 +83,7 @@ def _ready_store(home: Path, spec: RunSpec, cloud: Cloud, old: RunStore | None) 
         old.write_spec(spec)
         return old
     store = RunStore.create(home, spec)
-    world.make_run_key(store)
+    world.make_run_key(store, spec.key)
     store.append(RunCreated(at=SystemClock().now(), run=spec.run, cloud=cloud.title))
     return store
 
@@ -130,7 +131,7 @@ def lead_detached(run: str, verb: str) -> int:
     store = RunStore.open(home, run)
     spec = store.spec()
     screen = Screen(sys.stdout)
-    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+    with world.cloud_of(spec, home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home), born_at=store.state().created_at)
         return _lead(store, plan, world.tree_for(spec), cloud, screen, output="table", verb=verb)
 
@@ -151,7 +152,7 @@ def stop(args: argparse.Namespace) -> int:
         wait_until_gone(pid)  # it still ends the embedded cloud
     else:
         spec = store.spec()
-        with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+        with world.cloud_of(spec, home) as cloud:
             plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
             _lead(store, plan, world.tree_for(spec), cloud, screen, output="none", verb="stop")
     screen.plain(f"A one-time spot instance cannot be kept; go on with: pixel-orch launch --resume {store.run}")
@@ -174,7 +175,7 @@ def attach(args: argparse.Namespace) -> int:
     if state.is_final:
         return _conclude(store, screen, args.output)
     spec = store.spec()
-    with world.open_cloud(spec.cloud, spec.regions, home) as cloud:
+    with world.cloud_of(spec, home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
         screen.plain(f"{spec.run} on {_where(cloud, spec)}: nobody looks after it, taking over")
         return _lead(store, plan, world.tree_for(spec), cloud, screen, output=args.output, verb="attach")
@@ -227,6 +228,7 @@ def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None =
     """
     if not spec.is_embedded:
         _refuse_retired(spec)
+        _refuse_without_kernels(spec)
     pools = cloud.offerings(spec.instances)
     if spec.market == "spot":
         prices = cloud.spot_prices(pools)
@@ -265,6 +267,18 @@ def _refuse_retired(spec: RunSpec) -> None:
             raise SpecError(
                 f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
                 f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+            )
+
+
+def _refuse_without_kernels(spec: RunSpec) -> None:
+    if spec.trainer is None or spec.allow_cpu:
+        return
+    for name in spec.instances:
+        known = catalog.find(name)
+        if not world.torch_has_kernels(known.compute_capability):
+            raise SpecError(
+                f"--instance: no torch build has kernels for {name}'s {known.gpu} (compute capability "
+                f"{known.compute_capability}); choose another type, or insist on its CPU with --allow-cpu"
             )
 
 
@@ -313,7 +327,7 @@ def _print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, ou
 
     The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
     """
-    with world.open_cloud(spec.cloud, spec.regions, cloud_home) as cloud:
+    with world.cloud_of(spec, cloud_home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home, write=False))
         title = cloud.title
     low, high = cost_ceiling(plan.offers)
@@ -383,7 +397,7 @@ def _lead(
             plan=plan,
             job=world.job_for(plan.spec, tree),
             cloud=cloud,
-            connect=world.connector(store, plan.spec.recovery),
+            connect=world.connector(store, plan.spec),
             make_keys=_make_keys,
             clock=clock,
             watchers=(view, *extra),
@@ -400,6 +414,7 @@ def _lead(
             except PixelOrchError as error:
                 code = error.exit_code
                 print(f"pixel-orch {verb}: error: {error}", file=sys.stderr)
+    world.forget_ssh_config(store)
     end = 0 if output == "none" else _conclude(store, screen, output)
     return code or end
 

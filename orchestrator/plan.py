@@ -31,6 +31,14 @@ class Plan:
     home_id: str
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
 
+    def login_user(self, region: str) -> str:
+        """Return who logs in on the image of that region."""
+        return self.spec.login_user or self.images.get(region, Image("")).login_user
+
+    def disk_gib(self, region: str) -> int:
+        """Return the size of the root disk: what was asked for, but not less than the image needs."""
+        return max(self.spec.disk_gib, self.images.get(region, Image("")).least_disk_gib)
+
     def door(self, region: str) -> Call:
         """Return the request for the security group. Its one rule admits SSH from the caller's address."""
         parameters: dict[str, Any] = {
@@ -139,7 +147,7 @@ class Plan:
                 {
                     "DeviceName": image.root_device,
                     "Ebs": {
-                        "VolumeSize": max(self.spec.disk_gib, image.least_disk_gib),
+                        "VolumeSize": self.disk_gib(region),
                         "VolumeType": "gp3",
                         "Encrypted": True,
                         "DeleteOnTermination": True,

@@ -15,7 +15,7 @@ from orchestrator import offers as ranking
 from orchestrator.cloud import Call, Instance, Offer, Pool
 from orchestrator.errors import AccessError, BudgetError, CapacityError, CloudError, PixelOrchError, ThrottledError
 from orchestrator.events import Attempt, InstanceStarted, LaunchFailed, LaunchRequested
-from orchestrator.plan import NOBODY, user_data
+from orchestrator.plan import NOBODY, Plan, user_data
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -118,7 +118,8 @@ class Renter:
                     return error
                 engine.clock.sleep(wait_s)  # it may have been served: the same token gives the same instance
             else:
-                engine.emit(started(engine.clock.now(), number, instance, _price_of(instance, group)))
+                price_usd_h = _price_of(instance, group)
+                engine.emit(started(engine.clock.now(), number, instance, price_usd_h, engine.plan))
                 return engine.state().attempts[-1]
         raise AssertionError("the last wait is None")
 
@@ -183,7 +184,7 @@ class Renter:
         )
 
 
-def started(now: float, number: int, instance: Instance, price_usd_h: float) -> InstanceStarted:
+def started(now: float, number: int, instance: Instance, price_usd_h: float, plan: Plan) -> InstanceStarted:
     """Return the fact that EC2 gave us an instance; it is billed from its launch on, not from our hearing of it."""
     return InstanceStarted(
         at=min(now, instance.launched_at) if instance.launched_at else now,
@@ -194,6 +195,9 @@ def started(now: float, number: int, instance: Instance, price_usd_h: float) -> 
         region=instance.region,
         market=instance.market,
         price_usd_h=price_usd_h,
+        login_user=plan.login_user(instance.region),
+        disk_gib=plan.disk_gib(instance.region),
+        public_addresses=0 if plan.spec.is_private else 1,
     )
 
 

@@ -6,8 +6,9 @@ setting fails on the laptop and not on a machine that is billed.
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
@@ -151,6 +152,89 @@ def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
     if not amount.is_finite() or amount <= 0:
         raise SpecError(f"{flag}: {text!r} is not above zero; write for example {flag} {example}")
     return amount
+
+
+def check_cidr(text: str | None) -> str | None:
+    """Return who may connect by SSH, as a network in CIDR form, or "none".
+
+    Raises:
+        SpecError: it is no IPv4 network, or it is the whole internet.
+    """
+    if text is None or text == "none":
+        return text
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise SpecError(f"--ssh-cidr: {text!r} is no network; write for example --ssh-cidr 203.0.113.7/32") from None
+    if network.version != 4:
+        raise SpecError(f"--ssh-cidr: {text} is IPv6, which the security group's rule does not take; give an IPv4 one")
+    if network.prefixlen < 8:
+        raise SpecError(f"--ssh-cidr: {text} lets half the internet knock; give your own network")
+    return str(network)
+
+
+def check_disk(size_gib: int) -> int:
+    """Return the size of the root disk in GiB.
+
+    Raises:
+        SpecError: it is none that gp3 has.
+    """
+    if 8 <= size_gib <= 16384:
+        return size_gib
+    raise SpecError(f"--disk-size: {size_gib} GiB is no size of a gp3 disk; give 8 to 16384")
+
+
+def check_key(path_text: str | None) -> str | None:
+    """Return the absolute path of a private key of the user's own.
+
+    Raises:
+        SpecError: there is no such file.
+    """
+    if path_text is None:
+        return None
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise SpecError(f"--key: {path_text} is not a file; give a private key, or leave --key out and one is made")
+    return str(path)
+
+
+def check_subnets(names: Sequence[str]) -> tuple[str, ...]:
+    """Return subnet ids.
+
+    Raises:
+        SpecError: one is none.
+    """
+    for name in names:
+        if not re.fullmatch(r"subnet-[0-9a-f]{8,17}", name):
+            raise SpecError(f"--subnet: {name!r} is no subnet id; they look like subnet-0123456789abcdef0")
+    return tuple(dict.fromkeys(names))
+
+
+def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags for whatever is created.
+
+    Raises:
+        SpecError: AWS would refuse one, or it is ours (https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html).
+    """
+    for key, value in tags.items():
+        if not key or len(key) > 128 or len(value) > 256:
+            raise SpecError(f"--tag: {key[:40]!r}: a key has 1 to 128 characters, a value up to 256")
+        if key.lower().startswith(("aws:", "pixel-orch")):
+            raise SpecError(f"--tag: {key} is reserved; choose another key")
+    if len(tags) > 40:
+        raise SpecError(f"--tag: {len(tags)} tags are too many; EC2 takes 50, and 5 are ours: give up to 40")
+    return dict(tags)
+
+
+def check_user(name: str | None) -> str | None:
+    """Return the login user.
+
+    Raises:
+        SpecError: it is no user name.
+    """
+    if name is None or re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
+        return name
+    raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
 
 
 def check_env(pairs: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fabric import Config, Connection
@@ -22,7 +23,7 @@ from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy,
 from paramiko.hostkeys import HostKeyEntry
 
 from orchestrator.cloud import CommandResult
-from orchestrator.errors import UnreachableError
+from orchestrator.errors import SpecError, UnreachableError
 
 Write = Callable[[bytes], object]
 PIECE = 1 << 16
@@ -42,6 +43,24 @@ def make_key_pair(comment: str) -> tuple[str, str]:
     return private, f"{public} {comment}"
 
 
+def public_half(path: Path) -> str:
+    """Return the public half of a private key of the user's own, in OpenSSH's form.
+
+    Raises:
+        SpecError: it is no private key, or it has a passphrase, which nobody could type for a run in the background.
+    """
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise SpecError(f"--key: cannot read {path}: {error.strerror}") from None
+    except TypeError:
+        raise SpecError(f"--key: {path} has a passphrase; give a key without one, or leave --key out") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SpecError(f"--key: {path} is not a private key in OpenSSH's or PEM form") from None
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return f"{public.decode()} {path.name}"
+
+
 def known_hosts_line(address: str, port: int, public_key: str) -> str:
     """Return the line of a `known_hosts` file for that host."""
     name = address if port == 22 else f"[{address}]:{port}"
@@ -58,13 +77,22 @@ class SshShell:
         key_path: our private key.
         host_key: the public key that the host must show; any other ends the connection before we authenticate.
         connect_timeout_s: for each of TCP, banner and authentication.
+        proxy_command: a program that connects instead of us; %h and %p stand for address and port.
 
     Raises:
         UnreachableError: from every method, if there is no answer in time.
     """
 
     def __init__(
-        self, *, address: str, port: int, user: str, key_path: Path, host_key: str, connect_timeout_s: float = 10.0
+        self,
+        *,
+        address: str,
+        port: int,
+        user: str,
+        key_path: Path,
+        host_key: str,
+        connect_timeout_s: float = 10.0,
+        proxy_command: str | None = None,
     ) -> None:
         self.where = f"{user}@{address}:{port}"
         self._host_line = known_hosts_line(address, port, host_key)
@@ -73,6 +101,7 @@ class SshShell:
             user=user,
             port=port,
             config=Config(overrides={"load_ssh_configs": False}),  # ~/.ssh/config must not redirect us
+            gateway=proxy_command,
             connect_kwargs={
                 "key_filename": str(key_path),
                 "allow_agent": False,

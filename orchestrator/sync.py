@@ -48,11 +48,10 @@ class Tree:
 
 
 def bundled_tree() -> Tree:
-    """Return the bundled trainer as it is installed: the package `model`, its Python files, nothing else."""
+    """Return the bundled trainer as it is installed: the package `model`, its Python and data files, nothing else."""
     package = Path(str(resources.files("model")))
-    files = sorted(
-        str(path.relative_to(package.parent)) for path in package.rglob("*.py") if "__pycache__" not in path.parts
-    )
+    found = [path for kind in ("*.py", "*.json") for path in package.rglob(kind) if "__pycache__" not in path.parts]
+    files = sorted(str(path.relative_to(package.parent)) for path in found)
     return Tree(package.parent, tuple(files))
 
 

@@ -6,11 +6,13 @@ Built here and nowhere else, so that everything above this file can be told to u
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from orchestrator import catalog, sync
 from orchestrator.cloud import Cloud, Host, Instance, Job
 from orchestrator.errors import SpecError
 from orchestrator.spec import RecoveryPolicy, RunSpec
+from orchestrator.store import write_atomically
 
 if TYPE_CHECKING:
     from infra.local import EmbeddedCloud
@@ -35,7 +38,7 @@ EMBEDDED_POLICY = RecoveryPolicy(
 """The embedded cloud gives 10 s of notice, not 120, and answers at once: the same rules in a tenth of the time."""
 
 
-def regions_for(cloud: str, asked: tuple[str, ...]) -> tuple[str, ...]:
+def regions_for(cloud: str, asked: tuple[str, ...], profile: str | None = None) -> tuple[str, ...]:
     """Return the regions to use: those asked for, else the configured one, else (embedded) us-east-1.
 
     Raises:
@@ -45,29 +48,24 @@ def regions_for(cloud: str, asked: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(catalog.check_region(name) for name in asked))
     if cloud == "local":
         return (EMBEDDED_REGION,)
-    configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _configured_region()
+    from orchestrator.aws import configured_region
+
+    configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or configured_region(profile)
     if not configured:
-        check_credentials()  # without an account, a region is not what is missing
+        check_credentials(profile)  # without an account, a region is not what is missing
         raise SpecError("no AWS region is set; say --region, for example --region us-east-1, or run `aws configure`")
     return (catalog.check_region(configured),)
 
 
-def check_credentials() -> None:
+def check_credentials(profile: str | None = None) -> None:
     """Raise AccessError if there are no AWS credentials; it says both ways on. Asks nobody."""
     from orchestrator.aws import AwsCloud
 
-    AwsCloud((EMBEDDED_REGION,))
-
-
-def _configured_region() -> str | None:
-    import boto3
-
-    name = boto3.session.Session().region_name
-    return str(name) if name else None
+    AwsCloud((EMBEDDED_REGION,), profile=profile)
 
 
 @contextmanager
-def open_cloud(name: str, regions: tuple[str, ...], home: Path) -> Iterator[Cloud]:
+def open_cloud(name: str, regions: tuple[str, ...], home: Path, profile: str | None = None) -> Iterator[Cloud]:
     """Give the cloud called `name`; an embedded one that is idle at the end is ended before this returns.
 
     Raises:
@@ -77,7 +75,7 @@ def open_cloud(name: str, regions: tuple[str, ...], home: Path) -> Iterator[Clou
     from orchestrator.aws import AwsCloud
 
     if name == "aws":
-        yield AwsCloud(regions)
+        yield AwsCloud(regions, profile=profile)
         return
     with _in_use(home) as is_last_user:
         embedded = start_embedded(home)
@@ -86,6 +84,11 @@ def open_cloud(name: str, regions: tuple[str, ...], home: Path) -> Iterator[Clou
         finally:
             if is_last_user():
                 embedded.stop_if_idle()
+
+
+def cloud_of(spec: RunSpec, home: Path) -> AbstractContextManager[Cloud]:
+    """Give the cloud that a run is on; see `open_cloud`."""
+    return open_cloud(spec.cloud, spec.regions, home, spec.profile)
 
 
 @contextmanager
@@ -131,30 +134,85 @@ def _client_settings(embedded: EmbeddedCloud) -> dict[str, str]:
     }
 
 
-def connector(store: RunStore, policy: RecoveryPolicy) -> Connect:
+def address_of(instance: Instance, spec: RunSpec) -> str:
+    """Return where to knock: through a proxy without a public address, at the private one."""
+    if spec.is_private or (spec.ssh_proxy and not instance.address):
+        return instance.private_address or instance.instance_id
+    return instance.address
+
+
+def proxy_of(instance: Instance, spec: RunSpec) -> str | None:
+    """Return the ProxyCommand for this instance; %h and %p are left to who runs it."""
+    return spec.ssh_proxy and spec.ssh_proxy.replace("%i", instance.instance_id).replace("%r", instance.region)
+
+
+def connector(store: RunStore, spec: RunSpec) -> Connect:
     """Return the function that connects to an instance of this run by SSH."""
+    policy = spec.recovery
 
     def connect(instance: Instance, user: str, host_key: str) -> Host:
         from orchestrator.host import SshHost
         from orchestrator.ssh import SshShell
 
         shell = SshShell(
-            address=instance.address,
+            address=address_of(instance, spec),
             port=instance.ssh_port,
             user=user,
             key_path=store.key_path,
             host_key=host_key,
             connect_timeout_s=policy.answer_timeout_s,
+            proxy_command=proxy_of(instance, spec),
         )
         shell.open()
+        _write_ssh_config(store, instance, user, spec, host_key)
         return SshHost(shell, answer_timeout_s=policy.answer_timeout_s, setup_timeout_s=policy.setup_timeout_s)
 
     return connect
 
 
-def make_run_key(store: RunStore) -> None:
-    """Make the run's SSH key, for its owner's eyes only."""
-    from orchestrator.ssh import make_key_pair
+def ssh_config_folder(home: Path) -> Path:
+    """Return the folder with one entry for each run that is reachable; ~/.ssh/config may include it."""
+    return home / "ssh_config.d"
+
+
+def _write_ssh_config(store: RunStore, instance: Instance, user: str, spec: RunSpec, host_key: str) -> None:
+    from orchestrator.ssh import known_hosts_line
+
+    address, proxy = address_of(instance, spec), proxy_of(instance, spec)
+    store.known_hosts.write_text(known_hosts_line(address, instance.ssh_port, host_key) + "\n")
+    lines = [
+        f"Host pixel-orch-{store.run}",
+        f"  HostName {address}",
+        f"  Port {instance.ssh_port}",
+        f"  User {user}",
+        f'  IdentityFile "{store.key_path}"',
+        "  IdentitiesOnly yes",
+        "  StrictHostKeyChecking yes",
+        f'  UserKnownHostsFile "{store.known_hosts}"',
+        *([f"  ProxyCommand {proxy}"] if proxy else []),
+    ]
+    folder = ssh_config_folder(store.home)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(folder / store.run, ("\n".join(lines) + "\n").encode(), mode=0o600)
+
+
+def forget_ssh_config(store: RunStore) -> None:
+    """Remove the entry of a run that is over."""
+    (ssh_config_folder(store.home) / store.run).unlink(missing_ok=True)
+
+
+def make_run_key(store: RunStore, own: str | None = None) -> None:
+    """Make the run's SSH key, for its owner's eyes only; or point to one of the user's own.
+
+    Raises:
+        SpecError: that one cannot be read.
+    """
+    from orchestrator.ssh import make_key_pair, public_half
+
+    if own is not None:
+        store.key_path.with_suffix(".pub").write_text(public_half(Path(own)) + "\n")
+        store.key_path.symlink_to(own)
+        return
 
     private, public = make_key_pair(f"pixel-orch-{store.run}")
     descriptor = os.open(store.key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -208,6 +266,21 @@ def home_id(home: Path, *, write: bool = True) -> str:
         return "<this home>"
     path.write_text(uuid.uuid4().hex[:12])
     return path.read_text()
+
+
+def torch_has_kernels(compute_capability: str) -> bool:
+    """Return whether one of the torch builds that the bootstrap installs runs on such a GPU.
+
+    Binaries run on the same major version from their own minor version upwards (CUDA C Programming Guide).
+    """
+    table = json.loads(resources.files("infra").joinpath("torch_builds.json").read_text())
+    major, _, minor = compute_capability.partition(".")
+    for build in table["builds"]:
+        for known in build["capabilities"]:
+            a, _, b = known.partition(".")
+            if a == major and b.isdigit() and int(b) <= int(minor or 0):
+                return True
+    return False
 
 
 def fresh_name(stem: str) -> str:

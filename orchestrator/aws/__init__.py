@@ -3,6 +3,6 @@
 Its errors are translated at the sill (`errors.py`) and never get further in.
 """
 
-from orchestrator.aws.ec2 import AwsCloud
+from orchestrator.aws.ec2 import AwsCloud, configured_region
 
-__all__ = ["AwsCloud"]
+__all__ = ["AwsCloud", "configured_region"]

@@ -252,6 +252,13 @@ class AwsCloud:
                 time.sleep(wait_s)
 
 
+def configured_region(profile: str | None) -> str | None:
+    """Return the region that `aws configure` set, or None."""
+    with at_the_sill("configuration"):
+        name = boto3.session.Session(profile_name=profile).region_name
+    return str(name) if name else None
+
+
 def _instance(raw: Mapping[str, Any], region: str) -> Instance:
     tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
     reason = raw.get("StateReason") or {}

@@ -16,9 +16,9 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"ssh", "report", "reaper", "limits"},
     {"host", "engine", "ear", "rent"},
     {"world"},
-    {"asking"},
+    {"asking", "checking"},
     {"launching"},
-    {"running"},
+    {"running", "reaching", "ending"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,228 @@
+"""Before money is spent: credentials, region, image, network, quotas and permissions, asked of AWS without creating
+anything. `check` prints all of it; `launch` asks the same and stops at what is certain to fail."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from orchestrator import catalog, world
+from orchestrator.cloud import Call, Cloud, Offer
+from orchestrator.errors import CloudError, PixelOrchError, QuotaError, SpecError
+from orchestrator.plan import Plan, user_data
+from orchestrator.spec import RunSpec, check_instances
+from orchestrator.store import home_from_environment, make_home
+
+# Service Quotas, "Amazon EC2": running vCPUs by family. Every GPU family of a new account starts at 0
+# (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html).
+QUOTA_CODES = {
+    ("G", "spot"): "L-3819A6DF",
+    ("P", "spot"): "L-7212CCBC",
+    ("P5", "spot"): "L-C4BD4855",
+    ("G", "on-demand"): "L-DB2E81BA",
+    ("P", "on-demand"): "L-417A185B",
+    ("P5", "on-demand"): "L-417A185B",
+}
+LOOK_FOR = "g4dn.xlarge"  # whose quota `check` looks at if it is told no type: the smallest current GPU type
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    says: str
+    is_needed: bool = True
+
+
+# -- what launch asks
+
+
+def preflight(plan: Plan, cloud: Cloud) -> Plan:
+    """Return the plan without the offers that are certain to be refused.
+
+    Raises:
+        QuotaError: the quota of every family and region is too small for even one instance; it names code and value.
+        AccessError: the policy forbids what a launch does.
+        CloudError: EC2 would refuse the request as it is.
+    """
+    first = plan.offers[0]
+    rehearsals = [plan.door(first.pool.region), rehearsal(plan, first)]
+    keys = sorted({(o.pool.region, catalog.find(o.pool.instance_type).quota_family, o.market) for o in plan.offers})
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        limits = pool.map(lambda key: _limit(cloud, *key), keys)
+        answers = pool.map(cloud.rehearse, rehearsals)
+        limit_vcpus = dict(zip(keys, limits, strict=True))
+        list(answers)
+    fitting = tuple(offer for offer in plan.offers if _fits(offer, limit_vcpus))
+    if not fitting:
+        raise _no_quota(plan.offers, limit_vcpus)
+    return replace(plan, offers=fitting)
+
+
+def rehearsal(plan: Plan, offer: Offer) -> Call:
+    """Return the RunInstances of an offer as it can be sent as a DryRun: its security group is not made yet."""
+    call = plan.launch(offer, 1, 1, "", user_data("", "", "", 1))
+    parameters = {k: v for k, v in call.parameters.items() if k not in ("SecurityGroupIds", "ClientToken", "UserData")}
+    if "NetworkInterfaces" in parameters:
+        parameters["NetworkInterfaces"] = [{**parameters["NetworkInterfaces"][0], "Groups": []}]
+    return Call(call.operation, call.region, parameters)
+
+
+Key = tuple[str, str, str]  # region, quota family, market
+
+
+def _limit(cloud: Cloud, region: str, family: str, market: str) -> float | None:
+    """Return the quota in vCPUs; None if it cannot be read: then EC2 itself will say."""
+    code = QUOTA_CODES.get((family, market))
+    try:
+        return cloud.quota_vcpus(region, code) if code else None
+    except CloudError:
+        return None
+
+
+def _fits(offer: Offer, limit_vcpus: dict[Key, float | None]) -> bool:
+    known = catalog.find(offer.pool.instance_type)
+    limit = limit_vcpus[offer.pool.region, known.quota_family, offer.market]
+    return limit is None or limit >= known.vcpus
+
+
+def _no_quota(offers: Sequence[Offer], limit_vcpus: dict[Key, float | None]) -> QuotaError:
+    needs = min(catalog.find(offer.pool.instance_type).vcpus for offer in offers)
+    told = ", ".join(
+        f"{QUOTA_CODES[family, market]} ({family} {market}) in {region} is {limit or 0:.0f}"
+        for (region, family, market), limit in limit_vcpus.items()
+    )
+    region, family, market = next(iter(limit_vcpus))
+    how = (
+        f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
+        f"--quota-code {QUOTA_CODES[family, market]} --desired-value {needs}"
+    )
+    return QuotaError(f"the quota in vCPUs is too small: {told}; {needs} are needed. Ask AWS: {how}", code="Quota")
+
+
+# -- what check prints
+
+
+def check(args: argparse.Namespace) -> int:
+    """Do `pixel-orch check`: what is there, what is missing, what to do about it. Nothing is created."""
+    cloud_name = args.cloud or "aws"
+    if cloud_name not in ("aws", "local"):
+        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
+    instances = check_instances(args.instance or LOOK_FOR)
+    found = [
+        _try_out("home", lambda: f"{make_home(home_from_environment())} can be written"),
+        _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
+        _extra("embedded cloud", "moto", "local", "--cloud local works", is_needed=cloud_name == "local"),
+    ]
+    found += _cloud_findings(args, cloud_name, instances) if all(f.ok for f in found if f.is_needed) else []
+    ok = all(finding.ok for finding in found if finding.is_needed)
+    if args.output == "json":
+        lines = [{"name": f.name, "ok": f.ok, "needed": f.is_needed, "says": f.says} for f in found]
+        print(json.dumps({"cloud": cloud_name, "ok": ok, "checks": lines}))
+    else:
+        for finding in found:
+            mark = "ok     " if finding.ok else "MISSING" if finding.is_needed else "-      "
+            print(f"{mark}  {finding.name:15}  {finding.says}")
+        print("ready" if ok else f"not ready for --cloud {cloud_name}")
+    return 0 if ok else 1
+
+
+def _cloud_findings(args: argparse.Namespace, cloud_name: str, instances: tuple[str, ...]) -> Iterable[Finding]:
+    home, asked = home_from_environment(), tuple(args.region or ())
+    if cloud_name == "aws":
+        credentials = _try_out("AWS credentials", lambda: _who(asked, args.profile))
+        region = _try_out("AWS region", lambda: ", ".join(world.regions_for("aws", asked, args.profile)))
+        yield credentials
+        yield region
+        if not credentials.ok or not region.ok:
+            return
+    regions = world.regions_for(cloud_name, asked, args.profile)
+    with world.open_cloud(cloud_name, regions, home, args.profile) as cloud:
+        for name in regions:
+            yield from _region_findings(cloud, cloud_name, name, instances)
+
+
+def _region_findings(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str, ...]) -> Iterable[Finding]:
+    offered = _try_out(f"{region} types", lambda: _offered(cloud, region, instances))
+    yield offered
+    image = _try_out(f"{region} image", lambda: _image_words(cloud, region))
+    yield image
+    yield _try_out(f"{region} network", lambda: _network_words(cloud, region))
+    for market in ("spot", "on-demand"):
+        for family in sorted({catalog.find(name).quota_family for name in instances}):
+            yield _quota(cloud, region, family, market, instances)
+    for market in ("spot", "on-demand") if offered.ok and image.ok else ():
+        yield _try_out(f"{region} {market}", partial(_permission, cloud, cloud_name, region, instances, market))
+
+
+def _who(asked: tuple[str, ...], profile: str | None) -> str:
+    from orchestrator.aws import AwsCloud
+
+    return AwsCloud(asked or (world.EMBEDDED_REGION,), profile=profile).who()
+
+
+def _offered(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:
+    pools = [pool for pool in cloud.offerings(instances) if pool.region == region]
+    missing = set(instances) - {pool.instance_type for pool in pools}
+    if missing:
+        raise SpecError(f"{', '.join(sorted(missing))} is not offered here; choose another --region or type")
+    zones = sorted({pool.zone for pool in pools})
+    return f"{', '.join(instances)} in {', '.join(zones)}"
+
+
+def _image_words(cloud: Cloud, region: str) -> str:
+    image = cloud.image(region)
+    return f"{image.image_id} {image.name}, user {image.login_user} ({image.source})"
+
+
+def _network_words(cloud: Cloud, region: str) -> str:
+    network = cloud.network(region, ())
+    return f"VPC {network.vpc_id}" if network.vpc_id else "the default VPC"
+
+
+def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple[str, ...]) -> Finding:
+    """Look at one quota. One market's may be 0 without harm, so that neither is needed by itself."""
+    code = QUOTA_CODES[family, market]
+    needs = min(catalog.find(name).vcpus for name in instances if catalog.find(name).quota_family == family)
+    name = f"{region} quota"
+    try:
+        limit = cloud.quota_vcpus(region, code)
+    except CloudError as error:
+        return Finding(name, False, str(error), is_needed=False)
+    if limit is None:
+        return Finding(name, False, f"{code} ({family} {market}) cannot be read: allow servicequotas:Get*", False)
+    words = f"{code} ({family} {market}) {limit:.0f} vCPUs, {needs} needed"
+    return Finding(name, limit >= needs, words, is_needed=False)
+
+
+def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str, ...], market: Any) -> str:
+    """Send a launch as a DryRun."""
+    spec = RunSpec(run="check", cloud=cloud_name, instances=instances, market=market, regions=(region,))  # type: ignore[arg-type]
+    pool = next(pool for pool in cloud.offerings(instances) if pool.region == region)
+    offer = Offer(pool, market, 0.0, "")
+    plan = Plan(spec, (offer,), {region: cloud.image(region)}, 0.0, "check", {region: cloud.network(region, ())})
+    cloud.rehearse(plan.door(region))
+    cloud.rehearse(rehearsal(plan, offer))
+    return f"a {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
+
+
+def _try_out(name: str, ask: Callable[[], object]) -> Finding:
+    try:
+        return Finding(name, True, str(ask()))
+    except PixelOrchError as error:
+        return Finding(name, False, str(error))
+
+
+def _extra(name: str, package: str, extra: str, words: str, *, is_needed: bool = False) -> Finding:
+    from importlib.util import find_spec
+
+    if find_spec(package) is not None:
+        return Finding(name, True, words, is_needed)
+    return Finding(name, False, f"needs the extra {extra}: pip install 'pixel-orch[{extra}]'", is_needed)

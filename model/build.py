@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from model.config import TrainConfig
+from model.cost import workspace_bytes
 from model.errors import ConfigError
+from model.likelihood import BATCH
 from model.multiscale import MultiScale
 from model.network import PixelNetwork
 from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.pixelrnn import Implementation, PixelRNN
+
+SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down; the rest is for all else
 
 # Two configs that agree in these have networks whose weights can be exchanged.
 NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale")
 
 
-def build(config: TrainConfig) -> PixelNetwork | MultiScale:
+def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale:
     """Build the network of a config, with weights drawn from torch's generator.
+
+    Args:
+        config: the settings.
+        implementation: of the LSTMs; the weights are the same for both.
 
     Returns:
         A module from levels (B, C, H, W), uint8 or long, to logits (B, K, C, H, W).
@@ -28,12 +36,29 @@ def build(config: TrainConfig) -> PixelNetwork | MultiScale:
     if min(config.hidden, config.head) < data.channels:
         raise ConfigError(f"{config.dataset} has {data.channels} colours; give hidden and head at least that many maps")
     if config.small is None:
-        return _network(config)
+        return _network(config, implementation)
     factor = data.height // config.small.height
-    return MultiScale(_network(config), _network(config, condition=config.hidden), factor)
+    large = _network(config, implementation, condition=config.hidden)
+    return MultiScale(_network(config, implementation), large, factor)
 
 
-def _network(config: TrainConfig, *, condition: int = 0) -> PixelNetwork:
+def choose_implementation(config: TrainConfig, memory_bytes: int) -> Implementation:
+    """Decide which LSTMs a device with so much memory gets, if the settings leave it open.
+
+    The memory is all that the device has, not what is free of it: a run that is resumed must not choose another one,
+    whose last bits are others.
+    """
+    if config.implementation != "auto":
+        return config.implementation
+    return "fast" if workspace_bytes(config, config.batch_size) <= SHARE * memory_bytes else "reference"
+
+
+def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:
+    """Decide how many images are scored at a time: many, or as many as a training step has if memory is short."""
+    return BATCH if workspace_bytes(config, BATCH) <= SHARE * memory_bytes else min(BATCH, config.batch_size)
+
+
+def _network(config: TrainConfig, implementation: Implementation, *, condition: int = 0) -> PixelNetwork:
     sizes: dict[str, Any] = {
         "channels": config.data.channels,
         "levels": config.data.levels,
@@ -44,4 +69,6 @@ def _network(config: TrainConfig, *, condition: int = 0) -> PixelNetwork:
         "skip": config.connections in ("both", "skip"),
         "condition": condition,
     }
-    return PixelCNN(**sizes) if config.model == "pixelcnn" else PixelRNN(config.model, **sizes)
+    if config.model == "pixelcnn":
+        return PixelCNN(**sizes)
+    return PixelRNN(config.model, implementation=implementation, **sizes)

@@ -92,6 +92,9 @@ class TrainConfig(BaseModel):
     validate_every: int = Field(300, ge=1, le=10**9, description="steps between two validations; each is checkpointed")
     keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints kept, beside the best one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs; auto: cuda if there is one")
+    implementation: Literal["auto", "fast", "reference"] = Field(
+        "auto", description="of the LSTMs: fast, or slower with less memory; auto: fast if memory suffices"
+    )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; another number gives other last bits")
     tensorboard: Literal["off", "on"] = Field("off", description="also write events for TensorBoard")
     samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")

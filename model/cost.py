@@ -112,6 +112,32 @@ def cost(sizes: Sizes) -> Cost:
     )
 
 
+def workspace_bytes(config: TrainConfig, images: int) -> int:
+    """Count the bytes that the fast LSTMs keep between forward and backward for so many images at a time, float32.
+
+    They write down every matrix that a gradient needs. It is what decides whether a large network fits into a GPU.
+    """
+    if config.small is None:
+        return _workspace(_sizes(config, config.data), images)
+    large = replace(_sizes(config, config.data), condition=config.hidden)
+    return _workspace(_sizes(config, config.small), images) + _workspace(large, images)
+
+
+def _workspace(sizes: Sizes, images: int) -> int:
+    h, c, L, H = sizes.hidden, sizes.condition, sizes.layers, sizes.height
+    if sizes.model == "row-lstm":  # the buffers of `model.row_wavefront`
+        K, T, cells = 7 * h + c + 1, H + L - 1, sizes.width * images
+        floats = cells * L * (T * (K + 8 * h + 1) + K + 13 * h) + 2 * h * cells
+    elif sizes.model == "diagonal-bilstm":  # those of `model.diagonal_scan`, for each layer
+        W = sizes.width + 1  # the zero column
+        F = 2 * h + c
+        K, cells, longest = F + 2 * h + 1, H * W * images, min(H, W) * images
+        floats = L * (cells * (2 * K + 16 * h + 2 * F) + 2 * longest * (9 * h + K) + 4 * h * H * images)
+    else:
+        floats = 0
+    return FLOAT_BYTES * floats
+
+
 @dataclass(frozen=True)
 class _Conv:
     """A masked convolution: `before` taps that are open to all maps, the centre, and `unused` taps that are closed."""

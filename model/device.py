@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -50,6 +51,18 @@ def has_kernels(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
         if same_major and theirs <= capability:
             return True
     return False
+
+
+def memory_bytes(device: torch.device, limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Say how much memory the GPU has, or the machine, or the container that it is."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        text = limit.read_text(encoding="ascii").strip()
+    except OSError:  # not Linux, or no such limit
+        return whole
+    return min(whole, int(text)) if text.isdigit() else whole
 
 
 def device_name(device: torch.device) -> str:

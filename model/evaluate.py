@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.build import evaluation_batch
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.dataset import Split
-from model.device import device_name, pick_device
+from model.device import device_name, memory_bytes, pick_device
 from model.likelihood import Score, nats_of_all, score
 from model.paper import TABLES
 from model.state import network_of
@@ -45,7 +46,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     make_repeatable(1, where)
     net = network_of(saved, where)
     images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
-    nats = nats_of_all(net, images)
+    nats = nats_of_all(net, images, batch=evaluation_batch(config, memory_bytes(where)))
     whole = score(nats.sum(dim=1), config.data.dims)
     scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from model.multiscale import scales
 
+BATCH = 128  # images at a time in an evaluation
+
 
 def nats_per_image(net: nn.Module, levels: Tensor) -> Tensor:
     """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,).
@@ -60,7 +62,7 @@ def score(nats: Tensor, dims: int) -> Score:
 
 
 def evaluate(
-    net: nn.Module, images: Tensor, *, batch: int = 128, before_batch: Callable[[], None] = lambda: None
+    net: nn.Module, images: Tensor, *, batch: int = BATCH, before_batch: Callable[[], None] = lambda: None
 ) -> Score:
     """Score a network on images (N, C, H, W) of uint8 levels, in their order, without gradients.
 
@@ -73,7 +75,7 @@ def evaluate(
 
 
 def nats_of_all(
-    net: nn.Module, images: Tensor, *, batch: int = 128, before_batch: Callable[[], None] = lambda: None
+    net: nn.Module, images: Tensor, *, batch: int = BATCH, before_batch: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Ask for the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
     was_training = net.training

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.build import NETWORK_FIELDS, build
+from model.build import NETWORK_FIELDS, build, choose_implementation
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
 from model.data import Dataset, batch_indices
+from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
 from model.likelihood import nats_per_image
 
@@ -23,7 +24,8 @@ class Training:
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.net = build(config).to(device)
+        self.implementation = choose_implementation(config, memory_bytes(device))
+        self.net = build(config, self.implementation).to(device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
         self.images = torch.from_numpy(data.train).to(device)  # (N, C, H, W) uint8: the whole set, it is small
@@ -170,7 +172,8 @@ def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
     Raises:
         CheckpointError: it is of a network that this version does not have.
     """
-    net = build(saved.train_config).to(device)
+    config = saved.train_config
+    net = build(config, choose_implementation(config, memory_bytes(device))).to(device)
     _load_weights(net, saved, saved.model if saved.ema is None else saved.ema)
     return net.eval()
 

@@ -12,10 +12,12 @@ import torch
 
 from model import checkpoint as checkpoints
 from model.board import Board
+from model.build import evaluation_batch
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
+from model.cost import workspace_bytes
 from model.data import Dataset, load
-from model.device import device_name, pick_device
+from model.device import device_name, memory_bytes, pick_device
 from model.errors import SetupError, TrainingError
 from model.likelihood import bits_per_dim, evaluate
 from model.metrics import Metrics
@@ -75,7 +77,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         except torch.cuda.OutOfMemoryError:
             raise TrainingError(
                 f"the GPU's memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
-                f"layers={config.layers}; lower one of them"
+                f"layers={config.layers}; lower one of them, or give implementation=reference"
             ) from None
         finally:
             progress.close()
@@ -132,7 +134,9 @@ def _validate(run: Training, data: Dataset, stop: StopFlag, metrics: Metrics, pr
         return False
     run.check()
     try:
-        score = evaluate(run.judged, torch.from_numpy(data.valid).to(run.device), before_batch=stop.check)
+        images = torch.from_numpy(data.valid).to(run.device)
+        batch = evaluation_batch(run.config, memory_bytes(run.device))
+        score = evaluate(run.judged, images, batch=batch, before_batch=stop.check)
     except Stopped:
         return False
     run.note_validation(score.nats)
@@ -198,6 +202,13 @@ def _prepare_folder(out: Path) -> None:
 def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
     for _, reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
+    if run.implementation == "reference" and run.config.implementation == "auto":
+        needs, there = workspace_bytes(run.config, run.config.batch_size), memory_bytes(run.device)
+        print(
+            f"the fast LSTMs would keep {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: the slower ones "
+            "are taken; a smaller batch_size or implementation=fast changes that",
+            file=sys.stderr,
+        )
     if saved is None:
         print(f"starts at step 0 of {run.config.steps:,}", flush=True)
         return

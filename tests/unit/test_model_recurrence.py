@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model import workspace
+from model.build import build
+from model.config import TrainConfig
+from model.cost import workspace_bytes
 from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
 from model.likelihood import nats_per_image
 from model.row_lstm import RowLSTM
@@ -185,3 +189,19 @@ def test_the_fast_network_in_float32_is_the_reference(kind: str) -> None:
     fast, reference = (network(f"{kind} {path}", hidden=8, layers=3).float() for path in ("fast", "reference"))
     images = torch.randint(3, (4, 1, 7, 6))
     assert torch.allclose(fast(images), reference(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("multiscale", [0, 4])
+@pytest.mark.parametrize("model", ["row-lstm", "diagonal-bilstm"])
+def test_the_memory_of_the_fast_networks_is_counted(
+    model: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: dict[Any, list[dict[str, Any]]] = {}
+    monkeypatch.setattr(workspace, "_free", free)
+    config = TrainConfig.model_validate({"model": model, "multiscale": multiscale, "hidden": 5, "layers": 3})
+    torch.manual_seed(0)
+    nats_per_image(build(config), torch.randint(17, (6, 1, 8, 8))).sum().backward()
+    buffers = [thing for some in free.values() for things in some for thing in things.values()]
+    kept = sum(thing.numel() for thing in buffers if isinstance(thing, Tensor))
+    assert workspace_bytes(config, 6) == 4 * kept > 0
+    assert workspace_bytes(config.model_copy(update={"model": "pixelcnn"}), 6) == 0

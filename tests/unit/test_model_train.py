@@ -9,16 +9,20 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from model import checkpoint as checkpoints
+from model.build import choose_implementation, evaluation_batch
 from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
+from model.cost import workspace_bytes
 from model.data import load as load_data
+from model.device import memory_bytes
 from model.errors import CheckpointError, SetupError, TrainingError
+from model.pixelrnn import PixelRNN
 from model.progress import Progress
 from model.state import Training, learning_rate, network_of
 from model.stop import StopFlag
@@ -311,6 +315,49 @@ def test_without_tensorboard_it_names_the_extra(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(SetupError, match=r"tensorboard=on needs the extra: pip install 'pixel-orch\[tensorboard\]'"):
         run(SMALL.model_copy(update={"tensorboard": "on"}), tmp_path)
+
+
+# Which LSTMs
+
+
+@pytest.mark.parametrize("model", ["row-lstm", "diagonal-bilstm"])
+def test_a_training_goes_on_with_the_other_lstms(model: str, tmp_path: Path) -> None:
+    fast = SMALL.model_copy(update={"model": model, "layers": 2, "samples": 0, "batch_size": 20, "ema": 0.0})
+    (tmp_path / "b").mkdir()
+    assert run(fast, tmp_path / "a") == 0
+    shutil.copy(path_of(tmp_path / "a", 8), tmp_path / "b")
+    assert run(fast.model_copy(update={"implementation": "reference"}), tmp_path / "b") == 0
+    one, two = (load(path_of(tmp_path / name, 12)).model for name in "ab")
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, two[name], atol=1e-4, rtol=1e-3)
+
+
+def test_too_little_memory_for_the_fast_lstms_gets_the_others_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = SMALL.model_copy(update={"model": "row-lstm", "steps": 1, "samples": 0})
+    needs = workspace_bytes(config, config.batch_size)
+    assert choose_implementation(config, int(needs / 0.6) + 1) == "fast"
+    assert choose_implementation(config, int(needs / 0.6) - 1) == "reference"
+    assert choose_implementation(config.model_copy(update={"implementation": "fast"}), 1) == "fast"
+    assert (evaluation_batch(config, 10**12), evaluation_batch(config, 1)) == (128, 128)
+    assert evaluation_batch(config.model_copy(update={"batch_size": 20}), 1) == 20
+    monkeypatch.setattr("model.state.memory_bytes", lambda _: 10**6)
+    monkeypatch.setattr("model.train.memory_bytes", lambda _: 10**6)
+    assert run(config, tmp_path) == 0
+    assert "too much of the 0.0 GB here: the slower ones are taken" in capsys.readouterr().err
+    net = network_of(load(path_of(tmp_path, 1)), torch.device("cpu"))
+    assert cast("PixelRNN", net).implementation == "reference"
+
+
+def test_a_container_has_the_memory_that_it_is_given(tmp_path: Path) -> None:
+    cpu, limit = torch.device("cpu"), tmp_path / "memory.max"
+    whole = memory_bytes(cpu, limit)
+    assert whole > 10**8
+    limit.write_text("max\n")
+    assert memory_bytes(cpu, limit) == whole
+    limit.write_text("50000000\n")
+    assert memory_bytes(cpu, limit) == 50_000_000
 
 
 class Terminal(io.StringIO):

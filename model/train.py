@@ -205,8 +205,8 @@ def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str
     if run.implementation == "reference" and run.config.implementation == "auto":
         needs, there = workspace_bytes(run.config, run.config.batch_size), memory_bytes(run.device)
         print(
-            f"the fast LSTMs would keep {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: the slower ones "
-            "are taken; a smaller batch_size or implementation=fast changes that",
+            f"the fast LSTMs would keep {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: the slower "
+            "ones are taken; a smaller batch_size or implementation=fast changes that",
             file=sys.stderr,
         )
     if saved is None:

@@ -32,6 +32,7 @@ from orchestrator.events import (
     AttemptLost,
     CheckpointPulled,
     CheckpointRefused,
+    CredentialsExpiring,
     Event,
     HostReady,
     OwnerChanged,
@@ -49,6 +50,8 @@ from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
+CREDENTIALS_EVERY_S = 60.0
+CREDENTIALS_AHEAD_S = 600.0  # botocore renews those of SSO or a role before that: these it could not
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
 Connect = Callable[[Instance, str, str], Host]
@@ -132,6 +135,8 @@ class Engine:
         self.events = store.events()
         self._state: RunState | None = None
         self._limit_is_reached = False
+        self._credentials_checked_at = -math.inf
+        self._credentials_told: float | None = None
         self.renter = Renter(self)
         self.reaper = Reaper(
             run=self.spec.run,
@@ -405,6 +410,7 @@ class Engine:
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
                     return self._lost(ear, str(error), stop_asked_at is not None)
             self._keep_to_limits(ear)
+            self._warn_of_credentials()
             if stop_asked_at is not None and (
                 now - stop_asked_at > self.policy.stop_timeout_s or self._is_over_budget(ear)
             ):
@@ -422,6 +428,19 @@ class Engine:
         if reason:
             self._limit_is_reached = True
             self.stop_reason, self.stop_state = reason, "STOPPED"
+
+    def _warn_of_credentials(self) -> None:
+        """Say so before the credentials expire, and how; the training goes on over SSH, which needs none."""
+        now = self.clock.now()
+        if now - self._credentials_checked_at < CREDENTIALS_EVERY_S:
+            return
+        self._credentials_checked_at = now
+        ends_at = None
+        with suppress(CloudError):
+            ends_at = self.cloud.credentials_end_at()
+        if ends_at is not None and ends_at - now < CREDENTIALS_AHEAD_S and ends_at != self._credentials_told:
+            self._credentials_told = ends_at
+            self.emit(CredentialsExpiring(at=now, ends_at=ends_at))
 
     def _is_over_budget(self, ear: Ear) -> bool:
         """Return whether no second is left, whatever the trainer still wants to save."""
@@ -519,7 +538,11 @@ class Engine:
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self.renter.regions_opened)
         if left:
-            reason = f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`".lstrip("; ")
+            minutes = round(self.policy.owner_timeout_s / 60)
+            reason = (
+                f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`; "
+                f"without us an instance ends itself within {minutes} min"
+            ).lstrip("; ")
         else:
             self.reaper.close_doors(regions)
         self._move(state, reason)

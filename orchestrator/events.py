@@ -228,6 +228,14 @@ class StateChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CredentialsExpiring(Event):
+    """The AWS credentials in hand end at `ends_at` (unix seconds), and nothing has renewed them yet."""
+
+    kind: ClassVar[str] = "credentials_expiring"
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnerChanged(Event):
     """A process took the run over (launch, attach, down)."""
 

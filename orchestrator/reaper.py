@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from orchestrator.clock import Clock
 from orchestrator.cloud import Cloud, Instance, Pool, PricePoint
-from orchestrator.errors import CloudError
+from orchestrator.errors import AccessError, CloudError
 from orchestrator.events import (
     Attempt,
     EndedBy,
@@ -29,6 +29,7 @@ FREE_WHEN_INTERRUPTED_S = 3600.0
 (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html)."""
 
 PRICES_EVERY_S = 60.0
+ACCESS_TIMEOUT_S = 60.0
 GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
 
 
@@ -124,12 +125,15 @@ class Reaper:
 
         Returns the ids of those that are not.
         """
-        give_up_at = self.clock.now() + GONE_TIMEOUT_S
+        began_at = self.clock.now()
+        give_up_at = began_at + GONE_TIMEOUT_S
         asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
         while True:
             try:
                 unknown = self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
             except CloudError as error:  # the network is away, or EC2 throttles: again, until the time is up
+                if isinstance(error, AccessError):  # a person may log in meanwhile
+                    give_up_at = min(give_up_at, began_at + ACCESS_TIMEOUT_S)
                 if self.clock.now() > give_up_at:
                     raise
                 unknown = [str(error)]

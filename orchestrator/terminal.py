@@ -163,9 +163,11 @@ class RunView:
         match event:
             case ev.LaunchRequested():
                 usd_h = price(event.price_usd_h)
+                if event.zone == "any":
+                    return f"asking for any of {event.instance_type} ({event.market}) at up to ${usd_h}/h"
                 return f"asking for {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
             case ev.LaunchFailed():
-                return f"  not there: {event.code} in {event.zone}"
+                return f"  not there: {event.code} in {'all zones' if event.zone == 'any' else event.zone}"
             case ev.InstanceStarted():
                 return f"  got {event.instance_id}, attempt {event.attempt}"
             case ev.HostReady():
@@ -177,6 +179,13 @@ class RunView:
             case ev.InterruptionNoticed():
                 left_s = max(0.0, event.ends_at - self.clock.now())
                 return f"INTERRUPTION NOTICE: {left_s:.0f} s left for {event.instance_id}; saving"
+            case ev.CredentialsExpiring():
+                left_min = max(0.0, event.ends_at - self.clock.now()) / 60
+                return (
+                    f"AWS CREDENTIALS EXPIRE in {left_min:.0f} min: log in again (aws sso login).\n"
+                    "  The training goes on. Without new ones we cannot end the instance;\n"
+                    "  then it ends itself by its own limits."
+                )
             case ev.CheckpointPulled():
                 return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
             case ev.CheckpointRefused():

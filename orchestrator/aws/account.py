@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.aws.errors import at_the_sill
@@ -69,6 +70,9 @@ def credentials_end_at(session: Any) -> float | None:
     botocore refreshes those of a role or of SSO by itself as long as it can; the time is that of the ones in hand.
     """
     credentials = session.get_credentials()
+    if credentials is not None:
+        with suppress(Exception):  # whatever keeps them from being renewed: then the old time stands
+            credentials.get_frozen_credentials()
     expires = getattr(credentials, "_expiry_time", None)  # no public name for it
     return float(expires.timestamp()) if expires is not None else None
 

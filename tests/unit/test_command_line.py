@@ -96,6 +96,26 @@ BAD = [
     ([*GOOD, "--max-duration", "soon"], "--max-duration"),
     ([*GOOD, "--idle-minutes-to-autostop", "0"], "--idle-minutes-to-autostop"),
     ([*GOOD, "--faults", "missing.yaml"], "--faults"),
+    ([*GOOD, "--strategy", "luck"], "--strategy: 'luck'"),
+    ([*GOOD, "--subnet", "subnet-xyz"], "is no subnet id"),
+    ([*GOOD, "--subnet", "$(reboot)"], "is no subnet id"),
+    ([*GOOD, "--ssh-cidr", "0.0.0.0/0"], "lets half the internet knock"),
+    ([*GOOD, "--ssh-cidr", "here"], "is no network"),
+    ([*GOOD, "--ssh-cidr", "2001:db8::/32"], "IPv6"),
+    ([*GOOD, "--login-user", "root; reboot"], "is no user name"),
+    ([*GOOD, "--key", "missing.pem"], "is not a file"),
+    ([*GOOD, "--key", "."], "is not a file"),
+    ([*GOOD, "--disk-size", "3"], "--disk-size"),
+    ([*GOOD, "--disk-size", "big"], "--disk-size"),
+    ([*GOOD, "--tag", "team"], "--tag: 'team' is not NAME=VALUE"),
+    ([*GOOD, "--tag", "aws:team=x"], "is reserved"),
+    ([*GOOD, "--tag", "pixel-orch:run=x"], "is reserved"),
+    ([*GOOD, "--tag", "x=" + "y" * 257], "up to 256"),
+    ([*GOOD, "--env", "NOT_SET_ANYWHERE"], "is not set here"),
+    ([*GOOD, "--env-file", "missing.env"], "cannot read missing.env"),
+    (["launch", "--instance", "p2.xlarge", "--spot", "-y", "--profile", "nobody", "--region", "us-east-1"], "nobody"),
+    (["check", "--instance", "p2.xlrage"], "did you mean p2.xlarge"),
+    (["ssh"], "name a run"),
     ([*GOOD, "--detach", "--interrupt-after", "3"], "--interrupt-after needs a launch in the foreground"),
     (["launch", "--resume", "nobody", "-y"], "no run is called nobody"),
     (["stop", "nobody"], "no run is called nobody"),
@@ -204,6 +224,16 @@ def test_a_retired_type_is_refused_on_aws_with_what_to_take_instead(
     line = refused(capsys, ["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"])
     assert "retired" in line
     assert "g4dn.xlarge" in line
+
+
+@pytest.mark.parametrize("line", ["just words", "1X=2", "=secret-value"])
+def test_a_bad_line_of_an_env_file_is_named_by_its_number_and_not_shown(
+    at_home: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (at_home / "cwd" / "x.env").write_text(f"# a comment\nA=1\n{line}\n")
+    said = refused(capsys, [*GOOD, "--env-file", "x.env"])
+    assert "x.env, line 3 is not NAME=VALUE" in said
+    assert "secret-value" not in said
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -19,7 +19,14 @@ from orchestrator.errors import (
     ThrottledError,
     TrainingError,
 )
-from orchestrator.events import FINAL_STATES, CheckpointPulled, CheckpointRefused, InstanceEnded, StateChanged
+from orchestrator.events import (
+    FINAL_STATES,
+    CheckpointPulled,
+    CheckpointRefused,
+    CredentialsExpiring,
+    InstanceEnded,
+    StateChanged,
+)
 from orchestrator.spec import RecoveryPolicy
 from tests.memory import BrokenSetup, Machine, VirtualClock
 from tests.story import Story
@@ -476,3 +483,21 @@ def test_strategy_any_survives_an_interruption_and_an_empty_region(home: Path) -
     assert len(state.attempts) == 2
     assert len({call.parameters["ClientToken"] for call in story.cloud.calls}) == len(story.cloud.calls) > 3
     check_invariants(story)
+
+
+def test_credentials_that_expire_are_told_of_before_and_end_in_an_instance_that_ends_itself(home: Path) -> None:
+    story = Story(home)
+    story.cloud.credentials_end = story.clock.now() + 60
+
+    def expired(*_: object) -> None:
+        raise AccessError("ExpiredToken: the token has expired", code="ExpiredToken")
+
+    story.later(60, lambda: setattr(story.cloud, "terminate", expired))
+    state = story.engine().run()
+    told = [e for e in story.recorder.events if isinstance(e, CredentialsExpiring)]
+    assert len(told) == 1, "said once, before"
+    assert told[0].at < story.cloud.credentials_end
+    assert max(state.checkpoints) == 100, "the training went on over SSH, and everything is home"
+    assert state.state == "SUCCEEDED"
+    assert "ends itself within 30 min" in state.reason
+    assert "sweep" in state.reason

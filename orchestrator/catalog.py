@@ -102,8 +102,12 @@ def recorded_on() -> str:
     return _data()[3]
 
 
-def find(name: str) -> InstanceType:
+def find(name: str, *, flag: str = "--instance") -> InstanceType:
     """Return the type called `name`.
+
+    Args:
+        name: as EC2 writes it.
+        flag: what the message blames.
 
     Raises:
         SpecError: there is no such type; the message names the nearest ones.
@@ -113,7 +117,7 @@ def find(name: str) -> InstanceType:
         return types[name]
     near = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}"
-    raise SpecError(f"--instance: unknown instance type {name!r}; {hint}")
+    raise SpecError(f"{flag}: unknown instance type {name!r}; {hint}")
 
 
 def check_region(name: str) -> str:

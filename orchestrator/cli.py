@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator import market_flags
 from orchestrator.errors import PixelOrchError, SpecError
 
 VERSION = "0.1.0"
@@ -33,6 +34,8 @@ EXAMPLES = {
     "down": "pixel-orch down 'digits-*' -y",
     "sweep": "pixel-orch sweep --region us-east-1",
     "report": "pixel-orch report -o json",
+    "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
+    "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
     "train": "pixel-orch train --steps 300 --out ./out",
     "evaluate": "pixel-orch evaluate --checkpoint out/checkpoint-300.pt",
@@ -100,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("runs", metavar="RUN", nargs="*", help="names of runs; all of them by default")
     sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
     _output(sub)
+    for name, text in (
+        ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
+        ("compare", "instance types side by side: GPU, rates, memory, prices, ratios; needs no account"),
+    ):
+        sub = add(name, text)
+        getattr(market_flags, name)(sub)
+        _output(sub)
     sub = add("check", "say what is there and what is missing; creates nothing")
     sub.add_argument("-t", "--instance", metavar="TYPE", help="whose quota and zones to look at (default: g4dn.xlarge)")
     _cloud(sub)
@@ -216,6 +226,10 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def _command(args: argparse.Namespace, after: list[str]) -> int:
+    if args.command in ("prices", "compare"):
+        from orchestrator import quoting
+
+        return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
     from orchestrator import checking, ending, launching, reaching, running
 
     commands: dict[str, Callable[..., int]] = {

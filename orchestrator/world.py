@@ -77,10 +77,21 @@ def open_cloud(name: str, regions: tuple[str, ...], home: Path, profile: str | N
     if name == "aws":
         yield AwsCloud(regions, profile=profile)
         return
+    with embedded_endpoint(home) as endpoint:
+        yield AwsCloud(regions, endpoint=endpoint, title=EMBEDDED_TITLE)
+
+
+@contextmanager
+def embedded_endpoint(home: Path) -> Iterator[dict[str, str]]:
+    """Give the endpoint and key of the embedded cloud; one that is idle at the end is ended before this returns.
+
+    Raises:
+        SpecError: its extra is not installed, or it does not start.
+    """
     with _in_use(home) as is_last_user:
         embedded = start_embedded(home)
         try:
-            yield AwsCloud(regions, endpoint=_client_settings(embedded), title=EMBEDDED_TITLE)
+            yield _client_settings(embedded)
         finally:
             if is_last_user():
                 embedded.stop_if_idle()

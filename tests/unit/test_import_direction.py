@@ -12,13 +12,14 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"errors", "clock"},
     {"catalog", "events"},
     {"cloud", "spec"},
-    {"offers", "billing", "store", "plan", "terminal", "sync", "aws"},
-    {"ssh", "report", "reaper", "limits"},
+    {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices"},
+    {"ssh", "report", "compare", "price_cache", "reaper", "limits"},
     {"host", "engine", "ear", "rent"},
     {"world"},
     {"asking", "checking"},
     {"launching"},
-    {"running", "reaching", "ending"},
+    {"running", "reaching", "ending", "quoting"},
+    {"market_flags"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,486 @@
+"""`prices` and `compare`: what EC2 asks for a machine, live where there are credentials, recorded where there are none.
+
+A figure always says whose it is: live (asked now), cached (asked then), recorded (bundled, with its date).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import catalog, world
+from orchestrator.clock import SystemClock, iso
+from orchestrator.cloud import Pool
+from orchestrator.compare import Comparison, Side, Then, compare
+from orchestrator.errors import AccessError, CloudError, SpecError
+from orchestrator.price_cache import Entry, PriceCache
+from orchestrator.prices import (
+    DAY_S,
+    DEFAULT_DAYS,
+    MOST_DAYS,
+    MarketRow,
+    Source,
+    as_json,
+    cheapest_zones,
+    lowest,
+    missing_row,
+    pool_row,
+    ranked,
+    recorded_regions,
+    recorded_rows,
+    saves,
+)
+from orchestrator.store import home_from_environment, make_home
+from orchestrator.terminal import money, number, span, table
+
+if TYPE_CHECKING:
+    from orchestrator.aws.prices import PriceSource
+
+EVERY_REGION = "all"
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """Rows, and what a person must know beside them."""
+
+    rows: tuple[MarketRow, ...]
+    notes: tuple[str, ...]
+
+
+def recorded_at() -> float:
+    """Return the day of the bundled record (unix seconds)."""
+    return datetime.fromisoformat(catalog.recorded_on()).replace(tzinfo=timezone.utc).timestamp()
+
+
+# -- prices
+
+
+def prices(args: argparse.Namespace) -> int:
+    """Do `pixel-orch prices`."""
+    home, now = home_from_environment(), SystemClock().now()
+    cloud = args.cloud or "aws"
+    if cloud not in ("aws", "local"):
+        raise SpecError(f"--cloud: unknown cloud {cloud!r}; use aws, or local for the embedded cloud")
+    if not 1 <= args.days <= MOST_DAYS:
+        raise SpecError(f"--days: {args.days} is not from 1 to {MOST_DAYS}; EC2 keeps {MOST_DAYS} days of prices")
+    names = chosen_types(args.instance)
+    regions = _chosen_regions(cloud, args.region)
+    quoted = quote(
+        home, cloud, names, regions, now, days=args.days, is_offline=args.offline, refresh=args.refresh,
+        profile=args.profile,
+    )  # fmt: skip
+    shown = ranked(quoted.rows if args.all_zones else cheapest_zones(quoted.rows))
+    if args.output == "json":
+        print(json.dumps(_prices_json(shown, quoted, now, args.days)))
+    else:
+        print(_prices_text(shown, quoted, now, args.days))
+    return 0
+
+
+def chosen_types(text: str | None) -> tuple[str, ...]:
+    """Return the types of `a,b,c`, by default all that AWS still rents.
+
+    Raises:
+        SpecError: one is unknown.
+    """
+    if text is None:
+        return tuple(known.name for known in catalog.all_types() if not known.is_retired)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge,g5.xlarge")
+    return tuple(dict.fromkeys(catalog.find(name).name for name in names))
+
+
+def _chosen_regions(cloud: str, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the regions asked for; `all` are those of the catalog; by default those with a recorded price."""
+    if not asked:
+        return tuple(recorded_regions([known.name for known in catalog.all_types()]))
+    if EVERY_REGION in asked:
+        return catalog.regions()
+    return tuple(dict.fromkeys(catalog.check_region(name) for name in asked))
+
+
+def quote(
+    home: Path,
+    cloud: str,
+    names: Sequence[str],
+    regions: Sequence[str],
+    now: float,
+    *,
+    days: int = DEFAULT_DAYS,
+    is_offline: bool = False,
+    refresh: bool = False,
+    profile: str | None = None,
+) -> Quoted:
+    """Return what is known of the prices: fresh from the cache, else asked, else the old cache, else recorded.
+
+    Raises:
+        SpecError: the embedded cloud does not start.
+    """
+    start = now - days * DAY_S
+    cache = PriceCache(home, cloud)
+    wanted = [(name, region) for region in regions for name in names]
+    stale = [pair for pair in wanted if refresh or not _is_fresh(cache, pair, now, start)]
+    notes: list[str] = []
+    problems: dict[str, str] = {}
+    asked: set[tuple[str, str]] = set()
+    if stale and not is_offline:
+        try:
+            problems = _ask(home, cloud, cache, stale, start=start, now=now, profile=profile)
+            asked = set(stale)
+        except AccessError as error:
+            notes.append(f"Not asked: {error}")
+        except CloudError as error:
+            notes.append(f"No answer: {error}")
+    notes += [f"{region}: {problem}" for region, problem in problems.items()]
+    kind: Source = "embedded" if cloud == "local" else "cached"
+    rows = []
+    for pair in wanted:
+        source: Source = "live" if kind == "cached" and pair in asked and pair[1] not in problems else kind
+        rows += _rows_of(cache.get(*pair), pair, start, source, has_failed=pair[1] in problems)
+    return Quoted(tuple(rows), tuple(notes))
+
+
+def _is_fresh(cache: PriceCache, pair: tuple[str, str], now: float, start: float) -> bool:
+    entry = cache.get(*pair)
+    return entry is not None and entry.is_fresh(now, start)
+
+
+def _ask(
+    home: Path,
+    cloud: str,
+    cache: PriceCache,
+    stale: Sequence[tuple[str, str]],
+    *,
+    start: float,
+    now: float,
+    profile: str | None,
+) -> dict[str, str]:
+    """Ask EC2 for what is missing or old, remember it, and return what went wrong, by region."""
+    names = tuple(dict.fromkeys(name for name, _ in stale))
+    regions = tuple(dict.fromkeys(region for _, region in stale))
+    with open_source(cloud, home, profile) as source:
+        quotes = source.ask(names, regions, start, now)
+    for name in names:
+        for region in regions:
+            if region in quotes.problems:
+                continue
+            zones = {
+                pool.zone: tuple(sorted(changes))
+                for pool, changes in quotes.spot.items()
+                if (pool.instance_type, pool.region) == (name, region)
+            }
+            on_demand = quotes.on_demand_usd_h.get((name, region)) if "price list" not in quotes.problems else None
+            cache.put(name, region, Entry(now, start, now, on_demand, zones))
+    with suppress(OSError):  # a home that cannot be written: the answer is no worse for it
+        cache.save()
+    return quotes.problems
+
+
+@contextmanager
+def open_source(cloud: str, home: Path, profile: str | None = None) -> Iterator[PriceSource]:
+    """Give whom to ask: AWS, or the embedded cloud, which is started for it and ended again if nobody else uses it."""
+    from orchestrator.aws.prices import PriceSource
+
+    if cloud == "aws":
+        yield PriceSource(profile=profile)
+        return
+    make_home(home)
+    with world.embedded_endpoint(home) as endpoint:
+        yield PriceSource(endpoint=endpoint, calls_per_s=1000.0)
+
+
+def _rows_of(
+    entry: Entry | None, pair: tuple[str, str], start: float, source: Source, *, has_failed: bool
+) -> list[MarketRow]:
+    """Return the rows of one type in one region, from the best that there is."""
+    name, region = pair
+    if entry is None:
+        rows = recorded_rows([name], [region], recorded_at())
+        if has_failed and rows[0].note:
+            note = "no answer, and nothing recorded"
+            return [missing_row(name, region, source="recorded", as_of=recorded_at(), note=note)]
+        return rows
+    on_demand = entry.on_demand_usd_h or _recorded_on_demand(name, region)
+    if not entry.zones:
+        return [
+            missing_row(
+                name,
+                region,
+                source=source,
+                as_of=entry.asked_at,
+                note="no spot market in this region",
+                on_demand_usd_h=entry.on_demand_usd_h,
+            )
+        ]
+    return [
+        pool_row(
+            Pool(name, zone, region),
+            changes,
+            start=max(start, entry.start),
+            end=entry.end,
+            on_demand_usd_h=on_demand,
+            source=source,
+            as_of=entry.asked_at,
+        )
+        for zone, changes in sorted(entry.zones.items())
+    ]
+
+
+def _recorded_on_demand(name: str, region: str) -> Decimal | None:
+    price = catalog.find(name).on_demand_usd_h.get(region)
+    return None if price is None else Decimal(str(price))
+
+
+# -- prices, shown
+
+
+def age_words(rows: Sequence[MarketRow], now: float, days: int | None = None) -> list[str]:
+    """Return one line for each source among the rows: whose figures these are, and of when."""
+    lines = []
+    window = f", over {days} days" if days else ""
+    live = [row for row in rows if row.source == "live"]
+    cached = [row for row in rows if row.source == "cached"]
+    recorded = [row for row in rows if row.source == "recorded"]
+    if any(row.source == "embedded" for row in rows):
+        lines.append(f"embedded: the embedded cloud's price history{window}, seeded around recorded levels")
+    if live:
+        lines.append(f"live: EC2's price history{window}, asked {iso(live[0].as_of)[:16]}Z")
+    if cached:
+        oldest = min(row.as_of for row in cached)
+        old = " (expired: no newer answer)" if now - oldest > 2 * 3600 else ""
+        lines.append(f"cached: EC2's price history{window}, asked {span(now - oldest)} ago{old}")
+    if recorded:
+        lines.append(
+            f"recorded: from public catalogs of 2022 (g2, p2) and late 2025, written down {catalog.recorded_on()}; "
+            "LOW is the lowest zone's"
+        )
+    return lines
+
+
+def _prices_json(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: int) -> dict[str, Any]:
+    best = lowest(quoted.rows)
+    return {
+        "asked_at": iso(now),
+        "days": days,
+        "prices": [{**as_json(row), "as_of": iso(row.as_of)} for row in shown],
+        "lowest": {name: as_json(row) for name, row in best.items()},
+        "notes": list(quoted.notes),
+    }
+
+
+def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: int) -> str:
+    head = ["TYPE", "ZONE", "NOW", "MEAN", "LOW", "VOL", "ON-DEM", "SAVES", "SOURCE"]
+    rows = [
+        [
+            row.instance_type,
+            row.zone or row.region,
+            *(money(p) for p in (row.now_usd_h, row.mean_usd_h, row.low_usd_h)),
+            "-" if row.volatility is None else f"{100 * row.volatility:.1f}%",
+            money(row.on_demand_usd_h),
+            _share(saves(row)),
+            row.source,
+        ]
+        for row in shown
+        if not row.note
+    ]
+    parts = [table(head, rows, "NOW MEAN LOW VOL ON-DEM SAVES")] if rows else ["no spot price is known of these"]
+    doubtful = [row for row in shown if row.note]
+    if doubtful:
+        parts += ["", "Not ranked:", *_doubts(doubtful)]
+    best = lowest(quoted.rows)
+    if best:
+        parts += ["", "Lowest over all zones and regions asked:"]
+        parts += [
+            f"  {name:12}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})"
+            for name, row in best.items()
+        ]
+    parts += ["", "USD an hour, Linux. MEAN weighs by time; VOL: standard deviation over it."]
+    parts += [textwrap.fill(line, 80) for line in (*age_words(shown, now, days), *quoted.notes)]
+    return "\n".join(parts)
+
+
+def _doubts(rows: Sequence[MarketRow]) -> list[str]:
+    """Return one line for each place and reason, with the types that it holds for."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.zone or row.region, row.note), []).append(row.instance_type)
+    return [
+        textwrap.fill(f"{', '.join(names)} in {where}: {note}", 80, initial_indent="  ", subsequent_indent="    ")
+        for (where, note), names in groups.items()
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+# -- compare
+
+
+def do_compare(args: argparse.Namespace) -> int:
+    """Do `pixel-orch compare`: offline, from the catalog and from prices that were asked before."""
+    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in args.types))
+    home, now = home_from_environment(), SystemClock().now()
+    quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
+    note = "; ".join(age_words(quoted.rows, now))
+    compared = compare(names, quoted.rows, note)
+    print(json.dumps(comparison_json(compared)) if args.output == "json" else comparison_text(compared))
+    return 0
+
+
+def comparison_text(compared: Comparison) -> str:
+    """Return the comparison for a terminal of 80 columns."""
+    parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
+    if compared.ratios:
+        first = compared.sides[0].known.name
+        head = [f"OVER {first}", "SPOT", "ON-DEM", "FP32", "MEMORY", "GB/S", "FP32 PER $"]
+        rows = [
+            [r.name, *(_times(v) for v in (r.spot, r.on_demand, r.fp32, r.memory, r.bandwidth, r.tflops_per_usd))]
+            for r in compared.ratios
+        ]
+        parts += ["", table(head, rows, " ".join(head[1:]))]
+    if compared.then:
+        parts += ["", *_then_text(compared.then)]
+    parts += ["", *_remarks(compared)]
+    return "\n".join(parts)
+
+
+def _hardware(sides: Sequence[Side]) -> str:
+    head = ["TYPE", "GPU", "FP32 TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
+    rows = [
+        [
+            s.known.name,
+            f"{s.known.gpus}x {s.known.gpu}" if s.known.gpus > 1 else s.known.gpu,
+            number(float(s.fp32_tflops)),
+            number(float(s.memory_gib)),
+            number(float(s.bandwidth_gb_s)),
+            f"gone {s.known.retired}" if s.known.is_retired else "current",
+            s.known.replacement or "-",
+        ]
+        for s in sides
+    ]
+    return table(head, rows, "FP32 TFLOPS GIB GB/S")
+
+
+def _prices_of(sides: Sequence[Side]) -> str:
+    head = ["TYPE", "LOWEST SPOT $/H", "WHERE", "ON-DEMAND $/H", "WHERE ", "TFLOPS PER $"]
+    rows = [
+        [
+            s.known.name,
+            money(s.spot_usd_h),
+            "-" if s.spot is None else s.spot.zone or s.spot.region,
+            money(s.on_demand_usd_h),
+            s.on_demand_region or "-",
+            number(None if s.tflops_per_usd is None else float(s.tflops_per_usd)),
+        ]
+        for s in sides
+    ]
+    return table(head, rows, "LOWEST SPOT $/H ON-DEMAND $/H TFLOPS PER $")
+
+
+def _times(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _then_text(lines: Sequence[Then]) -> list[str]:
+    head = ["2016", "g2.2xlarge", "p2.xlarge", "RATIO", "KNOWN: g2", "p2", "RATIO "]
+    rows = [
+        [
+            line.what,
+            f"{line.then[0].normalize():f}",
+            f"{line.then[1].normalize():f}",
+            f"{line.then_ratio:.1f}",
+            *(("-", "-", "-") if line.known is None else (_short(line.known[0]), _short(line.known[1]))),
+            *([] if line.known_ratio is None else [f"{line.known_ratio:.2f}"]),
+        ]
+        for line in lines
+    ]
+    title = "The comparison of 2016 by its own inputs, and what is known of them"
+    return [title, table(head, rows, " ".join(head[1:])), *(_bullet(f"{line.what}: {line.why}") for line in lines)]
+
+
+def _short(value: Decimal) -> str:
+    return f"{value:.4g}"
+
+
+def _bullet(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+
+
+def _remarks(compared: Comparison) -> list[str]:
+    texts = [f"{s.known.name}: {s.known.note}" for s in compared.sides if s.known.note and not compared.then]
+    gone = [s.known for s in compared.sides if s.known.is_retired]
+    if gone:
+        names = ", ".join(known.name for known in gone)
+        texts.append(f"{names}: still in AWS's price list, and no longer to be rented; --cloud local shows how it was.")
+    if any(s.known.gpus > 1 for s in compared.sides):
+        texts.append("Rates and memory are of all GPUs of a machine; the bundled trainer uses one of them.")
+    texts.append("Rates are peaks by the makers' sheets, not measured: pixel-orch bench measures.")
+    texts.append(f"Prices, {compared.price_note}.")
+    return [textwrap.fill(text, 80) for text in texts]
+
+
+def comparison_json(compared: Comparison) -> dict[str, Any]:
+    """Return the comparison for `-o json`."""
+    return {
+        "types": [
+            {
+                "instance_type": s.known.name,
+                "gpu": s.known.gpu,
+                "gpus": s.known.gpus,
+                "fp32_tflops": float(s.fp32_tflops),
+                "memory_gib": float(s.memory_gib),
+                "bandwidth_gb_s": float(s.bandwidth_gb_s),
+                "lowest_spot_usd_h": _float(s.spot_usd_h),
+                "lowest_spot_region": s.spot.region if s.spot else None,
+                "on_demand_usd_h": _float(s.on_demand_usd_h),
+                "on_demand_region": s.on_demand_region or None,
+                "tflops_per_usd_h": _float(s.tflops_per_usd),
+                "status": s.known.status,
+                "retired": s.known.retired,
+                "replacement": s.known.replacement,
+                "note": s.known.note,
+            }
+            for s in compared.sides
+        ],
+        "ratios": [
+            {
+                "instance_type": r.name,
+                "over": compared.sides[0].known.name,
+                "spot": _float(r.spot),
+                "on_demand": _float(r.on_demand),
+                "fp32": float(r.fp32),
+                "memory": float(r.memory),
+                "bandwidth": float(r.bandwidth),
+                "tflops_per_usd_h": _float(r.tflops_per_usd),
+            }
+            for r in compared.ratios
+        ],
+        "of_2016": [
+            {
+                "what": line.what,
+                "g2.2xlarge": float(line.then[0]),
+                "p2.xlarge": float(line.then[1]),
+                "ratio": float(line.then_ratio),
+                "known_g2.2xlarge": _float(line.known[0] if line.known else None),
+                "known_p2.xlarge": _float(line.known[1] if line.known else None),
+                "known_ratio": _float(line.known_ratio),
+                "why": line.why,
+            }
+            for line in compared.then
+        ],
+        "prices": compared.price_note,
+    }
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,10 +1,14 @@
-"""`python -m infra.local STATE_FOLDER READY_FD SETTINGS_JSON` is the embedded cloud.
+"""The embedded cloud's process, and two questions to it.
 
-`EmbeddedCloud.ensure` starts it.
+python -m infra.local --dump [HOME]     what the running one of HOME (or PIXEL_ORCH_HOME) holds, as JSON
+python -m infra.local --faults          all that a faults file may say
+python -m infra.local STATE_FOLDER READY_FD SETTINGS_JSON     is how `EmbeddedCloud.ensure` starts it
 """
 
+import json
 import os
 import sys
+from pathlib import Path
 
 
 def detach() -> None:
@@ -16,8 +20,28 @@ def detach() -> None:
         os._exit(0)
 
 
-if __name__ == "__main__":
-    detach()  # before moto is imported: a second of it, and no thread may be there when a process forks
-    from infra.local.server import main
+def dump(words: list[str]) -> None:
+    """Print the state of the running embedded cloud."""
+    from infra.local.control import EmbeddedCloud
 
-    main(sys.argv[1:])
+    home = Path(words[0] if words else os.environ.get("PIXEL_ORCH_HOME", "~/.pixel-orch")).expanduser()
+    found = EmbeddedCloud.find(home)
+    if found is None:
+        sys.exit(f"no embedded cloud runs for {home}; name its home: python -m infra.local --dump HOME")
+    print(json.dumps(found.dump(), indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--dump"]:
+        dump(sys.argv[2:])
+    elif sys.argv[1:] == ["--faults"]:
+        from infra.local.faults import table
+
+        print(table())
+    elif len(sys.argv) != 4:
+        sys.exit(f"usage:{(__doc__ or '').partition('.')[2]}")
+    else:
+        detach()  # before moto is imported: a second of it, and no thread may be there when a process forks
+        from infra.local.server import main
+
+        main(sys.argv[1:])

@@ -18,11 +18,12 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
-from infra.local import ec2, market
+from infra.local import befalls, ec2
 from infra.local.ec2 import Ec2Instance
 from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
-from infra.local.faults import FaultList
+from infra.local.faults import Call, Fault, FaultList
 from infra.local.host import EmbeddedHost, HostFacts
+from infra.local.moves import Move, MovedMarket
 from infra.local.processes import Children
 from infra.local.quotas import Account
 from infra.local.wire import ApiError
@@ -59,6 +60,9 @@ class Cloud:
         self.faults = FaultList()
         self.capacity: dict[tuple[str, str], int] = {}
         self.account = Account()
+        self.prices = MovedMarket()
+        self.without_images: set[str] = set()
+        self.requests: dict[str, int] = {}
         self.lock = threading.RLock()
         self.api_url = ""
         self.last_request = time.monotonic()
@@ -70,6 +74,7 @@ class Cloud:
         self._hosts: dict[str, EmbeddedHost] = {}
         self._ending = threading.Lock()
         self._hidden: dict[str, int] = {}
+        self._hidden_until: dict[str, float] = {}
         self._planned_power: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[Any]] = set()
         Ec2Instance.on_stop = self._on_stop
@@ -82,12 +87,21 @@ class Cloud:
         """Give a new record its host and let it boot; call with the lock held, from an API thread."""
         facts = self._facts(record)
         folder = self._state / "instances" / record.id
-        host = EmbeddedHost(facts, folder=folder, cloud_id=self.cloud_id, api_url=self.api_url, children=self._children)
+        events = list(self.faults.befall(Call("", facts.zone, facts.instance_type, facts.lifecycle)))
+        host = EmbeddedHost(
+            facts,
+            folder=folder,
+            cloud_id=self.cloud_id,
+            api_url=self.api_url,
+            children=self._children,
+            quirks=befalls.quirks(events),
+        )
+        self._hidden_until[record.id] = time.monotonic() + befalls.hidden_s(events)
         self._records[record.id] = record
         self._hosts[record.id] = host
         self._hidden.setdefault(record.id, self.settings.hidden_describes)
         record.add_tag(SSH_PORT_TAG, str(host.ssh_port))
-        self.in_loop(lambda: self._spawn(self._boot(record, host)))
+        self.in_loop(lambda: self._spawn(self._boot(record, host, events)))
         log.info("%s launched: %s %s %s", record.id, facts.instance_type, facts.zone, facts.lifecycle)
 
     def _facts(self, record: Ec2Instance) -> HostFacts:
@@ -108,18 +122,35 @@ class Cloud:
             authorized_keys=(_public_line(pair),) if pair is not None else (),
         )
 
-    async def _boot(self, record: Ec2Instance, host: EmbeddedHost) -> None:
+    async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:
         began = time.monotonic()
+        boot_s = befalls.boot_s(events, self.settings.boot_s)
         try:
-            await host.boot()
+            if boot_s is not None:
+                await host.boot()
         except Exception:
             log.exception("%s did not boot", record.id)
+            boot_s = None
+        if boot_s is None:
             self.end(record, failed_to_launch())
             return
-        await asyncio.sleep(max(0.0, began + self.settings.boot_s - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + boot_s - time.monotonic()))
         if record.state == "pending":
             record.set_public_ip("127.0.0.1")
             record.set_state("running", 16)
+            befalls.plan(self, record.id, events, self._later)
+
+    def _later(self, delay_s: float, action: Callable[[], object]) -> None:
+        """Do something to an instance after a while; one that is gone by then is left in peace."""
+
+        def act() -> None:
+            with contextlib.suppress(RefusedError):
+                action()
+
+        if delay_s > 0:
+            self._loop.call_later(delay_s, act)
+        else:
+            act()
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
@@ -201,6 +232,46 @@ class Cloud:
         _, host = self._running(instance_id)
         self.in_loop(lambda: host.cut(after_bytes))
 
+    def set_link(self, instance_id: str, *, down: bool) -> None:
+        """No SSH connection lives while it is down. Raises RefusedError if the instance is not running."""
+        _, host = self._running(instance_id)
+        self.in_loop(lambda: host.set_link(down=down))
+
+    def fill_disk(self, instance_id: str, *, full: bool) -> None:
+        """Its files cannot grow, or can again. Raises RefusedError if the instance is not running."""
+        _, host = self._running(instance_id)
+        self.in_loop(lambda: host.fill_disk(full=full))
+
+    def apply(self, fault: Fault) -> None:
+        """Take a fault in: it waits for its calls and instances, or, a state, it is so at once."""
+        if fault.state:
+            befalls.apply_state(self, fault)
+        self.faults.add(fault)
+
+    def be_kind(self) -> None:
+        """No fault, no move of prices, no limit of capacity or quota any more."""
+        self.faults.clear()
+        self.prices.clear()
+        self.capacity.clear()
+        self.account.clear()
+        self.without_images.clear()
+        ec2.hide_images(self.without_images)
+
+    def move_prices(self, move: Move) -> None:
+        """Spot prices move; whoever bids less than they cost then is interrupted, with notice."""
+        self.prices.add(move)
+        delay_s = max(0.0, move.time - time.time())
+        self.in_loop(lambda: self._loop.call_later(delay_s, self._interrupt_outbid, move))
+
+    def _interrupt_outbid(self, move: Move) -> None:
+        for record in self.records():
+            pool = (record.instance_type, str(record.availability_zone))
+            if record.state != "running" or record.max_price_usd_h is None or not move.is_meant(*pool):
+                continue
+            if self.prices.spot_usd_h(*pool, time.time()) > record.max_price_usd_h:
+                with contextlib.suppress(RefusedError):
+                    self.interrupt(record.id, notice=True, notice_s=None, terminate=True)
+
     def power(self, instance_id: str, secret: str, action: str, delay_s: float) -> None:
         """What the instance's own `shutdown` asks for. Raises RefusedError with a wrong secret."""
         host = self._hosts.get(instance_id)
@@ -265,9 +336,18 @@ class Cloud:
     def hide(self, instance_ids: list[str]) -> None:
         """Count a describe call by id. Raises the NotFound that EC2 gives while an instance is not yet visible."""
         for instance_id in instance_ids:
-            if self._hidden.get(instance_id, 0) > 0:
-                self._hidden[instance_id] -= 1
+            too_new = instance_id in self.hidden_ids()
+            if too_new or self._hidden.get(instance_id, 0) > 0:
+                self._hidden[instance_id] -= 0 if too_new else 1
                 raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+
+    def hidden_ids(self) -> set[str]:
+        """The instances that no describe shows yet."""
+        return {instance_id for instance_id, until in self._hidden_until.items() if until > time.monotonic()}
+
+    def count(self, operation: str) -> None:
+        """Count a request."""
+        self.requests[operation] = self.requests.get(operation, 0) + 1
 
     def is_idle(self) -> bool:
         """Whether no instance is on its way, running or ending."""
@@ -288,10 +368,6 @@ class Cloud:
             for record in self.records()
             if record.state in ACTIVE_STATES
         ]
-
-    def spot_usd_h(self, instance_type: str, zone: str, time: float) -> float:
-        """The spot price in force. Raises KeyError where the zone does not offer the type."""
-        return market.spot_usd_h(instance_type, zone, time)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

@@ -138,12 +138,25 @@ class EmbeddedCloud:
         """Reset its SSH connections now; or the next one to be made, once `after_bytes` bytes went to the client."""
         self._post("cut", {"instance_id": instance_id, "after_bytes": after_bytes})
 
+    def fill_disk(self, instance_id: str, *, full: bool = True) -> None:
+        """No file of its commands can grow (errno EFBIG), or they can again."""
+        self._post("fill-disk", {"instance_id": instance_id, "full": full})
+
+    def set_link(self, instance_id: str, *, down: bool) -> None:
+        """While it is down, its SSH connections are reset and none is accepted."""
+        self._post("set-link", {"instance_id": instance_id, "down": down})
+
+    def dump(self) -> dict[str, Any]:
+        """All that there is: instances, security groups, faults with what they struck, capacity, quotas, price moves,
+        and how often each operation was called."""
+        return self._post("dump", {})
+
     def add_fault(self, fault: dict[str, Any]) -> None:
-        """Let API calls fail; see `infra.local.faults`. Raises EmbeddedCloudError for a fault that makes no sense."""
+        """Let something go wrong; see `infra.local.faults`. Raises EmbeddedCloudError for one that makes no sense."""
         self._post("add-faults", {"faults": [fault]})
 
     def clear_faults(self) -> None:
-        """No call fails any more by a fault."""
+        """No fault, no move of prices, no limit of capacity or quota any more."""
         self._post("clear-faults", {})
 
     def set_capacity(self, instance_type: str, zone: str, count: int | None) -> None:

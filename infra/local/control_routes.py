@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.local.cloud import Cloud, RefusedError
+from infra.local.dump import dump
 from infra.local.endpoint import is_running
 from infra.local.faults import parse_faults
 from infra.local.wire import Reply, json_reply
@@ -37,7 +38,10 @@ class ControlRoutes:
             "thaw": lambda body: cloud.freeze(body["instance_id"], thaw=True),
             "cut": lambda body: cloud.cut(body["instance_id"], body.get("after_bytes")),
             "add-faults": self._add_faults,
-            "clear-faults": lambda _: cloud.faults.clear(),
+            "clear-faults": lambda _: cloud.be_kind(),
+            "fill-disk": lambda body: cloud.fill_disk(body["instance_id"], full=bool(body.get("full", True))),
+            "set-link": lambda body: cloud.set_link(body["instance_id"], down=bool(body["down"])),
+            "dump": lambda _: dump(cloud),
             "capacity": self._set_capacity,
             "quota": self._set_quota,
             "expect": self._expect,
@@ -77,7 +81,7 @@ class ControlRoutes:
 
     def _add_faults(self, body: dict[str, Any]) -> None:
         for fault in parse_faults(body["faults"]):
-            self._cloud.faults.add(fault)
+            self._cloud.apply(fault)
 
     def _set_capacity(self, body: dict[str, Any]) -> None:
         pool = (str(body["type"]), str(body["zone"]))

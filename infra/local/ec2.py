@@ -104,6 +104,8 @@ class Ec2Instance(moto_instances.Instance):
     on_stop: StateHook
     on_start: StateHook
     on_reboot: StateHook
+    max_price_usd_h: float | None = None
+    """Above this spot price EC2 interrupts it; None is the on-demand price, which no spot price exceeds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -177,16 +179,52 @@ moto_filters.update(
 )
 
 
+@contextmanager
+def without(region: str, hidden: set[str]) -> Iterator[None]:
+    """While inside, moto does not know these instances: EC2 lists a new one after some seconds."""
+    found = ec2_backends[ACCOUNT_ID][region]
+    every = dict(found.reservations)
+    for key, reservation in every.items():
+        if any(instance.id in hidden for instance in reservation.instances):
+            del found.reservations[key]
+    try:
+        yield
+    finally:
+        found.reservations.clear()
+        found.reservations.update(every)
+
+
+def security_groups(region: str) -> list[dict[str, Any]]:
+    """The security groups of a region but for those that each VPC has: id, name and tags."""
+    groups = ec2_backends[ACCOUNT_ID][region].describe_security_groups()
+    return [
+        {"id": one.id, "name": one.name, "region": region, "tags": {t["key"]: t["value"] for t in one.get_tags()}}
+        for one in groups
+        if one.name != "default"
+    ]
+
+
 def application() -> Callable[[dict[str, Any], Any], Any]:
     """moto's WSGI application."""
     return DomainDispatcherApplication(create_backend_app)
+
+
+_without_images: set[str] = set()
+
+
+def hide_images(regions: set[str]) -> None:
+    """From now on these regions have no image, and all others have."""
+    _without_images.clear()
+    _without_images.update(regions)
 
 
 def backend(region: str) -> Any:
     """moto's EC2 of a region, with our images in it. Makes the default VPC and subnets on first use (0.1 s)."""
     found = ec2_backends[ACCOUNT_ID][region]
     for image in images.images(region):
-        if image.image_id not in found.amis:
+        if region in _without_images:
+            found.amis.pop(image.image_id, None)
+        elif image.image_id not in found.amis:
             found.amis[image.image_id] = Ami(
                 found,
                 image.image_id,
@@ -205,4 +243,4 @@ def backend(region: str) -> Any:
     return found
 
 
-__all__ = ["ACCOUNT_ID", "Ec2Instance", "ServiceException", "application", "backend"]
+__all__ = ["ACCOUNT_ID", "Ec2Instance", "ServiceException", "application", "backend", "hide_images", "without"]

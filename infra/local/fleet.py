@@ -145,7 +145,7 @@ class Fleets:
         """CreateFleet, type instant only. Raises ApiError where the whole request is refused."""
         if form.get("Type") != "instant":
             raise ApiError("UnsupportedOperation", "The embedded cloud has fleets of type instant only.")
-        self._cloud.faults.strike(Call("CreateFleet", dry_run=form.flag("DryRun")), only=_refuses_all)
+        self._cloud.faults.strike(Call("CreateFleet", region=region, dry_run=form.flag("DryRun")), only=_refuses_all)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in ("Version", "Action", "DryRun")}
         if token and (before := self._answers.get((region, token))) is not None:
@@ -165,6 +165,7 @@ class Fleets:
         reply = self._fulfil(region, self._ranked(pools, strategy, market_name), count, market_name, moto)
         if token:
             self._answers[(region, token)] = (asked, reply)
+        self._cloud.faults.strike(Call("CreateFleet", region=region), served=True)
         return reply
 
     def _pools(self, region: str, form: Form, market_name: str) -> Iterator[PoolWanted]:
@@ -185,7 +186,7 @@ class Fleets:
         def price(pool: PoolWanted) -> float:
             try:
                 if market_name == "spot" and pool.zone:
-                    return self._cloud.spot_usd_h(pool.instance_type, pool.zone, time.time())
+                    return self._cloud.prices.spot_usd_h(pool.instance_type, pool.zone, time.time())
                 return market.on_demand_usd_h(pool.instance_type, market.region_of(pool.zone or "us-east-1a"))
             except KeyError:
                 return float("inf")

@@ -29,6 +29,7 @@ class Gate:
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._cut_next_after: int | None = None
+        self._is_down = False
 
     def open(self, serve: Serve) -> None:
         """Accept connections; `serve` is called with the server's end of each."""
@@ -40,6 +41,10 @@ class Gate:
         while True:
             client, _ = await loop.sock_accept(self._listener)
             client.setblocking(False)
+            if self._is_down:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = Line(client, self._thawed, self._cut_next_after)
             self._cut_next_after = None
@@ -61,6 +66,12 @@ class Gate:
             return
         for line in list(self._lines):
             line.reset()
+
+    def set_down(self, down: bool) -> None:
+        """Reset what is connected, and from now on whatever connects; or let it be."""
+        self._is_down = down
+        if down:
+            self.cut()
 
     def close(self) -> None:
         """Close the port and reset all connections."""

@@ -44,6 +44,15 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
+class Quirks:
+    """How a machine differs from a good one from the start on."""
+
+    wrong_host_key: bool = False
+    skew_s: float = 0.0
+    """How far its clock is ahead, in seconds."""
+
+
+@dataclass(frozen=True)
 class CloudConfig:
     """The parts of user-data that an embedded instance obeys, by cloud-init's names (cloudinit.readthedocs.io)."""
 
@@ -90,7 +99,14 @@ class EmbeddedHost:
     """A machine that can boot, be frozen, lose its network, and end. `ssh_port` is bound from the start."""
 
     def __init__(
-        self, facts: HostFacts, *, folder: Path, cloud_id: str, api_url: str, children: processes.Children
+        self,
+        facts: HostFacts,
+        *,
+        folder: Path,
+        cloud_id: str,
+        api_url: str,
+        children: processes.Children,
+        quirks: Quirks = Quirks(),
     ) -> None:
         self.facts = facts
         self.power_secret = secrets.token_urlsafe(24)
@@ -102,7 +118,8 @@ class EmbeddedHost:
         self._home = folder / "home"
         self._mark = f"{cloud_id}/{facts.instance_id}"
         self._power_url = f"{api_url}/_pixel-orch/instances/{facts.instance_id}/{self.power_secret}/power"
-        self._children = children
+        self._children = processes.InstanceChildren(children)
+        self._quirks = quirks
         self._config = CloudConfig.parse(facts.user_data)
         self._thawed = asyncio.Event()
         self._thawed.set()
@@ -125,13 +142,18 @@ class EmbeddedHost:
             return
         self._environment = self._scrubbed_environment(metadata_port)
         machine = Machine(self._home, self._environment, self._children)
-        host_key = self._config.host_key or asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+        given = None if self._quirks.wrong_host_key else self._config.host_key
+        host_key = given or asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
         server = SshServer(machine, host_key, [*self.facts.authorized_keys, *self._config.authorized_keys])
         self._gate.open(server.serve)
         self._first_boot = asyncio.get_running_loop().create_task(self._run_commands())
 
     def _scrubbed_environment(self, metadata_port: int) -> dict[str, str]:
         """All that a command gets from us: none of the user's variables, so none of their secrets."""
+        skewed = {}
+        if self._quirks.skew_s:
+            shims.write_skewed_clock(self._folder, self._quirks.skew_s)
+            skewed = {"PYTHONPATH": str(self._folder / "lib")}
         path = [str(self._folder / "bin"), os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"]
         return {
             "HOME": str(self._home),
@@ -143,6 +165,7 @@ class EmbeddedHost:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{metadata_port}",
             "AWS_DEFAULT_REGION": self.facts.region,
             processes.MARK: self._mark,
+            **skewed,
         }
 
     async def _run_commands(self) -> None:
@@ -180,6 +203,15 @@ class EmbeddedHost:
     def cut(self, after_bytes: int | None) -> None:
         """Reset the SSH connections now, or the next one after so many bytes to the client."""
         self._gate.cut(after_bytes)
+
+    def set_link(self, *, down: bool) -> None:
+        """No SSH connection lives or begins while it is down."""
+        self._gate.set_down(down)
+
+    def fill_disk(self, *, full: bool) -> None:
+        """No file of a command can grow while it is full: those that run, and those that are started."""
+        self._children.may_write = not full
+        processes.limit_files(self.pids(), 0 if full else None)
 
     async def reboot(self) -> None:
         """Lose all connections and processes, and be there again."""

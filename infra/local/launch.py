@@ -46,6 +46,8 @@ class Launcher:
         reply, ids = self._launch(form, zone, moto)
         if token and ids:
             self._tokens[(region, token)] = (asked, ids)
+        market_name = "spot" if form.get("InstanceMarketOptions.MarketType") == "spot" else "on-demand"
+        self._cloud.faults.strike(Call("RunInstances", zone, instance_type, market_name), served=True)
         return reply
 
     def launch_one(self, region: str, form: Form, moto: Moto) -> list[str]:
@@ -115,7 +117,7 @@ class Launcher:
             raise ApiError(
                 "InvalidParameterValue", f"Invalid value '{max_price}' for spot price. Must be greater than 0.001."
             )
-        spot_usd_h = self._cloud.spot_usd_h(call.type or "", call.zone or "", time.time())
+        spot_usd_h = self._cloud.prices.spot_usd_h(call.type or "", call.zone or "", time.time())
         if usd_h < spot_usd_h:
             raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
 
@@ -133,7 +135,9 @@ class Launcher:
         if reply.status != 200:
             return reply, []
         born = list(Ec2Instance.born)
+        max_price = form.get("InstanceMarketOptions.SpotOptions.MaxPrice")
         for record in born:
+            record.max_price_usd_h = float(max_price) if max_price else None
             self._cloud.add(record)
         return reply, [record.id for record in born]
 

@@ -99,7 +99,8 @@ class Overlay:
                 return self._ec2(region, Form.parse(body), environ)
             if service in _JSON_SERVICES:
                 operation = str(environ.get("HTTP_X_AMZ_TARGET", "")).rpartition(".")[2]
-                self._cloud.faults.strike(Call(operation))
+                self._cloud.count(operation)
+                self._cloud.faults.strike(Call(operation, region=region))
                 if service != "ssm":
                     return self._json(service, region, operation, json.loads(body or b"{}"))
                 self._know_images(region)
@@ -122,10 +123,11 @@ class Overlay:
             return self._pass_on(environ, changed.encode())
 
         ec2.backend(region)
+        self._cloud.count(operation)
         if operation in _OTHER_LAUNCHES:
             raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances and CreateFleet only.")
         if operation not in _STRUCK_BY_POOL:
-            self._cloud.faults.strike(Call(operation, dry_run=form.flag("DryRun")))
+            self._cloud.faults.strike(Call(operation, region=region, dry_run=form.flag("DryRun")))
             if form.flag("DryRun") and operation.startswith("Describe"):  # moto looks at it in some of them only
                 raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
         ours: dict[str, Callable[[], Reply]] = {
@@ -137,13 +139,22 @@ class Overlay:
             "CreateLaunchTemplateVersion": lambda: self._fleets.create_template(region, form, moto),
             "DeleteLaunchTemplate": lambda: self._fleets.delete_template(region, form, moto),
             "TerminateInstances": lambda: self._terminate(region, form),
-            "DescribeSpotPriceHistory": lambda: prices.describe_spot_price_history(region, form),
+            "DescribeSpotPriceHistory": lambda: prices.describe_spot_price_history(
+                region, form, history=self._cloud.prices.history
+            ),
         }
-        if operation in ours:
-            return ours[operation]()
-        if operation in ("DescribeInstances", "DescribeInstanceStatus"):
-            self._cloud.hide(form.numbered("InstanceId"))
-        return moto(form)
+        reply = ours[operation]() if operation in ours else self._by_moto(operation, region, form, moto)
+        if operation not in _STRUCK_BY_POOL and reply.status == 200:
+            self._cloud.faults.strike(Call(operation, region=region), served=True)
+        return reply
+
+    def _by_moto(self, operation: str, region: str, form: Form, moto: Callable[[Form], Reply]) -> Reply:
+        """What moto answers, but for the instances that it must not show yet."""
+        if operation not in ("DescribeInstances", "DescribeInstanceStatus"):
+            return moto(form)
+        self._cloud.hide(form.numbered("InstanceId"))
+        with ec2.without(region, self._cloud.hidden_ids()):
+            return moto(form)
 
     def _terminate(self, region: str, form: Form) -> Reply:
         """TerminateInstances: all or none. Ours, since moto's ends at once and imports two services more (1 s)."""
@@ -173,12 +184,17 @@ class Overlay:
 
     def _know_images(self, region: str) -> None:
         """Put the images' parameters into moto's SSM, which lets no client write below /aws."""
-        if region in self._ssm_regions:
-            return
-        self._ssm_regions.add(region)
         from moto.ssm.models import Parameter, ssm_backends
 
         parameters = ssm_backends[ec2.ACCOUNT_ID][region]._parameters
+        if region in self._cloud.without_images:
+            self._ssm_regions.discard(region)
+            for image in images.images(region):
+                parameters.pop(image.parameter, None)
+            return
+        if region in self._ssm_regions:
+            return
+        self._ssm_regions.add(region)
         for image in images.images(region):
             parameters[image.parameter].append(
                 Parameter(  # type: ignore[abstract] # moto makes it so itself

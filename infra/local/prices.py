@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from infra.local import market
@@ -10,10 +11,13 @@ from infra.local.wire import ApiError, Form, Reply, Xml, xml_reply
 PRODUCT = "Linux/UNIX"
 _PRODUCTS = {PRODUCT, "Linux/UNIX (Amazon VPC)"}
 _PAGE = 1000
+History = Callable[[str, str, float, float], Iterable[market.PriceChange]]
 _FILTERS = {"availability-zone", "instance-type", "product-description", "spot-price", "timestamp"}
 
 
-def describe_spot_price_history(region: str, form: Form, now: float | None = None) -> Reply:
+def describe_spot_price_history(
+    region: str, form: Form, now: float | None = None, history: History = market.history
+) -> Reply:
     """One page, newest first: the changes in the window, and for each pool the last one before it."""
     now = time.time() if now is None else now
     filters = form.filters()
@@ -28,7 +32,7 @@ def describe_spot_price_history(region: str, form: Form, now: float | None = Non
             form.numbered("InstanceType"), filters.get("instance-type"), market.instance_types()
         )
         for zone in _wanted(_one(form.get("AvailabilityZone")), filters.get("availability-zone"), market.zones(region))
-        for change in market.history(instance_type, zone, start, end)
+        for change in history(instance_type, zone, start, end)
         if _matches(f"{change.usd_h:.6f}", filters.get("spot-price"))
         and _matches(_iso(change.time), filters.get("timestamp"))
     ]

@@ -185,6 +185,38 @@ class Children:
                 exit_code.set_result(code)
 
 
+class InstanceChildren:
+    """The children of one instance. While its disk is full, no file of theirs can grow.
+
+    There is no unprivileged way to a small file system, so it is the limit of a file's size that is set to 0: a write
+    fails with EFBIG ("File too large") where a full disk gives ENOSPC.
+    """
+
+    _NO_WRITE = ("/bin/sh", "-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh")
+
+    def __init__(self, children: Children) -> None:
+        self._all = children
+        self.may_write = True
+
+    def start(self, argv: Sequence[str], **how: Any) -> tuple["subprocess.Popen[bytes]", "asyncio.Future[int]"]:
+        """As Children.start. Raises OSError."""
+        return self._all.start([*(() if self.may_write else self._NO_WRITE), *argv], **how)
+
+
+def limit_files(pids: Iterable[int], size_bytes: int | None) -> None:
+    """Limit how large the files of living processes may grow; None: without limit. Linux only."""
+    if not _LINUX:
+        return
+    import resource
+
+    for pid in pids:
+        try:
+            hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size_bytes is None else size_bytes, hard))
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
 def _ended_child() -> int | None:
     try:
         ended: Any = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -69,6 +69,14 @@ class Account:
         else:
             self._values[(code, region)] = float(vcpus)
 
+    def clear(self) -> None:
+        """Plenty of everything."""
+        self._values.clear()
+
+    def described(self) -> list[dict[str, Any]]:
+        """The quotas that were set: code, region (None: all), vcpus."""
+        return [{"code": code, "region": region, "vcpus": n} for (code, region), n in self._values.items()]
+
     def value(self, code: str, region: str) -> float:
         """The vCPUs that the quota allows in the region."""
         everywhere = self._values.get((code, None), PLENTY_VCPUS)

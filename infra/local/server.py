@@ -49,7 +49,7 @@ class Server:
     def add_faults(self, path: Path) -> None:
         """Faults from the start on. Raises ValueError for a bad file."""
         for fault in parse_faults(load_faults(path)):
-            self._cloud.faults.add(fault)
+            self._cloud.apply(fault)
 
     async def run(self, ready_fd: int) -> None:
         """Serve until told to stop."""

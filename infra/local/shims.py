@@ -68,6 +68,59 @@ if action:
 _POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
 
 
+_SKEWED = '''"""The clock of this embedded instance is {skew_s} s ahead; so are the times of its files."""
+import os, time
+
+SKEW_S = {skew_s!r}
+_time, _time_ns, _gmtime, _localtime, _strftime = time.time, time.time_ns, time.gmtime, time.localtime, time.strftime
+_utime = os.utime
+
+
+def _shifted(stat):
+    def shifted(*args, **kwargs):
+        found = stat(*args, **kwargs)
+        fields, named = found.__reduce__()[1]
+        for name in ("st_atime", "st_mtime", "st_ctime"):
+            named[name] += SKEW_S
+            named[name + "_ns"] += int(SKEW_S * 1e9)
+        fields = fields[:7] + tuple(int(value + SKEW_S) for value in fields[7:10])
+        return os.stat_result(fields, named)
+
+    return shifted
+
+
+time.time = lambda: _time() + SKEW_S
+time.time_ns = lambda: _time_ns() + int(SKEW_S * 1e9)
+time.gmtime = lambda seconds=None: _gmtime(time.time() if seconds is None else seconds)
+time.localtime = lambda seconds=None: _localtime(time.time() if seconds is None else seconds)
+time.strftime = lambda form, t=None: _strftime(form, time.localtime() if t is None else t)
+os.stat, os.lstat, os.fstat = _shifted(os.stat), _shifted(os.lstat), _shifted(os.fstat)
+
+
+def _unshifted_utime(path, times=None, **kwargs):
+    if times is not None:
+        times = tuple(moment - SKEW_S for moment in times)
+    return _utime(path, times, **kwargs) if times is not None else _utime(path, **kwargs)
+
+
+os.utime = _unshifted_utime
+'''
+_DATE = """#!/bin/sh
+case "$*" in
+    *-d*|*--date*|*-r*|*-s*) exec /bin/date "$@" ;;
+esac
+exec /bin/date -d "$(/bin/date -u +%Y-%m-%dT%H:%M:%S.%NZ) {skew_s:+.0f} seconds" "$@"
+"""
+
+
+def write_skewed_clock(folder: Path, skew_s: float) -> None:
+    """Let the instance's Python programs, and `date`, see another time: nobody may set a machine's clock for one of
+    its users, so that it is done in `sitecustomize`, which Python imports from PYTHONPATH (`folder`/lib)."""
+    (folder / "lib").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "lib" / "sitecustomize.py").write_text(_SKEWED.format(skew_s=skew_s), encoding="utf-8")
+    _write(folder / "bin" / "date", _DATE.format(skew_s=skew_s))
+
+
 def write_shims(folder: Path, power_url: str) -> None:
     """Write the programs into `folder`, readable by the user alone: `power_url` has this instance's secret."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 import asyncssh
 
-from infra.local.processes import Children
+from infra.local.processes import InstanceChildren
 
 LOGIN_USERS = ("ubuntu", "ec2-user")
 _CHUNK = 64 * 1024
@@ -35,7 +35,7 @@ class Machine:
 
     home: Path
     environment: dict[str, str]
-    children: Children
+    children: InstanceChildren
 
 
 class SshServer:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.faults import STATUS_AND_TEXT, Call, FaultList, load_faults, parse_fault, parse_faults
+from infra.local.errors import STATUS_AND_TEXT
+from infra.local.faults import Call, FaultList, load_faults, parse_fault, parse_faults, table
 from infra.local.wire import ApiError
 
 ICE = {"operation": "RunInstances", "error": "InsufficientInstanceCapacity"}
@@ -88,6 +89,25 @@ def test_the_capacity_text_is_ec2s() -> None:
     [
         ("x", "a fault is a mapping, not str"),
         ({"operation": "RunInstances"}, "lacks 'error'"),
+        ({"error": "Unsupported"}, "just one of 'operation', 'event' and 'state'"),
+        ({"operation": "RunInstances", "event": "rebalance"}, "just one of"),
+        ({"event": "earthquake"}, "unknown event 'earthquake'"),
+        ({"event": ["rebalance"]}, "unknown event"),
+        ({"state": "war"}, "unknown state 'war'"),
+        ({"event": "slow-boot"}, "lacks 'boot_s'"),
+        ({"event": "rebalance", "notice_s": 3}, "unknown key 'notice_s'"),
+        ({"event": "interruption", "after_s": -1}, "after_s -1 in a fault must be a number from 0 on"),
+        ({"event": "interruption", "after_s": "soon"}, "after_s 'soon'"),
+        ({"event": "clock-skew", "skew_s": True}, "skew_s True"),
+        ({**ICE, "probability": 1.5}, "probability 1.5"),
+        ({**ICE, "skip": -1}, "skip -1"),
+        ({**ICE, "served": 1}, "'served' in fault"),
+        ({**ICE, "zone": "us-east-1z"}, "zone 'us-east-1z' in a fault is not there"),
+        ({**ICE, "type": "p2.tiny"}, "type 'p2.tiny' in a fault is not there"),
+        ({**ICE, "region": "eu-mars-1"}, "region 'eu-mars-1'"),
+        ({"state": "quota", "code": "L-0", "vcpus": 1}, "unknown quota 'L-0'"),
+        ({"state": "spot-price"}, "needs one of 'usd_h' and 'factor'"),
+        ({"state": "spot-price", "usd_h": 1, "factor": 2}, "needs one of 'usd_h' and 'factor'"),
         ({**ICE, "error": "NoSuchError"}, "unknown error 'NoSuchError'"),
         ({**ICE, "zones": "a"}, "unknown key 'zones'"),
         ({**ICE, "zone": 3}, "'zone' in fault"),
@@ -121,3 +141,66 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.json: cannot be read"):
         load_faults(tmp_path / "none.json")
+
+
+def test_a_fault_lets_some_pass_first() -> None:
+    faults = make({**ICE, "skip": 2, "times": 1})
+    assert [struck(faults) is not None for _ in range(4)] == [False, False, True, False]
+
+
+def test_a_probability_with_a_seed_tells_the_same_story_each_time() -> None:
+    def story(seed: int) -> list[bool]:
+        faults = make({**ICE, "probability": 0.3, "seed": seed})
+        return [struck(faults) is not None for _ in range(400)]
+
+    assert story(7) == story(7) != story(8)
+    assert 80 < sum(story(7)) < 160
+    never, always = make({**ICE, "probability": 0}), make({**ICE, "probability": 1})
+    assert not any(struck(never) for _ in range(50))
+    assert all(struck(always) for _ in range(50))
+
+
+def test_the_seed_of_a_file_is_for_all_of_it_and_differs_from_entry_to_entry(tmp_path: Path) -> None:
+    path = tmp_path / "faults.yaml"
+    path.write_text(
+        "seed: 7\nfaults:\n"
+        "- {operation: RunInstances, error: Unsupported, probability: 0.5}\n"
+        "- {event: rebalance, probability: 0.5, seed: 3}\n"
+    )
+    assert [fault["seed"] for fault in load_faults(path)] == ["7/0", 3]
+    path.write_text("seeds: 7\nfaults: []\n")
+    with pytest.raises(ValueError, match="unknown key 'seeds'"):
+        load_faults(path)
+
+
+def test_an_event_befalls_the_instances_that_it_names() -> None:
+    faults = make({"event": "rebalance", "zone": "us-east-1a", "times": 1}, {"event": "wrong-host-key"}, ICE)
+    here, there = Call("", "us-east-1a", "p2.xlarge", "spot"), Call("", "us-east-1b", "p2.xlarge", "spot")
+    assert [fault.event for fault in faults.befall(there)] == ["wrong-host-key"]
+    assert [fault.event for fault in faults.befall(here)] == ["rebalance", "wrong-host-key"]
+    assert [fault.event for fault in faults.befall(here)] == ["wrong-host-key"]
+
+
+def test_an_answer_that_is_lost_strikes_after_the_work() -> None:
+    faults = make({"operation": "RunInstances", "error": "InternalError", "served": True, "times": 1})
+    assert struck(faults) is None
+    with pytest.raises(ApiError, match="InternalError"):
+        faults.strike(CALL, served=True)
+
+
+def test_every_code_that_the_client_knows_by_a_scope_can_be_given() -> None:
+    """Those that EC2 gives for what pixel-orch does; the rest of its table are relatives that AWS documents."""
+    seen_of_ec2 = {
+        *("InsufficientInstanceCapacity", "UnfulfillableCapacity", "MaxSpotInstanceCountExceeded"),
+        *("VcpuLimitExceeded", "InstanceLimitExceeded", "SpotMaxPriceTooLow", "Unsupported"),
+        *("InsufficientFreeAddressesInSubnet", "MaxFleetCountExceeded", "ReservationCapacityExceeded"),
+        *("RequestLimitExceeded", "EC2ThrottledException", "InvalidParameterValue", "InvalidAMIID.NotFound"),
+        *("InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidSubnetID.NotFound", "UnauthorizedOperation"),
+        *("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "OptInRequired", "PendingVerification"),
+        "IdempotentParameterMismatch",
+    }
+    assert seen_of_ec2 <= set(STATUS_AND_TEXT)
+
+
+def test_the_table_in_the_readme_is_the_grammars() -> None:
+    assert table() in (Path(__file__).parents[2] / "infra" / "README.md").read_text()

@@ -6,25 +6,29 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from orchestrator import catalog
-from orchestrator.billing import LEAST_BILLED_S, total_usd
+from orchestrator.billing import LEAST_BILLED_S, beside_usd_h, total_usd
 from orchestrator.cloud import Offer
 from orchestrator.events import Attempt
 from orchestrator.spec import Limits, RunSpec
 
 
+LARGE_DISK_GIB = 100  # an image may need a larger disk than was asked for; AWS's Deep Learning AMI takes 65
+
+
 def price_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
-    """Return the most that an hour of this offer can cost.
+    """Return the most that an hour of this offer can cost, with its disk and its address; data out comes on top.
 
     A spot price moves, but not above the cap: `--max-price`, and without it the on-demand price
     (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SpotMarketOptions.html).
     """
+    beside = beside_usd_h(offer.pool.region, max(spec.disk_gib, LARGE_DISK_GIB), 0 if spec.is_private else 1)
     price = Decimal(str(offer.price_usd_h))
     if offer.market != "spot":
-        return price
+        return price + beside
     if spec.max_price_usd_h is not None:
-        return spec.max_price_usd_h
+        return spec.max_price_usd_h + beside
     on_demand = catalog.find(offer.pool.instance_type).on_demand_usd_h.get(offer.pool.region)
-    return max(price, Decimal(str(on_demand))) if on_demand is not None else price
+    return (max(price, Decimal(str(on_demand))) if on_demand is not None else price) + beside
 
 
 def surely_buys_s(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decimal, now: float) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.billing import total_usd
+from orchestrator.billing import beside_usd_h, total_usd
 from orchestrator.cloud import Offer, Pool
 from orchestrator.errors import BudgetError
 from orchestrator.limits import price_cap_usd_h, surely_buys_s, too_little_to_begin
@@ -28,8 +28,13 @@ def slow(number: int, machine: Machine) -> None:
 def test_what_the_rest_of_a_budget_buys_is_counted_at_the_price_cap(home: Path) -> None:
     spec = Story(home).spec
     offer = Offer(Pool("g4dn.xlarge", "us-east-1a", "us-east-1"), "spot", 0.2, "spot history")
-    assert price_cap_usd_h(spec, offer) == Decimal("0.526"), "the on-demand price, which EC2 caps a spot price at"
-    assert price_cap_usd_h(spec.model_copy(update={"max_price_usd_h": Decimal("0.25")}), offer) == Decimal("0.25")
+    beside = beside_usd_h("us-east-1", 100, 1)
+    assert Decimal("0.016") < beside < Decimal("0.018"), "100 GiB of gp3 and a public address"
+    assert price_cap_usd_h(spec, offer) == Decimal("0.526") + beside, "on-demand, which EC2 caps a spot price at"
+    capped = spec.model_copy(update={"max_price_usd_h": Decimal("0.25")})
+    assert price_cap_usd_h(capped, offer) == Decimal("0.25") + beside
+    private = spec.model_copy(update={"is_private": True})
+    assert price_cap_usd_h(private, offer) == Decimal("0.526") + beside - Decimal("0.005")
     spent = attempt(3600, prices_usd_h={0: 0.5})
     assert surely_buys_s(Limits(budget_usd=Decimal(1)), [spent], Decimal("0.5"), START) == 3600
     assert surely_buys_s(Limits(), [spent], Decimal("0.5"), START) is None

@@ -58,14 +58,14 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     with world.cloud_of(spec, home) as cloud:
+        for fault in _faults(args):  # before the first question: prices, quotas and images may be what is at fault
+            world.start_embedded(home).add_fault(fault)
         born_at = resumed_store.state().created_at if resumed_store else None
         plan = preflight(make_plan(spec, cloud, world.home_id(home), born_at), cloud)
         if not args.yes and not _agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
             return 1
         store = _ready_store(home, spec, cloud, resumed_store)
-        for fault in _faults(args):
-            world.start_embedded(home).add_fault(fault)
         if args.detach:
             return _detach(store, screen, args.output, "resume" if resumed_store else "launch")
         extra: tuple[Watcher, ...] = ()

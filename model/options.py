@@ -11,7 +11,7 @@ from typing import NoReturn
 from model.config import DATASETS, MODELS, TrainConfig
 from model.presets import PRESETS
 
-ENGINES = ("auto", "native", "torch", "naive")
+ENGINES = ("auto", "native", "torch", "graph", "naive")
 WIDTH = 80  # columns of the help, at most
 
 

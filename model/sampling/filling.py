@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.sampling import cached, naive, native
+from model.sampling import cached, graphed, naive, native
 
-Engine = Literal["auto", "native", "torch", "naive"]
+Engine = Literal["auto", "native", "torch", "graph", "naive"]
 AT_A_TIME = 256  # images; more are not faster each, and only need memory
 
 
@@ -29,7 +29,7 @@ def fill(
 
     All engines make the same image of the same noise, but for a draw that falls within rounding of a border between
     two levels. "naive" runs the whole network for each value, "torch" and "native" do one forward pass in all;
-    "native" needs numba and a CPU. "auto" takes the fastest that there is.
+    "native" needs numba and a CPU, "graph" a GPU. "auto" takes "native" where it pays, else "torch".
 
     Args:
         net: levels (B, C, H, W) -> logits (B, K, C, H, W), with a second argument if there is a condition.
@@ -45,7 +45,7 @@ def fill(
         Levels, uint8 (B, C, H, W), on the CPU. What was not hidden is as it was given.
 
     Raises:
-        SetupError: "native" was asked for and cannot be.
+        SetupError: "native" or "graph" was asked for and cannot be.
     """
     device = next(net.parameters()).device
     was_training = net.training
@@ -68,25 +68,24 @@ def fill(
 def _sampler(
     net: nn.Module, levels: Tensor, condition: Tensor | None, engine: Engine
 ) -> Callable[[Tensor, Tensor, Tensor, float, Callable[[], None]], Tensor]:
-    batch, width = levels.shape[0], levels.shape[3]
-
     def plainly(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
         given = hidden.to(levels.device)
         return naive.sample(net, levels, given, noise, condition=condition, temperature=heat, before_row=before)
 
-    def at_once(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
-        cache = cached.Cache(net, batch=batch, width=width, condition=condition)
-        return cached.sample(cache, levels, hidden, noise, temperature=heat, before_row=before)
-
-    def compiled(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
-        cache = cached.Cache(net, batch=batch, width=width, condition=condition)
-        return native.sample(cache, levels, hidden, noise, temperature=heat, before_row=before)
-
     if engine == "naive" or not cached.can_cache(net):
         return plainly
-    if engine == "native":
+    draw = cached.sample
+    if engine == "graph":
+        graphed.require(levels.device)
+        draw = graphed.sample
+    elif engine == "native":
         native.require(levels.device)
-        return compiled
-    if engine == "auto" and native.pays(levels):
-        return compiled
+        draw = native.sample
+    elif engine == "auto" and native.pays(levels):
+        draw = native.sample
+
+    def at_once(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
+        cache = cached.Cache(net, batch=levels.shape[0], width=levels.shape[3], condition=condition)
+        return draw(cache, levels, hidden, noise, temperature=heat, before_row=before)
+
     return at_once

@@ -20,7 +20,7 @@ from model.network import PixelNetwork
 from model.pixelcnn import PixelCNN
 from model.pixelrnn import PixelRNN
 from model.sample import draw
-from model.sampling import cached, fill, naive, native, uniforms
+from model.sampling import cached, fill, graphed, naive, native, uniforms
 from model.sampling.noise import choose
 
 torch.set_num_threads(1)
@@ -87,6 +87,13 @@ def test_cached_draws_what_the_plain_sampler_draws(kind: str, size: str, dtype: 
     check_against_the_plain_one(cached.sample, kind, size, dtype)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sampler_of_rows_draws_what_the_plain_sampler_draws(kind: str, size: str) -> None:
+    """On a CPU, where nothing is recorded; what is recorded on a GPU is this."""
+    check_against_the_plain_one(graphed.sample, kind, size, torch.float64)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "wiring", [{"residual": False}, {"skip": False}, {"residual": False, "skip": False}, {"condition": 3}]
@@ -120,14 +127,9 @@ def test_native_draws_what_the_plain_sampler_draws_compiled(kind: str, size: str
     check_against_the_plain_one(native.sample, kind, size, dtype)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("kind", KINDS)
-def test_on_a_gpu_the_same_images_are_drawn(kind: str) -> None:
-    net = network(kind, channels=3, levels=4, hidden=6, layers=2, head=8).cuda()
-    facts = DatasetFacts(height=4, width=5, channels=3, levels=4, train=0, valid=0, test=0)
-    there = draw(net, facts, count=3, seed=1)
-    assert torch.equal(there, draw(net.cpu(), facts, count=3, seed=1, engine="naive"))
+def test_the_graph_sampler_says_what_it_needs() -> None:
+    with pytest.raises(SetupError, match=r"runs on a GPU, not on cpu; take --engine torch or --device cuda"):
+        graphed.require(torch.device("cpu"))
 
 
 def test_the_native_sampler_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

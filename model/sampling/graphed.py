@@ -1,0 +1,114 @@
+"""The cached sampler with each row as one CUDA graph: a GPU then is not asked for each product by Python.
+
+A pixel is a hundred small kernels, and a GPU has done each before Python has asked for the next. All buffers of
+`model.sampling.cached` stay where they are, so the kernels of a row are recorded once and then started together.
+
+NOTE: it has not run on a GPU yet; `auto` does not take it. Its tests and `benchmarks/model_sampling.py` run it where
+there is one. Without one the same code runs on a CPU, with nothing recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.errors import SetupError
+from model.sampling.noise import choose
+
+if TYPE_CHECKING:
+    from model.sampling.cached import Cache
+
+
+def require(device: torch.device) -> None:
+    """Make sure that it can run.
+
+    Raises:
+        SetupError: the network is not on a GPU.
+    """
+    if device.type != "cuda":
+        raise SetupError(f"the graph sampler runs on a GPU, not on {device.type}; take --engine torch or --device cuda")
+
+
+class Row:
+    """The drawing of one row, over buffers that stay where they are.
+
+    Args:
+        cache: what is drawn from.
+        batch: images at a time, B.
+        temperature: divides the logits.
+    """
+
+    def __init__(self, cache: Cache, *, batch: int, temperature: float) -> None:
+        self.cache, self.temperature = cache, temperature
+        size, now = (cache.width, cache.colours, batch), cache.entry.now
+        self.levels = torch.zeros(size, dtype=torch.long, device=now.device)  # given ones, then drawn ones
+        self.noise = torch.zeros(size, dtype=torch.float64, device=now.device)
+        self.hidden = torch.zeros(cache.width, dtype=torch.bool, device=now.device)
+        self.logits = now.new_zeros(*size, cache.levels)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._drawn = 0
+        self._records = now.device.type == "cuda"
+
+    def draw(self) -> None:
+        """Draw the row that the cache is at."""
+        if self._records and self._drawn == 1:  # the first row went plainly: that readied cuBLAS, as a capture needs
+            self._record()
+        self._drawn += 1
+        if self._graph is None:
+            self._plainly()
+        else:
+            self._graph.replay()
+
+    def _plainly(self) -> None:
+        for column in range(self.cache.width):
+            for colour in range(self.cache.colours):
+                logits = self.cache.logits(column, colour)
+                self.logits[column, colour] = logits
+                value = self.levels[column, colour]
+                drawn = choose(logits, self.noise[column, colour], self.temperature)
+                value.copy_(torch.where(self.hidden[column], drawn, value))
+                self.cache.put(column, colour, value)
+
+    def _record(self) -> None:
+        """Record a row; nothing of it runs. Where that cannot be, all rows go plainly."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._plainly()
+        except RuntimeError:  # a build or a driver that cannot
+            self._records = False
+        else:
+            self._graph = graph
+
+
+def sample(
+    cache: Cache,
+    levels: Tensor,
+    hidden: Tensor,
+    noise: Tensor,
+    *,
+    temperature: float = 1.0,
+    before_row: Callable[[], None] = lambda: None,
+    keep: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Do what `model.sampling.cached.sample` does, with the same arguments and the same result."""
+    by_row = levels.permute(2, 3, 1, 0).long().contiguous()  # (H, W, C, B)
+    noise_by_row = noise.permute(2, 3, 1, 0).contiguous()
+    asked = hidden.to(levels.device)
+    with torch.no_grad():
+        row = Row(cache, batch=levels.shape[0], temperature=temperature)
+        for number in range(len(by_row)):
+            before_row()
+            cache.begin_row()
+            row.levels.copy_(by_row[number])
+            row.noise.copy_(noise_by_row[number])
+            row.hidden.copy_(asked[number])
+            row.draw()
+            by_row[number] = row.levels
+            if keep is not None:
+                for logits in row.logits.flatten(0, 1):
+                    keep(logits)
+    return by_row.permute(3, 2, 0, 1).to(torch.uint8).contiguous()

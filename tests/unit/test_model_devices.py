@@ -1,0 +1,118 @@
+"""The same on every device: the fast networks, their gradients, the samplers, the resumed training.
+
+Each test runs on the CPU too, so that it is known to work on the day that there is a GPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import sample
+from model.build import build
+from model.checkpoint import digest, load, path_of
+from model.config import MODELS, DatasetFacts, TrainConfig
+from model.likelihood import nats_per_image
+from model.sampling import cached, fill, graphed, naive
+from model.state import network_of
+from model.stop import StopFlag
+from model.train import train
+from tests.networks import network
+
+torch.set_num_threads(1)
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
+SMALL = TrainConfig(
+    steps=6, batch_size=20, hidden=3, layers=2, head=4, samples=2, checkpoint_every=3, keep_checkpoints=9,
+    validate_every=4,
+)  # fmt: skip
+
+
+def gradients(kind: str, device: str, images: Tensor, condition: Tensor, **sizes: Any) -> list[Tensor]:
+    net = network(kind, std=0.4, condition=2, **sizes).to(device)
+    logits = net(images.to(device), condition.to(device))
+    weights = torch.rand(logits.shape, dtype=logits.dtype, generator=torch.Generator().manual_seed(1)).to(device)
+    grads = torch.autograd.grad((logits * weights).sum(), list(net.parameters()))
+    return [logits.detach().cpu(), *(grad.cpu() for grad in grads)]
+
+
+@pytest.mark.parametrize("sizes", [{"layers": 3}, {"channels": 3, "levels": 4}], ids=str)
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits_and_all_gradients_are_those_of_the_reference_on_a_cpu(
+    device: str, kind: str, sizes: dict[str, Any]
+) -> None:
+    levels = torch.randint(3, (3, sizes.get("channels", 1), 5, 4))
+    condition = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    reference = kind if kind == "pixelcnn" else f"{kind} reference"
+    wanted = gradients(reference, "cpu", levels, condition, **sizes)
+    for one, other in zip(gradients(kind, device, levels, condition, **sizes), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_sampler_draws_the_same_images(device: str, kind: str) -> None:
+    net = network(kind, std=0.6, channels=3, levels=4, condition=2).eval()
+    noise = torch.rand(3, 3, 4, 5, dtype=torch.float64)
+    condition = torch.randn(3, 2, 4, 5, dtype=torch.float64)
+    empty, hidden = torch.zeros(3, 3, 4, 5, dtype=torch.uint8), torch.rand(4, 5) < 0.8
+    wanted = naive.sample(net, empty, hidden, noise, condition=condition)
+    net.to(device)
+    there = [tensor.to(device) for tensor in (empty, hidden, noise, condition)]
+    for sampler in (cached.sample, graphed.sample):
+        cache = cached.Cache(net, batch=3, width=5, condition=there[3])
+        assert torch.equal(sampler(cache, there[0], hidden, there[2]).cpu(), wanted)
+    engines = ("auto", "torch", "naive", *(("graph",) if device == "cuda" else ()))
+    for engine in engines:
+        drawn = fill(net, empty, hidden, noise, condition=condition, engine=engine)  # type: ignore[arg-type]
+        assert torch.equal(drawn, wanted)
+
+
+@GPU
+@pytest.mark.parametrize("kind", MODELS)
+def test_rows_are_recorded_on_a_gpu(kind: str) -> None:
+    net = network(kind, channels=3, levels=4).eval().cuda()
+    cache = cached.Cache(net, batch=2, width=4)
+    row = graphed.Row(cache, batch=2, temperature=1.0)
+    with torch.no_grad():
+        for _ in range(3):
+            cache.begin_row()
+            row.draw()
+    assert row._graph is not None
+
+
+@pytest.mark.parametrize("multiscale", [0, 4])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_resumed_training_ends_identical_in_every_bit(
+    device: str, model: str, multiscale: int, tmp_path: Path
+) -> None:
+    config = SMALL.model_copy(update={"device": device, "model": model, "multiscale": multiscale})
+    (tmp_path / "killed").mkdir()
+    assert train(config, tmp_path / "whole", StopFlag(), began_s=time.monotonic()) == 0
+    shutil.copy(path_of(tmp_path / "whole", 3), tmp_path / "killed")
+    assert train(config, tmp_path / "killed", StopFlag(), began_s=time.monotonic()) == 0
+    one, two = (load(path_of(tmp_path / name, 6)) for name in ("whole", "killed"))
+    assert digest([one.model, one.ema, one.optimizer]) == digest([two.model, two.ema, two.optimizer])
+    assert (tmp_path / "whole/samples-6.png").read_bytes() == (tmp_path / "killed/samples-6.png").read_bytes()
+    network_of(one, torch.device("cpu"))  # what was trained on a GPU can be asked without one
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_multi_scale_network_draws_the_same_images_and_costs_the_same(device: str) -> None:
+    torch.manual_seed(0)
+    net = build(TrainConfig(multiscale=4, hidden=5, layers=2, model="row-lstm")).double().eval()
+    facts = DatasetFacts(height=8, width=8, channels=1, levels=17, train=0, valid=0, test=0)
+    levels = torch.randint(17, (4, 1, 8, 8), dtype=torch.uint8)
+    nats, drawn = nats_per_image(net, levels), sample.draw(net, facts, count=2, seed=1, engine="naive")
+    net.to(device)
+    torch.testing.assert_close(nats_per_image(net, levels.to(device)).cpu(), nats)
+    assert torch.equal(sample.draw(net, facts, count=2, seed=1), drawn)

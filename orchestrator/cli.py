@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     _output(sub)
     for name, text in (
         ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
-        ("compare", "instance types side by side: GPU, rates, memory, prices, ratios; needs no account"),
+        ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),
     ):
         sub = add(name, text)
         getattr(market_flags, name)(sub)

@@ -1,4 +1,4 @@
-"""The command line of the trainer: `python -m model train | evaluate | sample | complete | figures`.
+"""The command line of the trainer: `python -m model train | evaluate | sample | complete | figures | data`.
 
 Bad input is one line on stderr and exit code 2. Only light modules are imported up here: a stop must be caught from the
 first moment on, and importing torch takes seconds.
@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
         return 2
     try:
+        if args.command == "data":
+            print(_data(args), flush=True)
+            return 0
         _require_torch()
         if args.command == "train":
             return _train(args, stop)
@@ -146,6 +149,15 @@ def _figures(args: argparse.Namespace) -> str:
     from model.figures import write_all
 
     return write_all(Path(args.checkpoint), Path(args.out), seed=args.seed, device=args.device)
+
+
+def _data(args: argparse.Namespace) -> str:
+    missing = [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[data]'")
+    from model.data.command import run
+
+    return run(args)
 
 
 def _require_torch() -> None:

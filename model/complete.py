@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model import picture, sample
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
-from model.config import DatasetFacts, DatasetName
+from model.config import DatasetFacts
 from model.data import load as load_data
 from model.device import pick_device
 from model.errors import SetupError
@@ -102,7 +102,7 @@ def tiles(given: picture.Levels, hidden: NDArray[np.bool_], drawn: picture.Level
     )
 
 
-def image_levels(text: str, dataset: DatasetName, facts: DatasetFacts) -> picture.Levels:
+def image_levels(text: str, dataset: str, facts: DatasetFacts) -> picture.Levels:
     """Find the image that a word names, (C, H, W).
 
     Raises:
@@ -114,8 +114,10 @@ def image_levels(text: str, dataset: DatasetName, facts: DatasetFacts) -> pictur
     split, index = match[1], int(match[2])
     count = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
     if index >= count:
-        raise SetupError(f"--image {text}: the {split} split of {dataset} has images 0 to {count - 1}")
-    levels: picture.Levels = load_data(dataset).split(split)[index]  # type: ignore[arg-type]  # the pattern says which
+        has = f"has images 0 to {count - 1}" if count else "has no images"
+        raise SetupError(f"--image {text}: the {split} split of {dataset} {has}")
+    batches = load_data(dataset).batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern says which
+    levels: picture.Levels = next(batches)[0]
     return levels
 
 

@@ -9,14 +9,14 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from model.datasets import DATASETS, DatasetFacts, check_name, prepared_facts
 from model.errors import ConfigError
 
 __all__ = [
@@ -28,39 +28,14 @@ __all__ = [
     "config_from_settings",
     "load_config",
     "parse_assignments",
+    "settled",
 ]
 
 ModelName = Literal["pixelcnn", "row-lstm", "diagonal-bilstm"]
-DatasetName = Literal["digits", "photos-16", "photos-64"]
 Setting = str | int | float
 
 
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What is known of a data set without loading it."""
-
-    height: int  # pixels
-    width: int  # pixels
-    channels: int  # colours of a pixel: 1 gray, 3 RGB
-    levels: int  # values that a colour can take, K
-    train: int  # images
-    valid: int  # images
-    test: int  # images
-
-    @property
-    def dims(self) -> int:
-        """Values in an image: what bits/dim divides by."""
-        return self.channels * self.height * self.width
-
-
 MODELS: tuple[str, ...] = get_args(ModelName)
-DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(
-    {
-        "digits": DatasetFacts(height=8, width=8, channels=1, levels=17, train=1257, valid=180, test=360),
-        "photos-16": DatasetFacts(height=16, width=16, channels=3, levels=16, train=6100, valid=150, test=150),
-        "photos-64": DatasetFacts(height=64, width=64, channels=3, levels=256, train=1334, valid=46, test=46),
-    }
-)
 
 
 class TrainConfig(BaseModel):
@@ -69,7 +44,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: ModelName = Field("pixelcnn", description="network")
-    dataset: DatasetName = Field("digits", description="data set")
+    dataset: str = Field("digits", description="data set: a name, or the folder of a prepared one")
     steps: int = Field(2200, ge=1, le=10**9, description="optimizer steps in all")
     batch_size: int = Field(32, ge=1, le=65536, description="images a step")
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
@@ -83,9 +58,14 @@ class TrainConfig(BaseModel):
     layers: int = Field(5, ge=1, le=256, description="layers: residual blocks, or LSTMs")
     head: int = Field(32, ge=1, le=8192, description="feature maps of the layer before the softmax")
     connections: Literal["both", "residual", "skip", "none"] = Field("both", description="between layers")
+    facts: DatasetFacts | None = Field(None, description="sizes of a prepared data set; the trainer fills them in")
     multiscale: int = Field(
         0, ge=0, le=4096, description="rows of the small image that is drawn first, by a network of its own; 0: none"
     )
+    data_memory_mb: int = Field(
+        0, ge=0, le=10**9, description="memory for the training images, in MiB; more are read as they come; 0: half"
+    )
+    validate_images: int = Field(0, ge=0, le=10**9, description="images that a validation looks at; 0: all")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")
     log_every: int = Field(20, ge=1, le=10**9, description="steps between two measurements")
     checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between two checkpoints")
@@ -100,10 +80,21 @@ class TrainConfig(BaseModel):
     samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
 
+    @field_validator("dataset")
+    @classmethod
+    def _dataset_can_be(cls, name: str) -> str:
+        return check_name(name)
+
+    @field_validator("facts", mode="before")
+    @classmethod
+    def _facts_of_json(cls, given: Any) -> Any:
+        fits = isinstance(given, dict) and given.keys() == DatasetFacts.__dataclass_fields__.keys()
+        return DatasetFacts(**given) if fits and all(type(value) is int for value in given.values()) else given
+
     @field_validator("multiscale")
     @classmethod
     def _multiscale_fits(cls, rows: int, info: ValidationInfo) -> int:
-        facts = DATASETS.get(info.data.get("dataset", ""))
+        facts = info.data.get("facts") or DATASETS.get(info.data.get("dataset", ""))
         if rows and facts is not None and rows not in small_rows(facts):
             fit = ", ".join(map(str, small_rows(facts)))
             raise ValueError(f"small images of {info.data['dataset']} can have {fit} rows; its own have {facts.height}")
@@ -111,8 +102,12 @@ class TrainConfig(BaseModel):
 
     @property
     def data(self) -> DatasetFacts:
-        """The facts of the data set."""
-        return DATASETS[self.dataset]
+        """The facts of the data set: as found by the trainer, else as published, else as prepared on this machine.
+
+        Raises:
+            DataError: they depend on how it was prepared, and it is not prepared here.
+        """
+        return self.facts or DATASETS.get(self.dataset) or prepared_facts(self.dataset)
 
     @property
     def small(self) -> DatasetFacts | None:
@@ -126,6 +121,15 @@ class TrainConfig(BaseModel):
     def epochs(self) -> float:
         """Passes over the training images, in all."""
         return self.steps * self.batch_size / self.data.train
+
+
+def settled(config: TrainConfig, facts: DatasetFacts) -> TrainConfig:
+    """Put the sizes of a prepared data set into the settings, so that a checkpoint has them too.
+
+    Raises:
+        ConfigError: another setting does not fit to them.
+    """
+    return _validated({**config.model_dump(), "facts": facts}, "the settings")
 
 
 def small_rows(facts: DatasetFacts) -> list[int]:
@@ -204,7 +208,8 @@ def _validated(settings: Mapping[str, Any], where: str) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "value_error":  # one that we raised: it says what can be
-            raise ConfigError(f"{first['loc'][0]} = {first['input']} in {where}: {first['ctx']['error']}") from None
+            key, value = first["loc"][0], _short(first["input"])
+            raise ConfigError(f"{key} = {value} in {where}: {first['ctx']['error']}") from None
         raise ConfigError(_explain(str(first["loc"][0]), first["type"], first["input"], where)) from None
 
 

@@ -14,10 +14,10 @@ from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
-from model.data.dataset import Split
+from model.data.dataset import Dataset, Prepared, Split
 from model.device import device_name, memory_bytes, pick_device
 from model.likelihood import Score, nats_of_all, score
-from model.paper import TABLES
+from model.paper import TABLES, Table
 from model.state import network_of
 from model.train import make_repeatable
 
@@ -45,8 +45,10 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     where = pick_device(device)
     make_repeatable(1, where)
     net = network_of(saved, where)
-    images = torch.from_numpy(load_data(config.dataset).split(split)).to(where)
-    nats = nats_of_all(net, images, batch=evaluation_batch(config, memory_bytes(where)))
+    data = load_data(config.dataset)
+    judged = data.judged_on(split)
+    batches = data.batches(judged, evaluation_batch(config, memory_bytes(where)))
+    nats = nats_of_all(net, (torch.from_numpy(levels).to(where) for levels in batches))
     whole = score(nats.sum(dim=1), config.data.dims)
     scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {
@@ -56,19 +58,41 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
         "model": config.model,
         "dataset": config.dataset,
     }
-    table = TABLES.get(config.dataset)
+    table, remarks = _paper(data, split, judged)
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
         apart = {"upper_bound": bool(scales), **{name: asdict(one) for name, (_, one) in scales.items()}}
-        answer = {**facts, "split": split, **asdict(whole), **apart, "device": device_name(where), "paper": paper}
+        answer = {**facts, "split": judged, **asdict(whole), **apart, "device": device_name(where), "paper": paper}
+        answer |= {"data": data.id, "remarks": remarks}
         return json.dumps(answer)
-    rows = {**facts, "split": f"{split}, {whole.images:,} images", **_rows(whole, bound="<= " if scales else "")}
+    rows = {**facts, "split": f"{judged}, {whole.images:,} images", **_rows(whole, bound="<= " if scales else "")}
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     for title, one in scales.values():
         lines += [title, *(f"  {name:<10}  {value}" for name, value in _rows(one).items())]
     lines.append("(+- is one standard error of the mean)")
     lines += [BOUND] if scales else []
+    lines += [f"({remark})" for remark in remarks]
     return "\n".join([*lines, *(["", str(table)] if table else [])])
+
+
+def _paper(data: Dataset | Prepared, asked: Split, judged: Split) -> tuple[Table | None, list[str]]:
+    """Find the paper's table for a data set, if the figures mean the same; say so where they do not."""
+    remarks = []
+    if judged != asked:
+        remarks.append(f"there are no {asked} images; the best checkpoint is chosen by these too")
+    if not isinstance(data, Prepared):
+        return TABLES.get(data.name), remarks
+    manifest = data.manifest
+    if manifest.binarise == "dynamic":
+        remarks.append("one fixed draw of the gray images, seed 0; not comparable with the published binarisation")
+    table = TABLES.get(manifest.name)
+    if table is None:
+        return None, remarks
+    changed = [f"{key} = {value}" for key, value in manifest.recipe["asked"].items() if value not in (None, 0, 256)]
+    if not manifest.published or changed:
+        why = f"prepared with {', '.join(changed)}" if changed else "its files are not the published ones"
+        return None, [*remarks, f"not beside the paper's figures: {why}"]
+    return table, remarks
 
 
 def _scales(nats: Tensor, small: DatasetFacts, large: DatasetFacts) -> dict[str, tuple[str, Score]]:

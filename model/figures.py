@@ -24,6 +24,7 @@ from model.state import network_of
 from model.train import make_repeatable
 
 SAMPLES, IMAGES, COMPLETIONS = 64, 4, 6
+EXAMPLES = 512  # test images to choose from
 INK, SECOND, QUIET = "#1f4e79", "#c0504d", "#8c8c8c"
 
 
@@ -50,7 +51,8 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     where = pick_device(device)
     make_repeatable(1, where)
     net = network_of(saved, where)
-    test = load_data(saved.train_config.dataset).test
+    data = load_data(saved.train_config.dataset)
+    test = next(data.batches(data.judged_on("test"), EXAMPLES))
     try:
         out.mkdir(parents=True, exist_ok=True)
         _predictions(out / "predictions.png", net, test[0], facts, title=f"step {saved.step:,}, test image 0")

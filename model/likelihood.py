@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -62,20 +63,32 @@ def score(nats: Tensor, dims: int) -> Score:
 
 
 def evaluate(
-    net: nn.Module, images: Tensor, *, batch: int = BATCH, before_batch: Callable[[], None] = lambda: None
+    net: nn.Module,
+    images: Tensor | Iterable[Tensor],
+    *,
+    batch: int = BATCH,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Score:
     """Score a network on images (N, C, H, W) of uint8 levels, in their order, without gradients.
 
     Args:
-        batch: images at a time; memory only, the result does not depend on it beyond the last bits.
+        net: the network.
+        images: all of them, or batches of them where they are many.
+        batch: images at a time, of all of them; memory only, the result does not depend on it beyond the last bits.
         before_batch: called before each batch; what it raises ends the evaluation.
     """
-    nats = nats_of_all(net, images, batch=batch, before_batch=before_batch)
-    return score(nats.sum(dim=1), images[0].numel())
+    batches = iter(torch.split(images, batch) if isinstance(images, Tensor) else images)
+    first = next(batches)
+    nats = nats_of_all(net, chain([first], batches), before_batch=before_batch)
+    return score(nats.sum(dim=1), first[0].numel())
 
 
 def nats_of_all(
-    net: nn.Module, images: Tensor, *, batch: int = BATCH, before_batch: Callable[[], None] = lambda: None
+    net: nn.Module,
+    images: Tensor | Iterable[Tensor],
+    *,
+    batch: int = BATCH,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Ask for the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
     was_training = net.training
@@ -83,7 +96,7 @@ def nats_of_all(
     parts = []
     try:
         with torch.no_grad():
-            for some in torch.split(images, batch):
+            for some in torch.split(images, batch) if isinstance(images, Tensor) else images:
                 before_batch()
                 parts.append(nats_by_scale(net, some).double().cpu())
     finally:

@@ -9,6 +9,7 @@ import textwrap
 from typing import NoReturn
 
 from model.config import DATASETS, MODELS, TrainConfig
+from model.data_options import add_commands
 from model.presets import PRESETS
 
 ENGINES = ("auto", "native", "torch", "graph", "naive")
@@ -45,6 +46,7 @@ def parser(prog: str) -> OneLineParser:
     _sample(commands, prog)
     _complete(commands, prog)
     _figures(commands, prog)
+    _data(commands, prog)
     return made
 
 
@@ -57,7 +59,7 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     train.add_argument("--config", metavar="FILE", help="JSON file of settings (default: $PIXEL_ORCH_CONFIG)")
     train.add_argument("--preset", metavar="NAME", help="named settings to begin with; other flags win")
     train.add_argument("--model", choices=MODELS, help="network")
-    train.add_argument("--dataset", choices=tuple(DATASETS), help="data set")
+    train.add_argument("--dataset", metavar="NAME|DIR", help="data set: a known name, or a prepared folder")
     train.add_argument("--steps", metavar="N", help="optimizer steps in all")
     train.add_argument(
         "--multiscale", metavar="ROWS", help="draw a small image of so many rows first, and the large one given it"
@@ -117,6 +119,12 @@ def _figures(commands: Commands[OneLineParser], prog: str) -> None:
     _device(figures)
 
 
+def _data(commands: Commands[OneLineParser], prog: str) -> None:
+    data = _command(commands, "data", "prepare, check and look at data sets", f"example:\n  {prog} data list")
+    inner: Commands[OneLineParser] = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    add_commands(lambda name, what, words: _command(inner, name, what, f"example:\n  {prog} data {words}"))
+
+
 def _drawing(command: argparse.ArgumentParser, *, count: int, what: str) -> None:
     command.add_argument("--count", metavar="N", type=number_of, default=count, help=f"{what} (default: {count})")
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="the same seed draws the same (default: 0)")
@@ -131,7 +139,7 @@ def _device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
-def _command(commands: Commands[OneLineParser], name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+def _command(commands: Commands[OneLineParser], name: str, what: str, epilog: str) -> OneLineParser:
     return commands.add_parser(
         name,
         help=what,
@@ -177,7 +185,7 @@ def settings_help(prog: str) -> str:
     )
     rows = []
     for name, field in TrainConfig.model_fields.items():
-        if name not in ("model", "dataset", "steps", "multiscale"):
+        if name not in ("model", "dataset", "facts", "steps", "multiscale"):
             text = f"  {name:<20} {field.description} (default: {field.default})"
             rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
     example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"

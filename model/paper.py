@@ -35,7 +35,7 @@ class Table:
 
 TABLES: Mapping[str, Table] = MappingProxyType(
     {
-        "mnist": Table(
+        "mnist-static": Table(
             "binarised MNIST, test",
             "nats/image",
             (
@@ -56,7 +56,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 Result("Diagonal BiLSTM", 3.00, 2.93),
             ),
         ),
-        "imagenet32": Table("ImageNet 32x32, validation", "bits/dim", (Result("Row LSTM", 3.86, 3.83),)),
-        "imagenet64": Table("ImageNet 64x64, validation", "bits/dim", (Result("Row LSTM", 3.63, 3.57),)),
+        "imagenet-small-32": Table("ImageNet 32x32, validation", "bits/dim", (Result("Row LSTM", 3.86, 3.83),)),
+        "imagenet-small-64": Table("ImageNet 64x64, validation", "bits/dim", (Result("Row LSTM", 3.63, 3.57),)),
     }
 )

@@ -47,17 +47,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "mnist-diagonal": _paper(
             "7 layers, h = 16, head 32, batch 16; test 79.20 nats",
-            model="diagonal-bilstm", dataset="mnist", layers=7, hidden=16, head=32, steps=300_000, nats=79.20,
+            model="diagonal-bilstm", dataset="mnist-static", layers=7, hidden=16, head=32, steps=300_000, nats=79.20,
         ),
         "mnist-row": _paper(
             "head 32, batch 16; test 80.54 nats; its sizes are not given",
             chosen=f"{OURS}, layers and h (those of the Diagonal BiLSTM)",
-            model="row-lstm", dataset="mnist", layers=7, hidden=16, head=32, steps=300_000, nats=80.54,
+            model="row-lstm", dataset="mnist-static", layers=7, hidden=16, head=32, steps=300_000, nats=80.54,
         ),
         "mnist-pixelcnn": _paper(
             "head 32, batch 16; test 81.30 nats; its sizes are not given",
             chosen=f"{OURS}, layers and h",
-            model="pixelcnn", dataset="mnist", layers=7, hidden=32, head=32, steps=300_000, nats=81.30,
+            model="pixelcnn", dataset="mnist-static", layers=7, hidden=32, head=32, steps=300_000, nats=81.30,
         ),
         "cifar10-row": _paper(
             "12 layers, h = 128, head 1024, batch 16; test 3.07 bits/dim",
@@ -73,20 +73,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "imagenet32-row": _paper(
             "12 layers, h = 384, head 1024, batch 64; validation 3.86 bits/dim",
-            model="row-lstm", dataset="imagenet32", layers=12, hidden=384, head=1024,
+            model="row-lstm", dataset="imagenet-small-32", layers=12, hidden=384, head=1024,
             batch_size=64, steps=500_000, bits_per_dim=3.86,
         ),
         "imagenet64-row": _paper(
             "4 layers, h = 512, head 1024, batch 32, no residual connections; validation 3.63 bits/dim",
             chosen=f"{OURS}; that the layer-to-output connections stay",
-            model="row-lstm", dataset="imagenet64", layers=4, hidden=512, head=1024,
+            model="row-lstm", dataset="imagenet-small-64", layers=4, hidden=512, head=1024,
             batch_size=32, steps=500_000, connections="skip", bits_per_dim=3.63,
         ),
         "imagenet64-multiscale": _paper(
             "a 32x32 image, then a 64x64 one given it; batch 32 and softmax as for the plain network; sizes not given",
             chosen=f"{OURS}, layers, h and head (those of the plain network for 64x64) for both networks, the "
             "upsampling network, and every second pixel as the small image",
-            model="row-lstm", dataset="imagenet64", multiscale=32, layers=4, hidden=512, head=1024,
+            model="row-lstm", dataset="imagenet-small-64", multiscale=32, layers=4, hidden=512, head=1024,
             batch_size=32, steps=500_000, connections="skip",
         ),
         "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, hidden=16, head=32, steps=2400),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 from model.build import NETWORK_FIELDS, build, choose_implementation
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
-from model.data import Dataset, batch_indices
+from model.data import Dataset, Prepared
+from model.data.feed import Feed
+from model.data.order import parse
 from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
 from model.likelihood import nats_per_image
@@ -21,14 +25,15 @@ from model.likelihood import nats_per_image
 class Training:
     """What changes with each step. Two in the same state go on identically, bit for bit, on the same machine."""
 
-    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.implementation = choose_implementation(config, memory_bytes(device))
         self.net = build(config, self.implementation).to(device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
-        self.images = torch.from_numpy(data.train).to(device)  # (N, C, H, W) uint8: the whole set, it is small
+        self.feed = Feed(config, data, device)
+        self.data_id = data.id
         self.step = 0
         self.position = 0  # training images seen, over all epochs
         self.valid: tuple[int, float] | None = None  # (step, nats) of the latest validation
@@ -45,17 +50,20 @@ class Training:
     @property
     def epoch(self) -> float:
         """Passes over the training images so far."""
-        return self.position / len(self.images)
+        return self.position / self.feed.count
 
-    def advance(self, rate: float | None = None) -> None:
+    def advance(self, rate: float | None = None, *, look: Callable[[], None] = lambda: None) -> None:
         """Do one step. On a GPU this only queues it: nothing here waits for a result.
 
         Args:
             rate: learning rate, if not the settings' schedule decides it.
+            look: called while data are waited for; what it raises ends the step before it has changed anything.
+
+        Raises:
+            DataError: a shard is damaged or did not come.
         """
         config = self.config
-        picked = batch_indices(config.seed, self.position, config.batch_size, len(self.images))
-        levels = self.images[torch.from_numpy(picked).to(self.device)]  # (B, C, H, W)
+        levels = self.feed.at(self.position, look)  # (B, C, H, W)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step) if rate is None else rate
         nats = nats_per_image(self.net, levels).mean()
@@ -133,6 +141,8 @@ class Training:
                 "window_steps": self._window_steps,
                 "valid": self.valid,
                 "best": self.best,
+                "order": str(self.feed.strategy),
+                "data": self.data_id,
             },
         )
 
@@ -145,7 +155,8 @@ class Training:
         theirs = saved.train_config
         for name in (*NETWORK_FIELDS, "optimizer"):
             here, there = getattr(self.config, name), getattr(theirs, name)
-            if here != there:
+            moved = name == "dataset" and theirs.facts is not None and theirs.facts == self.config.facts
+            if here != there and not moved:
                 raise CheckpointError(
                     f"checkpoint-{saved.step}.pt is of another network: {name} is {there} there and {here} here; "
                     f"give {name}={there}, or another folder to begin anew"
@@ -164,6 +175,9 @@ class Training:
         self._window_sum.fill_(progress["window_sum"])
         self._window_steps = progress["window_steps"]
         self.valid, self.best = progress["valid"], progress["best"]
+        self.feed.strategy = parse(progress.get("order", "full"))
+        if progress.get("data", self.data_id) != self.data_id:
+            print(f"{self.config.dataset} holds other images than those that it was trained on so far", file=sys.stderr)
 
 
 def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:

@@ -14,9 +14,9 @@ from model import checkpoint as checkpoints
 from model.board import Board
 from model.build import evaluation_batch
 from model.checkpoint import Checkpoint
-from model.config import TrainConfig
+from model.config import TrainConfig, settled
 from model.cost import workspace_bytes
-from model.data import Dataset, load
+from model.data import Dataset, Prepared, load
 from model.device import device_name, memory_bytes, pick_device
 from model.errors import SetupError, TrainingError
 from model.likelihood import bits_per_dim, evaluate
@@ -50,6 +50,9 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     device = pick_device(config.device)
     make_repeatable(config.threads, device)
     data = load(config.dataset)
+    if isinstance(data, Prepared):
+        config = settled(config, data.facts)
+        data.judged_on("valid")  # that there is something to validate on is better known now
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)
     if saved is not None:
@@ -67,7 +70,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
             resumed_from=run.step,  # 0: from the beginning
             steps=config.steps,
             batch_size=config.batch_size,
-            images_per_epoch=len(data.train),
+            images_per_epoch=run.feed.count,
             refused=[{"name": name, "reason": reason} for name, reason in refused],
         )
         try:
@@ -80,6 +83,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
                 f"layers={config.layers}; lower one of them, or give implementation=reference"
             ) from None
         finally:
+            run.feed.close()
             progress.close()
         metrics.event("end", step=run.step, reason=reason)
     print(f"{reason} at step {run.step:,} of {config.steps:,}", flush=True)
@@ -88,7 +92,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
 
 def _loop(
     run: Training,
-    data: Dataset,
+    data: Dataset | Prepared,
     out: Path,
     stop: StopFlag,
     *,
@@ -114,7 +118,10 @@ def _loop(
             break
 
         began_s = time.monotonic()
-        run.advance()
+        try:
+            run.advance(look=stop.check)
+        except Stopped:
+            continue  # it was waiting for data: the step was not begun
         trained_images += config.batch_size
         if first or run.step % config.log_every == 0:
             nats = run.mean_nats()  # waits for a GPU
@@ -128,15 +135,16 @@ def _loop(
     return FINISHED if _sample(run, out, stop) else STOPPED
 
 
-def _validate(run: Training, data: Dataset, stop: StopFlag, metrics: Metrics, progress: Progress) -> bool:
+def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: Metrics, progress: Progress) -> bool:
     """Validate this step, unless it has been; True if it was done now."""
     if run.step == 0 or (run.valid is not None and run.valid[0] == run.step):
         return False
     run.check()
     try:
-        images = torch.from_numpy(data.valid).to(run.device)
         batch = evaluation_batch(run.config, memory_bytes(run.device))
-        score = evaluate(run.judged, images, batch=batch, before_batch=stop.check)
+        batches = data.batches(data.judged_on("valid"), batch, run.config.validate_images)
+        images = (torch.from_numpy(levels).to(run.device) for levels in batches)
+        score = evaluate(run.judged, images, before_batch=stop.check)
     except Stopped:
         return False
     run.note_validation(score.nats)

@@ -1,6 +1,6 @@
-"""The data sets, each as three arrays of uint8 levels."""
+"""The data sets: how they are prepared, where they lie, and in which order a training sees them."""
 
 from model.data.batches import batch_indices
-from model.data.dataset import Dataset, load
+from model.data.dataset import Dataset, Prepared, load
 
-__all__ = ["Dataset", "batch_indices", "load"]
+__all__ = ["Dataset", "Prepared", "batch_indices", "load"]

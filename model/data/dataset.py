@@ -1,24 +1,32 @@
-"""A data set in memory, and the way from its name to it."""
+"""A data set by its name or its folder: the built-in ones in memory, the prepared ones as shards."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import DATASETS, DatasetFacts
 from model.data import digits, photos
+from model.data import manifest as manifests
+from model.data.loader import drawn
+from model.data.manifest import Column, Manifest
+from model.data.store import ShardFiles
+from model.datasets import DATASETS, MANIFEST, REGISTRY, DatasetFacts, folder_of
 from model.errors import DataError
 
 Split = Literal["train", "valid", "test"]
 Levels = NDArray[np.uint8]  # (N, C, H, W), values 0..K-1
+Values = NDArray[np.float32]  # (N, V)
+FIXED_DRAW = 2**32 - 1  # the "epoch" of the one draw that validation and test of dynamic data are judged on
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one data set, which share no image."""
+    """Three splits of one data set, which share no image, in memory."""
 
     name: str
     train: Levels
@@ -30,23 +38,107 @@ class Dataset:
         """What `model.config` knows of it; `load` has compared the two."""
         return DATASETS[self.name]
 
+    @property
+    def id(self) -> str:
+        """Say which images these are."""
+        return self.name
+
     def split(self, name: Split) -> Levels:
         """Return one split by its name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
+    def judged_on(self, name: Split) -> Split:
+        """Say which split is meant: the same, since all three are there."""
+        return name
 
-def load(name: str) -> Dataset:
-    """Load a data set by its name.
+    def batches(self, name: Split, size: int, most: int = 0, *, first: int = 0) -> Iterator[Levels]:
+        """Give a split in batches, from its image `first` on, `most` images if that is not 0."""
+        images = self.split(name)[first : first + most if most else None]
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+
+
+class Prepared:
+    """A data set that `pixel-orch data prepare` wrote, in its folder.
+
+    Args:
+        name: as the settings have it.
+        folder: where it is.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.manifest: Manifest = manifests.read(folder)
+        self._files: dict[str, ShardFiles] = {}
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """Its sizes."""
+        return self.manifest.facts
+
+    @property
+    def id(self) -> str:
+        """Say which images these are."""
+        return self.manifest.id
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the shards are gray, and binary images are drawn from them."""
+        return self.manifest.binarise == "dynamic"
+
+    @property
+    def columns(self) -> list[Column]:
+        """What is known of each image."""
+        return self.manifest.columns
+
+    def judged_on(self, name: Split) -> Split:
+        """Say which split stands for one: some data sets have no validation or no test images of their own."""
+        other: Split = "test" if name == "valid" else "valid"
+        if self.manifest.splits.get(name):
+            return name
+        if name != "train" and self.manifest.splits.get(other):
+            return other
+        raise DataError(f"{self.name} has neither validation nor test images; prepare it with some (--holdout)")
+
+    def files(self, name: Split) -> ShardFiles:
+        """Open the shards of a split."""
+        if name not in self._files:
+            self._files[name] = ShardFiles(self.folder, self.manifest, name)
+        return self._files[name]
+
+    def batches(self, name: Split, size: int, most: int = 0, *, first: int = 0) -> Iterator[Levels]:
+        """Give a split in batches, as `Dataset.batches` does. Of dynamic data: its fixed draw."""
+        files = self.files(name)
+        image = self.manifest.image
+        last = min(len(files), first + most) if most else len(files)
+        for start in range(first, last, size):
+            images = np.empty((min(size, last - start), image.height, image.width, image.channels), np.uint8)
+            files.read_range(start, start + len(images), images)
+            if self.dynamic:
+                images = np.stack([drawn(gray, 0, FIXED_DRAW, start + at) for at, gray in enumerate(images)])
+            yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+    def split(self, name: Split) -> Levels:
+        """Read a whole split."""
+        return np.concatenate(list(self.batches(name, 1024)))
+
+    def rows(self, name: Split, first: int, last: int) -> NDArray[np.void]:
+        """Give what is known of images that follow one another."""
+        return self.files(name).rows(np.arange(first, last))
+
+
+def load(name: str) -> Dataset | Prepared:
+    """Load a data set by its name, or by the folder where it was prepared.
 
     Raises:
-        DataError: no such data set, it is not installed, or it is not the one that `model.config` describes.
+        DataError: no such data set, it is not prepared or not installed, or it is damaged.
     """
     if name == "digits":
         data = Dataset(name, *digits.load())
     elif name in photos.RECIPES:
         data = Dataset(name, *photos.load(name))
     else:
-        raise DataError(f"no data set {name!r}; known: {', '.join(DATASETS)}")
+        return _prepared(name)
     facts = data.facts
     for split, count in (("train", facts.train), ("valid", facts.valid), ("test", facts.test)):
         images = data.split(split)  # type: ignore[arg-type]  # mypy widens the literals of a tuple
@@ -55,3 +147,34 @@ def load(name: str) -> Dataset:
                 f"the {split} images of {name} are not as expected ({count} wanted); reinstall scikit-learn"
             )
     return data
+
+
+def _prepared(name: str) -> Prepared:
+    folder = folder_of(name)
+    if not (folder / MANIFEST).exists():
+        if name in REGISTRY:
+            raise DataError(f"{name} is not prepared (there is no {folder}); run: pixel-orch data prepare {name}")
+        if folder.is_dir():
+            raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data prepare --help")
+        raise DataError(f"no data set {name!r}; known: {', '.join(REGISTRY)}")
+    return Prepared(name, folder)
+
+
+def known(rows: NDArray[np.void], columns: list[Column], names: list[str]) -> Values:
+    """Turn columns into what a network is conditioned on: each one standardised, and whether it is known.
+
+    Args:
+        rows: (N,), a field for each column.
+        columns: of the data set; mean and spread are those of its training images.
+        names: which columns.
+
+    Returns:
+        (N, 2 * names): the values, 0 where one is missing, then 1 where it is known and 0 where not.
+    """
+    by_name = {column.name: column for column in columns}
+    raw = np.stack([rows[name].astype(np.float64) for name in names], axis=1)  # (N, V)
+    there = ~np.isnan(raw)
+    mean = np.array([by_name[name].mean for name in names])
+    std = np.array([by_name[name].std for name in names])
+    scaled = np.where(there, (raw - mean) / std, 0.0)
+    return np.concatenate([scaled, there], axis=1).astype(np.float32)

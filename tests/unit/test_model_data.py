@@ -65,7 +65,7 @@ def test_a_batch_is_a_function_of_seed_and_position() -> None:
 
 
 def test_missing_data_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="no data set 'mnist'; known: digits"):
+    with pytest.raises(DataError, match="no data set 'mnist'; known: digits, photos-16"):
         load("mnist")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(DataError, match="needs scikit-learn: pip install"):

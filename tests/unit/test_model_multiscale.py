@@ -243,7 +243,7 @@ def test_every_part_learns() -> None:
     run = Training(SMALL.model_copy(update={"steps": 30, "hidden": 8, "layers": 1}), data, torch.device("cpu"))
 
     def nats() -> Tensor:
-        return nats_by_scale(run.net, run.images[:200]).mean(dim=0)
+        return nats_by_scale(run.net, run.feed.images[:200]).mean(dim=0)
 
     before, weights = nats(), {name: weight.clone() for name, weight in run.net.state_dict().items()}
     for _ in range(30):
@@ -318,4 +318,4 @@ def test_64x64_from_32x32(tmp_path: Path) -> None:
 
 def test_the_papers_multi_scale_preset_draws_64_rows_after_32() -> None:
     settings = PRESETS["imagenet64-multiscale"].settings
-    assert (settings["dataset"], settings["multiscale"], settings["model"]) == ("imagenet64", 32, "row-lstm")
+    assert (settings["dataset"], settings["multiscale"], settings["model"]) == ("imagenet-small-64", 32, "row-lstm")

@@ -269,7 +269,7 @@ def test_what_is_evaluated_and_drawn_from_is_the_running_mean_of_the_weights(tmp
         torch.testing.assert_close(got, wanted)
     saved = training.checkpoint()
     asked = network_of(saved, torch.device("cpu"))
-    levels = training.images[:5]
+    levels = training.feed.images[:5]
     assert torch.equal(asked(levels), training.judged(levels))
     assert not torch.equal(asked(levels), training.net(levels))
     without = Training(config.model_copy(update={"ema": 0.0}), load_data("digits"), torch.device("cpu"))
@@ -282,7 +282,7 @@ def test_masks_hold_in_the_running_mean_too() -> None:
     training = Training(config, load_data("digits"), torch.device("cpu"))
     for _ in range(3):
         training.advance()
-    levels = training.images[:2].clone()
+    levels = training.feed.images[:2].clone()
     before = training.judged(levels)
     levels[:, :, 4:] = 0  # rows 4 and on are the future of row 4's first pixel and of all before it
     after = training.judged(levels)

@@ -1,0 +1,174 @@
+"""`pixel-orch data ...`: what each command prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from model.data import manifest as manifests
+from model.data import prepare as preparing
+from model.data.manifest import Manifest
+from model.data.meter import amount
+from model.data.prepare import Options
+from model.datasets import MANIFEST, REGISTRY, Registered, data_root, folder_of, is_path
+from model.errors import DataError
+
+
+def run(args: argparse.Namespace) -> str:
+    """Do one command; return what it prints.
+
+    Raises:
+        DataError: it cannot be done.
+    """
+    does = {"prepare": prepare, "list": listing, "info": info, "verify": verify, "preview": preview}
+    return does[args.data_command](args)
+
+
+def prepare(args: argparse.Namespace) -> str:
+    """Prepare a data set."""
+    options = Options(
+        source=args.source,
+        out=Path(args.out) if args.out else None,
+        unverified=args.unverified,
+        holdout=args.holdout,
+        levels=args.levels,
+        size=args.size,
+        channels=args.channels,
+        cameras=args.cameras,
+        stride=args.stride,
+        min_speed=args.min_speed,
+        crop=args.crop,
+        max_gap_ms=args.max_gap_ms,
+        jobs=args.jobs,
+    )
+    made, folder, done = preparing.prepare(args.name, options)
+    lines = [f"{made.name}: {_splits(made)} in {folder}" + ("" if done else " (was prepared already)")]
+    lines += [f"  {note}" for note in made.notes]
+    if done and made.terms:
+        lines.append(f"  terms of use: {made.terms}")
+    return "\n".join(lines)
+
+
+def listing(args: argparse.Namespace) -> str:
+    """List what is known by name, and what is prepared here."""
+    rows = []
+    for entry in REGISTRY.values():
+        state, made = _state(entry.name)
+        facts = made.facts if made else entry.facts
+        rows.append(
+            {
+                "name": entry.name,
+                "size": f"{facts.height}x{facts.width}x{facts.channels}" if facts else "",
+                "train": facts.train if facts else None,
+                "download_bytes": entry.download_bytes,
+                "prepared": state,
+                "title": entry.title,
+            }
+        )
+    if args.output == "json":
+        return json.dumps(rows)
+    lines = [f"{'NAME':<18} {'SIZE':<8} {'TRAIN':>9} {'DOWNLOAD':>9}  PREPARED"]
+    for row in rows:
+        train = f"{row['train']:,}" if row["train"] is not None else ""
+        weight = row["download_bytes"]
+        download = "unknown" if weight is None else amount(float(weight)) if weight else "-"
+        lines.append(f"{row['name']:<18} {row['size']:<8} {train:>9} {download:>9}  {row['prepared']}")
+    return "\n".join([*lines, "", f"in {data_root()}; pixel-orch data info NAME says more"])
+
+
+def info(args: argparse.Namespace) -> str:
+    """Say all that is known of a data set."""
+    name = args.name
+    folder = folder_of(name)
+    made = manifests.read(folder) if (folder / MANIFEST).exists() else None
+    entry = None if is_path(name) else preparing.find(name)
+    if entry is None and made is None:
+        raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data list")
+    if args.output == "json":
+        known = _known(entry) if entry else None
+        return json.dumps(
+            {"known": known, "folder": str(folder), "manifest": preparing.describe(made) if made else None}
+        )
+    lines = _entry_lines(entry) if entry else []
+    if made is None:
+        return "\n".join([*lines, f"prepared   no (it would be in {folder})"])
+    return "\n".join([*lines, *_made_lines(made, folder)])
+
+
+def verify(args: argparse.Namespace) -> str:
+    """Compare every byte with the manifest."""
+    from model.data.verify import verify as compare
+
+    folder = folder_of(args.name)
+    made = compare(folder)
+    return f"{folder}: {len(made.shards)} shards of {made.name} are whole ({_splits(made)})"
+
+
+def preview(args: argparse.Namespace) -> str:
+    """Draw a grid of images."""
+    from model.data.preview import write
+
+    folder = folder_of(args.name)
+    count = write(args.name, Path(args.out), split=args.split, count=args.count)
+    return f"{count} images of the {args.split} split of {folder} in {args.out}"
+
+
+def _state(name: str) -> tuple[str, Manifest | None]:
+    folder = folder_of(name)
+    if not (folder / MANIFEST).exists():
+        from model.data.writer import JOURNAL
+
+        if REGISTRY[name].kind == "builtin":
+            return "built in", None
+        return ("begun" if (folder / JOURNAL).exists() or (folder / ".parts").exists() else "no"), None
+    try:
+        made = manifests.read(folder)
+    except DataError:
+        return "damaged", None
+    return f"yes ({amount(made.facts.bytes)})", made
+
+
+def _splits(made: Manifest) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in made.splits.items()) + " images"
+
+
+def _entry_lines(entry: Registered) -> list[str]:
+    lines = [f"{entry.name:<10} {entry.title}"]
+    if entry.facts:
+        facts = entry.facts
+        lines.append(f"images     {facts.height}x{facts.width}x{facts.channels}, {facts.levels} levels")
+        splits = {"train": facts.train, "valid": facts.valid, "test": facts.test}
+        lines.append("splits     " + ", ".join(f"{count:,} {split}" for split, count in splits.items() if count))
+    for file in (*entry.files, *entry.also):
+        lines.append(f"file       {file.name}" + (f", {file.bytes:,} bytes" if file.bytes else ""))
+        lines += [f"  {kind:<8} {value}" for kind, value in (("sha256", file.sha256), ("md5", file.md5)) if value]
+        lines += [f"  from     {url}" for url in file.urls]
+        lines += [f"  torrent  {file.magnet}"] if file.magnet else []
+    for what, text in (("terms", entry.terms), ("note", entry.note), ("how", entry.how)):
+        lines += [f"{what:<10} {text}"] if text else []
+    return lines
+
+
+def _made_lines(made: Manifest, folder: Path) -> list[str]:
+    lines = [
+        f"prepared   {folder}",
+        f"  id       {made.id}, {len(made.shards)} shards, {amount(made.facts.bytes)}",
+        f"  images   {_splits(made)}",
+        f"  recipe   {json.dumps(made.recipe)}",
+        f"  sources  {'as published' if made.published else 'not the published files'}",
+    ]
+    for source in made.sources:
+        lines.append(f"           {json.dumps(source)}")
+    for column in made.columns:
+        spread = f"{column.low:.6g} to {column.high:.6g}, mean {column.mean:.6g}, {column.missing} missing"
+        lines.append(f"  column   {column.name} {column.unit}: {spread}".replace(" :", ":"))
+    lines += [f"  remark   {note}" for note in made.notes]
+    return lines
+
+
+def _known(entry: Registered) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(entry)

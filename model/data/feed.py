@@ -1,0 +1,102 @@
+"""The training images on their way to the network: held on its device where they fit, else loaded batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.config import TrainConfig
+from model.data.batches import batch_indices
+from model.data.dataset import Dataset, Prepared
+from model.data.loader import Loader
+from model.data.order import FULL, Order, Strategy, choose
+from model.data.store import memory_bytes
+
+
+class Feed:
+    """Gives the batch that begins at a position: a function of the seed, the position and the strategy.
+
+    Args:
+        config: batch size, seed, memory.
+        data: the data set.
+        device: where the batches are wanted.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
+        self._config, self._data, self._device = config, data, device
+        self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole set, if it is on the device
+        self._strategy: Strategy | None = None
+        self._loader: Loader | None = None
+        self._order: Order | None = None
+        self._next = -1  # position of the batch that the loader gives next
+        self.count = data.facts.train
+        if isinstance(data, Dataset):
+            self._strategy = FULL
+            self.images = torch.from_numpy(data.train).to(device)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How an epoch is shuffled: chosen at the first start, kept by the checkpoints."""
+        if self._strategy is None:
+            files = self._data.files("train") if isinstance(self._data, Prepared) else None
+            complete = files is None or files.complete
+            self._strategy = choose(self._bytes, self._memory, complete=complete)
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+
+    def at(self, position: int, look: Callable[[], None] = lambda: None) -> Tensor:
+        """Give the levels (B, C, H, W) of the batch that comes after `position` images.
+
+        Args:
+            position: images seen before, over all epochs.
+            look: called while a shard is waited for; what it raises ends the wait.
+
+        Raises:
+            DataError: a shard is damaged or did not come.
+        """
+        size = self._config.batch_size
+        if self.images is not None:
+            picked = batch_indices(self._config.seed, position, size, len(self.images))
+            return self.images[torch.from_numpy(picked).to(self._device)]
+        if self._loader is None or position != self._next:
+            self._start(position)
+        assert self._loader is not None  # noqa: S101 - _start has made it
+        batch = self._loader.next(look)
+        self._next = position + size
+        return torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
+
+    def close(self) -> None:
+        """End the loader's thread."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+    @property
+    def _bytes(self) -> int:
+        return self._data.facts.dims * self.count
+
+    @property
+    def _memory(self) -> int:
+        return self._config.data_memory_mb * 2**21 or memory_bytes()  # half of it is for the data
+
+    def _start(self, position: int) -> None:
+        self.close()
+        assert isinstance(self._data, Prepared)  # noqa: S101 - the others are on the device
+        files, fits = self._data.files("train"), 2 * self._bytes <= self._memory
+        if self._order is None:
+            self._order = Order(self._config.seed, files.counts, self.strategy)
+        if not fits and not self._order.strategy.block:
+            files.random = True
+        self._loader = Loader(
+            files,
+            self._order,
+            batch=self._config.batch_size,
+            position=position,
+            memory=files.all() if fits and files.complete else None,
+            binarise=self._data.dynamic,
+        )

@@ -1,0 +1,186 @@
+"""`manifest.json`: what a prepared data set is, in its own words, and a digest over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.datasets import MANIFEST, DatasetFacts
+from model.errors import DataError
+
+FORMAT = 1
+SPLITS = ("train", "valid", "test")
+SHARD = re.compile(r"shard-\d{5}\.npy")
+
+
+@dataclass(frozen=True)
+class Image:
+    """The size of every image of a data set."""
+
+    height: int  # pixels
+    width: int  # pixels
+    channels: int  # 1 gray, 3 RGB
+    levels: int  # values that a colour takes, K
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one image, one for each value."""
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True)
+class Column:
+    """Something that is known of each image, such as its label or the steering angle."""
+
+    name: str
+    dtype: str  # numpy's: "<f8", "|u1"
+    unit: str = ""
+    mean: float = 0.0  # over the training images that have it
+    std: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
+    missing: int = 0  # images of all splits that have none (NaN)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of images, and the file of their columns if there are any."""
+
+    file: str
+    split: str
+    images: int
+    sha256: str
+    columns_sha256: str | None = None
+
+    @property
+    def columns_file(self) -> str:
+        """The name of the file of its columns."""
+        return self.file.removesuffix(".npy") + ".columns.npy"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is said of a prepared data set."""
+
+    name: str
+    version: int  # of the recipe's code: another one gives other bytes
+    image: Image
+    splits: dict[str, int]  # images of each
+    recipe: dict[str, Any]
+    sources: list[dict[str, Any]]
+    shards: list[Shard]
+    columns: list[Column] = field(default_factory=list)
+    published: bool = False  # every source had the checksum that was published for it
+    binarise: str | None = None  # "dynamic": the shards are gray, and each showing of an image is a new draw of it
+    terms: str = ""
+    notes: list[str] = field(default_factory=list)  # what was damaged or left out
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """The sizes, as the settings know them."""
+        sizes = asdict(self.image)
+        return DatasetFacts(**sizes, **{split: self.splits.get(split, 0) for split in SPLITS})
+
+    @property
+    def id(self) -> str:
+        """Say which images these are, in 16 letters: equal for equal bytes, wherever they lie."""
+        return hashlib.sha256(_text(self).encode()).hexdigest()[:16]
+
+    def of_split(self, split: str) -> list[Shard]:
+        """List the shards of a split, in their order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest at once: a folder with one is a prepared data set.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    text = json.dumps({**_plain(manifest), "digest": _digest(manifest)}, indent=1, allow_nan=False) + "\n"
+    write_file(folder / MANIFEST, text.encode())
+
+
+def read(folder: Path) -> Manifest:
+    """Read the manifest of a folder and prove it.
+
+    Raises:
+        DataError: there is none, it is damaged, or it is of a newer format.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data list") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} ({_reason(error)}); prepare the data set again") from None
+    try:
+        if content["format"] > FORMAT:
+            raise DataError(f"{path} has format {content['format']}, this version reads {FORMAT}; update pixel-orch")
+        digest = content.pop("digest")
+        del content["format"]
+        manifest = Manifest(
+            **{
+                **content,
+                "image": Image(**content["image"]),
+                "shards": [Shard(**shard) for shard in content["shards"]],
+                "columns": [Column(**column) for column in content["columns"]],
+            }
+        )
+        sound = digest == _digest(manifest) and all(SHARD.fullmatch(shard.file) for shard in manifest.shards)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path} does not match its own digest; prepare the data set again")
+    return manifest
+
+
+def write_file(path: Path, content: bytes | memoryview, head: bytes = b"") -> None:
+    """Write a file so that it is whole the moment that it has its name.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(head)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(manifest: Manifest) -> Mapping[str, Any]:
+    return {"format": FORMAT, **asdict(manifest)}
+
+
+def _text(manifest: Manifest) -> str:
+    return json.dumps(_plain(manifest), sort_keys=True, allow_nan=False)
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(_text(manifest).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]

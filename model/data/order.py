@@ -1,0 +1,157 @@
+"""Which images a step trains on: a pure function of seed, epoch and strategy, whatever machine it is computed on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import DataError
+
+Indices = NDArray[np.int64]
+BLOCK, POOL = 512, 16
+BLOCKS = re.compile(r"blocks-([1-9]\d{0,5})x([1-9]\d{0,3})")
+SHUFFLE_BLOCKS, SHUFFLE_POOL = 1, 2  # apart from the streams of the full shuffle, which has two numbers for a seed
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How an epoch is shuffled.
+
+    "full": all images, at once. "blocks-512x16": blocks of 512 images that lie together are shuffled, and the images
+    of 16 blocks that follow each other then; so a disk reads megabytes in a row, where a full shuffle seeks.
+    """
+
+    block: int = 0  # images of a block; 0: full
+    pool: int = 0  # blocks whose images are mixed
+
+    def __str__(self) -> str:
+        return f"blocks-{self.block}x{self.pool}" if self.block else "full"
+
+
+FULL = Strategy()
+
+
+def parse(text: str) -> Strategy:
+    """Read a strategy as a checkpoint names it.
+
+    Raises:
+        DataError: it is none.
+    """
+    match = BLOCKS.fullmatch(text)
+    if match:
+        return Strategy(int(match[1]), int(match[2]))
+    if text != "full":
+        raise DataError(f"the order of the data is {text!r}; this version knows full and blocks-512x16")
+    return FULL
+
+
+def choose(data_bytes: int, memory_bytes: int, *, complete: bool) -> Strategy:
+    """Choose how to shuffle: block by block where the data exceed half of the memory, or are still arriving."""
+    return FULL if complete and 2 * data_bytes <= memory_bytes else Strategy(BLOCK, POOL)
+
+
+class Order:
+    """The images of all epochs, one after the other without a gap: each epoch has each image once.
+
+    Args:
+        seed: of the run.
+        shards: images of each shard.
+        strategy: how an epoch is shuffled.
+    """
+
+    def __init__(self, seed: int, shards: Sequence[int], strategy: Strategy = FULL) -> None:
+        self.seed, self.strategy, self.images = seed, strategy, sum(shards)
+        self._shards = np.asarray(shards, np.int64)
+        self._epoch: tuple[int, Indices, Indices] | None = None  # of blocks: number, starts and ends, in their order
+        self._pool: tuple[int, int, Indices, Indices] | None = None  # epoch, number, blocks, images in their order
+        self._blocks = self._cut()
+
+    def at(self, position: int, count: int) -> tuple[Indices, Indices]:
+        """Pick the images that come after `position` images have been seen over all epochs.
+
+        Returns:
+            Indices of the images, and the epoch of each, both (count,).
+        """
+        picked, epochs = np.empty(count, np.int64), np.empty(count, np.int64)
+        filled = 0
+        while filled < count:
+            epoch, start = divmod(position + filled, self.images)
+            part = self._from(epoch, start)[: count - filled]
+            picked[filled : filled + len(part)] = part
+            epochs[filled : filled + len(part)] = epoch
+            filled += len(part)
+        return picked, epochs
+
+    def ahead(self, position: int) -> list[tuple[int, int]]:
+        """Say which images will be wanted from `position` on, before their epoch ends: (first, behind the last).
+
+        Those of the pool there, in blocks; nothing for a full shuffle.
+        """
+        if not self.strategy.block:
+            return []
+        epoch, start = divmod(position, self.images)
+        self._from(epoch, start)
+        blocks = self._pool[2] if self._pool else np.empty((0, 2), np.int64)
+        return [(int(first), int(last)) for first, last in blocks]
+
+    def pool_end(self, position: int) -> int:
+        """Give the position where the pool of `position` ends."""
+        epoch, start = divmod(position, self.images)
+        return position + len(self._from(epoch, start))
+
+    def _from(self, epoch: int, start: int) -> Indices:
+        """Give images of an epoch from a place on: some, at least one."""
+        if not self.strategy.block:
+            if self._pool is None or self._pool[0] != epoch:
+                everything = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+                self._pool = (epoch, 0, np.empty((0, 2), np.int64), everything)
+            return self._pool[3][start:]
+        if self._epoch is None or self._epoch[0] != epoch:
+            blocks = self._ordered(epoch)
+            self._epoch = (epoch, blocks, np.cumsum(blocks[:, 1] - blocks[:, 0]))
+        _, blocks, ends = self._epoch
+        number = int(np.searchsorted(ends, start, side="right")) // self.strategy.pool
+        first = number * self.strategy.pool
+        begin = int(ends[first - 1]) if first else 0
+        if self._pool is None or self._pool[:2] != (epoch, number):
+            mine = blocks[first : first + self.strategy.pool]
+            images = np.concatenate([np.arange(a, b) for a, b in mine])
+            mixed = np.random.default_rng([self.seed, epoch, SHUFFLE_POOL, number]).permutation(images)
+            self._pool = (epoch, number, mine, mixed)
+        return self._pool[3][start - begin :]
+
+    def _cut(self) -> Indices:
+        """Cut the shards into blocks, (N, 2): first image, and the one behind the last. A block is of one shard."""
+        if not self.strategy.block:
+            return np.empty((0, 2), np.int64)
+        found, first = [], 0
+        for count in self._shards:
+            for start in range(0, int(count), self.strategy.block):
+                found.append((first + start, first + min(start + self.strategy.block, int(count))))
+            first += int(count)
+        return np.array(found, np.int64)
+
+    def _ordered(self, epoch: int) -> Indices:
+        """Shuffle the blocks; in the first epoch within each shard, so that it can begin before all are there."""
+        generator = np.random.default_rng([self.seed, epoch, SHUFFLE_BLOCKS])
+        if epoch:
+            return self._blocks[generator.permutation(len(self._blocks))]
+        ends = np.cumsum(self._shards)
+        shard_of = np.searchsorted(ends, self._blocks[:, 0], side="right")
+        return self._blocks[np.lexsort((generator.random(len(self._blocks)), shard_of))]
+
+
+def slice_of(batch: int, rank: int, ranks: int) -> slice:
+    """Say which part of the global batch is a rank's own: the order does not depend on how many there are.
+
+    Raises:
+        DataError: the batch cannot be shared out evenly.
+    """
+    if not 0 <= rank < ranks or batch % ranks:
+        raise DataError(f"a batch of {batch} cannot be shared out to {ranks} ranks (this is {rank})")
+    share = batch // ranks
+    return slice(rank * share, (rank + 1) * share)

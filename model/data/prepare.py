@@ -1,0 +1,185 @@
+"""From the files of a data set, as they were published, to shards and a manifest: `pixel-orch data prepare`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from model.data import manifest as manifests
+from model.data.manifest import Column, Manifest, Shard
+from model.data.meter import Meter, amount
+from model.data.source import Source
+from model.data.writer import SHARD_BYTES, ShardWriter
+from model.datasets import MANIFEST, REGISTRY, Registered, folder_of
+from model.errors import DataError
+
+VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
+SPARE_BYTES = 200 << 20  # left free on the disk
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked for beside the name. What is None, or the default, is the data set's own choice."""
+
+    source: str | None = None  # a file, a folder or an address
+    out: Path | None = None
+    unverified: bool = False  # take files whose checksum is not the published one
+    holdout: int | None = None  # cifar10: training images held back for validation
+    levels: int = 256  # K
+    size: int | None = None  # pixels of a side: images, driving
+    channels: int = 3  # images
+    cameras: str = "center"  # driving, as are those below
+    stride: int = 1
+    min_speed: float = 0.0  # m/s
+    crop: str = "middle"
+    max_gap_ms: float = 200.0
+    jobs: int = 1
+    shard_bytes: int = SHARD_BYTES
+
+    def asked(self, entry: Registered) -> dict[str, Any]:
+        """Say what changes the images: with the same files and this, the shards are the same byte for byte."""
+        names = {"cifar": ("holdout", "levels"), "png-tar": ("levels",), "npz-zip": ("levels",)}
+        names |= {"pictures": ("levels", "size", "channels")}
+        names |= {"rosbag": ("levels", "size", "cameras", "stride", "min_speed", "crop", "max_gap_ms")}
+        return {name: getattr(self, name) for name in names.get(entry.kind, ())}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source, and where it comes from."""
+
+    source: Source
+    files: Callable[[], list[dict[str, Any]]]  # called at the end: some are hashed while they are read
+    plan: list[dict[str, Any]]  # what is known of them at the beginning
+    published: Callable[[], bool]
+    binarise: str | None = None
+
+
+def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tuple[Manifest, Path, bool]:
+    """Prepare a data set, or go on with it, or see that it is there.
+
+    Args:
+        name: of the data set.
+        options: what was asked for.
+        stream: for the progress; stderr if not given.
+
+    Returns:
+        Its manifest, its folder, and whether anything was done.
+
+    Raises:
+        DataError: a file is missing, damaged or not the published one; the disk is full; another recipe is there.
+    """
+    entry = find(name)
+    check(entry, options)
+    folder = options.out or folder_of(name)
+    asked = options.asked(entry)
+    if (folder / MANIFEST).exists():
+        there = manifests.read(folder)
+        if (there.name, there.version, there.recipe.get("asked")) == (name, VERSION, asked):
+            return there, folder, False
+        raise DataError(f"{folder} holds {there.name} prepared in another way; remove it, or give another --out")
+    from model.data.opening import open_source
+
+    opened = open_source(entry, options, folder, stream=stream)
+    recipe = {"asked": asked, **opened.source.recipe}
+    return _write(entry, opened, folder, recipe, options=options, stream=stream), folder, True
+
+
+def find(name: str) -> Registered:
+    """Find a data set by its name.
+
+    Raises:
+        DataError: there is none of it; the nearest are named.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: pixel-orch data list"
+    raise DataError(f"no data set {name!r}; {hint}")
+
+
+def check(entry: Registered, options: Options) -> None:
+    """Refuse options that this data set has no use for, rather than ignore them.
+
+    Raises:
+        DataError: one is given that changes nothing.
+    """
+    default, has = Options(), options.asked(entry)
+    for name in ("holdout", "levels", "size", "channels", "cameras", "stride", "min_speed", "crop", "max_gap_ms"):
+        if name not in has and getattr(options, name) != getattr(default, name):
+            raise DataError(f"--{name.replace('_', '-')} means nothing for {entry.name}; leave it out")
+    if entry.own and options.source is None:
+        raise DataError(f"{entry.name} are files of your own; give them with --source PATH")
+
+
+def _write(
+    entry: Registered,
+    opened: Opened,
+    folder: Path,
+    recipe: dict[str, Any],
+    *,
+    options: Options,
+    stream: TextIO | None,
+) -> Manifest:
+    source = opened.source
+    plan = {"name": entry.name, "version": VERSION, "recipe": recipe, "sources": opened.plan}
+    published = entry.facts.train + entry.facts.valid + entry.facts.test if entry.facts else 0
+    total = sum(source.expected.values()) or published
+    space(folder, total * source.image.bytes)
+    writer = ShardWriter(folder, source.image, source.columns, plan=plan, shard_bytes=options.shard_bytes)
+    meter = Meter(f"preparing {entry.name}", total, stream=stream, clock=time.monotonic)
+    done = writer.done
+    meter.skip(sum(done.values()))
+    try:
+        for block in source.blocks(done):
+            writer.add(block.split, block.images, block.rows)
+            meter.add(len(block.images))
+    finally:
+        meter.close()
+    writer.flush()
+    if not writer.done["train"]:
+        raise DataError(f"{entry.name}: there are no training images in {options.source or 'its files'}")
+
+    def manifest(shards: list[Shard], columns: list[Column]) -> Manifest:
+        image = source.image
+        return Manifest(
+            name=entry.name,
+            version=VERSION,
+            image=replace(image, levels=2) if opened.binarise == "dynamic" else image,
+            splits={split: count for split, count in writer.done.items() if count},
+            recipe=recipe,
+            sources=opened.files(),
+            shards=shards,
+            columns=columns,
+            published=opened.published(),
+            binarise=opened.binarise if opened.binarise == "dynamic" else None,
+            terms=entry.terms,
+            notes=list(source.notes),
+        )
+
+    return writer.finish(manifest)
+
+
+def space(folder: Path, wanted: int) -> None:
+    """Make sure that the disk has room, before hours are spent.
+
+    Raises:
+        DataError: it has not.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if wanted and free < wanted + SPARE_BYTES:
+        raise DataError(f"{folder} needs {amount(wanted)}, its disk has {amount(free)} free; give another --out")
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """Give a manifest as plain values, for `-o json`."""
+    return {**asdict(manifest), "id": manifest.id}

@@ -1,0 +1,78 @@
+"""A grid of images to look at, with what is known of each written below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from model import picture
+from model.data.dataset import Prepared, Split, load
+from model.data.manifest import Column
+from model.errors import DataError
+
+LINE = 12  # pixels of a line of text
+SHOWN = 7  # columns at most
+SIDE = 128  # pixels that an image gets at least, where there is text below it
+SHORT = {"latitude": "lat", "longitude": "lon", "steering_angle": "steer", "camera": "cam"}
+CAMERAS = ("left", "center", "right")
+
+
+def write(name: str, out: Path, *, split: Split, count: int) -> int:
+    """Write images that are spread evenly over a split.
+
+    Returns:
+        How many.
+
+    Raises:
+        DataError: there are none, or the picture cannot be written.
+    """
+    data = load(name)
+    facts = data.facts
+    there = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
+    if not there:
+        raise DataError(f"{name} has no {split} images")
+    chosen = np.unique(np.linspace(0, there - 1, min(count, there)).round().astype(np.int64))
+    levels = np.concatenate([next(data.batches(split, 1, most=1, first=int(index))) for index in chosen])
+    pixels = picture.bright(levels, K=facts.levels)
+    captions: list[list[str]] = []
+    if isinstance(data, Prepared) and data.columns:
+        rows = data.files(split).rows(chosen)
+        captions = [_caption(row, data.columns) for row in rows]
+    canvas = _with_text(pixels, captions) if captions else picture.grid(pixels)
+    try:
+        picture.save(out, canvas)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
+    return len(chosen)
+
+
+def _caption(row: NDArray[np.void], columns: list[Column]) -> list[str]:
+    """Write a row down, a line for each column; what is missing is a dash."""
+    lines = []
+    for column in [column for column in columns if not column.name.endswith("gap_ms") and column.name != "stamp_ns"]:
+        value = float(row[column.name])
+        text = f"{value:.0f}" if np.dtype(column.dtype).kind in "ui" else f"{value:.5g}"
+        if column.name == "camera":
+            text = CAMERAS[int(value)]
+        unit = "" if column.unit in ("", "enum") else f" {column.unit}"
+        lines.append(f"{SHORT.get(column.name, column.name)} {'-' if np.isnan(value) else text + unit}")
+    return lines[: SHOWN + 1]
+
+
+def _with_text(pixels: NDArray[np.uint8], captions: list[list[str]]) -> NDArray[np.uint8]:
+    N, H, W, _ = pixels.shape
+    scale = max(1, -(-SIDE // max(H, W)))
+    large = np.broadcast_to(pixels, (N, H, W, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
+    rows = max(len(lines) for lines in captions)
+    cell = np.full((N, H * scale + rows * LINE + picture.GAP, W * scale, 3), 24, np.uint8)
+    cell[:, : H * scale] = large
+    for at, lines in enumerate(captions):
+        drawn = Image.fromarray(cell[at])
+        pen = ImageDraw.Draw(drawn)
+        for number, line in enumerate(lines):
+            pen.text((2, H * scale + number * LINE + 1), line, fill=(235, 235, 235))
+        cell[at] = np.asarray(drawn)
+    return picture.grid(cell, columns=min(N, max(1, int(np.ceil(np.sqrt(N) * 1.3)))))

@@ -1,0 +1,111 @@
+"""What a source of images is to the one who prepares a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.manifest import SPLITS, Column, Image
+from model.errors import DataError
+
+Pixels = NDArray[np.uint8]  # (N, H, W, C)
+BLOCK_BYTES = 4 << 20
+LABEL = Column("label", "|u1")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images of a split, and what is known of each."""
+
+    split: str
+    images: Pixels
+    rows: NDArray[Any] | None = None
+
+
+class Source(Protocol):
+    """Images in an order that never changes."""
+
+    image: Image
+    columns: tuple[Column, ...]
+    recipe: dict[str, Any]  # what the images were made by; plain values
+    notes: list[str]  # what was damaged or left out; complete when the blocks have ended
+    expected: dict[str, int]  # images of each split, as far as it is known before
+
+    def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
+        """Give the images of each split in order, without the first `done` of it.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A split whose images lie in memory, as those of MNIST and CIFAR-10 can."""
+
+    split: str
+    images: Pixels
+    labels: NDArray[np.uint8] | None = None
+
+    def blocks(self, done: int) -> Iterator[Block]:
+        """Cut it into blocks."""
+        step = max(1, BLOCK_BYTES // max(1, self.images[0].size)) if len(self.images) else 1
+        for start in range(done, len(self.images), step):
+            rows = None if self.labels is None else label_rows(self.labels[start : start + step])
+            yield Block(self.split, self.images[start : start + step], rows)
+
+
+def label_rows(labels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Make rows of labels."""
+    return labels.view([(LABEL.name, LABEL.dtype)])
+
+
+def quantised(images: Pixels, levels: int) -> Pixels:
+    """Keep K of the 256 levels, in equal steps."""
+    return images if levels == 256 else (images.astype(np.uint16) * levels // 256).astype(np.uint8)
+
+
+def check_labels(labels: NDArray[np.uint8], most: int, where: str, first_byte: int, step: int = 1) -> None:
+    """Make sure that labels are 0..most.
+
+    Raises:
+        DataError: one is not; it names the byte.
+    """
+    wrong = np.flatnonzero(labels > most)
+    if len(wrong):
+        byte = first_byte + int(wrong[0]) * step
+        raise DataError(f"{where}: byte {byte}: label {labels[wrong[0]]}, where 0 to {most} can be; it is damaged")
+
+
+class InMemory:
+    """A source whose splits are arrays.
+
+    Args:
+        image: the size of the images.
+        parts: of the splits, in order.
+        recipe: plain values.
+    """
+
+    def __init__(self, image: Image, parts: list[Arrays], recipe: dict[str, Any]) -> None:
+        self.image, self.parts, self.recipe = image, parts, recipe
+        labelled = all(part.labels is not None for part in parts)
+        self.columns: tuple[Column, ...] = (LABEL,) if labelled else ()
+        self.notes: list[str] = []
+        self.expected = {
+            split: sum(len(part.images) for part in parts if part.split == split)
+            for split in SPLITS
+            if any(part.split == split for part in parts)
+        }
+
+    def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
+        """Give what is not done."""
+        skip = dict(done)
+        for part in self.parts:
+            start = min(skip.get(part.split, 0), len(part.images))
+            skip[part.split] = skip.get(part.split, 0) - start
+            for block in part.blocks(start):
+                yield block if self.columns else Block(block.split, block.images)

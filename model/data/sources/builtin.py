@@ -1,0 +1,24 @@
+"""The data sets that come with the trainer, as a source like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.data import dataset
+from model.data.manifest import SPLITS, Image
+from model.data.source import Arrays, InMemory
+
+
+def of_name(name: str) -> InMemory:
+    """Give a data set of `model.data.load` as a source.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    data = dataset.load(name)
+    facts = data.facts
+    parts = [
+        Arrays(split, np.ascontiguousarray(data.split(split).transpose(0, 2, 3, 1)))  # type: ignore[arg-type]
+        for split in SPLITS
+    ]
+    return InMemory(Image(facts.height, facts.width, facts.channels, facts.levels), parts, {})

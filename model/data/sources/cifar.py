@@ -1,0 +1,142 @@
+"""CIFAR-10 (Krizhevsky 2009): the binary version; and the pickles, by an unpickler that makes only arrays."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.manifest import Image
+from model.data.source import Arrays, InMemory, Pixels, check_labels, quantised
+from model.data.stream import open_stream
+from model.data.tar import members
+from model.errors import DataError
+
+SIDE, CLASSES = 32, 10
+VALUES = 3 * SIDE * SIDE
+RECORD = 1 + VALUES
+BINARY = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+PICKLES = tuple(name.removesuffix(".bin") for name in BINARY)
+# All that a pickle of numpy arrays needs, under the names of old numpy and of new.
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+def read(path: Path, *, holdout: int = 0, levels: int = 256) -> InMemory:
+    """Read the published tar.gz, of either version, or the folder that was unpacked from it.
+
+    Args:
+        path: of the tar.gz or the folder.
+        holdout: training images held back for validation, the last ones.
+        levels: K, of 256.
+
+    Raises:
+        DataError: a file is missing, damaged, or holds what it must not.
+    """
+    contents = _of_folder(path) if path.is_dir() else _of_tar(path)
+    names = BINARY if set(BINARY) <= contents.keys() else PICKLES
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise DataError(f"{path} has no {missing[0]}; give CIFAR-10's tar.gz or what is in it")
+    batches = [(_binary if names is BINARY else _pickled)(name, contents[name]) for name in names]
+    images = [quantised(part, levels) for part, _ in batches]
+    labels = [part for _, part in batches]
+    train, train_labels = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
+    if not 0 <= holdout < len(train):
+        raise DataError(f"--holdout {holdout}: there are {len(train):,} training images")
+    cut = len(train) - holdout
+    parts = [Arrays("train", train[:cut], train_labels[:cut])]
+    if holdout:
+        parts.append(Arrays("valid", train[cut:], train_labels[cut:]))
+    parts.append(Arrays("test", images[-1], labels[-1]))
+    recipe: dict[str, Any] = {"levels": levels, "holdout": holdout}
+    return InMemory(Image(SIDE, SIDE, 3, levels), parts, recipe)
+
+
+def _of_folder(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in (*BINARY, *PICKLES):
+        for path in (folder / name, folder / "cifar-10-batches-bin" / name, folder / "cifar-10-batches-py" / name):
+            if path.is_file():
+                found[name] = path.read_bytes()
+    return found
+
+
+def _of_tar(path: Path) -> dict[str, bytes]:
+    found = {}
+    for member in members(open_stream(path)):
+        name = member.name.rpartition("/")[2]
+        if name in BINARY or name in PICKLES:
+            found[name] = member.read()
+    return found
+
+
+def _binary(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
+    """Read 10,000 x (label, 1,024 red, 1,024 green, 1,024 blue)."""
+    if not content or len(content) % RECORD:
+        raise DataError(f"{name} is cut off: it ends at byte {len(content)}, an image has {RECORD} bytes")
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    labels = records[:, 0].copy()
+    check_labels(labels, CLASSES - 1, name, 0, RECORD)
+    return _pixels(records[:, 1:]), labels
+
+
+def _pickled(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
+    batch = unpickle(name, content)
+    data: Any = batch.get(b"data")
+    labels: Any = batch.get(b"labels")
+    fits = (
+        isinstance(data, np.ndarray)
+        and data.dtype == np.uint8
+        and data.ndim == 2
+        and data.shape[1] == VALUES
+        and isinstance(labels, list)
+        and len(labels) == len(data)
+        and all(type(label) is int for label in labels)
+    )
+    if not fits:
+        raise DataError(f"{name} is no batch of CIFAR-10: 'data' of N x {VALUES} bytes and N 'labels' are wanted")
+    wrong = [index for index, label in enumerate(labels) if not 0 <= label < CLASSES]
+    if wrong:
+        raise DataError(f"{name}: image {wrong[0]}: label {labels[wrong[0]]}, where 0 to {CLASSES - 1} can be")
+    return _pixels(data), np.array(labels, np.uint8)
+
+
+def _pixels(planes: NDArray[np.uint8]) -> Pixels:
+    return np.ascontiguousarray(planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
+
+
+def unpickle(name: str, content: bytes) -> dict[Any, Any]:
+    """Read a pickle of plain values and arrays.
+
+    Raises:
+        DataError: it names anything else, or is damaged.
+    """
+    try:
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{name}: {error}; not read") from None
+    except Exception as error:  # noqa: BLE001 - damage can raise anything
+        raise DataError(f"{name} is damaged or no pickle ({type(error).__name__}); not read") from None
+    if not isinstance(batch, dict):
+        raise DataError(f"{name} holds a {type(batch).__name__}, not a batch; not read")
+    return batch
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which no data needs")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("the pickle asks for something outside of it")

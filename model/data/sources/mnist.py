@@ -1,0 +1,125 @@
+"""MNIST: the IDX files (LeCun), and the .amat files of its one published binarisation (Larochelle)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.manifest import Image
+from model.data.source import Arrays, InMemory, check_labels
+from model.data.stream import read_all
+from model.errors import DataError
+
+SIDE, VALUES = 28, 784
+VALID = 10_000  # the last of the training images, as in the published binarisation
+ROW = 2 * VALUES  # "0 1 ... 0\n"
+MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # zero, zero, unsigned byte, number of dimensions
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, gzipped or not.
+
+    Raises:
+        DataError: another magic number, too few or too many bytes.
+    """
+    content = read_all(path)
+    head = 4 + 4 * dimensions
+    if content[:4] != MAGIC[dimensions]:
+        found = content[:4].hex() or "nothing"
+        raise DataError(f"{path.name}: byte 0: the magic number is {found}, not {MAGIC[dimensions].hex()}; no such IDX")
+    if len(content) < head:
+        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)} inside of its header of {head}")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
+    wanted = head + int(np.prod(shape, dtype=object))
+    if len(content) < wanted:
+        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, its header promises {wanted}")
+    if len(content) > wanted:
+        raise DataError(f"{path.name}: byte {wanted}: {len(content) - wanted} bytes too many; it is damaged")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int | None = None) -> InMemory:
+    """Read MNIST's four files.
+
+    Args:
+        files: by their published names, without .gz.
+        binarise: "static": drawn once with `seed`; "dynamic": left gray, the loader draws; "threshold": 1 from 128 on.
+        seed: of the static draw.
+        valid: images held back from training, the last ones; a sixth if not given, which is 10,000 of 60,000.
+
+    Raises:
+        DataError: a file is damaged, or images and labels do not go together.
+    """
+    arrays = {}
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        images_path, labels_path = files[f"{stem}-images-idx3-ubyte"], files[f"{stem}-labels-idx1-ubyte"]
+        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        if images.shape[1:] != (SIDE, SIDE):
+            height, width = images.shape[1:]
+            raise DataError(f"{images_path.name}: byte 8: images of {height}x{width}, MNIST's are {SIDE}x{SIDE}")
+        if len(images) != len(labels):
+            raise DataError(f"{labels_path.name}: byte 4: {len(labels)} labels for {len(images)} images")
+        check_labels(labels, 9, labels_path.name, 8)
+        arrays[split] = (_binarised(images[..., None], binarise, seed, split), labels)
+    images, labels = arrays["train"]
+    held = len(images) // 6 if valid is None else valid
+    cut = len(images) - held
+    parts = [
+        Arrays("train", images[:cut], labels[:cut]),
+        Arrays("valid", images[cut:], labels[cut:]),
+        Arrays("test", *arrays["test"]),
+    ]
+    recipe = {"binarise": binarise, "valid": f"the last {held:,} training images"}
+    if binarise == "static":
+        recipe["seed"] = str(seed)
+    # Dynamic: what the network sees has two levels; the shards hold gray until the loader draws.
+    image = Image(SIDE, SIDE, 1, 256 if binarise == "dynamic" else 2)
+    return InMemory(image, parts, recipe)
+
+
+def _binarised(gray: NDArray[np.uint8], how: str, seed: int, split: str) -> NDArray[np.uint8]:
+    if how == "dynamic":
+        return gray
+    if how == "threshold":
+        return (gray >= 128).astype(np.uint8)
+    chances = np.random.default_rng([seed, split == "test"]).integers(0, 255, gray.shape, dtype=np.uint8)
+    return (chances < gray).astype(np.uint8)  # P(1) = gray / 255
+
+
+def from_amat(files: Mapping[str, Path]) -> InMemory:
+    """Read the published binarisation: text, 1,568 bytes a row.
+
+    Args:
+        files: by split.
+
+    Raises:
+        DataError: a byte is not what a row has there.
+    """
+    parts = [Arrays(split, read_amat(files[split])) for split in ("train", "valid", "test")]
+    return InMemory(Image(SIDE, SIDE, 1, 2), parts, {"binarise": "published"})
+
+
+def read_amat(path: Path) -> NDArray[np.uint8]:
+    """Read one file: images (N, 28, 28, 1) of 0 and 1.
+
+    Raises:
+        DataError: a byte is not what a row has there.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    whole = content[: len(content) // ROW * ROW].reshape(-1, VALUES, 2)
+    values, gaps = whole[..., 0] - ord("0"), whole[..., 1]
+    between = np.full(VALUES, ord(" "), np.uint8)
+    between[-1] = ord("\n")
+    wrong = np.flatnonzero(np.stack([values > 1, gaps != between], axis=-1))
+    if len(wrong):
+        byte = int(wrong[0])
+        raise DataError(f"{path.name}: byte {byte}: {chr(content[byte])!r} is not '0 1 ...' in rows of {VALUES}")
+    if len(content) % ROW or not len(content):
+        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, rows have {ROW} bytes")
+    return values.reshape(-1, SIDE, SIDE, 1)

@@ -1,0 +1,102 @@
+"""Downsampled ImageNet of Chrabaszcz et al. (arXiv 1707.08819): .npz files in .zip files, read where they lie."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from model.data.manifest import Column, Image
+from model.data.source import Block, quantised
+from model.errors import DataError
+
+ROWS = 1024  # images read at a time
+BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|val_data)\.npz")
+
+
+class NpzImages:
+    """A source of images in .npz batches: `data` (N, 3*S*S) of uint8, all red values first, and `labels` 1..1000.
+
+    Args:
+        files: (split, path) in order: zips of .npz, or .npz.
+        side: S, pixels.
+        levels: K, of 256.
+    """
+
+    def __init__(self, files: list[tuple[str, Path]], *, side: int, levels: int = 256) -> None:
+        self.image = Image(side, side, 3, levels)
+        self.columns: tuple[Column, ...] = ()
+        self.recipe: dict[str, Any] = {"levels": levels}
+        self.notes: list[str] = []
+        self.expected: dict[str, int] = {}
+        self._files = files
+
+    def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
+        """Give what is not done."""
+        skip = dict(done)
+        for split, path in self._files:
+            try:
+                for name, batch in _batches(path):
+                    for images in self._images(f"{path.name}:{name}", batch):
+                        count = min(len(images), skip.get(split, 0))
+                        skip[split] = skip.get(split, 0) - count
+                        if count < len(images):
+                            yield Block(split, images[count:])
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+                reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+                raise DataError(f"{path} is damaged or no zip: {reason}; fetch it again") from None
+
+    def _images(self, where: str, batch: zipfile.ZipFile) -> Iterator[Any]:
+        names = batch.namelist()
+        if "data.npy" not in names:
+            raise DataError(f"{where} has no array 'data'; these are not the images of downsampled ImageNet")
+        values = self.image.height * self.image.width * 3
+        with batch.open("data.npy") as file:
+            count, width = _shape(where, file, 2)
+            if width != values:
+                side = self.image.height
+                raise DataError(f"{where}: 'data' has {width} values an image, {side}x{side} colours have {values}")
+            for start in range(0, count, ROWS):
+                wanted = min(ROWS, count - start) * values
+                rows = file.read(wanted)
+                if len(rows) < wanted:
+                    byte = start * values + len(rows)
+                    raise DataError(f"{where}: 'data' is cut off: it ends at byte {byte} of {count * values}")
+                planes = np.frombuffer(rows, np.uint8).reshape(-1, 3, self.image.height, self.image.width)
+                yield quantised(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), self.image.levels)
+            if file.read(1):
+                raise DataError(f"{where}: 'data' goes on behind its {count} images; it is damaged")
+
+
+def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
+    """Give the .npz files of a zip, by their number; an .npz is its own only one."""
+    with zipfile.ZipFile(path) as outer:
+        if path.suffix == ".npz":
+            yield path.name, outer
+            return
+        found = [(int(match[1] or 0), name) for name in outer.namelist() if (match := BATCH.fullmatch(name))]
+        if not found:
+            raise DataError(f"{path} has no train_data_batch_1.npz or val_data.npz in it; give the .npz version")
+        for _, name in sorted(found):
+            with outer.open(name) as file, zipfile.ZipFile(file) as inner:
+                yield name, inner
+
+
+def _shape(where: str, file: IO[bytes], dimensions: int) -> tuple[int, ...]:
+    """Read the header of an array; objects, which would run code when loaded, are refused here."""
+    try:
+        version = np.lib.format.read_magic(file)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(file)
+    except ValueError as error:
+        raise DataError(f"{where}: 'data' is no array ({str(error).splitlines()[0]})") from None
+    if dtype.hasobject:
+        raise DataError(f"{where}: 'data' holds objects, which can run code; not read")
+    if dtype != np.uint8 or len(shape) != dimensions or fortran:
+        raise DataError(f"{where}: 'data' is {dtype} of shape {shape}; {dimensions}-dimensional uint8 is wanted")
+    return tuple(shape)

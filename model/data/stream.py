@@ -1,0 +1,237 @@
+"""Bytes in their order, from a file or out of a .gz, with the place of each: nothing is unpacked to the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Protocol
+
+from model.errors import DataError
+
+BLOCK = 1 << 20
+AHEAD = 4  # blocks that are unpacked before they are asked for
+GZIP = b"\x1f\x8b"
+
+
+class CutError(DataError):
+    """The bytes end, or turn to nonsense, before they should."""
+
+
+class Stream(Protocol):
+    """Bytes that are read once, from the first to the last."""
+
+    name: str
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes; fewer than asked for only at the end."""
+
+    def skip(self, count: int) -> int:
+        """Go on without reading; return how many bytes there were to skip."""
+
+
+class FileStream:
+    """A file, from a place on.
+
+    Args:
+        path: of the file.
+        start: the first byte.
+        tell: is told how many bytes were read or skipped, each time.
+    """
+
+    def __init__(self, path: Path, start: int = 0, tell: Callable[[int], None] = lambda _: None) -> None:
+        self.name, self._tell = path.name, tell
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._file.seek(start)
+        self._offset = start
+
+    @property
+    def offset(self) -> int:
+        """Bytes from the beginning of the file."""
+        return self._offset
+
+    def read(self, count: int) -> bytes:
+        """Read; fewer than asked for only at the end."""
+        got = self._file.read(count)
+        while len(got) < count and (more := self._file.read(count - len(got))):
+            got += more
+        self._offset += len(got)
+        self._tell(len(got))
+        return got
+
+    def skip(self, count: int) -> int:
+        """Seek, but not beyond the end."""
+        count = max(0, min(count, self._size - self._offset))
+        self._file.seek(count, os.SEEK_CUR)
+        self._offset += count
+        self._tell(count)
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class BlockStream:
+    """What an iterator of blocks gives, as one."""
+
+    def __init__(self, blocks: Iterator[bytes], name: str) -> None:
+        self.name = name
+        self._blocks, self._block, self._at, self._offset = blocks, memoryview(b""), 0, 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+        return self._offset
+
+    def read(self, count: int) -> bytes:
+        """Read; fewer than asked for only at the end."""
+        parts: list[memoryview] = []
+        missing = count
+        while missing > 0:
+            if self._at == len(self._block) and not self._next():
+                break
+            part = self._block[self._at : self._at + missing]
+            self._at += len(part)
+            missing -= len(part)
+            parts.append(part)
+        self._offset += count - missing
+        return b"".join(parts)
+
+    def skip(self, count: int) -> int:
+        """Let bytes go by."""
+        missing = count
+        while missing > 0:
+            if self._at == len(self._block) and not self._next():
+                break
+            step = min(missing, len(self._block) - self._at)
+            self._at += step
+            missing -= step
+        self._offset += count - missing
+        return count - missing
+
+    def _next(self) -> bool:
+        self._block, self._at = memoryview(next(self._blocks, b"")), 0
+        return len(self._block) > 0
+
+
+class Hashed:
+    """Hashes a file while it is read, so that 131 GB are read once."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.algorithm, self.bytes = algorithm, 0
+        self._hasher = hashlib.new(algorithm, usedforsecurity=False)
+
+    def update(self, block: bytes) -> None:
+        """Take the next bytes."""
+        self._hasher.update(block)
+        self.bytes += len(block)
+
+    @property
+    def hexdigest(self) -> str:
+        """The hash of what came so far."""
+        return self._hasher.hexdigest()
+
+
+def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int], None] = lambda _: None) -> Stream:
+    """Open a file for reading in order; what is gzip by its first bytes is unpacked on the way, in a thread.
+
+    Args:
+        path: of the file.
+        hashed: takes all bytes of the file as they lie on the disk; then a plain file is not seeked in either.
+        tell: is told how many of those bytes were read.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP
+        if not packed and hashed is None:
+            return FileStream(path, tell=tell)
+        raw = _raw(path, hashed, tell)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    return BlockStream(_ahead(_gunzip(raw, path.name)) if packed else raw, path.name)
+
+
+def read_all(path: Path) -> bytes:
+    """Read a whole file, unpacked if it is gzip.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    stream = open_stream(path)
+    parts = []
+    while part := stream.read(16 * BLOCK):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _raw(path: Path, hashed: Hashed | None, tell: Callable[[int], None]) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            if hashed is not None:
+                hashed.update(block)
+            tell(len(block))
+            yield block
+
+
+def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Unpack gzip, one member after the other, never more than a few blocks at a time."""
+    read, left = 0, b""
+    while left or (left := next(blocks, b"")):
+        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        while not unpacker.eof:
+            if not left and not (left := next(blocks, b"")):
+                raise CutError(f"{name} is cut off: it ends at byte {read} inside of its gzip data")
+            try:
+                out = unpacker.decompress(left, AHEAD * BLOCK)
+            except zlib.error as error:
+                reason = str(error).rpartition(": ")[2]
+                raise CutError(f"{name} is damaged near byte {read}: gzip says {reason}") from None
+            rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+            read += len(left) - len(rest)
+            left = rest
+            if out:
+                yield out
+        left = left.lstrip(b"\0")  # padding behind a member
+
+
+def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Let a thread make the next blocks while this one is worked on: zlib does its work without the lock."""
+    made: Queue[bytes | Exception | None] = Queue(maxsize=AHEAD)
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            for block in blocks:
+                made.put(block)
+                if given_up.is_set():
+                    return
+            made.put(None)
+        except Exception as error:  # noqa: BLE001 - it is raised where the blocks are wanted
+            made.put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (block := made.get()) is not None:
+            if isinstance(block, Exception):
+                raise block
+            yield block
+    finally:
+        given_up.set()
+        while thread.is_alive():  # it may wait for room
+            while not made.empty():
+                made.get_nowait()
+            thread.join(0.01)

@@ -1,0 +1,158 @@
+"""A tar, read in order and strictly: Python's tarfile takes a damaged header for the end and says nothing.
+
+Formats: ustar, GNU (long names, sizes above 8 GB) and pax (path, size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model.data.stream import CutError, Stream
+from model.errors import DataError
+
+BLOCK = 512
+LONGEST_NAME = 1 << 20
+FILES, FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
+
+
+@dataclass
+class Member:
+    """One file in a tar; read it before the next one is asked for."""
+
+    name: str
+    size: int
+    offset: int  # of its header
+    tar: Stream
+    left: int = 0
+
+    def __post_init__(self) -> None:
+        self.left = self.size
+
+    @property
+    def offset_in(self) -> int:
+        """Bytes of it that were read."""
+        return self.size - self.left
+
+    def read(self, count: int = -1) -> bytes:
+        """Read some of it, or what is left.
+
+        Raises:
+            CutError: the tar ends in the middle of it.
+        """
+        wanted = self.left if count < 0 else min(count, self.left)
+        got = self.tar.read(wanted)
+        self.left -= len(got)
+        if len(got) < wanted:
+            raise CutError(f"{self.tar.name} is cut off: it ends at byte {self.tar.offset} inside of {self.name}")
+        return got
+
+
+class MemberStream:
+    """A member as a stream: a bag in a tar is read as one on the disk. It ends where the tar does."""
+
+    def __init__(self, member: Member) -> None:
+        self.name, self._member = f"{member.tar.name}:{member.name}", member
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+        return self._member.offset_in
+
+    def read(self, count: int) -> bytes:
+        """Read; fewer than asked for only at the end of the member, or of a tar that is cut off."""
+        wanted = min(count, self._member.left)
+        got = self._member.tar.read(wanted)
+        self._member.left -= len(got)
+        return got
+
+    def skip(self, count: int) -> int:
+        """Let bytes go by."""
+        skipped = self._member.tar.skip(min(count, self._member.left))
+        self._member.left -= skipped
+        return skipped
+
+
+def members(tar: Stream) -> Iterator[Member]:
+    """Give the files of a tar in their order.
+
+    Raises:
+        CutError: it is cut off, or a header is damaged.
+        DataError: a name leads out of the folder, or a member is a link or a device.
+    """
+    name, size = "", None
+    while True:
+        offset = tar.offset
+        head = tar.read(BLOCK)
+        if not head.strip(b"\0"):
+            if len(head) < BLOCK:
+                raise CutError(f"{tar.name} is cut off: it ends at byte {tar.offset}, without a tar's end mark")
+            return
+        if len(head) < BLOCK:
+            raise CutError(f"{tar.name} is cut off: it ends at byte {tar.offset} inside of a header")
+        _check(tar.name, offset, head)
+        kind, length = head[156:157], _number(head[124:136], tar.name, offset)
+        if kind in (LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL):
+            if length > LONGEST_NAME:
+                raise CutError(f"{tar.name}: byte {offset}: a name of {length} bytes; the tar is damaged")
+            content = tar.read(length)
+            tar.skip(-length % BLOCK)
+            if kind == LONG_NAME:
+                name = content.rstrip(b"\0").decode("utf-8", "replace")
+            elif kind == PAX:
+                fields = _pax(content, tar.name, offset)
+                name, size = fields.get("path", name), int(fields["size"]) if "size" in fields else size
+            continue
+        prefix = head[345:500].split(b"\0")[0] if head[257:263] == b"ustar\0" else b""
+        plain = b"/".join(part for part in (prefix, head[:100].split(b"\0")[0]) if part).decode("utf-8", "replace")
+        member = Member(name or plain, length if size is None else size, offset, tar)
+        name, size = "", None
+        _refuse(tar.name, member, kind)
+        if kind in FILES:
+            padding = -member.size % BLOCK
+            yield member
+            if tar.skip(member.left + padding) < member.left + padding:
+                raise CutError(f"{tar.name} is cut off: it ends at byte {tar.offset} inside of {member.name}")
+
+
+def _check(tar: str, offset: int, head: bytes) -> None:
+    stored = _number(head[148:156], tar, offset)
+    if sum(head[:148]) + 8 * 32 + sum(head[156:]) != stored:
+        what = "is no tar" if offset == 0 else "is damaged"
+        raise CutError(f"{tar} {what}: byte {offset}: the header's checksum differs")
+
+
+def _number(field: bytes, tar: str, offset: int) -> int:
+    if field[0] & 0x80:  # GNU: a binary number, for what octal digits cannot hold
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        what = "is no tar" if offset == 0 else "is damaged"
+        raise CutError(f"{tar} {what}: byte {offset}: no number where a header has one") from None
+
+
+def _pax(content: bytes, tar: str, offset: int) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    while content:
+        digits, _, rest = content.partition(b" ")
+        try:
+            length = int(digits)
+            key, equals, value = rest[: length - len(digits) - 2].decode("utf-8").partition("=")
+            if not equals or length <= len(digits) + 1 or (key == "size" and not value.isdigit()):
+                raise ValueError
+        except ValueError:
+            raise CutError(f"{tar}: byte {offset}: a pax header that is none; the tar is damaged") from None
+        fields[key] = value
+        content = content[length:]
+    return fields
+
+
+def _refuse(tar: str, member: Member, kind: bytes) -> None:
+    name = member.name
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"{tar}: byte {member.offset}: the name {name!r} leads out of the folder; not read")
+    if kind in FILES or kind == FOLDER:
+        return
+    what = "a link" if kind in (b"1", b"2") else "no file"
+    raise DataError(f"{tar}: byte {member.offset}: {name!r} is {what}; not read")

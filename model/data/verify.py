@@ -1,0 +1,61 @@
+"""Every byte of a prepared data set against its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from model.data import manifest as manifests
+from model.data.manifest import Manifest
+from model.data.meter import Meter
+from model.data.store import header
+from model.data.writer import row_type, sha256_of
+from model.errors import DataError
+
+
+def verify(folder: Path) -> Manifest:
+    """Compare all shards, and what is known of the images, with the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: it names the first file that differs, and how.
+    """
+    manifest = manifests.read(folder)
+    image = manifest.image
+    shape = (image.height, image.width, image.channels)
+    levels = 256 if manifest.binarise == "dynamic" else image.levels
+    meter = Meter(f"verifying {manifest.name}", sum(shard.images for shard in manifest.shards) * image.bytes, "B")
+    try:
+        for shard in manifest.shards:
+            path = folder / shard.file
+            try:
+                with path.open("rb") as file:
+                    head = header(path, file, shard.images, shape)
+                if sha256_of(path, tell=meter.add) != shard.sha256:
+                    raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare the data set again")
+                highest = int(np.memmap(path, np.uint8, "r", head).max()) if levels < 256 else 0
+                if highest >= levels:
+                    raise DataError(f"{path} has the level {highest}; {manifest.name} has 0 to {levels - 1}")
+                _columns(folder, manifest, shard)
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror or error}; prepare the data set again") from None
+    finally:
+        meter.close()
+    counted = {split: sum(shard.images for shard in manifest.of_split(split)) for split in manifest.splits}
+    if counted != manifest.splits:
+        raise DataError(f"{folder}: the shards hold {counted}, the manifest says {manifest.splits}")
+    return manifest
+
+
+def _columns(folder: Path, manifest: Manifest, shard: manifests.Shard) -> None:
+    if not manifest.columns:
+        return
+    path = folder / shard.columns_file
+    if sha256_of(path) != shard.columns_sha256:
+        raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare the data set again")
+    rows = np.load(path)
+    if rows.dtype != row_type(manifest.columns) or rows.shape != (shard.images,):
+        raise DataError(f"{path} holds {rows.dtype} of {rows.shape}; the manifest says otherwise")

@@ -1,0 +1,298 @@
+"""Images into shards: each is whole when it has its name, and a second run goes on behind the last one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
+from model.errors import DataError
+
+SHARD_BYTES = 100 << 20
+JOURNAL = ".prepare.jsonl"
+READ_BYTES = 4 << 20
+Images = NDArray[np.uint8]  # (N, H, W, C)
+Rows = NDArray[Any]  # (N,), one field for each column
+
+
+def images_per_shard(image: Image, shard_bytes: int = SHARD_BYTES) -> int:
+    """Give the power of two of images that fits: 8,192 of 64x64x3 are 100 MB."""
+    fit = max(1, shard_bytes // image.bytes)
+    return int(2 ** (fit.bit_length() - 1))
+
+
+def row_type(columns: list[Column] | tuple[Column, ...]) -> np.dtype[Any] | None:
+    """Give the type of a row of columns; None if there are none."""
+    return np.dtype([(column.name, column.dtype) for column in columns]) if columns else None
+
+
+class ShardWriter:
+    """Collects images by split and writes a shard whenever one is full.
+
+    What a killed writer left is taken over if it was made from the same plan; `done` says how many images of each split
+    need not come again. The journal beside the shards is the memory of that, until `finish` writes the manifest.
+
+    Args:
+        folder: of the data set; made if it is not there.
+        image: the size of all images.
+        columns: what is known of each image.
+        plan: recipe and sources; plain values. Another plan begins anew.
+        shard_bytes: about, of a shard.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        image: Image,
+        columns: tuple[Column, ...] = (),
+        *,
+        plan: Mapping[str, Any],
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.folder, self.image, self.columns = folder, image, columns
+        self.rows_type = row_type(columns)
+        self.per_shard = images_per_shard(image, shard_bytes)
+        self.shards: list[Shard] = []
+        self._open: dict[str, _OpenShard] = {}
+        self._plan = json.loads(json.dumps({"plan": plan, "image": asdict(image), "per_shard": self.per_shard}))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._take_over()
+        except OSError as error:
+            raise DataError(f"cannot write to {folder}: {error.strerror or error}; give another folder") from None
+
+    @property
+    def done(self) -> dict[str, int]:
+        """Images of each split that are in whole shards."""
+        found = dict.fromkeys(SPLITS, 0)
+        for shard in self.shards:
+            found[shard.split] += shard.images
+        return found
+
+    def add(self, split: str, images: Images, rows: Rows | None = None) -> None:
+        """Write images (N, H, W, C) behind those that came before.
+
+        Raises:
+            DataError: a value is not below the number of levels, or the disk is full.
+        """
+        expected = (self.image.height, self.image.width, self.image.channels)
+        if images.shape[1:] != expected:
+            raise DataError(f"an image is {images.shape[1:]} (H, W, C), this data set has {expected}")
+        if self.image.levels < 256 and images.max(initial=0) >= self.image.levels:
+            raise DataError(f"an image has the level {images.max()}; this data set has 0 to {self.image.levels - 1}")
+        while len(images):
+            try:
+                shard = self._open.get(split) or self._begin(split)
+                room = self.per_shard - shard.images
+                shard.add(images[:room], None if rows is None else rows[:room])
+                images, rows = images[room:], None if rows is None else rows[room:]
+                if shard.images == self.per_shard:
+                    self._close(split)
+            except OSError as error:
+                raise self._full(error) from None
+
+    def flush(self) -> None:
+        """Make shards of what is open, full or not: nothing more will come."""
+        for split in SPLITS:
+            if split in self._open:
+                try:
+                    self._close(split)
+                except OSError as error:
+                    raise self._full(error) from None
+
+    def finish(self, manifest: Callable[[list[Shard], list[Column]], Manifest]) -> Manifest:
+        """Write the manifest, which makes the folder a data set.
+
+        Args:
+            manifest: makes it from the shards, and from the columns with their statistics.
+        """
+        self.flush()
+        made = manifest(self.shards, self._statistics())
+        try:
+            write(self.folder, made)
+        except OSError as error:
+            raise self._full(error) from None
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        return made
+
+    def _begin(self, split: str) -> _OpenShard:
+        shape = (self.per_shard, self.image.height, self.image.width, self.image.channels)
+        shard = self._open[split] = _OpenShard(self.folder / f".{split}-{os.getpid()}.tmp", shape)
+        return shard
+
+    def _close(self, split: str) -> None:
+        name = f"shard-{len(self.shards):05d}.npy"
+        shard, columns_sha256 = self._open[split], None
+        if self.rows_type is not None:
+            rows = np.concatenate(shard.rows).astype(self.rows_type)
+            columns_sha256 = save_array(self.folder / Shard(name, split, 0, "").columns_file, rows)
+        sha256 = shard.finish(self.folder / name)
+        del self._open[split]
+        self._note(Shard(name, split, shard.images, sha256, columns_sha256))
+
+    def _note(self, shard: Shard) -> None:
+        """Write a shard down as whole; only now does it count."""
+        self.shards.append(shard)
+        with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(shard)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take_over(self) -> None:
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
+        journal = self.folder / JOURNAL
+        if not journal.exists() and any(self.folder.glob("shard-*")):
+            raise DataError(f"{self.folder} holds shards that are not ours to replace; give another folder with --out")
+        lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+        try:
+            same = bool(lines) and json.loads(lines[0]) == self._plan
+        except ValueError:
+            same = False
+        for line in lines[1:] if same else []:
+            try:
+                shard = Shard(**json.loads(line))
+            except (ValueError, TypeError):
+                break  # the line that a kill cut off, and whatever follows it
+            if not self._whole(shard):
+                break
+            self.shards.append(shard)
+        kept = {name for shard in self.shards for name in (shard.file, shard.columns_file)}
+        for path in self.folder.glob("shard-*.npy"):
+            if path.name not in kept:
+                path.unlink()
+        text = "".join(json.dumps(line) + "\n" for line in (self._plan, *map(asdict, self.shards)))
+        write_file(journal, text.encode())
+
+    def _whole(self, shard: Shard) -> bool:
+        wanted = [(shard.file, shard.sha256)]
+        if shard.columns_sha256:
+            wanted.append((shard.columns_file, shard.columns_sha256))
+        return all((self.folder / name).is_file() and sha256_of(self.folder / name) == sha for name, sha in wanted)
+
+    def _statistics(self) -> list[Column]:
+        """Read the columns once more, shard by shard: their mean and spread are over the training images."""
+        found = []
+        for column in self.columns:
+            values = {split: np.empty(0) for split in SPLITS}
+            for shard in self.shards:
+                rows = np.load(self.folder / shard.columns_file)
+                values[shard.split] = np.append(values[shard.split], rows[column.name].astype(np.float64))
+            known = values["train"][~np.isnan(values["train"])]
+            everything = np.concatenate(list(values.values()))
+            some = bool(len(known))
+            found.append(
+                Column(
+                    column.name,
+                    column.dtype,
+                    column.unit,
+                    mean=float(known.mean()) if some else 0.0,
+                    std=float(known.std()) or 1.0 if some else 1.0,
+                    low=float(known.min()) if some else 0.0,
+                    high=float(known.max()) if some else 0.0,
+                    missing=int(np.isnan(everything).sum()),
+                )
+            )
+        return found
+
+    def _full(self, error: OSError) -> DataError:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        kept = len(self.shards)
+        return DataError(f"cannot write to {self.folder}: {reason}; {kept} shards are kept, run it again to go on")
+
+
+class _OpenShard:
+    """A shard on its way to the disk: nothing of it is kept in memory but its columns.
+
+    Args:
+        path: a temporary name.
+        shape: (N, H, W, C) of a full shard; the header says so from the beginning.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.images, self.rows = 0, list[Rows]()
+        self._path, self._shape = path, shape
+        self._file = path.open("w+b", buffering=0)
+        head = _head(shape)
+        self._hasher = hashlib.sha256(head)
+        self._put(head)
+
+    def add(self, images: Images, rows: Rows | None) -> None:
+        body = np.ascontiguousarray(images).reshape(-1).data
+        self._hasher.update(body)
+        self._put(body)
+        self.images += len(images)
+        if rows is not None:
+            self.rows.append(rows)
+
+    def finish(self, path: Path) -> str:
+        """Give it its name; return its SHA-256."""
+        full = self.images == self._shape[0]
+        if not full:
+            self._file.seek(0)
+            self._put(_head((self.images, *self._shape[1:])))
+        os.fsync(self._file.fileno())
+        self._file.close()
+        sha256 = self._hasher.hexdigest() if full else sha256_of(self._path)
+        self._path.replace(path)
+        sync_folder(path.parent)
+        return sha256
+
+    def _put(self, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        while left.nbytes:
+            left = left[self._file.write(left) :]
+
+
+def _head(shape: tuple[int, ...]) -> bytes:
+    """Make the header of a .npy of uint8. Its length is the same for all counts: numpy leaves room for the digits."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def save_array(path: Path, array: NDArray[Any]) -> str:
+    """Write a .npy whole or not at all; return its SHA-256.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    head = io.BytesIO()
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    body = array.reshape(-1).view(np.uint8).data
+    hasher = hashlib.sha256(head.getvalue())
+    hasher.update(body)
+    write_file(path, body, head.getvalue())
+    return hasher.hexdigest()
+
+
+def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None] = lambda _: None) -> str:
+    """Hash a file, `tell` how many bytes each time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    buffer = memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+            tell(count)
+    return hasher.hexdigest()
+
+
+__all__ = ["ShardWriter", "images_per_shard", "row_type", "save_array", "sha256_of", "sync_folder"]

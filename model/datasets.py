@@ -1,0 +1,156 @@
+"""The data sets that are known by name: sizes, files, checksums, terms. The facts themselves are in `datasets.json`.
+
+No torch and no numpy here: the settings are checked on laptops that have neither.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from model.errors import DataError
+
+Kind = Literal["builtin", "amat", "idx", "cifar", "png-tar", "npz-zip", "rosbag", "pictures"]
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a data set without loading it."""
+
+    height: int  # pixels
+    width: int  # pixels
+    channels: int  # colours of a pixel: 1 gray, 3 RGB
+    levels: int  # values that a colour can take, K
+    train: int  # images
+    valid: int  # images
+    test: int  # images
+
+    @property
+    def dims(self) -> int:
+        """Values in an image: what bits/dim divides by."""
+        return self.channels * self.height * self.width
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all images as they are kept, one for each value."""
+        return self.dims * (self.train + self.valid + self.test)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as it was published. A checksum that nobody published is None."""
+
+    name: str
+    bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    urls: tuple[str, ...] = ()
+    infohash: str | None = None  # of the torrent that has it
+    split: str | None = None
+
+    @property
+    def magnet(self) -> str | None:
+        """The link that a BitTorrent client takes."""
+        return f"magnet:?xt=urn:btih:{self.infohash}" if self.infohash else None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One data set by its name."""
+
+    name: str
+    title: str
+    kind: Kind
+    terms: str  # of use
+    facts: DatasetFacts | None = None  # None: they depend on the recipe
+    files: tuple[SourceFile, ...] = ()
+    also: tuple[SourceFile, ...] = ()  # other packagings of the same images
+    binarise: Literal["static", "dynamic", "threshold"] | None = None
+    note: str = ""
+    how: str = ""  # how people get it, where no server has it
+    drive_s: int | None = None  # duration of a drive
+    own: bool = False  # the user's own files
+
+    @property
+    def download_bytes(self) -> int | None:
+        """What the published files weigh; None if that is not known, 0 if there are none."""
+        sizes = [file.bytes for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _read() -> dict[str, Registered]:
+    path = Path(__file__).with_suffix(".json")
+    found: dict[str, Registered] = {}
+    for name, entry in json.loads(path.read_text(encoding="utf-8")).items():
+        facts = entry.pop("facts", None)
+        entry |= {key: tuple(_file(one) for one in entry.get(key, ())) for key in ("files", "also")}
+        found[name] = Registered(name=name, facts=DatasetFacts(**facts) if facts else None, **entry)
+    return found
+
+
+def _file(entry: dict[str, Any]) -> SourceFile:
+    return SourceFile(**{**entry, "urls": tuple(entry.get("urls", ()))})
+
+
+REGISTRY: Mapping[str, Registered] = MappingProxyType(_read())
+DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(
+    {name: entry.facts for name, entry in REGISTRY.items() if entry.facts is not None}
+)
+
+
+def data_root() -> Path:
+    """Name the folder of the prepared data sets: PIXEL_ORCH_DATA, else `data` in PIXEL_ORCH_HOME (~/.pixel-orch)."""
+    given = os.environ.get("PIXEL_ORCH_DATA")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser() / "data"
+
+
+def is_path(name: str) -> bool:
+    """Say whether a word names a folder rather than a data set."""
+    return os.sep in name or name in (".", "..")
+
+
+def folder_of(name: str) -> Path:
+    """Name the folder where a data set is prepared, or will be."""
+    return Path(name).expanduser() if is_path(name) else data_root() / name
+
+
+def check_name(name: str) -> str:
+    """Return the name of a data set, or the path of a folder, if it can be one.
+
+    Raises:
+        ValueError: neither; the nearest names are said.
+    """
+    if name in REGISTRY or (name.isprintable() and is_path(name)):
+        return name
+    near = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(REGISTRY)}"
+    raise ValueError(f"give digits, another known name, or the path of a prepared folder; {hint}")
+
+
+def prepared_facts(name: str) -> DatasetFacts:
+    """Read the sizes of a prepared data set from its manifest. Only the sizes: `model.data` proves the rest.
+
+    Raises:
+        DataError: it is not prepared, or its manifest is damaged.
+    """
+    path = folder_of(name) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        image, splits = manifest["image"], manifest["splits"]
+        sizes = {key: int(image[key]) for key in ("height", "width", "channels", "levels")}
+        return DatasetFacts(**sizes, **{split: int(splits.get(split, 0)) for split in ("train", "valid", "test")})
+    except FileNotFoundError:
+        what = name if is_path(name) else f"the data set {name}"
+        how = "give the folder that `data prepare` wrote" if is_path(name) else f"run: pixel-orch data prepare {name}"
+        raise DataError(f"{what} is not prepared (no {path}); {how}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}); prepare the data set again") from None

@@ -1,1 +1,24 @@
-"""pixel-orch on your machine: plans, rents, watches, recovers, ends and reports. Never imports torch."""
+"""pixel-orch on your machine: plans, rents, watches, recovers, ends and reports. Never imports torch.
+
+import orchestrator
+run = orchestrator.launch(instance="p2.xlarge", cloud="local", settings={"steps": 300})
+print(run.state, run.cost_usd, run.checkpoint)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.api import RunResult, launch, result
+
+__all__ = ["RunResult", "launch", "result"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is asked for: `pixel-orch --help` must not pay for it."""
+    if name in __all__:
+        from orchestrator import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -266,18 +266,24 @@ def _policy(cloud: str, *, retry: bool) -> RecoveryPolicy:
 def _limits(budget: Any, max_duration: Any, idle_minutes: Any) -> Limits:
     return Limits(
         budget_usd=None if budget is None else check_amount(budget, flag="--budget", example="5"),
-        max_duration_s=None if max_duration is None else _duration_s(str(max_duration)),
+        max_duration_s=None
+        if max_duration is None
+        else duration_s(str(max_duration), flag="--max-duration", example="12h"),
         idle_s=None
         if idle_minutes is None
         else 60 * float(check_amount(idle_minutes, flag="--idle-minutes-to-autostop", example="30")),
     )
 
 
-def _duration_s(text: str) -> float:
-    """Return the seconds of `90m`, `12h`, `2d` or a plain number."""
+def duration_s(text: str, *, flag: str, example: str) -> float:
+    """Return the seconds of `90m`, `12h`, `2d` or a plain number.
+
+    Raises:
+        SpecError: it is no length of time.
+    """
     unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1] if unit_s else text
-    return float(check_amount(number, flag="--max-duration", example="12h")) * (unit_s or 1)
+    return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
 
 
 def _market(args: argparse.Namespace, file: Mapping[str, Any]) -> str:

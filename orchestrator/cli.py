@@ -6,194 +6,15 @@ Heavy libraries are imported by the command that needs them, so `--help` stays q
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import market_flags
 from orchestrator.errors import PixelOrchError, SpecError
-
-VERSION = "0.1.0"
-DESCRIPTION = """\
-Train on AWS GPU spot instances: finds the cheapest capacity, sends the code, trains,
-brings every checkpoint home, survives interruption, ends the machine, and says what it
-cost and how fast it was. `--cloud local` does all of it on this machine, without AWS."""
-
-EXAMPLES = {
-    "launch": "pixel-orch launch --cloud local --instance p2.xlarge --spot -y\n"
-    "  pixel-orch launch --instance g4dn.xlarge,g5.xlarge --spot --max-price 0.35 --region us-east-1\n"
-    "  pixel-orch launch --instance g4dn.xlarge --spot --workdir . -- python my_train.py --epochs 3",
-    "status": "pixel-orch status my-run",
-    "logs": "pixel-orch logs -f my-run",
-    "attach": "pixel-orch attach my-run",
-    "stop": "pixel-orch stop my-run && pixel-orch launch --resume my-run -y",
-    "pull": "pixel-orch pull my-run --out ./results",
-    "ssh": "pixel-orch ssh my-run -- nvidia-smi",
-    "down": "pixel-orch down 'digits-*' -y",
-    "sweep": "pixel-orch sweep --region us-east-1",
-    "report": "pixel-orch report -o json",
-    "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
-    "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
-    "check": "pixel-orch check --cloud local",
-    "train": "pixel-orch train --steps 300 --out ./out",
-    "evaluate": "pixel-orch evaluate --checkpoint out/checkpoint-300.pt",
-    "sample": "pixel-orch sample --checkpoint out/checkpoint-300.pt --out samples.png",
-    "complete": "pixel-orch complete --checkpoint F --image test:0 --occlude bottom --out completed.png",
-    "figures": "pixel-orch figures --checkpoint out/checkpoint-300.pt --out figures",
-}
-OF_THE_MODEL = ("train", "evaluate", "sample", "complete", "figures")
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=80)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    top = argparse.ArgumentParser(prog="pixel-orch", description=DESCRIPTION, formatter_class=_Formatter)
-    top.add_argument("--version", action="version", version=f"pixel-orch {VERSION}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def add(name: str, text: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            aliases=list(aliases),
-            epilog=f"example:\n  {EXAMPLES[name]}",
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
-        sub.set_defaults(command=name)
-        return sub
-
-    _launch_flags(add("launch", "rent a machine, train on it, bring the checkpoints home, end it"))
-    sub = add("status", "show all runs, or one run in full")
-    sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
-    _output(sub)
-    sub = add("logs", "print what the trainer printed")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
-    sub.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
-    sub = add("attach", "take over a run whose process died, or follow one that is led")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
-    _output(sub)
-    sub = add("pull", "bring home what the instance has and we have not")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
-    sub.add_argument("--out", metavar="DIR", help="copy the newest checkpoint and samples there")
-    _output(sub)
-    sub = add("ssh", "log in to a run's machine, or run a command there (after --)")
-    sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
-    sub.add_argument("--add-include", action="store_true", help="make `ssh pixel-orch-RUN` work, by ~/.ssh/config")
-    sub = add("stop", "save a checkpoint, bring it home, end the machine; launch --resume goes on")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
-    _output(sub)
-    sub = add("down", "end runs and their machines")
-    sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
-    sub.add_argument("-a", "--all", action="store_true", help="all runs")
-    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _output(sub)
-    sub = add("sweep", "find by tag what is still billed though nobody leads it, and end it")
-    _cloud(sub)
-    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _output(sub)
-    sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
-    sub.add_argument("runs", metavar="RUN", nargs="*", help="names of runs; all of them by default")
-    sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
-    _output(sub)
-    for name, text in (
-        ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
-        ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),
-    ):
-        sub = add(name, text)
-        getattr(market_flags, name)(sub)
-        _output(sub)
-    sub = add("check", "say what is there and what is missing; creates nothing")
-    sub.add_argument("-t", "--instance", metavar="TYPE", help="whose quota and zones to look at (default: g4dn.xlarge)")
-    _cloud(sub)
-    _output(sub)
-    for name, text in (
-        ("train", "train the bundled model on this machine"),
-        ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
-        ("sample", "draw images from a checkpoint into a PNG grid"),
-        ("complete", "fill in the hidden part of an image, several times"),
-        ("figures", "predictive distributions, samples, completions and the training curve"),
-    ):
-        commands.add_parser(name, help=text, add_help=False)
-    return top
-
-
-def _output(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the format (default: table)")
-
-
-def _cloud(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
-    sub.add_argument("--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)")
-    sub.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")
-
-
-def _launch_flags(sub: argparse.ArgumentParser) -> None:
-    where = sub.add_argument_group("where")
-    where.add_argument(
-        "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
-    )
-    where.add_argument("--spot", "--use-spot", action="store_true", help="spot: cheaper, may be interrupted")
-    where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
-    where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
-    _cloud(where)  # type: ignore[arg-type]  # a group has add_argument too
-    where.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
-    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Deep Learning AMI)")
-    where.add_argument("--allow-cpu", action="store_true", help="go on where torch has no kernels for the GPU")
-    door = sub.add_argument_group("network and access")
-    door.add_argument("--subnet", metavar="ID", action="append", help="subnet (default: those of the default VPC)")
-    door.add_argument("--private", action="store_true", help="no public address; reach it by --via-ssm or a proxy")
-    door.add_argument("--via-ssm", action="store_true", help="SSH through AWS Systems Manager; no open port")
-    door.add_argument("--ssh-proxy", metavar="COMMAND", help="ProxyCommand: %%h %%p, %%i instance, %%r region")
-    door.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine only; none: nobody)")
-    door.add_argument("--login-user", metavar="USER", help="default: what the image's name says")
-    door.add_argument("--key", metavar="FILE", help="private key of your own (default: one made for the run)")
-    door.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")
-    door.add_argument("--tag", metavar="K=V", action="append", help="a tag on all that is created")
-    what = sub.add_argument_group("what")
-    what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
-    what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer")
-    what.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
-    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
-    what.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
-    what.add_argument("--env", metavar="K[=V]", action="append", help="variable for the trainer; K alone: as set here")
-    what.add_argument("--env-file", metavar="FILE", help="variables for the trainer, K=V lines")
-    what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own; its command follows --")
-    what.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
-    how = sub.add_argument_group("how")
-    how.add_argument("-n", "--name", metavar="NAME", help="the run's name (default: made up)")
-    how.add_argument("-f", "--file", metavar="FILE", help="YAML with these settings; flags win")
-    how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
-    how.add_argument("-d", "--detach", action="store_true", help="go on in the background: status, logs -f, attach")
-    how.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
-    how.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, ended or failed")
-    how.add_argument(
-        "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
-    )
-    how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
-    how.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
-    how.add_argument("--max-duration", metavar="TIME", help="the same after so long: 90m, 12h, 2d, or seconds")
-    how.add_argument(
-        "-i",
-        "--idle-minutes-to-autostop",
-        metavar="MIN",
-        help="the same when the trainer has written nothing for so long",
-    )
-    how.add_argument("--faults", metavar="FILE", help="embedded cloud: API calls that fail (YAML; see infra/README.md)")
-    how.add_argument(
-        "--interrupt-after",
-        metavar="S",
-        type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
-    )
-    _output(how)  # type: ignore[arg-type]
+from orchestrator.flags import OF_THE_MODEL, parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in OF_THE_MODEL:
         return _hand_over(words)
     own, after = _split(words)
-    args = parser().parse_args(own)
+    every = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(every)
+    args = every.parse_args(own)
     if after is not None and args.command not in ("launch", "ssh"):
         parser().error(f"{args.command} takes nothing after --")
     try:
@@ -215,6 +39,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has what it wants
         return 0
+    except OSError as error:  # a full disk, a folder without rights: by then the machine has been ended
+        where = f" ({error.filename})" if error.filename else ""
+        hint = "; free some space, then pixel-orch launch --resume" if error.errno == errno.ENOSPC else ""
+        print(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}", file=sys.stderr)
+        return 1
+
+
+def _complete(every: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks what may follow, and end."""
+    import argcomplete
+
+    from orchestrator import catalog
+    from orchestrator.store import RunStore, home_from_environment
+
+    def runs(**_: object) -> list[str]:
+        return [store.run for store in RunStore.all(home_from_environment())]
+
+    def types(**_: object) -> list[str]:
+        return [known.name for known in catalog.all_types()]
+
+    for action in _actions(every):
+        if action.dest in ("run", "runs", "resume"):
+            action.completer = runs  # type: ignore[attr-defined]  # argcomplete looks for this attribute
+        elif action.dest == "instance":
+            action.completer = types  # type: ignore[attr-defined]
+        elif action.dest == "region":
+            action.completer = lambda **_: list(catalog.regions())  # type: ignore[attr-defined]
+    argcomplete.autocomplete(every, always_complete_options=False)
+
+
+def _actions(every: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in every._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from _actions(sub)
+
+
+def completion(args: argparse.Namespace) -> int:
+    """Do `pixel-orch completion`: print the shell's part of it."""
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["pixel-orch"], shell=args.shell))
+    return 0
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
@@ -230,7 +98,7 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         from orchestrator import quoting
 
         return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
-    from orchestrator import checking, ending, launching, reaching, running
+    from orchestrator import checking, ending, launching, pruning, reaching, running
 
     commands: dict[str, Callable[..., int]] = {
         "launch": launching.launch,
@@ -244,6 +112,8 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         "sweep": ending.sweep,
         "report": running.report,
         "check": checking.check,
+        "runs": pruning.prune,
+        "completion": completion,
     }
     call: Any = commands[args.command]
     return int(call(args, after) if args.command in ("launch", "ssh") else call(args))
@@ -253,7 +123,7 @@ def _hand_over(words: list[str]) -> int:
     """Run `python -m model ...` as a process of its own: the orchestrator never imports torch."""
     from importlib.util import find_spec
 
-    if find_spec("torch") is None and not {"-h", "--help"} & set(words):
+    if words[0] != "data" and find_spec("torch") is None and not {"-h", "--help"} & set(words):
         error = SpecError(f"{words[0]} needs the extra train: pip install 'pixel-orch[train]'")
         print(f"pixel-orch {words[0]}: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -14,8 +14,8 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud import Cloud, Cursor, Host, Instance
 from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, CheckpointPulled
-from orchestrator.launching import newest_checkpoint, newest_samples
 from orchestrator.store import RunStore, home_from_environment, write_atomically
+from orchestrator.summary import newest_checkpoint, newest_samples
 
 
 def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:

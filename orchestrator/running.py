@@ -12,9 +12,9 @@ from orchestrator import world
 from orchestrator.clock import SystemClock, iso
 from orchestrator.errors import SpecError
 from orchestrator.events import RunState
-from orchestrator.launching import row_of, summary_json, summary_text
 from orchestrator.report import as_json, as_text, build
 from orchestrator.store import RunStore, home_from_environment
+from orchestrator.summary import row_of, summary_json, summary_text
 from orchestrator.terminal import money, span, table
 
 # -- looking

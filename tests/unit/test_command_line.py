@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import EXAMPLES, main
+from orchestrator.cli import main
+from orchestrator.flags import EXAMPLES
 
 LOCAL = ["launch", "--cloud", "local", "-y"]
 GOOD = [*LOCAL, "--instance", "p2.xlarge", "--spot"]
@@ -187,7 +188,7 @@ def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[st
     import argparse
 
     from orchestrator.asking import spec_from
-    from orchestrator.cli import parser
+    from orchestrator.flags import parser
 
     Path("run.yaml").write_text(
         "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"

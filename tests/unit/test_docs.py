@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import OF_THE_MODEL, _split, parser
+from orchestrator.cli import _split
+from orchestrator.flags import OF_THE_MODEL, parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -9,18 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [  # a module may import those of the lines above its own, and of its own line
-    {"errors", "clock"},
+    {"errors", "clock", "market_flags", "flags"},
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},
     {"ssh", "report", "compare", "price_cache", "reaper", "limits"},
     {"host", "engine", "ear", "rent"},
     {"world"},
-    {"asking", "checking"},
+    {"asking", "checking", "planning", "summary"},
     {"launching"},
-    {"running", "reaching", "ending", "quoting"},
-    {"market_flags"},
-    {"cli"},
+    {"running", "reaching", "ending", "quoting", "pruning"},
+    {"cli", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 DOORS = {"boto3": {"aws", "world"}, "botocore": {"aws"}, "fabric": {"ssh"}, "paramiko": {"ssh"}}

@@ -1,0 +1,117 @@
+"""`orchestrator.launch(...)`: what the command line does, for a program of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import world
+from orchestrator.clock import SystemClock
+from orchestrator.errors import SpecError
+from orchestrator.flags import parser
+from orchestrator.launching import launch as launch_command
+from orchestrator.store import RunStore, home_from_environment
+from orchestrator.summary import summary_json
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. `details` is the object that `pixel-orch launch -o json` prints."""
+
+    run: str
+    state: str  # SUCCEEDED, FAILED, CANCELLED or STOPPED; RUNNING and the like after `detach=True`
+    reason: str
+    steps: int
+    cost_usd: float
+    folder: Path
+    checkpoint: Path | None
+    details: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all steps are done."""
+        return self.state == "SUCCEEDED"
+
+
+def launch(
+    *,
+    instance: str | Sequence[str],
+    spot: bool = True,
+    cloud: str = "aws",
+    name: str | None = None,
+    command: Sequence[str] = (),
+    workdir: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    budget_usd: float | str | None = None,
+    region: str | Sequence[str] = (),
+    detach: bool = False,
+    quiet: bool = False,
+    **flags: Any,
+) -> RunResult:
+    """Launch a run, lead it to its end, and return what it came to. Rents without asking, as `-y` does.
+
+    Args:
+        instance: EC2 type, or several in order of preference.
+        spot: the spot market; False for on-demand.
+        cloud: "aws", or "local" for the embedded cloud.
+        name: the run's name; made up if None.
+        command: of a program of your own, which runs in `workdir`; empty for the bundled trainer.
+        workdir: the folder to send.
+        settings: of the bundled trainer, e.g. `{"model": "row-lstm", "steps": 1000}`.
+        env: variables for the trainer.
+        budget_usd: where the run stops, saved and resumable.
+        region: one or several; the configured one by default.
+        detach: return as soon as a process in the background leads the run.
+        quiet: print nothing; otherwise progress goes to standard error.
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`.
+
+    Raises:
+        SpecError: it cannot work as asked; nothing was created.
+        PixelOrchError: AWS refused before anything was rented. A run that fails later is a result, not an error.
+    """
+    args = parser().parse_args(["launch"])
+    unknown = sorted(set(flags) - set(vars(args)))
+    if unknown:
+        raise SpecError(f"launch(): unknown option {', '.join(unknown)}; `pixel-orch launch --help` lists them")
+    given: dict[str, Any] = {
+        "instance": instance if isinstance(instance, str) else ",".join(instance),
+        "spot": spot,
+        "on_demand": not spot,
+        "cloud": cloud,
+        "name": name or world.fresh_name(str(Path(workdir).resolve().name if workdir else "run").lower()),
+        "workdir": None if workdir is None else str(workdir),
+        "set": [f"{key}={value}" for key, value in (settings or {}).items()],
+        "env": [f"{key}={value}" for key, value in (env or {}).items()],
+        "budget": budget_usd,
+        "region": [region] if isinstance(region, str) else list(region),
+        "detach": detach,
+        "yes": True,
+        "output": "quiet" if quiet else "none",
+    }
+    for key, value in {**flags, **given}.items():
+        setattr(args, key, value)
+    launch_command(args, list(command))
+    return result(given["name"])
+
+
+def result(run: str) -> RunResult:
+    """Return what a run of this home has come to so far.
+
+    Raises:
+        SpecError: there is no such run.
+    """
+    store = RunStore.open(home_from_environment(), run)
+    details = summary_json(store, SystemClock().now())
+    return RunResult(
+        run=run,
+        state=details["state"],
+        reason=details["reason"],
+        steps=details["steps"],
+        cost_usd=details["cost_usd"],
+        folder=store.folder,
+        checkpoint=Path(details["checkpoint"]) if details["checkpoint"] else None,
+        details=details,
+    )

@@ -1,0 +1,174 @@
+"""From a spec to a plan, and the plan for people to read: the candidates with their prices, the requests one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator import catalog, offers, sync, world
+from orchestrator.clock import SystemClock
+from orchestrator.cloud import Call, Cloud, Network, Offer, Pool
+from orchestrator.errors import SpecError
+from orchestrator.plan import Plan, cost_ceiling
+from orchestrator.spec import RunSpec
+from orchestrator.terminal import Screen, price, table
+
+MOST_OFFERS_SHOWN = 12
+
+
+def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None = None) -> Plan:
+    """Ask for offerings and prices, and return the plan.
+
+    Raises:
+        SpecError: there is nothing to offer; the message says why.
+    """
+    if not spec.is_embedded:
+        _refuse_retired(spec)
+        _refuse_without_kernels(spec)
+    pools = cloud.offerings(spec.instances)
+    if spec.market == "spot":
+        prices = cloud.spot_prices(pools)
+        ranked = offers.spot_offers(pools, prices, spec.max_price_usd_h)
+    else:
+        prices = {}
+        ranked = offers.on_demand_offers(pools)
+    if not ranked:
+        raise offers.explain_none(
+            instance_types=spec.instances,
+            market=spec.market,
+            max_price_usd_h=spec.max_price_usd_h,
+            regions=spec.regions,
+            pools=pools,
+            prices=prices,
+        )
+    regions = {offer.pool.region for offer in ranked}
+    networks = {region: cloud.network(region, spec.subnets) for region in regions}
+    ranked = [offer for offer in ranked if _is_reachable(offer, networks[offer.pool.region])]
+    if not ranked:
+        zones = ", ".join(zone for network in networks.values() for zone in network.subnets)
+        raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
+    images = {region: cloud.image(region, spec.ami) for region in regions}
+    born_at = SystemClock().now() if born_at is None else born_at
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks)
+
+
+def _is_reachable(offer: Offer, network: Network) -> bool:
+    return not network.subnets or offer.pool.zone in network.subnets
+
+
+def _refuse_retired(spec: RunSpec) -> None:
+    for name in spec.instances:
+        known = catalog.find(name)
+        if known.is_retired:
+            raise SpecError(
+                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
+                f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+            )
+
+
+def _refuse_without_kernels(spec: RunSpec) -> None:
+    if spec.trainer is None or spec.allow_cpu:
+        return
+    for name in spec.instances:
+        known = catalog.find(name)
+        if not world.torch_has_kernels(known.compute_capability):
+            raise SpecError(
+                f"--instance: no torch build has kernels for {name}'s {known.gpu} (compute capability "
+                f"{known.compute_capability}); choose another type, or insist on its CPU with --allow-cpu"
+            )
+
+
+def _offer_rows(ranked: Sequence[Offer]) -> str:
+    rows = []
+    for place, offer in enumerate(ranked[:MOST_OFFERS_SHOWN], 1):
+        known = catalog.find(offer.pool.instance_type)
+        gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
+        rows.append(
+            [str(place), known.name, gpu, offer.pool.zone, offer.market, price(offer.price_usd_h), offer.source]
+        )
+    return table(["#", "TYPE", "GPU", "ZONE", "MARKET", "$/H", "PRICE FROM"], rows, right="# $/H")
+
+
+def agreed(plan: Plan, screen: Screen) -> bool:
+    """Show what is about to be rented and ask; return the answer."""
+    low, high = cost_ceiling(plan.offers)
+    screen.plain(_offer_rows(plan.offers))
+    usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
+    screen.plain(f"{plan.spec.run}: {usd_h} an hour, tried in this order until one has capacity.")
+    if plan.spec.is_embedded:
+        screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
+        for known in map(catalog.find, plan.spec.instances):
+            if known.is_retired:
+                screen.plain(
+                    f"{known.name} is history on AWS: retired {known.retired}, {known.replacement} takes its place."
+                )
+    try:
+        answer = input("Launch? [Y/n] ").strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        return False
+    return answer in ("", "y", "yes")
+
+
+def print_tree(tree: sync.Tree, output: str) -> int:
+    """Print what would be sent."""
+    if output == "json":
+        print(json.dumps({"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}))
+        return 0
+    for name in tree.files:
+        print(name)
+    print(f"{len(tree.files)} files, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent")
+    return 0
+
+
+def print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, output: str) -> int:
+    """Print what would be sent.
+
+    The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
+    """
+    with world.cloud_of(spec, cloud_home) as cloud:
+        plan = make_plan(spec, cloud, world.home_id(home, write=False))
+        title = cloud.title
+    low, high = cost_ceiling(plan.offers)
+    calls = [_call_json(call) for call in plan.calls()]
+    if output == "json":
+        raw = {
+            "run": spec.run,
+            "cloud": title,
+            "dry_run": True,
+            "requests": calls,
+            "offers": [_offer_json(offer) for offer in plan.offers],
+            "sync": {"files": len(tree.files), "bytes": tree.size_bytes()},
+            "estimated_usd_h": [low, high],
+        }
+        print(json.dumps(raw))
+        return 0
+    print(f"Plan for {spec.run} on {title}; nothing is created.\n")
+    print(_offer_rows(plan.offers))
+    print("\nRequests, in this order; a RunInstances only if the one before it found no capacity:")
+    for index, call in enumerate(calls, 1):
+        print(f"{index}. {call['operation']} ({call['region']})")
+        for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
+            print(f" {line}")
+    print(
+        f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate."
+    )
+    print(f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report).")
+    return 0
+
+
+def _call_json(call: Call) -> dict[str, Any]:
+    return {"operation": call.operation, "region": call.region, "parameters": dict(call.parameters)}
+
+
+def _offer_json(offer: Offer) -> dict[str, Any]:
+    pool: Pool = offer.pool
+    return {
+        "instance_type": pool.instance_type,
+        "zone": pool.zone,
+        "region": pool.region,
+        "market": offer.market,
+        "price_usd_h": offer.price_usd_h,
+        "price_from": offer.source,
+    }

@@ -1,0 +1,112 @@
+"""What a run came to, from its folder alone: one object for programs, one page for people."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from orchestrator.clock import iso
+from orchestrator.events import RunState
+from orchestrator.report import RunRow, build, run_row
+from orchestrator.store import RunStore, read_jsonl
+from orchestrator.terminal import money, number, price, span, table
+
+
+def row_of(store: RunStore, now: float) -> RunRow:
+    """Return the report's row of a run, from its folder alone."""
+    state: RunState = store.state()
+    lines: list[dict[str, Any]] = []
+    for attempt in state.attempts:
+        own = read_jsonl(store.folder / "attempts" / str(attempt.number) / "metrics.jsonl")
+        lines.extend({**line, "attempt": attempt.number} for line in own)
+    return run_row(state, lines, now)
+
+
+def newest_checkpoint(store: RunStore) -> Path | None:
+    """Return the newest checkpoint at home that is whole."""
+    for _, pulled in sorted(store.state().checkpoints.items(), reverse=True):
+        if store.is_whole(pulled):
+            return store.checkpoint_path(pulled)
+    return None
+
+
+def summary_json(store: RunStore, now: float) -> dict[str, Any]:
+    """Return the one object that `launch -o json` prints last. Its fields are stable; more may come."""
+    row = row_of(store, now)
+    checkpoint = newest_checkpoint(store)
+    samples = newest_samples(store)
+    return {
+        "run": row.run,
+        "state": row.state,
+        "reason": row.reason,
+        "cloud": row.cloud,
+        "attempts": [
+            {
+                "instance_id": a.instance_id,
+                "instance_type": a.instance_type,
+                "zone": a.zone,
+                "region": a.region,
+                "market": a.market,
+                "price_usd_h": a.price_usd_h,
+                "started_at": iso(a.started_at),
+                "ended_at": iso(a.ended_at) if a.ended_at is not None else None,
+                "ended_by": a.ended_by,
+                "first_step": a.first_step,
+                "last_step": a.last_step,
+                "images_per_s": a.images_per_s,
+                "billed_usd": a.billed_usd,
+            }
+            for a in row.attempts
+        ],
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "samples": str(samples) if samples else None,
+        "steps": row.steps,
+        "images_per_s": row.images_per_s or 0.0,
+        "cost_usd": row.cost_usd,
+        "cost_is_estimate": row.is_estimate,
+        "device": row.device,
+        "interruptions": row.interruptions,
+        "folder": str(store.folder),
+    }
+
+
+def newest_samples(store: RunStore) -> Path | None:
+    """Return the last sample grid that came home."""
+    found = sorted(store.folder.glob("samples-*.png"), key=lambda p: int(p.stem.split("-")[1]))
+    return found[-1] if found else None
+
+
+def summary_text(store: RunStore, now: float) -> str:
+    """Return what stands at the end of a run, for a terminal of 80 columns."""
+    row = row_of(store, now)
+    head = ["ATT", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
+    rows = [
+        [
+            str(a.number),
+            a.instance_type,
+            a.zone,
+            price(a.price_usd_h),
+            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
+            number(a.images_per_s),
+            a.ended_by or "-",
+            ("~" if a.is_estimate else "") + ("free" if a.is_free else money(a.billed_usd)),
+        ]
+        for a in row.attempts
+    ]
+    lines = ["", f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else ""), ""]
+    if rows:
+        lines += [table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $"), ""]
+    quality = (
+        f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
+    )
+    lines.append(f"steps       {row.steps}{quality}")
+    lines.append(f"speed       {number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}")
+    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} in {span(row.duration_s)}")
+    checkpoint, samples = newest_checkpoint(store), newest_samples(store)
+    lines.append(f"checkpoint  {checkpoint or 'none'}")
+    if samples:
+        lines.append(f"samples     {samples}")
+    lines.append(f"report      pixel-orch report {row.run}")
+    lines += ["", *(textwrap.fill(note, 80) for note in build([row], now).notes)]
+    return "\n".join(lines)

@@ -1,12 +1,14 @@
 """Milliseconds per sampled image: `python benchmarks/model_sampling.py`.
 
-Three samplers draw the same images from the same noise: the plain one (the whole network for each value), the cached
-one in torch, and the native one (numba). They take turns in rounds; what is printed is the median over the rounds of
-the CPU time of this process, one thread, divided by the number of images. Of the plain sampler a few forward passes are
-timed and multiplied by the number of values, marked with ~: all of it would take minutes to hours.
+Samplers draw the same images from the same noise: the cached one in torch, and the native one (numba), or on a GPU the
+one that replays recorded rows (`--device cuda --sizes cifar10 --batch 1 --batch 16 --batch 256`). Beside them is the
+plain way, which public implementations go: the layers that read like the paper, and the whole network for each value.
+They take turns in rounds; what is printed is the median over the rounds of the CPU time of this process, one thread (on
+a GPU: of the time that passed), divided by the number of images. Of the plain way one forward pass a round is timed and
+multiplied by the number of values, marked with ~: all of it would take minutes to hours.
 
 The networks are the paper's MNIST ones (28x28x1, 7 layers, PixelCNN h = 32, LSTMs h = 16, head 32, two levels), and a
-PixelCNN for 32x32x3 of 256 levels (7 layers, h = 48, head 48).
+PixelCNN for 32x32x3 of 256 levels (7 layers, h = 48, head 48); or with `--sizes cifar10` the paper's for CIFAR-10.
 """
 
 from __future__ import annotations
@@ -19,22 +21,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from model_training import SETTINGS, network
 from torch import Tensor
 
-from model.device import cpu_name
+from model.cost import Sizes
+from model.device import device_name, pick_device
+from model.errors import SetupError
 from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
 from model.sampling import fill
 
-GRAY = {"channels": 1, "levels": 2, "layers": 7, "head": 32}
-COLOUR = {"channels": 3, "levels": 256, "layers": 7, "hidden": 48, "head": 48}
+NAMES = {"pixelcnn": "PixelCNN", "row-lstm": "Row LSTM", "diagonal-bilstm": "Diagonal BiLSTM"}
 
 
 @dataclass(frozen=True)
@@ -42,57 +45,74 @@ class Case:
     """A network and the images that it draws; what is to be reached, in ms per image at B = 1 and 16."""
 
     name: str
-    make: Callable[[], PixelNetwork]
-    shape: tuple[int, int, int]  # C, H, W
-    must: dict[int, float]
-    aim: dict[int, float]
+    sizes: Sizes
+    must: dict[int, float] = field(default_factory=dict)
+    aim: dict[int, float] = field(default_factory=dict)
 
 
-CASES = [
-    Case("PixelCNN", lambda: PixelCNN(hidden=32, **GRAY), (1, 28, 28), {1: 350, 16: 26}, {1: 10, 16: 9}),
-    Case("Row LSTM", lambda: PixelRNN("row-lstm", hidden=16, **GRAY), (1, 28, 28), {1: 450, 16: 35}, {1: 6, 16: 5}),
-    Case(
-        "Diagonal BiLSTM",
-        lambda: PixelRNN("diagonal-bilstm", hidden=16, **GRAY),
-        (1, 28, 28),
-        {1: 650, 16: 48},
-        {1: 8, 16: 6},
-    ),
-    Case("PixelCNN RGB", lambda: PixelCNN(**COLOUR), (3, 32, 32), {16: 220}, {16: 40}),
-]
+def case(setting: str, model: str, must: dict[int, float] | None = None, aim: dict[int, float] | None = None) -> Case:
+    """Take a network of the training benchmark."""
+    some = SETTINGS[setting]
+    layers, hidden = some.networks[model]
+    name = NAMES[model] + (" RGB" if setting == "rgb" else "")
+    return Case(name, Sizes(model, hidden=hidden, layers=layers, head=some.head, **some.shape), must or {}, aim or {})
 
 
-def timed(what: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Return the CPU time in ms, and the result."""
-    began = time.process_time()
+CASES = {
+    "mnist": [
+        case("mnist", "pixelcnn", {1: 350, 16: 26}, {1: 10, 16: 9}),
+        case("mnist", "row-lstm", {1: 450, 16: 35}, {1: 6, 16: 5}),
+        case("mnist", "diagonal-bilstm", {1: 650, 16: 48}, {1: 8, 16: 6}),
+        case("rgb", "pixelcnn", {16: 220}, {16: 40}),
+    ],
+    "cifar10": [case("cifar10", model) for model in NAMES],
+}
+
+
+def timed(what: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """Return the time in ms, and the result: CPU time, or on a GPU what passed until it was done."""
+    if device.type == "cpu":
+        began = time.process_time()
+        made = what()
+        return (time.process_time() - began) * 1e3, made
+    torch.cuda.synchronize()
+    began = time.perf_counter()
     made = what()
-    return (time.process_time() - began) * 1e3, made
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) * 1e3, made
 
 
-def measure(case: Case, batch: int, *, rounds: int, engines: list[str]) -> dict[str, float]:
+def measure(case: Case, batch: int, *, rounds: int, engines: list[str], device: torch.device) -> dict[str, float]:
     """Return ms per image of each engine: the median over the rounds."""
-    torch.manual_seed(0)
-    net = case.make().eval()
-    C, H, W = case.shape
+    nets = {plain: network(case.sizes, plain=plain).eval().to(device) for plain in (False, True)}
+    C, H, W = case.sizes.channels, case.sizes.height, case.sizes.width
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(batch, C, H, W, dtype=torch.float64, generator=generator)
     empty, everything = torch.zeros(batch, C, H, W, dtype=torch.uint8), torch.ones(H, W, dtype=torch.bool)
+    some = empty.to(device)
     times: dict[str, list[float]] = {engine: [] for engine in engines}
     drawn: dict[str, Tensor] = {}
+
+    def draw(engine: str) -> Tensor:
+        if engine != "plain":
+            return fill(nets[False], empty, everything, noise, engine=engine)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return nets[True](some)
+
     for turn in range(rounds + 1):  # the first one warms up: it loads or compiles
         for engine in engines:
-            if engine == "naive":
-                with torch.no_grad():
-                    spent, _ = timed(lambda: net(empty))
+            spent, made = timed(partial(draw, engine), device)
+            if engine == "plain":
                 spent *= C * H * W
             else:
-                spent, drawn[engine] = timed(lambda engine=engine: fill(net, empty, everything, noise, engine=engine))
+                drawn[engine] = made
             if turn:
                 times[engine].append(spent / batch)
     if len(drawn) == 2:
-        same = (drawn["torch"] == drawn["native"]).flatten(1).all(dim=1).sum().item()
+        one, other = drawn.values()
+        same = (one == other).flatten(1).all(dim=1).sum().item()
         # float32 rounds differently in sums of another order: a draw on a border may fall to the other side.
-        print(f"    ({same} of {batch} images are identical between torch and native)" if same < batch else "", end="")
+        print(f"    ({same} of {batch} images are identical between both)" if same < batch else "", end="")
     return {engine: statistics.median(values) for engine, values in times.items()}
 
 
@@ -111,26 +131,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--batch", type=int, action="append", help="images at a time (default: 1, 16 and 64)")
     parser.add_argument("--case", action="append", help="only cases whose name begins so; may be repeated")
+    parser.add_argument("--sizes", choices=tuple(CASES), default="mnist", help="default: mnist, and one for RGB")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu, one thread")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    compiled = importlib.util.find_spec("numba") is not None
-    engines = ["naive", "torch", *(["native"] if compiled else [])]
-    print(f"$ python {shlex.join(sys.argv)}")
+    try:
+        device = pick_device(args.device)
+    except SetupError as error:
+        raise SystemExit(str(error)) from None
+    compiled = device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    fastest = "native" if compiled else "graph" if device.type == "cuda" else ""
+    engines = ["plain", "torch", *([fastest] if fastest else [])]
     numba = f", numba {__import__('numba').__version__}" if compiled else ""
-    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}{numba}, Python {platform.python_version()}")
-    print(f"ms of CPU time per image, median of {args.rounds} rounds, samplers in turn\n")
-    print(f"{'network':<16} {'B':>3} {'naive':>11} {'torch':>9} {'x':>6} {'native':>9} {'x':>7}")
-    for case in CASES:
-        if args.case and not any(case.name.startswith(name) for name in args.case):
+    threads, unit = (", 1 thread", "CPU time") if device.type == "cpu" else (f", CUDA {torch.version.cuda}", "time")
+    print(f"$ python {shlex.join(sys.argv)}")
+    print(f"{device_name(device)}{threads}, torch {torch.__version__}{numba}, Python {platform.python_version()}")
+    print(f"ms of {unit} per image, median of {args.rounds} rounds, samplers in turn\n")
+    print(f"{'network':<16} {'B':>3} {'plain':>12} {'torch':>9} {'x':>7} {fastest:>9} {'x':>8}")
+    for one in CASES[args.sizes]:
+        if args.case and not any(one.name.startswith(name) for name in args.case):
             continue
         for batch in args.batch or [1, 16, 64]:
-            ms = measure(case, batch, rounds=args.rounds, engines=engines)
-            naive, torch_ms, native = ms["naive"], ms["torch"], ms.get("native")
-            second = f"{native:9.2f} {naive / native:6,.0f}x" if native else f"{'-':>9} {'':>7}"
-            best = min(torch_ms, native or torch_ms)
+            ms = measure(one, batch, rounds=args.rounds, engines=engines, device=device)
+            plain, torch_ms, second_ms = ms["plain"], ms["torch"], ms.get(fastest)
+            second = f"{second_ms:9.2f} {plain / second_ms:7,.0f}x" if second_ms else f"{'-':>9} {'':>8}"
+            best = min(torch_ms, second_ms or torch_ms)
             print(
-                f"{case.name:<16} {batch:>3} ~{naive:10,.0f} {torch_ms:9.2f} {naive / torch_ms:5,.0f}x {second}  "
-                f"{verdict(case, batch, best)}",
+                f"{one.name:<16} {batch:>3} ~{plain:11,.0f} {torch_ms:9.2f} {plain / torch_ms:6,.0f}x {second}  "
+                f"{verdict(one, batch, best)}",
                 flush=True,
             )
 

@@ -23,13 +23,15 @@ from model.multiscale import MultiScale
 from model.state import network_of
 from model.train import make_repeatable
 
-SAMPLES, IMAGES, COMPLETIONS = 64, 4, 6
+SAMPLES, IMAGES, COMPLETIONS, SCALES = 64, 4, 6, 16
 EXAMPLES = 512  # test images to choose from
 INK, SECOND, QUIET = "#1f4e79", "#c0504d", "#8c8c8c"
 
 
 def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
-    """Write predictions.png, samples.png, completions.png, and training.png if there is a metrics.jsonl beside.
+    """Write predictions.png, samples.png and completions.png.
+
+    Also training.png if there is a metrics.jsonl beside, and scales.png of a multi-scale network.
 
     Args:
         path: the checkpoint.
@@ -55,12 +57,17 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     test = next(data.batches(data.judged_on("test"), EXAMPLES))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _predictions(out / "predictions.png", net, test[0], facts, title=f"step {saved.step:,}, test image 0")
+        varied = int(test.reshape(len(test), -1).std(axis=1).argmax())  # of a plain sky there is little to predict
+        title = f"step {saved.step:,}, test image {varied}"
+        _predictions(out / "predictions.png", net, test[varied], facts, title=title)
         levels = sample.draw(net, facts, count=SAMPLES, seed=seed)
         picture.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
+        if isinstance(net, MultiScale):
+            _scales(out / "scales.png", net, facts, seed=seed)
         spread = test[:: max(1, len(test) // IMAGES)][:IMAGES]
         _completions(out / "completions.png", net, spread, facts, seed=seed)
         written = ["predictions.png", "samples.png", "completions.png"]
+        written += ["scales.png"] if isinstance(net, MultiScale) else []
         metrics = read_metrics(path.parent / "metrics.jsonl")
         if metrics:
             _training(out / "training.png", metrics)
@@ -108,7 +115,8 @@ def _predictions(path: Path, net: nn.Module, image: picture.Levels, facts: Datas
     shown.axis("off")
     axes[1, 0].axis("off")
     known = "the small image and\nthe pixels before" if isinstance(net, MultiScale) else "the pixels before"
-    axes[1, 0].text(0, 0.5, f"probability of each of the {K} levels,\ngiven {known};\nmarked: the level that is there")
+    what = f"each of the {K} levels" if facts.channels == 1 else f"each of the {K} levels of red,\ngreen and blue"
+    axes[1, 0].text(0, 0.5, f"probability of {what},\ngiven {known};\nmarked: the level that is there")
     colours = [INK] if facts.channels == 1 else ["#b03030", "#308030", "#3050b0"]
     for i, (row, column) in enumerate(places):
         axis = axes[i // 3, 1 + i % 3]
@@ -117,10 +125,21 @@ def _predictions(path: Path, net: nn.Module, image: picture.Levels, facts: Datas
             axis.axvline(image[colour, row, column], color=SECOND if len(colours) == 1 else ink, lw=1.5, ls="--")
         axis.set_title(f"({i + 1})  row {row}, column {column}")
         axis.set_xlim(-1, K)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(0, None)
         shown.text(column, row, str(i + 1), color="white", ha="center", va="center", fontsize=9,
                    bbox={"boxstyle": "circle,pad=0.15", "facecolor": SECOND, "edgecolor": "none"})  # fmt: skip
     _save(figure, path)
+
+
+def _scales(path: Path, net: MultiScale, facts: DatasetFacts, *, seed: int) -> None:
+    """Write pairs: a small image, each of its pixels as large as those that it stands for, and the large one of it."""
+    empty = torch.zeros(SCALES, facts.channels, facts.height, facts.width, dtype=torch.uint8)
+    everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
+    small, large = sample.complete_scales(net, facts, empty, everything, seed=seed)
+    enlarged = small.repeat_interleave(net.factor, dim=2).repeat_interleave(net.factor, dim=3)
+    pairs = torch.stack([enlarged, large], dim=1).flatten(0, 1)
+    picture.write_grid(path, pairs.numpy(), K=facts.levels, columns=8)
 
 
 def _completions(path: Path, net: nn.Module, images: picture.Levels, facts: DatasetFacts, *, seed: int) -> None:

@@ -60,6 +60,23 @@ def complete(
     engine: Engine = "auto",
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
+    """Draw what is hidden of images, given the rest: the last of what `complete_scales` returns."""
+    return complete_scales(
+        net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, before_row=before_row
+    )[-1]
+
+
+def complete_scales(
+    net: nn.Module,
+    facts: DatasetFacts,
+    levels: Tensor,
+    hidden: Tensor,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    engine: Engine = "auto",
+    before_row: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
     """Draw what is hidden of images, given the rest.
 
     With a multi-scale network the pixels of the small image that are given are taken from the image, the others are
@@ -76,17 +93,18 @@ def complete(
         before_row: called before each row.
 
     Returns:
-        Levels (B, C, H, W), uint8, on the CPU. What was not hidden is as it was given.
+        Levels (B, C, H, W), uint8, on the CPU; of a multi-scale network the small images, and then the large ones. What
+        was not hidden is as it was given.
     """
     if not isinstance(net, MultiScale):
         noise = uniforms(facts, count=len(levels), seed=seed)
-        return fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)
+        return [fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)]
     factor = net.factor
     small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
     noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)
     device = next(net.parameters()).device
 
-    def some_of(part: slice) -> Tensor:
+    def some_of(part: slice) -> tuple[Tensor, Tensor]:
         given = levels[part]
         small = fill(
             net.small, net.reduce(given), net.reduce(hidden), noises[0][part],
@@ -94,10 +112,12 @@ def complete(
         )  # fmt: skip
         with torch.no_grad():
             condition = net.condition(small.to(device))
-        return fill(
+        large = fill(
             net.large, given, hidden, noises[1][part],
             temperature=temperature, condition=condition, engine=engine, before_row=before_row,
         )  # fmt: skip
+        return small, large
 
     starts = range(0, len(levels), AT_A_TIME)
-    return torch.cat([some_of(slice(start, start + AT_A_TIME)) for start in starts])
+    drawn = [some_of(slice(start, start + AT_A_TIME)) for start in starts]
+    return [torch.cat(parts) for parts in zip(*drawn, strict=True)]

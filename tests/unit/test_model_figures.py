@@ -21,6 +21,7 @@ from model.errors import SetupError
 from model.evaluate import report
 from model.figures import chosen_pixels, predictive, read_metrics, write_all
 from model.paper import TABLES
+from model.sample import draw
 from model.state import Training, network_of
 
 torch.set_num_threads(1)
@@ -55,6 +56,22 @@ def test_all_figures_are_pictures_with_something_on_them(folder: Path, tmp_path:
         "samples.png",
         "training.png",
     ]
+
+
+def test_a_multi_scale_network_also_shows_small_images_beside_large_ones(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    config = SMALL.model_copy(update={"multiscale": 4})
+    training = Training(config, load_data("digits"), torch.device("cpu"))
+    training.advance()
+    checkpoints.save(tmp_path, training.checkpoint())
+    assert "scales.png" in write_all(path_of(tmp_path, 1), tmp_path / "made", seed=3)
+    with Image.open(tmp_path / "made" / "scales.png") as image:
+        pixels = np.asarray(image)
+    tiles = [pixels[4:68:8, left : left + 64 : 8] for left in (4, 72)]  # 8x8 pixels each
+    small, large = tiles
+    assert (small[::2, ::2] == small[1::2, 1::2]).all()
+    drawn = draw(network_of(load(path_of(tmp_path, 1)), torch.device("cpu")), config.data, count=16, seed=3)
+    assert (large == np.round(drawn[0, 0].numpy() * (255 / 16))).all()
 
 
 def test_without_metrics_there_is_no_training_curve(folder: Path, tmp_path: Path) -> None:

@@ -88,11 +88,14 @@ def _end_run(store: RunStore, home: Path) -> None:
     clock = SystemClock()
     give_up_at = clock.now() + DOWN_TIMEOUT_S
     pid = store.owner_pid()
-    if pid is not None:
+    is_shared = store.has_shared_owner()
+    if is_shared:
+        store.ask_for("CANCELLED")
+    elif pid is not None:
         _signal(pid)
     while clock.now() < give_up_at:
         if store.state().is_final:
-            if pid is not None:
+            if pid is not None and not is_shared:
                 wait_until_gone(pid)  # it still ends the embedded cloud
             return
         try:

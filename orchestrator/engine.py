@@ -8,6 +8,7 @@ the tags alone.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ from orchestrator.store import RunStore, clear_parts
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 CREDENTIALS_EVERY_S = 60.0
 CREDENTIALS_AHEAD_S = 600.0  # botocore renews those of SSO or a role before that: these it could not
+STOP_SEEN_WITHIN_S = 15.0
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
 Connect = Callable[[Instance, str, str], Host]
@@ -132,6 +134,7 @@ class Engine:
         self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
+        self._thread = threading.get_ident()
         self.events = store.events()
         self._state: RunState | None = None
         self._limit_is_reached = False
@@ -175,11 +178,11 @@ class Engine:
     def request_stop(self, reason: str, state: State = "CANCELLED") -> None:
         """Ask for a stop: checkpoint, pull, terminate; the run ends in `state`.
 
-        Safe in a signal handler; if we are merely waiting, it raises.
+        Safe in a signal handler, where it raises if we are merely waiting, and from another thread.
         """
         if not self.stop_reason:
             self.stop_reason, self.stop_state = reason, state
-        if self.interruptible:
+        if self.interruptible and threading.get_ident() == self._thread:
             self.interruptible = False
             raise Cancelled(reason)
 
@@ -207,6 +210,7 @@ class Engine:
             PixelOrchError: the run ended as FAILED or CANCELLED; everything is written down and ended by then.
         """
         failure: BaseException | None = None
+        self._thread = threading.get_ident()
         self.emit(OwnerChanged(at=self.clock.now(), pid=pid, verb=verb))
         clear_parts(self.store.checkpoints)
         try:
@@ -332,6 +336,7 @@ class Engine:
             except (UnreachableError, CloudError) as error:
                 problem = str(error)
             self.clock.sleep(min(1.0, self.policy.poll_s))
+            self.check_stop()
         raise UnreachableError(
             f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})"
         )
@@ -525,9 +530,12 @@ class Engine:
         return "\n".join(path.read_text(errors="replace").splitlines()[-10:])
 
     def sleep_watchfully(self, seconds: float) -> None:
-        """Wait, unless we are told to stop."""
+        """Wait, unless we are told to stop: by a signal at once, by another thread within a slice."""
+        until = self.clock.now() + seconds
         with self._waiting():
-            self.clock.sleep(seconds)
+            while (left_s := until - self.clock.now()) > 0:
+                self.clock.sleep(min(left_s, STOP_SEEN_WITHIN_S))
+                self.check_stop()
 
     # -- finish
 

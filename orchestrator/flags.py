@@ -25,7 +25,7 @@ EXAMPLES = {
     "ssh": "pixel-orch ssh my-run -- nvidia-smi",
     "down": "pixel-orch down 'digits-*' -y",
     "sweep": "pixel-orch sweep --region us-east-1",
-    "report": "pixel-orch report -o json",
+    "report": "pixel-orch report --html report.html",
     "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
@@ -93,7 +93,8 @@ def _looking(add: Add) -> None:
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
     sub = add("attach", "take over a run whose process died, or follow one that is led")
-    sub.add_argument("run", metavar="RUN", help="a run's name")
+    sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    sub.add_argument("-a", "--all", action="store_true", help="lead every run that nobody leads, in one process")
     _output(sub)
     sub = add("pull", "bring home what the instance has and we have not")
     sub.add_argument("run", metavar="RUN", help="a run's name")
@@ -121,9 +122,7 @@ def _ending(add: Add) -> None:
 
 def _market(add: Add) -> None:
     sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
-    sub.add_argument("runs", metavar="RUN", nargs="*", help="names of runs; all of them by default")
-    sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
-    _output(sub)
+    market_flags.report(sub)
     for name, text in (
         ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),

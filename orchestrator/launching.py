@@ -25,10 +25,11 @@ from orchestrator.engine import Cancelled, Engine, Watcher
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.events import Attempt, Event, RunCreated, StateChanged
 from orchestrator.plan import Plan
-from orchestrator.planning import agreed, make_plan, print_plan, print_tree
+from orchestrator.planning import agreed, engine_from, make_plan, print_plan, print_tree
+from orchestrator.records import row_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, wait_until_gone
-from orchestrator.summary import newest_checkpoint, row_of, summary_json, summary_text
+from orchestrator.summary import newest_checkpoint, summary_json, summary_text
 from orchestrator.terminal import RunView, Screen
 
 
@@ -151,10 +152,13 @@ def stop(args: argparse.Namespace) -> int:
         raise SpecError(f"RUN: {store.run} is {state.state} already; there is nothing to stop")
     pid = store.owner_pid()
     if pid is not None:
+        is_shared = store.has_shared_owner()
         store.ask_for("STOPPED")
-        os.kill(pid, signal.SIGTERM)
+        if not is_shared:
+            os.kill(pid, signal.SIGTERM)
         _follow(store, screen)
-        wait_until_gone(pid)  # it still ends the embedded cloud
+        if not is_shared:
+            wait_until_gone(pid)  # it still ends the embedded cloud
     else:
         spec = store.spec()
         with world.cloud_of(spec, home) as cloud:
@@ -168,6 +172,12 @@ def stop(args: argparse.Namespace) -> int:
 def attach(args: argparse.Namespace) -> int:
     """Do `pixel-orch attach`: take over a run that nobody looks after, or follow one that somebody does."""
     home = home_from_environment()
+    if args.all or not args.run:
+        if args.run or not args.all:
+            raise SpecError("attach: name one run, or give --all for every run that nobody looks after")
+        from orchestrator.supervising import attach_all
+
+        return attach_all(home, args)
     store = RunStore.open(home, args.run)
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     state = store.state()
@@ -240,17 +250,7 @@ def _lead(
     view = RunView(screen, plan.spec.steps, clock)
     code = 0
     with store.owned():
-        engine = Engine(
-            store=store,
-            plan=plan,
-            job=world.job_for(plan.spec, tree),
-            cloud=cloud,
-            connect=world.connector(store, plan.spec),
-            make_keys=_make_keys,
-            clock=clock,
-            watchers=(view, *extra),
-            refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
-        )
+        engine = engine_from(store, plan, tree, cloud, clock=clock, watchers=(view, *extra))
         store.ask_for(None)
         if verb == "stop":
             engine.watchers = (*engine.watchers, _StopAtOnce(engine))
@@ -281,12 +281,6 @@ class _StopAtOnce:
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Ask for it."""
         self.engine.request_stop("pixel-orch stop", "STOPPED")
-
-
-def _make_keys(comment: str) -> tuple[str, str]:
-    from orchestrator.ssh import make_key_pair
-
-    return make_key_pair(comment)
 
 
 @contextmanager

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import catalog, offers, sync, world
-from orchestrator.clock import SystemClock
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.cloud import Call, Cloud, Network, Offer, Pool
+from orchestrator.engine import Engine, Watcher
 from orchestrator.errors import SpecError
 from orchestrator.plan import Plan, cost_ceiling
 from orchestrator.spec import RunSpec
+from orchestrator.store import RunStore
 from orchestrator.terminal import Screen, price, table
 
 MOST_OFFERS_SHOWN = 12
@@ -172,3 +174,33 @@ def _offer_json(offer: Offer) -> dict[str, Any]:
         "price_usd_h": offer.price_usd_h,
         "price_from": offer.source,
     }
+
+
+# -- the engine of a plan
+
+
+def engine_from(
+    store: RunStore, plan: Plan, tree: sync.Tree, cloud: Cloud, *, clock: Clock, watchers: tuple[Watcher, ...]
+) -> Engine:
+    """Return the engine that leads a run by this plan; the caller holds the run's lock."""
+    from orchestrator.ssh import make_key_pair
+
+    return Engine(
+        store=store,
+        plan=plan,
+        job=world.job_for(plan.spec, tree),
+        cloud=cloud,
+        connect=world.connector(store, plan.spec),
+        make_keys=make_key_pair,
+        clock=clock,
+        watchers=watchers,
+        refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
+    )
+
+
+def engine_for(
+    store: RunStore, spec: RunSpec, cloud: Cloud, home: Path, *, clock: Clock, watchers: tuple[Watcher, ...]
+) -> Engine:
+    """Return the engine for a run that exists, with a plan at the prices of now."""
+    plan = make_plan(spec, cloud, world.home_id(home), born_at=store.state().created_at)
+    return engine_from(store, plan, world.tree_for(spec), cloud, clock=clock, watchers=watchers)

@@ -23,6 +23,8 @@ from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.events import CheckpointPulled, Event, RunState, State, fold, from_json
 from orchestrator.spec import RunSpec, check_name
 
+SHARED = " shared"
+
 
 class RunBusyError(PixelOrchError):
     """Another process owns the run."""
@@ -224,10 +226,17 @@ class RunStore:
         else:
             write_atomically(path, state.encode())
 
+    def wish(self) -> State | None:
+        """Return the state in which the owner was asked to end the run; None if nobody asked."""
+        try:
+            text = (self.folder / "asked").read_text()
+        except FileNotFoundError:
+            return None
+        return "STOPPED" if text == "STOPPED" else "CANCELLED"
+
     def asked_for(self) -> State:
-        """Return what the owner was asked for: STOPPED by `stop`, else CANCELLED."""
-        path = self.folder / "asked"
-        return "STOPPED" if path.exists() and path.read_text() == "STOPPED" else "CANCELLED"
+        """Return what a signal to the owner means: STOPPED after `stop`, else CANCELLED."""
+        return self.wish() or "CANCELLED"
 
     # -- events
 
@@ -288,8 +297,11 @@ class RunStore:
     # -- ownership
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
+    def owned(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the run's lock. The kernel drops it when the process dies, however it dies.
+
+        Args:
+            shared: this process leads other runs too: it is asked by `ask_for` alone, never by a signal.
 
         Raises:
             RunBusyError: another living process holds it.
@@ -301,24 +313,31 @@ class RunStore:
             except BlockingIOError:
                 raise RunBusyError(f"{self.run} is being looked after by process {self.owner_pid() or '?'}") from None
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, f"{os.getpid()}{SHARED if shared else ''}".encode(), 0)
             yield
         finally:
             os.close(descriptor)
 
     def owner_pid(self) -> int | None:
         """Return the process that looks after the run now, or None."""
+        text = self._owner().removesuffix(SHARED)
+        return int(text) if text.isdigit() else None
+
+    def has_shared_owner(self) -> bool:
+        """Whether the process that looks after the run leads others too."""
+        return self._owner().endswith(SHARED)
+
+    def _owner(self) -> str:
         try:
             descriptor = os.open(self.folder / "lock", os.O_RDWR)
         except FileNotFoundError:
-            return None
+            return ""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = os.pread(descriptor, 32, 0).decode(errors="replace")
-            return int(text) if text.isdigit() else None
+            return os.pread(descriptor, 32, 0).decode(errors="replace")
         else:
-            return None
+            return ""
         finally:
             os.close(descriptor)
 

@@ -13,12 +13,14 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},
-    {"ssh", "report", "compare", "price_cache", "reaper", "limits"},
-    {"host", "engine", "ear", "rent"},
+    {"ssh", "report", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
+    {"host", "engine", "ear", "rent", "records"},
     {"world"},
     {"asking", "checking", "planning", "summary"},
+    {"supervising"},
     {"launching"},
     {"running", "reaching", "ending", "quoting", "pruning"},
+    {"reporting"},
     {"cli", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,168 @@
+"""`attach --all`: one process that leads every run which nobody leads, a thread for each.
+
+Each run has its own engine and its own lock, as with `attach RUN`; what they share is the connection to AWS
+(`shared_cloud.py`). A run is stopped through a file in its folder, not by a signal, which would be for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from orchestrator import world
+from orchestrator.clock import Clock, SystemClock
+from orchestrator.cloud import Cloud
+from orchestrator.engine import Cancelled, Engine
+from orchestrator.errors import PixelOrchError
+from orchestrator.events import Attempt, Event, StateChanged
+from orchestrator.planning import engine_for
+from orchestrator.shared_cloud import SharedCloud
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunBusyError, RunStore
+from orchestrator.terminal import Screen
+
+SUMMARY_EVERY_S = 30.0
+LOOK_FOR_WISHES_EVERY_S = 0.5
+THREAD_STACK_BYTES = 1 << 20  # the default is 8 MiB of address space each
+
+CloudKey = tuple[str, tuple[str, ...], str | None]
+
+
+class Supervisor:
+    """Leads many runs to their ends."""
+
+    def __init__(self, home: Path, screen: Screen, clock: Clock) -> None:
+        self.home = home
+        self.screen = screen
+        self.clock = clock
+        self.engines: dict[str, Engine] = {}
+        self.outcomes: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def lead(self, stores: list[RunStore]) -> dict[str, str]:
+        """Lead these runs; return the state in which each of them ended."""
+        threading.stack_size(THREAD_STACK_BYTES)
+        with ExitStack() as stack:
+            clouds: dict[CloudKey, SharedCloud] = {}
+            for store in stores:
+                spec = store.spec()
+                key = (spec.cloud, spec.regions, spec.profile)
+                if key not in clouds:
+                    cloud = stack.enter_context(world.cloud_of(spec, self.home))
+                    clouds[key] = SharedCloud(cloud, fresh_s=spec.recovery.poll_s)
+            threads = []
+            for store in stores:
+                spec = store.spec()
+                cloud_of_run = clouds[spec.cloud, spec.regions, spec.profile]
+                words = (store, spec, cloud_of_run)
+                threads.append(threading.Thread(target=self._lead_one, args=words, name=store.run))
+            with self._signals():
+                for thread in threads:
+                    thread.start()
+                self._watch(threads)
+        return self.outcomes
+
+    def _lead_one(self, store: RunStore, spec: RunSpec, cloud: Cloud) -> None:
+        try:
+            with store.owned(shared=True):
+                store.ask_for(None)
+                watchers = (_Line(store.run, self.screen),)
+                engine = engine_for(store, spec, cloud, self.home, clock=self.clock, watchers=watchers)
+                with self._lock:
+                    self.engines[store.run] = engine
+                state = engine.run("attach", os.getpid()).state
+        except (Cancelled, RunBusyError) as error:
+            state = store.state().state
+            self.screen.line(f"{store.run}: {error}")
+        except PixelOrchError as error:
+            state = store.state().state
+            self.screen.line(f"{store.run}: error: {error}")
+        except Exception as error:  # noqa: BLE001  (one run's trouble must not reach the others; its machine is ended)
+            state = store.state().state
+            self.screen.line(f"{store.run}: {type(error).__name__}: {error}")
+        finally:
+            world.forget_ssh_config(store)
+        with self._lock:
+            self.engines.pop(store.run, None)
+            self.outcomes[store.run] = state
+
+    def _watch(self, threads: list[threading.Thread]) -> None:
+        """Pass on what `stop` and `down` ask for, and say now and then how things stand."""
+        told_at = self.clock.now()
+        while any(thread.is_alive() for thread in threads):
+            self.clock.sleep(LOOK_FOR_WISHES_EVERY_S)
+            with self._lock:
+                engines = dict(self.engines)
+            for engine in engines.values():
+                wish = engine.store.wish()
+                if wish is not None:
+                    engine.request_stop("pixel-orch stop" if wish == "STOPPED" else "pixel-orch down", wish)
+            if self.clock.now() - told_at >= SUMMARY_EVERY_S:
+                told_at = self.clock.now()
+                states = Counter(engine.state().state for engine in engines.values())
+                over = Counter(self.outcomes.values())
+                told = ", ".join(f"{count} {state}" for state, count in sorted((states + over).items()))
+                self.screen.line(f"{len(threads)} runs: {told}")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """First signal: every run saves, comes home and ends its machine. Second: every machine is ended at once."""
+        count = 0
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            nonlocal count
+            count += 1
+            if count == 1:
+                self.screen.line("Stopping all runs: checkpoint, pull, terminate. (Again: terminate at once.)")
+            for engine in list(self.engines.values()):
+                engine.request_stop(signal.Signals(number).name)
+                if count > 1:
+                    engine.policy = engine.policy.model_copy(update={"stop_timeout_s": 0.001})
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Line:
+    """A `Watcher` that prints a line when a run moves to another state."""
+
+    def __init__(self, run: str, screen: Screen) -> None:
+        self.run = run
+        self.screen = screen
+
+    def event(self, event: Event) -> None:
+        """Print it."""
+        if isinstance(event, StateChanged):
+            reason = event.reason.splitlines()[0] if event.reason else ""
+            self.screen.line(f"{self.run}: {event.state}" + (f" ({reason})" if reason else ""))
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Say nothing: the summary does."""
+
+
+def attach_all(home: Path, args: argparse.Namespace) -> int:
+    """Do `pixel-orch attach --all`."""
+    screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
+    stores = [s for s in RunStore.all(home) if not s.state().is_final and s.owner_pid() is None]
+    if stores:
+        screen.plain(f"taking over {len(stores)} runs that nobody looks after")
+    outcomes = Supervisor(home, screen, SystemClock()).lead(stores) if stores else {}
+    if args.output == "json":
+        print(json.dumps({"runs": outcomes}))
+    elif not stores:
+        print("nothing to take over: every run that goes on is looked after")
+    return 0 if all(state == "SUCCEEDED" for state in outcomes.values()) else 1

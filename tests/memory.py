@@ -6,37 +6,35 @@ lie. What befalls a machine is a time on it: `noticed_at`, `gone_at`, `frozen_fr
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from orchestrator import catalog
+from orchestrator.aws.errors import MEANINGS
+from orchestrator.aws.fleet import refusal
 from orchestrator.cloud import (
     ATTEMPT_TAG,
     MANAGED_TAG,
     RUN_TAG,
     Call,
-    Cursor,
     Image,
     Instance,
-    Job,
-    Look,
     Network,
-    Output,
     Pool,
     PricePoint,
-    Setup,
 )
-from orchestrator.errors import CapacityError, CloudError, CommandError, UnreachableError
+from orchestrator.errors import AccessError, CloudError, ThrottledError
+from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, shutdown_timer_s
 
 EPOCH = 1_790_000_000.0
 BOOT_S = 20.0
-LISTED_AFTER_S = 3.0  # EC2 is eventually consistent: a describe right after a launch may not know of it
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
-PRICES = {"us-east-1a": 0.40, "us-east-1b": 0.30, "us-east-1c": 0.35}
+WEST = ("us-west-2a", "us-west-2b")
+PRICES = {"us-east-1a": 0.40, "us-east-1b": 0.30, "us-east-1c": 0.35, "us-west-2a": 0.45, "us-west-2b": 0.42}
 
 
 class VirtualClock:
@@ -58,35 +56,17 @@ class VirtualClock:
             at, _, action = heapq.heappop(self._planned)
             self._now = max(self._now, at)
             action()
-        self._now = until
+        self._now = max(self._now, until)
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Plan something."""
         heapq.heappush(self._planned, (when, next(self._count), action))
 
 
-@dataclass
-class Machine:
-    """One instance and the trainer on it."""
-
-    instance: Instance
-    ready_at: float
-    shutting_down_s: float = 5.0
-    noticed_at: float | None = None
-    gone_at: float | None = None
-    frozen_from: float | None = None
-    rebalance: bool = False
-    allow_s: float | None = None  # what the last look let it go on for
-    # the trainer
-    command_started_at: float | None = None
-    resumed_from: int = 0
-    steps_per_s: float = 1.0
-    steps: int = 100
-    checkpoint_every: int = 10
-    crashes_at_step: int | None = None
-    stop_at: float | None = None
-    sent: dict[int, bytes] = field(default_factory=dict)
-    refuses: set[str] = field(default_factory=set)
+def refusal_of(code: str, where: str) -> CloudError:
+    """Return the error that one of EC2's codes becomes."""
+    meaning = MEANINGS[code]
+    return meaning.kind(f"RunInstances ({where}): {code}: as told", code=code, scope=meaning.scope)
 
 
 class MemoryCloud:
@@ -95,33 +75,50 @@ class MemoryCloud:
     Args:
         clock: the time.
         configure: is given every new machine, in order, to decide its fate.
+        regions: us-east-1, us-west-2 or both.
     """
 
     title = "AWS"
 
-    def __init__(self, clock: VirtualClock, configure: Callable[[int, Machine], None] | None = None) -> None:
+    def __init__(
+        self, clock: VirtualClock, configure: Configure | None = None, regions: Sequence[str] = ("us-east-1",)
+    ) -> None:
         self.clock = clock
         self.configure = configure or (lambda number, machine: None)
+        self.regions = regions
         self.machines: list[Machine] = []
+        self.agents: dict[str, Agent] = {}
         self.calls: list[Call] = []
         self.doors: dict[str, str] = {}
         self.refusals: dict[str, list[CloudError]] = {}  # zone -> what the next launches there get
         self.empty_zones: set[str] = set()
+        self.families_without_quota: set[str] = set()
+        self.regions_without_image: set[str] = set()
+        self.prices: dict[str, list[PricePoint]] = {  # zone -> changes in the order of time
+            zone: [PricePoint(EPOCH - 3600, price)] for zone, price in PRICES.items()
+        }
         self.terminations: list[str] = []
         self.quotas: dict[str, float] = {}
         self.credentials_end: float | None = None
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
+        self.is_offline = False  # our own network: the hosts do not answer either
+        self.write: Callable[[Path, bytes], Any] = Path.write_bytes  # to the disk at home
+        self._asked: dict[str, Any] = {}  # token -> what it stood for
 
     # -- the seam
 
     def offerings(self, instance_types: Sequence[str]) -> list[Pool]:
-        return [Pool(name, zone, "us-east-1") for name in instance_types for zone in ZONES]
+        zones = [z for z in (*ZONES, *WEST) if z[:-1] in self.regions]
+        return [Pool(name, zone, zone[:-1]) for name in instance_types for zone in zones]
 
     def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
-        return {pool: PricePoint(EPOCH - 3600, PRICES[pool.zone]) for pool in pools}
+        now = self.clock.now()
+        return {p: [c for c in self.prices[p.zone] if c.at <= now][-1] for p in pools}
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
-        return [PricePoint(EPOCH - 3600, PRICES[pool.zone])] if pool.zone in PRICES else []
+        changes = self.prices.get(pool.zone, [])
+        before = [c for c in changes if c.at <= start][-1:]
+        return before + [c for c in changes if start < c.at <= end]
 
     def image(self, region: str, image_id: str | None = None) -> Image:
         return Image(image_id or "ami-00000000000000001")
@@ -151,23 +148,43 @@ class MemoryCloud:
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         self.calls.append(call)
         token = call.parameters["ClientToken"]
-        if template is not None:
-            return self._launch_any(call, template, token)
+        asked = (call.parameters, template.parameters if template else None)
         for machine in self.machines:
             if machine.instance.client_token == token:
+                if self._asked[token] != asked:
+                    raise refusal_of("IdempotentParameterMismatch", call.region)
                 return self._now_of(machine)
-        zone = call.parameters["Placement"]["AvailabilityZone"]
-        if self.refusals.get(zone):
-            raise self.refusals[zone].pop(0)
-        if zone in self.empty_zones:
-            raise CapacityError(f"no capacity in {zone}", code="InsufficientInstanceCapacity")
-        return self._served(self._new_machine(call, token, zone))
+        if template is not None:
+            machine = self._launch_any(call, template, token)
+        else:
+            zone = call.parameters["Placement"]["AvailabilityZone"]
+            problem = self._refusal(call.parameters["InstanceType"], zone)
+            if problem is not None:
+                raise problem
+            machine = self._new_machine(call, token, zone)
+        self._asked[token] = asked
+        return self._served(machine)
 
-    def _launch_any(self, fleet: Call, template: Call, token: str) -> Instance:
-        """Start in the first pool that has capacity, as an `instant` fleet over them would."""
+    def _refusal(self, instance_type: str, zone: str) -> CloudError | None:
+        """Return what a pool answers instead of an instance."""
+        if self.refusals.get(zone):
+            return self.refusals[zone].pop(0)
+        if catalog.find(instance_type).quota_family in self.families_without_quota:
+            return refusal_of("VcpuLimitExceeded", f"{instance_type}, {zone}")
+        if zone[:-1] in self.regions_without_image:
+            return refusal_of("InvalidAMIID.NotFound", f"{instance_type}, {zone}")
+        if zone in self.empty_zones:
+            return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
+        return None
+
+    def _launch_any(self, fleet: Call, template: Call, token: str) -> Machine:
+        """Start in the first pool that serves, as an `instant` fleet over them would."""
+        errors = []
         for override in fleet.parameters["LaunchTemplateConfigs"][0]["Overrides"]:
-            zone = override["AvailabilityZone"]
-            if zone not in self.empty_zones and not self.refusals.get(zone):
+            problem = self._refusal(override["InstanceType"], override["AvailabilityZone"])
+            if isinstance(problem, (ThrottledError, AccessError)):
+                raise problem  # not one pool's answer, but the whole request's
+            if problem is None:
                 data = template.parameters["LaunchTemplateData"]
                 spot = fleet.parameters["TargetCapacitySpecification"]["DefaultTargetCapacityType"] == "spot"
                 asked = {
@@ -175,12 +192,17 @@ class MemoryCloud:
                     "InstanceType": override["InstanceType"],
                     **({"InstanceMarketOptions": {}} if spot else {}),
                 }
-                return self._served(self._new_machine(Call("CreateFleet", fleet.region, asked), token, zone))
-        raise CapacityError("none of the pools served", code="UnfulfillableCapacity", scope="region")
+                return self._new_machine(Call("CreateFleet", fleet.region, asked), token, override["AvailabilityZone"])
+            overrides = {"Overrides": override}
+            entry = {"ErrorCode": problem.code, "ErrorMessage": str(problem), "LaunchTemplateAndOverrides": overrides}
+            errors.append(entry)
+        raise refusal(errors, fleet.region)
 
     def _served(self, machine: Machine) -> Instance:
         self.machines.append(machine)
+        agent = self.agents[machine.instance.instance_id] = Agent(self, machine)
         self.configure(len(self.machines), machine)
+        agent.plan()
         if self.fail_after_serving:
             self.fail_after_serving -= 1
             raise CloudError("the connection broke", code="ReadTimeoutError")
@@ -188,7 +210,6 @@ class MemoryCloud:
 
     def _new_machine(self, call: Call, token: str, zone: str) -> Machine:
         now = self.clock.now()
-        tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
         instance = Instance(
             instance_id=f"i-{len(self.machines) + 1:017x}",
             instance_type=call.parameters["InstanceType"],
@@ -198,13 +219,13 @@ class MemoryCloud:
             state="pending",
             launched_at=now,
             client_token=token,
-            tags=tags,
+            tags=tags_of(call),
         )
-        return Machine(instance, ready_at=now + BOOT_S)
+        return Machine(instance, ready_at=now + BOOT_S, timer_s=shutdown_timer_s(call.parameters["UserData"]))
 
     def instances(self, run: str | None = None) -> list[Instance]:
         now = self.clock.now()
-        listed = [m for m in self.machines if now >= m.instance.launched_at + LISTED_AFTER_S]
+        listed = [m for m in self.machines if now >= m.instance.launched_at + m.listed_after_s]
         ours = [m for m in listed if m.instance.tags.get(MANAGED_TAG) == "true"]
         return [self._now_of(m) for m in ours if run is None or m.instance.tags[RUN_TAG] == run]
 
@@ -240,8 +261,7 @@ class MemoryCloud:
 
     def alive(self) -> list[str]:
         """Return the ids of what is still billed."""
-        now_of = map(self._now_of, self.machines)
-        return [i.instance_id for i in now_of if i.state in ("pending", "running")]
+        return [m.instance.instance_id for m in self.machines if m.gone_at is None]
 
     def connect(self, instance: Instance, user: str, host_key: str) -> MemoryHost:
         """The engine's `Connect`."""
@@ -249,117 +269,6 @@ class MemoryCloud:
         host = MemoryHost(self, machine)
         host.check()
         return host
-
-
-class MemoryHost:
-    """The `Host` seam: a trainer whose state is a function of the time."""
-
-    def __init__(self, cloud: MemoryCloud, machine: Machine) -> None:
-        self.cloud = cloud
-        self.clock = cloud.clock
-        self.machine = machine
-
-    def check(self) -> None:
-        """Answer, or be unreachable."""
-        now, machine = self.clock.now(), self.machine
-        frozen = machine.frozen_from is not None and now >= machine.frozen_from
-        if now < machine.ready_at or machine.gone_at is not None or frozen:
-            self.clock.sleep(10.0 if frozen else 0.1)
-            raise UnreachableError(f"{machine.instance.instance_id}: no answer")
-
-    def set_up(self, job: Job) -> Setup:
-        self.check()
-        return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
-
-    def send(self, job: Job, path: Path) -> None:
-        self.check()
-        assert path.read_bytes() != b"damaged", "a damaged checkpoint was sent out"
-        self.machine.sent[int(path.stem.split("-")[1])] = path.read_bytes()
-
-    def start(self, job: Job, setup: Setup) -> None:
-        self.check()
-        machine = self.machine
-        if machine.command_started_at is None:
-            machine.command_started_at = self.clock.now()
-            good = [step for step in machine.sent if f"checkpoint-{step}.pt" not in machine.refuses]
-            machine.resumed_from = max(good, default=0)
-
-    def _steps_at(self, at: float) -> int:
-        machine = self.machine
-        assert machine.command_started_at is not None
-        done = machine.resumed_from + int((at - machine.command_started_at) * machine.steps_per_s)
-        return min(done, machine.steps, machine.crashes_at_step or machine.steps)
-
-    def _stopped_at(self) -> float | None:
-        machine = self.machine
-        moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
-        return max(min(moments), machine.command_started_at or 0.0) if moments else None
-
-    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
-        self.check()
-        self.machine.allow_s = allow_s
-        machine, now = self.machine, self.clock.now()
-        notice = None if machine.noticed_at is None else machine.noticed_at + 120.0
-        if machine.command_started_at is None:
-            return Look("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
-        stopped_at = self._stopped_at()
-        step = self._steps_at(min(now, stopped_at) if stopped_at is not None else now)
-        trainer, code = "running", None
-        if step >= machine.steps:
-            trainer, code = "exited", 0
-        elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:
-            trainer, code = "exited", 1
-        elif stopped_at is not None:
-            trainer, code = "exited", 143
-        lines = list(self._metrics(step))
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        asked = stopped_at is not None and code != 0
-        new = text.encode()[cursor.metrics :].decode() if cursor.metrics < len(text) else ""
-        outputs = tuple(self._outputs(step, at_end=trainer == "exited" and code in (0, 143)))
-        end = Cursor(max(len(text), cursor.metrics), 0)
-        rebalance = machine.rebalance
-        return Look(trainer, code, asked, notice, rebalance, "", True, new, "", end, outputs)  # type: ignore[arg-type]
-
-    def _metrics(self, step: int) -> Iterator[dict[str, object]]:
-        machine = self.machine
-        refused = [{"name": n, "reason": "digest differs"} for n in sorted(machine.refuses)]
-        yield {
-            "event": "start",
-            "device_name": "simulated",
-            "resumed_from": machine.resumed_from,
-            "refused": refused,
-            "batch_size": 32,
-            "images_per_epoch": 3200,
-        }
-        for done in range(machine.resumed_from + 1, step + 1):
-            wall_s = (done - machine.resumed_from) / machine.steps_per_s
-            yield {"step": done, "images_per_s": 32 * machine.steps_per_s, "wall_s": wall_s}
-
-    def _outputs(self, step: int, *, at_end: bool) -> Iterator[Output]:
-        machine = self.machine
-        marks = set(range(machine.checkpoint_every, step + 1, machine.checkpoint_every)) | ({step} if at_end else set())
-        for mark in sorted(m for m in marks if m > machine.resumed_from):
-            content = f"weights after step {mark}".encode()
-            yield Output(f"checkpoint-{mark}.pt", mark, len(content), hashlib.sha256(content).hexdigest())
-
-    def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
-        self.check()
-        destination.write_bytes(f"weights after step {output.step}".encode())
-        return True
-
-    def stop(self, job_root: str) -> None:
-        self.check()
-        self.machine.stop_at = self.machine.stop_at or self.clock.now()
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-class BrokenSetup(MemoryHost):
-    """A host whose bootstrap fails."""
-
-    def set_up(self, job: Job) -> Setup:
-        raise CommandError("bootstrap.sh", 3, "no torch build has kernels for this GPU")
 
 
 def tags_of(call: Call) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model.config import TrainConfig
 from orchestrator import offers
-from orchestrator.cloud import Image, Job
+from orchestrator.cloud import Image, Job, Offer
 from orchestrator.engine import Engine
 from orchestrator.events import Event, RunCreated
 from orchestrator.plan import Plan
@@ -46,7 +47,8 @@ class Story:
     def __init__(self, home: Path, fate: Callable[[int, Machine], None] | None = None, **spec: Any) -> None:
         self.home = home
         self.clock = VirtualClock()
-        self.cloud = MemoryCloud(self.clock, fate)
+        self.cloud = MemoryCloud(self.clock, fate, spec.get("regions", ("us-east-1",)))
+        self._keys = itertools.count(1)
         wanted: dict[str, Any] = {
             "run": "story",
             "cloud": "aws",
@@ -64,9 +66,8 @@ class Story:
 
     def engine(self) -> Engine:
         """Return a new engine over the same run: a first one, or the one that takes over after a crash."""
-        pools = self.cloud.offerings(self.spec.instances)
-        ranked = offers.spot_offers(pools, self.cloud.spot_prices(pools), None)
-        plan = Plan(self.spec, tuple(ranked), {"us-east-1": Image("ami-1")}, self.store.state().created_at, "home")
+        images = {region: Image("ami-1") for region in self.spec.regions}
+        plan = Plan(self.spec, self.offers(), images, self.store.state().created_at, "home")
         job = Job(
             root="pixel-orch/story",
             command=("true",),
@@ -74,8 +75,8 @@ class Story:
             config_json=b"{}",
             tree=self.home,
             files=(),
-            owner_timeout_s=1800,
-            stop_timeout_s=90,
+            owner_timeout_s=self.spec.recovery.owner_timeout_s,
+            stop_timeout_s=self.spec.recovery.stop_timeout_s,
             metadata_poll_s=5,
         )
         return Engine(
@@ -84,10 +85,17 @@ class Story:
             job=job,
             cloud=self.cloud,
             connect=self.cloud.connect,
-            make_keys=lambda comment: ("private", f"ssh-ed25519 AAAA {comment}"),
+            make_keys=lambda comment: (f"private {next(self._keys)}", f"ssh-ed25519 AAAA {comment}"),
             clock=self.clock,
             watchers=(self.recorder,),
         )
+
+    def offers(self) -> tuple[Offer, ...]:
+        """Return the offers at the prices of now."""
+        pools = self.cloud.offerings(self.spec.instances)
+        if self.spec.market == "on-demand":
+            return tuple(offers.on_demand_offers(pools))
+        return tuple(offers.spot_offers(pools, self.cloud.spot_prices(pools), self.spec.max_price_usd_h))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Plan something for so many seconds from now."""

@@ -361,7 +361,8 @@ def test_the_end_is_written_down_only_when_ec2_says_terminated(home: Path) -> No
 
 
 def test_a_laptop_that_is_offline_for_an_hour_loses_nothing(home: Path) -> None:
-    story = Story(home, lambda number, machine: setattr(machine, "steps_per_s", 0.02))
+    patient = RecoveryPolicy(poll_s=2.0, owner_timeout_s=2 * 3600)  # else the instance ends itself meanwhile
+    story = Story(home, lambda number, machine: setattr(machine, "steps_per_s", 0.02), recovery=patient)
     away = {"is": False}
     ask = story.cloud.instances
 

@@ -1,0 +1,300 @@
+"""One machine of the in-memory cloud: its trainer, the agent that watches over it, and the link to it.
+
+The trainer's state is a function of the time. The agent's own limits are as `infra/agent.py` has them: an owner who is
+silent for too long, and what the budget surely buys; until it is started, the shutdown timer of user-data holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cloud import Cursor, Instance, Job, Look, Output, Setup
+from orchestrator.errors import CommandError, UnreachableError
+
+if TYPE_CHECKING:
+    from tests.memory import MemoryCloud
+
+FIRST_HOUR_S = 3600.0
+LEAVE_TO_AWS_S = 180.0  # agent.py: from a notice on, in the first hour
+BUDGET_GRACE_S = 30.0  # agent.py: from SIGTERM to the shutdown when the money is what ends it
+
+
+@dataclass
+class Machine:
+    """One instance and what runs on it."""
+
+    instance: Instance
+    ready_at: float
+    shutting_down_s: float = 5.0
+    listed_after_s: float = 3.0  # EC2 is eventually consistent: a describe right after a launch may not know of it
+    noticed_at: float | None = None
+    gone_at: float | None = None  # when EC2 accepted its end: billed no longer
+    rebalance: bool = False
+    # the link
+    frozen_from: float | None = None  # nothing goes through
+    mute_from: float | None = None  # what we say arrives, no answer comes back
+    skew_s: float = 0.0  # its clock is so much ahead
+    setup_s: float = 0.0
+    pull_s: float = 0.0  # for one file
+    # the agent
+    timer_s: float | None = None  # of user-data: it shuts down so long after the boot, unless the agent starts
+    job: Job | None = None
+    watched_from: float | None = None
+    owner_at: float | None = None  # the last sign of life of ours
+    allow_s: float | None = None  # what the last look let it go on for
+    allowed_at: float = 0.0
+    ending: str = ""
+    # the trainer
+    command_started_at: float | None = None
+    resumed_from: int = 0
+    steps_per_s: float = 1.0
+    steps: int = 100
+    checkpoint_every: int = 10
+    crashes_at_step: int | None = None
+    stuck_at_step: int | None = None
+    save_s: float = 0.0  # from SIGTERM to the checkpoint
+    stop_at: float | None = None
+    sent: dict[int, bytes] = field(default_factory=dict)
+    refuses: set[str] = field(default_factory=set)
+    text: bytes = b""  # metrics.jsonl of all the steps so far
+    ends: list[int] = field(default_factory=list)  # of its lines, in bytes
+
+
+def shutdown_timer_s(user_data: str) -> float | None:
+    """Return when the timer in a cloud-config shuts the machine down, in seconds from its boot on; None without one."""
+    if not user_data.startswith("#cloud-config"):
+        user_data = base64.b64decode(user_data).decode()  # a launch template holds it encoded
+    for command in json.loads(user_data.partition("\n")[2]).get("runcmd", []):
+        if command[:2] == ["shutdown", "-h"] and command[2].startswith("+"):
+            return 60.0 * int(command[2])
+    return None
+
+
+class Agent:
+    """What ends a machine from within: `Watch.look_at_limits` of infra/agent.py, and the timer before it."""
+
+    def __init__(self, cloud: MemoryCloud, machine: Machine) -> None:
+        self.cloud = cloud
+        self.machine = machine
+        self._next: float | None = None  # when we look again
+
+    def plan(self) -> None:
+        """Look again at the moment at which something may be due."""
+        due = self._due_at()[0]
+        if due is not None and (self._next is None or due < self._next):
+            self._next = due
+            self.cloud.clock.at(due, self._look)
+
+    def _due_at(self) -> tuple[float | None, str, float]:
+        """Return (when its limits are reached, which one, how long the trainer may take to save)."""
+        machine = self.machine
+        if machine.watched_from is None or machine.job is None:
+            at = None if machine.timer_s is None else machine.ready_at + machine.timer_s
+            return at, "the shutdown timer", 0.0
+        due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
+        why, grace_s = "its owner has been silent", machine.job.stop_timeout_s
+        if machine.allow_s is not None and machine.allowed_at + machine.allow_s < due:
+            due, why, grace_s = machine.allowed_at + machine.allow_s, "its budget is used up", BUDGET_GRACE_S
+        if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:
+            due = max(due, min(machine.noticed_at + LEAVE_TO_AWS_S, machine.watched_from + FIRST_HOUR_S))
+        return due, why, grace_s
+
+    def _look(self) -> None:
+        machine, now = self.machine, self.cloud.clock.now()
+        if machine.gone_at is not None or self._next is None or now < self._next:
+            return
+        self._next = None
+        due, why, grace_s = self._due_at()
+        if due is None or now < due:
+            self.plan()
+            return
+        machine.ending = why
+        if machine.command_started_at is not None:
+            machine.stop_at = machine.stop_at if machine.stop_at is not None else now
+            ends_at = machine.stop_at + min(machine.save_s, grace_s)
+            if now < ends_at:
+                self._next = ends_at
+                self.cloud.clock.at(ends_at, self._look)
+                return
+        self.cloud.end(machine, "Client.InstanceInitiatedShutdown")
+
+
+class MemoryHost:
+    """The `Host` seam."""
+
+    def __init__(self, cloud: MemoryCloud, machine: Machine) -> None:
+        self.cloud = cloud
+        self.clock = cloud.clock
+        self.machine = machine
+
+    def check(self) -> None:
+        """Answer, or be unreachable."""
+        now, machine = self.clock.now(), self.machine
+        frozen = self.cloud.is_offline or (machine.frozen_from is not None and now >= machine.frozen_from)
+        if now < machine.ready_at or machine.gone_at is not None or frozen:
+            self.clock.sleep(10.0 if frozen else 0.1)
+            raise UnreachableError(f"{machine.instance.instance_id}: no answer")
+
+    def _answered(self) -> None:
+        """Let the answer come back, or not, to what was already done."""
+        machine = self.machine
+        if machine.mute_from is not None and self.clock.now() >= machine.mute_from:
+            self.clock.sleep(10.0)
+            raise UnreachableError(f"{machine.instance.instance_id}: no answer")
+
+    def set_up(self, job: Job) -> Setup:
+        self.check()
+        if self.machine.setup_s:
+            self.clock.sleep(self.machine.setup_s)
+            self.check()
+        self._answered()
+        return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
+
+    def send(self, job: Job, path: Path) -> None:
+        self.check()
+        assert path.read_bytes() != b"damaged", "a damaged checkpoint was sent out"
+        self.machine.sent[int(path.stem.split("-")[1])] = path.read_bytes()
+        self._answered()
+
+    def start(self, job: Job, setup: Setup) -> None:
+        self.check()
+        machine = self.machine
+        machine.owner_at = self.clock.now()
+        if machine.command_started_at is None:
+            machine.command_started_at = machine.watched_from = self.clock.now()
+            machine.job = job
+            good = [step for step in machine.sent if f"checkpoint-{step}.pt" not in machine.refuses]
+            machine.resumed_from = max(good, default=0)
+            self.cloud.agents[machine.instance.instance_id].plan()
+        self._answered()
+
+    # -- the trainer
+
+    def _steps_at(self, at: float) -> int:
+        machine = self.machine
+        assert machine.command_started_at is not None
+        done = machine.resumed_from + int((at - machine.command_started_at) * machine.steps_per_s)
+        last = max(machine.resumed_from, machine.stuck_at_step) if machine.stuck_at_step is not None else machine.steps
+        return min(done, machine.steps, machine.crashes_at_step or machine.steps, last)
+
+    def _stopped_at(self) -> float | None:
+        machine = self.machine
+        moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
+        return max(min(moments), machine.command_started_at or 0.0) if moments else None
+
+    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+        self.check()
+        machine, now = self.machine, self.clock.now()
+        machine.owner_at = now
+        if allow_s is not None:
+            machine.allow_s, machine.allowed_at = allow_s, now
+        self.cloud.agents[machine.instance.instance_id].plan()
+        self._answered()
+        notice = None if machine.noticed_at is None else machine.noticed_at + 120.0 + machine.skew_s
+        if machine.command_started_at is None:
+            return Look("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
+        stopped_at = self._stopped_at()
+        step = self._steps_at(min(now, stopped_at) if stopped_at is not None else now)
+        trainer, code = "running", None
+        if step >= machine.steps:
+            trainer, code = "exited", 0
+        elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:
+            trainer, code = "exited", 1
+        elif stopped_at is not None and now >= stopped_at + machine.save_s:
+            trainer, code = "exited", 143
+        text = self._metrics(step)
+        asked = stopped_at is not None and code != 0
+        new = text[cursor.metrics :].decode() if cursor.metrics < len(text) else ""
+        outputs = tuple(self._outputs(step, at_end=trainer == "exited" and code in (0, 143)))
+        end = Cursor(max(len(text), cursor.metrics), 0)
+        return Look(
+            trainer,  # type: ignore[arg-type]
+            code,
+            asked,
+            notice,
+            machine.rebalance,
+            machine.ending,
+            True,
+            new,
+            "",
+            end,
+            outputs,
+        )
+
+    def _metrics(self, step: int) -> bytes:
+        """Return metrics.jsonl as it is after that step; what was written once is kept."""
+        machine = self.machine
+        lines = []
+        if not machine.ends:
+            refused = [{"name": n, "reason": "digest differs"} for n in sorted(machine.refuses)]
+            lines.append(
+                {
+                    "event": "start",
+                    "device_name": "simulated",
+                    "resumed_from": machine.resumed_from,
+                    "refused": refused,
+                    "batch_size": 32,
+                    "images_per_epoch": 3200,
+                }
+            )
+        for done in range(machine.resumed_from + max(len(machine.ends), 1), step + 1):
+            wall_s = (done - machine.resumed_from) / machine.steps_per_s
+            lines.append({"step": done, "images_per_s": 32 * machine.steps_per_s, "wall_s": wall_s})
+        for line in lines:
+            machine.text += json.dumps(line).encode() + b"\n"
+            machine.ends.append(len(machine.text))
+        return machine.text[: machine.ends[min(step - machine.resumed_from, len(machine.ends) - 1)]]
+
+    def _outputs(self, step: int, *, at_end: bool) -> Iterator[Output]:
+        machine = self.machine
+        every, first = machine.checkpoint_every, machine.resumed_from + 1
+        for mark in range(-(-first // every) * every, step + 1, every):
+            yield output_of(mark)
+        if at_end and step >= first and step % every:
+            yield output_of(step)
+
+    def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
+        self.check()
+        if self.machine.pull_s:
+            self.clock.sleep(self.machine.pull_s)
+            self.check()
+        self.machine.owner_at = self.clock.now()
+        self._answered()
+        self.cloud.write(destination, f"weights after step {output.step}".encode())
+        return True
+
+    def stop(self, job_root: str) -> None:
+        self.check()
+        self.machine.stop_at = self.machine.stop_at or self.clock.now()
+        self._answered()
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+OUTPUTS: dict[int, Output] = {}
+
+
+def output_of(step: int) -> Output:
+    """Return the checkpoint of a step; they are the same in every story."""
+    if step not in OUTPUTS:
+        content = f"weights after step {step}".encode()
+        OUTPUTS[step] = Output(f"checkpoint-{step}.pt", step, len(content), hashlib.sha256(content).hexdigest())
+    return OUTPUTS[step]
+
+
+class BrokenSetup(MemoryHost):
+    """A host whose bootstrap fails."""
+
+    def set_up(self, job: Job) -> Setup:
+        raise CommandError("bootstrap.sh", 3, "no torch build has kernels for this GPU")
+
+
+Configure = Callable[[int, Machine], None]
+"""Is given the number of each new machine (from 1) and the machine."""

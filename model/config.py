@@ -91,6 +91,15 @@ class TrainConfig(BaseModel):
         fits = isinstance(given, dict) and given.keys() == DatasetFacts.__dataclass_fields__.keys()
         return DatasetFacts(**given) if fits and all(type(value) is int for value in given.values()) else given
 
+    @field_validator("hidden", "head")
+    @classmethod
+    def _every_colour_has_maps(cls, maps: int, info: ValidationInfo) -> int:
+        name = info.data.get("dataset", "")
+        facts = DATASETS.get(name)
+        if facts is not None and maps < facts.channels:
+            raise ValueError(f"{name} has {facts.channels} colours; give at least that many maps")
+        return maps
+
     @field_validator("multiscale")
     @classmethod
     def _multiscale_fits(cls, rows: int, info: ValidationInfo) -> int:

@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; take --set device=auto")
+        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; take device auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
             raise SetupError(
                 f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute capability "
                 f"{capability[0]}.{capability[1]}; built for {' '.join(built_for)}); install a build that has, or take "
-                "--set device=cpu"
+                "device cpu"
             )
     return torch.device(name)
 

@@ -61,6 +61,16 @@ def call(*words: str | Path) -> int:
         (("train", "--model", "gan"), "invalid choice"),
         (("train", "--set", "hidden"), "not KEY=VALUE"),
         (("train", "--set", "hiden=4"), "did you mean hidden?"),
+        (("train", "--set", "hidden=0"), "hidden = 0 in --set cannot be; give a whole number at least 1"),
+        (
+            ("train", "--dataset", "photos-16", "--set", "hidden=2"),
+            "hidden = 2 in --set: photos-16 has 3 colours; give at least that many maps",
+        ),
+        (
+            ("train", "--dataset", "photos-16", "--set", "head=2"),
+            "head = 2 in --set: photos-16 has 3 colours; give at least that many maps",
+        ),
+        (("train", "--multiscale", "3"), "multiscale = 3 in --set: small images of digits can have 4, 2, 1 rows"),
         (("train", "--set", "hidden=4", "--set", "hidden=5"), "give it once"),
         (("train", "--config", "none.json"), "cannot read the config none.json"),
         (("train", "--config", "c.json", "--steps", "3"), "--config and flags both give settings"),
@@ -105,7 +115,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--set", "device=cuda", "--out", tmp_path) == 2
-    assert "sees no GPU here; take --set device=auto" in capsys.readouterr().err
+    assert "sees no GPU here; take device auto or cpu" in capsys.readouterr().err
 
 
 def test_without_torch_it_names_the_extra(

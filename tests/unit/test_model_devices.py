@@ -18,6 +18,8 @@ from model import sample
 from model.build import build
 from model.checkpoint import digest, load, path_of
 from model.config import MODELS, DatasetFacts, TrainConfig
+from model.device import pick_device
+from model.errors import ConfigError, SetupError
 from model.likelihood import nats_per_image
 from model.sampling import cached, fill, graphed, naive
 from model.state import network_of
@@ -116,3 +118,26 @@ def test_a_multi_scale_network_draws_the_same_images_and_costs_the_same(device: 
     net.to(device)
     torch.testing.assert_close(nats_per_image(net, levels.to(device)).cpu(), nats)
     assert torch.equal(sample.draw(net, facts, count=2, seed=1), drawn)
+
+
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (3, 7))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_80"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla K80")
+    for name in ("auto", "cuda"):
+        with pytest.raises(SetupError, match=r"no kernels for Tesla K80 \(compute capability 3\.7; .*take device cpu$"):
+            pick_device(name)
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_a_sampler_that_the_device_cannot_run_is_one_line() -> None:
+    facts = DatasetFacts(height=2, width=2, channels=1, levels=3, train=0, valid=0, test=0)
+    with pytest.raises(SetupError, match="the graph sampler runs on a GPU, not on cpu"):
+        sample.draw(network("pixelcnn"), facts, count=1, seed=0, engine="graph")
+
+
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_fewer_maps_than_colours_cannot_be(hidden: int) -> None:
+    with pytest.raises(ConfigError, match="photos-16 has 3 colours; give hidden and head at least that many maps"):
+        build(TrainConfig().model_copy(update={"dataset": "photos-16", "hidden": hidden}))

@@ -98,6 +98,10 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         from orchestrator import quoting
 
         return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
+    if args.command == "report":
+        from orchestrator import reporting
+
+        return reporting.report(args)
     from orchestrator import checking, ending, launching, pruning, reaching, running
 
     commands: dict[str, Callable[..., int]] = {
@@ -110,7 +114,6 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         "ssh": reaching.ssh,
         "down": ending.down,
         "sweep": ending.sweep,
-        "report": running.report,
         "check": checking.check,
         "runs": pruning.prune,
         "completion": completion,

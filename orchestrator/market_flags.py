@@ -1,4 +1,4 @@
-"""The flags of the commands about money: prices, compare. Kept out of `cli.py`, which only says that they exist."""
+"""The flags of the commands about money: report, prices, compare. `flags.py` says that they exist."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def prices(sub: argparse.ArgumentParser) -> None:
 def compare(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `compare`."""
     sub.add_argument("types", metavar="TYPE", nargs="+", help="instance types; ratios are to the first")
+
+
+def report(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of `report`."""
+    sub.add_argument("runs", metavar="RUN", nargs="*", help="names of runs; all of them by default")
+    sub.add_argument("--html", metavar="FILE", help="write one self-contained page: charts, tables, samples")
+    sub.add_argument("--out", metavar="FILE", help="write there instead of to the terminal")
+    sub.add_argument(
+        "--billing-rule",
+        choices=("hour-start", "in-effect"),
+        default="hour-start",
+        help="which spot price a second costs: that of its instance-hour's start (default), or the one in effect",
+    )
+    sub.add_argument(
+        "-o",
+        "--output",
+        choices=("table", "json", "csv", "markdown"),
+        default="table",
+        help="the format (default: table)",
+    )

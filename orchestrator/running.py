@@ -10,11 +10,10 @@ from typing import Any
 
 from orchestrator import world
 from orchestrator.clock import SystemClock, iso
-from orchestrator.errors import SpecError
 from orchestrator.events import RunState
-from orchestrator.report import as_json, as_text, build
+from orchestrator.records import row_of
 from orchestrator.store import RunStore, home_from_environment
-from orchestrator.summary import row_of, summary_json, summary_text
+from orchestrator.summary import summary_json, summary_text
 from orchestrator.terminal import money, span, table
 
 # -- looking
@@ -55,7 +54,7 @@ def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]
         "step": row.steps,
         "attempts": len(row.attempts),
         "interruptions": row.interruptions,
-        "cost_usd": row.cost_usd,
+        "cost_usd": float(row.cost_usd),
         "created_at": iso(state.created_at),
         "owner_pid": store.owner_pid(),
     }
@@ -112,23 +111,3 @@ def _print_from(path: Path, offset: int) -> int:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
     return offset + len(data)
-
-
-def report(args: argparse.Namespace) -> int:
-    """Do `pixel-orch report`: cost and performance, by measurement."""
-    home, now = home_from_environment(), SystemClock().now()
-    stores = [RunStore.open(home, run) for run in args.runs] if args.runs else RunStore.all(home)
-    built = build([row_of(store, now) for store in stores], now)
-    text = json.dumps(as_json(built)) if args.output == "json" else as_text(built)
-    if args.out:
-        _write_out(Path(args.out), text + "\n")
-    else:
-        print(text)
-    return 0
-
-
-def _write_out(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise SpecError(f"--out: cannot write {path} ({error.strerror}); name a file in a folder of yours") from None

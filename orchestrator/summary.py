@@ -7,20 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.events import RunState
-from orchestrator.report import RunRow, build, run_row
-from orchestrator.store import RunStore, read_jsonl
+from orchestrator.records import row_of
+from orchestrator.report import build
+from orchestrator.store import RunStore
 from orchestrator.terminal import money, number, price, span, table
-
-
-def row_of(store: RunStore, now: float) -> RunRow:
-    """Return the report's row of a run, from its folder alone."""
-    state: RunState = store.state()
-    lines: list[dict[str, Any]] = []
-    for attempt in state.attempts:
-        own = read_jsonl(store.folder / "attempts" / str(attempt.number) / "metrics.jsonl")
-        lines.extend({**line, "attempt": attempt.number} for line in own)
-    return run_row(state, lines, now)
 
 
 def newest_checkpoint(store: RunStore) -> Path | None:
@@ -48,14 +38,14 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
                 "zone": a.zone,
                 "region": a.region,
                 "market": a.market,
-                "price_usd_h": a.price_usd_h,
+                "price_usd_h": float(a.price_usd_h),
                 "started_at": iso(a.started_at),
                 "ended_at": iso(a.ended_at) if a.ended_at is not None else None,
                 "ended_by": a.ended_by,
                 "first_step": a.first_step,
                 "last_step": a.last_step,
                 "images_per_s": a.images_per_s,
-                "billed_usd": a.billed_usd,
+                "billed_usd": float(a.billed_usd),
             }
             for a in row.attempts
         ],
@@ -63,7 +53,7 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "samples": str(samples) if samples else None,
         "steps": row.steps,
         "images_per_s": row.images_per_s or 0.0,
-        "cost_usd": row.cost_usd,
+        "cost_usd": float(row.cost_usd),
         "cost_is_estimate": row.is_estimate,
         "device": row.device,
         "interruptions": row.interruptions,
@@ -86,11 +76,11 @@ def summary_text(store: RunStore, now: float) -> str:
             str(a.number),
             a.instance_type,
             a.zone,
-            price(a.price_usd_h),
+            price(float(a.price_usd_h)),
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             number(a.images_per_s),
             a.ended_by or "-",
-            ("~" if a.is_estimate else "") + ("free" if a.is_free else money(a.billed_usd)),
+            ("~" if a.is_estimate else "") + money(a.billed_usd) + (" (free)" if a.is_free else ""),
         ]
         for a in row.attempts
     ]
@@ -103,6 +93,12 @@ def summary_text(store: RunStore, now: float) -> str:
     lines.append(f"steps       {row.steps}{quality}")
     lines.append(f"speed       {number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}")
     lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} in {span(row.duration_s)}")
+    if row.on_demand_usd:
+        beside = row.volume_usd + row.address_usd + row.data_out_usd
+        lines.append(f"            of that ${money(beside)} for disk, address and data out")
+        if any(a.is_free for a in row.attempts):
+            lines.append("            (free): AWS bills no instance that it interrupts in its first hour")
+        lines.append(f"            the same on on-demand: ${money(row.on_demand_usd)}")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:

@@ -1,9 +1,22 @@
 """Pure.
 
-Runs in, a cost and performance report out; the terminal table and the JSON are two readers of the same data.
+Runs in, a cost and performance report out; the terminal, JSON, CSV, Markdown and HTML read the same data.
 """
 
-from orchestrator.report.build import AttemptRow, Report, RunRow, TypeRow, build, run_row
-from orchestrator.report.text import as_json, as_text
+from orchestrator.report.build import AttemptRow, Report, RunRow, TypeRow, Workload, build, run_row
+from orchestrator.report.forms import as_csv, as_json, as_markdown
+from orchestrator.report.text import as_text
 
-__all__ = ["AttemptRow", "Report", "RunRow", "TypeRow", "as_json", "as_text", "build", "run_row"]
+__all__ = [
+    "AttemptRow",
+    "Report",
+    "RunRow",
+    "TypeRow",
+    "Workload",
+    "as_csv",
+    "as_json",
+    "as_markdown",
+    "as_text",
+    "build",
+    "run_row",
+]

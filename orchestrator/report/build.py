@@ -1,16 +1,36 @@
-"""Runs -> Report: what each run and each instance type cost, and how fast it was, by measurement."""
+"""Runs -> Report: what each run and each instance type cost, and how fast it was.
+
+Every figure has one of four origins, and says which: *measured* (by a trainer's metrics), *billed* (by the rules of
+`billing.py`), *recorded* or live prices, *predicted*. What the embedded cloud measures is this machine's CPU: it is
+shown, and never ranked among GPU types.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from decimal import Decimal
 
-from orchestrator.billing import bill
+from orchestrator import catalog
+from orchestrator.billing import DEFAULT_RULE, SpotRule, bill
+from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, RunState
+from orchestrator.predict import Observation, Work, predict
+from orchestrator.prices import MarketRow, lowest
+from orchestrator.report.metrics import Digest
 
 EMBEDDED = "embedded cloud"
-Metrics = Sequence[Mapping[str, Any]]
+NOTHING = Decimal(0)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What was trained: only runs of one workload can be compared by speed."""
+
+    name: str
+    batch_size: int | None = None
+    images_per_epoch: float | None = None
+    work: Work | None = None  # counted; None for a program of one's own
 
 
 @dataclass(frozen=True)
@@ -23,20 +43,30 @@ class AttemptRow:
     zone: str
     region: str
     market: str
-    price_usd_h: float
+    price_usd_h: Decimal  # at the launch
     started_at: float
     ended_at: float | None
     ended_by: str | None
     end_reason: str
+    noticed: bool
     first_step: int
     last_step: int
+    steps_lost: int  # trained here, and done again by the next attempt
     images_per_s: float | None
+    slow_images_per_s: float | None
+    fast_images_per_s: float | None
     steps_per_s: float | None
     device: str
-    billed_usd: float
+    instance_usd: Decimal
+    volume_usd: Decimal
+    address_usd: Decimal
+    data_out_usd: Decimal
+    billed_usd: Decimal  # the sum of the four
+    on_demand_usd: Decimal | None
     billed_s: float
     is_free: bool
     is_estimate: bool
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,36 +77,84 @@ class RunRow:
     state: str
     reason: str
     cloud: str
+    workload: str
+    created_at: float
     steps: int
-    steps_lost: int  # trained, and done again after an interruption
+    steps_lost: int
     interruptions: int
     capacity_failures: int
     attempts: tuple[AttemptRow, ...]
     images_per_s: float | None
-    usd_per_1000_steps: float | None
-    usd_per_epoch: float | None
+    usd_per_1000_steps: Decimal | None
+    usd_per_epoch: Decimal | None
     nats: float | None  # the last validation
     bits_per_dim: float | None
     device: str
-    cost_usd: float
+    instance_usd: Decimal
+    volume_usd: Decimal
+    address_usd: Decimal
+    data_out_usd: Decimal
+    cost_usd: Decimal
+    on_demand_usd: Decimal | None  # the same seconds on on-demand; None where a price is not known
     is_estimate: bool
     duration_s: float
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TypeRow:
-    """One instance type in one market on one cloud, over all runs."""
+    """One instance type in one market on one cloud, over all runs of one workload. Measured and billed."""
 
     cloud: str
+    workload: str
     instance_type: str
     market: str
     attempts: int
     interruptions: int
     images_per_s: float | None
-    price_usd_h: float
-    usd_per_1000_steps: float | None
-    usd_per_epoch: float | None
-    cost_usd: float
+    slow_images_per_s: float | None
+    fast_images_per_s: float | None
+    seconds_per_step: float | None
+    price_usd_h: Decimal  # mean over the attempts, at their launch
+    usd_per_step: Decimal | None
+    usd_per_1000_steps: Decimal | None
+    usd_per_epoch: Decimal | None
+    images_per_usd: float | None
+    cost_usd: Decimal
+    device: str
+    is_ranked: bool  # false on the embedded cloud: this machine's CPU is no GPU type
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the throughput is this machine's."""
+        return self.cloud == EMBEDDED
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """One type that was not run (or only on the embedded cloud) for one workload."""
+
+    workload: str
+    instance_type: str
+    images_per_s: float
+    low_images_per_s: float
+    high_images_per_s: float
+    price_usd_h: Decimal | None
+    price_source: str  # live, cached, recorded; "on-demand" where no spot price is a market's
+    usd_per_epoch: Decimal | None
+    images_per_usd: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class LeftOutRow:
+    """What would have been predicted for a type that was measured, from the others alone."""
+
+    workload: str
+    instance_type: str
+    measured_images_per_s: float
+    predicted_images_per_s: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -84,58 +162,108 @@ class Report:
     """Everything that the forms of the report show."""
 
     generated_at: float
+    billing_rule: str
     runs: tuple[RunRow, ...]
     types: tuple[TypeRow, ...]
+    predicted: tuple[PredictedRow, ...] = ()
+    left_out: tuple[LeftOutRow, ...] = ()
+    price_note: str = ""
+    extra_notes: tuple[str, ...] = field(default=())
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What must stand beside the figures for them to be honest."""
-        if not any(run.cloud == EMBEDDED for run in self.runs):
-            return ()
+        notes = list(self.extra_notes)
+        if any(run.cloud == EMBEDDED for run in self.runs):
+            notes.append(
+                "embedded cloud: the prices are recorded ones, nothing was paid; "
+                "the throughput is this machine's CPU's, not the GPU's."
+            )
+        return tuple(notes)
+
+    @property
+    def billing_note(self) -> str:
+        """How the money was reckoned."""
+        rule = {
+            "hour-start": "at the spot price in force at the start of each instance-hour",
+            "in-effect": "at the spot price in effect at each second",
+        }[self.billing_rule]
         return (
-            "embedded cloud: the prices are recorded ones, nothing was paid; "
-            "the throughput is this machine's CPU's, not the GPU's.",
+            f"Billed by our reckoning, not taken from an invoice: per second, 60 s at least, {rule}; nothing for an "
+            "instance that AWS interrupts within its first hour. With disk (gp3), public address, and data out at "
+            "list price, though an account's first 100 GB a month are free. ~ marks an estimate."
         )
 
 
-def _measured(lines: Metrics) -> list[Mapping[str, Any]]:
-    """Return the training lines with a speed, less the first, which holds the warm-up (unless it is all there is)."""
-    lines = [x for x in lines if isinstance(x.get("step"), int) and x.get("split") != "valid" and "event" not in x]
-    with_speed = [x for x in lines if isinstance(x.get("images_per_s"), (int, float)) and x["images_per_s"] > 0]
-    return with_speed[1:] or with_speed
+# -- a run
 
 
-def speed(lines: Metrics) -> tuple[float | None, float | None]:
-    """Return (images/s, steps/s) of one attempt's metrics in steady state: each line weighs as long as it took."""
-    measured = _measured(lines)
-    if not measured:
-        return None, None
-    total_s = images = steps = 0.0
-    before: Mapping[str, Any] | None = None
-    for line in measured:
-        if before is not None and all(isinstance(x.get("wall_s"), (int, float)) for x in (line, before)):
-            seconds = line["wall_s"] - before["wall_s"]
-            if seconds > 0:
-                total_s += seconds
-                images += line["images_per_s"] * seconds
-                steps += line["step"] - before["step"]
-        before = line
-    if total_s == 0:
-        mean = sum(x["images_per_s"] for x in measured) / len(measured)
-        return mean, None
-    return images / total_s, steps / total_s
+def run_row(
+    state: RunState,
+    digests: Mapping[int, Digest],
+    now: float,
+    *,
+    workload: Workload | None = None,
+    rule: SpotRule = DEFAULT_RULE,
+) -> RunRow:
+    """Return the row of one run.
+
+    Args:
+        state: the fold of its events.
+        digests: of the metrics, by attempt.
+        now: unix seconds, for what is still running.
+        workload: what it trains.
+        rule: by which a spot second is billed.
+    """
+    following: list[Attempt | None] = [*state.attempts[1:], None]
+    rows = tuple(
+        _attempt_row(attempt, after, digests.get(attempt.number, Digest()), now, rule)
+        for attempt, after in zip(state.attempts, following, strict=False)
+    )
+    known = [digests[row.number] for row in rows if row.number in digests]
+    batch = next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None)
+    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
+    epoch = epoch or (workload.images_per_epoch if workload else None)
+    valid = [d for d in known if d.valid_nats is not None or d.valid_bits is not None]
+    on_demand = [row.on_demand_usd for row in rows]
+    return RunRow(
+        run=state.run,
+        state=state.state,
+        reason=state.reason,
+        cloud=state.cloud,
+        workload=workload.name if workload else "",
+        created_at=state.created_at,
+        steps=max((a.last_step for a in state.attempts), default=0),
+        steps_lost=sum(row.steps_lost for row in rows),
+        interruptions=state.interruptions,
+        capacity_failures=len(state.failures),
+        attempts=rows,
+        images_per_s=_weighted(rows),
+        usd_per_1000_steps=_usd_per(rows, 1000 * batch if batch else None),
+        usd_per_epoch=_usd_per(rows, epoch),
+        nats=valid[-1].valid_nats if valid else None,
+        bits_per_dim=valid[-1].valid_bits if valid else None,
+        device=next((row.device for row in reversed(rows) if row.device), ""),
+        instance_usd=_sum(row.instance_usd for row in rows),
+        volume_usd=_sum(row.volume_usd for row in rows),
+        address_usd=_sum(row.address_usd for row in rows),
+        data_out_usd=_sum(row.data_out_usd for row in rows),
+        cost_usd=_sum(row.billed_usd for row in rows),
+        on_demand_usd=None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
+        is_estimate=any(row.is_estimate for row in rows),
+        duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
+        problems=_run_problems(rows),
+    )
 
 
-def _start_line(lines: Metrics) -> Mapping[str, Any]:
-    return next((x for x in lines if x.get("event") == "start"), {})
+def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
+    if not rows:
+        return ("no instance was had",)
+    return tuple(f"attempt {row.number}: {problem}" for row in rows for problem in row.problems)
 
 
-def _attempt_row(attempt: Attempt, lines: Metrics, now: float) -> AttemptRow:
-    images_per_s, steps_per_s = speed(lines)
-    batch = _start_line(lines).get("batch_size")
-    if steps_per_s is None and images_per_s and isinstance(batch, int) and batch > 0:
-        steps_per_s = images_per_s / batch
-    billed = bill(attempt, now)
+def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: float, rule: SpotRule) -> AttemptRow:
+    billed = bill(attempt, now, rule)
     return AttemptRow(
         number=attempt.number,
         instance_id=attempt.instance_id,
@@ -143,109 +271,193 @@ def _attempt_row(attempt: Attempt, lines: Metrics, now: float) -> AttemptRow:
         zone=attempt.zone,
         region=attempt.region,
         market=attempt.market,
-        price_usd_h=attempt.price_usd_h,
+        price_usd_h=Decimal(str(attempt.price_usd_h)),
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         ended_by=attempt.ended_by,
         end_reason=attempt.end_reason,
+        noticed=attempt.noticed_ends_at is not None,
         first_step=attempt.first_step,
         last_step=attempt.last_step,
-        images_per_s=images_per_s,
-        steps_per_s=steps_per_s,
-        device=attempt.device,
-        billed_usd=float(billed.usd),
+        steps_lost=max(0, attempt.last_step - after.resumed_from) if after else 0,
+        images_per_s=digest.images_per_s,
+        slow_images_per_s=digest.slow_images_per_s,
+        fast_images_per_s=digest.fast_images_per_s,
+        steps_per_s=digest.steps_per_s,
+        device=attempt.device or digest.device,
+        instance_usd=billed.instance_usd,
+        volume_usd=billed.volume_usd,
+        address_usd=billed.address_usd,
+        data_out_usd=billed.data_out_usd,
+        billed_usd=billed.usd,
+        on_demand_usd=billed.on_demand_usd,
         billed_s=float(billed.seconds),
         is_free=billed.is_free,
         is_estimate=billed.is_estimate,
+        problems=digest.problems,
     )
 
 
+def _sum(values: object) -> Decimal:
+    return sum(values, NOTHING)  # type: ignore[call-overload, no-any-return]  # of Decimals, from a generator
+
+
+def _steps(row: AttemptRow) -> int:
+    return max(row.last_step - row.first_step + 1, 1)
+
+
 def _weighted(rows: Sequence[AttemptRow]) -> float | None:
-    """Return images/s over several attempts, each weighing as many steps as it did."""
+    """Return images/s over several attempts: total images over total time, images being proportional to steps."""
     rows = [row for row in rows if row.images_per_s]
-    weight = sum(max(row.last_step - row.first_step + 1, 1) for row in rows)
     if not rows:
         return None
-    # images are proportional to steps: total images over total time is the harmonic mean weighted by steps
-    return weight / sum(max(row.last_step - row.first_step + 1, 1) / (row.images_per_s or 1) for row in rows)
+    return sum(map(_steps, rows)) / sum(_steps(row) / (row.images_per_s or 1) for row in rows)
 
 
-def _usd_per(rows: Sequence[AttemptRow], images: float | None) -> float | None:
+def _usd_per(rows: Sequence[AttemptRow], images: float | None) -> Decimal | None:
     """Return what so many images cost while training runs: price an hour over measured images/s."""
     rows = [row for row in rows if row.images_per_s]
     if not rows or images is None:
         return None
-    weights = [max(row.last_step - row.first_step + 1, 1) for row in rows]
-    each = [row.price_usd_h / 3600 / (row.images_per_s or 1) for row in rows]
-    return images * sum(w * usd for w, usd in zip(weights, each, strict=True)) / sum(weights)
+    total = sum(map(_steps, rows))
+    each = (_steps(row) * usd_for(images, row.images_per_s, row.price_usd_h) for row in rows)
+    return _sum(each) / total
 
 
-def run_row(state: RunState, metrics: Metrics, now: float) -> RunRow:
-    """Return the row of one run.
+def usd_for(images: float, images_per_s: float | None, price_usd_h: Decimal) -> Decimal:
+    """Return the dollars that so many images cost at a speed and a price an hour."""
+    return Decimal(repr(float(images))) * price_usd_h / 3600 / Decimal(repr(images_per_s or 1.0))
+
+
+# -- the report
+
+
+def build(
+    runs: Sequence[RunRow],
+    now: float,
+    *,
+    rule: SpotRule = DEFAULT_RULE,
+    workloads: Mapping[str, Workload] | None = None,
+    prices: Sequence[MarketRow] = (),
+    price_note: str = "",
+) -> Report:
+    """Return the report over these runs.
 
     Args:
-        state: the fold of its events.
-        metrics: the lines of all its attempts, each with an `attempt`, as written (also what was done twice).
-        now: unix seconds, for what is still running.
+        runs: their rows.
+        now: unix seconds.
+        rule: by which the runs were billed.
+        workloads: what is known of each workload by name; with it the types that were not run are predicted.
+        prices: of the market now, for the predictions.
+        price_note: whose prices they are, and of when.
     """
-    by_attempt: dict[int, list[Mapping[str, Any]]] = {}
-    for line in metrics:
-        by_attempt.setdefault(int(line.get("attempt", 0)), []).append(line)
-    rows = tuple(_attempt_row(a, by_attempt.get(a.number, []), now) for a in state.attempts)
-    start = next((s for lines in by_attempt.values() if (s := _start_line(lines))), {})
-    batch, epoch = start.get("batch_size"), start.get("images_per_epoch")
-    valid = [x for x in metrics if x.get("split") == "valid" and isinstance(x.get("nats"), (int, float))]
-    lost = sum(max(0, a.last_step - b.resumed_from) for a, b in zip(state.attempts, state.attempts[1:], strict=False))
-    ended_at = state.updated_at if state.is_final else now
-    return RunRow(
-        run=state.run,
-        state=state.state,
-        reason=state.reason,
-        cloud=state.cloud,
-        steps=max((a.last_step for a in state.attempts), default=0),
-        steps_lost=lost,
-        interruptions=state.interruptions,
-        capacity_failures=len(state.failures),
-        attempts=rows,
-        images_per_s=_weighted(rows),
-        usd_per_1000_steps=_usd_per(rows, 1000.0 * batch if isinstance(batch, int) else None),
-        usd_per_epoch=_usd_per(rows, float(epoch) if isinstance(epoch, (int, float)) else None),
-        nats=valid[-1]["nats"] if valid else None,
-        bits_per_dim=valid[-1].get("bits_per_dim") if valid else None,
-        device=next((row.device for row in reversed(rows) if row.device), ""),
-        cost_usd=sum(row.billed_usd for row in rows),
-        is_estimate=any(row.is_estimate for row in rows),
-        duration_s=max(0.0, ended_at - state.created_at),
-    )
-
-
-def build(runs: Sequence[RunRow], now: float) -> Report:
-    """Return the report over these runs."""
-    groups: dict[tuple[str, str, str], list[tuple[RunRow, AttemptRow]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
         for row in run.attempts:
-            groups.setdefault((run.cloud, row.instance_type, row.market), []).append((run, row))
-    return Report(now, tuple(runs), tuple(_type_row(key, pairs) for key, pairs in sorted(groups.items())))
+            groups.setdefault((run.cloud, run.workload, row.instance_type, row.market), []).append((run, row))
+    types = tuple(_type_row(key, pairs) for key, pairs in sorted(groups.items(), key=lambda item: item[0]))
+    predicted, left_out = [], []
+    for workload in (workloads or {}).values():
+        made, checks = _predicted(workload, types, lowest(prices), prices)
+        predicted += made
+        left_out += checks
+    return Report(now, rule, tuple(runs), types, tuple(predicted), tuple(left_out), price_note if predicted else "")
 
 
-def _type_row(key: tuple[str, str, str], pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
+def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
+    cloud, workload, instance_type, market = key
     rows = [row for _, row in pairs]
-    runs = list({id(run): run for run, _ in pairs}.values())
-    same = len({(run.usd_per_epoch is None, run.usd_per_1000_steps is None) for run in runs}) == 1
+    measured = [row for row in rows if row.images_per_s]
+    speed = _weighted(rows)
+    price = _sum(row.price_usd_h for row in rows) / len(rows)
+    step_s = _seconds_per_step(measured)
+    runs = list({run.run: run for run, _ in pairs}.values())
+    epoch = _one(run.usd_per_epoch for run in runs if run.usd_per_epoch is not None)
+    usd_per_step = None if step_s is None else Decimal(repr(step_s)) * price / 3600
     return TypeRow(
-        cloud=key[0],
-        instance_type=key[1],
-        market=key[2],
+        cloud=cloud,
+        workload=workload,
+        instance_type=instance_type,
+        market=market,
         attempts=len(rows),
         interruptions=sum(row.ended_by == "aws" for row in rows),
-        images_per_s=_weighted(rows),
-        price_usd_h=sum(row.price_usd_h for row in rows) / len(rows),
-        usd_per_1000_steps=_mean([run.usd_per_1000_steps for run in runs]) if same else None,
-        usd_per_epoch=_mean([run.usd_per_epoch for run in runs]) if same else None,
-        cost_usd=sum(row.billed_usd for row in rows),
+        images_per_s=speed,
+        slow_images_per_s=min((row.slow_images_per_s for row in measured if row.slow_images_per_s), default=None),
+        fast_images_per_s=max((row.fast_images_per_s for row in measured if row.fast_images_per_s), default=None),
+        seconds_per_step=step_s,
+        price_usd_h=price,
+        usd_per_step=usd_per_step,
+        usd_per_1000_steps=None if usd_per_step is None else 1000 * usd_per_step,
+        usd_per_epoch=epoch,
+        images_per_usd=None if not speed or not price else speed * 3600 / float(price),
+        cost_usd=_sum(row.billed_usd for row in rows),
+        device=next((row.device for row in rows if row.device), ""),
+        is_ranked=cloud != EMBEDDED and speed is not None,
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _seconds_per_step(rows: Sequence[AttemptRow]) -> float | None:
+    timed = [row for row in rows if row.steps_per_s]
+    if not timed:
+        return None
+    return sum(_steps(row) / (row.steps_per_s or 1) for row in timed) / sum(map(_steps, timed))
+
+
+def _one(values: object) -> Decimal | None:
+    known: list[Decimal] = list(values)  # type: ignore[call-overload]
+    return _sum(known) / len(known) if known else None
+
+
+def _predicted(
+    workload: Workload, types: Sequence[TypeRow], best: Mapping[str, MarketRow], prices: Sequence[MarketRow]
+) -> tuple[list[PredictedRow], list[LeftOutRow]]:
+    """Return predictions for what AWS rents today and was not measured on AWS, and the leave-one-out checks."""
+    mine = [row for row in types if row.workload == workload.name and row.is_ranked and row.images_per_s]
+    fastest: dict[str, Observation] = {}
+    for row in mine:
+        known = _find(row.instance_type)
+        if known is not None and row.images_per_s:
+            fastest[known.name] = Observation(known, row.images_per_s, workload.work)
+    asked = {row.instance_type for row in types if row.workload == workload.name}
+    targets = [
+        known
+        for known in catalog.all_types()
+        if known.name not in fastest and (not known.is_retired or known.name in asked)
+    ]
+    found = predict(list(fastest.values()), targets, workload.work)
+    rows = []
+    for one in found.of_types:
+        price, source = _price_of(one.instance_type, best, prices)
+        epoch = workload.images_per_epoch
+        rows.append(
+            PredictedRow(
+                workload=workload.name,
+                instance_type=one.instance_type,
+                images_per_s=one.images_per_s,
+                low_images_per_s=one.low,
+                high_images_per_s=one.high,
+                price_usd_h=price,
+                price_source=source,
+                usd_per_epoch=None if price is None or not epoch else usd_for(epoch, one.images_per_s, price),
+                images_per_usd=None if not price else one.images_per_s * 3600 / float(price),
+                basis=one.basis,
+            )
+        )
+    rows.sort(key=lambda row: -(row.images_per_usd or 0))
+    checks = [LeftOutRow(workload.name, c.instance_type, c.measured, c.predicted, c.error) for c in found.left_out]
+    return rows, checks
+
+
+def _find(name: str) -> catalog.InstanceType | None:
+    try:
+        return catalog.find(name)
+    except SpecError:
+        return None  # of a newer version's catalog
+
+
+def _price_of(name: str, best: Mapping[str, MarketRow], prices: Sequence[MarketRow]) -> tuple[Decimal | None, str]:
+    """Return (dollars an hour, whose): the lowest spot price that is a market's, else on-demand."""
+    if name in best:
+        return best[name].rank_usd_h, f"spot, {best[name].source}"
+    on_demand = [row.on_demand_usd_h for row in prices if row.instance_type == name and row.on_demand_usd_h]
+    return (min(on_demand), "on-demand") if on_demand else (None, "no price known")

@@ -1,44 +1,37 @@
-"""The report as a terminal table (80 columns) and as JSON."""
+"""The report for a terminal of 80 columns."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
-from orchestrator.report.build import Report, RunRow, TypeRow
-from orchestrator.terminal import money, number, price, table
+from orchestrator.report.build import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
+from orchestrator.terminal import money, number, table
 
-
-def as_json(report: Report) -> dict[str, Any]:
-    """Return the report for `-o json`. Field names carry their units; times are ISO 8601 in UTC."""
-    raw = dataclasses.asdict(report)
-    raw["generated_at"] = iso(report.generated_at)
-    raw["notes"] = list(report.notes)
-    for run in raw["runs"]:
-        for attempt in run["attempts"]:
-            attempt["started_at"] = iso(attempt["started_at"])
-            attempt["ended_at"] = iso(attempt["ended_at"]) if attempt["ended_at"] else None
-    return raw
+MOST_RUNS = 40
+EMPTY = "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
 
 
 def as_text(report: Report) -> str:
-    """Return the report for a terminal of 80 columns."""
+    """Return the report for a terminal."""
     if not report.runs:
-        return "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
-    parts = ["Runs", _runs(report.runs), "", "Instance types, as measured", _types(report.types)]
-    parts += [
-        "",
-        "$/KSTEP (1,000 steps), $/EPOCH: price per hour over measured images/s, while\nit trains.",
-        "$ TOTAL: billed, all attempts (~ is an estimate); an instance that AWS",
-        "interrupts within its first hour is free.",
-    ]
-    parts += ["", *(_wrapped(note) for note in report.notes)] if report.notes else []
+        return EMPTY
+    parts = ["Runs (measured, billed)", _runs(report.runs)]
+    for workload in dict.fromkeys(row.workload for row in report.types):
+        parts += ["", *_of_workload(report, workload)]
+    parts += ["", *_bill(report.runs)]
+    problems = [f"{run.run}: {problem}" for run in report.runs for problem in run.problems]
+    if problems:
+        parts += ["", "Left out, or to be known:", *(_bullet(problem) for problem in problems[:10])]
+        parts += [f"- and {len(problems) - 10} more: -o json has them"] if len(problems) > 10 else []
+    parts += ["", *(textwrap.fill(note, 80) for note in (report.billing_note, *report.notes))]
     return "\n".join(parts)
 
 
-def _runs(runs: tuple[RunRow, ...]) -> str:
-    head = ["RUN", "STATE", "STEPS", "ATT", "INT", "IMAGES/S", "BITS/DIM", "$ TOTAL"]
+def _runs(runs: Sequence[RunRow]) -> str:
+    head = ["RUN", "STATE", "STEPS", "ATT", "INT", "IMAGES/S", "BITS/DIM", "$", "ON-DEM $"]
+    shown = runs[-MOST_RUNS:]
     rows = [
         [
             run.run,
@@ -49,32 +42,102 @@ def _runs(runs: tuple[RunRow, ...]) -> str:
             number(run.images_per_s),
             number(run.bits_per_dim, 3),
             ("~" if run.is_estimate else "") + money(run.cost_usd),
+            money(run.on_demand_usd),
         ]
-        for run in runs
+        for run in shown
     ]
-    return table(head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ TOTAL")
+    text = table(head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ ON-DEM $")
+    left = len(runs) - len(shown)
+    return text + (f"\n({left} older runs not shown; they are counted below, and in -o json)" if left else "")
 
 
-def _types(types: tuple[TypeRow, ...]) -> str:
-    head = ["TYPE", "MARKET", "CLOUD", "ATT", "INT", "IMAGES/S", "$/H", "$/KSTEP", "$/EPOCH"]
+def _of_workload(report: Report, workload: str) -> list[str]:
+    types = [row for row in report.types if row.workload == workload]
+    parts = [f"Instance types, measured: {workload or 'workload not recorded'}", _types(types)]
+    predicted = [row for row in report.predicted if row.workload == workload]
+    if predicted:
+        parts += ["", f"Predicted, not measured: {workload}", _predicted(predicted), _basis(report, workload)]
+    return parts
+
+
+def ranked_types(types: Iterable[TypeRow]) -> list[TypeRow]:
+    """Return the types by images for a dollar; those that are no GPU's figures come last."""
+    return sorted(types, key=lambda row: (not row.is_ranked, -(row.images_per_usd or 0), row.instance_type, row.market))
+
+
+def _types(types: Sequence[TypeRow]) -> str:
+    head = ["TYPE", "MARKET", "CLOUD", "ATT", "IMAGES/S", "$/H", "SEC/STEP", "$/KSTEP", "$/EPOCH"]
     rows = [
         [
             row.instance_type,
             row.market,
-            "embedded" if row.cloud == "embedded cloud" else row.cloud,
+            "embedded" if row.cloud == EMBEDDED else row.cloud,
             str(row.attempts),
-            str(row.interruptions),
             number(row.images_per_s),
-            price(row.price_usd_h),
+            money(row.price_usd_h),
+            number(row.seconds_per_step),
             money(row.usd_per_1000_steps),
             money(row.usd_per_epoch),
         ]
-        for row in types
+        for row in ranked_types(types)
     ]
-    return table(head, rows, right="ATT INT IMAGES/S $/H $/KSTEP $/EPOCH")
+    return table(head, rows, right="ATT IMAGES/S $/H SEC/STEP $/KSTEP $/EPOCH")
 
 
-def _wrapped(note: str, width: int = 80) -> str:
-    import textwrap
+def _predicted(rows: Sequence[PredictedRow]) -> str:
+    head = ["TYPE", "IMAGES/S", "90 % BETWEEN", "$/H", "PRICE", "$/EPOCH", "IMAGES/$"]
+    cells = [
+        [
+            row.instance_type,
+            number(row.images_per_s),
+            f"{number(row.low_images_per_s)} - {number(row.high_images_per_s)}",
+            money(row.price_usd_h),
+            row.price_source,
+            money(row.usd_per_epoch),
+            number(row.images_per_usd),
+        ]
+        for row in rows
+    ]
+    return table(head, cells, right="IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$")
 
-    return "\n".join(textwrap.wrap(note, width))
+
+def _basis(report: Report, workload: str) -> str:
+    basis = next(row.basis for row in report.predicted if row.workload == workload)
+    checks = [row for row in report.left_out if row.workload == workload]
+    text = f"Predicted from {basis}."
+    if checks:
+        errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
+        text += f" Leaving each out in turn, it would have been off by: {errors}."
+    if report.price_note:
+        text += f" Prices, {report.price_note}."
+    return textwrap.fill(text, 80)
+
+
+def _bill(runs: Sequence[RunRow]) -> list[str]:
+    total = sum(run.cost_usd for run in runs)
+    parts = [
+        f"{name} ${money(sum(getattr(run, key) for run in runs))}"
+        for name, key in (
+            ("instances", "instance_usd"),
+            ("disks", "volume_usd"),
+            ("addresses", "address_usd"),
+            ("data out", "data_out_usd"),
+        )
+    ]
+    mark = "~" if any(run.is_estimate for run in runs) else ""
+    lines = [f"Billed: {mark}${money(total)} = {' + '.join(parts)}."]
+    known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
+    on_demand = sum(run.on_demand_usd or 0 for run in known)
+    if on_demand:
+        same = sum(run.cost_usd for run in known)
+        lines.append(f"The same seconds on on-demand: ${money(on_demand)}; saved {100 * (1 - same / on_demand):.0f} %.")
+    return [textwrap.fill(line, 80) for line in lines]
+
+
+def _bullet(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+
+
+def when(at: float) -> str:
+    """Return a moment for people: to the minute, UTC."""
+    return f"{iso(at)[:10]} {iso(at)[11:16]} UTC"

@@ -1,0 +1,199 @@
+"""The report for programs: JSON, CSV, Markdown. Field names carry their units; money and speeds are plain numbers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from orchestrator.clock import iso
+from orchestrator.report.build import Report
+from orchestrator.report.text import ranked_types, when
+from orchestrator.terminal import money, number
+
+TIMES = ("started_at", "ended_at", "created_at", "generated_at")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report for `-o json`. Times are ISO 8601 in UTC."""
+    return {
+        "generated_at": iso(report.generated_at),
+        "billing_rule": report.billing_rule,
+        "runs": [plain(run) for run in report.runs],
+        "types": [{**plain(row), "origin": "measured"} for row in report.types],
+        "predicted": [{**plain(row), "origin": "predicted"} for row in report.predicted],
+        "left_out": [plain(row) for row in report.left_out],
+        "prices": report.price_note,
+        "notes": [report.billing_note, *report.notes],
+    }
+
+
+def plain(row: Any) -> dict[str, Any]:
+    """Return a row as JSON knows it: a Decimal as a number, a time as text."""
+    return {f.name: _plain(f.name, getattr(row, f.name)) for f in dataclasses.fields(row)}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if name in TIMES:
+        return None if value is None else iso(value)
+    if isinstance(value, tuple):
+        return [plain(one) if dataclasses.is_dataclass(one) else one for one in value]
+    return value
+
+
+RUN_COLUMNS = (
+    "run", "state", "cloud", "workload", "created_at", "steps", "steps_lost", "interruptions", "images_per_s",
+    "usd_per_1000_steps", "usd_per_epoch", "nats", "bits_per_dim", "device", "instance_usd", "volume_usd",
+    "address_usd", "data_out_usd", "cost_usd", "on_demand_usd", "is_estimate", "duration_s",
+)  # fmt: skip
+
+
+def as_csv(report: Report) -> str:
+    """Return one line a run, with a head."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*RUN_COLUMNS, "attempts", "problems"], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for run in report.runs:
+        row = plain(run)
+        writer.writerow({**row, "attempts": len(run.attempts), "problems": "; ".join(run.problems)})
+    return out.getvalue().rstrip("\n")
+
+
+def as_markdown(report: Report) -> str:
+    """Return the tables as Markdown, for an issue or a page."""
+    if not report.runs:
+        return "No runs yet."
+    parts = [f"## Runs\n\nAs of {when(report.generated_at)}.", _markdown(*runs_table(report))]
+    parts += ["## Instance types, measured", _markdown(*types_table(report))]
+    if report.predicted:
+        parts += ["## Predicted, not measured", _markdown(*predicted_table(report))]
+    parts += [report.billing_note, *report.notes]
+    return "\n\n".join(parts)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+# -- the tables that Markdown and HTML share: heads and cells
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def runs_table(report: Report) -> Table:
+    """One row a run."""
+    head = ["run", "state", "steps", "attempts", "interruptions", "steps lost", "images/s", "bits/dim", "billed $",
+            "on-demand $", "saved"]  # fmt: skip
+    rows = [
+        [
+            run.run,
+            run.state,
+            str(run.steps),
+            str(len(run.attempts)),
+            str(run.interruptions),
+            str(run.steps_lost),
+            number(run.images_per_s),
+            number(run.bits_per_dim, 3),
+            ("~" if run.is_estimate else "") + money(run.cost_usd),
+            money(run.on_demand_usd),
+            "-" if not run.on_demand_usd else f"{100 * (1 - run.cost_usd / run.on_demand_usd):.0f} %",
+        ]
+        for run in report.runs
+    ]
+    return head, rows
+
+
+def types_table(report: Report) -> Table:
+    """One row a type, market, cloud and workload."""
+    head = ["type", "market", "cloud", "workload", "attempts", "interruptions", "images/s", "10 % - 90 %", "sec/step",
+            "$/h", "$/1,000 steps", "$/epoch", "images/$"]  # fmt: skip
+    rows = [
+        [
+            row.instance_type,
+            row.market,
+            row.cloud,
+            row.workload or "-",
+            str(row.attempts),
+            str(row.interruptions),
+            number(row.images_per_s),
+            f"{number(row.slow_images_per_s)} - {number(row.fast_images_per_s)}",
+            number(row.seconds_per_step),
+            money(row.price_usd_h),
+            money(row.usd_per_1000_steps),
+            money(row.usd_per_epoch),
+            number(row.images_per_usd),
+        ]
+        for row in ranked_types(report.types)
+    ]
+    return head, rows
+
+
+def predicted_table(report: Report) -> Table:
+    """One row a type and workload that was not measured."""
+    head = ["type", "workload", "images/s", "90 % between", "$/h", "price", "$/epoch", "images/$"]
+    rows = [
+        [
+            row.instance_type,
+            row.workload or "-",
+            number(row.images_per_s),
+            f"{number(row.low_images_per_s)} - {number(row.high_images_per_s)}",
+            money(row.price_usd_h),
+            row.price_source,
+            money(row.usd_per_epoch),
+            number(row.images_per_usd),
+        ]
+        for row in report.predicted
+    ]
+    return head, rows
+
+
+def attempts_table(report: Report, most: int | None = None) -> Table:
+    """One row an attempt."""
+    head = ["run", "attempt", "type", "zone", "market", "$/h", "began", "steps", "lost", "images/s", "ended by",
+            "instance $", "disk $", "address $", "data out $", "billed $"]  # fmt: skip
+    rows = [
+        [
+            run.run,
+            str(a.number),
+            a.instance_type,
+            a.zone,
+            a.market,
+            money(a.price_usd_h),
+            when(a.started_at),
+            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
+            str(a.steps_lost),
+            number(a.images_per_s),
+            a.ended_by or "-",
+            "free" if a.is_free else money(a.instance_usd),
+            money(a.volume_usd),
+            money(a.address_usd),
+            money(a.data_out_usd),
+            ("~" if a.is_estimate else "") + money(a.billed_usd),
+        ]
+        for run in report.runs[-(most or len(report.runs)) :]
+        for a in run.attempts
+    ]
+    return head, rows
+
+
+def left_out_table(report: Report) -> Table:
+    """One row for each leave-one-out check."""
+    head = ["type", "workload", "measured images/s", "predicted from the others", "off by"]
+    rows = [
+        [
+            row.instance_type,
+            row.workload or "-",
+            number(row.measured_images_per_s),
+            number(row.predicted_images_per_s),
+            f"{100 * row.error:+.0f} %",
+        ]
+        for row in report.left_out
+    ]
+    return head, rows

@@ -14,6 +14,10 @@ The watching process polls the instance metadata (IMDSv2) for the interruption n
 (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html: "every 5 seconds"), tells
 the trainer with SIGTERM, and ends the instance when its time is up or its owner has been silent too long. It does not
 end an instance that is under notice in its first hour: AWS bills nothing for those, unless it was us who ended them.
+
+With a second home in S3 (`s3` in the job) it also keeps `s3_home.py` running, and an owner's silence is then no reason
+to end a trainer that runs: it goes on as long as its time and money last. Once the trainer has ended, and everything
+is in S3, a silent owner is one again.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SAMPLES = re.compile(r"samples-(\d+)\.png")
 MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
 TICK_S = 0.1
+CARRY_TIMEOUT_S = 300.0  # from the trainer's end until its last checkpoint is in S3; then the machine ends without it
 
 
 # -- small things
@@ -172,7 +177,10 @@ def outputs(root: str, started_at: float) -> list[dict[str, Any]]:
         step = int(name.split("-")[1].split(".")[0])
         found.append({"name": name, "step": step, "size_bytes": status.st_size, "sha256": fresh[key]})
     if fresh != cache:
-        write_json(cache_path, fresh)
+        try:
+            write_json(cache_path, fresh)
+        except OSError:
+            pass  # the disk is full: they are counted again next time
     return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
@@ -196,7 +204,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     Asking is the owner's heartbeat; `allow_s` says how long the budget lets us go on without another one.
     """
     state = read_json(os.path.join(root, "agent", "state.json"), {})
-    touch(os.path.join(root, "agent", "owner"), allow_s)
+    hear_owner(root, allow_s)
     found = outputs(root, state.get("started_at", 0.0))
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
     log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
@@ -212,7 +220,24 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "log": log,
         "log_offset": log_offset,
         "outputs": found,
+        "stored": second_home(root).get("stored", []),
+        "s3_problem": state.get("s3_problem", "") or second_home(root).get("problem", ""),
     }
+
+
+def hear_owner(root: str, allow_s: str) -> None:
+    """Note the owner's sign of life, and how long we may go on without another one."""
+    path = os.path.join(root, "agent", "owner")
+    try:
+        touch(path, allow_s)
+    except OSError:  # the disk is full: the sign of life counts all the same
+        os.utime(path)
+
+
+def second_home(root: str) -> dict[str, Any]:
+    """Return what `s3_home.py` last told: `stored`, the checkpoints that S3 has whole, and `problem`."""
+    told: dict[str, Any] = read_json(os.path.join(root, "agent", "s3.json"), {})
+    return told
 
 
 def is_watched(root: str) -> bool:
@@ -299,6 +324,9 @@ class Watch:
         self.booted_at = self.started_at = time.time()
         self.trainer: subprocess.Popen[bytes] | None = None
         self.stop_sent_at: float | None = None
+        self.carrier: subprocess.Popen[bytes] | None = None
+        self.carrier_started_at = 0.0
+        self.ended_at: float | None = None
         self.state: dict[str, Any] = {
             "started_at": self.started_at,
             "trainer": {"state": "starting"},
@@ -308,8 +336,11 @@ class Watch:
         }
 
     def save(self) -> None:
-        """Write the state for `status` to read."""
-        write_json(os.path.join(self.folder, "state.json"), self.state)
+        """Write the state for `status` to read. A disk that is full must not end the watch."""
+        try:
+            write_json(os.path.join(self.folder, "state.json"), self.state)
+        except OSError:
+            pass
 
     def start_trainer(self) -> None:
         """Start the trainer in a process group of its own, its output in `out/trainer.log`."""
@@ -368,8 +399,11 @@ class Watch:
 
     def say(self, text: str) -> None:
         """Write one line to the agent's log."""
-        with open(os.path.join(self.folder, "agent.log"), "a") as file:
-            file.write("%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text))
+        try:
+            with open(os.path.join(self.folder, "agent.log"), "a") as file:
+                file.write("%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text))
+        except OSError:
+            pass  # the disk is full
 
     def look_at_trainer(self) -> None:
         """Notice its end."""
@@ -377,6 +411,7 @@ class Watch:
             return
         code = self.trainer.poll()
         if code is not None:
+            self.ended_at = time.time()
             self.signal_trainer(signal.SIGKILL)  # what it started and left behind must not train on
             self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
             self.say("the trainer ended with %d" % code)
@@ -405,37 +440,90 @@ class Watch:
         except OSError:
             return time.time() - self.started_at
 
-    def allowed_silence_s(self) -> float:
-        """Return how long the owner may be silent: the owner's time-out, and not longer than the budget surely buys."""
-        limit = float(self.job["owner_timeout_s"])
+    def bought_s(self) -> float:
+        """Return how long the owner's last word lets us go on without another one: what money and time surely buy."""
         try:
             with open(os.path.join(self.folder, "owner")) as file:
-                return min(limit, float(file.read()))
+                return float(file.read())
         except (OSError, ValueError):
-            return limit
+            return float("inf")
+
+    def allowed_silence_s(self) -> float:
+        """Return how long the owner may be silent: the owner's time-out, and not longer than the budget surely buys.
+
+        While a trainer runs whose checkpoints go to S3, only the budget counts.
+        """
+        running = self.trainer is not None and self.trainer.poll() is None
+        if self.job.get("s3") and running:
+            return self.bought_s()
+        return min(float(self.job["owner_timeout_s"]), self.bought_s())
+
+    def saving_s(self, bought_s: float) -> float:
+        """Return how long before the money is gone we begin to save: a third of what a trainer may take to stop."""
+        return min(float(self.job["stop_timeout_s"]) / 3, bought_s / 2) if bought_s < float("inf") else 0.0
+
+    # -- the second home
+
+    def look_at_carrier(self) -> None:
+        """Keep `s3_home.py` running; that it cannot run is told to the owner, and the trainer goes on."""
+        place = self.job.get("s3")
+        if not place or (self.carrier is not None and self.carrier.poll() is None):
+            return
+        if time.time() - self.carrier_started_at < 5:
+            return
+        self.carrier_started_at = time.time()
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "s3_home.py")
+        words = [place["python"], script, "watch", self.root, json.dumps(place)]
+        try:
+            with open(os.path.join(self.folder, "s3.log"), "ab") as log:
+                self.carrier = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+        except OSError as error:
+            self.state["s3_problem"] = "cannot start s3_home.py: %s" % error
+            self.save()
+
+    def is_carried(self) -> bool:
+        """Return whether every checkpoint that is here is in S3 too; True where there is no second home."""
+        if not self.job.get("s3"):
+            return True
+        stored = {entry["sha256"] for entry in second_home(self.root).get("stored", [])}
+        found = outputs(self.root, self.started_at)
+        return all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
 
     def look_at_limits(self) -> None:
         """End the instance when its time is up or its owner is gone.
 
         Never in the first hour of one that is under notice.
         """
-        limit = self.job.get("time_limit_s")
+        limit, silence_s, bought_s = self.job.get("time_limit_s"), self.owner_silence_s(), self.bought_s()
         why = ""
         if limit and time.time() - self.started_at > limit:
             why = "its time of %.0f s is up" % limit
-        elif self.owner_silence_s() > self.allowed_silence_s():
-            why = "its owner has been silent for %.0f s" % self.owner_silence_s()
+        elif silence_s > bought_s - self.saving_s(bought_s):
+            why = "its owner has been silent for %.0f s, and no more money or time is sure to be left" % silence_s
+        elif silence_s > self.allowed_silence_s():
+            why = "its owner has been silent for %.0f s" % silence_s
         if not why or (self.state["notice"] and time.time() - self.booted_at < 3600):
             return
         if not self.state["ending"]:
             self.state["ending"] = why
             self.save()
         self.ask_to_stop(why)
-        running = self.trainer is not None and self.trainer.poll() is None
-        if not running or time.time() - (self.stop_sent_at or 0.0) > self.job["stop_timeout_s"]:
+        if self.may_shut_down():
             self.say("shutdown: %s" % why)
             subprocess.call(self.job["shutdown"])
             time.sleep(5)
+
+    def may_shut_down(self) -> bool:
+        """Return whether nothing is to be waited for: the trainer has ended and its checkpoints are in S3, or it took
+        too long. Money that is used up waits for neither longer than the owner's word said."""
+        now = time.time()
+        if self.owner_silence_s() > self.bought_s():
+            return True
+        if self.trainer is not None and self.trainer.poll() is None:
+            return now - (self.stop_sent_at or now) > float(self.job["stop_timeout_s"])
+        return self.is_carried() or now - (self.ended_at or now) > CARRY_TIMEOUT_S
 
     def run(self) -> None:
         """Watch until the machine is gone."""
@@ -444,6 +532,7 @@ class Watch:
         asked_metadata_at = 0.0
         while True:
             self.look_at_trainer()
+            self.look_at_carrier()
             if time.time() - asked_metadata_at >= self.job["metadata_poll_s"]:
                 asked_metadata_at = time.time()
                 self.look_at_metadata()

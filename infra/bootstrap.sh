@@ -4,9 +4,11 @@
 #
 #   bootstrap.sh ROOT bundled     the bundled trainer: torch is needed
 #   bootstrap.sh ROOT own         a program of the user's own: a Python with torch is preferred, none is installed
+#   bootstrap.sh ROOT ... s3      also a Python with boto3, for s3_home.py: its path is `s3_python` in the answer
 set -euo pipefail
 root=$1
 purpose=$2
+second_home=${3:-}
 builds="$root/bin/torch_builds.json"
 
 gpu=""
@@ -39,8 +41,23 @@ print(torch_version)
 PY
 }
 
+# Prints the path of a Python with boto3: the trainer's own if it has it, else one of an environment made for it, so that
+# nothing is installed beside the trainer's packages.
+with_boto3() {
+  if [ "$second_home" != s3 ]; then return; fi
+  for candidate in "$1" python3 "$HOME/pixel-orch/s3-venv/bin/python"; do
+    path=$(command -v "$candidate" 2>/dev/null) || continue
+    if "$path" -c 'import boto3' 2>/dev/null; then echo "$path"; return; fi
+  done
+  "$1" -m venv "$HOME/pixel-orch/s3-venv" >&2
+  "$HOME/pixel-orch/s3-venv/bin/python" -m pip install -q --disable-pip-version-check 'boto3>=1.34' >&2
+  echo "$HOME/pixel-orch/s3-venv/bin/python"
+}
+
 answer() {  # python, torch, why
-  "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why"), sys.argv[1:]))))' "$1" "$2" "$gpu" "$3"
+  s3_python=$(with_boto3 "$1") || { echo "bootstrap: boto3 for --bucket could not be installed" >&2; exit 3; }
+  "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
+    "$1" "$2" "$gpu" "$3" "$s3_python"
 }
 
 candidates=("$HOME/pixel-orch/venv/bin/python" /opt/pytorch/bin/python python3 python3.11 python3.12 python3.10 /opt/conda/bin/python)

@@ -76,6 +76,7 @@ class Cloud:
         self._hidden: dict[str, int] = {}
         self._hidden_until: dict[str, float] = {}
         self._planned_power: dict[str, asyncio.TimerHandle] = {}
+        self._role_keys: dict[str, Ec2Instance] = {}
         self._background: set[asyncio.Task[Any]] = set()
         Ec2Instance.on_stop = self._on_stop
         Ec2Instance.on_start = self._on_start
@@ -120,7 +121,19 @@ class Cloud:
             launched=record.launch_time.replace(tzinfo=timezone.utc),
             user_data=base64.b64decode(user_data) if user_data else b"",
             authorized_keys=(_public_line(pair),) if pair is not None else (),
+            role=ec2.role_of(record),
+            role_key_id=self._role_key(record),
         )
+
+    def _role_key(self, record: Ec2Instance) -> str:
+        key = f"ASIA{secrets.token_hex(8).upper()}"
+        self._role_keys[key] = record
+        return key
+
+    def role_of(self, access_key_id: str) -> str | None:
+        """The role whose temporary key this is; None if it is none, or its instance is gone."""
+        record = self._role_keys.get(access_key_id)
+        return ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
 
     async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:
         began = time.monotonic()

@@ -194,6 +194,21 @@ def without(region: str, hidden: set[str]) -> Iterator[None]:
         found.reservations.update(every)
 
 
+def has_profile(name: str) -> bool:
+    """Whether IAM has an instance profile of that name."""
+    from moto.iam.models import iam_backends
+
+    return any(profile.name == name for profile in iam_backends[ACCOUNT_ID]["aws"].instance_profiles.values())
+
+
+def role_of(record: Ec2Instance) -> str | None:
+    """The role of an instance's profile; None where it has none."""
+    associations = ec2_backends[ACCOUNT_ID][record.region_name].iam_instance_profile_associations
+    found = associations.get(record.id)
+    roles = found.iam_instance_profile.roles if found is not None else []
+    return str(roles[0].name) if roles else None
+
+
 def security_groups(region: str) -> list[dict[str, Any]]:
     """The security groups of a region but for those that each VPC has: id, name and tags."""
     groups = ec2_backends[ACCOUNT_ID][region].describe_security_groups()
@@ -243,4 +258,14 @@ def backend(region: str) -> Any:
     return found
 
 
-__all__ = ["ACCOUNT_ID", "Ec2Instance", "ServiceException", "application", "backend", "hide_images", "without"]
+__all__ = [
+    "ACCOUNT_ID",
+    "Ec2Instance",
+    "ServiceException",
+    "application",
+    "backend",
+    "has_profile",
+    "hide_images",
+    "role_of",
+    "without",
+]

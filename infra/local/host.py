@@ -41,6 +41,9 @@ class HostFacts:
     launched: datetime
     user_data: bytes = b""
     authorized_keys: tuple[str, ...] = ()
+    role: str | None = None
+    """The role of its instance profile."""
+    role_key_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class EmbeddedHost:
         self._ended = False
         self._folder = folder
         self._home = folder / "home"
+        self._api_url = api_url
         self._mark = f"{cloud_id}/{facts.instance_id}"
         self._power_url = f"{api_url}/_pixel-orch/instances/{facts.instance_id}/{self.power_secret}/power"
         self._children = processes.InstanceChildren(children)
@@ -165,6 +169,7 @@ class EmbeddedHost:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{metadata_port}",
             "AWS_DEFAULT_REGION": self.facts.region,
             processes.MARK: self._mark,
+            **({"AWS_ENDPOINT_URL_S3": self._api_url} if self.facts.role else {}),
             **skewed,
         }
 
@@ -266,6 +271,8 @@ class EmbeddedHost:
             f"{top}/services/domain": "amazonaws.com",
             "/latest/dynamic/instance-identity/document": identity_document(document),
         }
+        if facts.role:
+            paths[f"{top}/iam/security-credentials/{facts.role}"] = self._role_credentials()
         if facts.user_data:
             paths["/latest/user-data"] = facts.user_data.decode("utf-8", "replace")
         if self.interruption is not None:
@@ -274,6 +281,21 @@ class EmbeddedHost:
         if self.rebalance_time is not None:
             paths[f"{top}/events/recommendations/rebalance"] = json.dumps({"noticeTime": self.rebalance_time})
         return paths
+
+    def _role_credentials(self) -> str:
+        """Temporary keys, as "Retrieve security credentials from instance metadata" (EC2 User Guide) has them."""
+        now = time.time()
+        return json.dumps(
+            {
+                "Code": "Success",
+                "LastUpdated": iso_time(now),
+                "Type": "AWS-HMAC",
+                "AccessKeyId": self.facts.role_key_id,
+                "SecretAccessKey": self.power_secret,
+                "Token": "embedded",
+                "Expiration": iso_time(now + 6 * 3600),
+            }
+        )
 
     def give_notice(self, notice_s: float) -> None:
         """The interruption notice appears in the metadata; `notice_s` from now is the time it names."""

@@ -35,6 +35,7 @@ class Launcher:
         instance_type = _known_type(form)
         _check_image_and_key(region, form)
         _check_user_data(form)
+        _check_profile(form)
         zones = _candidate_zones(region, instance_type, form)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in _VOLATILE}
@@ -57,6 +58,7 @@ class Launcher:
         instance_type = _known_type(form)
         _check_image_and_key(region, form)
         _check_user_data(form)
+        _check_profile(form)
         zones = _candidate_zones(region, instance_type, form)
         zone = self._choose_zone(instance_type, zones, form, "CreateFleet")
         reply, ids = self._launch(form, zone, moto)
@@ -168,6 +170,14 @@ def _check_user_data(form: Form) -> None:
     size = len(base64.b64decode(form.get("UserData") or ""))
     if size > _MAX_USER_DATA:
         raise ApiError("InvalidParameterValue", f"User data is limited to {_MAX_USER_DATA} bytes")
+
+
+def _check_profile(form: Form) -> None:
+    """EC2 says this for some seconds after a profile was made, too."""
+    name = form.get("IamInstanceProfile.Name")
+    if name is not None and not ec2.has_profile(name):
+        text = f"Value ({name}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
+        raise ApiError("InvalidParameterValue", text)
 
 
 def _names_a_subnet(form: Form) -> bool:

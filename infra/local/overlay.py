@@ -6,6 +6,7 @@ Nothing is answered without the access key id of this start: otherwise any local
 key of their own, and have a shell as us.
 """
 
+import importlib.util
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from infra.local import ec2, images, market, pricelist, prices
@@ -24,6 +26,7 @@ from infra.local.faults import Call
 from infra.local.fleet import Fleets
 from infra.local.launch import Launcher
 from infra.local.quotas import OPERATIONS as QUOTA_OPERATIONS
+from infra.local.storage import Journal, Storage
 from infra.local.wire import (
     STATUS_LINES,
     ApiError,
@@ -43,6 +46,7 @@ _MAX_BODY = 4 * 1024 * 1024
 _OTHER_LAUNCHES = {"RequestSpotInstances", "RequestSpotFleet"}
 """For these moto would make instances without a host."""
 _STRUCK_BY_POOL = {"RunInstances", "CreateFleet"}
+_KEPT_SERVICES = {"iam", "cloudformation"}
 _JSON_SERVICES = {"ssm", "pricing", "servicequotas"}
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -50,18 +54,22 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 class Overlay:
     """A WSGI application."""
 
-    def __init__(self, cloud: Cloud, access_key_id: str, control: ControlRoutes) -> None:
+    def __init__(self, cloud: Cloud, access_key_id: str, control: ControlRoutes, state: Path) -> None:
         self._cloud = cloud
         self._access_key_id = access_key_id
         self._control = control
         self._launcher = Launcher(cloud)
         self._fleets = Fleets(cloud, self._launcher)
         self._moto = ec2.application()
+        self._storage = Storage(state / "s3", self._moto, cloud)
+        self._journal = Journal(state / "standing.jsonl", self._moto)
         self._ssm_regions: set[str] = set()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         try:
+            if (storage := self._s3(environ, start_response)) is not None:
+                return storage
             reply = self._reply(environ)
         except Exception:
             log.exception("an error of the embedded cloud's own")
@@ -69,6 +77,19 @@ class Overlay:
         headers = [("Content-Type", reply.content_type), ("Content-Length", str(len(reply.body)))]
         start_response(STATUS_LINES.get(reply.status, f"{reply.status} Status"), headers)
         return [reply.body]
+
+    def _s3(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes] | None:
+        """Answer a request to S3 by a key that is ours, or an instance's role's; None for any other request."""
+        found = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+        if found is None or found[3] != "s3" or environ.get("PATH_INFO", "/").startswith(CONTROL_PREFIX):
+            return None
+        self._cloud.last_request = time.monotonic()
+        role = self._cloud.role_of(found[1])
+        if role is None and not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
+            return None
+        with self._cloud.lock:
+            self._journal.replay()
+        return self._storage.answer(environ, start_response, role)
 
     def _reply(self, environ: dict[str, Any]) -> Reply:
         path = environ.get("PATH_INFO", "/")
@@ -97,6 +118,8 @@ class Overlay:
         with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
             if service == "ec2":
                 return self._ec2(region, Form.parse(body), environ)
+            if service in _KEPT_SERVICES:
+                return self._kept(environ, body)
             if service in _JSON_SERVICES:
                 operation = str(environ.get("HTTP_X_AMZ_TARGET", "")).rpartition(".")[2]
                 self._cloud.count(operation)
@@ -105,6 +128,22 @@ class Overlay:
                     return self._json(service, region, operation, json.loads(body or b"{}"))
                 self._know_images(region)
             return self._pass_on(environ, body)
+
+    def _kept(self, environ: dict[str, Any], body: bytes) -> Reply:
+        """IAM and CloudFormation: what they make stands beyond this process."""
+        operation = Form.parse(body).get("Action") or ""
+        self._cloud.count(operation)
+        self._cloud.faults.strike(Call(operation))
+        if "cloudformation" in environ.get("HTTP_AUTHORIZATION", ""):
+            _check_cloudformation()
+        self._journal.replay()
+        self._storage.read_back()
+        for region in market.regions():
+            ec2.backend(region)  # a stack's security group goes into its default VPC
+        reply = self._pass_on(environ, body)
+        if reply.status < 300:
+            self._journal.keep(environ, body, operation)
+        return reply
 
     def _json(self, service: str, region: str, operation: str, request: dict[str, Any]) -> Reply:
         """The price list and the quotas, which moto does not have for EC2."""
@@ -124,6 +163,8 @@ class Overlay:
 
         ec2.backend(region)
         self._cloud.count(operation)
+        if any(name.startswith("IamInstanceProfile.") for name in form.values):
+            self._journal.replay()
         if operation in _OTHER_LAUNCHES:
             raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances and CreateFleet only.")
         if operation not in _STRUCK_BY_POOL:
@@ -243,6 +284,14 @@ class Overlay:
                 "wsgi.errors": io.StringIO(),
             }
             self._reply(environ)
+
+
+def _check_cloudformation() -> None:
+    """moto's CloudFormation imports every service that it can make."""
+    missing = [name for name in ("cfnlint", "openapi_spec_validator", "graphql") if not importlib.util.find_spec(name)]
+    if missing:
+        text = f"CloudFormation on the embedded cloud needs {missing[0]}: pip install 'moto[cloudformation]'"
+        raise ApiError("UnsupportedOperation", text)
 
 
 def _state(record: Any) -> dict[str, Xml]:

@@ -42,7 +42,7 @@ class Server:
         self._cloud = Cloud(state, settings, loop)
         self._key = f"AKIA{secrets.token_hex(16).upper()}"
         control = ControlRoutes(self._cloud, self._key, lambda: self._loop.call_soon_threadsafe(self._stop.set))
-        self._overlay = Overlay(self._cloud, self._key, control)
+        self._overlay = Overlay(self._cloud, self._key, control, state)
         self._web: BaseWSGIServer = make_server("127.0.0.1", 0, self._overlay, threaded=True)
         self._cloud.api_url = f"http://127.0.0.1:{self._web.server_port}"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from orchestrator import world
+from orchestrator.billing import bill, total_usd
 from orchestrator.clock import SystemClock, iso
 from orchestrator.events import RunState
-from orchestrator.records import row_of
 from orchestrator.store import RunStore, home_from_environment
 from orchestrator.summary import summary_json, summary_text
 from orchestrator.terminal import money, span, table
@@ -45,36 +46,37 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]:
-    row = row_of(store, now)
     return {
         "run": store.run,
         "state": state.state,
         "reason": state.reason,
         "cloud": state.cloud,
-        "step": row.steps,
-        "attempts": len(row.attempts),
-        "interruptions": row.interruptions,
-        "cost_usd": float(row.cost_usd),
+        "step": _steps(state),
+        "attempts": len(state.attempts),
+        "interruptions": state.interruptions,
+        "cost_usd": float(total_usd(state.attempts, now)),
         "created_at": iso(state.created_at),
         "owner_pid": store.owner_pid(),
     }
 
 
 def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
-    row = row_of(store, now)
-    kind = row.attempts[-1].instance_type if row.attempts else "-"
-    cloud = "embedded" if state.cloud == world.EMBEDDED_TITLE else state.cloud
-    cost = ("~" if row.is_estimate else "") + money(row.cost_usd)
+    bills = [bill(attempt, now) for attempt in state.attempts]
+    cost = sum((each.usd for each in bills), Decimal(0))
     return [
         store.run,
         state.state,
-        cloud,
-        kind,
-        str(row.steps),
-        cost,
+        "embedded" if state.cloud == world.EMBEDDED_TITLE else state.cloud,
+        state.attempts[-1].instance_type if state.attempts else "-",
+        str(_steps(state)),
+        ("~" if any(each.is_estimate for each in bills) else "") + money(cost),
         span(now - state.created_at),
         _owner_words(store, state),
     ]
+
+
+def _steps(state: RunState) -> int:
+    return max((attempt.last_step for attempt in state.attempts), default=0)
 
 
 def _owner_words(store: RunStore, state: RunState) -> str:

@@ -18,6 +18,7 @@ from model.datasets import MANIFEST, REGISTRY, Registered, folder_of
 from model.errors import DataError
 
 VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
+PARTS = ".parts"  # what is kept of bags between two runs
 SPARE_BYTES = 200 << 20  # left free on the disk
 
 
@@ -39,6 +40,8 @@ class Options:
     max_gap_ms: float = 200.0
     jobs: int = 1
     shard_bytes: int = SHARD_BYTES
+    stretch_bytes: int = 4 << 30  # of a bag, for one process
+    commit_bytes: int = 256 << 20  # read from a bag between two commits: what a kill costs
 
     def asked(self, entry: Registered) -> dict[str, Any]:
         """Say what changes the images: with the same files and this, the shards are the same byte for byte."""
@@ -57,6 +60,7 @@ class Opened:
     plan: list[dict[str, Any]]  # what is known of them at the beginning
     published: Callable[[], bool]
     binarise: str | None = None
+    close: Callable[[], None] = lambda: None  # called when the manifest is written
 
 
 def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tuple[Manifest, Path, bool]:
@@ -80,6 +84,7 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
     if (folder / MANIFEST).exists():
         there = manifests.read(folder)
         if (there.name, there.version, there.recipe.get("asked")) == (name, VERSION, asked):
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a run that was killed at its very end
             return there, folder, False
         raise DataError(f"{folder} holds {there.name} prepared in another way; remove it, or give another --out")
     from model.data.opening import open_source
@@ -163,7 +168,9 @@ def _write(
             notes=list(source.notes),
         )
 
-    return writer.finish(manifest)
+    made = writer.finish(manifest)
+    opened.close()
+    return made
 
 
 def space(folder: Path, wanted: int) -> None:

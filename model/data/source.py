@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +57,11 @@ class Arrays:
         for start in range(done, len(self.images), step):
             rows = None if self.labels is None else label_rows(self.labels[start : start + step])
             yield Block(self.split, self.images[start : start + step], rows)
+
+
+def row_dtype(columns: Sequence[Column]) -> np.dtype[Any]:
+    """Give the type of a row of columns."""
+    return np.dtype([(column.name, column.dtype) for column in columns])
 
 
 def label_rows(labels: NDArray[np.uint8]) -> NDArray[Any]:

@@ -1,0 +1,352 @@
+"""A ROS1 bag (format 2.0), read from its first byte to its last: no ROS, no index, from a file or out of an archive.
+
+A bag is a row of records: a header of `name=value` fields and data. Messages lie in chunks, which may be compressed.
+What is damaged is left out and noted; reading goes on at the next chunk that can be found. There is no checksum in a
+bag: flipped bytes inside of a message cannot be seen here.
+"""
+
+from __future__ import annotations
+
+import bz2
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.data.stream import FileStream, Stream
+from model.errors import DataError
+
+MAGIC = b"#ROSBAG V2.0\n"
+MESSAGE, BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
+LONGEST_HEADER = 1 << 20
+LARGEST_CHUNK = 1 << 30
+LOOK = 1 << 20  # bytes read at a time when the next chunk is looked for
+CHUNK_HEADER = (30, 80)  # bytes that the header of a chunk can have
+U32 = struct.Struct("<I")
+COMPRESSIONS = (b"none", b"bz2", b"lz4")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A topic of a bag: who says what, and the definition of its messages."""
+
+    id: int
+    topic: str
+    type: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it lies in the bag."""
+
+    connection: Connection
+    time_ns: int  # when it was recorded; what it is about has a stamp of its own
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk that was read whole."""
+
+    offset: int
+    next_offset: int  # where the record behind it begins
+    content: memoryview
+
+
+@dataclass
+class Bag:
+    """What is known of a bag while it is read.
+
+    Args:
+        stream: of its bytes.
+        connections: those that are known already, as from the index or from a run before: each is written only once.
+        note: is told of damage: what kind, and a line that says where.
+    """
+
+    stream: Stream
+    connections: dict[int, Connection] = field(default_factory=dict)
+    note: Callable[[str, str], None] = lambda kind, line: None
+    _back: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.stream.name
+
+    def begin(self) -> None:
+        """Read the first bytes.
+
+        Raises:
+            DataError: it is no bag, or of another version.
+        """
+        magic = self._read(len(MAGIC))
+        if magic != MAGIC:
+            raise not_a_bag(self.name, magic)
+
+    def chunks(self, behind: int | None = None) -> Iterator[Chunk]:
+        """Give the chunks from where the stream is, up to an offset or the end."""
+        while behind is None or self._offset < behind:
+            offset = self._offset
+            try:
+                head = self._header()
+                if head is None:
+                    return
+                op = head.get(b"op", b"\0")[0]
+                length = U32.unpack(self._exactly(4))[0]
+                if op == CHUNK:
+                    chunk = self._chunk(offset, head, length)
+                    if chunk is not None:
+                        yield chunk
+                elif op == CONNECTION:
+                    if length > LONGEST_HEADER:
+                        raise _DamagedError(f"a connection of {length} bytes")
+                    self._connect(head, self._exactly(length))
+                elif op in (BAG_HEADER, INDEX, CHUNK_INFO):
+                    self._skip(length)
+                else:
+                    raise _DamagedError(f"a record of the unknown kind {op}")
+            except _EndError:
+                self.note("cut off", f"{self.name} is cut off: it ends at byte {self._offset}, inside of a record")
+                return
+            except _DamagedError as error:
+                lost = self._find_chunk()
+                where = f"goes on at byte {self._offset}" if lost else "nothing more was found"
+                self.note("damaged", f"{self.name}: byte {offset}: {error}; {where}")
+                if not lost:
+                    return
+
+    def messages(self, chunk: Chunk, wanted: Callable[[Connection], bool]) -> Iterator[Message]:
+        """Give the messages of a chunk that are wanted; what follows a damaged record in it is left out."""
+        content, at, end = chunk.content, 0, len(chunk.content)
+        where = f"{self.name}: byte {chunk.offset}"
+        strangers = 0
+        while at < end:
+            try:
+                head, behind = _fields(content, at)
+                length = U32.unpack_from(content, behind)[0]
+                start, at = behind + 4, behind + 4 + length
+                if at > end:
+                    raise ValueError
+                op = head[b"op"][0]
+                if op == CONNECTION:
+                    self._connect(head, content[start:at])
+                    continue
+                if op != MESSAGE:
+                    continue
+                connection = self.connections.get(U32.unpack(head[b"conn"])[0])
+                seconds, nanoseconds = struct.unpack("<II", head[b"time"])
+            except (struct.error, ValueError, KeyError, IndexError, _DamagedError):
+                self.note(
+                    "damaged", f"{where}: a damaged record inside of the chunk; the rest of the chunk is left out"
+                )
+                return
+            if connection is None:
+                strangers += 1
+            elif wanted(connection):
+                yield Message(connection, seconds * 10**9 + nanoseconds, content[start:at])
+        if strangers:
+            self.note("unknown", f"{where}: {strangers} messages of a topic whose definition was lost; left out")
+
+    @property
+    def _offset(self) -> int:
+        return self.stream.offset - len(self._back)
+
+    def _read(self, count: int) -> bytes:
+        if not self._back:
+            return self.stream.read(count)
+        got, self._back = self._back[:count], self._back[count:]
+        return got + self.stream.read(count - len(got)) if len(got) < count else got
+
+    def _exactly(self, count: int) -> bytes:
+        got = self._read(count)
+        if len(got) < count:
+            raise _EndError
+        return got
+
+    def _skip(self, count: int) -> None:
+        if count > LARGEST_CHUNK:
+            raise _DamagedError(f"a record of {count} bytes")
+        taken = min(count, len(self._back))
+        self._back = self._back[taken:]
+        if self.stream.skip(count - taken) < count - taken:
+            raise _EndError
+
+    def _header(self) -> dict[bytes, bytes] | None:
+        prefix = self._read(4)
+        if not prefix:
+            return None
+        if len(prefix) < 4:
+            raise _EndError
+        length = U32.unpack(prefix)[0]
+        if not 4 < length <= LONGEST_HEADER:
+            raise _DamagedError(f"a header of {length} bytes")
+        try:
+            return _fields(memoryview(prefix + self._exactly(length)), 0)[0]
+        except ValueError:
+            raise _DamagedError("a header that is none") from None
+
+    def _chunk(self, offset: int, head: dict[bytes, bytes], length: int) -> Chunk | None:
+        compression, size = head.get(b"compression", b""), head.get(b"size", b"")
+        if compression not in COMPRESSIONS or len(size) != 4 or length > LARGEST_CHUNK:
+            raise _DamagedError(f"a chunk of {length} bytes, compressed by {compression.decode('ascii', 'replace')!r}")
+        packed = self._exactly(length)
+        promised = U32.unpack(size)[0]
+        try:
+            content = _unpack(compression, packed, promised)
+        except Exception as error:
+            if isinstance(error, DataError):
+                raise
+            self.note("chunk", f"{self.name}: byte {offset}: a damaged {compression.decode()} chunk; left out")
+            return None
+        if len(content) != promised:
+            line = f"{self.name}: byte {offset}: a chunk of {len(content)} bytes that promises {promised}"
+            self.note("chunk", f"{line}; what can be read of it is kept")
+        return Chunk(offset, self._offset, memoryview(content))
+
+    def _connect(self, head: dict[bytes, bytes], data: bytes | memoryview) -> None:
+        try:
+            more = _fields(memoryview(U32.pack(len(data)) + bytes(data)), 0)[0]
+            number = U32.unpack(head[b"conn"])[0]
+            known = Connection(
+                number, head[b"topic"].decode(), more[b"type"].decode(), more[b"message_definition"].decode()
+            )
+        except (ValueError, KeyError, struct.error):
+            raise _DamagedError("a connection that is none") from None
+        self.connections.setdefault(number, known)
+
+    def _find_chunk(self) -> bool:
+        """Go on to the next header of a chunk, wherever it is; False if there is none."""
+        window = b""
+        while True:
+            block = self._read(LOOK)
+            window += block
+            at = _chunk_header_in(window)
+            if at is not None:
+                self._back = window[at:] + self._back
+                return True
+            if not block:
+                return False
+            window = window[-2 * CHUNK_HEADER[1] :]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the end of a whole bag says of it."""
+
+    connections: dict[int, Connection]
+    offsets: list[int]  # of the chunks, in order
+    counts: list[dict[int, int]]  # messages of each connection in each chunk
+
+
+def read_index(path: Path) -> Index | None:
+    """Read the index at the end of a bag; None if there is none that makes sense.
+
+    Raises:
+        DataError: it is no bag.
+    """
+    stream = FileStream(path)
+    try:
+        bag = Bag(stream)
+        bag.begin()
+        head = bag._header()
+        if head is None or head.get(b"op") != bytes([BAG_HEADER]):
+            return None
+        index_pos = struct.unpack("<Q", head[b"index_pos"])[0]
+        counts = [U32.unpack(head[name])[0] for name in (b"conn_count", b"chunk_count")]
+        if not len(MAGIC) < index_pos < path.stat().st_size:
+            return None
+        stream.skip(index_pos - stream.offset)
+        infos: list[tuple[int, dict[int, int]]] = []
+        while (head := bag._header()) is not None:
+            data = bag._exactly(U32.unpack(bag._exactly(4))[0])
+            if head[b"op"][0] == CONNECTION:
+                bag._connect(head, data)
+            elif head[b"op"][0] == CHUNK_INFO:
+                pairs = struct.unpack(f"<{len(data) // 4}I", data)
+                infos.append(
+                    (struct.unpack("<Q", head[b"chunk_pos"])[0], dict(zip(pairs[::2], pairs[1::2], strict=True)))
+                )
+    except (_EndError, _DamagedError, KeyError, ValueError, struct.error, IndexError):
+        return None
+    finally:
+        stream.close()
+    if [len(bag.connections), len(infos)] != counts:
+        return None
+    infos.sort(key=lambda info: info[0])
+    return Index(bag.connections, [offset for offset, _ in infos], [count for _, count in infos])
+
+
+def not_a_bag(name: str, first: bytes) -> DataError:
+    """Say that a file is no bag."""
+    if first.startswith((b"#ROSBAG V", b"#ROSRECORD V")):
+        version = first.split(b"V", 1)[1].split(b"\n")[0].decode("ascii", "replace")
+        return DataError(f"{name}: byte 0: a bag of version {version}; 2.0 is read: rosbag migrate")
+    return DataError(f"{name}: byte 0: no bag (it begins with {first[:8]!r})" if first else f"{name} is empty")
+
+
+class _EndError(Exception):
+    """The bytes end inside of a record."""
+
+
+class _DamagedError(Exception):
+    """A record that makes no sense."""
+
+
+def _unpack(compression: bytes, packed: bytes, promised: int) -> bytes:
+    if compression == b"none":
+        return packed
+    if compression == b"bz2":
+        return bz2.decompress(packed)
+    try:
+        import lz4.frame
+    except ImportError:
+        raise DataError("this bag is compressed by lz4: needs the extra: pip install 'pixel-orch[data]'") from None
+    unpacked: bytes = lz4.frame.decompress(packed)
+    return unpacked
+
+
+def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
+    """Read a header at a place: its fields, and where it ends.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if at + 4 > len(content):
+        raise ValueError("cut off")
+    end = at + 4 + U32.unpack_from(content, at)[0]
+    if end > len(content):
+        raise ValueError("longer than there is")
+    at += 4
+    found = {}
+    while at < end:
+        if at + 4 > end:
+            raise ValueError("a field is cut off")
+        behind = at + 4 + U32.unpack_from(content, at)[0]
+        if behind > end:
+            raise ValueError("a field is longer than its header")
+        name, equals, value = bytes(content[at + 4 : behind]).partition(b"=")
+        if not equals:
+            raise ValueError("a field without =")
+        found[name] = value
+        at = behind
+    return found, end
+
+
+def _chunk_header_in(window: bytes) -> int | None:
+    """Find where a chunk's header begins, by its `op=5` and what must lie around it."""
+    at = window.find(b"op=\x05")
+    while at >= 0:
+        for start in range(max(0, at - CHUNK_HEADER[1]), at - 3):
+            length = U32.unpack_from(window, start)[0]
+            if not CHUNK_HEADER[0] <= length <= CHUNK_HEADER[1] or start + 8 + length > len(window):
+                continue
+            try:
+                head, behind = _fields(memoryview(window), start)
+            except ValueError:
+                continue
+            data = U32.unpack_from(window, behind)[0]
+            if head.get(b"compression") in COMPRESSIONS and len(head.get(b"size", b"")) == 4 and data <= LARGEST_CHUNK:
+                return start
+        at = window.find(b"op=\x05", at + 1)
+    return None

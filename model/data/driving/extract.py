@@ -1,0 +1,349 @@
+"""The first stage: from bags to parts. A part is done by one process, and each can be interrupted at any byte.
+
+A bag that lies on the disk with a whole index is cut into stretches, so that several processes share it; one in an
+archive, or without an index, is one part. Frames come out the same, whoever made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from model.data.driving import frames
+from model.data.driving.bag import MAGIC, Bag, Chunk, Connection, Message, not_a_bag, read_index
+from model.data.driving.frames import Recipe
+from model.data.driving.messages import field as value_of
+from model.data.driving.messages import layout
+from model.data.driving.part import Part, read_state
+from model.data.manifest import sync_folder
+from model.data.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
+from model.data.tar import MemberStream, members
+from model.errors import DataError
+
+CAMERAS = ("left", "center", "right")
+SLOT_NS = 50_000_000  # of a signal that comes hundreds of times a second, one sample in so long is kept
+SWAPPED = "2016-10-25"  # bags of that day have the names of the left and the centre camera exchanged (udacity's reader)
+
+# By type: the name of the signal, and the fields that are taken.
+SIGNAL_TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "dbw_mkz_msgs/SteeringReport": ("steering", ("steering_wheel_angle", "speed")),
+    "dbw_mkz_msgs/BrakeReport": ("brake", ("pedal_input",)),
+    "dbw_mkz_msgs/ThrottleReport": ("throttle", ("pedal_input",)),
+    "dbw_mkz_msgs/GearReport": ("gear", ("state.gear",)),
+    "sensor_msgs/NavSatFix": ("gps", ("latitude", "longitude")),
+    "geometry_msgs/TwistStamped": ("velocity", ("twist.linear.x", "twist.linear.y", "twist.linear.z")),
+}
+IMAGES = ("sensor_msgs/Image", "sensor_msgs/CompressedImage")
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is taken out of a bag."""
+
+    recipe: Recipe
+    cameras: tuple[str, ...]
+    stride: int = 1
+    commit_bytes: int = 256 << 20  # read between two commits: what a kill costs
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A bag on the disk, or a part of one."""
+
+    path: Path
+    folder: Path  # of its part
+    start: int = 0
+    behind: int | None = None  # None: to the end
+    connections: dict[int, Connection] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)  # images of each camera before it
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or tar.gz with bags in it; read from its first byte each time: gzip cannot be entered in the middle."""
+
+    path: Path
+    folder: Path
+    algorithm: str | None = None  # hashed on the way by this
+
+
+def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
+    """Cut a bag into stretches; one if it has no whole index.
+
+    Raises:
+        DataError: it is no bag.
+    """
+    index = read_index(path)
+    if index is None or not index.offsets:
+        return [Stretch(path, folder / "000")]
+    cameras = {number: _camera(one, path.name) for number, one in index.connections.items() if one.type in IMAGES}
+    found: list[Stretch] = []
+    seen = dict.fromkeys(CAMERAS, 0)
+    begin, before = 0, dict(seen)
+    for at, offset in enumerate(index.offsets):
+        if at and offset - begin >= stretch_bytes:
+            found.append(Stretch(path, folder / f"{len(found):03d}", begin, offset, index.connections, before))
+            begin, before = offset, dict(seen)
+        for number, count in index.counts[at].items():
+            if number in cameras:
+                seen[cameras[number]] += count
+    found.append(Stretch(path, folder / f"{len(found):03d}", begin, None, index.connections, before))
+    return found
+
+
+def extract(stretch: Stretch, wish: Wish, tell: Tell = lambda _: None) -> None:
+    """Do a stretch, or what is left of it.
+
+    Raises:
+        DataError: it is no bag, or the disk is full.
+    """
+    size = wish.recipe.size
+    try:
+        with Part(stretch.folder, size * size * 3) as part:
+            if part.state.done:
+                return
+            start = max(part.state.next_offset, stretch.start, 0)
+            tell(part.state.next_offset - stretch.start if part.state.next_offset else 0)
+            if not part.state.next_offset:
+                part.state.seen = dict(stretch.seen)
+            stream = FileStream(stretch.path, start, tell)
+            try:
+                known = {**stretch.connections, **part.state.known()}
+                _take(stream, part, wish, known=known, behind=stretch.behind)
+            finally:
+                stream.close()
+    except OSError as error:
+        raise _cannot(stretch.path, stretch.folder, error) from None
+
+
+def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
+    """Do all bags of an archive, or what is left of them.
+
+    Returns:
+        Algorithm, bytes and hash of the archive, if it was to be hashed and was read to its end.
+
+    Raises:
+        DataError: there is no bag in it, or the disk is full.
+    """
+    hashed = Hashed(archive.algorithm) if archive.algorithm else None
+    size = wish.recipe.size
+    bags = 0
+    try:
+        tar = open_stream(archive.path, hashed=hashed, tell=tell)
+        try:
+            for number, member in enumerate(members(tar)):
+                stream = MemberStream(member)
+                first = stream.read(len(MAGIC))
+                if first != MAGIC:
+                    if member.name.endswith(".bag"):
+                        raise not_a_bag(stream.name, first)
+                    continue
+                bags += 1
+                with Part(archive.folder / f"{number:03d}", size * size * 3) as part:
+                    if not part.state.done:
+                        skip = max(0, part.state.next_offset - len(MAGIC))
+                        if stream.skip(skip) == skip:
+                            _take(stream, part, wish, known=part.state.known(), begun=True)
+        except CutError as error:
+            with Part(archive.folder / "cut", size * size * 3) as part:  # what came before it is kept
+                part.state.notes.clear()
+                part.state.note("cut off", str(error))
+                part.commit(0, {}, done=True)
+            return None
+        if not bags:
+            raise DataError(f"{archive.path} has no bag in it")
+        while hashed is not None and tar.read(1 << 20):
+            pass  # padding behind the tar's end: it is part of what was published
+    except OSError as error:
+        raise _cannot(archive.path, archive.folder, error) from None
+    return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None
+
+
+def extract_all(todo: list[Stretch], wish: Wish, *, jobs: int, tell: Tell) -> None:
+    """Do all stretches, several at a time.
+
+    Raises:
+        DataError: what the first that failed says.
+    """
+    if jobs == 1 or len(todo) == 1:
+        for stretch in todo:
+            extract(stretch, wish, tell)
+        return
+    context = get_context("spawn")  # threads of the caller do not survive a fork
+    total = context.Value("q", 0)
+    told = 0
+    with ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(total,)) as pool:
+        running: set[Future[None]] = {pool.submit(_extract_shared, stretch, wish) for stretch in todo}
+        while running:
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            tell(total.value - told)
+            told = total.value
+            for one in done:
+                try:
+                    one.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+
+_shared: Any = None
+
+
+def _share(total: Any) -> None:
+    global _shared  # noqa: PLW0603 - how a pool hands a shared number to its processes
+    _shared = total
+
+
+def _extract_shared(stretch: Stretch, wish: Wish) -> None:
+    def tell(count: int) -> None:
+        with _shared.get_lock():
+            _shared.value += count
+
+    extract(stretch, wish, tell)
+
+
+def _take(
+    stream: Stream,
+    part: Part,
+    wish: Wish,
+    *,
+    known: dict[int, Connection],
+    behind: int | None = None,
+    begun: bool = False,
+) -> None:
+    """Take frames and signals out of the chunks of a bag, and commit from time to time."""
+    bag = Bag(stream, known, part.state.note)
+    if stream.offset == 0 and not begun:
+        bag.begin()
+    taker = _Taker(bag, part, wish)
+    committed = stream.offset
+    for chunk in bag.chunks(behind):
+        taker.take(chunk)
+        if chunk.next_offset - committed >= wish.commit_bytes:
+            part.commit(chunk.next_offset, bag.connections)
+            committed = chunk.next_offset
+    part.commit(stream.offset, bag.connections, done=True)
+
+
+class _Taker:
+    def __init__(self, bag: Bag, part: Part, wish: Wish) -> None:
+        self.bag, self.part, self.wish = bag, part, wish
+        self._slots: dict[int, int] = {}
+        self._cameras: dict[int, str] = {}
+
+    def take(self, chunk: Chunk) -> None:
+        for message in self.bag.messages(chunk, self._wanted):
+            try:
+                if message.connection.type in IMAGES:
+                    self._frame(message)
+                else:
+                    self._signal(message)
+            except DataError as error:
+                where = f"{self.bag.name}: byte {chunk.offset}: {message.connection.topic}: {error}"
+                self.part.state.note("message", f"{where}; left out")
+
+    def _wanted(self, connection: Connection) -> bool:
+        if connection.type not in IMAGES:
+            return connection.type in SIGNAL_TYPES
+        if connection.id not in self._cameras:
+            self._cameras[connection.id] = _camera(connection, self.bag.name)
+        return self._cameras[connection.id] in self.wish.cameras
+
+    def _frame(self, message: Message) -> None:
+        camera, seen = self._cameras[message.connection.id], self.part.state.seen
+        number = seen.get(camera, 0)
+        seen[camera] = number + 1
+        if number % self.wish.stride:
+            return
+        fields = layout(message.connection.type, message.connection.definition).read(message.data)
+        stamp_ns = value_of(fields, "header.stamp", 0)
+        if not stamp_ns:
+            raise DataError("an image without a stamp")
+        if message.connection.type == "sensor_msgs/Image":
+            made = frames.from_raw(fields, self.wish.recipe)
+        else:
+            made = frames.from_compressed(fields["data"], self.wish.recipe)
+        self.part.frame(stamp_ns, CAMERAS.index(camera), made)
+
+    def _signal(self, message: Message) -> None:
+        connection = message.connection
+        name, paths = SIGNAL_TYPES[connection.type]
+        fields = layout(connection.type, connection.definition).read(message.data)
+        stamp_ns = value_of(fields, "header.stamp", 0)
+        if not stamp_ns:
+            return
+        if name == "gps":
+            if int(value_of(fields, "status.status", 0)) < 0:
+                return  # the receiver has no fix
+            name = "gps" if connection.topic.startswith("/vehicle/") else "fix"
+        if name in ("fix", "velocity"):
+            slot = stamp_ns // SLOT_NS
+            if self._slots.get(connection.id) == slot:
+                return
+            self._slots[connection.id] = slot
+        values = tuple(float(value_of(fields, path, float("nan"))) for path in paths)
+        if name == "velocity":
+            values = (sum(value * value for value in values) ** 0.5,)
+        self.part.signal(name, stamp_ns, values)
+
+
+def _camera(connection: Connection, bag: str) -> str:
+    """Say which camera a topic is; one that does not say is the centre."""
+    first = connection.topic.strip("/").split("/")[0]
+    named = next((camera for camera in CAMERAS if camera in first), "center")
+    if SWAPPED in bag and named != "right":
+        return {"left": "center", "center": "left"}[named]
+    return named
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a file is a tar or gzip rather than a bag, by its bytes."""
+    with path.open("rb") as file:
+        first = file.read(262)
+    return first[:2] == GZIP or first[257:262] == b"ustar"
+
+
+def part_folders(root: Path) -> Iterator[Path]:
+    """List the parts below a folder, in order."""
+    for state in sorted(root.rglob("state.json")):
+        yield state.parent
+
+
+def notes_of(root: Path) -> list[str]:
+    """Gather what was damaged, part by part."""
+    lines = []
+    for folder in part_folders(root):
+        for count, first in read_state(folder).notes.values():
+            lines += first
+            if count > len(first):
+                lines.append(f"and {count - len(first)} more like this: {first[-1]}")
+    return lines
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Tell a bag from others without reading 183 GB: its size, and a hash of its first and last MiB."""
+    size = path.stat().st_size
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        hasher.update(file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        hasher.update(file.read(1 << 20))
+    return {"name": path.name, "bytes": size, "sha256_of_ends": hasher.hexdigest()}
+
+
+def _cannot(path: Path, folder: Path, error: OSError) -> DataError:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(f"cannot write to {folder}: the disk is full; what is done is kept, run it again to go on")
+    where = error.filename or path
+    return DataError(f"cannot read or write {where}: {error.strerror or error}; run it again to go on")
+
+
+__all__ = ["Archive", "Stretch", "Wish", "extract", "extract_all", "extract_archive", "stretches", "sync_folder"]

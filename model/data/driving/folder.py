@@ -1,0 +1,108 @@
+"""The folders that rwightman's udacity-driving-reader makes of bags: images and tables (its README, Apache-2.0).
+
+camera.csv (timestamp,width,height,frame_id,filename) names the frames; steering.csv, gps.csv, brake.csv, throttle.csv
+and gear.csv have the signals. Where those are missing, interpolated.csv has steering, speed and position.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.data.driving import frames
+from model.data.driving.part import Part
+from model.errors import DataError
+
+TABLES = {
+    "steering": ("steering.csv", ("angle", "speed")),
+    "gps": ("gps.csv", ("lat", "long")),
+    "brake": ("brake.csv", ("brake_input",)),
+    "throttle": ("throttle.csv", ("throttle_input",)),
+    "gear": ("gear.csv", ("gear_state",)),
+}
+CAMERAS = ("left", "center", "right")
+COMMIT = 500  # frames
+
+
+def is_dump(folder: Path) -> bool:
+    """Say whether a folder is one of these."""
+    return (folder / "camera.csv").is_file() or (folder / "interpolated.csv").is_file()
+
+
+def extract(source: Path, place: Path, wish: object) -> None:
+    """Take frames and signals out of a folder, into a part; goes on where it was interrupted.
+
+    Raises:
+        DataError: a table makes no sense, or the disk is full.
+    """
+    from model.data.driving.extract import Wish
+
+    assert isinstance(wish, Wish)  # noqa: S101 - the import of it would go in a circle
+    size = wish.recipe.size
+    try:
+        with Part(place / "000", size * size * 3) as part:
+            if part.state.done:
+                return
+            if not part.state.next_offset:
+                _signals(source, part)
+            table = source / ("camera.csv" if (source / "camera.csv").is_file() else "interpolated.csv")
+            for number, (line, row) in enumerate(_rows(table)):
+                if number < part.state.next_offset:
+                    continue
+                camera = next((name for name in CAMERAS if name in row.get("frame_id", "")), "center")
+                seen = part.state.seen.get(camera, 0)
+                part.state.seen[camera] = seen + 1
+                if camera in wish.cameras and seen % wish.stride == 0:
+                    try:
+                        stamp_ns = int(row["timestamp"])
+                        content = _inside(source, row["filename"]).read_bytes()
+                        part.frame(
+                            stamp_ns, CAMERAS.index(camera), frames.from_compressed(memoryview(content), wish.recipe)
+                        )
+                    except (DataError, OSError, ValueError, KeyError) as error:
+                        reason = getattr(error, "strerror", None) or error
+                        part.state.note("frame", f"{table}: line {line}: {reason}; left out")
+                if (number + 1) % COMMIT == 0:
+                    part.commit(number + 1, {})
+            part.commit(1, {}, done=True)
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror or error}; run it again to go on") from None
+
+
+def _signals(source: Path, part: Part) -> None:
+    found = 0
+    for name, (file, columns) in TABLES.items():
+        if (source / file).is_file():
+            found += 1
+            for line, row in _rows(source / file):
+                _sample(part, name, row, columns, where=f"{source / file}: line {line}")
+    if not found and (source / "interpolated.csv").is_file():
+        for line, row in _rows(source / "interpolated.csv"):
+            for name, columns in (("steering", ("angle", "speed")), ("gps", ("lat", "long"))):
+                _sample(part, name, row, columns, where=f"{source / 'interpolated.csv'}: line {line}")
+
+
+def _sample(part: Part, name: str, row: dict[str, str], columns: tuple[str, ...], *, where: str) -> None:
+    try:
+        values = tuple(float(row[column]) for column in columns)
+        part.signal(name, int(row["timestamp"]), values)
+    except (ValueError, KeyError):
+        part.state.note("table", f"{where}: no number where one belongs; left out")
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Give the rows of a table by the names in its first line, with their lines."""
+    with table.open(encoding="utf-8", newline="") as file:
+        try:
+            for row in (reader := csv.DictReader(file)):
+                yield reader.line_num, {key.strip(): (value or "").strip() for key, value in row.items() if key}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{table} is damaged: {error}") from None
+
+
+def _inside(source: Path, name: str) -> Path:
+    path = source / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"the name {name!r} leads out of the folder")
+    return path

@@ -1,0 +1,122 @@
+"""A camera's message to a small square frame. The manifest has the recipe: likelihoods compare within one only."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pictures
+from PIL import UnidentifiedImageError
+
+from model.data.source import quantised
+from model.errors import DataError
+
+# Encodings of sensor_msgs/Image: Pillow's raw mode, its mode, bytes of a pixel.
+RAW = {
+    "bgr8": ("BGR", "RGB", 3),
+    "8UC3": ("BGR", "RGB", 3),
+    "rgb8": ("RGB", "RGB", 3),
+    "bgra8": ("BGRX", "RGB", 4),
+    "rgba8": ("RGBX", "RGB", 4),
+    "mono8": ("L", "L", 1),
+    "8UC1": ("L", "L", 1),
+}
+JPEG, PNG = b"\xff\xd8", b"\x89PNG"
+LARGEST = 1 << 14  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a frame is made."""
+
+    size: int  # pixels of a side
+    crop: str = "middle"  # the square in the middle or at the bottom, or the whole picture, squeezed
+    levels: int = 256
+
+    def words(self) -> dict[str, Any]:
+        """Say it for the manifest."""
+        return {
+            "crop": self.crop,
+            "resize": "Pillow BOX",
+            "jpeg": "decoded strictly at half size if that is twice the frame's or more (simplejpeg)",
+        }
+
+
+def require_decoder() -> None:
+    """Make sure that JPEG can be decoded strictly: of flipped bytes Pillow makes a picture, and says nothing.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+    if importlib.util.find_spec("simplejpeg") is None:
+        raise DataError("frames of bags need the extra: pip install 'pixel-orch[data]' (simplejpeg)")
+
+
+def from_raw(message: dict[str, Any], recipe: Recipe) -> NDArray[np.uint8]:
+    """Make a frame of a sensor_msgs/Image, (size, size, 3).
+
+    Raises:
+        DataError: an encoding that is not known, or fewer bytes than its size says.
+    """
+    height, width, step = int(message["height"]), int(message["width"]), int(message["step"])
+    encoding, data = message["encoding"], message["data"]
+    if encoding not in RAW:
+        raise DataError(f"images of encoding {encoding[:20]!r}; known: {', '.join(RAW)}")
+    raw, mode, depth = RAW[encoding]
+    if not (0 < width <= LARGEST and 0 < height <= LARGEST and step >= width * depth and len(data) >= step * height):
+        raise DataError(f"an image of {width}x{height}, {step} bytes a row, in {len(data)} bytes")
+    picture = Pictures.frombuffer(mode, (width, height), data, "raw", raw, step, 1)
+    return _small(picture, recipe)
+
+
+def from_compressed(data: memoryview, recipe: Recipe) -> NDArray[np.uint8]:
+    """Make a frame of the bytes of a JPEG or PNG, (size, size, 3).
+
+    Raises:
+        DataError: it is damaged.
+    """
+    first = bytes(data[:4])
+    if first.startswith(JPEG):
+        return _small(_jpeg(data, recipe), recipe)
+    if not first.startswith(PNG):
+        raise DataError(f"a compressed image that is neither JPEG nor PNG (it begins with {first!r})")
+    try:
+        with Pictures.open(io.BytesIO(data)) as picture:
+            picture.load()
+            return _small(picture.convert("RGB"), recipe)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Pictures.DecompressionBombError):
+        raise DataError("a damaged PNG") from None
+
+
+def _jpeg(data: memoryview, recipe: Recipe) -> Pictures.Image:
+    import simplejpeg
+
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if max(height, width) > LARGEST:
+            raise ValueError("too large")
+        least = {}
+        side = min(height, width) if recipe.crop != "whole" else max(height, width)
+        if side >= 4 * recipe.size:
+            least = {"min_height": (height + 1) // 2, "min_width": (width + 1) // 2}
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+    except ValueError as error:
+        raise DataError(f"a damaged JPEG ({str(error).splitlines()[0][:60]})") from None
+    return Pictures.fromarray(pixels)
+
+
+def _small(picture: Pictures.Image, recipe: Recipe) -> NDArray[np.uint8]:
+    width, height = picture.size
+    box: tuple[float, float, float, float] = (0, 0, width, height)
+    if recipe.crop != "whole":
+        side = min(width, height)
+        left = (width - side) / 2
+        top = height - side if recipe.crop == "bottom" else (height - side) / 2
+        box = (left, top, left + side, top + side)
+    small = picture.resize((recipe.size, recipe.size), Pictures.Resampling.BOX, box=box)
+    made = np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
+    return quantised(made, recipe.levels)

@@ -1,0 +1,146 @@
+"""What has been taken out of one bag, or a stretch of it, so far: files that grow, a state that is replaced at once.
+
+After a kill the files are cut back to what the last state says, and reading goes on at its place in the bag.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.driving.bag import Connection
+from model.data.manifest import write_file
+
+STATE = "state.json"
+FRAMES = "frames.u8"
+FRAME = np.dtype([("stamp_ns", "<i8"), ("camera", "|u1")])
+# What is kept of each signal beside its stamp; all of them as float64.
+SIGNALS: Mapping[str, tuple[str, ...]] = {
+    "steering": ("steering_angle", "speed"),
+    "brake": ("brake",),
+    "throttle": ("throttle",),
+    "gear": ("gear",),
+    "gps": ("latitude", "longitude"),
+    "fix": ("latitude", "longitude"),  # the second receiver, with 400 fixes a second
+    "velocity": ("speed",),
+}
+NOTES = 5  # lines kept of each kind of damage
+
+
+def signal_type(name: str) -> np.dtype[Any]:
+    """Give the type of a row of a signal."""
+    return np.dtype([("stamp_ns", "<i8"), *((column, "<f8") for column in SIGNALS[name])])
+
+
+@dataclass
+class State:
+    """Where a part is."""
+
+    next_offset: int = 0  # in the bag
+    done: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
+    seen: dict[str, int] = field(default_factory=dict)  # images of each camera so far, for the stride
+    notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: how many, and the first lines
+    connections: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, kind: str, line: str) -> None:
+        """Remember damage; of each kind the first lines, and how many there were."""
+        count, lines = self.notes.get(kind, (0, []))
+        self.notes[kind] = (count + 1, [*lines, line] if len(lines) < NOTES else list(lines))
+
+    def known(self) -> dict[int, Connection]:
+        """Give the connections that were met: the bag says each only once."""
+        return {one["id"]: Connection(**one) for one in self.connections}
+
+
+class Part:
+    """A folder that holds a part.
+
+    Args:
+        folder: made if it is not there.
+        frame_bytes: of one frame.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: Path, frame_bytes: int) -> None:
+        self.folder, self.frame_bytes = folder, frame_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state = read_state(folder)
+        self._files: dict[str, Any] = {}
+        for path in folder.iterdir():
+            if path.name != STATE and path.name not in self.state.sizes:
+                path.unlink()
+
+    def frame(self, stamp_ns: int, camera: int, pixels: NDArray[np.uint8]) -> None:
+        """Append a frame."""
+        self._append(FRAMES, np.ascontiguousarray(pixels).tobytes())
+        self._append("frames.idx", np.array([(stamp_ns, camera)], FRAME).tobytes())
+
+    def signal(self, name: str, stamp_ns: int, values: tuple[float, ...]) -> None:
+        """Append what the car said of itself."""
+        self._append(f"{name}.rows", np.array([(stamp_ns, *values)], signal_type(name)).tobytes())
+
+    def commit(self, next_offset: int, connections: Mapping[int, Connection], *, done: bool = False) -> None:
+        """Make what was appended count.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            self.state.sizes[name] = file.tell()
+        self.state.next_offset, self.state.done = next_offset, done
+        self.state.connections = [asdict(one) for one in connections.values()]
+        write_file(self.folder / STATE, json.dumps(asdict(self.state)).encode())
+
+    def _append(self, name: str, content: bytes) -> None:
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = (self.folder / name).open("ab")
+            file.truncate(self.state.sizes.get(name, 0))
+            file.seek(0, os.SEEK_END)
+        file.write(content)
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            try:
+                file.close()
+            except OSError:
+                if error is None:
+                    raise
+        self._files.clear()
+
+
+def read_state(folder: Path) -> State:
+    """Read the state of a part; a new one if there is none."""
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return State()
+    content["notes"] = {kind: (count, lines) for kind, (count, lines) in content["notes"].items()}
+    return State(**content)
+
+
+def read_rows(folder: Path, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read what counts of a file of rows."""
+    size = read_state(folder).sizes.get(name, 0)
+    if not size:
+        return np.empty(0, dtype)
+    with (folder / name).open("rb") as file:
+        return np.frombuffer(file.read(size), dtype)

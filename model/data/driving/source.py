@@ -1,0 +1,286 @@
+"""Driving data as a source: bags, sets of bags, archives and rwightman's folders -> frames with telemetry.
+
+First all frames and signals are taken out of the bags (`extract`), then they are put in order by their stamps, aligned
+and given out. So it does not matter in how many bags a drive lies, how they were cut, and who did which stretch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.driving import folder as folders
+from model.data.driving import frames, telemetry
+from model.data.driving.extract import (
+    CAMERAS,
+    Archive,
+    Stretch,
+    Wish,
+    extract_all,
+    extract_archive,
+    fingerprint,
+    is_archive,
+    notes_of,
+    part_folders,
+    stretches,
+)
+from model.data.driving.frames import Recipe
+from model.data.driving.part import FRAME, FRAMES, SIGNALS, read_rows, signal_type
+from model.data.manifest import SPLITS, Column, Image, write_file
+from model.data.meter import Meter
+from model.data.prepare import PARTS, VERSION, Opened, Options, space
+from model.data.source import Block
+from model.data.stream import GZIP
+from model.datasets import Registered
+from model.errors import DataError
+
+BLOCK = 256  # frames given out at a time
+SIZE = 64
+HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space
+
+
+def open_driving(entry: Registered, options: Options, folder: Path, *, stream: TextIO | None = None) -> Opened:
+    """Open bags as a source.
+
+    Raises:
+        DataError: there are none, or none that can be read.
+    """
+    frames.require_decoder()
+    paths = _paths(entry, options, stream)
+    cameras = _cameras(options.cameras)
+    recipe = Recipe(options.size or SIZE, options.crop, options.levels)
+    wish = Wish(recipe, cameras, options.stride, options.commit_bytes)
+    if entry.drive_s:
+        frame_count = entry.drive_s * HZ * len(cameras) // options.stride
+        space(folder, 2 * frame_count * wish.recipe.size**2 * 3)  # parts and shards
+    return Driving(entry, options, folder, paths=paths, wish=wish, stream=stream).opened()
+
+
+class Driving:
+    """Frames of a drive in the order of their stamps, each with what the car did."""
+
+    def __init__(
+        self, entry: Registered, options: Options, folder: Path, *, paths: list[Path], wish: Wish, stream: TextIO | None
+    ) -> None:
+        self.entry, self.options, self.wish = entry, options, wish
+        size = wish.recipe.size
+        self.image = Image(size, size, 3, options.levels)
+        self.columns: tuple[Column, ...] = telemetry.COLUMNS
+        self.recipe: dict[str, Any] = {
+            **wish.recipe.words(),
+            "cameras": list(wish.cameras),
+            "telemetry": "linear in header.stamp, gear nearest; NaN beyond max_gap_ms (position: 1,100 ms)",
+            "splits": "by time: of 20 stretches of a minute (or a 20th of a short drive) the 10th valid, the 20th test",
+        }
+        self.notes: list[str] = []
+        self.expected: dict[str, int] = {}
+        self._paths, self._stream, self._parts = paths, stream, folder / PARTS
+        self._hashes: dict[str, tuple[str, int, str]] = {}
+        self._archives: set[str] = set()
+        self._plan = [_identity(path) for path in paths]
+        for file in entry.files:
+            there = next((known.get("bytes") for known in self._plan if known["name"] == file.name), None)
+            if file.bytes and there and there != file.bytes and not options.unverified:
+                sizes = f"{there:,} bytes, the published one {file.bytes:,}"
+                raise DataError(f"{file.name} has {sizes}; fetch it again, or --unverified takes what is whole of it")
+
+    def opened(self) -> Opened:
+        """Say it in the words of `prepare`."""
+        return Opened(self, self._files, self._plan, self._published, close=self.close)
+
+    def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
+        """Take everything out of the bags, then give the frames; what a run before has done is not done again."""
+        self._extract()
+        folders_, order = self._order()
+        signals = self._signals(folders_)
+        rows = telemetry.align(order["stamp_ns"], order["camera"], signals, self.options.max_gap_ms)
+        if self.options.min_speed:
+            keep = rows["speed"] >= self.options.min_speed  # an unknown speed is none
+            self.notes.append(f"{int((~keep).sum()):,} frames below {self.options.min_speed:g} m/s were left out")
+            order, rows = order[keep], rows[keep]
+        if not len(order):
+            raise DataError(f"no frames of {', '.join(self.wish.cameras)} in {self._paths[0]}; {self._why()}")
+        self.notes += notes_of(self._parts)
+        splits = telemetry.splits_of(order["stamp_ns"])
+        self.expected = {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
+        yield from self._give(folders_, order, rows, splits, done)
+
+    def close(self) -> None:
+        """Remove the parts: the shards have everything."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _extract(self) -> None:
+        plan = {"version": VERSION, "asked": self.options.asked(self.entry), "sources": self._plan}
+        text = json.dumps(plan, sort_keys=True).encode()
+        mark = self._parts / "plan.json"
+        if not mark.exists() or mark.read_bytes() != text:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            try:
+                self._parts.mkdir(parents=True)
+                write_file(mark, text)
+            except OSError as error:
+                raise DataError(
+                    f"cannot write to {self._parts}: {error.strerror or error}; give another --out"
+                ) from None
+        total = sum(path.stat().st_size for path in self._paths if path.is_file())
+        meter = Meter(f"reading {self.entry.name}", total, "B", stream=self._stream)
+        try:
+            todo: list[Stretch] = []
+            for number, path in enumerate(self._paths):
+                place = self._parts / f"{number:03d}"
+                if path.is_dir():
+                    folders.extract(path, place, self.wish)
+                elif is_archive(path):
+                    self._archives.add(path.name)
+                    hashed = extract_archive(Archive(path, place, self._algorithm(path)), self.wish, meter.add)
+                    if hashed:
+                        self._hashes[path.name] = hashed
+                else:
+                    todo += stretches(path, place, stretch_bytes=self.options.stretch_bytes)
+            extract_all(todo, self.wish, jobs=self.options.jobs, tell=meter.add)
+        finally:
+            meter.close()
+        self._prove()
+
+    def _order(self) -> tuple[list[Path], NDArray[Any]]:
+        """Put the frames of all parts in order: by stamp, then camera; the same frame twice counts once."""
+        found = list(part_folders(self._parts))
+        dtype = np.dtype([*FRAME.descr, ("part", "<i4"), ("place", "<i8")])
+        pieces = []
+        for number, folder in enumerate(found):
+            index = read_rows(folder, "frames.idx", FRAME)
+            piece = np.empty(len(index), dtype)
+            piece["stamp_ns"], piece["camera"] = index["stamp_ns"], index["camera"]
+            piece["part"], piece["place"] = number, np.arange(len(index))
+            pieces.append(piece)
+        order = np.concatenate(pieces) if pieces else np.empty(0, dtype)
+        order = order[np.lexsort((order["place"], order["part"], order["camera"], order["stamp_ns"]))]
+        new = np.ones(len(order), bool)
+        new[1:] = (order["stamp_ns"][1:] != order["stamp_ns"][:-1]) | (order["camera"][1:] != order["camera"][:-1])
+        twice = int((~new).sum())
+        if twice:
+            self.notes.append(f"{twice:,} frames were there twice, with the same camera and stamp; each is kept once")
+        return found, order[new]
+
+    def _signals(self, parts: list[Path]) -> dict[str, NDArray[Any]]:
+        found = {}
+        for name in SIGNALS:
+            pieces = [read_rows(folder, f"{name}.rows", signal_type(name)) for folder in parts]
+            found[name] = telemetry.ordered(np.concatenate([*pieces, np.empty(0, signal_type(name))]))
+        return found
+
+    def _give(
+        self,
+        parts: list[Path],
+        order: NDArray[Any],
+        rows: NDArray[Any],
+        splits: NDArray[np.uint8],
+        done: Mapping[str, int],
+    ) -> Iterator[Block]:
+        size = self.image.bytes
+        files = [os.open(folder / FRAMES, os.O_RDONLY) if (folder / FRAMES).exists() else -1 for folder in parts]
+        try:
+            for number, split in enumerate(SPLITS):
+                mine = np.flatnonzero(splits == number)[done.get(split, 0) :]
+                for start in range(0, len(mine), BLOCK):
+                    some = mine[start : start + BLOCK]
+                    images = np.empty((len(some), self.image.height, self.image.width, 3), np.uint8)
+                    flat = images.reshape(-1).data
+                    for at, index in enumerate(some):
+                        where = order[index]
+                        view = flat[at * size : (at + 1) * size]
+                        if os.preadv(files[where["part"]], [view], int(where["place"]) * size) != size:
+                            raise DataError(f"{parts[where['part']] / FRAMES} was changed; remove {self._parts}")
+                    yield Block(split, images, rows[some])
+        finally:
+            for file in files:
+                if file >= 0:
+                    os.close(file)
+
+    def _why(self) -> str:
+        notes = notes_of(self._parts)
+        return notes[0] if notes else "pixel-orch data prepare --cameras chooses others"
+
+    def _algorithm(self, path: Path) -> str:
+        known = next((file for file in self.entry.files if file.name == path.name), None)
+        return "md5" if known is not None and known.md5 and not known.sha256 else "sha256"
+
+    def _prove(self) -> None:
+        """Compare the archives that were hashed while they were read with what was published."""
+        for file in self.entry.files:
+            got = self._hashes.get(file.name)
+            if self.options.unverified or file.name not in self._archives:
+                continue
+            if got is None:
+                raise DataError(
+                    f"{notes_of(self._parts)[-1]}; fetch it again, or --unverified takes what is whole of it"
+                )
+            if got[2] not in (file.sha256, file.md5):
+                wanted = file.sha256 if got[0] == "sha256" else file.md5
+                raise DataError(f"{file.name} is not the published file: its {got[0]} is {got[2]}, not {wanted}")
+
+    def _files(self) -> list[dict[str, Any]]:
+        found = []
+        for known in self._plan:
+            got = self._hashes.get(known["name"])
+            found.append({**known, got[0]: got[2]} if got else known)
+        return found
+
+    def _published(self) -> bool:
+        wanted = {value for file in self.entry.files for value in (file.sha256, file.md5) if value}
+        return bool(self._hashes) and all(got[2] in wanted for got in self._hashes.values())
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return {"name": path.name, "folder": True}
+    return fingerprint(path)
+
+
+def _cameras(text: str) -> tuple[str, ...]:
+    names = CAMERAS if text == "all" else tuple(text.split(","))
+    strange = [name for name in names if name not in CAMERAS]
+    if strange or len(set(names)) != len(names):
+        raise DataError(f"--cameras {text}: give all, or some of {','.join(CAMERAS)}")
+    return tuple(camera for camera in CAMERAS if camera in names)
+
+
+def _paths(entry: Registered, options: Options, stream: TextIO | None) -> list[Path]:
+    """Find bags, archives or a folder of images."""
+    if options.source is None or "://" in options.source:
+        from model.data.fetch import fetch_all
+        from model.datasets import data_root
+
+        place = data_root() / "downloads" / entry.name
+        return fetch_all(entry, place, mirror=options.source, stream=stream)
+    place = Path(options.source).expanduser()
+    if not place.exists():
+        raise DataError(f"there is no {place}; check --source")
+    if place.is_file():
+        return [place]
+    if folders.is_dump(place):
+        return [place]
+    found = sorted(path for path in place.rglob("*") if path.is_file() and _is_driving(path))
+    dumps = sorted(path for path in place.iterdir() if path.is_dir() and folders.is_dump(path))
+    if not found and not dumps:
+        raise DataError(f"{place} has no bags, no archives of bags and no camera.csv in it; check --source")
+    return [*found, *dumps]
+
+
+def _is_driving(path: Path) -> bool:
+    if path.suffix == ".bag":
+        return True
+    with path.open("rb") as file:
+        first = file.read(13)
+    return (
+        first.startswith(b"#ROSBAG")
+        or (first[:2] == GZIP and path.name.endswith((".tar.gz", ".tgz")))
+        or (path.suffix == ".tar")
+    )

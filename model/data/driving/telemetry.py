@@ -1,0 +1,124 @@
+"""What the car did at each frame, from samples that come at other times: aligned by the stamps of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.manifest import Column
+from model.data.source import row_dtype
+
+Rows = NDArray[Any]
+GPS_GAP_MS = 1100.0  # the receiver of 2016 says where it is once a second
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A column: the signals that can give it, the best first, and how it is taken."""
+
+    name: str
+    unit: str
+    signals: tuple[str, ...]
+    linear: bool = True
+    dtype: str = "<f4"
+
+
+WANTED = (
+    Wanted("latitude", "deg", ("gps", "fix"), dtype="<f8"),
+    Wanted("longitude", "deg", ("gps", "fix"), dtype="<f8"),
+    Wanted("gear", "enum", ("gear",), linear=False),
+    Wanted("brake", "", ("brake",)),
+    Wanted("throttle", "", ("throttle",)),
+    Wanted("steering_angle", "rad", ("steering",)),
+    Wanted("speed", "m/s", ("steering", "velocity")),
+)
+GAPS = ("gps", "gear", "brake", "throttle", "steering")
+COLUMNS: tuple[Column, ...] = (
+    Column("stamp_ns", "<i8", "ns"),
+    Column("camera", "|u1", "enum"),
+    *(Column(wanted.name, wanted.dtype, wanted.unit) for wanted in WANTED),
+    *(Column(f"{name}_gap_ms", "<f4", "ms") for name in GAPS),
+)
+
+
+def ordered(rows: Rows) -> Rows:
+    """Sort samples by their stamps, and keep one of those that have the same."""
+    rows = rows[np.argsort(rows["stamp_ns"], kind="stable")]
+    first = np.ones(len(rows), bool)
+    first[1:] = rows["stamp_ns"][1:] != rows["stamp_ns"][:-1]
+    return rows[first]
+
+
+def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mapping[str, Rows], limit_ms: float) -> Rows:
+    """Give a row for each frame.
+
+    Between two samples a value is linear in time; the gear is that of the nearest. Where a sample is further away than
+    the limit the value is NaN, never 0; and there is no value outside of the samples.
+
+    Args:
+        stamps: of the frames, ns.
+        cameras: of the frames.
+        signals: samples by signal, `ordered`.
+        limit_ms: how far a sample may be away, in ms; of the position, at least a second and a bit.
+    """
+    rows = np.zeros(len(stamps), row_dtype(COLUMNS))
+    rows["stamp_ns"], rows["camera"] = stamps, cameras
+    for gap in GAPS:
+        rows[f"{gap}_gap_ms"] = np.nan
+    for wanted in WANTED:
+        rows[wanted.name] = np.nan
+        for name in wanted.signals:
+            samples = signals.get(name)
+            if samples is None or not len(samples):
+                continue
+            limit = max(limit_ms, GPS_GAP_MS) if name in ("gps", "fix") else limit_ms
+            values, gaps_ms = _at(stamps, samples["stamp_ns"], samples[wanted.name], linear=wanted.linear)
+            rows[wanted.name] = np.where(gaps_ms <= limit, values, np.nan)
+            if wanted.signals[0] in GAPS:
+                rows[f"{wanted.signals[0]}_gap_ms"] = np.where(np.isfinite(gaps_ms), gaps_ms, np.nan)
+            break
+    return rows
+
+
+def _at(
+    stamps: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], *, linear: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give values at stamps, and how far the samples are away that they are made of, in ms.
+
+    Linear: the further one of the two samples counts, so a value across a hole is none. Integers as long as can be:
+    nanoseconds since 1970 do not fit into a float64.
+    """
+    right = np.searchsorted(times, stamps, side="left")
+    after = np.minimum(right, len(times) - 1)
+    before = np.where(times[after] == stamps, after, np.maximum(right - 1, 0))
+    to_before = (stamps - times[before]).astype(np.float64)  # ns; below 0 if there is none before
+    to_after = (times[after] - stamps).astype(np.float64)
+    outside = (to_before < 0) | (to_after < 0)
+    if not linear:
+        nearest = np.where(np.abs(to_before) <= np.abs(to_after), before, after)
+        distance = np.minimum(np.abs(to_before), np.abs(to_after))
+        return values[nearest], distance / 1e6
+    span = to_before + to_after
+    share = np.divide(to_before, span, out=np.zeros_like(span), where=span > 0)
+    made = values[before] * (1 - share) + values[after] * share
+    return made, np.where(outside, np.inf, np.maximum(to_before, to_after)) / 1e6
+
+
+def splits_of(stamps: NDArray[np.int64], minute_s: float = 60.0) -> NDArray[np.uint8]:
+    """Part a drive by time: of each 20 minutes that follow one another the 10th validates and the 20th tests.
+
+    Neighbouring frames look alike, so single frames must not be drawn out of it. A short drive has 20 stretches too,
+    and they are as much shorter.
+
+    Returns:
+        0 train, 1 valid, 2 test for each stamp; stamps are sorted.
+    """
+    length_ns = int(stamps[-1] - stamps[0]) + 1
+    groups = max(1, round(length_ns / (20 * minute_s * 1e9)))
+    number = (stamps - stamps[0]) * (20 * groups) // length_ns
+    place = number % 20
+    return np.where(place == 9, 1, np.where(place == 19, 2, 0)).astype(np.uint8)

@@ -1,0 +1,270 @@
+"""Fetching published files: mirrors in turn, on from where the last try ended, and nothing is taken for whole unproven.
+
+What no server has is shared by BitTorrent: aria2c fetches it if it is installed; else the link is printed.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from model.data.meter import Meter
+from model.data.prepare import space
+from model.data.writer import sha256_of
+from model.datasets import Registered, SourceFile
+from model.errors import DataError
+
+BLOCK = 1 << 20
+AGENT = "pixel-orch/0.1 (data prepare)"
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP says: later
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+OFF_THE_NET = (http.client.HTTPException, OSError)  # URLError, resets, timeouts
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long."""
+
+    tries: int = 6  # in a row without a byte, over all mirrors
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    timeout_s: float = 30.0  # for an answer, and between two bytes
+    sleep: Callable[[float], None] = time.sleep
+
+
+def fetch_all(
+    entry: Registered,
+    folder: Path,
+    *,
+    mirror: str | None = None,
+    stream: TextIO | None = None,
+    patience: Patience | None = None,
+) -> list[Path]:
+    """Fetch the files of a data set that are not there yet.
+
+    Args:
+        entry: the data set.
+        folder: where to.
+        mirror: an address that has them, tried before the known ones.
+        stream: for the progress.
+        patience: how often and how long.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        DataError: one cannot be had; it says how people get it.
+    """
+    missing = [file for file in entry.files if not (folder / file.name).exists()]
+    _make(folder)
+    space(folder, sum((file.bytes or 0) - _size(_part(folder, file)) for file in missing))
+    for file in missing:
+        urls = [f"{mirror.rstrip('/')}/{file.name}"] if mirror else []
+        urls += file.urls
+        if urls:
+            fetch(file, urls, folder, stream=stream, patience=patience)
+        else:
+            torrent(entry, file, folder)
+    return [folder / file.name for file in entry.files]
+
+
+def fetch(
+    file: SourceFile, urls: list[str], folder: Path, *, stream: TextIO | None = None, patience: Patience | None = None
+) -> Path:
+    """Fetch one file: whole and proven when it has its name.
+
+    Raises:
+        DataError: no mirror has it, or what they have is not the published one.
+    """
+    patience = patience or Patience()
+    path, part = folder / file.name, _part(folder, file)
+    meter = Meter(f"fetching {file.name}", file.bytes, "B", stream=stream)
+    meter.skip(_size(part))
+    reasons: dict[str, str] = {}
+    gone: set[str] = set()  # mirrors that do not have it, or have another file
+    fruitless, at = 0, 0
+    try:
+        while fruitless < patience.tries and len(gone) < len(urls):
+            url = urls[at % len(urls)]
+            at += 1
+            if url in gone:
+                continue
+            before = _size(part)
+            try:
+                _transfer(url, part, file, meter, patience.timeout_s)
+                _prove(file, part)
+                part.replace(path)
+                _tag(part).unlink(missing_ok=True)
+                return path
+            except _WrongError as error:
+                reasons[url] = str(error)
+                if not before:  # else two halves may not have belonged together: once more from the beginning
+                    gone.add(url)
+                _forget(part, meter)
+            except urllib.error.HTTPError as error:
+                reasons[url] = f"HTTP {error.code}"
+                if error.code == 416 and before:  # it has no more than this
+                    _forget(part, meter)
+                elif error.code not in PASSING:
+                    gone.add(url)
+            except OFF_THE_NET as error:
+                if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+                    raise DataError(f"cannot write {part}: {error.strerror}; free the disk and run it again") from None
+                reasons[url] = _words(error)
+            if _size(part) > before:
+                fruitless = 0
+                continue
+            fruitless += 1
+            if len(gone) < len(urls) and fruitless < patience.tries:
+                patience.sleep(min(patience.longest_wait_s, patience.first_wait_s * 2 ** (fruitless - 1)))
+    finally:
+        meter.close()
+    said = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
+    raise DataError(f"cannot fetch {file.name} ({said}); try later, or give the file with --source")
+
+
+def torrent(entry: Registered, file: SourceFile, folder: Path) -> None:
+    """Fetch a file that only BitTorrent has, or say how people get it.
+
+    Raises:
+        DataError: aria2c is not installed, or did not get it.
+    """
+    hint = f"{entry.how} {file.name}" + (f", {file.bytes:,} bytes" if file.bytes else "")
+    proof = f", SHA-256 {file.sha256}" if file.sha256 else f", MD5 {file.md5}" if file.md5 else ""
+    program = shutil.which("aria2c")
+    if file.magnet is None or program is None:
+        link = f": {file.magnet} (aria2c, if it is installed, is started by itself)" if file.magnet else ""
+        raise DataError(f"{file.name} cannot be fetched. {hint}{proof}{link}")
+    words = [
+        program,
+        "--seed-time=0",
+        "--check-integrity=true",
+        "--bt-stop-timeout=600",
+        f"--dir={folder}",
+        file.magnet,
+    ]
+    code = subprocess.run(words, check=False).returncode
+    found = next((path for path in sorted(folder.rglob(file.name)) if path.is_file()), None)
+    if code or found is None:
+        raise DataError(f"aria2c ended with {code} and {file.name} is not there. {hint}{proof}")
+    try:
+        _prove(file, found)
+    except _WrongError as error:
+        raise DataError(f"{found} {error}; remove it and run it again") from None
+    found.replace(folder / file.name)
+
+
+class _WrongError(Exception):
+    """What came is not the published file."""
+
+
+def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: float) -> None:
+    """Fetch what is missing of a file. The part goes on only if the server says that it is still the same file."""
+    have, tag = _size(part), _read_tag(part, url)
+    if have and (file.bytes is None or have < file.bytes) and tag is None and file.sha256 is None and file.md5 is None:
+        _forget(part, meter)  # nothing would prove that two halves belong together
+        have = 0
+    if file.bytes is not None and have == file.bytes:
+        return
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if tag:
+            headers["If-Range"] = tag
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - addresses of our own list, or the user's
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+        goes_on = have and answer.status == 206 and _begins_at(answer.headers.get("Content-Range", "")) == have
+        if have and not goes_on:
+            _forget(part, meter)  # it is another file by now, or the server cannot go on
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length and length.isdigit() else None
+        if file.bytes is not None and total is not None and total != file.bytes:
+            raise _WrongError(f"has {total:,} bytes, the published file {file.bytes:,}")
+        _write_tag(part, url, answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
+        with part.open("ab") as out:
+            while block := answer.read(BLOCK):
+                out.write(block)
+                have += len(block)
+                meter.add(len(block))
+                if file.bytes is not None and have > file.bytes:
+                    raise _WrongError(f"sends more than the {file.bytes:,} bytes of the published file")
+            out.flush()
+            os.fsync(out.fileno())
+    if total is not None and have < total:
+        raise ConnectionError(f"ended after {have:,} of {total:,} bytes")
+
+
+def _prove(file: SourceFile, path: Path) -> None:
+    size = path.stat().st_size
+    if file.bytes is not None and size < file.bytes:
+        raise ConnectionError(f"ended after {size:,} of {file.bytes:,} bytes")
+    for algorithm, wanted in (("sha256", file.sha256), ("md5", file.md5)):
+        if wanted:
+            got = sha256_of(path, algorithm)
+            if got != wanted:
+                raise _WrongError(f"has another file: its {algorithm} is {got}, not {wanted}")
+            return
+
+
+def _begins_at(content_range: str) -> int:
+    unit, _, rest = content_range.partition(" ")
+    first = rest.partition("-")[0]
+    return int(first) if unit == "bytes" and first.isdigit() else -1
+
+
+def _part(folder: Path, file: SourceFile) -> Path:
+    return folder / f"{file.name}.part"
+
+
+def _tag(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _read_tag(part: Path, url: str) -> str | None:
+    """Give what the server called its file when the part was begun; a weak tag proves nothing."""
+    try:
+        known = json.loads(_tag(part).read_text(encoding="utf-8"))
+        tag = known["tag"] if known["url"] == url else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tag if isinstance(tag, str) and not tag.startswith("W/") else None
+
+
+def _write_tag(part: Path, url: str, tag: str | None) -> None:
+    _tag(part).write_text(json.dumps({"url": url, "tag": tag}), encoding="utf-8")
+
+
+def _forget(part: Path, meter: Meter) -> None:
+    meter.skip(-_size(part))
+    part.unlink(missing_ok=True)
+    _tag(part).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder}: {error.strerror or error}; set PIXEL_ORCH_DATA to another"
+        ) from None
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(getattr(reason, "strerror", None) or reason or type(error).__name__).splitlines()[0][:100]

@@ -34,7 +34,6 @@ from torch import Tensor
 from model.cost import Sizes
 from model.device import device_name, pick_device
 from model.errors import SetupError
-from model.network import PixelNetwork
 from model.sampling import fill
 
 NAMES = {"pixelcnn": "PixelCNN", "row-lstm": "Row LSTM", "diagonal-bilstm": "Diagonal BiLSTM"}

@@ -81,17 +81,20 @@ class Contender:
     plain: bool
     step: Callable[[], None]
     flops: int  # of a step
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
-    def run(self, wait: Callable[[], None]) -> None:
-        """Do one step and note what it took; `wait` waits for a GPU."""
-        wait()
-        wall, cpu = time.perf_counter(), time.process_time()
+    def run(self, device: torch.device) -> None:
+        """Do one step and note what it took: this process's CPU time, or on a GPU what passed until it was done."""
+        if device.type == "cpu":
+            began = time.process_time()
+            self.step()
+            self.seconds.append(time.process_time() - began)
+            return
+        torch.cuda.synchronize()
+        began = time.perf_counter()
         self.step()
-        wait()
-        self.wall_s.append(time.perf_counter() - wall)
-        self.cpu_s.append(time.process_time() - cpu)
+        torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - began)
 
 
 def network(sizes: Sizes, *, plain: bool) -> PixelNetwork:
@@ -139,12 +142,12 @@ def table(contenders: list[Contender], peak: float, batch: int) -> str:
     plain_of = {one.name: one for one in contenders if one.plain}
     for one in contenders:
         form = "plain" if one.plain else "fast"
-        seconds = statistics.median(one.wall_s)
+        seconds = statistics.median(one.seconds)
         pace = one.flops / seconds / 1e9
         plain = plain_of.get(one.name, one)
-        ratio = statistics.median(theirs / ours for theirs, ours in zip(plain.wall_s, one.wall_s, strict=True))
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(plain.seconds, one.seconds, strict=True))
         rows.append(
-            f"{one.name:<16} {form:<6} {batch / seconds:>9.1f} {batch / min(one.wall_s):>7.1f} "
+            f"{one.name:<16} {form:<6} {batch / seconds:>9.1f} {batch / min(one.seconds):>7.1f} "
             f"{pace:>8.1f} {100 * pace / peak:>10.1f}% {'' if plain is one else f'{ratio:.2f}':>8}"
         )
     return "\n".join(rows)
@@ -167,7 +170,6 @@ def main() -> None:
         device = pick_device(args.device)
     except SetupError as error:
         raise SystemExit(str(error)) from None
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     setting = SETTINGS[args.sizes]
     chosen = {name: some for name, some in setting.networks.items() if not args.model or name in args.model}
     contenders = [
@@ -178,10 +180,10 @@ def main() -> None:
     peak = sgemm(device)
     for _ in range(args.rounds + WARM_UP):
         for one in (peak, *contenders):
-            one.run(wait)
+            one.run(device)
     for one in (peak, *contenders):
-        del one.wall_s[:WARM_UP], one.cpu_s[:WARM_UP]
-    best = peak.flops / min(peak.wall_s) / 1e9
+        del one.seconds[:WARM_UP]
+    best = peak.flops / min(peak.seconds) / 1e9
 
     shape = setting.shape
     place = f"{device_name(device)}{', 1 thread' if device.type == 'cpu' else f', CUDA {torch.version.cuda}, float32'}"
@@ -192,9 +194,7 @@ def main() -> None:
     )
     print(f"batch {args.batch}; {', '.join(f'{name}: {L} layers, h = {h}' for name, (L, h) in chosen.items())}")
     print("a step: zero_grad, forward, backward, RMSprop; all contenders one step a round, in turn")
-    share = sum(map(sum, (one.cpu_s for one in contenders))) / sum(map(sum, (one.wall_s for one in contenders)))
-    busy = f"; the machine was shared: this process had {100 * share:.0f} % of a core" if device.type == "cpu" else ""
-    print(f"medians of {args.rounds} rounds{busy}")
+    print(f"medians of {args.rounds} rounds, {'CPU time of this process' if device.type == 'cpu' else 'time'}")
     print(f"sgemm {SGEMM[device.type]}^3, the best of the same rounds: {best:,.1f} GFLOP/s\n")
     print(table(contenders, best, args.batch))
 

@@ -83,7 +83,8 @@ class SshHost:
             raise CommandError(
                 "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")
             )
-        return Setup(**json.loads(lines[-1]))
+        told = json.loads(lines[-1])
+        return Setup(**{name: told[name] for name in Setup.__dataclass_fields__ if name in told})
 
     def _sync(self, job: Job) -> None:
         tree = sync.Tree(job.tree, job.files)

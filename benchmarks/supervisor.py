@@ -1,8 +1,8 @@
 """One process that leads many runs: `python benchmarks/supervisor.py [--runs 200] [--watch-s 120]`.
 
 Makes so many runs of `-- sleep` on the embedded cloud, gives all of them to one `pixel-orch attach --all`, waits until
-all are RUNNING, then watches that process for a while: its CPU (of one core), its memory, and the calls a second that
-reach the embedded EC2, beside EC2's documented rates. Then how long `status` takes over 1,000 runs that are over.
+all are RUNNING, then watches that process for a while: its CPU (of one core), its memory, and its calls to EC2, which
+are never above EC2's documented rates (`orchestrator/shared_cloud.py`). Before that, how long `status` takes over 1,000 runs that are over.
 The hosts are processes on this machine too, so that the machine's own load is large; only the leading process counts.
 """
 
@@ -76,7 +76,7 @@ def measure_supervisor(count: int, watch_s: float) -> None:
         work.mkdir()
         home.mkdir()
         stores = make_runs(home, work, count)
-        env = {**os.environ, "PIXEL_ORCH_HOME": str(home), "PIXEL_ORCH_LOCAL_CALLS": str(Path(folder) / "calls")}
+        env = {**os.environ, "PIXEL_ORCH_HOME": str(home)}
         log = (Path(folder) / "log").open("w")
         began = time.time()
         words = [sys.executable, "-m", "orchestrator.cli", "attach", "--all"]
@@ -92,6 +92,10 @@ def measure_supervisor(count: int, watch_s: float) -> None:
             share = (cpu_s(leader.pid) - used) / (time.time() - at)
             print(f"CPU of the leading process      {100 * share:6.1f} % of one core   (limit 100 %)")
             print(f"memory of it, at its highest    {memory_mb(leader.pid):6.0f} MB              (limit 400 MB)")
+            print(
+                "its calls to EC2, from its log: ",
+                *re.findall(r"calls to EC2 so far: (.*)", Path(log.name).read_text())[-1:],
+            )
             print(f"still RUNNING                   {states(stores)['RUNNING']:6d}")
         finally:
             leader.terminate()

@@ -31,6 +31,7 @@ class TokenBucket:
         self._tokens = float(burst)
         self._at = now()
         self._lock = threading.Lock()
+        self.taken = 0
 
     def take(self) -> None:
         """Wait for a token."""
@@ -44,6 +45,7 @@ class TokenBucket:
                 self._tokens = min(self.burst, self._tokens + (now - self._at) * self.per_s)
                 self._at = now
             self._tokens -= 1
+            self.taken += 1
 
 
 class SharedCloud:
@@ -71,6 +73,10 @@ class SharedCloud:
         self._lock = threading.Lock()
         self._locks: dict[Any, threading.Lock] = {}
         self._kept: dict[Any, tuple[float, Any]] = {}
+
+    def calls(self) -> dict[str, int]:
+        """Return how many calls of each kind were made so far."""
+        return {name: bucket.taken for name, bucket in self._buckets.items() if bucket.taken}
 
     def _shared(self, key: tuple[Any, ...], fresh_s: float, ask: Callable[[], Answer]) -> Answer:
         """Return a kept answer that is fresh enough, or ask; who asks the same meanwhile waits for that answer."""

@@ -47,12 +47,13 @@ class Supervisor:
         self.engines: dict[str, Engine] = {}
         self.outcomes: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._clouds: dict[CloudKey, SharedCloud] = {}
 
     def lead(self, stores: list[RunStore]) -> dict[str, str]:
         """Lead these runs; return the state in which each of them ended."""
         threading.stack_size(THREAD_STACK_BYTES)
         with ExitStack() as stack:
-            clouds: dict[CloudKey, SharedCloud] = {}
+            clouds = self._clouds
             for store in stores:
                 spec = store.spec()
                 key = (spec.cloud, spec.regions, spec.profile)
@@ -111,7 +112,9 @@ class Supervisor:
                 states = Counter(engine.state().state for engine in engines.values())
                 over = Counter(self.outcomes.values())
                 told = ", ".join(f"{count} {state}" for state, count in sorted((states + over).items()))
-                self.screen.line(f"{len(threads)} runs: {told}")
+                calls: Counter[str] = sum((Counter(cloud.calls()) for cloud in self._clouds.values()), Counter())
+                asked = ", ".join(f"{name} {count}" for name, count in sorted(calls.items()))
+                self.screen.line(f"{len(threads)} runs: {told}; calls to EC2 so far: {asked}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

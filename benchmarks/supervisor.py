@@ -1,9 +1,10 @@
 """One process that leads many runs: `python benchmarks/supervisor.py [--runs 200] [--watch-s 120]`.
 
-Makes so many runs of `-- sleep` on the embedded cloud, gives all of them to one `pixel-orch attach --all`, waits until
-all are RUNNING, then watches that process for a while: its CPU (of one core), its memory, and its calls to EC2, which
-are never above EC2's documented rates (`orchestrator/shared_cloud.py`). Before that, how long `status` takes over 1,000 runs that are over.
-The hosts are processes on this machine too, so that the machine's own load is large; only the leading process counts.
+Times `status` over 1,000 runs that are over. Then makes so many runs of `-- sleep` on the embedded cloud, gives all of
+them to one `pixel-orch attach --all`, waits until all are RUNNING, and watches that process for a while: its CPU (of
+one core), its memory, and its calls to EC2, which are never above EC2's documented rates
+(`orchestrator/shared_cloud.py`). The hosts are processes on this machine too, so that the machine's own load is large;
+only the leading process counts.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
     agent.py apply DIR < tar      unpack what changed (and delete what we had sent and is gone at home)
     agent.py manifest DIR         the sha256 of every file that we had sent
     agent.py start ROOT < job     start the watching process and, under it, the trainer
-    agent.py status ROOT ...      one look: trainer, notice, new metrics, new log, checkpoints (also the owner's
-    heartbeat) agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on agent.py stop ROOT
-    SIGTERM to the trainer's process group
+    agent.py status ROOT ...      one look: trainer, notice, what is new; it is also the owner's heartbeat
+    agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
+    agent.py stop ROOT            SIGTERM to the trainer's process group
+    agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
 
 ROOT is `~/pixel-orch/<run>`. Answers are one JSON object on standard output.
 
@@ -40,6 +41,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SAMPLES = re.compile(r"samples-(\d+)\.png")
 MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
 TICK_S = 0.1
+LEAVE_TO_AWS_S = 180.0  # from a notice on: the two minutes, and one for AWS to be late
 CARRY_TIMEOUT_S = 300.0  # from the trainer's end until its last checkpoint is in S3; then the machine ends without it
 
 
@@ -327,6 +329,7 @@ class Watch:
         self.carrier: subprocess.Popen[bytes] | None = None
         self.carrier_started_at = 0.0
         self.ended_at: float | None = None
+        self.noticed_at: float | None = None
         self.state: dict[str, Any] = {
             "started_at": self.started_at,
             "trainer": {"state": "starting"},
@@ -430,6 +433,7 @@ class Watch:
                     self.state["notice"] = json.loads(text)
                 except ValueError:
                     self.state["notice"] = {"action": "terminate", "time": ""}
+                self.noticed_at = time.time()
                 self.save()
                 self.ask_to_stop("interruption notice %s" % text.strip())
 
@@ -504,7 +508,7 @@ class Watch:
             why = "its owner has been silent for %.0f s, and no more money or time is sure to be left" % silence_s
         elif silence_s > self.allowed_silence_s():
             why = "its owner has been silent for %.0f s" % silence_s
-        if not why or (self.state["notice"] and time.time() - self.booted_at < 3600):
+        if not why or self.is_left_to_aws():
             return
         if not self.state["ending"]:
             self.state["ending"] = why
@@ -514,6 +518,12 @@ class Watch:
             self.say("shutdown: %s" % why)
             subprocess.call(self.job["shutdown"])
             time.sleep(5)
+
+    def is_left_to_aws(self) -> bool:
+        """Return whether AWS is about to end us in our first hour, for free; not for long should it not do so."""
+        if self.noticed_at is None or time.time() - self.booted_at >= 3600:
+            return False
+        return time.time() - self.noticed_at < LEAVE_TO_AWS_S
 
     def may_shut_down(self) -> bool:
         """Return whether nothing is to be waited for: the trainer has ended and its checkpoints are in S3, or it took
@@ -566,6 +576,39 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     return {"started": True}
 
 
+def rekey(step: str) -> dict[str, Any]:
+    """Replace the SSH host key, which came with user-data, by one that was made here and that nobody else has seen.
+
+    `prepare` makes it and says its public half; once that is pinned at home, `activate` puts it in its place.
+    """
+    key = os.path.join(os.environ.get("PIXEL_ORCH_ETC_SSH", "/etc/ssh"), "ssh_host_ed25519_key")
+    new = key + ".new"
+    if step == "prepare":
+        if as_root("test", "-f", new)[0] != 0:
+            as_root("rm", "-f", new + ".pub")
+            code, said = as_root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", new)
+            if code != 0:
+                raise SystemExit("rekey: ssh-keygen: %s" % said.strip())
+        code, public = as_root("cat", new + ".pub")
+        if code != 0 or not public.startswith("ssh-ed25519 "):
+            raise SystemExit("rekey: %s.pub cannot be read: %s" % (new, public.strip()))
+        return {"public": public.strip()}
+    for source, target in ((new + ".pub", key + ".pub"), (new, key)):
+        code, said = as_root("mv", source, target)
+        if code != 0:
+            raise SystemExit("rekey: %s" % said.strip())
+    for words in (("systemctl", "reload", "ssh"), ("systemctl", "reload", "sshd"), ("pkill", "-HUP", "-o", "sshd")):
+        if as_root(*words)[0] == 0:  # Debian and Ubuntu, Amazon Linux, neither
+            return {"activated": True}
+    raise SystemExit("rekey: the SSH server could not be told of its new key")
+
+
+def as_root(*words: str) -> tuple[int, str]:
+    """Run a command by sudo; return its exit code and what it said."""
+    done = subprocess.run(["sudo", "-n", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
 def main(argv: list[str]) -> int:
     """Do one verb; see the module's text."""
     verb, place, rest = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3:]
@@ -582,6 +625,8 @@ def main(argv: list[str]) -> int:
         answer = status(place, int(rest[0]), int(rest[1]), *rest[2:3])
     elif verb == "stop":
         answer = stop(place)
+    elif verb == "rekey":
+        answer = rekey(rest[0])
     else:
         raise SystemExit("agent.py: unknown verb %r" % verb)
     print(json.dumps(answer))

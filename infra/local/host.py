@@ -148,7 +148,13 @@ class EmbeddedHost:
         machine = Machine(self._home, self._environment, self._children)
         given = None if self._quirks.wrong_host_key else self._config.host_key
         host_key = given or asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
-        server = SshServer(machine, host_key, [*self.facts.authorized_keys, *self._config.authorized_keys])
+        etc_ssh = self._folder / "etc" / "ssh"
+        etc_ssh.mkdir(parents=True, exist_ok=True, mode=0o700)
+        host_key_path = etc_ssh / "ssh_host_ed25519_key"
+        if not host_key_path.exists():  # a machine that reboots keeps the one it has
+            host_key_path.touch(mode=0o600)
+            host_key_path.write_text(host_key, encoding="utf-8")
+        server = SshServer(machine, host_key_path, [*self.facts.authorized_keys, *self._config.authorized_keys])
         self._gate.open(server.serve)
         self._first_boot = asyncio.get_running_loop().create_task(self._run_commands())
 
@@ -168,6 +174,7 @@ class EmbeddedHost:
             "PATH": ":".join(path),
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{metadata_port}",
             "AWS_DEFAULT_REGION": self.facts.region,
+            "PIXEL_ORCH_ETC_SSH": str(self._folder / "etc" / "ssh"),
             processes.MARK: self._mark,
             **({"AWS_ENDPOINT_URL_S3": self._api_url} if self.facts.role else {}),
             **skewed,

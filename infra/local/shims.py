@@ -1,7 +1,8 @@
 """The few programs that an embedded instance brings along, since the machine's own must not be reached from it.
 
-`sudo` drops its flags and runs the rest: there is no root. `shutdown`, `poweroff`, `halt`, `reboot` and `systemctl
-poweroff` ask the embedded EC2 to end or restart this instance, through a URL with a secret of this instance's own.
+`sudo` drops its flags and runs the rest: there is no root. `ssh-keygen` is there on machines without OpenSSH too.
+`shutdown`, `poweroff`, `halt`, `reboot` and `systemctl poweroff` ask the embedded EC2 to end or restart this instance,
+through a URL with a secret of this instance's own.
 """
 
 import shlex
@@ -33,6 +34,8 @@ def parse(name, words):
     """(action, delay in seconds, error) of a command line."""
     action = "reboot" if name == "reboot" else "shutdown"
     if name == "systemctl":
+        if words[:1] == ["reload"] and words[1:] in (["ssh"], ["sshd"]):
+            return None, 0, None  # the embedded SSH server reads its key anew for each connection
         action = {{"poweroff": "shutdown", "halt": "shutdown", "reboot": "reboot"}}.get(words[0] if words else "")
         return (action, 0, None) if action else (None, 0, "an embedded instance has no systemd")
     if name != "shutdown":
@@ -64,6 +67,18 @@ if action:
         opener.open(request, timeout=20).read()
     except (OSError, urllib.error.URLError) as failure:
         sys.exit(sys.argv[1] + ": the embedded EC2 does not answer: " + str(failure))
+'''
+_KEYGEN = '''"""ssh-keygen, as far as a host key needs it: -t ed25519 -N "" -f FILE."""
+import os, sys
+import asyncssh
+
+path = sys.argv[sys.argv.index("-f") + 1]
+key = asyncssh.generate_private_key("ssh-ed25519")
+descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+with os.fdopen(descriptor, "wb") as file:
+    file.write(key.export_private_key())
+with open(path + ".pub", "wb") as file:
+    file.write(key.export_public_key())
 '''
 _POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
 
@@ -128,6 +143,9 @@ def write_shims(folder: Path, power_url: str) -> None:
     power = folder / ".power.py"
     power.write_text(_POWER.format(url=power_url), encoding="utf-8")
     power.chmod(0o600)
+    (folder / ".keygen.py").write_text(_KEYGEN, encoding="utf-8")
+    words = " ".join(shlex.quote(word) for word in (sys.executable, "-I", str(folder / ".keygen.py")))
+    _write(folder / "ssh-keygen", f'#!/bin/sh\nexec {words} "$@"\n')
     for name in _POWER_NAMES:
         words = " ".join(shlex.quote(word) for word in (sys.executable, "-I", "-S", str(power), name))
         _write(folder / name, f'#!/bin/sh\nexec {words} "$@"\n')

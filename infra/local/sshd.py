@@ -41,12 +41,13 @@ class Machine:
 class SshServer:
     """Serves the connections that a Gate hands over."""
 
-    def __init__(self, machine: Machine, host_key: str, authorized_keys: Sequence[str]) -> None:
+    def __init__(self, machine: Machine, host_key: Path, authorized_keys: Sequence[str]) -> None:
         self._machine = machine
+        self._host_key = host_key
         home = os.fsencode(machine.home)
         self._options = asyncssh.SSHServerConnectionOptions(
             server_factory=_Login,
-            server_host_keys=[asyncssh.import_private_key(host_key)],
+            server_host_keys=[asyncssh.read_private_key(host_key)],
             authorized_client_keys=_known_keys(authorized_keys),
             process_factory=self._serve_process,
             sftp_factory=lambda channel: _HomeSftp(channel, home),
@@ -63,7 +64,9 @@ class SshServer:
 
     async def serve(self, connection: socket.socket) -> None:
         """Run one connection's handshake; the connection then lives on by itself. Raises asyncssh.Error or OSError."""
-        await asyncssh.run_server(connection, options=self._options)
+        keys = [asyncssh.read_private_key(self._host_key)]  # it may have been replaced since the last connection
+        options = asyncssh.SSHServerConnectionOptions(self._options, server_host_keys=keys)
+        await asyncssh.run_server(connection, options=options)
 
     async def _serve_process(self, process: "asyncssh.SSHServerProcess[bytes]") -> None:
         running = asyncio.ensure_future(self._run(process))

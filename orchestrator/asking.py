@@ -20,6 +20,7 @@ from orchestrator.spec import (
     RecoveryPolicy,
     RunSpec,
     check_amount,
+    check_bucket,
     check_cidr,
     check_disk,
     check_env,
@@ -27,6 +28,7 @@ from orchestrator.spec import (
     check_key,
     check_name,
     check_price,
+    check_profile,
     check_subnets,
     check_tags,
     check_user,
@@ -65,6 +67,9 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "tag": dict,
     "disk_size": int,
     "login_user": str,
+    "bucket": str,
+    "owner_timeout": (int, float, str),
+    "instance_profile": str,
     "allow_cpu": bool,
     "profile": str,
     "env_file": str,
@@ -177,7 +182,7 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         include=include,
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(args.env)}),
         **_machine(given, file),
-        recovery=_policy(cloud, retry=bool(given("retry_until_up"))),
+        recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
     )
 
@@ -207,7 +212,10 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     new = _limits(args.budget, args.max_duration, args.idle_minutes_to_autostop)
     given = {key: value for key, value in new.model_dump().items() if value is not None}
     changes["limits"] = old.limits.model_copy(update=given)
-    changes["recovery"] = _policy(old.cloud, retry=args.retry_until_up)
+    timeout = args.owner_timeout or old.recovery.owner_timeout_s
+    changes["recovery"] = _policy(old.cloud, retry=args.retry_until_up, owner_timeout=timeout)
+    if changes.get("bucket", old.bucket) != old.bucket:
+        changes.update(bucket_prefix="", bucket_region="")
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
@@ -249,6 +257,8 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
         "key": check_key(key),
         "tags": check_tags({str(k): str(v) for k, v in {**(file.get("tag") or {}), **(tags or {})}.items()}),
         "disk_gib": check_disk(disk) if disk is not None else 100,
+        "bucket": check_bucket(given("bucket")),
+        "instance_profile": check_profile(given("instance_profile")),
         "allow_cpu": bool(given("allow_cpu")),
         "profile": given("profile"),
     }
@@ -258,9 +268,12 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
     return {name: value for name, value in fields.items() if asked.get(name, bool(value))}
 
 
-def _policy(cloud: str, *, retry: bool) -> RecoveryPolicy:
+def _policy(cloud: str, *, retry: bool, owner_timeout: Any = None) -> RecoveryPolicy:
     policy = world.EMBEDDED_POLICY if cloud == "local" else RecoveryPolicy()
-    return policy.model_copy(update={"first_capacity_wait_s": RETRY_UNTIL_UP_S}) if retry else policy
+    changes: dict[str, float] = {"first_capacity_wait_s": RETRY_UNTIL_UP_S} if retry else {}
+    if owner_timeout is not None:
+        changes["owner_timeout_s"] = duration_s(str(owner_timeout), flag="--owner-timeout", example="30m")
+    return policy.model_copy(update=changes)
 
 
 def _limits(budget: Any, max_duration: Any, idle_minutes: Any) -> Limits:

@@ -197,6 +197,15 @@ class CommandResult:
 
 
 @dataclass(frozen=True)
+class BucketPlace:
+    """A run's second home in S3."""
+
+    bucket: str
+    prefix: str  # the run's part of it
+    region: str
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be run on a host, whatever the host."""
 
@@ -210,6 +219,7 @@ class Job:
     stop_timeout_s: float
     metadata_poll_s: float
     time_limit_s: float | None = None
+    bucket: BucketPlace | None = None
 
     @property
     def is_bundled(self) -> bool:
@@ -225,6 +235,7 @@ class Setup:
     torch: str
     gpu: str
     why: str
+    s3_python: str = ""  # the interpreter that has boto3, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,8 @@ class Look:
     log: str
     cursor: Cursor
     outputs: tuple[Output, ...]
+    stored: tuple[Output, ...] = ()  # the checkpoints that are whole in S3
+    s3_trouble: str = ""
 
 
 class Host(Protocol):
@@ -292,6 +305,13 @@ class Host(Protocol):
         It is also our heartbeat: without another one within `allow_s` the instance ends itself, since that is all that
         the budget surely buys.
         """
+    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+        """Fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
+
+        Returns those that it has now, and what went wrong ("" if nothing did).
+        """
+        ...
+
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:

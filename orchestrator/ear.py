@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import second_home
 from orchestrator.cloud import Cursor, Host, Look, Output
 from orchestrator.events import (
     Attempt,
@@ -62,6 +63,8 @@ class Ear:
         for watcher in engine.watchers:
             watcher.tick(attempt, self.step, self.images_per_s)
         for output in look.outputs:
+        second_home.note_stored(engine, self.attempt.number, look.stored)
+        second_home.tell_trouble(engine, self.attempt.number, look.s3_trouble)
             self._pull(host, output)
         return look
 

@@ -49,6 +49,7 @@ from orchestrator.reaper import Reaper
 from orchestrator.rent import Renter, started
 from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
+from orchestrator.second_home import CARRY_WAIT_S, SecondHome, catch_up, is_carried, restored
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 CREDENTIALS_EVERY_S = 60.0
@@ -106,6 +107,7 @@ class Engine:
         refresh: gives the offers at the prices of now, for a run that recovers after hours or days.
     """
 
+        second_home: the run's place in S3, if it has one.
     def __init__(
         self,
         *,
@@ -120,6 +122,7 @@ class Engine:
         refresh: Callable[[], tuple[Offer, ...]] | None = None,
     ) -> None:
         self.store = store
+        second_home: SecondHome | None = None,
         self.plan = plan
         self.spec = plan.spec
         self.policy = plan.spec.recovery
@@ -132,6 +135,7 @@ class Engine:
         self.refresh = refresh
         self._is_finishing = False
         self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
+        self.second_home = second_home
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
         self._thread = threading.get_ident()
@@ -215,7 +219,7 @@ class Engine:
         clear_parts(self.store.checkpoints)
         try:
             self._reconcile()
-            outcome = self._attempts()
+            outcome = catch_up(self) or self._attempts()
             state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop_state, outcome.reason)
         except Cancelled as error:
             state, reason, failure = self.stop_state, str(error), error
@@ -366,8 +370,6 @@ class Engine:
         look = host.look(self.job.root, Cursor(1 << 60, 1 << 60))
         if look.trainer == "absent":
             resume_from = self._whole_checkpoints()[-RESUME_WITH:]
-            for pulled in resume_from:
-                host.send(self.job, self.store.checkpoint_path(pulled))
             step = resume_from[-1].step if resume_from else 0
             self.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
             host.start(self.job, setup)
@@ -396,6 +398,10 @@ class Engine:
         """Look, bring home what is new, look again."""
         ear = Ear(self, attempt)
         silent_since: float | None = None
+            in_s3 = restored(self, host, setup, attempt, step)
+            for pulled in resume_from if not in_s3 else []:
+                host.send(self.job, self.store.checkpoint_path(pulled))
+            step = max(step, in_s3)
         stop_asked_at: float | None = None
         while True:
             self.reaper.look()
@@ -506,6 +512,7 @@ class Engine:
 
         For ever if EC2 says that it is gone; not at all if EC2 does not answer either: then our own network is away.
         """
+        look = self._wait_for_s3(ear, host, look)
         try:
             instance = self.reaper.instance(attempt.instance_id)
         except CloudError:
@@ -528,6 +535,19 @@ class Engine:
         if not path.exists():
             return ""
         return "\n".join(path.read_text(errors="replace").splitlines()[-10:])
+    def _wait_for_s3(self, ear: Ear, host: Host, look: Look) -> Look:
+        """Give the last checkpoint the time to reach S3 too; it is home already, so that this may be given up."""
+        give_up_at = self.clock.now() + CARRY_WAIT_S
+        while self.job.bucket is not None and not is_carried(look.outputs, look.stored):
+            if self.clock.now() > give_up_at or look.s3_trouble or look.notice_ends_at is not None:
+                break
+            self.clock.sleep(min(self.policy.poll_s, 1.0))
+            try:
+                look = ear.listen(host)
+            except HostError:
+                break
+        return look
+
 
     def sleep_watchfully(self, seconds: float) -> None:
         """Wait, unless we are told to stop: by a signal at once, by another thread within a slice."""

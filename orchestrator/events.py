@@ -156,6 +156,27 @@ class CheckpointRefused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerExited(Event):
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStored(Event):
+    """A checkpoint is whole in the run's second home in S3: it is acknowledged, whether or not it is at home too."""
+
+    kind: ClassVar[str] = "checkpoint_stored"
+    attempt: int
+    step: int
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondHomeTroubled(Event):
+    """S3 refuses, or cannot be reached from the instance; the training goes on, its checkpoints come home."""
+
+    kind: ClassVar[str] = "second_home_troubled"
+    attempt: int
+    reason: str
+
+
     """The trainer ended. `asked` is true if we, or a notice, had told it to."""
 
     kind: ClassVar[str] = "trainer_exited"
@@ -323,6 +344,8 @@ class RunState:
 
     @property
     def interruptions(self) -> int:
+    stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
+    s3_trouble: str = ""  # why S3 was last refused, "" if it never was
         """How many attempts AWS ended."""
         return sum(attempt.ended_by == "aws" for attempt in self.attempts)
 
@@ -373,14 +396,26 @@ def _apply(state: RunState, event: Event) -> None:
         case CheckpointRefused():
             state.refused.append(event)
             state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
+        case SecondHomeTroubled():
+            state.s3_trouble = event.reason
+
+        case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | SecondHomeTroubled():
+            _apply_to_checkpoints(state, event)
         case _:
             _apply_to_attempt(state, event)
 
+
+def _apply_to_checkpoints(
+    state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | SecondHomeTroubled
+) -> None:
+    match event:
 
 def _attempt_from(event: InstanceStarted) -> Attempt:
     return Attempt(
         number=event.attempt,
         instance_id=event.instance_id,
+        case CheckpointStored():
+            state.stored[event.step] = event
         instance_type=event.instance_type,
         zone=event.zone,
         region=event.region,

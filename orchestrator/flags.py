@@ -186,6 +186,7 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     door.add_argument("--login-user", metavar="USER", help="default: what the image's name says")
     door.add_argument("--key", metavar="FILE", help="private key of your own (default: one made for the run)")
     door.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")
+    door.add_argument("--instance-profile", metavar="NAME", help="IAM role of the machine (default: that of setup)")
     door.add_argument("--tag", metavar="K=V", action="append", help="a tag on all that is created")
     what = sub.add_argument_group("what")
     what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
@@ -208,6 +209,12 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
         "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
     )
     how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
+    how.add_argument("--bucket", metavar="NAME", help="S3 as a second home of the checkpoints: survives this machine")
+    how.add_argument(
+        "--owner-timeout",
+        metavar="TIME",
+        help="the machine saves and ends itself when it has not heard of us for so long (default: 30m)",
+    )
     how.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
     how.add_argument("--max-duration", metavar="TIME", help="the same after so long: 90m, 12h, 2d, or seconds")
     how.add_argument(

@@ -54,9 +54,8 @@ class SshHost:
 
     def _send_own_files(self, job: Job) -> None:
         own = resources.files("infra")
-        files = {
-            f"bin/{name}": own.joinpath(name).read_bytes() for name in ("agent.py", "bootstrap.sh", "torch_builds.json")
-        }
+        names = ("agent.py", "bootstrap.sh", "torch_builds.json", *(("s3_home.py",) if job.bucket else ()))
+        files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in names}
         if job.config_json is not None:
             files["config.json"] = job.config_json
         packed = io.BytesIO()
@@ -77,7 +76,8 @@ class SshHost:
     def _bootstrap(self, job: Job) -> Setup:
         purpose = "bundled" if job.is_bundled else "own"
         root = shlex.quote(job.root)
-        result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {purpose}", timeout_s=self.setup_timeout_s)
+        words = f"{purpose} s3" if job.bucket else purpose
+        result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {words}", timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
             raise CommandError(
@@ -114,6 +114,28 @@ class SshHost:
         words = {"{python}": setup.python, "{root}": where}
         order = {
             "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
+    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+        """One `s3_home.py restore`: the instance is nearer to S3 than we are."""
+        words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
+        command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/s3_home.py", *words])
+        result = self.shell.run(command, timeout_s=self.setup_timeout_s)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            return (), CommandError("s3_home.py restore", result.exit_code, result.stderr.decode(errors="replace")).tail
+        answer = json.loads(lines[-1])
+        troubles = [f"{one['name']}: {one['reason']}" for one in answer["refused"]]
+        found = tuple(Output(**entry) for entry in answer["restored"])
+        return found, "; ".join([*troubles, *([answer["problem"]] if answer.get("problem") else [])])
+
+    def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
+        """`agent.py rekey`: made over there, pinned here, put in place, connected anew."""
+        public = str(self._agent(job_root, "rekey", job_root, "prepare")["public"])
+        pin(public)
+        self._agent(job_root, "rekey", job_root, "activate")
+        self.shell.trust(public)
+        self.renewed(public)
+        return public
+
             "env": env,
             "path_first": os.path.dirname(setup.python),
             "owner_timeout_s": job.owner_timeout_s,
@@ -129,6 +151,7 @@ class SshHost:
     def _filled(word: str, words: Mapping[str, str]) -> str:
         for name, value in words.items():
             if word.startswith(name):
+            "s3": _place(job, setup),
                 return value + word[len(name) :]
         return word
 
@@ -160,6 +183,8 @@ class SshHost:
         with part.open("ab") as file:
             result = self.shell.run(
                 self._command(job_root, "read", job_root, output.name, str(offset)),
+            stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
+            s3_trouble=raw.get("s3_problem", ""),
                 timeout_s=self.answer_timeout_s,
                 sink=file.write,
             )
@@ -214,3 +239,11 @@ def _notice_time(notice: Mapping[str, Any], now: float) -> float:
 
 
 __all__ = ["SshHost", "UnreachableError"]
+def _place(job: Job, setup: Setup) -> dict[str, str] | None:
+    """Return where `s3_home.py` carries checkpoints, and what runs it."""
+    if job.bucket is None:
+        return None
+    place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
+    return {**place, "python": setup.s3_python or "python3"}
+
+

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,7 +61,9 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         for fault in _faults(args):  # before the first question: prices, quotas and images may be what is at fault
             world.start_embedded(home).add_fault(fault)
         born_at = resumed_store.state().created_at if resumed_store else None
-        plan = preflight(make_plan(spec, cloud, world.home_id(home), born_at), cloud)
+        plan = make_plan(spec, cloud, world.home_id(home), born_at)
+        spec = world.settled(spec, home)
+        plan = preflight(replace(plan, spec=spec), cloud)
         if not args.yes and not agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
             return 1

@@ -155,6 +155,8 @@ class Plan:
                 }
             ],
         }
+        if self.spec.instance_profile is not None:
+            common["IamInstanceProfile"] = {"Name": self.spec.instance_profile}
         if self.spec.is_private:
             interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "Groups": [group]}
             return {**common, "NetworkInterfaces": [interface]}

@@ -153,6 +153,8 @@ def print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, out
         print(f"{index}. {call['operation']} ({call['region']})")
         for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
             print(f" {line}")
+    if spec.bucket:
+        print(f"\nCheckpoints also go to s3://{spec.bucket}/, by the role of the instance profile (pixel-orch setup).")
     print(
         f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate."
     )
@@ -195,6 +197,7 @@ def engine_from(
         clock=clock,
         watchers=watchers,
         refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
+        second_home=world.second_home(plan.spec, store.home),
     )
 
 

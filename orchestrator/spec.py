@@ -20,6 +20,8 @@ from orchestrator import catalog
 from orchestrator.errors import SpecError
 
 NAME_GRAMMAR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+BUCKET_GRAMMAR = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+PROFILE_GRAMMAR = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
 
@@ -85,6 +87,10 @@ class RunSpec(BaseModel):
     key: str | None = None  # a private key of one's own instead of one made for the run
     tags: Mapping[str, str] = Field(default_factory=dict)
     disk_gib: int = 100  # the Deep Learning AMI alone takes 65
+    bucket: str | None = None  # S3: a second home of the checkpoints
+    bucket_prefix: str = ""  # the run's part of it, made once
+    bucket_region: str = ""
+    instance_profile: str | None = None  # its role is what lets the instance write to the bucket
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
@@ -235,6 +241,33 @@ def check_user(name: str | None) -> str | None:
     if name is None or re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
         return name
     raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
+
+
+def check_bucket(name: str | None) -> str | None:
+    """Return the name of an S3 bucket.
+
+    Raises:
+        SpecError: S3 has no bucket of such a name.
+    """
+    if name is None:
+        return None
+    bare = name.removeprefix("s3://").rstrip("/")
+    if not BUCKET_GRAMMAR.fullmatch(bare) or ".." in bare:
+        raise SpecError(
+            f"--bucket: {name!r} is no bucket's name; 3 to 63 of a-z, 0-9, '-' and '.', for example my-runs"
+        )
+    return bare
+
+
+def check_profile(name: str | None) -> str | None:
+    """Return the name of an instance profile.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if name is not None and not PROFILE_GRAMMAR.fullmatch(name):
+        raise SpecError(f"--instance-profile: {name!r} is no name of one; give its name, not its ARN")
+    return name
 
 
 def check_env(pairs: Mapping[str, str]) -> dict[str, str]:

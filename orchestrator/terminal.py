@@ -188,6 +188,10 @@ class RunView:
                 )
             case ev.CheckpointPulled():
                 return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
+            case ev.CheckpointStored():
+                return f"  {event.name} is in S3"
+            case ev.SecondHomeTroubled():
+                return f"  S3 REFUSES: {event.reason}\n  The training goes on; checkpoints come home only."
             case ev.CheckpointRefused():
                 return f"  {event.name} is damaged and not used: {event.reason}"
             case ev.TrainerExited():

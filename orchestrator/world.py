@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import catalog, sync
-from orchestrator.cloud import Cloud, Host, Instance, Job
+from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
 from orchestrator.errors import SpecError
 from orchestrator.spec import RecoveryPolicy, RunSpec
 from orchestrator.store import write_atomically
@@ -25,6 +25,7 @@ from orchestrator.store import write_atomically
 if TYPE_CHECKING:
     from infra.local import EmbeddedCloud
     from orchestrator.engine import Connect
+    from orchestrator.aws.s3 import S3Home
     from orchestrator.store import RunStore
 
 EMBEDDED_TITLE = "embedded cloud"
@@ -243,6 +244,48 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
     """Return what is run on a host for this run."""
     if spec.trainer is not None:
         command: tuple[str, ...] = (
+def settled(spec: RunSpec, home: Path) -> RunSpec:
+    """Return the spec with what only AWS knows of its second home: that the bucket is usable, its region, the role.
+
+    Raises:
+        SpecError: the bucket is missing or not ours, or no instance profile lets the machine write to it.
+    """
+    if spec.is_embedded and spec.bucket is None:
+        return spec  # IAM on the embedded cloud is there for whoever asks for it
+    profile = spec.instance_profile or _standing_profile(spec, home)
+    if spec.bucket is None:
+        return spec.model_copy(update={"instance_profile": profile})
+    place = second_home(spec, home)
+    region = place.check() if place is not None else ""
+    if profile is None:
+        raise SpecError(
+            "--bucket: no instance profile lets the machine write to it; run `pixel-orch setup`, or name one with "
+            "--instance-profile"
+        )
+    prefix = spec.bucket_prefix or f"pixel-orch/{spec.run}-{secrets.token_hex(4)}"
+    return spec.model_copy(update={"instance_profile": profile, "bucket_region": region, "bucket_prefix": prefix})
+
+
+def _standing_profile(spec: RunSpec, home: Path) -> str | None:
+    """Return the instance profile that `setup` made, None if there is none or we may not know."""
+    from orchestrator.aws.stack import DEFAULT_NAME, has_profile
+
+    return DEFAULT_NAME if has_profile(DEFAULT_NAME, endpoint=_endpoint_of(spec, home), profile=spec.profile) else None
+
+
+def second_home(spec: RunSpec, home: Path) -> S3Home | None:
+    """Return the run's place in S3, None if it has none."""
+    if spec.bucket is None:
+        return None
+    from orchestrator.aws.s3 import S3Home
+
+    return S3Home(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
+
+
+def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:
+    return _client_settings(start_embedded(home)) if spec.is_embedded else {}
+
+
             "{python}",
             "-m",
             "model",
@@ -259,7 +302,9 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         root=f"pixel-orch/{spec.run}",
         command=command,
         env=spec.env,
+    place = BucketPlace(spec.bucket, spec.bucket_prefix, spec.bucket_region) if spec.bucket else None
         config_json=config,
+        bucket=place,
         tree=tree.folder,
         files=tree.files,
         owner_timeout_s=spec.recovery.owner_timeout_s,

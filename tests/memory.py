@@ -100,6 +100,7 @@ class MemoryCloud:
         self.terminations: list[str] = []
         self.quotas: dict[str, float] = {}
         self.credentials_end: float | None = None
+        self.bucket: dict[int, bytes] = {}  # S3, by step
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
         self.is_offline = False  # our own network: the hosts do not answer either
         self.write: Callable[[Path, bytes], Any] = Path.write_bytes  # to the disk at home

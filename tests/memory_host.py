@@ -87,7 +87,7 @@ class Agent:
     def plan(self) -> None:
         """Look again at the moment at which something may be due."""
         due = self._due_at()[0]
-        if due is not None and (self._next is None or due < self._next):
+        if due is not None and due < float("inf") and (self._next is None or due < self._next):
             self._next = due
             self.cloud.clock.at(due, self._look)
 
@@ -98,12 +98,22 @@ class Agent:
             at = None if machine.timer_s is None else machine.ready_at + machine.timer_s
             return at, "the shutdown timer", 0.0
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
+        if machine.job.bucket is not None:
+            due = max(due, self._trained_at())
         why, grace_s = "its owner has been silent", machine.job.stop_timeout_s
         if machine.allow_s is not None and machine.allowed_at + machine.allow_s < due:
             due, why, grace_s = machine.allowed_at + machine.allow_s, "its budget is used up", BUDGET_GRACE_S
         if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:
             due = max(due, min(machine.noticed_at + LEAVE_TO_AWS_S, machine.watched_from + FIRST_HOUR_S))
         return due, why, grace_s
+
+    def _trained_at(self) -> float:
+        """Return when the trainer ends by itself: until then, with a second home, silence is no reason."""
+        machine = self.machine
+        if machine.stuck_at_step is not None or machine.command_started_at is None:
+            return float("inf")
+        last = min(machine.steps, machine.crashes_at_step or machine.steps)
+        return machine.command_started_at + max(0, last - machine.resumed_from) / machine.steps_per_s
 
     def _look(self) -> None:
         machine, now = self.machine, self.cloud.clock.now()
@@ -168,6 +178,14 @@ class MemoryHost:
         machine.owner_at = self.clock.now()
         if machine.command_started_at is None:
             machine.command_started_at = machine.watched_from = self.clock.now()
+    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+        self.check()
+        found = sorted(step for step in self.cloud.bucket if step >= least_step)[-2:]
+        for step in found:
+            self.machine.sent[step] = self.cloud.bucket[step]
+        self._answered()
+        return tuple(output_of(step) for step in found), ""
+
             machine.job = job
             good = [step for step in machine.sent if f"checkpoint-{step}.pt" not in machine.refuses]
             machine.resumed_from = max(good, default=0)
@@ -231,8 +249,16 @@ class MemoryHost:
         """Return metrics.jsonl as it is after that step; what was written once is kept."""
         machine = self.machine
         lines = []
+            self._stored(outputs),
         if not machine.ends:
             refused = [{"name": n, "reason": "digest differs"} for n in sorted(machine.refuses)]
+    def _stored(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+        """With a second home whatever is finished is in S3 by the next look."""
+        if self.machine.job is None or self.machine.job.bucket is None:
+            return ()
+        self.cloud.bucket.update({output.step: f"weights after step {output.step}".encode() for output in outputs})
+        return outputs
+
             lines.append(
                 {
                     "event": "start",

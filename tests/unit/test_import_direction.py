@@ -14,7 +14,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},
     {"ssh", "report", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
-    {"host", "engine", "ear", "rent", "records"},
+    {"host", "engine", "ear", "rent", "records", "second_home"},
     {"world"},
     {"asking", "checking", "planning", "summary"},
     {"supervising"},

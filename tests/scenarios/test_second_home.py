@@ -1,0 +1,189 @@
+"""S3 as a second home: it has every checkpoint, a new machine resumes from it, and a laptop may be away. Slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from infra.local import EmbeddedCloud
+from orchestrator.events import CheckpointStored, TrainerExited
+from tests.contract.test_embedded_s3 import TRUST
+from tests.scenarios.stage import Stage, last_json, staged
+from tests.scenarios.tiny_trainer import expected, load
+
+pytestmark = pytest.mark.slow
+BUCKET = "second-home"
+DENIED = '{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "s3:*", "Resource": "*"}]}'
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Give a stage."""
+    yield from staged(tmp_path)
+
+
+def client(stage: Stage, service: str) -> Any:
+    cloud = EmbeddedCloud.find(stage.home) or EmbeddedCloud.ensure(stage.home)
+    return boto3.client(
+        service,
+        region_name="us-east-1",
+        endpoint_url=cloud.endpoint_url,
+        aws_access_key_id=cloud.endpoint.access_key_id,
+        aws_secret_access_key="x",
+    )
+
+
+def prepare(stage: Stage) -> None:
+    """Make what `setup` makes, as far as a run needs it: the bucket, and a role by infra/policies/instance.json."""
+    client(stage, "s3").create_bucket(Bucket=BUCKET)
+    iam = client(stage, "iam")
+    policy = (Path(__file__).parents[2] / "infra" / "policies" / "instance.json").read_text()
+    iam.create_role(RoleName="pixel-orch", AssumeRolePolicyDocument=json.dumps(TRUST))
+    iam.put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=policy.replace("BUCKET", BUCKET))
+    iam.create_instance_profile(InstanceProfileName="pixel-orch")
+    iam.add_role_to_instance_profile(InstanceProfileName="pixel-orch", RoleName="pixel-orch")
+    end_cloud(stage)
+
+
+def stored(stage: Stage) -> dict[int, str]:
+    """Return the keys of the checkpoints in S3, by step."""
+    prefix = stage.store.spec().bucket_prefix
+    pages = client(stage, "s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/checkpoints")
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    return {int(key.rpartition("-")[2].split(".")[0]): key for key in keys}
+
+
+def content(stage: Stage, key: str) -> dict[str, Any]:
+    """Return a stored checkpoint, its own digest compared."""
+    path = stage.work.parent / "fetched"
+    client(stage, "s3").download_file(BUCKET, key, str(path))
+    return load(str(path))
+
+
+def end_cloud(stage: Stage) -> None:
+    found = EmbeddedCloud.find(stage.home)
+    assert found is None or found.stop_if_idle()
+
+
+def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Stage) -> None:
+    for words, complaint in (
+        (("--bucket", "Not_A_Bucket"), "is no bucket's name"),
+        (("--bucket", "nobodys-bucket"), "there is no bucket nobodys-bucket"),
+    ):
+        code, said = stage.run(*stage.launch_words("5", "0.01", flags=words))
+        assert code == 2, said
+        assert complaint in said
+        assert not (stage.home / "runs" / "tiny").exists()
+    client(stage, "s3").create_bucket(Bucket=BUCKET)
+    end_cloud(stage)
+    code, said = stage.run(*stage.launch_words("5", "0.01", flags=("--bucket", BUCKET)))
+    assert code == 2
+    assert "no instance profile" in said
+    assert EmbeddedCloud.find(stage.home) is None
+    faults = stage.work.parent / "faults.yaml"
+    faults.write_text("- {operation: HeadBucket, error: AccessDenied}\n")
+    code, said = stage.run(*stage.launch_words("5", "0.01", flags=("--bucket", BUCKET, "--faults", str(faults))))
+    assert code == 2
+    assert "s3:ListBucket" in said
+    assert EmbeddedCloud.find(stage.home) is None
+    assert not (stage.home / "runs" / "tiny").exists()
+
+
+def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_laptop_lacks_it(stage: Stage) -> None:
+    prepare(stage)
+    words = stage.launch_words("60", "0.05", "--every", "20", "--size", "20000000", flags=("--bucket", BUCKET))
+    launch = stage.start(*words)
+    stage.until_step(45)
+    code, said = stage.run("stop", "tiny")
+    assert code == 0, said
+    launch.wait(30)
+    state = stage.state()
+    last = state.attempts[0].last_step
+    assert set(state.stored) == set(state.checkpoints) == {20, 40, last}
+    assert {event.step for event in stage.store.events() if isinstance(event, CheckpointStored)} == {20, 40, last}
+    assert set(stored(stage)) == {20, 40, last}
+    assert content(stage, stored(stage)[last])["weights"] == expected(last)
+    instance_id = state.attempts[0].instance_id
+    metrics = f"{stage.store.spec().bucket_prefix}/attempts/{instance_id}/metrics.jsonl"
+    lines = client(stage, "s3").get_object(Bucket=BUCKET, Key=metrics)["Body"].read().splitlines()
+    assert max(json.loads(line).get("step", 0) for line in lines) == last
+    end_cloud(stage)
+
+    other = stage.home.parent / "other"  # another laptop's folder: the run is known there, its checkpoints are not
+    shutil.copytree(stage.home, other, ignore=shutil.ignore_patterns("checkpoint-*", "in-use", "lock"))
+    stage.home, stage.env["PIXEL_ORCH_HOME"] = other, str(other)
+    assert list(stage.store.checkpoints.iterdir()) == []
+    code, said = stage.run("launch", "--resume", "tiny", "-y", "-o", "json")
+    assert code == 0, said
+    answer = last_json(said)
+    assert answer["attempts"][1]["first_step"] == last + 1, "nothing was trained twice"
+    assert load(str(stage.store.checkpoints / "checkpoint-60.pt"))["weights"] == expected(60)
+    assert set(stored(stage)) == {20, 40, last, 60}
+    end_cloud(stage)
+    stage.check_nothing_is_left()
+
+
+def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
+    prepare(stage)
+    flags = ("--bucket", BUCKET, "--owner-timeout", "2")
+    launch = stage.start(*stage.launch_words("120", "0.05", "--every", "40", flags=flags))
+    stage.until_step(15)
+    os.killpg(launch.pid, signal.SIGKILL)
+    embedded = stage.embedded()
+    stage.until(lambda: embedded.instances()[0]["state"] == "terminated", "the machine's own end")
+    assert embedded.instances()[0]["reason"] == "Client.InstanceInitiatedShutdown"
+    assert set(stored(stage)) == {40, 80, 120}, "it went on past the owner's time-out, and stored all before its end"
+    before = stage.state()
+    assert 120 not in before.checkpoints
+    code, said = stage.run("attach", "tiny", "-o", "json")
+    assert code == 0, said
+    state = stage.state()
+    assert (state.state, len(state.attempts)) == ("SUCCEEDED", 1), "nothing was rented again"
+    assert state.attempts[0].ended_by == "instance"
+    assert [e.exit_code for e in stage.store.events() if isinstance(e, TrainerExited)] == [0]
+    assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
+    assert max(line.get("step", 0) for line in stage.store.metrics()) == 120
+    end_cloud(stage)
+    stage.check_nothing_is_left()
+
+
+def test_away_beyond_the_duration_it_saves_stores_and_ends_and_a_resume_goes_on(stage: Stage) -> None:
+    prepare(stage)
+    flags = ("--bucket", BUCKET, "--owner-timeout", "3", "--max-duration", "12")
+    launch = stage.start(*stage.launch_words("600", "0.05", "--every", "400", flags=flags))
+    stage.until_step(15)
+    os.killpg(launch.pid, signal.SIGKILL)
+    embedded = stage.embedded()
+    stage.until(lambda: embedded.instances()[0]["state"] == "terminated", "the machine's own end")
+    (last,) = stored(stage)
+    assert 30 < last < 400, "it was saved when the time was up"
+    code, said = stage.run("attach", "tiny")
+    assert code == 1, said
+    assert stage.state().state == "STOPPED"
+    assert last in stage.state().checkpoints, "what S3 has came home"
+    end_cloud(stage)
+    stage.check_nothing_is_left()
+
+
+def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) -> None:
+    prepare(stage)
+    client(stage, "iam").put_role_policy(
+        RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED
+    )
+    end_cloud(stage)
+    code, said = stage.run(*stage.launch_words("40", "0.05", flags=("--bucket", BUCKET)))
+    assert code == 0, said
+    assert "S3 REFUSES" in said
+    assert "AccessDenied" in said
+    assert sorted(stage.state().checkpoints) == [10, 20, 30, 40]
+    assert stage.state().stored == {}
+    end_cloud(stage)
+    stage.check_nothing_is_left()

@@ -295,6 +295,13 @@ class Host(Protocol):
         """Put a checkpoint of ours where the trainer will look for it."""
         ...
 
+    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+        """Fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
+
+        Returns those that it has now, and what went wrong ("" if nothing did).
+        """
+        ...
+
     def start(self, job: Job, setup: Setup) -> None:
         """Start agent and trainer. Asked twice, it starts one."""
         ...
@@ -305,13 +312,6 @@ class Host(Protocol):
         It is also our heartbeat: without another one within `allow_s` the instance ends itself, since that is all that
         the budget surely buys.
         """
-    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
-        """Fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
-
-        Returns those that it has now, and what went wrong ("" if nothing did).
-        """
-        ...
-
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:

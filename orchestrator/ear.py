@@ -62,9 +62,9 @@ class Ear:
         attempt = engine.state().attempt(self.attempt.number) or self.attempt
         for watcher in engine.watchers:
             watcher.tick(attempt, self.step, self.images_per_s)
-        for output in look.outputs:
         second_home.note_stored(engine, self.attempt.number, look.stored)
         second_home.tell_trouble(engine, self.attempt.number, look.s3_trouble)
+        for output in look.outputs:
             self._pull(host, output)
         return look
 

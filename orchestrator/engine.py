@@ -47,9 +47,9 @@ from orchestrator.events import (
 from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
 from orchestrator.rent import Renter, started
+from orchestrator.second_home import CARRY_WAIT_S, SecondHome, catch_up, is_carried, restored
 from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts
-from orchestrator.second_home import CARRY_WAIT_S, SecondHome, catch_up, is_carried, restored
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 CREDENTIALS_EVERY_S = 60.0
@@ -105,9 +105,9 @@ class Engine:
         cloud, connect, make_keys, clock: the world.
         watchers: who is told what happens.
         refresh: gives the offers at the prices of now, for a run that recovers after hours or days.
+        second_home: the run's place in S3, if it has one.
     """
 
-        second_home: the run's place in S3, if it has one.
     def __init__(
         self,
         *,
@@ -120,9 +120,9 @@ class Engine:
         clock: Clock,
         watchers: tuple[Watcher, ...] = (),
         refresh: Callable[[], tuple[Offer, ...]] | None = None,
+        second_home: SecondHome | None = None,
     ) -> None:
         self.store = store
-        second_home: SecondHome | None = None,
         self.plan = plan
         self.spec = plan.spec
         self.policy = plan.spec.recovery
@@ -133,9 +133,9 @@ class Engine:
         self.clock = clock
         self.watchers = watchers
         self.refresh = refresh
+        self.second_home = second_home
         self._is_finishing = False
         self.stop_state: State = "CANCELLED"  # what a stop ends in: STOPPED if the run is to be resumed
-        self.second_home = second_home
         self.stop_reason = ""  # set by `request_stop`; read between any two steps
         self.interruptible = False  # whether a signal handler may raise into what we do now
         self._thread = threading.get_ident()
@@ -371,6 +371,10 @@ class Engine:
         if look.trainer == "absent":
             resume_from = self._whole_checkpoints()[-RESUME_WITH:]
             step = resume_from[-1].step if resume_from else 0
+            in_s3 = restored(self, host, setup, attempt, step)
+            for pulled in resume_from if not in_s3 else []:
+                host.send(self.job, self.store.checkpoint_path(pulled))
+            step = max(step, in_s3)
             self.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
             host.start(self.job, setup)
         self._move("RUNNING")
@@ -398,10 +402,6 @@ class Engine:
         """Look, bring home what is new, look again."""
         ear = Ear(self, attempt)
         silent_since: float | None = None
-            in_s3 = restored(self, host, setup, attempt, step)
-            for pulled in resume_from if not in_s3 else []:
-                host.send(self.job, self.store.checkpoint_path(pulled))
-            step = max(step, in_s3)
         stop_asked_at: float | None = None
         while True:
             self.reaper.look()
@@ -485,6 +485,7 @@ class Engine:
                 if not ear.has_more:
                     break
             self.clock.sleep(min(self.policy.poll_s, 0.5))
+        look = self._wait_for_s3(ear, host, look)
         code = -1 if look.exit_code is None else look.exit_code
         tail = "" if code == 0 or look.asked else self._log_tail(ear.attempt.number)
         self.emit(
@@ -507,12 +508,24 @@ class Engine:
             return Outcome("lost", "interruption notice")
         return Outcome("lost", look.ending or "the trainer was told to end")
 
+    def _wait_for_s3(self, ear: Ear, host: Host, look: Look) -> Look:
+        """Give the last checkpoint the time to reach S3 too; it is home already, so that this may be given up."""
+        give_up_at = self.clock.now() + CARRY_WAIT_S
+        while self.job.bucket is not None and not is_carried(look.outputs, look.stored):
+            if self.clock.now() > give_up_at or look.s3_trouble or look.notice_ends_at is not None:
+                break
+            self.clock.sleep(min(self.policy.poll_s, 1.0))
+            try:
+                look = ear.listen(host)
+            except HostError:
+                break
+        return look
+
     def _silent_since(self, attempt: Attempt, since: float) -> float | None:
         """Return since when the host is silent by its own fault.
 
         For ever if EC2 says that it is gone; not at all if EC2 does not answer either: then our own network is away.
         """
-        look = self._wait_for_s3(ear, host, look)
         try:
             instance = self.reaper.instance(attempt.instance_id)
         except CloudError:
@@ -535,19 +548,6 @@ class Engine:
         if not path.exists():
             return ""
         return "\n".join(path.read_text(errors="replace").splitlines()[-10:])
-    def _wait_for_s3(self, ear: Ear, host: Host, look: Look) -> Look:
-        """Give the last checkpoint the time to reach S3 too; it is home already, so that this may be given up."""
-        give_up_at = self.clock.now() + CARRY_WAIT_S
-        while self.job.bucket is not None and not is_carried(look.outputs, look.stored):
-            if self.clock.now() > give_up_at or look.s3_trouble or look.notice_ends_at is not None:
-                break
-            self.clock.sleep(min(self.policy.poll_s, 1.0))
-            try:
-                look = ear.listen(host)
-            except HostError:
-                break
-        return look
-
 
     def sleep_watchfully(self, seconds: float) -> None:
         """Wait, unless we are told to stop: by a signal at once, by another thread within a slice."""

@@ -146,17 +146,6 @@ class CheckpointPulled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointRefused(Event):
-    """A checkpoint is damaged; the one before it is used."""
-
-    kind: ClassVar[str] = "checkpoint_refused"
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerExited(Event):
-@dataclass(frozen=True, kw_only=True)
 class CheckpointStored(Event):
     """A checkpoint is whole in the run's second home in S3: it is acknowledged, whether or not it is at home too."""
 
@@ -177,6 +166,17 @@ class SecondHomeTroubled(Event):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRefused(Event):
+    """A checkpoint is damaged; the one before it is used."""
+
+    kind: ClassVar[str] = "checkpoint_refused"
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerExited(Event):
     """The trainer ended. `asked` is true if we, or a notice, had told it to."""
 
     kind: ClassVar[str] = "trainer_exited"
@@ -333,6 +333,8 @@ class RunState:
     requests: list[LaunchRequested] = field(default_factory=list)
     failures: list[LaunchFailed] = field(default_factory=list)
     checkpoints: dict[int, CheckpointPulled] = field(default_factory=dict)  # by step
+    stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
+    s3_trouble: str = ""  # why S3 was last refused, "" if it never was
     refused: list[CheckpointRefused] = field(default_factory=list)
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
@@ -344,8 +346,6 @@ class RunState:
 
     @property
     def interruptions(self) -> int:
-    stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
-    s3_trouble: str = ""  # why S3 was last refused, "" if it never was
         """How many attempts AWS ended."""
         return sum(attempt.ended_by == "aws" for attempt in self.attempts)
 
@@ -388,17 +388,6 @@ def _apply(state: RunState, event: Event) -> None:
         case InstanceStarted():
             if state.attempt(event.attempt) is None:
                 state.attempts.append(_attempt_from(event))
-        case CheckpointPulled():
-            state.checkpoints[event.step] = event
-            source = state.attempt(event.attempt)
-            if source is not None:
-                source.pulled_bytes += event.size_bytes
-        case CheckpointRefused():
-            state.refused.append(event)
-            state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
-        case SecondHomeTroubled():
-            state.s3_trouble = event.reason
-
         case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | SecondHomeTroubled():
             _apply_to_checkpoints(state, event)
         case _:
@@ -409,13 +398,24 @@ def _apply_to_checkpoints(
     state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | SecondHomeTroubled
 ) -> None:
     match event:
+        case CheckpointPulled():
+            state.checkpoints[event.step] = event
+            source = state.attempt(event.attempt)
+            if source is not None:
+                source.pulled_bytes += event.size_bytes
+        case CheckpointStored():
+            state.stored[event.step] = event
+        case CheckpointRefused():
+            state.refused.append(event)
+            state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
+        case SecondHomeTroubled():
+            state.s3_trouble = event.reason
+
 
 def _attempt_from(event: InstanceStarted) -> Attempt:
     return Attempt(
         number=event.attempt,
         instance_id=event.instance_id,
-        case CheckpointStored():
-            state.stored[event.step] = event
         instance_type=event.instance_type,
         zone=event.zone,
         region=event.region,

@@ -105,15 +105,6 @@ class SshHost:
         size = path.stat().st_size
         self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
 
-    def start(self, job: Job, setup: Setup) -> None:
-        """Hand the agent its job on standard input: the user's variables never stand on a command line or on a disk."""
-        env = dict(job.env)
-        where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
-        if job.is_bundled:
-            env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
-        words = {"{python}": setup.python, "{root}": where}
-        order = {
-            "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
         """One `s3_home.py restore`: the instance is nearer to S3 than we are."""
         words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
@@ -136,12 +127,22 @@ class SshHost:
         self.renewed(public)
         return public
 
+    def start(self, job: Job, setup: Setup) -> None:
+        """Hand the agent its job on standard input: the user's variables never stand on a command line or on a disk."""
+        env = dict(job.env)
+        where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
+        if job.is_bundled:
+            env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
+        words = {"{python}": setup.python, "{root}": where}
+        order = {
+            "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
             "env": env,
             "path_first": os.path.dirname(setup.python),
             "owner_timeout_s": job.owner_timeout_s,
             "stop_timeout_s": job.stop_timeout_s,
             "metadata_poll_s": job.metadata_poll_s,
             "time_limit_s": job.time_limit_s,
+            "s3": _place(job, setup),
             "shutdown": ["sudo", "shutdown", "-h", "now"],
             "cancel_shutdown": ["sudo", "shutdown", "-c"],
         }
@@ -151,7 +152,6 @@ class SshHost:
     def _filled(word: str, words: Mapping[str, str]) -> str:
         for name, value in words.items():
             if word.startswith(name):
-            "s3": _place(job, setup),
                 return value + word[len(name) :]
         return word
 
@@ -174,6 +174,8 @@ class SshHost:
             log=raw["log"],
             cursor=Cursor(raw["metrics_offset"], raw["log_offset"]),
             outputs=tuple(Output(**entry) for entry in raw["outputs"]),
+            stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
+            s3_trouble=raw.get("s3_problem", ""),
         )
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
@@ -183,8 +185,6 @@ class SshHost:
         with part.open("ab") as file:
             result = self.shell.run(
                 self._command(job_root, "read", job_root, output.name, str(offset)),
-            stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
-            s3_trouble=raw.get("s3_problem", ""),
                 timeout_s=self.answer_timeout_s,
                 sink=file.write,
             )
@@ -230,6 +230,14 @@ class SshHost:
         return result
 
 
+def _place(job: Job, setup: Setup) -> dict[str, str] | None:
+    """Return where `s3_home.py` carries checkpoints, and what runs it."""
+    if job.bucket is None:
+        return None
+    place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
+    return {**place, "python": setup.s3_python or "python3"}
+
+
 def _notice_time(notice: Mapping[str, Any], now: float) -> float:
     """Return when AWS will end the instance (unix seconds); two minutes from now if the notice does not say."""
     try:
@@ -239,11 +247,3 @@ def _notice_time(notice: Mapping[str, Any], now: float) -> float:
 
 
 __all__ = ["SshHost", "UnreachableError"]
-def _place(job: Job, setup: Setup) -> dict[str, str] | None:
-    """Return where `s3_home.py` carries checkpoints, and what runs it."""
-    if job.bucket is None:
-        return None
-    place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
-    return {**place, "python": setup.s3_python or "python3"}
-
-

@@ -24,8 +24,8 @@ from orchestrator.store import write_atomically
 
 if TYPE_CHECKING:
     from infra.local import EmbeddedCloud
-    from orchestrator.engine import Connect
     from orchestrator.aws.s3 import S3Home
+    from orchestrator.engine import Connect
     from orchestrator.store import RunStore
 
 EMBEDDED_TITLE = "embedded cloud"
@@ -240,10 +240,6 @@ def tree_for(spec: RunSpec) -> sync.Tree:
     return sync.workdir_tree(Path(spec.workdir), spec.include)
 
 
-def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
-    """Return what is run on a host for this run."""
-    if spec.trainer is not None:
-        command: tuple[str, ...] = (
 def settled(spec: RunSpec, home: Path) -> RunSpec:
     """Return the spec with what only AWS knows of its second home: that the bucket is usable, its region, the role.
 
@@ -286,6 +282,10 @@ def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:
     return _client_settings(start_embedded(home)) if spec.is_embedded else {}
 
 
+def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
+    """Return what is run on a host for this run."""
+    if spec.trainer is not None:
+        command: tuple[str, ...] = (
             "{python}",
             "-m",
             "model",
@@ -298,13 +298,13 @@ def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:
         config: bytes | None = spec.trainer.model_dump_json(indent=1).encode()
     else:
         command, config = spec.command, None
+    place = BucketPlace(spec.bucket, spec.bucket_prefix, spec.bucket_region) if spec.bucket else None
     return Job(
+        bucket=place,
         root=f"pixel-orch/{spec.run}",
         command=command,
         env=spec.env,
-    place = BucketPlace(spec.bucket, spec.bucket_prefix, spec.bucket_region) if spec.bucket else None
         config_json=config,
-        bucket=place,
         tree=tree.folder,
         files=tree.files,
         owner_timeout_s=spec.recovery.owner_timeout_s,

@@ -172,12 +172,6 @@ class MemoryHost:
         self.machine.sent[int(path.stem.split("-")[1])] = path.read_bytes()
         self._answered()
 
-    def start(self, job: Job, setup: Setup) -> None:
-        self.check()
-        machine = self.machine
-        machine.owner_at = self.clock.now()
-        if machine.command_started_at is None:
-            machine.command_started_at = machine.watched_from = self.clock.now()
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
         self.check()
         found = sorted(step for step in self.cloud.bucket if step >= least_step)[-2:]
@@ -186,6 +180,12 @@ class MemoryHost:
         self._answered()
         return tuple(output_of(step) for step in found), ""
 
+    def start(self, job: Job, setup: Setup) -> None:
+        self.check()
+        machine = self.machine
+        machine.owner_at = self.clock.now()
+        if machine.command_started_at is None:
+            machine.command_started_at = machine.watched_from = self.clock.now()
             machine.job = job
             good = [step for step in machine.sent if f"checkpoint-{step}.pt" not in machine.refuses]
             machine.resumed_from = max(good, default=0)
@@ -243,15 +243,9 @@ class MemoryHost:
             "",
             end,
             outputs,
+            self._stored(outputs),
         )
 
-    def _metrics(self, step: int) -> bytes:
-        """Return metrics.jsonl as it is after that step; what was written once is kept."""
-        machine = self.machine
-        lines = []
-            self._stored(outputs),
-        if not machine.ends:
-            refused = [{"name": n, "reason": "digest differs"} for n in sorted(machine.refuses)]
     def _stored(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
         """With a second home whatever is finished is in S3 by the next look."""
         if self.machine.job is None or self.machine.job.bucket is None:
@@ -259,6 +253,12 @@ class MemoryHost:
         self.cloud.bucket.update({output.step: f"weights after step {output.step}".encode() for output in outputs})
         return outputs
 
+    def _metrics(self, step: int) -> bytes:
+        """Return metrics.jsonl as it is after that step; what was written once is kept."""
+        machine = self.machine
+        lines = []
+        if not machine.ends:
+            refused = [{"name": n, "reason": "digest differs"} for n in sorted(machine.refuses)]
             lines.append(
                 {
                     "event": "start",

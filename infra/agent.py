@@ -264,7 +264,7 @@ def read(root: str, name: str, offset: int) -> None:
             with open(path, "rb") as file:
                 file.seek(offset)
                 for piece in iter(lambda: file.read(1 << 22), b""):
-                    touch(os.path.join(root, "agent", "owner"))  # a long pull is a sign of life
+                    touch(os.path.join(root, "agent", "heard"))  # a long pull is a sign of life
                     sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
@@ -438,11 +438,19 @@ class Watch:
                 self.ask_to_stop("interruption notice %s" % text.strip())
 
     def owner_silence_s(self) -> float:
-        """Return how long nobody has asked for the status."""
+        """Return for how long there has been no sign of life of the owner's."""
+        return min(self.age_s("owner"), self.age_s("heard"))
+
+    def age_s(self, name: str) -> float:
+        """Return how long ago a file of ours was written."""
         try:
-            return time.time() - os.stat(os.path.join(self.folder, "owner")).st_mtime
+            return time.time() - os.stat(os.path.join(self.folder, name)).st_mtime
         except OSError:
             return time.time() - self.started_at
+
+    def word_age_s(self) -> float:
+        """Return how old the owner's last word is; a pull renews no budget."""
+        return self.age_s("owner")
 
     def bought_s(self) -> float:
         """Return how long the owner's last word lets us go on without another one: what money and time surely buy."""
@@ -504,7 +512,7 @@ class Watch:
         why = ""
         if limit and time.time() - self.started_at > limit:
             why = "its time of %.0f s is up" % limit
-        elif silence_s > bought_s - self.saving_s(bought_s):
+        elif self.word_age_s() > bought_s - self.saving_s(bought_s):
             why = "its owner has been silent for %.0f s, and no more money or time is sure to be left" % silence_s
         elif silence_s > self.allowed_silence_s():
             why = "its owner has been silent for %.0f s" % silence_s
@@ -516,7 +524,7 @@ class Watch:
         self.ask_to_stop(why)
         if self.may_shut_down():
             self.say("shutdown: %s" % why)
-            subprocess.call(self.job["shutdown"])
+            call_as_root(self.job["shutdown"])
             time.sleep(5)
 
     def is_left_to_aws(self) -> bool:
@@ -529,7 +537,7 @@ class Watch:
         """Return whether nothing is to be waited for: the trainer has ended and its checkpoints are in S3, or it took
         too long. Money that is used up waits for neither longer than the owner's word said."""
         now = time.time()
-        if self.owner_silence_s() > self.bought_s():
+        if self.word_age_s() > self.bought_s():
             return True
         if self.trainer is not None and self.trainer.poll() is None:
             return now - (self.stop_sent_at or now) > float(self.job["stop_timeout_s"])
@@ -537,7 +545,7 @@ class Watch:
 
     def run(self) -> None:
         """Watch until the machine is gone."""
-        subprocess.call(self.job["cancel_shutdown"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        call_as_root(self.job["cancel_shutdown"])
         self.start_trainer()
         asked_metadata_at = 0.0
         while True:
@@ -552,12 +560,22 @@ class Watch:
             time.sleep(TICK_S)
 
 
+def call_as_root(words: list[str]) -> None:
+    """Run `sudo ...`; on an image without sudo one is root already."""
+    for command in (words, words[1:]):
+        try:
+            subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            return
+        except OSError:
+            continue
+
+
 def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     """Start the watching process, detached from this SSH session. Asked twice, it starts one."""
     os.makedirs(os.path.join(root, "agent"), exist_ok=True)
     os.makedirs(os.path.join(root, "out"), exist_ok=True)
     os.makedirs(os.path.join(root, "code"), exist_ok=True)
-    touch(os.path.join(root, "agent", "owner"))
+    touch(os.path.join(root, "agent", "heard"))
     lock = open(os.path.join(root, "agent", "lock"), "w")  # noqa: SIM115 (held for life)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -605,8 +623,13 @@ def rekey(step: str) -> dict[str, Any]:
 
 def as_root(*words: str) -> tuple[int, str]:
     """Run a command by sudo; return its exit code and what it said."""
-    done = subprocess.run(["sudo", "-n", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    return done.returncode, done.stdout.decode(errors="replace")
+    for command in (["sudo", "-n", *words], list(words)):
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        except OSError:  # no sudo: one is root already
+            continue
+        return done.returncode, done.stdout.decode(errors="replace")
+    return 127, "%s is not there" % words[0]
 
 
 def main(argv: list[str]) -> int:

@@ -6,7 +6,7 @@ passes the same contract suite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -288,6 +288,16 @@ class Host(Protocol):
 
         Raises:
             CommandError: the bootstrap failed; its last lines are in the error.
+        """
+        ...
+
+    def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
+        """Let the host make a host key of its own, and connect anew by it; return its public half.
+
+        `pin` is given the new key before the host uses it, so that a crash between the two locks nobody out.
+
+        Raises:
+            CommandError: the host does not let us; it keeps the key that it has.
         """
         ...
 

@@ -95,6 +95,17 @@ class HostReady(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostKeyRenewed(Event):
+    """The host key that came with user-data was replaced by one made on the instance; or why it was not."""
+
+    kind: ClassVar[str] = "host_key_renewed"
+    attempt: int
+    instance_id: str
+    fingerprint: str  # SHA256, as `ssh-keygen -l` prints it; "" if it was not
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerStarted(Event):
     """The trainer's process runs. `resumed_from` is the step of the checkpoint that was sent, 0 for none."""
 

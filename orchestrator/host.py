@@ -8,7 +8,7 @@ import os
 import shlex
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from importlib import resources
@@ -31,12 +31,21 @@ class SshHost:
         shell: the connection; it is opened again by itself after a cut.
         answer_timeout_s: for a short command, and for a pause within a transfer.
         setup_timeout_s: for the bootstrap, which may install torch.
+        renewed: is told the host's new public key once it is in use.
     """
 
-    def __init__(self, shell: SshShell, *, answer_timeout_s: float, setup_timeout_s: float) -> None:
+    def __init__(
+        self,
+        shell: SshShell,
+        *,
+        answer_timeout_s: float,
+        setup_timeout_s: float,
+        renewed: Callable[[str], None] = lambda key: None,
+    ) -> None:
         self.shell = shell
         self.answer_timeout_s = answer_timeout_s
         self.setup_timeout_s = setup_timeout_s
+        self.renewed = renewed
 
     # -- setting up
 

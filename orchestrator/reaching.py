@@ -14,6 +14,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud import Cloud, Cursor, Host, Instance
 from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, CheckpointPulled
+from orchestrator.host_key import known_hosts_lines
 from orchestrator.store import RunStore, home_from_environment, write_atomically
 from orchestrator.summary import newest_checkpoint, newest_samples
 
@@ -100,8 +101,6 @@ def _copied(path: Path | None, folder: Path) -> Path | None:
 
 def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch ssh`: OpenSSH with the run's key and the pinned host key."""
-    from orchestrator.ssh import known_hosts_line
-
     home = home_from_environment()
     if args.add_include:
         return _add_include(home)
@@ -121,7 +120,7 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
         attempt, instance = live
         host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
         address, proxy = world.address_of(instance, spec), world.proxy_of(instance, spec)
-        store.known_hosts.write_text(known_hosts_line(address, instance.ssh_port, host_key) + "\n")
+        store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
         options = {
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",

@@ -24,6 +24,7 @@ from paramiko.hostkeys import HostKeyEntry
 
 from orchestrator.cloud import CommandResult
 from orchestrator.errors import SpecError, UnreachableError
+from orchestrator.host_key import known_hosts_lines
 
 Write = Callable[[bytes], object]
 PIECE = 1 << 16
@@ -61,12 +62,6 @@ def public_half(path: Path) -> str:
     return f"{public.decode()} {path.name}"
 
 
-def known_hosts_line(address: str, port: int, public_key: str) -> str:
-    """Return the line of a `known_hosts` file for that host."""
-    name = address if port == 22 else f"[{address}]:{port}"
-    return f"{name} {' '.join(public_key.split()[:2])}"
-
-
 class SshShell:
     """One SSH connection.
 
@@ -75,7 +70,8 @@ class SshShell:
         port: of its SSH server.
         user: the login user.
         key_path: our private key.
-        host_key: the public key that the host must show; any other ends the connection before we authenticate.
+        host_key: the public key that the host must show, or several lines of which it must show one; any other ends the
+            connection before we authenticate.
         connect_timeout_s: for each of TCP, banner and authentication.
         proxy_command: a program that connects instead of us; %h and %p stand for address and port.
 
@@ -95,7 +91,8 @@ class SshShell:
         proxy_command: str | None = None,
     ) -> None:
         self.where = f"{user}@{address}:{port}"
-        self._host_line = known_hosts_line(address, port, host_key)
+        self._address, self._port = address, port
+        self._host_lines = known_hosts_lines(address, port, host_key)
         self._connection = Connection(
             host=address,
             user=user,
@@ -117,23 +114,41 @@ class SshShell:
         """Connect and authenticate, unless that has been done."""
         if self._connection.is_connected:
             return
+        for line in self._host_lines:
+            is_last = line == self._host_lines[-1]
+            try:
+                self._open_with(line)
+                break
+            except BadHostKeyException:
+                if is_last:
+                    raise UnreachableError(
+                        f"{self.where}: shows another host key than the one we gave it; not connecting"
+                    ) from None
+            except AuthenticationException:
+                raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
+            except (SSHException, OSError, EOFError) as error:
+                raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
+        self._transport.set_keepalive(15)
+
+    def _open_with(self, host_line: str) -> None:
         client = self._connection.client
         client.set_missing_host_key_policy(RejectPolicy())  # Fabric's own choice is to accept any
-        entry = HostKeyEntry.from_line(self._host_line)
+        entry = HostKeyEntry.from_line(host_line)
         if entry is None or entry.key is None or not entry.hostnames:
             raise UnreachableError(f"{self.where}: the host key on record cannot be read")
+        client.get_host_keys().clear()
         client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
-        try:
-            self._connection.open()
-        except BadHostKeyException:
-            raise UnreachableError(
-                f"{self.where}: shows another host key than the one we gave it; not connecting"
-            ) from None
-        except AuthenticationException:
-            raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
-        except (SSHException, OSError, EOFError) as error:
-            raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
-        self._transport.set_keepalive(15)
+        self._connection.open()
+
+    def trust(self, host_key: str) -> None:
+        """From now on take this host key, and no other; hangs up, the next command connects anew.
+
+        Raises:
+            UnreachableError: the host does not show it.
+        """
+        self.close()
+        self._host_lines = known_hosts_lines(self._address, self._port, host_key)
+        self.open()
 
     @property
     def _transport(self) -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import catalog, sync
 from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
 from orchestrator.errors import SpecError
+from orchestrator.host_key import known_hosts_lines
 from orchestrator.spec import RecoveryPolicy, RunSpec
 from orchestrator.store import write_atomically
 
@@ -177,7 +178,12 @@ def connector(store: RunStore, spec: RunSpec) -> Connect:
         )
         shell.open()
         _write_ssh_config(store, instance, user, spec, host_key)
-        return SshHost(shell, answer_timeout_s=policy.answer_timeout_s, setup_timeout_s=policy.setup_timeout_s)
+        return SshHost(
+            shell,
+            answer_timeout_s=policy.answer_timeout_s,
+            setup_timeout_s=policy.setup_timeout_s,
+            renewed=lambda key: _write_ssh_config(store, instance, user, spec, key),
+        )
 
     return connect
 
@@ -188,10 +194,8 @@ def ssh_config_folder(home: Path) -> Path:
 
 
 def _write_ssh_config(store: RunStore, instance: Instance, user: str, spec: RunSpec, host_key: str) -> None:
-    from orchestrator.ssh import known_hosts_line
-
     address, proxy = address_of(instance, spec), proxy_of(instance, spec)
-    store.known_hosts.write_text(known_hosts_line(address, instance.ssh_port, host_key) + "\n")
+    store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
     lines = [
         f"Host pixel-orch-{store.run}",
         f"  HostName {address}",

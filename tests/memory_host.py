@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FIRST_HOUR_S = 3600.0
 LEAVE_TO_AWS_S = 180.0  # agent.py: from a notice on, in the first hour
-BUDGET_GRACE_S = 30.0  # agent.py: from SIGTERM to the shutdown when the money is what ends it
 
 
 @dataclass
@@ -101,8 +100,10 @@ class Agent:
         if machine.job.bucket is not None:
             due = max(due, self._trained_at())
         why, grace_s = "its owner has been silent", machine.job.stop_timeout_s
-        if machine.allow_s is not None and machine.allowed_at + machine.allow_s < due:
-            due, why, grace_s = machine.allowed_at + machine.allow_s, "its budget is used up", BUDGET_GRACE_S
+        if machine.allow_s is not None:
+            saving_s = min(machine.job.stop_timeout_s / 3, machine.allow_s / 2)
+            if machine.allowed_at + machine.allow_s - saving_s < due:
+                due, why, grace_s = machine.allowed_at + machine.allow_s - saving_s, "its money is used up", saving_s
         if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:
             due = max(due, min(machine.noticed_at + LEAVE_TO_AWS_S, machine.watched_from + FIRST_HOUR_S))
         return due, why, grace_s
@@ -165,6 +166,12 @@ class MemoryHost:
             self.check()
         self._answered()
         return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
+
+    def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
+        self.check()
+        public = f"ssh-ed25519 {base64.b64encode(self.machine.instance.instance_id.encode()).decode()}"
+        pin(public)
+        return public
 
     def send(self, job: Job, path: Path) -> None:
         self.check()

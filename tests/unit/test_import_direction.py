@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [  # a module may import those of the lines above its own, and of its own line
-    {"errors", "clock", "market_flags", "flags"},
+    {"errors", "clock", "host_key", "market_flags", "flags"},
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 PROGRESS_EVERY_S = 10.0
+NOTICE_S = 120.0  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
 
 
 class Ear:
@@ -48,7 +49,7 @@ class Ear:
     def listen(self, host: Host) -> Look:
         """One look, and all that follows from it."""
         engine = self.engine
-        look = host.look(engine.job.root, self.cursor, engine.allow_s(self.attempt))
+        look = host.look(engine.job.root, self.cursor, engine.allowed_s(self.attempt))
         if look.metrics or look.log:
             self.heard_at = engine.clock.now()
         self._append("metrics.jsonl", look.metrics)
@@ -109,7 +110,8 @@ class Ear:
         now, number, name = self.engine.clock.now(), self.attempt.number, self.attempt.instance_id
         if look.notice_ends_at is not None and current is not None and current.noticed_ends_at is None:
             self.noticed = True
-            self.engine.emit(InterruptionNoticed(at=now, attempt=number, instance_id=name, ends_at=look.notice_ends_at))
+            ends_at = min(look.notice_ends_at, now + NOTICE_S)  # the host's clock may be ahead of ours
+            self.engine.emit(InterruptionNoticed(at=now, attempt=number, instance_id=name, ends_at=ends_at))
         if look.rebalance and not any(
             isinstance(e, RebalanceRecommended) and e.attempt == number for e in self.engine.events
         ):

@@ -135,6 +135,8 @@ def _end_unowned(store: RunStore, home: Path) -> None:
             emit=store.append,
             outlives_notice_s=spec.recovery.outlives_notice_s,
             look_every_s=spec.recovery.poll_s,
+            spec=spec,
+            home_id=world.home_id(home, write=False),
         )
         left = reaper.end_all("pixel-orch down")
         if left:

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator import limits
 from orchestrator.clock import Clock
-from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Pool, Setup
+from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Setup
 from orchestrator.ear import Ear
 from orchestrator.errors import (
     BudgetError,
@@ -35,6 +36,7 @@ from orchestrator.events import (
     CheckpointRefused,
     CredentialsExpiring,
     Event,
+    HostKeyRenewed,
     HostReady,
     OwnerChanged,
     RunState,
@@ -44,12 +46,13 @@ from orchestrator.events import (
     TrainerStarted,
     fold,
 )
+from orchestrator.host_key import fingerprint
 from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
 from orchestrator.rent import Renter, started
 from orchestrator.second_home import CARRY_WAIT_S, SecondHome, catch_up, is_carried, restored
 from orchestrator.spec import Limits
-from orchestrator.store import RunStore, clear_parts
+from orchestrator.store import RunStore, clear_parts, write_atomically
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 CREDENTIALS_EVERY_S = 60.0
@@ -140,6 +143,7 @@ class Engine:
         self.interruptible = False  # whether a signal handler may raise into what we do now
         self._thread = threading.get_ident()
         self.events = store.events()
+        self._unwritten: list[Event] = []  # facts of the finish for which the disk had no room
         self._state: RunState | None = None
         self._limit_is_reached = False
         self._credentials_checked_at = -math.inf
@@ -153,16 +157,22 @@ class Engine:
             emit=self.emit,
             outlives_notice_s=self.policy.outlives_notice_s,
             look_every_s=max(self.policy.poll_s, 0.25),
+            spec=self.spec,
+            home_id=plan.home_id,
         )
 
     # -- facts
 
     def emit(self, event: Event) -> None:
         """Write a fact down, then tell the watchers."""
+        self._unwritten.append(event)
         try:
-            self.store.append(event)
+            while self._unwritten:
+                self.store.append(self._unwritten[0])
+                del self._unwritten[0]
         except OSError:  # the disk is full: that must not keep a machine from being ended
             if not self._is_finishing:
+                self._unwritten.clear()
                 raise
         self.events.append(event)
         self._state = None
@@ -269,7 +279,11 @@ class Engine:
 
     def _current(self) -> Attempt | None:
         """Return the attempt to go on with: its instance was neither lost nor told to end."""
-        usable = [a for a in self.state().open_attempts() if not a.lost_because and not a.terminate_requested]
+        usable = [
+            a
+            for a in self.state().open_attempts()
+            if not a.lost_because and not a.terminate_requested and self.host_key_path(a.number).exists()
+        ]
         return usable[-1] if usable else None
 
     # -- after a crash of ours
@@ -283,21 +297,27 @@ class Engine:
             return
         with self._waiting():
             while True:
-                for instance in self.reaper.adopt_lost_requests():
+                for instance in self.reaper.lost_requests():
                     self._adopt(instance)
                 unanswered = self.state().unanswered_requests()
                 if all(self.clock.now() - request.at > LISTED_WITHIN_S for request in unanswered):
                     break  # none is left, or EC2 would list its instance by now
                 self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.look(force=True)
+        current = self._current()
+        for attempt in self.state().open_attempts():
+            if current is None or attempt.number != current.number:
+                with suppress(CloudError):  # at the end of the run it is asked again
+                    self.reaper.end(attempt, "nobody trains on it")
 
     def _adopt(self, instance: Instance) -> None:
         number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
         asked = next((r for r in reversed(self.state().requests) if r.attempt == number), None)
-        if asked is None or not self.host_key_path(number).exists():
-            self.cloud.terminate(instance.region, [instance.instance_id])  # tagged as ours, and nothing we could use
-            return
-        self.emit(started(self.clock.now(), number, instance, asked.price_usd_h, self.plan))
+        is_used = self.state().attempt(number) is not None
+        if asked is None or is_used or instance.state not in ("pending", "running"):
+            self.reaper.note(instance)  # nothing that we could use, but it is billed
+        else:
+            self.emit(started(self.clock.now(), number, instance, asked.price_usd_h, self.plan))
 
     def host_key_path(self, number: int) -> Path:
         """Return where the public host key of an attempt's instance is kept."""
@@ -363,11 +383,34 @@ class Engine:
                 setup_s=now - began_at,
             )
         )
+        self._renew_host_key(attempt, host)
         return setup
+
+    def _renew_host_key(self, attempt: Attempt, host: Host) -> None:
+        """Replace the host key that user-data brought, which whoever may read user-data has read."""
+        if any(isinstance(e, HostKeyRenewed) and e.attempt == attempt.number for e in self.events):
+            return
+        path = self.host_key_path(attempt.number)
+        old = path.read_text()
+        public, problem = "", ""
+        try:
+            public = host.renew_host_key(self.job.root, lambda new: write_atomically(path, f"{new}\n{old}".encode()))
+            write_atomically(path, f"{public}\n".encode())
+        except CommandError as error:
+            problem = str(error)
+        self.emit(
+            HostKeyRenewed(
+                at=self.clock.now(),
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                fingerprint=fingerprint(public) if public else "",
+                problem=problem,
+            )
+        )
 
     def _start(self, attempt: Attempt, host: Host, setup: Setup) -> None:
         """Send what to resume from and start; a trainer that runs already (we died meanwhile) is left alone."""
-        look = host.look(self.job.root, Cursor(1 << 60, 1 << 60))
+        look = host.look(self.job.root, Cursor(1 << 60, 1 << 60), self.allowed_s(attempt))
         if look.trainer == "absent":
             resume_from = self._whole_checkpoints()[-RESUME_WITH:]
             step = resume_from[-1].step if resume_from else 0
@@ -459,17 +502,21 @@ class Engine:
 
     def _limit_at(self, ear: Ear, moment: float) -> str:
         state = self.state()
-        return limits.reached(
-            self.spec.limits, state.attempts, led_since=state.led_since, heard_at=ear.heard_at, now=moment
-        )
+        attempts = limits.feared(self.spec, state.attempts, moment)
+        return limits.reached(self.spec.limits, attempts, led_since=state.led_since, heard_at=ear.heard_at, now=moment)
 
-    def allow_s(self, attempt: Attempt) -> float | None:
-        """Return how long the instance may go on should it never hear from us again."""
-        offer = Offer(
-            Pool(attempt.instance_type, attempt.zone, attempt.region), attempt.market, attempt.price_usd_h, ""
-        )
-        cap_usd_h = limits.price_cap_usd_h(self.spec, offer)
-        return limits.surely_buys_s(self.spec.limits, self.state().attempts, cap_usd_h, self.clock.now())
+    def allowed_s(self, attempt: Attempt) -> float | None:
+        """Return how long the instance of an attempt may go on should it never hear from us again."""
+        return self.allow_s(limits.price_cap_usd_h(self.spec, limits.offer_of(attempt)))
+
+    def allow_s(self, cap_usd_h: Decimal) -> float | None:
+        """Return how long an instance of that price cap may go on without us; None if there is no limit."""
+        now, state, asked = self.clock.now(), self.state(), self.spec.limits
+        attempts = limits.feared(self.spec, state.attempts, now)
+        ends = [limits.surely_buys_s(asked, attempts, cap_usd_h, now)]
+        if asked.max_duration_s is not None:  # and the time that we would give it to save
+            ends.append(max(0.0, state.led_since + asked.max_duration_s + self.policy.stop_timeout_s - now))
+        return min((each for each in ends if each is not None), default=None)
 
     def _lost(self, ear: Ear, problem: str, is_stopping: bool) -> Outcome:
         ear.note_progress(force=True)
@@ -566,7 +613,7 @@ class Engine:
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self.renter.regions_opened)
         if left:
-            minutes = round(self.policy.owner_timeout_s / 60)
+            minutes = round(self._alone_s() / 60)
             reason = (
                 f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`; "
                 f"without us an instance ends itself within {minutes} min"
@@ -575,13 +622,22 @@ class Engine:
             self.reaper.close_doors(regions)
         self._move(state, reason)
 
+    def _alone_s(self) -> float:
+        """Return after how long without us an instance has ended itself: its agent's time, or that of the timer."""
+        watched = all(attempt.trainer_started_at is not None for attempt in self.state().open_attempts())
+        return self.policy.owner_timeout_s + (0.0 if watched else self.policy.setup_timeout_s)
+
     def _end_everything(self, reason: str) -> list[str]:
-        try:
-            return self.reaper.end_all(reason)
-        except (KeyboardInterrupt, Cancelled):  # asked again while AWS ends one for free: end it ourselves
-            return self.reaper.end_all(reason, even_under_notice=True)
-        except CloudError as error:
-            return [f"{a.instance_id} ({error})" for a in self.state().open_attempts()] or [str(error)]
+        problem = "interrupted again"
+        for again in (False, True):  # asked again while AWS ends one for free: end it ourselves
+            try:
+                return self.reaper.end_all(reason, even_under_notice=again)
+            except (KeyboardInterrupt, Cancelled):
+                continue
+            except CloudError as error:
+                problem = str(error)
+                break
+        return [f"{a.instance_id} ({problem})" for a in self.state().open_attempts()] or [problem]
 
 
 def _exit_words(code: int) -> str:

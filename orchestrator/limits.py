@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from orchestrator import catalog
 from orchestrator.billing import LEAST_BILLED_S, beside_usd_h, total_usd
-from orchestrator.cloud import Offer
+from orchestrator.cloud import Offer, Pool
 from orchestrator.events import Attempt
 from orchestrator.spec import Limits, RunSpec
-
 
 LARGE_DISK_GIB = 100  # an image may need a larger disk than was asked for; AWS's Deep Learning AMI takes 65
 
@@ -22,13 +22,41 @@ def price_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
     (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SpotMarketOptions.html).
     """
     beside = beside_usd_h(offer.pool.region, max(spec.disk_gib, LARGE_DISK_GIB), 0 if spec.is_private else 1)
+    return _instance_cap_usd_h(spec, offer) + beside
+
+
+def _instance_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
     price = Decimal(str(offer.price_usd_h))
     if offer.market != "spot":
-        return price + beside
+        return price
     if spec.max_price_usd_h is not None:
-        return spec.max_price_usd_h + beside
+        return spec.max_price_usd_h
     on_demand = catalog.find(offer.pool.instance_type).on_demand_usd_h.get(offer.pool.region)
-    return (max(price, Decimal(str(on_demand))) if on_demand is not None else price) + beside
+    return max(price, Decimal(str(on_demand))) if on_demand is not None else price
+
+
+def offer_of(attempt: Attempt) -> Offer:
+    """Return what an attempt was rented as."""
+    pool = Pool(attempt.instance_type, attempt.zone, attempt.region)
+    return Offer(pool, attempt.market, attempt.price_usd_h, "")
+
+
+def feared(spec: RunSpec, attempts: Sequence[Attempt], now: float) -> list[Attempt]:
+    """Return the attempts as dear as they may be.
+
+    An instance-hour whose price could not be asked for (the network is away, the credentials have expired) costs the
+    cap; the first one costs what it did at the launch.
+    """
+    return [_feared(spec, attempt, now) for attempt in attempts]
+
+
+def _feared(spec: RunSpec, attempt: Attempt, now: float) -> Attempt:
+    ended_at = attempt.ended_at if attempt.ended_at is not None else now
+    hours = range(1, 1 + int(max(0.0, ended_at - attempt.started_at) // 3600))
+    if attempt.market != "spot" or all(hour in attempt.prices_usd_h for hour in hours):
+        return attempt
+    cap = float(_instance_cap_usd_h(spec, offer_of(attempt)))
+    return replace(attempt, prices_usd_h={**dict.fromkeys(hours, cap), **attempt.prices_usd_h})
 
 
 def surely_buys_s(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decimal, now: float) -> float | None:

@@ -7,22 +7,24 @@ tag.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from orchestrator.clock import Clock
-from orchestrator.cloud import Cloud, Instance, Pool, PricePoint
+from orchestrator.cloud import ATTEMPT_TAG, OWNER_TAG, Cloud, Instance, Pool, PricePoint
 from orchestrator.errors import AccessError, CloudError
 from orchestrator.events import (
     Attempt,
     EndedBy,
     Event,
     InstanceEnded,
+    InstanceStarted,
     PriceChanged,
     PriceSeen,
     RunState,
     TerminateRequested,
 )
+from orchestrator.spec import RunSpec
 
 FREE_WHEN_INTERRUPTED_S = 3600.0
 """AWS bills nothing for a spot instance that it interrupts within its first hour
@@ -30,6 +32,8 @@ FREE_WHEN_INTERRUPTED_S = 3600.0
 
 PRICES_EVERY_S = 60.0
 ACCESS_TIMEOUT_S = 60.0
+UNSURE_S = 30.0  # EC2 is eventually consistent: so long after a launch it may not list the instance
+CLOCKS_DIFFER_S = 600.0  # this machine's and AWS's
 GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
 
 
@@ -43,6 +47,8 @@ class Reaper:
         emit: writes an event down, for good, before anything else happens.
         outlives_notice_s: how long past its notice an instance may stay before we end it ourselves.
         look_every_s: pause between two DescribeInstances.
+        spec: tells the disk and the address of an instance that only the cloud knows of.
+        home_id: instances of another home, whose run has the same name, are left alone; "" asks for none.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class Reaper:
         emit: Callable[[Event], None],
         outlives_notice_s: float,
         look_every_s: float,
+        spec: RunSpec | None = None,
+        home_id: str = "",
     ) -> None:
         self.run = run
         self.cloud = cloud
@@ -63,6 +71,8 @@ class Reaper:
         self.emit = emit
         self.outlives_notice_s = outlives_notice_s
         self.look_every_s = look_every_s
+        self.spec = spec
+        self.home_id = home_id
         self._looked_at = self._priced_at = -math.inf
 
     def instance(self, instance_id: str) -> Instance | None:
@@ -107,6 +117,8 @@ class Reaper:
         if not open_attempts:
             return
         known = {instance.instance_id: instance for instance in self.cloud.instances(self.run)}
+        for unknown in self._unknown(known.values()):
+            self._end_unknown(unknown)
         for attempt in open_attempts:
             instance = known.get(attempt.instance_id)
             is_young = now - attempt.started_at < 60  # EC2 is eventually consistent: it may not be listed yet
@@ -115,10 +127,49 @@ class Reaper:
             elif attempt.noticed_ends_at is not None and now > attempt.noticed_ends_at + self.outlives_notice_s:
                 self.end(attempt, "outlived its interruption notice")
 
-    def adopt_lost_requests(self) -> list[Instance]:
+    def lost_requests(self) -> list[Instance]:
         """Return instances of the run that no event speaks of: we died between RunInstances and its answer."""
-        had = {attempt.instance_id for attempt in self.state().attempts}
-        return [i for i in self.cloud.instances(self.run) if i.instance_id not in had and not i.is_gone]
+        return self._unknown(self.cloud.instances(self.run))
+
+    def _unknown(self, found: Iterable[Instance]) -> list[Instance]:
+        """Of instances with the run's name, return those that are ours, though no event speaks of them."""
+        state = self.state()
+        had = {attempt.instance_id for attempt in state.attempts}
+        return [
+            instance
+            for instance in found
+            if instance.instance_id not in had
+            and self.home_id in ("", instance.tags.get(OWNER_TAG, self.home_id))
+            and any(r.at - CLOCKS_DIFFER_S < instance.launched_at for r in state.requests)  # not of an older run
+        ]
+
+    def note(self, instance: Instance) -> None:
+        """Write down an instance that nobody asked for twice: it is billed like any other."""
+        state = self.state()
+        number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
+        asked = next((r for r in reversed(state.requests) if r.attempt == number), state.requests[-1])
+        if state.attempt(number) is not None:
+            number = 1 + max(a.number for a in state.attempts)
+        self.emit(
+            InstanceStarted(
+                at=min(self.clock.now(), instance.launched_at),
+                attempt=number,
+                instance_id=instance.instance_id,
+                instance_type=instance.instance_type,
+                zone=instance.zone,
+                region=instance.region,
+                market=instance.market,
+                price_usd_h=asked.price_usd_h,
+                disk_gib=self.spec.disk_gib if self.spec else 0.0,
+                public_addresses=0 if self.spec is None or self.spec.is_private else 1,
+            )
+        )
+
+    def _end_unknown(self, instance: Instance) -> None:
+        self.note(instance)
+        attempt = self.state().attempts[-1]
+        if instance.state in ("pending", "running"):
+            self.end(attempt, "no event speaks of it")
 
     def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
         """End every instance of the run and wait until EC2 says that they are gone.
@@ -128,33 +179,38 @@ class Reaper:
         began_at = self.clock.now()
         give_up_at = began_at + GONE_TIMEOUT_S
         asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
+        unsure_until = began_at + (UNSURE_S if self._has_unsure_requests() else 0.0)
         while True:
+            problem = []
             try:
-                unknown = self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
+                self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
             except CloudError as error:  # the network is away, or EC2 throttles: again, until the time is up
                 if isinstance(error, AccessError):  # a person may log in meanwhile
                     give_up_at = min(give_up_at, began_at + ACCESS_TIMEOUT_S)
                 if self.clock.now() > give_up_at:
                     raise
-                unknown = [str(error)]
+                problem = [str(error)]
             self.look(force=True)
-            left = [attempt.instance_id for attempt in self.state().open_attempts()] + unknown
-            if not left or self.clock.now() > give_up_at:
+            left = [attempt.instance_id for attempt in self.state().open_attempts()] + problem
+            if (not left and self.clock.now() >= unsure_until) or self.clock.now() > give_up_at:
                 return left
             self.clock.sleep(self.look_every_s)
 
-    def _ask_for_ends(self, asked: set[str], reason: str, *, even_under_notice: bool) -> list[str]:
-        """Ask for the end of whatever has not been asked yet; return the ids of those that no event speaks of."""
-        unknown = self.adopt_lost_requests()
-        for instance in unknown:
-            if instance.instance_id not in asked and instance.state != "shutting-down":
-                self.cloud.terminate(instance.region, [instance.instance_id])
-                asked.add(instance.instance_id)
+    def _has_unsure_requests(self) -> bool:
+        """Return whether EC2 may have started something lately of which it does not tell yet."""
+        state = self.state()
+        lost = [f.at for f in state.failures if f.code.endswith(("TimeoutError", "ConnectionError", "ClosedError"))]
+        moments = [request.at for request in state.unanswered_requests()] + lost
+        return any(self.clock.now() - at < 4 * UNSURE_S for at in moments)
+
+    def _ask_for_ends(self, asked: set[str], reason: str, *, even_under_notice: bool) -> None:
+        """Ask for the end of whatever has not been asked yet."""
+        for instance in self.lost_requests():
+            self.note(instance)
         for attempt in self.state().open_attempts():
             if attempt.instance_id not in asked and not self.should_leave_to_aws(attempt, even_under_notice):
                 self.end(attempt, reason, even_under_notice=even_under_notice)
                 asked.add(attempt.instance_id)
-        return [instance.instance_id for instance in unknown]
 
     def close_doors(self, regions: set[str]) -> None:
         """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""

@@ -6,8 +6,10 @@ out all zones of the region, and what is wrong with the request or the account i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from orchestrator import limits
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
+SHORT_BOOT_S = 60.0  # from the launch, when billing begins, to the start of the shutdown timer
 SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
 
 
@@ -90,7 +93,7 @@ class Renter:
     def _try(self, group: Sequence[Offer], number: int) -> Attempt | CloudError:
         """Send one request; return the attempt, or why there is none."""
         engine = self.engine
-        self._check_budget(group)
+        self._check_limits(group)
         call, template = self._request(group, number)
         self._turn += 1
         offer, token = group[0], str(call.parameters["ClientToken"])
@@ -123,27 +126,37 @@ class Renter:
                 return engine.state().attempts[-1]
         raise AssertionError("the last wait is None")
 
-    def _check_budget(self, group: Sequence[Offer]) -> None:
+    def _check_limits(self, group: Sequence[Offer]) -> None:
         """Reserve before renting: of all that may be started, the dearest must be affordable for a minute."""
-        engine = self.engine
-        cap_usd_h = max(limits.price_cap_usd_h(engine.spec, offer) for offer in group)
-        attempts = engine.state().attempts
-        too_little = limits.too_little_to_begin(engine.spec.limits, attempts, cap_usd_h, engine.clock.now())
+        engine, now, state = self.engine, self.engine.clock.now(), self.engine.state()
+        attempts = limits.feared(engine.spec, state.attempts, now)
+        too_little = limits.too_little_to_begin(engine.spec.limits, attempts, self._cap_usd_h(group), now)
         if too_little:
             raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {engine.spec.run} --budget MORE")
+        over = limits.reached(engine.spec.limits, attempts, led_since=state.led_since, heard_at=now, now=now)
+        if over:
+            raise BudgetError(f"{over}; go on with: pixel-orch launch --resume {engine.spec.run}")
+
+    def _cap_usd_h(self, group: Sequence[Offer]) -> Decimal:
+        return max(limits.price_cap_usd_h(self.engine.spec, offer) for offer in group)
 
     def _request(self, group: Sequence[Offer], number: int) -> tuple[Call, Call | None]:
         engine = self.engine
         private, public = engine.make_keys(f"pixel-orch-{engine.spec.run}-{number}-host")
         authorized = engine.store.key_path.with_suffix(".pub").read_text().strip()
         engine.host_key_path(number).write_text(public)
-        timer_s = engine.policy.owner_timeout_s + engine.policy.setup_timeout_s
-        cloud_config = user_data(private, public, authorized, max(1, round(timer_s / 60)))
+        cloud_config = user_data(private, public, authorized, self._timer_min(group))
         door = self._open_door(group[0].pool.region)
         if engine.spec.strategy == "any":
             template, fleet = engine.plan.fleet(group, number, self._turn, door, cloud_config)
             return fleet, template
         return engine.plan.launch(group[0], number, self._turn, door, cloud_config), None
+
+    def _timer_min(self, group: Sequence[Offer]) -> int:
+        """Return the minutes after its boot at which an instance on which no agent was started ends itself."""
+        alone_s = self.engine.policy.owner_timeout_s + self.engine.policy.setup_timeout_s
+        allow_s = self.engine.allow_s(self._cap_usd_h(group))
+        return max(1, math.floor(alone_s / 60 if allow_s is None else min(alone_s, allow_s - SHORT_BOOT_S) / 60))
 
     def _launch_failed(self, number: int, token: str, group: Sequence[Offer], error: CloudError) -> None:
         is_one = len(group) == 1

@@ -248,7 +248,9 @@ class RunStore:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = "\n" + line  # a crash tore the last line: it stays unread, ours begins anew
-            os.write(descriptor, line.encode())
+            rest = line.encode()
+            while rest:  # a disk that is nearly full takes a part, and says so only at the next write
+                rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

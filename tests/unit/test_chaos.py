@@ -33,7 +33,7 @@ def test_an_engine_that_ends_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_an_engine_that_adopts_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reaper, "adopt_lost_requests", lambda self: [])
+    monkeypatch.setattr(Reaper, "lost_requests", lambda self: [])
     assert broken(200) > 0
 
 

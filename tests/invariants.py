@@ -1,0 +1,174 @@
+"""What must hold after every story. The truth is what the in-memory cloud knows and the engine is not told."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from orchestrator.billing import LEAST_BILLED_S, bill, total_usd
+from orchestrator.cloud import Offer, Pool
+from orchestrator.events import Attempt, CheckpointPulled, CheckpointRefused, RunState, fold
+from orchestrator.limits import price_cap_usd_h
+from tests.memory_host import Machine
+from tests.tale import Tale
+
+BENIGN = {  # what a run gets over by itself
+    "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
+    "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
+    "unlisted", "stuck",
+}  # fmt: skip
+MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full"}
+MONEY = Decimal("1e-9")
+
+
+def check(tale: Tale) -> None:
+    """Raise AssertionError for a broken invariant."""
+    tale.cloud.is_offline = tale.is_expired = tale.is_disk_full = False
+    state = tale.story.store.state()
+    assert state.is_final, f"state {state.state}"
+    check_nothing_outlives(tale, state)
+    check_checkpoints(tale, state)
+    check_bill(tale, state)
+    check_limits(tale, state)
+    check_end(tale, state)
+
+
+def check_nothing_outlives(tale: Tale, state: RunState) -> None:
+    """No instance outlives its run; one that could not be ended is named, and ends itself in the time that is named."""
+    if "pixel-orch sweep" in state.reason:
+        minutes = re.search(r"ends itself within (\d+) min", state.reason)
+        assert minutes is not None, f"it does not say when: {state.reason}"
+        tale.clock.sleep(60.0 * int(minutes[1]) + tale.story.spec.recovery.stop_timeout_s + 5)
+        assert tale.cloud.alive() == [], f"not ended by itself within {minutes[0]}: {tale.cloud.alive()}"
+        return
+    assert tale.cloud.alive() == [], f"left behind: {tale.cloud.alive()}"
+    assert state.open_attempts() == [], "an attempt whose end was never written down"
+    if not {"offline", "expired"} & {fault.kind for fault in tale.faults}:
+        assert tale.cloud.doors == {}, "a security group is left"
+
+
+def check_checkpoints(tale: Tale, state: RunState) -> None:
+    """No acknowledged checkpoint is lost, and no attempt starts beyond what was saved before it."""
+    store = tale.story.store
+    pulled = [e for e in store.events() if isinstance(e, CheckpointPulled)]
+    refused = {e.name for e in store.events() if isinstance(e, CheckpointRefused)}
+    damaged = {p.name for p in pulled if store.checkpoint_path(p).read_bytes() == b"damaged"}
+    for event in pulled:
+        if event.name not in refused | damaged:
+            assert store.is_whole(event), f"{event.name} is lost"
+    if state.state == "SUCCEEDED":
+        assert max(a.last_step for a in state.attempts) == 100
+    saved = 0
+    for attempt in state.attempts:
+        assert attempt.resumed_from <= max(saved, 0), "resumed from what was never saved"
+        saved = max([saved] + [p.step for p in pulled if p.attempt <= attempt.number])
+
+
+# -- money
+
+
+def truth_usd(tale: Tale, machine: Machine, told: Attempt | None) -> Decimal:
+    """Return what AWS bills for a machine: from its launch until AWS accepted its end, at the market's own prices."""
+    instance, plan = machine.instance, tale.story
+    ended_at = machine.gone_at if machine.gone_at is not None else tale.clock.now()
+    by_aws = instance.reason_code == "Server.SpotInstanceTermination"
+    billed = Attempt(
+        number=0,
+        instance_id=instance.instance_id,
+        instance_type=instance.instance_type,
+        zone=instance.zone,
+        region=instance.region,
+        market=instance.market,
+        price_usd_h=told.price_usd_h if told else 0.526,
+        started_at=instance.launched_at,
+        ended_at=ended_at,
+        ended_by="aws" if by_aws else "other",
+        end_reason=instance.reason_code,
+        disk_gib=plan.spec.disk_gib,
+        public_addresses=1,
+        pulled_bytes=told.pulled_bytes if told else 0,
+        prices_usd_h=hourly(tale, machine, ended_at),
+    )
+    return bill(billed, ended_at).usd
+
+
+def hourly(tale: Tale, machine: Machine, ended_at: float) -> dict[int, float]:
+    """Return the market's price at the start of each instance-hour."""
+    began_at, changes = machine.instance.launched_at, tale.cloud.prices[machine.instance.zone]
+    hours = range(1 + int(max(ended_at - began_at, float(LEAST_BILLED_S)) // 3600))
+    return {hour: [c.price_usd_h for c in changes if c.at <= began_at + 3600 * hour][-1] for hour in hours}
+
+
+def check_bill(tale: Tale, state: RunState) -> None:
+    """What is billed is the fold of the events, and what AWS bills is never more than what the events say."""
+    store, now = tale.story.store, tale.clock.now()
+    assert fold(store.events()) == state
+    assert total_usd(state.attempts, now) == sum(bill(a, now).usd for a in state.attempts)
+    told = {attempt.instance_id: attempt for attempt in state.attempts}
+    for machine in tale.cloud.machines:
+        attempt = told.get(machine.instance.instance_id)
+        assert attempt is not None, f"{machine.instance.instance_id} is billed, and no event speaks of it"
+        check_attempt(tale, machine, attempt, now)
+
+
+def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) -> None:
+    """Compare one attempt with its machine."""
+    assert attempt.started_at == machine.instance.launched_at
+    if attempt.ended_at is None:
+        return
+    assert machine.gone_at is not None and attempt.ended_at >= machine.gone_at, "it is said to have ended too early"
+    said = bill(attempt, now)
+    by_us = machine.instance.instance_id in tale.cloud.terminations
+    code = machine.instance.reason_code
+    who = {
+        "Server.SpotInstanceTermination": "aws",
+        "Client.InstanceInitiatedShutdown": "instance",
+        "Client.UserInitiatedShutdown": "pixel-orch" if by_us else "other",
+    }[code]
+    asked_in_vain = who == "other" and attempt.terminate_requested  # written down, then killed before it was sent
+    asked_in_vain |= who == "pixel-orch" and any(f.kind == "disk-full" for f in tale.faults)  # or the other way round
+    assert attempt.ended_by == who or asked_in_vain, f"it was ended by {who} ({code}), not by {attempt.ended_by}"
+    true_usd = truth_usd(tale, machine, attempt)
+    if not said.is_estimate:
+        assert said.usd >= true_usd - MONEY, f"{attempt.instance_id} costs {true_usd}, not {said.usd}"
+        hours = hourly(tale, machine, attempt.ended_at)
+        if attempt.market == "spot" and not said.is_free:
+            for hour, price in attempt.prices_usd_h.items():
+                assert price == hours[hour], f"hour {hour} costs {hours[hour]}, not {price}"
+
+
+def check_limits(tale: Tale, state: RunState) -> None:
+    """Of the budget, a minute at the price cap may be too much; no machine outlives the duration."""
+    limits, spec = tale.setting.limits, tale.story.spec
+    told = {attempt.instance_id: attempt for attempt in state.attempts}
+    machines = tale.cloud.machines
+    if limits.budget_usd is not None and machines:
+        spent = sum((truth_usd(tale, m, told.get(m.instance.instance_id)) for m in machines), Decimal(0))
+        minute = max(price_cap_usd_h(spec, offer_of(m)) for m in machines) / 60
+        assert spent <= limits.budget_usd + minute + MONEY, f"${spent:.4f} of ${limits.budget_usd} are spent"
+    if limits.max_duration_s is not None:
+        latest = max((m.gone_at or tale.clock.now() for m in machines), default=0.0)
+        over_s = latest - state.led_since - limits.max_duration_s
+        assert over_s <= 2 * spec.recovery.stop_timeout_s + 60, f"{over_s:.0f} s too long"
+
+
+def offer_of(machine: Machine) -> Offer:
+    """Return what a machine was rented as."""
+    i = machine.instance
+    return Offer(Pool(i.instance_type, i.zone, i.region), i.market, 0.0 if i.market == "spot" else 0.526, "")
+
+
+def check_end(tale: Tale, state: RunState) -> None:
+    """A run ends as it does for a reason, and what it gets over by itself does not end it."""
+    kinds = {fault.kind for fault in tale.faults}
+    limits = tale.setting.limits
+    is_limited = limits.budget_usd or limits.max_duration_s or limits.idle_s
+    assert "IdempotentParameterMismatch" not in {failure.code for failure in state.failures}
+    if state.state == "CANCELLED":
+        assert kinds & {"ctrl-c", "ctrl-c-twice"}
+    if state.state == "STOPPED":
+        assert is_limited, state.reason
+    if state.state == "FAILED":
+        assert kinds & MAY_FAIL, state.reason
+    if kinds <= BENIGN and not is_limited:
+        assert state.state == "SUCCEEDED", f"{state.state}: {state.reason}"

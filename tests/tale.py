@@ -1,0 +1,319 @@
+"""One random story: a setting, the faults that befall it, and as many lives of the process as it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.cloud import PricePoint
+from orchestrator.engine import Engine
+from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
+from orchestrator.events import Event, State
+from orchestrator.spec import Limits, RecoveryPolicy
+from tests.memory import VirtualClock, refusal_of
+from tests.memory_host import Machine
+from tests.story import Story
+
+MOST_LIVES = 15
+LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
+FOR_MACHINES = (  # decided when the machine is there
+    "crash", "refuse", "slow-end", "never-boots", "kill-in-launch", "unlisted", "slow-save", "stuck", "skew",
+)  # fmt: skip
+API = ("instances", "terminate", "launch", "price_history", "open_door", "close_door")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong: what, when (seconds from the start), to which machine or zone, for how long."""
+
+    kind: str
+    at_s: float
+    machine: int
+    zone: str
+    for_s: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked for, how the machines are, and how the market moves."""
+
+    strategy: str = "price"
+    market: str = "spot"
+    regions: tuple[str, ...] = ("us-east-1",)
+    instances: tuple[str, ...] = ("g4dn.xlarge",)
+    limits: Limits = field(default_factory=Limits)
+    steps_per_s: float = 1.0
+    boot_s: float = 20.0
+    setup_s: float = 0.0
+    pull_s: float = 0.0
+    save_s: float = 0.0
+    away_s: float = 0.0  # nobody leads the run for so long after the process was killed
+    first_capacity_wait_s: float = 0.0
+    moves: tuple[tuple[float, str, float], ...] = ()  # (seconds from the start, zone, $/h)
+
+    def differences(self) -> str:
+        """Name what is not as usual."""
+        usual = Setting()
+        pairs = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
+        return ", ".join(f"{name}={value}" for name, value in pairs if value != getattr(usual, name)) or "as usual"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class MortalClock(VirtualClock):
+    """A clock at which the process can die, whatever it does just then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began_at = self.now()
+        self.is_dead = self.was_killed = False
+
+    def sleep(self, seconds: float) -> None:
+        """Move on; die if that was planned for on the way."""
+        super().sleep(seconds)
+        assert self.now() < self.began_at + LONGEST_S, "the engine does not end"
+        if self.is_dead:
+            self.die()
+
+    def die(self) -> None:
+        """Be killed here and now."""
+        self.is_dead, self.was_killed = False, True
+        raise Killed
+
+
+class Tale:
+    """A story with its faults."""
+
+    def __init__(self, setting: Setting, faults: list[Fault], home: Path) -> None:
+        self.setting = setting
+        self.faults = faults
+        self.story = Story(
+            home,
+            self.configure,
+            strategy=setting.strategy,
+            market=setting.market,
+            regions=setting.regions,
+            instances=setting.instances,
+            limits=setting.limits,
+            recovery=RecoveryPolicy(poll_s=5.0, first_capacity_wait_s=setting.first_capacity_wait_s),
+        )
+        self.cloud = self.story.cloud
+        self.story.clock = self.cloud.clock = self.clock = MortalClock()
+        self.is_expired = self.is_disk_full = self.is_led = False
+        self.facts_until_death = 0
+        self.dies_in_launch = {fault.machine for fault in faults if fault.kind == "kill-in-launch"}
+        self.engine: Engine | None = None
+        self._move_prices()
+        self._wrap_network()
+        self._wrap_disk()
+        for fault in faults:
+            if fault.kind not in FOR_MACHINES:
+                self.clock.at(self.clock.now() + fault.at_s, self._action(fault))
+
+    def configure(self, number: int, machine: Machine) -> None:
+        """Decide the fate of a new machine."""
+        setting = self.setting
+        machine.steps_per_s, machine.setup_s, machine.pull_s = setting.steps_per_s, setting.setup_s, setting.pull_s
+        machine.save_s, machine.ready_at = setting.save_s, machine.instance.launched_at + setting.boot_s
+        for fault in self.faults:
+            if fault.machine == number:
+                self._make_prone(machine, fault)
+
+    def _make_prone(self, machine: Machine, fault: Fault) -> None:
+        match fault.kind:
+            case "crash":
+                machine.crashes_at_step = 1 + int(fault.at_s) % 100
+            case "stuck":
+                machine.stuck_at_step = int(fault.at_s) % 100
+            case "refuse" if self.story.store.state().checkpoints:
+                machine.refuses = {f"checkpoint-{max(self.story.store.state().checkpoints)}.pt"}
+            case "slow-end":
+                machine.shutting_down_s = min(fault.for_s, 600.0)
+            case "slow-save":
+                machine.save_s = min(fault.for_s, 150.0)
+            case "never-boots":
+                machine.frozen_from = 0.0
+            case "unlisted":
+                machine.listed_after_s = min(fault.for_s, 25.0)
+            case "skew":
+                machine.skew_s = fault.for_s if int(fault.at_s) % 2 else -fault.for_s
+
+    # -- what is around the engine
+
+    def _move_prices(self) -> None:
+        for at_s, zone, price in sorted(self.setting.moves):
+            self.cloud.prices[zone].append(PricePoint(self.clock.now() + at_s, price))
+
+    def _wrap_network(self) -> None:
+        for name in API:
+            setattr(self.cloud, name, self._unless_away(getattr(self.cloud, name)))
+
+    def _unless_away(self, call: Callable[..., object]) -> Callable[..., object]:
+        def asked(*args: object, **kwargs: object) -> object:
+            if self.cloud.is_offline:
+                self.clock.sleep(1.0)
+                raise CloudError("could not connect", code="EndpointConnectionError")
+            if self.is_expired:
+                raise refusal_of("ExpiredToken", call.__name__)
+            answer = call(*args, **kwargs)
+            if call.__name__ == "launch" and len(self.cloud.machines) in self.dies_in_launch:
+                self.dies_in_launch.discard(len(self.cloud.machines))
+                self.clock.die()  # served, and nobody heard the answer
+            return answer
+
+        return asked
+
+    def _wrap_disk(self) -> None:
+        append = self.story.store.append
+
+        def write_down(event: Event) -> None:
+            self._check_disk()
+            append(event)
+            if self.facts_until_death:
+                self.facts_until_death -= 1
+                if not self.facts_until_death:
+                    self.clock.die()
+
+        def write(path: Path, content: bytes) -> None:
+            self._check_disk()
+            path.write_bytes(content)
+
+        self.story.store.append = write_down  # type: ignore[method-assign]
+        self.cloud.write = write
+
+    def _check_disk(self) -> None:
+        if self.is_disk_full:
+            raise OSError(28, "No space left on device")
+
+    # -- faults
+
+    def _action(self, fault: Fault) -> Callable[[], None]:
+        return lambda: self._strike(fault)
+
+    def _for_a_while(self, fault: Fault, begin: Callable[[], object], end: Callable[[], object]) -> None:
+        begin()
+        self.clock.at(self.clock.now() + fault.for_s, lambda: [end(), None][1])
+
+    def _switch(self, fault: Fault, whose: object, name: str) -> None:
+        self._for_a_while(fault, lambda: setattr(whose, name, True), lambda: setattr(whose, name, False))
+
+    def _member(self, fault: Fault, members: set[str], item: str) -> None:
+        self._for_a_while(fault, lambda: members.add(item), lambda: members.discard(item))
+
+    def _strike(self, fault: Fault) -> None:
+        cloud = self.cloud
+        match fault.kind:
+            case "empty":
+                self._member(fault, cloud.empty_zones, fault.zone)
+            case "quota":
+                self._member(fault, cloud.families_without_quota, "GP"[fault.machine % 2])
+            case "no-image":
+                self._member(fault, cloud.regions_without_image, fault.zone[:-1])
+            case "throttle":
+                cloud.refusals.setdefault(fault.zone, []).extend([ThrottledError("slow down", code="Throttling")] * 2)
+            case "lost-answer":
+                cloud.fail_after_serving += 1
+            case "offline":
+                self._switch(fault, cloud, "is_offline")
+            case "expired":
+                self._switch(fault, self, "is_expired")
+            case "disk-full":
+                self._switch(fault, self, "is_disk_full")
+            case "price-rise":
+                self._raise_price(fault)
+            case "damage":
+                self._damage()
+            case "kill" | "kill-at-fact" | "ctrl-c" | "ctrl-c-twice" if self.is_led:
+                self._strike_process(fault)
+            case _ if len(cloud.machines) >= fault.machine and cloud.machines[fault.machine - 1].gone_at is None:
+                self._strike_machine(fault, cloud.machines[fault.machine - 1])
+
+    def _strike_process(self, fault: Fault) -> None:
+        assert self.engine is not None
+        if fault.kind == "kill":
+            self.clock.is_dead = True
+        elif fault.kind == "kill-at-fact":
+            self.facts_until_death = fault.machine
+        elif fault.kind == "ctrl-c-twice" and self.engine.stop_reason:
+            raise KeyboardInterrupt
+        else:
+            if fault.kind == "ctrl-c-twice":
+                self.clock.at(self.clock.now() + fault.for_s / 10, self._action(fault))
+            self.engine.request_stop("SIGINT")
+
+    def _strike_machine(self, fault: Fault, machine: Machine) -> None:
+        cloud, now = self.cloud, self.clock.now()
+        is_spot = machine.instance.market == "spot"
+        if fault.kind == "interrupt" and is_spot and machine.noticed_at is None:
+            cloud.interrupt(machine)
+        elif fault.kind == "vanish" and is_spot:
+            cloud.interrupt(machine, notice_s=0)
+        elif fault.kind == "notice-only" and is_spot:
+            machine.noticed_at = machine.noticed_at or now
+        elif fault.kind == "freeze":
+            self._for_a_while(
+                fault, lambda: setattr(machine, "frozen_from", now), lambda: setattr(machine, "frozen_from", None)
+            )
+        elif fault.kind == "mute":
+            self._for_a_while(
+                fault, lambda: setattr(machine, "mute_from", now), lambda: setattr(machine, "mute_from", None)
+            )
+        elif fault.kind == "somebody":
+            cloud.end(machine, "Client.UserInitiatedShutdown")
+        elif fault.kind == "rebalance":
+            machine.rebalance = True
+
+    def _raise_price(self, fault: Fault) -> None:
+        """Let the pools of a zone cost as much as on-demand, until the next move."""
+        changes = self.cloud.prices[fault.zone]
+        cap = 0.526 if self.setting.instances == ("g4dn.xlarge",) else 0.9
+        changes.append(PricePoint(self.clock.now(), cap))
+        changes.sort(key=lambda change: change.at)
+
+    def _damage(self) -> None:
+        found = sorted(self.story.store.checkpoints.glob("checkpoint-*.pt"))
+        if found and self.setting.market == "spot":  # and the machine is gone, so that the next thing is a resume
+            max(found, key=lambda path: int(path.stem.split("-")[1])).write_bytes(b"damaged")
+            self.cloud.interrupt(self.cloud.machines[-1], notice_s=0)
+
+    # -- the telling
+
+    def _new_life(self) -> Engine:
+        """Return an engine whose exit paths do not run when the process is killed."""
+        engine = self.story.engine()
+        engine.refresh = self._unless_away(self.story.offers)  # type: ignore[assignment]
+        self.clock.is_dead = self.clock.was_killed = False
+        self.facts_until_death = 0
+        finish = engine._finish
+
+        def unless_killed(state: State, reason: str) -> None:
+            if not self.clock.was_killed:
+                finish(state, reason)
+
+        engine._finish = unless_killed  # type: ignore[method-assign]
+        return engine
+
+    def tell(self) -> None:
+        """Lead the run to its end, over as many lives of the process as it takes."""
+        for life in range(MOST_LIVES):
+            self.engine, self.is_led = self._new_life(), True
+            was_disk_full = False
+            try:
+                self.engine.run("launch" if life == 0 else "attach")
+            except Killed:
+                was_disk_full = True  # or whatever else it could not write down
+            except PixelOrchError:
+                pass  # it failed, or was told to stop; what must hold then is checked afterwards
+            except OSError:
+                assert any(fault.kind == "disk-full" for fault in self.faults)
+            finally:
+                self.is_led = False
+            if self.story.store.state().is_final:
+                return
+            assert was_disk_full or self.is_disk_full, "it ended without a final state"
+            VirtualClock.sleep(self.clock, max(self.setting.away_s, 600.0 if self.is_disk_full else 0.0))
+        raise AssertionError("the engine did not end")

@@ -139,6 +139,39 @@ def test_an_owner_may_be_silent_no_longer_than_the_budget_surely_buys(machine: M
     assert (machine.root / "out" / "checkpoint-7.pt").exists()
 
 
+PLACE = {"bucket": "b", "prefix": "p", "region": "us-east-1", "python": "true"}
+
+
+def test_with_a_second_home_a_silent_owner_is_no_reason_until_all_is_stored(machine: Machine) -> None:
+    machine.start(owner_timeout_s=0.5, s3=PLACE)
+    time.sleep(1.5)
+    assert not (machine.root / "out" / "checkpoint-7.pt").exists(), "the trainer was let alone"
+    machine.agent("stop")
+    until(lambda: (machine.root / "out" / "checkpoint-7.pt").exists())
+    time.sleep(1.5)
+    assert not machine.is_down.exists(), "its last checkpoint is not in S3 yet"
+    (stored,) = machine.status()["outputs"]
+    (machine.root / "agent" / "s3.json").write_text(json.dumps({"stored": [stored], "problem": ""}))
+    assert machine.status()["stored"] == [stored]
+    until(machine.is_down.exists)
+
+
+def test_with_a_second_home_the_budget_still_ends_the_machine_and_waits_for_nothing(machine: Machine) -> None:
+    machine.start(owner_timeout_s=60, s3=PLACE)
+    machine.agent("status", "0", "0", "2.0")
+    began = time.monotonic()
+    until((machine.root / "out" / "checkpoint-7.pt").exists)
+    assert time.monotonic() - began < 2.0, "it saves before the money is gone"
+    until(machine.is_down.exists)
+    assert 1.5 < time.monotonic() - began < 3.5, "S3 does not have it, and there is no money left to wait"
+
+
+def test_a_second_home_that_cannot_be_reached_is_told(machine: Machine) -> None:
+    machine.start(s3={**PLACE, "python": "/no/such/python"})
+    until(lambda: "cannot start s3_home.py" in machine.status()["s3_problem"])
+    assert machine.status()["trainer"]["state"] == "running"
+
+
 def test_a_look_is_a_heartbeat(machine: Machine) -> None:
     machine.start(owner_timeout_s=1.5)
     for _ in range(12):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def content(stage: Stage, key: str) -> dict[str, Any]:
     return load(str(path))
 
 
+def wait_until_gone(embedded: EmbeddedCloud) -> None:
+    """Wait for the machine's own end; nobody is left whose process could be watched meanwhile."""
+    give_up_at = time.monotonic() + 40
+    while embedded.instances()[0]["state"] != "terminated":
+        assert time.monotonic() < give_up_at, "the machine does not end by itself"
+        time.sleep(0.05)
+
+
 def end_cloud(stage: Stage) -> None:
     found = EmbeddedCloud.find(stage.home)
     assert found is None or found.stop_if_idle()
@@ -99,17 +108,17 @@ def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Sta
 
 def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_laptop_lacks_it(stage: Stage) -> None:
     prepare(stage)
-    words = stage.launch_words("60", "0.05", "--every", "20", "--size", "20000000", flags=("--bucket", BUCKET))
+    words = stage.launch_words("120", "0.05", "--every", "200", "--size", "17000000", flags=("--bucket", BUCKET))
     launch = stage.start(*words)
-    stage.until_step(45)
+    stage.until_step(30)
     code, said = stage.run("stop", "tiny")
     assert code == 0, said
     launch.wait(30)
     state = stage.state()
     last = state.attempts[0].last_step
-    assert set(state.stored) == set(state.checkpoints) == {20, 40, last}
-    assert {event.step for event in stage.store.events() if isinstance(event, CheckpointStored)} == {20, 40, last}
-    assert set(stored(stage)) == {20, 40, last}
+    assert set(state.stored) == set(state.checkpoints) == {last}
+    assert [event.step for event in stage.store.events() if isinstance(event, CheckpointStored)] == [last]
+    assert set(stored(stage)) == {last}, "in parts: it is larger than one"
     assert content(stage, stored(stage)[last])["weights"] == expected(last)
     instance_id = state.attempts[0].instance_id
     metrics = f"{stage.store.spec().bucket_prefix}/attempts/{instance_id}/metrics.jsonl"
@@ -125,8 +134,8 @@ def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_lapto
     assert code == 0, said
     answer = last_json(said)
     assert answer["attempts"][1]["first_step"] == last + 1, "nothing was trained twice"
-    assert load(str(stage.store.checkpoints / "checkpoint-60.pt"))["weights"] == expected(60)
-    assert set(stored(stage)) == {20, 40, last, 60}
+    assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
+    assert set(stored(stage)) == {last, 120}
     end_cloud(stage)
     stage.check_nothing_is_left()
 
@@ -138,7 +147,7 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     stage.until_step(15)
     os.killpg(launch.pid, signal.SIGKILL)
     embedded = stage.embedded()
-    stage.until(lambda: embedded.instances()[0]["state"] == "terminated", "the machine's own end")
+    wait_until_gone(embedded)
     assert embedded.instances()[0]["reason"] == "Client.InstanceInitiatedShutdown"
     assert set(stored(stage)) == {40, 80, 120}, "it went on past the owner's time-out, and stored all before its end"
     before = stage.state()
@@ -155,29 +164,9 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     stage.check_nothing_is_left()
 
 
-def test_away_beyond_the_duration_it_saves_stores_and_ends_and_a_resume_goes_on(stage: Stage) -> None:
-    prepare(stage)
-    flags = ("--bucket", BUCKET, "--owner-timeout", "3", "--max-duration", "12")
-    launch = stage.start(*stage.launch_words("600", "0.05", "--every", "400", flags=flags))
-    stage.until_step(15)
-    os.killpg(launch.pid, signal.SIGKILL)
-    embedded = stage.embedded()
-    stage.until(lambda: embedded.instances()[0]["state"] == "terminated", "the machine's own end")
-    (last,) = stored(stage)
-    assert 30 < last < 400, "it was saved when the time was up"
-    code, said = stage.run("attach", "tiny")
-    assert code == 1, said
-    assert stage.state().state == "STOPPED"
-    assert last in stage.state().checkpoints, "what S3 has came home"
-    end_cloud(stage)
-    stage.check_nothing_is_left()
-
-
 def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) -> None:
     prepare(stage)
-    client(stage, "iam").put_role_policy(
-        RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED
-    )
+    client(stage, "iam").put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED)
     end_cloud(stage)
     code, said = stage.run(*stage.launch_words("40", "0.05", flags=("--bucket", BUCKET)))
     assert code == 0, said

@@ -102,7 +102,7 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         from orchestrator import reporting
 
         return reporting.report(args)
-    from orchestrator import checking, ending, launching, pruning, reaching, running
+    from orchestrator import checking, ending, launching, pruning, reaching, running, standing
 
     commands: dict[str, Callable[..., int]] = {
         "launch": launching.launch,
@@ -116,6 +116,8 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         "sweep": ending.sweep,
         "check": checking.check,
         "runs": pruning.prune,
+        "setup": standing.setup,
+        "teardown": standing.teardown,
         "completion": completion,
     }
     call: Any = commands[args.command]

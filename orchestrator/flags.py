@@ -30,6 +30,8 @@ EXAMPLES = {
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
     "runs": "pixel-orch runs prune --older-than 30d --dry-run",
+    "setup": "pixel-orch setup --region us-east-1 --budget-alarm 20 --email you@example.org",
+    "teardown": "pixel-orch teardown --dry-run",
     "completion": 'eval "$(pixel-orch completion bash)"',
     "train": "pixel-orch train --steps 300 --out ./out",
     "evaluate": "pixel-orch evaluate --checkpoint out/checkpoint-300.pt",
@@ -151,8 +153,24 @@ def _house(add: Add) -> None:
     sub.add_argument("--dry-run", action="store_true", help="only say which")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
     _output(sub)
+    sub = add("setup", "make what stands between runs: bucket, role, security group, budget alarm")
+    _standing(sub)
+    sub.add_argument("--budget-alarm", metavar="USD", help="of the account in a month; with --email")
+    sub.add_argument("--email", metavar="ADDRESS", help="who is told at 80 %% of it, and when it is foreseen")
+    sub.add_argument("--ssm", action="store_true", help="let machines be reached through SSM (launch --via-ssm)")
+    sub = add("teardown", "remove what setup made; the bucket only if it is empty, or if told")
+    _standing(sub)
+    sub.add_argument("--delete-bucket-data", action="store_true", help="the bucket too, with every checkpoint in it")
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
     sub = add("completion", "print what makes a shell complete commands, flags and names of runs")
     sub.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose")
+
+
+def _standing(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--stack-name", metavar="NAME", default="pixel-orch", help="default: pixel-orch")
+    _cloud(sub)
+    sub.add_argument("--dry-run", action="store_true", help="print what would be done")
+    _output(sub)
 
 
 def _output(sub: argparse.ArgumentParser) -> None:

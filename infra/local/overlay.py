@@ -140,6 +140,7 @@ class Overlay:
         self._storage.read_back()
         for region in market.regions():
             ec2.backend(region)  # a stack's security group goes into its default VPC
+        self._journal.refuse_no_change(body)
         reply = self._pass_on(environ, body)
         if reply.status < 300:
             self._journal.keep(environ, body, operation)

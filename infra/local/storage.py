@@ -19,7 +19,7 @@ from infra.local import ec2
 from infra.local.cloud import Cloud
 from infra.local.faults import Call
 from infra.local.permissions import action_of, may, role_policies
-from infra.local.wire import STATUS_LINES, ApiError
+from infra.local.wire import STATUS_LINES, ApiError, Form
 
 log = logging.getLogger("pixel-orch.local")
 StartResponse = Callable[..., Any]
@@ -145,6 +145,7 @@ class Journal:
         self._path = path
         self._moto = moto
         self._is_read = False
+        self._stacks: dict[str, dict[str, str]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -161,13 +162,28 @@ class Journal:
         for line in self._path.read_text(encoding="utf-8").splitlines():
             kept = json.loads(line)
             body = kept["body"].encode("latin-1")
+            self._note_stack(Form.parse(body))
             environ = {**kept["environ"], "wsgi.input": io.BytesIO(body), "wsgi.errors": io.StringIO()}
             b"".join(self._moto(environ, lambda *_: None))
+
+    def _note_stack(self, form: Form) -> None:
+        name = form.get("StackName") or ""
+        if form.get("Action") in ("CreateStack", "UpdateStack"):
+            self._stacks[name] = _asked(form)
+        elif form.get("Action") == "DeleteStack":
+            self._stacks = {key: value for key, value in self._stacks.items() if key != name and key not in name}
+
+    def refuse_no_change(self, body: bytes) -> None:
+        """Refuse an UpdateStack that changes nothing, as CloudFormation does and moto does not. Raises ApiError."""
+        form = Form.parse(body)
+        if form.get("Action") == "UpdateStack" and self._stacks.get(form.get("StackName") or "") == _asked(form):
+            raise ApiError("ValidationError", "No updates are to be performed.")
 
     def keep(self, environ: dict[str, Any], body: bytes, operation: str) -> None:
         """Write a request down that has changed something; forget all of them when nothing stands any more."""
         if operation.startswith(self._READS):
             return
+        self._note_stack(Form.parse(body))
         kept = {key: value for key, value in environ.items() if isinstance(value, str) and not key.startswith("wsgi.i")}
         line = json.dumps({"environ": kept, "body": body.decode("latin-1")})
         with open(self._path, "a", encoding="utf-8") as file:
@@ -175,6 +191,11 @@ class Journal:
         self._path.chmod(0o600)
         if operation.startswith(("Delete", "Remove")) and nothing_stands():
             self._path.unlink()
+
+
+def _asked(form: Form) -> dict[str, str]:
+    """What a request wants of a stack."""
+    return {key: value for key, value in form.values.items() if key not in ("Action", "Version", "ClientRequestToken")}
 
 
 def nothing_stands() -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -27,8 +27,13 @@ DENIED = '{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Give a stage."""
-    yield from staged(tmp_path)
+    """Give a stage whose embedded cloud stays between commands, as it does while another command uses it."""
+    for stage in staged(tmp_path):
+        (stage.home / "local").mkdir(parents=True, mode=0o700)
+        with (stage.home / "local" / "in-use").open("w") as in_use:
+            fcntl.flock(in_use, fcntl.LOCK_SH)
+            stage.in_use = in_use  # type: ignore[attr-defined]
+            yield stage
 
 
 def client(stage: Stage, service: str) -> Any:
@@ -51,7 +56,6 @@ def prepare(stage: Stage) -> None:
     iam.put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=policy.replace("BUCKET", BUCKET))
     iam.create_instance_profile(InstanceProfileName="pixel-orch")
     iam.add_role_to_instance_profile(InstanceProfileName="pixel-orch", RoleName="pixel-orch")
-    end_cloud(stage)
 
 
 def stored(stage: Stage) -> dict[int, str]:
@@ -78,8 +82,9 @@ def wait_until_gone(embedded: EmbeddedCloud) -> None:
 
 
 def end_cloud(stage: Stage) -> None:
-    found = EmbeddedCloud.find(stage.home)
-    assert found is None or found.stop_if_idle()
+    """Let go of the cloud and see it end."""
+    stage.in_use.close()  # type: ignore[attr-defined]
+    stage.embedded().stop()
 
 
 def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Stage) -> None:
@@ -92,17 +97,16 @@ def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Sta
         assert complaint in said
         assert not (stage.home / "runs" / "tiny").exists()
     client(stage, "s3").create_bucket(Bucket=BUCKET)
-    end_cloud(stage)
     code, said = stage.run(*stage.launch_words("5", "0.01", flags=("--bucket", BUCKET)))
     assert code == 2
     assert "no instance profile" in said
-    assert EmbeddedCloud.find(stage.home) is None
     faults = stage.work.parent / "faults.yaml"
     faults.write_text("- {operation: HeadBucket, error: AccessDenied}\n")
     code, said = stage.run(*stage.launch_words("5", "0.01", flags=("--bucket", BUCKET, "--faults", str(faults))))
     assert code == 2
     assert "s3:ListBucket" in said
-    assert EmbeddedCloud.find(stage.home) is None
+    assert stage.embedded().instances() == []
+    end_cloud(stage)
     assert not (stage.home / "runs" / "tiny").exists()
 
 
@@ -124,12 +128,9 @@ def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_lapto
     metrics = f"{stage.store.spec().bucket_prefix}/attempts/{instance_id}/metrics.jsonl"
     lines = client(stage, "s3").get_object(Bucket=BUCKET, Key=metrics)["Body"].read().splitlines()
     assert max(json.loads(line).get("step", 0) for line in lines) == last
-    end_cloud(stage)
 
-    other = stage.home.parent / "other"  # another laptop's folder: the run is known there, its checkpoints are not
-    shutil.copytree(stage.home, other, ignore=shutil.ignore_patterns("checkpoint-*", "in-use", "lock"))
-    stage.home, stage.env["PIXEL_ORCH_HOME"] = other, str(other)
-    assert list(stage.store.checkpoints.iterdir()) == []
+    for path in stage.store.checkpoints.iterdir():  # another laptop's folder: the run is known there, and no more
+        path.unlink()
     code, said = stage.run("launch", "--resume", "tiny", "-y", "-o", "json")
     assert code == 0, said
     answer = last_json(said)
@@ -167,7 +168,6 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
 def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) -> None:
     prepare(stage)
     client(stage, "iam").put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED)
-    end_cloud(stage)
     code, said = stage.run(*stage.launch_words("40", "0.05", flags=("--bucket", BUCKET)))
     assert code == 0, said
     assert "S3 REFUSES" in said

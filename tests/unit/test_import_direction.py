@@ -19,7 +19,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"asking", "checking", "planning", "summary"},
     {"supervising"},
     {"launching"},
-    {"running", "reaching", "ending", "quoting", "pruning"},
+    {"running", "reaching", "ending", "quoting", "pruning", "standing"},
     {"reporting"},
     {"cli", "api"},
 ]

@@ -188,8 +188,7 @@ def test_an_answer_that_is_lost_strikes_after_the_work() -> None:
         faults.strike(CALL, served=True)
 
 
-def test_every_code_that_the_client_knows_by_a_scope_can_be_given() -> None:
-    """Those that EC2 gives for what pixel-orch does; the rest of its table are relatives that AWS documents."""
+def test_every_code_that_a_launch_has_been_seen_to_end_with_can_be_given() -> None:
     seen_of_ec2 = {
         *("InsufficientInstanceCapacity", "UnfulfillableCapacity", "MaxSpotInstanceCountExceeded"),
         *("VcpuLimitExceeded", "InstanceLimitExceeded", "SpotMaxPriceTooLow", "Unsupported"),

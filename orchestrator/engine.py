@@ -28,6 +28,7 @@ from orchestrator.errors import (
     PixelOrchError,
     TrainingError,
     UnreachableError,
+    WrongHostKeyError,
 )
 from orchestrator.events import (
     Attempt,
@@ -348,7 +349,7 @@ class Engine:
         """
         host_key = self.host_key_path(attempt.number).read_text()
         give_up_at = self.clock.now() + self.policy.boot_timeout_s
-        problem = "EC2 does not list it yet"
+        problem, wrong_since = "EC2 does not list it yet", None
         while self.clock.now() < give_up_at:
             try:
                 instance = self.reaper.instance(attempt.instance_id)
@@ -359,11 +360,12 @@ class Engine:
                     return self.connect(instance, attempt.login_user, host_key)
             except (UnreachableError, CloudError) as error:
                 problem = str(error)
+                if isinstance(error, WrongHostKeyError):  # cloud-init may be about to put ours in its place
+                    wrong_since = wrong_since or self.clock.now()
+                    give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.check_stop()
-        raise UnreachableError(
-            f"{attempt.instance_id} did not answer within {self.policy.boot_timeout_s:.0f} s ({problem})"
-        )
+        raise UnreachableError(f"{attempt.instance_id} did not answer in time ({problem})")
 
     def _set_up(self, attempt: Attempt, host: Host) -> Setup:
         began_at = self.clock.now()
@@ -624,8 +626,10 @@ class Engine:
 
     def _alone_s(self) -> float:
         """Return after how long without us an instance has ended itself: its agent's time, or that of the timer."""
-        watched = all(attempt.trainer_started_at is not None for attempt in self.state().open_attempts())
-        return self.policy.owner_timeout_s + (0.0 if watched else self.policy.setup_timeout_s)
+        state = self.state()
+        heard = all(attempt.first_step_at is not None for attempt in state.open_attempts())
+        is_watched = heard and not state.unanswered_requests() and not self.reaper.has_unsure_requests()
+        return self.policy.owner_timeout_s + (0.0 if is_watched else self.policy.setup_timeout_s)
 
     def _end_everything(self, reason: str) -> list[str]:
         problem = "interrupted again"

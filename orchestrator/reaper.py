@@ -179,7 +179,7 @@ class Reaper:
         began_at = self.clock.now()
         give_up_at = began_at + GONE_TIMEOUT_S
         asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
-        unsure_until = began_at + (UNSURE_S if self._has_unsure_requests() else 0.0)
+        unsure_until = began_at + (UNSURE_S if self.has_unsure_requests() else 0.0)
         while True:
             problem = []
             try:
@@ -196,7 +196,7 @@ class Reaper:
                 return left
             self.clock.sleep(self.look_every_s)
 
-    def _has_unsure_requests(self) -> bool:
+    def has_unsure_requests(self) -> bool:
         """Return whether EC2 may have started something lately of which it does not tell yet."""
         state = self.state()
         lost = [f.at for f in state.failures if f.code.endswith(("TimeoutError", "ConnectionError", "ClosedError"))]

@@ -7,7 +7,15 @@ from decimal import Decimal
 
 from orchestrator.billing import LEAST_BILLED_S, bill, total_usd
 from orchestrator.cloud import Offer, Pool
-from orchestrator.events import Attempt, CheckpointPulled, CheckpointRefused, RunState, fold
+from orchestrator.events import (
+    Attempt,
+    CheckpointPulled,
+    CheckpointRefused,
+    InterruptionNoticed,
+    RunState,
+    TerminateRequested,
+    fold,
+)
 from orchestrator.limits import price_cap_usd_h
 from tests.memory_host import Machine
 from tests.tale import Tale
@@ -15,7 +23,7 @@ from tests.tale import Tale
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
-    "unlisted", "stuck",
+    "stuck",
 }  # fmt: skip
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full"}
 MONEY = Decimal("1e-9")
@@ -30,12 +38,15 @@ def check(tale: Tale) -> None:
     check_checkpoints(tale, state)
     check_bill(tale, state)
     check_limits(tale, state)
+    check_free_ends(tale)
     check_end(tale, state)
 
 
 def check_nothing_outlives(tale: Tale, state: RunState) -> None:
     """No instance outlives its run; one that could not be ended is named, and ends itself in the time that is named."""
+    kinds = {fault.kind for fault in tale.faults}
     if "pixel-orch sweep" in state.reason:
+        assert kinds & {"offline", "expired"}, f"EC2 could be asked to end it: {state.reason}"
         minutes = re.search(r"ends itself within (\d+) min", state.reason)
         assert minutes is not None, f"it does not say when: {state.reason}"
         tale.clock.sleep(60.0 * int(minutes[1]) + tale.story.spec.recovery.stop_timeout_s + 5)
@@ -43,7 +54,7 @@ def check_nothing_outlives(tale: Tale, state: RunState) -> None:
         return
     assert tale.cloud.alive() == [], f"left behind: {tale.cloud.alive()}"
     assert state.open_attempts() == [], "an attempt whose end was never written down"
-    if not {"offline", "expired"} & {fault.kind for fault in tale.faults}:
+    if not {"offline", "expired"} & kinds:
         assert tale.cloud.doors == {}, "a security group is left"
 
 
@@ -107,8 +118,10 @@ def check_bill(tale: Tale, state: RunState) -> None:
     told = {attempt.instance_id: attempt for attempt in state.attempts}
     for machine in tale.cloud.machines:
         attempt = told.get(machine.instance.instance_id)
-        assert attempt is not None, f"{machine.instance.instance_id} is billed, and no event speaks of it"
-        check_attempt(tale, machine, attempt, now)
+        is_told = attempt is not None or "pixel-orch sweep" in state.reason  # EC2 could not be asked for it
+        assert is_told, f"{machine.instance.instance_id} is billed, and no event speaks of it"
+        if attempt is not None:
+            check_attempt(tale, machine, attempt, now)
 
 
 def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) -> None:
@@ -135,6 +148,21 @@ def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) ->
         if attempt.market == "spot" and not said.is_free:
             for hour, price in attempt.prices_usd_h.items():
                 assert price == hours[hour], f"hour {hour} costs {hours[hour]}, not {price}"
+
+
+def check_free_ends(tale: Tale) -> None:
+    """What AWS is about to end, and bills nothing for, is not ended by us."""
+    if any(fault.kind in ("ctrl-c-twice", "skew") for fault in tale.faults):
+        return
+    noticed: dict[str, InterruptionNoticed] = {}
+    began_at = {m.instance.instance_id: m.instance.launched_at for m in tale.cloud.machines}
+    for event in tale.story.store.events():
+        if isinstance(event, InterruptionNoticed):
+            noticed[event.instance_id] = event
+        elif isinstance(event, TerminateRequested) and event.instance_id in noticed:
+            ends_at = noticed[event.instance_id].ends_at
+            is_free = ends_at - began_at[event.instance_id] < 3600 and event.at < ends_at
+            assert not is_free, f"{event.instance_id} would have ended for free"
 
 
 def check_limits(tale: Tale, state: RunState) -> None:

@@ -94,10 +94,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, hidden=16, head=32, steps=1400),
         "digits-multiscale": _bundled(model="row-lstm", multiscale=4, layers=3, hidden=16, head=32, steps=2400),
         "photos16-multiscale": _bundled(
-            model="row-lstm", dataset="photos-16", multiscale=8, layers=3, hidden=24, head=48, steps=1500,
+            model="row-lstm", dataset="photos-16", multiscale=8, layers=3, hidden=24, head=48, steps=2400,
         ),
         "photos64-multiscale": _bundled(
-            model="row-lstm", dataset="photos-64", multiscale=32, layers=2, hidden=24, head=48, batch_size=8, steps=300,
+            model="row-lstm", dataset="photos-64", multiscale=32, layers=2, hidden=24, head=48, batch_size=8, steps=150,
         ),
     }
 )  # fmt: skip

@@ -87,6 +87,10 @@ class UnreachableError(HostError):
     """No answer within the time allowed: frozen, gone, or the way there is cut."""
 
 
+class WrongHostKeyError(UnreachableError):
+    """Something answers there that is not the machine we gave a host key to; we do not speak to it."""
+
+
 class CommandError(HostError):
     """A command on a host failed.
 

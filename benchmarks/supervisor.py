@@ -99,8 +99,10 @@ def measure_supervisor(count: int, watch_s: float) -> None:
             )
             print(f"still RUNNING                   {states(stores)['RUNNING']:6d}")
         finally:
+            asked_at = time.time()
             leader.terminate()
-            leader.wait(900)
+            leader.wait(1800)
+            print(f"from SIGTERM to the last machine's end {time.time() - asked_at:5.0f} s")
             subprocess.run([*words[:3], "down", "-a", "-y"], env=env, check=False, stdout=log, stderr=log)
             log.close()
         print(f"after Ctrl-C all of them are    {dict(states(stores))}")

@@ -348,7 +348,8 @@ class Engine:
             UnreachableError: it did not within the boot time-out, or it is gone.
         """
         host_key = self.host_key_path(attempt.number).read_text()
-        give_up_at = self.clock.now() + self.policy.boot_timeout_s
+        began_at = self.clock.now()
+        give_up_at = began_at + self.policy.boot_timeout_s
         problem, wrong_since = "EC2 does not list it yet", None
         while self.clock.now() < give_up_at:
             try:
@@ -365,7 +366,8 @@ class Engine:
                     give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.check_stop()
-        raise UnreachableError(f"{attempt.instance_id} did not answer in time ({problem})")
+        waited_s = self.clock.now() - began_at
+        raise UnreachableError(f"{attempt.instance_id} did not answer within {waited_s:.0f} s ({problem})")
 
     def _set_up(self, attempt: Attempt, host: Host) -> Setup:
         began_at = self.clock.now()

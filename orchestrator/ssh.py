@@ -23,7 +23,7 @@ from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy,
 from paramiko.hostkeys import HostKeyEntry
 
 from orchestrator.cloud import CommandResult
-from orchestrator.errors import SpecError, UnreachableError
+from orchestrator.errors import SpecError, UnreachableError, WrongHostKeyError
 from orchestrator.host_key import known_hosts_lines
 
 Write = Callable[[bytes], object]
@@ -121,7 +121,7 @@ class SshShell:
                 break
             except BadHostKeyException:
                 if is_last:
-                    raise UnreachableError(
+                    raise WrongHostKeyError(
                         f"{self.where}: shows another host key than the one we gave it; not connecting"
                     ) from None
             except AuthenticationException:

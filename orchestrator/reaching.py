@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator import world
 from orchestrator.clock import SystemClock
-from orchestrator.cloud import Cloud, Cursor, Host, Instance
+from orchestrator.cloud import Cloud, Cursor, Host, Instance, Output
 from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, CheckpointPulled
 from orchestrator.host_key import known_hosts_lines
@@ -40,10 +40,10 @@ def pull(args: argparse.Namespace) -> int:
     store = RunStore.open(home, args.run)
     spec = store.spec()
     fetched = 0
-    if store.state().open_attempts():
+    if store.state().open_attempts() or spec.bucket:
         with world.cloud_of(spec, home) as cloud:
             live = _live(store, cloud)
-            fetched = _fetch_all(store, *live) if live else 0
+            fetched = _fetch_all(store, *live) if live else _fetch_from_s3(store, home)
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     if args.out:
         checkpoint, samples = (_copied(path, Path(args.out)) for path in (checkpoint, samples))
@@ -74,19 +74,36 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
                 continue
             count += 1
             if output.is_checkpoint:
-                store.append(
-                    CheckpointPulled(
-                        at=SystemClock().now(),
-                        attempt=attempt.number,
-                        step=output.step,
-                        name=output.name,
-                        sha256=output.sha256,
-                        size_bytes=output.size_bytes,
-                    )
-                )
+                store.append(_pulled(output, attempt.number))
     finally:
         host.close()
     return count
+
+
+def _fetch_from_s3(store: RunStore, home: Path) -> int:
+    """Bring home the newest checkpoint of the second home, where there is one; return how many came."""
+    place, state = world.second_home(store.spec(), home), store.state()
+    have = {pulled.sha256 for pulled in state.checkpoints.values()}
+    newest = place.checkpoints(most=1) if place is not None else []
+    if place is None or not newest or newest[0].sha256 in have:
+        return 0
+    output = newest[0]
+    if not place.fetch(output, store.checkpoints / output.name):
+        return 0
+    number = state.attempts[-1].number if state.attempts else 0
+    store.append(_pulled(output, number))
+    return 1
+
+
+def _pulled(output: Output, number: int) -> CheckpointPulled:
+    return CheckpointPulled(
+        at=SystemClock().now(),
+        attempt=number,
+        step=output.step,
+        name=output.name,
+        sha256=output.sha256,
+        size_bytes=output.size_bytes,
+    )
 
 
 def _copied(path: Path | None, folder: Path) -> Path | None:

@@ -24,8 +24,8 @@ STACK_TAG = "pixel-orch:stack"
 NAME_GRAMMAR = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{0,39}")
 EMAIL_GRAMMAR = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 AT_REST = (
-    "At rest: the role, the profile and the group are free; two budget alarms are free; S3 bills what the bucket holds"
-    " (about $0.023 a GB and month, $0.0125 once it is 30 days old)."
+    "At rest: role, profile, security group and alarm are free; S3 bills what the bucket holds, about $0.023 a GB\n"
+    "and month, $0.0125 once it is 30 days old (infra/README.md)."
 )
 
 

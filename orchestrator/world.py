@@ -11,14 +11,14 @@ import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import catalog, sync
 from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
-from orchestrator.errors import SpecError
+from orchestrator.errors import CloudError, SpecError
 from orchestrator.host_key import known_hosts_lines
 from orchestrator.spec import RecoveryPolicy, RunSpec
 from orchestrator.store import write_atomically
@@ -252,9 +252,11 @@ def settled(spec: RunSpec, home: Path) -> RunSpec:
     """
     if spec.is_embedded and spec.bucket is None:
         return spec  # IAM on the embedded cloud is there for whoever asks for it
-    profile = spec.instance_profile or _standing_profile(spec, home)
     if spec.bucket is None:
-        return spec.model_copy(update={"instance_profile": profile})
+        with suppress(CloudError):  # it would be of use for Systems Manager only: no reason to refuse a launch
+            return spec.model_copy(update={"instance_profile": spec.instance_profile or _standing_profile(spec, home)})
+        return spec
+    profile = spec.instance_profile or _standing_profile(spec, home)
     place = second_home(spec, home)
     region = place.check() if place is not None else ""
     if profile is None:

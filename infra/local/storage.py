@@ -53,6 +53,9 @@ class Storage:
                 self._check(role, action, bucket, key, query)
         except ApiError as error:
             return _refuse(environ, start_response, error)
+        size = int(environ.get("CONTENT_LENGTH") or 0)
+        body_in = io.BytesIO(environ["wsgi.input"].read(size))  # before the lock: a client may freeze while it sends
+        environ = {**environ, "wsgi.input": body_in}
         with self._lock:
             self.read_back()
             answered: list[int] = []

@@ -153,6 +153,9 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     assert set(stored(stage)) == {40, 80, 120}, "it went on past the owner's time-out, and stored all before its end"
     before = stage.state()
     assert 120 not in before.checkpoints
+    code, said = stage.run("pull", "tiny", "-o", "json")
+    assert code == 0, said
+    assert (last_json(said)["fetched"], Path(last_json(said)["checkpoint"]).name) == (1, "checkpoint-120.pt")
     code, said = stage.run("attach", "tiny", "-o", "json")
     assert code == 0, said
     state = stage.state()

@@ -89,8 +89,17 @@ for build in table["builds"]:
 sys.exit("no torch build has kernels for %s on Python %s" % (gpu or "the CPU", version))
 PY
 ) || exit 3
+# Debian's and Ubuntu's plain images have python3 without ensurepip: there `-m venv` fails until its package is installed.
+make_venv() {
+  "$1" -m venv "$2" >&2 && return
+  rm -rf "$2"
+  echo "bootstrap: installing python3-venv" >&2
+  { sudo -n apt-get update -qq && sudo -n apt-get install -y -qq python3-venv; } >&2 || return
+  "$1" -m venv "$2" >&2
+}
+
 echo "bootstrap: no Python here has a fitting torch; installing: $requirement"
-"$python" -m venv "$HOME/pixel-orch/venv"
+make_venv "$python" "$HOME/pixel-orch/venv" || { echo "bootstrap: $python cannot make a virtual environment" >&2; exit 3; }
 # shellcheck disable=SC2086  # the requirement is several words of our own table
 "$HOME/pixel-orch/venv/bin/python" -m pip install -q --disable-pip-version-check $requirement 'numpy' 'pydantic>=2.6' scikit-learn pillow
 answer "$HOME/pixel-orch/venv/bin/python" "$("$HOME/pixel-orch/venv/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))')" "installed: $requirement"

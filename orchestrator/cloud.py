@@ -51,6 +51,7 @@ class Image:
     least_disk_gib: int = 0  # the size of its snapshot: a smaller disk is refused by EC2
     name: str = ""
     source: str = ""  # how it was found
+    families: tuple[str, ...] = ()  # that its driver supports; empty: nobody says
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def ranked_by_price(offers: Iterable[Offer]) -> list[Offer]:
     return sorted(offers, key=lambda offer: (offer.price_usd_h, offer.pool))
 
 
+def ranked_by_value(offers: Sequence[Offer], images_per_s: Mapping[str, float]) -> list[Offer]:
+    """Return the offers by dollars per image, if every type among them has been measured; else as they are.
+
+    Args:
+        offers: ranked by price.
+        images_per_s: by instance type, measured with the same workload.
+    """
+    if not all(images_per_s.get(offer.pool.instance_type, 0) > 0 for offer in offers):
+        return list(offers)  # half measured, half guessed would be no order
+    return sorted(offers, key=lambda o: (o.price_usd_h / images_per_s[o.pool.instance_type], o.pool))
+
+
 def next_round(offers: Sequence[Offer], lost: Iterable[Pool]) -> list[Offer]:
     """Return the order in which to try after a loss.
 

@@ -30,6 +30,7 @@ class Plan:
     born_at: float  # tells two runs of one name apart
     home_id: str
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
+    images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
 
     def login_user(self, region: str) -> str:
         """Return who logs in on the image of that region."""

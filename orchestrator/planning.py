@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator import catalog, offers, sync, world
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.cloud import Call, Cloud, Network, Offer, Pool
+from orchestrator.cloud import Call, Cloud, Image, Network, Offer, Pool
 from orchestrator.engine import Engine, Watcher
 from orchestrator.errors import SpecError
 from orchestrator.plan import Plan, cost_ceiling
+from orchestrator.records import records_of, workload_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
 from orchestrator.terminal import Screen, price, table
@@ -20,8 +21,22 @@ from orchestrator.terminal import Screen, price, table
 MOST_OFFERS_SHOWN = 12
 
 
-def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None = None) -> Plan:
+def make_plan(
+    spec: RunSpec,
+    cloud: Cloud,
+    home_id: str,
+    born_at: float | None = None,
+    *,
+    images_per_s: Mapping[str, float] | None = None,
+) -> Plan:
     """Ask for offerings and prices, and return the plan.
+
+    Args:
+        spec: what is asked for.
+        cloud: whom to ask.
+        home_id: of this home, for the tags.
+        born_at: when the run was created; None for one that is about to be.
+        images_per_s: measured by instance type, see `measured_speeds`: then value counts, not price.
 
     Raises:
         SpecError: there is nothing to offer; the message says why.
@@ -51,9 +66,28 @@ def make_plan(spec: RunSpec, cloud: Cloud, home_id: str, born_at: float | None =
     if not ranked:
         zones = ", ".join(zone for network in networks.values() for zone in network.subnets)
         raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
+    ranked = offers.ranked_by_value(ranked, images_per_s or {})
     images = {region: cloud.image(region, spec.ami) for region in regions}
+    if not spec.is_embedded:
+        _refuse_unsupported(spec, images.values())
     born_at = SystemClock().now() if born_at is None else born_at
-    return Plan(spec, tuple(ranked), images, born_at, home_id, networks)
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {})
+
+
+def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
+    """Return images/s by instance type, from runs of the same workload on AWS; a choice of one type needs none.
+
+    The embedded cloud's throughput is this machine's and says nothing about any type.
+    """
+    if spec.is_embedded or len(spec.instances) < 2:
+        return {}
+    wanted, found = workload_of(spec).name, {}
+    for record in records_of(RunStore.all(home), SystemClock().now()):
+        if record.row.workload == wanted and record.row.cloud != world.EMBEDDED_TITLE:
+            for attempt in record.row.attempts:
+                if attempt.images_per_s:
+                    found[attempt.instance_type] = attempt.images_per_s  # the latest counts
+    return found
 
 
 def _is_reachable(offer: Offer, network: Network) -> bool:
@@ -68,6 +102,17 @@ def _refuse_retired(spec: RunSpec) -> None:
                 f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
                 f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
             )
+
+
+def _refuse_unsupported(spec: RunSpec, images: Iterable[Image]) -> None:
+    for image in images:
+        for name in spec.instances:
+            family = name.partition(".")[0]
+            if image.families and family not in image.families:
+                raise SpecError(
+                    f"--instance: the driver of {image.image_id} ({image.name}) does not support {family}; it does "
+                    f"{', '.join(image.families)}. Name an image that does with --ami"
+                )
 
 
 def _refuse_without_kernels(spec: RunSpec) -> None:
@@ -98,7 +143,8 @@ def agreed(plan: Plan, screen: Screen) -> bool:
     low, high = cost_ceiling(plan.offers)
     screen.plain(_offer_rows(plan.offers))
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
-    screen.plain(f"{plan.spec.run}: {usd_h} an hour, tried in this order until one has capacity.")
+    by = "by measured dollars per image, " if plan.images_per_s else ""
+    screen.plain(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity.")
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
         for known in map(catalog.find, plan.spec.instances):
@@ -196,7 +242,7 @@ def engine_from(
         make_keys=make_key_pair,
         clock=clock,
         watchers=watchers,
-        refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at).offers,
+        refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at, images_per_s=plan.images_per_s).offers,
         second_home=world.second_home(plan.spec, store.home),
     )
 
@@ -205,5 +251,6 @@ def engine_for(
     store: RunStore, spec: RunSpec, cloud: Cloud, home: Path, *, clock: Clock, watchers: tuple[Watcher, ...]
 ) -> Engine:
     """Return the engine for a run that exists, with a plan at the prices of now."""
-    plan = make_plan(spec, cloud, world.home_id(home), born_at=store.state().created_at)
+    speeds = measured_speeds(home, spec)
+    plan = make_plan(spec, cloud, world.home_id(home), born_at=store.state().created_at, images_per_s=speeds)
     return engine_from(store, plan, world.tree_for(spec), cloud, clock=clock, watchers=watchers)

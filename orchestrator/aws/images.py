@@ -5,6 +5,7 @@ AWS changes its parameters' names now and then; DescribeImages by owner and name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,10 @@ from orchestrator.errors import CloudError, NotFoundError, SpecError
 DLAMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 DLAMI_OWNER = "898082745236"
 DLAMI_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
+
+# The x86 images with the open-source driver, release notes of 2026-10
+# (https://docs.aws.amazon.com/dlami/latest/devguide/appendix-ami-release-notes.html).
+OSS_DRIVER_FAMILIES = ("g4dn", "g5", "g6", "gr6", "g6f", "gr6f", "g6e", "p4d", "p4de", "p5", "p5e", "p5en", "p6-b200")
 
 USERS = (  # what stands in an image's name -> who logs in there (AWS: "Manage system users on your Linux instance")
     ("ubuntu", "ubuntu"),
@@ -83,7 +88,20 @@ def _image(raw: Mapping[str, Any], source: str) -> Image:
         least_disk_gib=int(disks[0].get("VolumeSize", 0)) if disks else 0,
         name=name,
         source=source,
+        families=supported_families(name, str(raw.get("Description") or "")),
     )
+
+
+def supported_families(name: str, description: str) -> tuple[str, ...]:
+    """Return the instance families that a Deep Learning AMI's driver supports; empty for any other image.
+
+    AWS's images say so in their descriptions ("Supported EC2 instances: G4dn, G5, ..."); where one does not, the list
+    of its release notes stands in.
+    """
+    told = re.search(r"Supported EC2 instances?:\s*([A-Za-z0-9, -]+)", description)
+    if told:
+        return tuple(word.strip().lower() for word in told[1].split(",") if word.strip())
+    return OSS_DRIVER_FAMILIES if name.startswith("Deep Learning") and "OSS Nvidia Driver" in name else ()
 
 
 def login_user(image_name: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from infra.local import EmbeddedCloud
 from orchestrator import offers, world
 from orchestrator.aws import AwsCloud
+from orchestrator.checking import rehearsal
 from orchestrator.cloud import ATTEMPT_TAG, RUN_TAG, Call, Cloud, Instance, Pool
 from orchestrator.errors import AccessError, CapacityError, QuotaError, ThrottledError
 from orchestrator.plan import Plan, user_data
@@ -28,11 +29,13 @@ class World:
         wait: Callable[[float], None],
         interrupt: Callable[[str], None],
         refuse: Callable[[str, str], None],
+        refuse_any: Callable[[str, str], None],
     ) -> None:
         self.cloud = cloud
         self.wait = wait
         self.interrupt = interrupt
         self.refuse = refuse
+        self.refuse_any = refuse_any  # the same for a pool of a CreateFleet
         self.spec = RunSpec(
             run="contract", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",)
         )
@@ -88,6 +91,7 @@ def _embedded_world(embedded: EmbeddedCloud) -> World:
         refuse=lambda code, zone: embedded.add_fault(
             {"operation": "RunInstances", "zone": zone, "error": code, "times": 1}
         ),
+        refuse_any=lambda code, zone: embedded.add_fault({"operation": "CreateFleet", "zone": zone, "error": code}),
     )
 
 
@@ -103,11 +107,14 @@ def _memory_world() -> World:
         answer = {"Error": {"Code": code, "Message": "text"}}
         cloud.refusals[zone] = [translate(ClientError(answer, "RunInstances"), zone)]  # type: ignore[arg-type]
 
+    def refuse_any(code: str, zone: str) -> None:
+        cloud.empty_zones = cloud.empty_zones | {zone}
+
     def interrupt(instance_id: str) -> None:
         machine = next(m for m in cloud.machines if m.instance.instance_id == instance_id)
         cloud.interrupt(machine, notice_s=0.5)
 
-    return World(cloud, wait=clock.sleep, interrupt=interrupt, refuse=refuse)
+    return World(cloud, wait=clock.sleep, interrupt=interrupt, refuse=refuse, refuse_any=refuse_any)
 
 
 def test_a_launched_instance_is_found_by_its_tags_and_gets_an_address(place: World) -> None:
@@ -187,3 +194,45 @@ def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_win
     assert history[0].at <= now - 3600
     assert [p.at for p in history] == sorted(p.at for p in history)
     assert place.cloud.price_history(Pool("g2.2xlarge", "us-east-1z", "us-east-1"), now, now) == []
+
+
+def _fleet(place: World, attempt: int = 1, turn: int = 1) -> tuple[Call, Call]:
+    group = place.cloud.open_door("us-east-1", place.plan.door("us-east-1"), place.cloud.caller_cidr())
+    return place.plan.fleet(place.plan.offers, attempt, turn, group, place.user_data)
+
+
+def test_a_fleet_over_all_pools_starts_one_instance_like_a_launch(place: World) -> None:
+    template, fleet = _fleet(place)
+    instance = place.cloud.launch(fleet, template)
+    running = place.until(instance, "running")
+    assert running.market == "spot"
+    assert (running.tags[RUN_TAG], running.tags[ATTEMPT_TAG]) == ("contract", "1")
+    assert (running.instance_type, running.zone) == (instance.instance_type, instance.zone)
+    assert running.zone in {offer.pool.zone for offer in place.plan.offers}
+    again = place.cloud.launch(fleet, template)
+    assert again.instance_id == instance.instance_id, "the same token, the same fleet"
+
+
+def test_a_fleet_goes_round_an_empty_pool_and_says_when_all_are(place: World) -> None:
+    zones = [offer.pool.zone for offer in place.plan.offers]
+    place.refuse_any("InsufficientInstanceCapacity", zones[0])
+    template, fleet = _fleet(place, turn=2)
+    assert place.cloud.launch(fleet, template).zone != zones[0]
+    for zone in zones:
+        place.refuse_any("InsufficientInstanceCapacity", zone)
+    template, fleet = _fleet(place, attempt=2, turn=3)
+    with pytest.raises(CapacityError) as caught:
+        place.cloud.launch(fleet, template)
+    assert caught.value.scope == "region"
+
+
+def test_what_is_asked_before_a_launch_has_an_answer(place: World) -> None:
+    image = place.cloud.image("us-east-1")
+    assert image.image_id.startswith("ami-")
+    assert image.login_user == "ubuntu"
+    assert place.cloud.image("us-east-1", image.image_id).image_id == image.image_id
+    assert place.cloud.network("us-east-1", ()).subnets == {}
+    assert (place.cloud.quota_vcpus("us-east-1", "L-7212CCBC") or 0) > 4
+    place.cloud.rehearse(place.plan.door("us-east-1"))
+    place.cloud.rehearse(rehearsal(place.plan, place.plan.offers[0]))
+    assert place.cloud.instances("contract") == [i for i in place.cloud.instances("contract") if i.is_gone]

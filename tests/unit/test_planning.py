@@ -1,0 +1,187 @@
+"""What a launch asks before anything is rented, and in which order it tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import catalog, world
+from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
+from orchestrator.checking import QUOTA_CODES, preflight, rehearsal
+from orchestrator.cloud import Call, Image
+from orchestrator.errors import AccessError, QuotaError, SpecError
+from orchestrator.offers import ranked_by_value
+from orchestrator.plan import Plan
+from orchestrator.planning import make_plan
+from orchestrator.spec import RunSpec
+from tests.memory import MemoryCloud, VirtualClock
+
+SUBNETS = ("subnet-0000000000000000a", "subnet-0000000000000000b")
+
+
+def planned(cloud: MemoryCloud, *, speeds: Mapping[str, float] | None = None, **spec: Any) -> Plan:
+    """Return the plan of a spec on the in-memory cloud."""
+    wanted: dict[str, Any] = {"instances": ("g4dn.xlarge", "g5.xlarge"), "market": "spot", "regions": ("us-east-1",)}
+    asked = RunSpec(run="plan", cloud="aws", **{**wanted, **spec})
+    return make_plan(asked, cloud, "home", 0.0, images_per_s=speeds)
+
+
+@pytest.fixture
+def cloud() -> MemoryCloud:
+    """Give an in-memory cloud."""
+    return MemoryCloud(VirtualClock())
+
+
+def types(plan: Plan) -> list[str]:
+    """Return the types in the order in which they are tried."""
+    return list(dict.fromkeys(offer.pool.instance_type for offer in plan.offers))
+
+
+def test_measured_value_wins_over_price_where_every_type_was_measured(cloud: MemoryCloud) -> None:
+    by_price = planned(cloud).offers
+    assert [o.price_usd_h for o in by_price] == sorted(o.price_usd_h for o in by_price)
+    fast = {"g4dn.xlarge": 100.0, "g5.xlarge": 300.0}
+    by_value = planned(cloud, speeds=fast)
+    assert types(by_value) == ["g5.xlarge", "g4dn.xlarge"]
+    value = [o.price_usd_h / fast[o.pool.instance_type] for o in by_value.offers]
+    assert value == sorted(value)
+    assert ranked_by_value(by_price, {"g5.xlarge": 300.0}) == list(by_price), "one that was not measured: no order"
+
+
+def test_a_subnet_narrows_the_zones_and_stands_in_the_requests(cloud: MemoryCloud) -> None:
+    plan = planned(cloud, subnets=SUBNETS)
+    assert {offer.pool.zone for offer in plan.offers} == {"us-east-1a", "us-east-1b"}
+    assert plan.door("us-east-1").parameters["VpcId"] == "vpc-1"
+    parameters = plan.launch(plan.offers[0], 1, 1, "sg-1", "data").parameters
+    assert parameters["SubnetId"] in SUBNETS
+    assert "Placement" not in parameters
+    private = planned(cloud, subnets=SUBNETS, is_private=True)
+    parameters = private.launch(private.offers[0], 1, 1, "sg-1", "data").parameters
+    (interface,) = parameters["NetworkInterfaces"]
+    assert interface["AssociatePublicIpAddress"] is False
+    assert interface["SubnetId"] in SUBNETS
+    assert not {"SubnetId", "SecurityGroupIds"} & set(parameters), "EC2 refuses them beside an interface"
+
+
+def test_the_users_tags_are_on_everything_and_cannot_replace_ours(cloud: MemoryCloud) -> None:
+    plan = planned(cloud, tags={"team": "vision", "Name": "mine"}, strategy="any")
+    template, fleet = plan.fleet(plan.offers, 1, 1, "sg-1", "data")
+    requests = [plan.door("us-east-1"), plan.launch(plan.offers[0], 1, 1, "sg-1", "data"), template, fleet]
+    for request in requests:
+        for kind in request.parameters["TagSpecifications"]:
+            tags = {tag["Key"]: tag["Value"] for tag in kind["Tags"]}
+            assert tags["team"] == "vision"
+            assert tags["pixel-orch:run"] == "plan"
+            assert tags["pixel-orch:home"] == "home"
+
+
+def test_a_quota_that_is_too_small_leaves_the_other_family(cloud: MemoryCloud) -> None:
+    cloud.quotas = {QUOTA_CODES["G", "spot"]: 0.0}
+    plan = planned(cloud, instances=("g4dn.xlarge", "p4d.24xlarge"))
+    cloud.quotas[QUOTA_CODES["P", "spot"]] = 96.0
+    assert types(preflight(plan, cloud)) == ["p4d.24xlarge"]
+
+
+def test_without_any_quota_nothing_is_sent_and_the_code_is_named(cloud: MemoryCloud) -> None:
+    cloud.quotas = {QUOTA_CODES["G", "spot"]: 3.0}
+    with pytest.raises(QuotaError) as raised:
+        preflight(planned(cloud), cloud)
+    said = str(raised.value)
+    assert "L-3819A6DF (G spot) in us-east-1 is 3; 4 are needed" in said
+    assert "request-service-quota-increase --region us-east-1 --service-code ec2 --quota-code L-3819A6DF" in said
+    assert cloud.calls == []
+
+
+def test_a_quota_that_may_not_be_read_is_left_to_ec2(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "quota_vcpus", lambda region, code: None)
+    assert preflight(planned(cloud), cloud).offers == planned(cloud).offers
+
+
+def test_a_policy_that_forbids_the_launch_is_found_by_the_rehearsal(
+    cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Call] = []
+
+    def refuse(call: Call) -> None:
+        sent.append(call)
+        if call.operation == "RunInstances":
+            raise AccessError("RunInstances: UnauthorizedOperation", code="UnauthorizedOperation")
+
+    monkeypatch.setattr(cloud, "rehearse", refuse)
+    with pytest.raises(AccessError):
+        preflight(planned(cloud), cloud)
+    assert {call.operation for call in sent} == {"RunInstances", "CreateSecurityGroup"}
+
+
+def test_a_rehearsal_names_no_group_that_is_not_there_yet(cloud: MemoryCloud) -> None:
+    for private in (False, True):
+        plan = planned(cloud, is_private=private, subnets=SUBNETS)
+        parameters = rehearsal(plan, plan.offers[0]).parameters
+        assert "SecurityGroupIds" not in parameters
+        assert all(not interface["Groups"] for interface in parameters.get("NetworkInterfaces", []))
+        assert "UserData" not in parameters
+
+
+@pytest.mark.parametrize("name", ["g2.2xlarge", "p2.xlarge", "p3.2xlarge"])
+def test_a_retired_type_is_refused_before_any_request(cloud: MemoryCloud, name: str) -> None:
+    with pytest.raises(SpecError, match="was retired by AWS") as raised:
+        planned(cloud, instances=(name,))
+    assert str(catalog.find(name).replacement) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "has"),
+    [("3.0", False), ("3.7", True), ("5.2", True), ("6.1", False), ("7.0", True), ("7.5", True), ("8.9", True)],
+)
+def test_which_gpus_have_a_torch_build(capability: str, has: bool) -> None:
+    assert world.torch_has_kernels(capability) is has
+
+
+def test_an_image_whose_driver_lacks_the_family_is_refused(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image("ami-1", name="Deep Learning Base", families=("g5", "g6"))
+    monkeypatch.setattr(cloud, "image", lambda region, image_id=None: image)
+    with pytest.raises(SpecError, match="does not support g4dn"):
+        planned(cloud)
+    assert planned(cloud, instances=("g5.xlarge",))
+
+
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [
+        ("Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101", "ubuntu"),
+        ("Deep Learning Base OSS Nvidia Driver GPU AMI (Amazon Linux 2023) 20261101", "ec2-user"),
+        ("al2023-ami-2023.6.20241010.0-kernel-6.1-x86_64", "ec2-user"),
+        ("amzn2-ami-hvm-2.0.20240131.0-x86_64-gp2", "ec2-user"),
+        ("debian-12-amd64-20240717-1811", "admin"),
+        ("RHEL-9.4.0_HVM-20240605-x86_64-82-Hourly2-GP3", "ec2-user"),
+        ("my own image", "ubuntu"),
+    ],
+)
+def test_the_login_user_is_the_images(name: str, user: str) -> None:
+    assert login_user(name) == user
+
+
+def test_the_families_are_read_from_the_description_where_it_names_them() -> None:
+    told = "Supported EC2 instances: G4dn, G5, P4d. Release notes: https://docs.aws.amazon.com/dlami/"
+    assert supported_families("Deep Learning AMI", told) == ("g4dn", "g5", "p4d")
+    name = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101"
+    assert supported_families(name, "") == OSS_DRIVER_FAMILIES
+    assert supported_families("my own image", "") == ()
+
+
+def test_a_small_disk_grows_to_the_images_size(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image("ami-1", root_device="/dev/xvda", least_disk_gib=65)
+    monkeypatch.setattr(cloud, "image", lambda region, image_id=None: image)
+    plan = planned(cloud, disk_gib=30)
+    (disk,) = plan.launch(plan.offers[0], 1, 1, "sg-1", "data").parameters["BlockDeviceMappings"]
+    assert (disk["DeviceName"], disk["Ebs"]["VolumeSize"], disk["Ebs"]["Encrypted"]) == ("/dev/xvda", 65, True)
+
+
+def test_a_home_without_runs_has_measured_nothing(home: Path) -> None:
+    from orchestrator.planning import measured_speeds
+
+    spec = RunSpec(run="x", cloud="aws", instances=("g4dn.xlarge", "g5.xlarge"), market="spot", regions=("us-east-1",))
+    assert measured_speeds(home, spec) == {}

@@ -10,7 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,data,fast,figures,tensorboard,local,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,data,fast,figures,report,dashboard,tensorboard,local,dev]'
 	@touch $@
 
 demo: setup

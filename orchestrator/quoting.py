@@ -260,8 +260,8 @@ def age_words(rows: Sequence[MarketRow], now: float, days: int | None = None) ->
         lines.append(f"cached: EC2's price history{window}, asked {span(now - oldest)} ago{old}")
     if recorded:
         lines.append(
-            f"recorded: from public catalogs of 2022 (g2, p2) and late 2025, written down {catalog.recorded_on()}; "
-            "LOW is the lowest zone's"
+            f"recorded: the lowest zone's in public catalogs of 2022 (g2, p2) and late 2025, written down "
+            f"{catalog.recorded_on()}"
         )
     return lines
 

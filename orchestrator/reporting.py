@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
+from orchestrator.price_cache import PriceCache
 from orchestrator.prices import recorded_regions
 from orchestrator.quoting import age_words, chosen_types, quote
 from orchestrator.records import Record, records_of
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
+from orchestrator.report.build import EMBEDDED
 from orchestrator.store import RunStore, home_from_environment
+
+if TYPE_CHECKING:
+    from orchestrator.report.charts import History
+    from orchestrator.report.page import Exhibits, Gallery, Sample
+
+MOST_GALLERIES = 12  # runs whose samples and curves are shown
+MOST_SAMPLES = 8  # grids of a run
 
 
 def report(args: argparse.Namespace) -> int:
@@ -67,7 +77,66 @@ def _known(names: set[str]) -> list[str]:
 def _write_html(path: Path, built: Report, records: list[Record], home: Path) -> None:
     from orchestrator.report.page import as_html
 
-    _write_out(path, as_html(built, records, home), flag="--html")
+    _write_out(path, as_html(built, exhibits_of(records, home, built.generated_at)), flag="--html")
+
+
+def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
+    """Return what the page shows beside the figures: curves, price histories, sample grids."""
+    from orchestrator.report.charts import Curve
+    from orchestrator.report.metrics import joined
+    from orchestrator.report.page import Exhibits
+
+    curves = []
+    for record in records[-4 * MOST_GALLERIES :]:
+        parts = [(a.resumed_from, record.digests[a.number]) for a in record.state.attempts]
+        train, valid = joined(parts)
+        curves.append(Curve(record.row.run, train, valid))
+    galleries = tuple(_gallery(RunStore(home, record.row.run)) for record in records[-MOST_GALLERIES:])
+    return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries)
+
+
+def _gallery(store: RunStore) -> Gallery:
+    from orchestrator.report.page import Gallery, Sample
+
+    samples = []
+    for path in store.folder.glob("samples-*.png"):
+        step = path.stem.split("-")[1]
+        if step.isdigit():
+            samples.append(Sample(int(step), path.read_bytes()))
+    samples.sort(key=lambda sample: sample.step)
+    return Gallery(store.run, tuple(_spread(samples, MOST_SAMPLES)))
+
+
+def _spread(items: list[Sample], most: int) -> list[Sample]:
+    """Return at most so many, evenly over the whole, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
+
+
+def _histories(records: list[Record], home: Path, now: float) -> list[History]:
+    """Return the price of each type's cheapest zone as it was asked for, else what the attempts saw."""
+    from orchestrator.report.charts import History
+
+    own = list(dict.fromkeys(a.instance_type for record in reversed(records) for a in record.row.attempts))
+    is_embedded = all(record.row.cloud == EMBEDDED for record in records)
+    cache = PriceCache(home, "local" if is_embedded else "aws")
+    found: dict[str, History] = {}
+    for (name, _), entry in sorted(cache.entries.items()):
+        for zone, changes in entry.zones.items():
+            seen = found.get(name)
+            if changes and (seen is None or float(changes[-1].usd_h) < seen.changes[-1][1]):
+                points = tuple((change.at, float(change.usd_h)) for change in changes)
+                found[name] = History(f"{name} {zone}", points, entry.end, "embedded" if is_embedded else "cached")
+    for record in records:
+        for attempt in record.state.attempts:
+            if attempt.price_changes and attempt.instance_type not in found:
+                points = tuple(sorted(attempt.price_changes.items()))
+                label = f"{attempt.instance_type} {attempt.zone}"
+                end = attempt.ended_at if attempt.ended_at is not None else now
+                source = "embedded" if record.row.cloud == EMBEDDED else "seen by a run"
+                found[attempt.instance_type] = History(label, points, end, source)
+    return [found[name] for name in own if name in found] or list(found.values())
 
 
 def _write_out(path: Path, text: str, *, flag: str) -> None:

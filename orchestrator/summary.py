@@ -80,7 +80,7 @@ def summary_text(store: RunStore, now: float) -> str:
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             number(a.images_per_s),
             a.ended_by or "-",
-            ("~" if a.is_estimate else "") + money(a.billed_usd) + (" (free)" if a.is_free else ""),
+            ("~" if a.is_estimate else "") + money(a.billed_usd) + ("*" if a.is_free else ""),
         ]
         for a in row.attempts
     ]
@@ -97,7 +97,7 @@ def summary_text(store: RunStore, now: float) -> str:
         beside = row.volume_usd + row.address_usd + row.data_out_usd
         lines.append(f"            of that ${money(beside)} for disk, address and data out")
         if any(a.is_free for a in row.attempts):
-            lines.append("            (free): AWS bills no instance that it interrupts in its first hour")
+            lines.append("            *: AWS bills no instance that it interrupts in its first hour")
         lines.append(f"            the same on on-demand: ${money(row.on_demand_usd)}")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     lines.append(f"checkpoint  {checkpoint or 'none'}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.report.build import Report
-from orchestrator.report.text import ranked_types, when
+from orchestrator.report.text import compact, ranked_types, when
 from orchestrator.terminal import money, number
 
 TIMES = ("started_at", "ended_at", "created_at", "generated_at")
@@ -89,7 +89,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def runs_table(report: Report) -> Table:
     """One row a run."""
-    head = ["run", "state", "steps", "attempts", "interruptions", "steps lost", "images/s", "bits/dim", "billed $",
+    head = ["run", "state", "steps", "attempts", "interrupted", "steps lost", "images/s", "bits/dim", "billed $",
             "on-demand $", "saved"]  # fmt: skip
     rows = [
         [
@@ -112,13 +112,13 @@ def runs_table(report: Report) -> Table:
 
 def types_table(report: Report) -> Table:
     """One row a type, market, cloud and workload."""
-    head = ["type", "market", "cloud", "workload", "attempts", "interruptions", "images/s", "10 % - 90 %", "sec/step",
+    head = ["type", "market", "cloud", "workload", "attempts", "interrupted", "images/s", "10 % - 90 %", "sec/step",
             "$/h", "$/1,000 steps", "$/epoch", "images/$"]  # fmt: skip
     rows = [
         [
             row.instance_type,
             row.market,
-            row.cloud,
+            "embedded" if row.is_embedded else row.cloud,
             row.workload or "-",
             str(row.attempts),
             str(row.interruptions),
@@ -128,7 +128,7 @@ def types_table(report: Report) -> Table:
             money(row.price_usd_h),
             money(row.usd_per_1000_steps),
             money(row.usd_per_epoch),
-            number(row.images_per_usd),
+            compact(row.images_per_usd),
         ]
         for row in ranked_types(report.types)
     ]
@@ -147,7 +147,7 @@ def predicted_table(report: Report) -> Table:
             money(row.price_usd_h),
             row.price_source,
             money(row.usd_per_epoch),
-            number(row.images_per_usd),
+            compact(row.images_per_usd),
         ]
         for row in report.predicted
     ]
@@ -156,7 +156,7 @@ def predicted_table(report: Report) -> Table:
 
 def attempts_table(report: Report, most: int | None = None) -> Table:
     """One row an attempt."""
-    head = ["run", "attempt", "type", "zone", "market", "$/h", "began", "steps", "lost", "images/s", "ended by",
+    head = ["run", "attempt", "type", "zone", "market", "$/h", "began, UTC", "steps", "lost", "images/s", "ended by",
             "instance $", "disk $", "address $", "data out $", "billed $"]  # fmt: skip
     rows = [
         [
@@ -166,7 +166,7 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
             a.zone,
             a.market,
             money(a.price_usd_h),
-            when(a.started_at),
+            when(a.started_at)[5:16],
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             str(a.steps_lost),
             number(a.images_per_s),

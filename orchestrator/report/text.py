@@ -53,10 +53,15 @@ def _runs(runs: Sequence[RunRow]) -> str:
 
 def _of_workload(report: Report, workload: str) -> list[str]:
     types = [row for row in report.types if row.workload == workload]
-    parts = [f"Instance types, measured: {workload or 'workload not recorded'}", _types(types)]
+    parts = []
+    for cloud in dict.fromkeys(row.cloud for row in types):
+        where = "this machine's CPU, on the embedded cloud" if cloud == EMBEDDED else cloud
+        parts += [_title(f"Measured on {where}: {workload or 'workload not recorded'}")]
+        parts += [_types([row for row in types if row.cloud == cloud]), ""]
+    parts.pop()
     predicted = [row for row in report.predicted if row.workload == workload]
     if predicted:
-        parts += ["", f"Predicted, not measured: {workload}", _predicted(predicted), _basis(report, workload)]
+        parts += ["", _title(f"Predicted: {workload}"), _predicted(predicted), _basis(report, workload)]
     return parts
 
 
@@ -66,12 +71,11 @@ def ranked_types(types: Iterable[TypeRow]) -> list[TypeRow]:
 
 
 def _types(types: Sequence[TypeRow]) -> str:
-    head = ["TYPE", "MARKET", "CLOUD", "ATT", "IMAGES/S", "$/H", "SEC/STEP", "$/KSTEP", "$/EPOCH"]
+    head = ["TYPE", "MARKET", "ATT", "IMAGES/S", "$/H", "SEC/STEP", "$/KSTEP", "$/EPOCH"]
     rows = [
         [
             row.instance_type,
             row.market,
-            "embedded" if row.cloud == EMBEDDED else row.cloud,
             str(row.attempts),
             number(row.images_per_s),
             money(row.price_usd_h),
@@ -90,11 +94,11 @@ def _predicted(rows: Sequence[PredictedRow]) -> str:
         [
             row.instance_type,
             number(row.images_per_s),
-            f"{number(row.low_images_per_s)} - {number(row.high_images_per_s)}",
+            f"{compact(row.low_images_per_s)} - {compact(row.high_images_per_s)}",
             money(row.price_usd_h),
-            row.price_source,
+            row.price_source.removeprefix("spot, "),
             money(row.usd_per_epoch),
-            number(row.images_per_usd),
+            compact(row.images_per_usd),
         ]
         for row in rows
     ]
@@ -136,6 +140,20 @@ def _bill(runs: Sequence[RunRow]) -> list[str]:
 
 def _bullet(text: str) -> str:
     return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+
+
+def compact(value: float | None) -> str:
+    """Return a figure in few letters: 12.3k, 4.56M."""
+    if value is None or value < 10_000:
+        return number(value)
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return number(value)
+
+
+def _title(text: str) -> str:
+    return textwrap.shorten(text, 80, placeholder="…")
 
 
 def when(at: float) -> str:

@@ -24,7 +24,13 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"cli", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-DOORS = {"boto3": {"aws", "world"}, "botocore": {"aws"}, "fabric": {"ssh"}, "paramiko": {"ssh"}}
+DOORS = {
+    "boto3": {"aws", "world"},
+    "botocore": {"aws"},
+    "fabric": {"ssh"},
+    "paramiko": {"ssh"},
+    "matplotlib": {"report"},
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,160 @@
+"""matplotlib's SVG, made at home in a page: colours become CSS variables, text stays text, each mark has a tooltip.
+
+One picture is drawn twice, for a wide page and for a phone; the style sheet shows one of the two.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import SpecError
+
+# Colours that matplotlib is given; in the page each is a variable, so that dark mode and print choose their own.
+INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
+GREY, GOOD, BAD, WARN = "#0b0001", "#0b0002", "#0b0003", "#0b0004"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    CARD: "--card",
+    **{colour: f"--s{index}" for index, colour in enumerate(SERIES, 1)},
+    GREY: "--grey",
+    GOOD: "--good",
+    BAD: "--bad",
+    WARN: "--warn",
+}
+WIDE = (7.6, 3.7)  # inches of 100 px
+NARROW = (3.5, 3.5)
+PX = 100
+_IDS = re.compile(r'(\bid="|href="#|url\(#)')
+_GEOMETRY = re.compile(r'\b(?:d|x|y|x1|x2|y1|y2|width|height|points|transform)="[^"]*"')
+_LONG = re.compile(r"(\d+\.\d{2})\d+")
+
+
+@dataclass
+class Canvas:
+    """One drawing: the figure, its axes, and the tooltips of what is drawn on them."""
+
+    figure: Any
+    axes: Any
+    is_wide: bool
+    tips: list[str] = field(default_factory=list)
+
+    def tip(self, artist: Any, text: str) -> None:
+        """Give an artist a tooltip (and a screen reader something to say)."""
+        artist.set_gid(f"tip{len(self.tips)}")
+        self.tips.append(text)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart of the page."""
+
+    key: str  # its id
+    title: str
+    caption: str  # what it shows and whose figures these are
+    alt: str  # the same in words, for those who do not see it
+    svg: str
+
+
+def check_library() -> None:
+    """Raise SpecError if the library that draws is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise SpecError("--html draws with the extra report: pip install 'pixel-orch[report]'; -o json needs nothing")
+
+
+def picture(
+    key: str,
+    title: str,
+    caption: str,
+    alt: str,
+    draw: Callable[[Canvas], None],
+    *,
+    heights: tuple[float, float] = (WIDE[1], NARROW[1]),
+) -> Picture:
+    """Draw a chart in both widths.
+
+    Args:
+        key: its id in the page.
+        title, caption, alt: see `Picture`.
+        draw: draws on the canvas that it is given.
+        heights: inches, wide and narrow.
+    """
+    wide = _render(key + "-w", (WIDE[0], heights[0]), draw, is_wide=True)
+    narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, is_wide=False)
+    both = (
+        f'<div class="wide" role="img" aria-label="{html.escape(alt)}">{wide}</div>'
+        f'<div class="narrow" role="img" aria-label="{html.escape(alt)}">{narrow}</div>'
+    )
+    return Picture(key, title, caption, alt, both)
+
+
+def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], None], *, is_wide: bool) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    look: Any = {  # its stubs name every key there is
+        "svg.fonttype": "none",
+        "svg.hashsalt": "pixel-orch",
+        "font.size": 11.5 if is_wide else 9,
+        "font.family": "DejaVu Sans",
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": MUTED,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "figure.facecolor": "none",
+        "legend.frameon": False,
+        "path.simplify": True,
+    }
+    with mpl.rc_context(look):
+        figure = Figure(figsize=size, dpi=72, layout="constrained")
+        FigureCanvasSVG(figure)
+        canvas = Canvas(figure, figure.subplots(), is_wide)
+        draw(canvas)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _at_home(out.getvalue(), prefix, canvas.tips)
+
+
+def _rounded(found: re.Match[str]) -> str:
+    """Return an attribute with its coordinates to a hundredth of a point, which is less than anybody sees."""
+    return _LONG.sub(r"\1", found[0])
+
+
+def _at_home(text: str, prefix: str, tips: Sequence[str]) -> str:
+    """Return the `<svg>` element fit for a page that holds several."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    opening = f'<svg viewBox="{box[1] if box else ""}" aria-hidden="true" focusable="false">'
+    text = opening + text[text.index(">") + 1 :]
+    for index, tip in enumerate(tips):
+        text = text.replace(f'<g id="tip{index}">', f'<g class="mark"><title>{html.escape(tip)}</title>', 1)
+    text = _IDS.sub(lambda found: found[1] + prefix + "-", text)
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var({name})")
+    text = re.sub(r"font: [\d.]+px [^;\"]+", lambda found: found[0].split(" ")[1].join(("font-size: ", "")), text)
+    text = _GEOMETRY.sub(_rounded, text)
+    return re.sub(r"\n\s*", "\n", text).strip()

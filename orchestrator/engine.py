@@ -335,8 +335,10 @@ class Engine:
                 setup = self._set_up(attempt, host)
                 self._start(attempt, host, setup)
             return self._watch(attempt, host)
-        except UnreachableError as error:
-            return Outcome("lost", self._why_lost(attempt, str(error)))
+        except HostError as error:
+            if not isinstance(error, UnreachableError) and self._is_running(attempt):
+                raise
+            return Outcome("lost", self._why_lost(attempt, str(error)))  # a command died with its machine
         finally:
             if host is not None:
                 host.close()
@@ -582,6 +584,14 @@ class Engine:
         except CloudError:
             return None
         return -math.inf if instance is not None and instance.state not in ("running", "pending") else since
+
+    def _is_running(self, attempt: Attempt) -> bool:
+        """Return whether EC2 does not say that the instance ends or is gone."""
+        try:
+            instance = self.reaper.instance(attempt.instance_id)
+        except CloudError:
+            return True
+        return instance is not None and instance.state in ("pending", "running")
 
     def _why_lost(self, attempt: Attempt, problem: str) -> str:
         instance = None

@@ -206,7 +206,8 @@ class MemoryHost:
         assert machine.command_started_at is not None
         done = machine.resumed_from + int((at - machine.command_started_at) * machine.steps_per_s)
         last = max(machine.resumed_from, machine.stuck_at_step) if machine.stuck_at_step is not None else machine.steps
-        return min(done, machine.steps, machine.crashes_at_step or machine.steps, last)
+        crash = machine.steps if machine.crashes_at_step is None else max(machine.crashes_at_step, machine.resumed_from)
+        return min(done, machine.steps, crash, last)
 
     def _stopped_at(self) -> float | None:
         machine = self.machine

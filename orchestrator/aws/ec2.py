@@ -151,7 +151,7 @@ class AwsCloud:
 
     def rehearse(self, call: Call) -> None:
         """Send a request as a DryRun; see `account.py`."""
-        account.rehearse(self._client("ec2", call.region, once=True), call)
+        account.rehearse(self._client("ec2", call.region), call)  # creates nothing: it may be repeated when throttled
 
     def credentials_end_at(self) -> float | None:
         """Return when the credentials in hand expire; see `account.py`."""

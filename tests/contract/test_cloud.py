@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from orchestrator import offers, world
 from orchestrator.aws import AwsCloud
 from orchestrator.checking import rehearsal
 from orchestrator.cloud import ATTEMPT_TAG, RUN_TAG, Call, Cloud, Instance, Pool
-from orchestrator.errors import AccessError, CapacityError, QuotaError, ThrottledError
+from orchestrator.errors import AccessError, CapacityError, CloudError, QuotaError, ThrottledError
 from orchestrator.plan import Plan, user_data
 from orchestrator.spec import RunSpec
 from orchestrator.ssh import make_key_pair
@@ -135,6 +136,15 @@ def test_the_same_token_gives_the_same_instance(place: World) -> None:
     assert first.instance_id == again.instance_id
     other = place.cloud.launch(place.call(turn=2))
     assert other.instance_id != first.instance_id
+
+
+def test_one_token_does_not_stand_for_two_requests(place: World) -> None:
+    call = place.call()
+    place.cloud.launch(call)
+    other = replace(call, parameters={**call.parameters, "UserData": user_data("another", "key", "run", 30)})
+    with pytest.raises(CloudError) as caught:
+        place.cloud.launch(other)
+    assert caught.value.code == "IdempotentParameterMismatch"
 
 
 def test_an_end_that_we_ask_for_is_ours_and_asking_twice_is_no_error(place: World) -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_loads: Callable[[bytes], Any]
+try:
+    from orjson import loads as _loads  # NaN is no JSON to it: such a file is then read by the slow way
+except ImportError:
+    _loads = json.loads
 CURVE_POINTS = 150  # a chart is some hundred pixels wide
 Lines = Sequence[Mapping[str, Any]]
 Point = tuple[int, float]  # step, value
@@ -74,11 +79,12 @@ def read(path: Path, *, skip_until_step: int = 0) -> Digest:
 def parse(raw: bytes) -> tuple[list[dict[str, Any]], int]:
     """Return (objects, lines that are none).
 
-    All lines at once, as one JSON array: half the time of one after the other. A file with a bad line is read slowly.
+    All lines at once, as one JSON array: half the time of one after the other, with orjson (extra `report`) a sixth.
+    A file with a bad line is read slowly.
     """
     pieces = [line for line in raw.split(b"\n") if line.strip()]
     try:
-        found = json.loads(b"[" + b",".join(pieces) + b"]")
+        found = _loads(b"[" + b",".join(pieces) + b"]")
         if len(found) == len(pieces) and all(type(one) is dict for one in found):
             return found, 0
     except ValueError:
@@ -101,26 +107,29 @@ def digest(lines: Lines, *, torn: int = 0, skip_until_step: int = 0) -> Digest:
     train: list[Point] = []
     valid: list[Point] = []
     valid_nats, not_finite = None, 0
+    low, high, numbers = -math.inf, math.inf, (float, int)  # a call for each value would double the time of a report
     for line in lines:
-        if "event" in line:
-            start = line if line["event"] == "start" and not start else start
+        get: Callable[[str], Any] = line.get
+        step = get("step")
+        if type(step) is not int or "event" in line:
+            start = line if get("event") == "start" and not start else start
             continue
-        step = line.get("step")
-        if type(step) is not int:
-            continue
-        bits, nats = _number(line.get("bits_per_dim")), _number(line.get("nats"))
-        if nats is None and _is_given(line.get("nats")):
-            not_finite += 1
-        if line.get("split") == "valid":
+        bits, nats, speed = get("bits_per_dim"), get("nats"), get("images_per_s")
+        if not (type(bits) in numbers and low < bits < high):  # NaN compares as false with everything
+            bits = None
+        if not (type(nats) in numbers and low < nats < high):
+            not_finite += type(nats) in numbers
+            nats = None
+        if get("split") == "valid":
             valid_nats = nats if nats is not None else valid_nats
             if bits is not None:
                 valid.append((step, bits))
             continue
         if bits is not None:
             train.append((step, bits))
-        speed = _number(line.get("images_per_s"))
-        if speed is not None and speed > 0:
-            speeds.append((step, speed, _number(line.get("wall_s"))))
+        if type(speed) in numbers and 0 < speed < high:
+            wall_s = get("wall_s")
+            speeds.append((step, speed, wall_s if type(wall_s) in numbers and low < wall_s < high else None))
     batch, epoch = start.get("batch_size"), start.get("images_per_epoch")
     batch_size = batch if type(batch) is int and batch > 0 else None
     return Digest(
@@ -136,15 +145,6 @@ def digest(lines: Lines, *, torn: int = 0, skip_until_step: int = 0) -> Digest:
         valid_curve=thinned(valid),
         **_steady(speeds, batch_size, skip_until_step),
     )
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number, or None for anything else. NaN compares as false with everything."""
-    return value if type(value) in (int, float) and -math.inf < value < math.inf else None  # type: ignore[operator, return-value]
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and type(value) in (int, float)
 
 
 def _steady(
@@ -214,7 +214,7 @@ def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tu
 
 def to_json(one: Digest) -> dict[str, Any]:
     """Return what the store keeps of a digest, so that a file is digested once."""
-    return asdict(one)
+    return dict(vars(one))
 
 
 def from_json(raw: Mapping[str, Any]) -> Digest:

@@ -17,10 +17,10 @@ demo: setup
 	$(BIN)/pixel-orch launch --cloud local --instance p2.xlarge --spot -y --interrupt-after 20
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'slow or not slow' -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.api import RunResult, launch, result
 
-__all__ = ["RunResult", "launch", "result"]
+VERSION = "0.1.0"
+
+__all__ = ["VERSION", "RunResult", "launch", "result"]
 
 
 def __getattr__(name: str) -> Any:

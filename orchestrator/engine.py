@@ -475,8 +475,12 @@ class Engine:
                 now - stop_asked_at > self.policy.stop_timeout_s or self._is_over_budget(ear)
             ):
                 return Outcome("stopped", self.stop_reason)
-            hurry = ear.noticed or stop_asked_at is not None
-            self.clock.sleep(min(self.policy.poll_s, 0.5) if hurry else self.policy.poll_s)
+            pause_s = self.policy.poll_s
+            if ear.noticed:
+                pause_s = min(pause_s, 0.5)
+            elif stop_asked_at is not None:  # soon, then less and less so: hundreds of runs may be stopped at once
+                pause_s = min(pause_s, max(0.5, (now - stop_asked_at) / 4))
+            self.clock.sleep(pause_s)
 
     def _keep_to_limits(self, ear: Ear) -> None:
         """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""

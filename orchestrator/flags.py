@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from orchestrator import market_flags
+from orchestrator import VERSION, market_flags
 
-VERSION = "0.1.0"
 DESCRIPTION = """\
 Train on AWS GPU spot instances: finds the cheapest capacity, sends the code, trains,
 brings every checkpoint home, survives interruption, ends the machine, and says what it
@@ -26,6 +25,7 @@ EXAMPLES = {
     "down": "pixel-orch down 'digits-*' -y",
     "sweep": "pixel-orch sweep --region us-east-1",
     "report": "pixel-orch report --html report.html",
+    "bench": "pixel-orch bench --instance g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
     "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
@@ -125,6 +125,7 @@ def _ending(add: Add) -> None:
 def _market(add: Add) -> None:
     sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
     market_flags.report(sub)
+    market_flags.bench(add("bench", "run a few steps on each of several types, side by side, and compare their cost"))
     for name, text in (
         ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),

@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config
 
 from orchestrator.aws import account
-from orchestrator.aws.errors import NO_CREDENTIALS, at_the_sill
+from orchestrator.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
 from orchestrator.aws.fleet import create_fleet
 from orchestrator.aws.images import find_image
 from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, Pool, PricePoint
@@ -70,7 +70,7 @@ class AwsCloud:
         if key not in self._clients:
             retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
             config = Config(
-                retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra="pixel-orch", tcp_keepalive=True
+                retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra=USER_AGENT, tcp_keepalive=True
             )
             self._clients[key] = self._session.client(service, region_name=region, config=config, **self._endpoint)
         return self._clients[key]

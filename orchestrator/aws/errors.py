@@ -23,6 +23,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from orchestrator import VERSION
 from orchestrator.errors import (
     AccessError,
     CapacityError,
@@ -33,6 +34,8 @@ from orchestrator.errors import (
     SpecError,
     ThrottledError,
 )
+
+USER_AGENT = f"pixel-orch/{VERSION}"  # what AWS's logs show beside boto3's own name
 
 
 @dataclass(frozen=True)

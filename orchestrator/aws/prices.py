@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from orchestrator.aws.errors import NO_CREDENTIALS, at_the_sill
+from orchestrator.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
 from orchestrator.cloud import Pool
 from orchestrator.errors import AccessError, CloudError
 from orchestrator.prices import Change
@@ -82,7 +82,7 @@ class PriceSource:
             connect_timeout=5,
             read_timeout=30,
             max_pool_connections=WORKERS,
-            user_agent_extra="pixel-orch",
+            user_agent_extra=USER_AGENT,
         )
         return self._session.client(service, region_name=region, config=config, **self._endpoint)
 

@@ -17,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.aws.errors import at_the_sill
+from orchestrator.aws.errors import USER_AGENT, at_the_sill
 from orchestrator.cloud import Output
 from orchestrator.errors import CloudError, SpecError
 from orchestrator.store import part_path, sha256_of, sync_folder
@@ -57,7 +57,7 @@ class S3Home:
                 retries={"mode": "standard", "total_max_attempts": 4},
                 connect_timeout=10,
                 read_timeout=60,
-                user_agent_extra="pixel-orch",
+                user_agent_extra=USER_AGENT,
             )
             region = session.region_name or "us-east-1"
             return session.client("s3", region_name=region, config=config, **self._endpoint)

@@ -11,7 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.aws.errors import at_the_sill
+from orchestrator.aws.errors import USER_AGENT, at_the_sill
 from orchestrator.errors import AccessError, CloudError
 
 DEFAULT_NAME = "pixel-orch"
@@ -25,7 +25,7 @@ def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None
     with at_the_sill("credentials"):
         session = boto3.session.Session(profile_name=profile)
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra="pixel-orch"
+            retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra=USER_AGENT
         )
         return session.client(service, region_name=region or "us-east-1", config=config, **dict(endpoint or {}))
 

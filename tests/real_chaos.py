@@ -100,7 +100,7 @@ class RealTale:
     def __init__(self, story: RealStory, stage: Stage) -> None:
         self.story = story
         self.stage = stage
-        self.was_stopped = False
+        self.was_struck = self.was_stopped = False
 
     def tell(self) -> None:
         """Lead the run to its end, over as many commands as it takes."""
@@ -113,7 +113,7 @@ class RealTale:
                 self._act(acts.pop(0), command)
             command.wait(LIFE_S)
             if not self._is_born():
-                assert self.story.acts, self.stage.said(command)
+                assert self.was_struck, self.stage.said(command)  # nobody else keeps it from making the run
                 return
             if self.stage.state().state in FINAL_STATES:
                 return
@@ -128,7 +128,7 @@ class RealTale:
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.wait(act.delay_s)
         if command.poll() is None:
-            self.was_stopped |= act.kind == "ctrl-c"
+            self.was_struck, self.was_stopped = True, self.was_stopped or act.kind == "ctrl-c"
             os.kill(command.pid, signal.SIGINT if act.kind == "ctrl-c" else signal.SIGKILL)
 
     def _is_born(self) -> bool:

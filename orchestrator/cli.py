@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         _complete(every)
     args = every.parse_args(own)
-    if after is not None and args.command not in ("launch", "ssh"):
+    if after is not None and args.command not in ("launch", "ssh", "bench"):
         parser().error(f"{args.command} takes nothing after --")
     try:
         return _command(args, after or [])
@@ -98,6 +98,10 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         from orchestrator import quoting
 
         return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
+    if args.command == "bench":
+        from orchestrator import benching
+
+        return benching.bench(args, after)
     if args.command == "report":
         from orchestrator import reporting
 

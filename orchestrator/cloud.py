@@ -279,6 +279,7 @@ class Look:
     outputs: tuple[Output, ...]
     stored: tuple[Output, ...] = ()  # the checkpoints that are whole in S3
     s3_trouble: str = ""
+    gpu: Mapping[str, Any] = field(default_factory=dict)  # what nvidia-smi said while the trainer ran; {} without one
 
 
 class Host(Protocol):

@@ -14,6 +14,7 @@ from orchestrator.events import (
     Attempt,
     CheckpointPulled,
     CheckpointRefused,
+    GpuSeen,
     InterruptionNoticed,
     Progress,
     RebalanceRecommended,
@@ -60,6 +61,7 @@ class Ear:
             self._hear(line)
         self._hear_of_interruption(look)
         self.note_progress(force=look.trainer == "exited")
+        self._note_gpu(look)
         attempt = engine.state().attempt(self.attempt.number) or self.attempt
         for watcher in engine.watchers:
             watcher.tick(attempt, self.step, self.images_per_s)
@@ -133,6 +135,13 @@ class Ear:
                     device=self.device,
                 )
             )
+
+    def _note_gpu(self, look: Look) -> None:
+        """Write the GPU's facts down once its name is known, and again when the trainer has ended."""
+        known = (self.engine.state().attempt(self.attempt.number) or self.attempt).gpu
+        if look.gpu and (not known or (look.trainer == "exited" and look.gpu != known)):
+            event = GpuSeen(at=self.engine.clock.now(), attempt=self.attempt.number, facts=dict(look.gpu))
+            self.engine.emit(event)
 
     def _pull(self, host: Host, output: Output) -> None:
         """Bring one file home, once. A checkpoint counts as ours from the moment that the event is written."""

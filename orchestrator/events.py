@@ -251,6 +251,15 @@ class PriceChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuSeen(Event):
+    """What the instance's nvidia-smi said of its first GPU while the trainer ran: name, clocks, utilisation, memory."""
+
+    kind: ClassVar[str] = "gpu_seen"
+    attempt: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
     """The run moved to another state. `reason` is for people."""
 
@@ -318,6 +327,7 @@ class Attempt:
     public_addresses: int = 0
     login_user: str = "ubuntu"
     pulled_bytes: int = 0  # checkpoints that came home: data out
+    gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi said; {} without one
 
     @property
     def first_step(self) -> int:
@@ -467,7 +477,15 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
         case InstanceEnded():
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
+        case PriceSeen() | PriceChanged() | GpuSeen():
+            _apply_seen(attempt, event)
+
+
+def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen) -> None:
+    match event:
         case PriceSeen():
             attempt.prices_usd_h[event.hour] = event.price_usd_h
         case PriceChanged():
             attempt.price_changes[event.since] = event.price_usd_h
+        case GpuSeen():
+            attempt.gpu = event.facts

@@ -185,6 +185,7 @@ class SshHost:
             outputs=tuple(Output(**entry) for entry in raw["outputs"]),
             stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
             s3_trouble=raw.get("s3_problem", ""),
+            gpu=raw.get("gpu", {}),
         )
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:

@@ -44,3 +44,40 @@ def report(sub: argparse.ArgumentParser) -> None:
         default="table",
         help="the format (default: table)",
     )
+
+
+def bench(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of `bench`."""
+    where = sub.add_argument_group("where")
+    where.add_argument("-t", "--instance", metavar="TYPE", help="EC2 types to compare: a,b,c")
+    where.add_argument("--spot", "--use-spot", action="store_true", help="spot: cheaper, may be interrupted")
+    where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
+    where.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
+    where.add_argument(
+        "--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)"
+    )
+    where.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")
+    what = sub.add_argument_group("what")
+    what.add_argument("--steps", metavar="N", type=int, default=200, help="steps on each (default: %(default)s)")
+    what.add_argument("--warmup-steps", metavar="N", type=int, help="that do not count (default: a fifth)")
+    what.add_argument(
+        "--full-steps", metavar="N", type=int, help="of the whole training, for EST (default: the trainer's)"
+    )
+    what.add_argument("--target", metavar="BITS", type=float, help="bits/dim to reach (default: what all have reached)")
+    what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
+    what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer")
+    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
+    what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own")
+    what.add_argument(
+        "--command",
+        metavar="TEXT",
+        dest="command_line",
+        help="what to run there (or after --); it writes metrics.jsonl",
+    )
+    how = sub.add_argument_group("how")
+    how.add_argument("-n", "--name", metavar="NAME", help="of the bench; its runs are called NAME-TYPE")
+    how.add_argument("--budget", metavar="USD", help="for all types together: each gets its share")
+    how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
+    how.add_argument("--html", metavar="FILE", help="also write the report as one page")
+    how.add_argument("--faults", metavar="FILE", help="embedded cloud: API calls that fail (YAML; see infra/README.md)")
+    how.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the format (default: table)")

@@ -42,7 +42,7 @@ def make_plan(
         SpecError: there is nothing to offer; the message says why.
     """
     if not spec.is_embedded:
-        _refuse_retired(spec)
+        refuse_retired(spec)
         _refuse_without_kernels(spec)
     pools = cloud.offerings(spec.instances)
     if spec.market == "spot":
@@ -94,7 +94,8 @@ def _is_reachable(offer: Offer, network: Network) -> bool:
     return not network.subnets or offer.pool.zone in network.subnets
 
 
-def _refuse_retired(spec: RunSpec) -> None:
+def refuse_retired(spec: RunSpec) -> None:
+    """Raise SpecError for a type that AWS no longer rents, with what to take instead."""
     for name in spec.instances:
         known = catalog.find(name)
         if known.is_retired:

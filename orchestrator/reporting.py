@@ -32,7 +32,7 @@ def report(args: argparse.Namespace) -> int:
     records = records_of(stores, now, args.billing_rule)
     built = report_of(records, home, now, args.billing_rule)
     if args.html:
-        _write_html(Path(args.html), built, records, home)
+        write_html(Path(args.html), built, records, home)
         if args.output == "table" and not args.out:
             print(f"{len(records)} run{'s' * (len(records) != 1)}: {args.html}")
             return 0
@@ -74,7 +74,12 @@ def _known(names: set[str]) -> list[str]:
     return [known.name for known in catalog.all_types() if known.name in names]
 
 
-def _write_html(path: Path, built: Report, records: list[Record], home: Path) -> None:
+def write_html(path: Path, built: Report, records: list[Record], home: Path) -> None:
+    """Write the page.
+
+    Raises:
+        SpecError: the library that draws is missing, or the file cannot be written.
+    """
     from orchestrator.report.page import as_html
 
     _write_out(path, as_html(built, exhibits_of(records, home, built.generated_at)), flag="--html")

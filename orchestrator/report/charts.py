@@ -202,7 +202,7 @@ def price_history(histories: Sequence[History], key: str) -> Picture | None:
             canvas.tip(
                 line, f"{one.label}: now ${money(prices[-1])} an hour, lowest ${money(min(prices))} ({one.source})"
             )
-        locator = dates.AutoDateLocator(minticks=3, maxticks=7 if canvas.is_wide else 4)
+        locator = dates.AutoDateLocator(minticks=2, maxticks=7 if canvas.is_wide else 5)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         axes.yaxis.set_major_formatter(lambda value, _: f"${money(value)}")

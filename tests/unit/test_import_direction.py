@@ -13,7 +13,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},
-    {"ssh", "report", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
+    {"ssh", "report", "bench", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
     {"host", "engine", "ear", "rent", "records", "second_home"},
     {"world"},
     {"asking", "checking", "planning", "summary"},
@@ -21,6 +21,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"launching"},
     {"running", "reaching", "ending", "quoting", "pruning", "standing"},
     {"reporting"},
+    {"benching"},
     {"cli", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

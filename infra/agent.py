@@ -223,6 +223,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "log_offset": log_offset,
         "outputs": found,
         "stored": second_home(root).get("stored", []),
+        "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
         "s3_problem": state.get("s3_problem", "") or second_home(root).get("problem", ""),
     }
 
@@ -240,6 +241,38 @@ def second_home(root: str) -> dict[str, Any]:
     """Return what `s3_home.py` last told: `stored`, the checkpoints that S3 has whole, and `problem`."""
     told: dict[str, Any] = read_json(os.path.join(root, "agent", "s3.json"), {})
     return told
+
+
+GPU_FIELDS = ("name", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used", "memory.total")
+GPU_EVERY_S = 5
+MOST_GPU_BYTES = 1 << 17  # the newest two hours or so
+
+
+def gpu_facts(path: str) -> dict[str, Any]:
+    """Return what nvidia-smi has said of the first GPU while the trainer ran: {} where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - MOST_GPU_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    rows = [row for row in rows if len(row) == len(GPU_FIELDS) and row[3].isdigit()]
+    if not rows:
+        return {}
+
+    def numbers(column: int) -> list[float]:
+        return [float(row[column]) for row in rows if row[column].replace(".", "", 1).isdigit()]
+
+    return {
+        "name": rows[-1][0],
+        "sm_clock_mhz": max(numbers(1), default=None),
+        "memory_clock_mhz": max(numbers(2), default=None),
+        "utilization_percent": sum(numbers(3)) / len(rows),
+        "memory_peak_mib": max(numbers(4), default=None),
+        "memory_total_mib": max(numbers(5), default=None),
+        "looks": len(rows),
+    }
 
 
 def is_watched(root: str) -> bool:
@@ -330,6 +363,7 @@ class Watch:
         self.carrier_started_at = 0.0
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
+        self.gpu_watch: subprocess.Popen[bytes] | None = None
         self.state: dict[str, Any] = {
             "started_at": self.started_at,
             "trainer": {"state": "starting"},
@@ -382,6 +416,20 @@ class Watch:
             if not os.path.lexists(link):
                 os.symlink(os.path.join(out, name), link)
 
+    def watch_gpu(self) -> None:
+        """Let nvidia-smi write down, every few seconds, how busy the first GPU is; where there is none, nothing."""
+        words = ["nvidia-smi", "--id=0", "--query-gpu=" + ",".join(GPU_FIELDS), "--format=csv,noheader,nounits"]
+        try:
+            with open(os.path.join(self.folder, "gpu.csv"), "ab") as file:
+                self.gpu_watch = subprocess.Popen(
+                    [*words, "--loop=%d" % GPU_EVERY_S],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.DEVNULL,
+                )
+        except OSError:
+            pass
+
     def signal_trainer(self, number: int) -> None:
         """Send a signal to the trainer and all that it started."""
         try:
@@ -417,6 +465,9 @@ class Watch:
             self.ended_at = time.time()
             self.signal_trainer(signal.SIGKILL)  # what it started and left behind must not train on
             self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
+            if self.gpu_watch is not None:
+                self.gpu_watch.kill()
+                self.gpu_watch.wait()
             self.say("the trainer ended with %d" % code)
             self.save()
 
@@ -547,6 +598,7 @@ class Watch:
         """Watch until the machine is gone."""
         call_as_root(self.job["cancel_shutdown"])
         self.start_trainer()
+        self.watch_gpu()
         asked_metadata_at = 0.0
         while True:
             self.look_at_trainer()

@@ -5,10 +5,17 @@
 #   bootstrap.sh ROOT bundled     the bundled trainer: torch is needed
 #   bootstrap.sh ROOT own         a program of the user's own: a Python with torch is preferred, none is installed
 #   bootstrap.sh ROOT ... s3      also a Python with boto3, for s3_home.py: its path is `s3_python` in the answer
+#   bootstrap.sh ROOT ... cpu     go on, on the CPU, where no torch build has kernels for the GPU
 set -euo pipefail
 root=$1
 purpose=$2
-second_home=${3:-}
+second_home="" allow_cpu=""
+for word in "${@:3}"; do
+  case $word in
+    s3) second_home=s3 ;;
+    cpu) allow_cpu=yes ;;
+  esac
+done
 builds="$root/bin/torch_builds.json"
 
 gpu=""
@@ -61,15 +68,18 @@ answer() {  # python, torch, why
 }
 
 candidates=("$HOME/pixel-orch/venv/bin/python" /opt/pytorch/bin/python python3 python3.11 python3.12 python3.10 /opt/conda/bin/python)
-for candidate in "${candidates[@]}"; do
-  path=$(command -v "$candidate" 2>/dev/null) || continue
-  if torch=$(can_serve "$path"); then
-    echo "bootstrap: $path has torch $torch${gpu:+ with kernels for $gpu}"
-    answer "$path" "$torch" "found"
-    exit 0
-  fi
-done
+find_python() {  # answers and ends, if a Python is there that can serve
+  for candidate in "${candidates[@]}"; do
+    path=$(command -v "$candidate" 2>/dev/null) || continue
+    if torch=$(can_serve "$path"); then
+      echo "bootstrap: $path has torch $torch${gpu:+ with kernels for $gpu}"
+      answer "$path" "$torch" "found"
+      exit 0
+    fi
+  done
+}
 
+find_python
 python=$(command -v python3) || { echo "bootstrap: there is no python3 on this machine" >&2; exit 3; }
 if [ "$purpose" = own ]; then
   echo "bootstrap: no Python with torch; using $python"
@@ -77,7 +87,8 @@ if [ "$purpose" = own ]; then
   exit 0
 fi
 
-requirement=$("$python" - "$gpu" "$builds" <<'PY'
+required() {  # what to install for a GPU ("" for none)
+  "$python" - "$1" "$builds" <<'PY'
 import json, sys
 gpu, table = sys.argv[1], json.load(open(sys.argv[2]))
 version = "%d.%d" % sys.version_info[:2]
@@ -88,7 +99,16 @@ for build in table["builds"]:
         sys.exit(0)
 sys.exit("no torch build has kernels for %s on Python %s" % (gpu or "the CPU", version))
 PY
-) || exit 3
+}
+
+if ! requirement=$(required "$gpu"); then
+  if [ -z "$gpu" ] || [ -z "$allow_cpu" ]; then exit 3; fi
+  echo "bootstrap: --allow-cpu: going on without the $gpu"
+  gpu=""
+  find_python
+  requirement=$(required "") || exit 3
+fi
+
 # Debian's and Ubuntu's plain images have python3 without ensurepip: there `-m venv` fails until its package is installed.
 make_venv() {
   "$1" -m venv "$2" >&2 && return

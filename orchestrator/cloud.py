@@ -221,6 +221,7 @@ class Job:
     metadata_poll_s: float
     time_limit_s: float | None = None
     bucket: BucketPlace | None = None
+    allow_cpu: bool = False  # go on where torch has no kernels for the GPU
 
     @property
     def is_bundled(self) -> bool:

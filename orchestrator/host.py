@@ -85,7 +85,7 @@ class SshHost:
     def _bootstrap(self, job: Job) -> Setup:
         purpose = "bundled" if job.is_bundled else "own"
         root = shlex.quote(job.root)
-        words = f"{purpose} s3" if job.bucket else purpose
+        words = " ".join([purpose, *(["s3"] if job.bucket else []), *(["cpu"] if job.allow_cpu else [])])
         result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {words}", timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:

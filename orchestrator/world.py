@@ -316,6 +316,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         owner_timeout_s=spec.recovery.owner_timeout_s,
         stop_timeout_s=spec.recovery.stop_timeout_s,
         metadata_poll_s=EMBEDDED_METADATA_POLL_S if spec.is_embedded else AWS_METADATA_POLL_S,
+        allow_cpu=spec.allow_cpu,
     )
 
 

@@ -424,6 +424,7 @@ def _apply_to_checkpoints(
             source = state.attempt(event.attempt)
             if source is not None:
                 source.pulled_bytes += event.size_bytes
+                source.last_step = max(source.last_step, event.step)  # though we died before its Progress
         case CheckpointStored():
             state.stored[event.step] = event
         case CheckpointRefused():

@@ -68,6 +68,8 @@ def check_checkpoints(tale: Tale, state: RunState) -> None:
     for event in pulled:
         if event.name not in refused | damaged:
             assert store.is_whole(event), f"{event.name} is lost"
+        source = state.attempt(event.attempt)
+        assert source is not None and source.last_step >= event.step, f"nobody is said to have trained {event.step}"
     if state.state == "SUCCEEDED":
         assert max(a.last_step for a in state.attempts) == 100
     saved = 0

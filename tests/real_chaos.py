@@ -148,14 +148,25 @@ class RealTale:
         }
         return bool(come[moment]())
 
+    def _sweep(self) -> None:
+        """Let `sweep` end an embedded cloud that a killed command has left, perhaps before it stood."""
+        quiet = 0
+        for _ in range(60):
+            quiet = 0 if self.stage.leftovers() else quiet + 1
+            if quiet == 5:
+                return
+            if quiet == 0:
+                self.stage.run("sweep", "--cloud", "local", "-y")
+            time.sleep(0.3)
+
     def check(self) -> None:
         """Raise AssertionError for a broken invariant."""
         if not self._is_born():  # killed, or stopped, before there was a run
-            give_up_at = time.monotonic() + 20
-            while self.stage.leftovers() and time.monotonic() < give_up_at:  # the cloud may be about to stand
-                self.stage.run("sweep", "--cloud", "local", "-y")
+            self._sweep()
             assert self.stage.leftovers() == []
             return
+        if self.stage.processes[-1].returncode < 0:  # killed when the run was over, and the cloud not yet ended
+            self._sweep()
         said = "\n".join(self.stage.said(process) for process in self.stage.processes)
         assert "Traceback" not in said, said
         if self.stage.state().state != "SUCCEEDED":

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 EMBEDDED_TITLE = "embedded cloud"
 EMBEDDED_REGION = "us-east-1"
 AWS_METADATA_POLL_S = 5.0  # as AWS recommends
-EMBEDDED_METADATA_POLL_S = 0.5
 
 EMBEDDED_POLICY = RecoveryPolicy(
     poll_s=0.5, boot_timeout_s=60.0, answer_timeout_s=10.0, unreachable_after_s=8.0, stop_timeout_s=30.0
@@ -315,7 +314,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         files=tree.files,
         owner_timeout_s=spec.recovery.owner_timeout_s,
         stop_timeout_s=spec.recovery.stop_timeout_s,
-        metadata_poll_s=EMBEDDED_METADATA_POLL_S if spec.is_embedded else AWS_METADATA_POLL_S,
+        metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud's notice is shorter
         allow_cpu=spec.allow_cpu,
     )
 

@@ -71,7 +71,7 @@ class MetadataService:
         headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         await reader.readexactly(int(headers.get("content-length", "0")))
         await self._thawed.wait()
-        # Only who gets a token is asked who he is: nothing else is answered without one, and the kernel's table is long.
+        # Only who wants a token is asked who he is: without one nothing is answered, and the kernel's table is long.
         if target.startswith("/latest/api/token") and not _is_same_user(writer):
             return False
         status, text = self.answer(method, target.partition("?")[0], headers)

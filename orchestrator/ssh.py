@@ -206,8 +206,8 @@ class SshShell:
                 raise TimeoutError(f"no answer within {timeout_s:.0f} s")
             if not got:
                 select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, 1.0))
-        status = channel.recv_exit_status() if channel.exit_status_ready() else -1
-        if status == -1 and not channel.exit_status_ready():
+        status = int(channel.recv_exit_status())
+        if status == -1 and _has_ended(channel.get_transport()):
             raise EOFError("the connection was cut")
         return CommandResult(command, status, b"".join(output), b"".join(errors))
 
@@ -215,3 +215,11 @@ class SshShell:
         """Hang up, also on a host that does not answer any more."""
         with suppress(SSHException, OSError, EOFError):
             self._connection.close()
+
+
+def _has_ended(transport: Any, wait_s: float = 1.0) -> bool:
+    """Return whether a connection is gone; paramiko closes its channels a moment before it says so."""
+    give_up_at = time.monotonic() + wait_s
+    while transport.is_active() and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    return not transport.is_active()

@@ -51,8 +51,12 @@ CARRY_TIMEOUT_S = 300.0  # from the trainer's end until its last checkpoint is i
 def write_json(path: str, value: Any) -> None:
     """Replace the file at `path`: a reader sees the old or the new, never a part."""
     temporary = "%s.%d.tmp" % (path, os.getpid())
-    with open(temporary, "w") as file:
-        json.dump(value, file)
+    try:
+        with open(temporary, "w") as file:
+            json.dump(value, file)
+    except OSError:
+        os.unlink(temporary)
+        raise
     os.replace(temporary, path)
 
 
@@ -206,6 +210,8 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     Asking is the owner's heartbeat; `allow_s` says how long the budget lets us go on without another one.
     """
     state = read_json(os.path.join(root, "agent", "state.json"), {})
+    if state.get("trainer", {}).get("state") == "running":
+        state.update(noted_end(root))
     hear_owner(root, allow_s)
     found = outputs(root, state.get("started_at", 0.0))
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
@@ -226,6 +232,25 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
         "s3_problem": state.get("s3_problem", "") or second_home(root).get("problem", ""),
     }
+
+
+def note_end(root: str, trainer: dict[str, Any], error: OSError) -> None:
+    """Write the trainer's end down where a disk is too full for a file: a short link's target takes no block."""
+    words = "%d:%d:%s" % (trainer["exit_code"], trainer["asked"], error.strerror)
+    try:
+        os.symlink(words[:59], os.path.join(root, "agent", "end"))
+    except OSError:
+        pass  # it stands already, or there is not even room for that
+
+
+def noted_end(root: str) -> dict[str, Any]:
+    """Return what `note_end` wrote, as parts of the state; {} if it wrote nothing."""
+    try:
+        code, asked, why = os.readlink(os.path.join(root, "agent", "end")).split(":", 2)
+    except (OSError, ValueError):
+        return {}
+    trainer = {"state": "exited", "exit_code": int(code), "asked": asked == "1"}
+    return {"trainer": trainer, "ending": "nothing can be written on the instance: %s" % why}
 
 
 def hear_owner(root: str, allow_s: str) -> None:
@@ -373,11 +398,12 @@ class Watch:
         }
 
     def save(self) -> None:
-        """Write the state for `status` to read. A disk that is full must not end the watch."""
+        """Write the state for `status` to read. A full disk must not end the watch, nor hide a trainer's end."""
         try:
             write_json(os.path.join(self.folder, "state.json"), self.state)
-        except OSError:
-            pass
+        except OSError as error:
+            if self.state["trainer"]["state"] == "exited":
+                note_end(self.root, self.state["trainer"], error)
 
     def start_trainer(self) -> None:
         """Start the trainer in a process group of its own, its output in `out/trainer.log`."""

@@ -558,7 +558,8 @@ class Engine:
         if code == 0 and (not look.asked or self.job.is_bundled or ear.finished):
             return Outcome("finished")
         if not look.asked:
-            raise TrainingError(f"the trainer ended by itself with {_exit_words(code)}; its last lines:\n{tail}")
+            why = f" ({look.ending})" if look.ending else ""
+            raise TrainingError(f"the trainer ended by itself with {_exit_words(code)}{why}; its last lines:\n{tail}")
         if self.stop_reason:
             return Outcome("stopped", self.stop_reason)
         if look.notice_ends_at is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -170,6 +171,21 @@ def test_a_second_home_that_cannot_be_reached_is_told(machine: Machine) -> None:
     machine.start(s3={**PLACE, "python": "/no/such/python"})
     until(lambda: "cannot start s3_home.py" in machine.status()["s3_problem"])
     assert machine.status()["trainer"]["state"] == "running"
+
+
+def test_a_full_disk_does_not_hide_the_trainers_end(machine: Machine) -> None:
+    machine.start()
+    trainer = machine.status()["trainer"]["pid"]
+    watching = int(Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (trainer, watching):
+        hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    machine.agent("stop")
+    until(lambda: machine.status()["trainer"]["state"] == "exited")
+    look = machine.status()
+    assert look["agent_alive"]
+    assert (look["trainer"]["exit_code"], look["trainer"]["asked"]) == (143, True)
+    assert "nothing can be written on the instance" in look["ending"]
 
 
 def test_a_look_is_a_heartbeat(machine: Machine) -> None:

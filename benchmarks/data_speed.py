@@ -1,4 +1,4 @@
-"""How fast data sets are prepared and loaded: `python benchmarks/data_speed.py [--seconds 20] [--only bags,tars,loader]`.
+"""How fast data sets are prepared and loaded: `python benchmarks/data_speed.py [--only bags,tars,loader]`.
 
 Bags of 640x480 frames and telemetry, tars of PNG and shards are written first, from scikit-learn's photographs, to
 `--folder` (a temporary one; about 3 GB). Each line is the median of three rounds in which ours and the reference take
@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image as Pictures
 
 from model.data import manifest as manifests
+from model.data.driving.extract import Archive, Wish, extract, extract_archive, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAMES
-from model.data.driving.extract import Archive, Wish, extract, extract_archive, stretches
 from model.data.loader import Loader
 from model.data.manifest import Image, Manifest, Shard
 from model.data.order import BLOCK, POOL, Order, Strategy
@@ -73,7 +73,7 @@ def bags(folder: Path, seconds: float) -> None:
         size, count = bag.stat().st_size, 3 * round(20 * seconds)
         print(f"{title}: {count} frames, {size / 1e6:,.0f} MB")
 
-        def ours(bag: Path = bag) -> float:
+        def ours(bag: Path = bag, count: int = count) -> float:
             out = folder / "parts"
             shutil.rmtree(out, ignore_errors=True)
             for stretch in stretches(bag, out, stretch_bytes=4 << 30):
@@ -201,7 +201,6 @@ def loader(folder: Path) -> None:
             "memory map, random": lambda: memmap(65536),
         },
         "(wanted: 200,000)",
-        clock=time.perf_counter,
     )
 
     rates: dict[str, list[float]] = {}

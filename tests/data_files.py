@@ -224,7 +224,7 @@ class Drive:
         photograph = panorama(self.height, self.width)
         reach = photograph.shape[1] - self.width
         shift = {"left": -8, "center": 0, "right": 8}[camera]
-        left = int(round(reach * (0.5 + 0.45 * math.sin(0.5 * t)))) + shift
+        left = round(reach * (0.5 + 0.45 * math.sin(0.5 * t))) + shift
         left = max(0, min(reach, left))
         return np.ascontiguousarray(photograph[: self.height, left : left + self.width])
 
@@ -335,7 +335,10 @@ def write_bag_archive(path: Path, bags: list[Path], level: int = 1) -> Path:
     """A tar.gz of bags."""
     with tarfile.open(path, "w:gz", compresslevel=level) as tar:
         for bag in bags:
-            tar.add(bag, bag.name)
+            info = tarfile.TarInfo(bag.name)  # without the time of day: the same bytes each time
+            info.size = bag.stat().st_size
+            with bag.open("rb") as file:
+                tar.addfile(info, file)
     return path
 
 

@@ -65,6 +65,7 @@ class Loader:
             self._free.put(np.empty(shape, np.uint8))
         self._given: NDArray[np.uint8] | None = None
         self._over = threading.Event()
+        files.given_up = self._over.is_set
         self._expected = -1  # position up to which the system was told to read ahead
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True, name="loader")
         self._thread.start()

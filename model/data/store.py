@@ -57,6 +57,7 @@ class ShardFiles:
         self._rows: list[NDArray[Any] | None] = [None] * len(self.shards)
         self._patience, self.random = patience or Patience(), random
         self._shape = (self.image.height, self.image.width, self.image.channels)
+        self.given_up: Callable[[], bool] = lambda: False  # asked while a shard is waited for
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -163,6 +164,8 @@ class ShardFiles:
         patience = self._patience
         began_s = patience.clock()
         while not path.exists():
+            if self.given_up():
+                raise DataError(f"{path} is not waited for any more")
             if patience.clock() - began_s > patience.timeout_s:
                 raise DataError(f"{path} has not arrived for {patience.timeout_s:.0f} s; see why, or prepare it here")
             patience.sleep(patience.poll_s)

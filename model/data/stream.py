@@ -14,6 +14,7 @@ from typing import Protocol
 from model.errors import DataError
 
 BLOCK = 1 << 20
+PIECE = 128 << 10  # of packed bytes, unpacked at a time
 AHEAD = 4  # blocks that are unpacked before they are asked for
 GZIP = b"\x1f\x8b"
 
@@ -194,17 +195,30 @@ def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
         while not unpacker.eof:
             if not left and not (left := next(blocks, b"")):
                 raise CutError(f"{name} is cut off: it ends at byte {read} inside of its gzip data")
+            before, piece = unpacker.copy(), left[:PIECE]
             try:
-                out = unpacker.decompress(left, AHEAD * BLOCK)
+                out = unpacker.decompress(piece, BLOCK)
             except zlib.error as error:
+                yield _up_to_the_damage(before, piece)
                 reason = str(error).rpartition(": ")[2]
-                raise CutError(f"{name} is damaged near byte {read}: gzip says {reason}") from None
-            rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+                raise CutError(f"{name} is damaged behind byte {read}: gzip says {reason}") from None
+            rest = (unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail) + left[PIECE:]
             read += len(left) - len(rest)
             left = rest
             if out:
                 yield out
         left = left.lstrip(b"\0")  # padding behind a member
+
+
+def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:
+    """Unpack byte by byte what can be: what comes before the damage is whole, as far as gzip can tell."""
+    found = bytearray()
+    try:
+        for at in range(len(piece)):
+            found += unpacker.decompress(piece[at : at + 1])
+    except zlib.error:
+        pass
+    return bytes(found)
 
 
 def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -49,10 +49,11 @@ class Member:
 
 
 class MemberStream:
-    """A member as a stream: a bag in a tar is read as one on the disk. It ends where the tar does."""
+    """A member as a stream: a bag in a tar is read as one on the disk. It ends where the tar does, or is damaged."""
 
     def __init__(self, member: Member) -> None:
         self.name, self._member = f"{member.tar.name}:{member.name}", member
+        self.damage: CutError | None = None  # why it ended early
 
     @property
     def offset(self) -> int:
@@ -61,14 +62,19 @@ class MemberStream:
 
     def read(self, count: int) -> bytes:
         """Read; fewer than asked for only at the end of the member, or of a tar that is cut off."""
-        wanted = min(count, self._member.left)
-        got = self._member.tar.read(wanted)
+        try:
+            got = b"" if self.damage else self._member.tar.read(min(count, self._member.left))
+        except CutError as error:
+            got, self.damage = b"", error
         self._member.left -= len(got)
         return got
 
     def skip(self, count: int) -> int:
         """Let bytes go by."""
-        skipped = self._member.tar.skip(min(count, self._member.left))
+        try:
+            skipped = 0 if self.damage else self._member.tar.skip(min(count, self._member.left))
+        except CutError as error:
+            skipped, self.damage = 0, error
         self._member.left -= skipped
         return skipped
 

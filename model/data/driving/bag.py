@@ -82,7 +82,7 @@ class Bag:
         """
         magic = self._read(len(MAGIC))
         if magic != MAGIC:
-            raise not_a_bag(self.name, magic)
+            raise not_a_bag(self.name, magic + self._read(8))
 
     def chunks(self, behind: int | None = None) -> Iterator[Chunk]:
         """Give the chunks from where the stream is, up to an offset or the end."""
@@ -91,6 +91,10 @@ class Bag:
             try:
                 head = self._header()
                 if head is None:
+                    if offset <= len(MAGIC):
+                        self.note(
+                            "cut off", f"{self.name} is cut off: it ends at byte {offset}, before anything is said"
+                        )
                     return
                 op = head.get(b"op", b"\0")[0]
                 length = U32.unpack(self._exactly(4))[0]

@@ -150,6 +150,10 @@ def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -
                         skip = max(0, part.state.next_offset - len(MAGIC))
                         if stream.skip(skip) == skip:
                             _take(stream, part, wish, known=part.state.known(), begun=True)
+                if stream.damage:
+                    raise stream.damage
+            while hashed is not None and tar.read(1 << 20):
+                pass  # padding behind the tar's end: it is part of what was published
         except CutError as error:
             with Part(archive.folder / "cut", size * size * 3) as part:  # what came before it is kept
                 part.state.notes.clear()
@@ -158,8 +162,6 @@ def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -
             return None
         if not bags:
             raise DataError(f"{archive.path} has no bag in it")
-        while hashed is not None and tar.read(1 << 20):
-            pass  # padding behind the tar's end: it is part of what was published
     except OSError as error:
         raise _cannot(archive.path, archive.folder, error) from None
     return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None

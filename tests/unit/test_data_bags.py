@@ -1,0 +1,445 @@
+"""Bags: our reader agrees with the rosbags library, telemetry with the truth, and damage costs only what is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.data import load
+from model.data.driving import frames, telemetry
+from model.data.driving.bag import Bag, read_index
+from model.data.driving.extract import CAMERAS, stretches
+from model.data.driving.frames import Recipe
+from model.data.driving.messages import Layout
+from model.data.manifest import Manifest
+from model.data.prepare import Options, prepare
+from model.data.stream import FileStream
+from model.data.verify import verify
+from model.errors import DataError
+from tests.data_files import (
+    BEGAN_NS,
+    Drive,
+    speed_at,
+    steering_at,
+    write_bag,
+    write_bag_archive,
+    write_dump,
+)
+
+SIZE = 16
+SHORT = Drive(seconds=2)
+PAGE = Path(__file__).parents[2] / "docs" / "data-damage.md"
+
+
+def made(source: Path, out: Path, **options: object) -> Manifest:
+    result, folder, done = prepare("udacity", Options(source=str(source), out=out, size=SIZE, **options))  # type: ignore[arg-type]
+    assert done
+    assert verify(folder) == result
+    assert not (out / ".parts").exists()
+    return result
+
+
+def rows(out: Path) -> np.ndarray:
+    data = load(str(out))
+    found = [np.load(path) for path in sorted(data.folder.glob("*.columns.npy"))]  # type: ignore[union-attr]
+    return np.sort(np.concatenate(found), order="stamp_ns")
+
+
+def count(result: Manifest) -> int:
+    return sum(result.splits.values())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bag(tmp_path_factory.mktemp("bags") / "drive.bag", SHORT)
+
+
+@pytest.fixture(scope="module")
+def whole(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    made(bag, out)
+    return out
+
+
+@pytest.mark.parametrize("compression", ["none", "bz2", "lz4"])
+@pytest.mark.parametrize("jpeg", [True, False])
+def test_every_payload_is_the_one_that_the_rosbags_library_reads(compression: str, jpeg: bool, tmp_path: Path) -> None:
+    from rosbags.rosbag1 import Reader
+
+    path = write_bag(tmp_path / "a.bag", Drive(seconds=1, jpeg=jpeg, cameras=CAMERAS), compression=compression)
+    theirs, ours = hashlib.sha256(), hashlib.sha256()
+    with Reader(path) as reader:
+        number = 0
+        for connection, time_ns, data in reader.messages():
+            theirs.update(f"{connection.topic} {connection.msgtype.replace('/msg/', '/')} {time_ns} ".encode() + data)
+            number += 1
+    stream = FileStream(path)
+    mine = Bag(stream, note=lambda kind, line: pytest.fail(line))
+    mine.begin()
+    for chunk in mine.chunks():
+        for message in mine.messages(chunk, lambda connection: True):
+            words = f"{message.connection.topic} {message.connection.type} {message.time_ns} ".encode()
+            ours.update(words + message.data)
+            number -= 1
+    assert number == 0
+    assert ours.hexdigest() == theirs.hexdigest()
+
+
+def test_a_definition_is_read_by_its_names_whatever_stands_before_them() -> None:
+    text = (
+        "# a comment\nuint8 NONE=0\nHeader header\nstring[] names\nfloat64[2] pair\nOther[] others # two\nbool on\n"
+        "duration wait\nfloat32 speed\n" + "=" * 80 + "\nMSG: pkg/Other\nint16 a\nuint8[] raw\n" + "=" * 80 + "\n"
+        "MSG: std_msgs/Header\nuint32 seq\ntime stamp\nstring frame_id\n"
+    )
+    data = struct.pack("<III", 7, 5, 6) + struct.pack("<I3s", 3, b"cam")
+    data += struct.pack("<II2sI1s", 2, 2, b"ab", 1, b"c") + struct.pack("<2d", 1.5, -2.5)
+    data += struct.pack("<IhI2s", 2, -3, 2, b"xy") + struct.pack("<hI", 4, 0) + struct.pack("<?iif", True, -1, 5, 9.5)
+    message = Layout("pkg/Thing", text).read(memoryview(data))
+    assert message["header"] == {"seq": 7, "stamp": 5 * 10**9 + 6, "frame_id": "cam"}
+    assert (message["names"], message["pair"], message["on"]) == (["ab", "c"], [1.5, -2.5], True)
+    assert [(other["a"], bytes(other["raw"])) for other in message["others"]] == [(-3, b"xy"), (4, b"")]
+    assert (message["wait"], message["speed"]) == (-(10**9) + 5, 9.5)
+    for cut in range(len(data)):
+        with pytest.raises(DataError, match=r"a damaged pkg/Thing of \d+ bytes"):
+            Layout("pkg/Thing", text).read(memoryview(data[:cut]))
+    for wrong in ("Missing field\n", "float32 a b c\n", "pkg/Thing me\n", "Thing me\n"):
+        with pytest.raises(DataError, match="definition of pkg/Thing"):
+            Layout("pkg/Thing", wrong)
+    with pytest.raises(DataError, match="a damaged"):
+        Layout("pkg/Thing", "uint8[] x\n").read(memoryview(b"\xff\xff\xff\xff"))
+
+
+def test_frames_are_what_the_camera_saw(whole: Path) -> None:
+    data = load(str(whole))
+    first = data.split("train")[0].transpose(1, 2, 0).astype(float)
+    seen = SHORT.frame(0.0, "center").astype(float)[:, 12:84]  # 96x72: the square in the middle
+    mean = seen.reshape(SIZE, 72 // SIZE if 72 % SIZE == 0 else 1, -1) if 72 % SIZE == 0 else None
+    assert mean is None
+    from PIL import Image
+
+    small = Image.fromarray(seen.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BOX)
+    assert np.abs(first - np.asarray(small)).mean() < 4  # JPEG, and half of its size
+
+
+def test_raw_frames_keep_their_colours(tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "raw.bag", Drive(seconds=1, jpeg=False))
+    made(path, tmp_path / "out", crop="whole")
+    from PIL import Image
+
+    seen = Image.fromarray(Drive().frame(0.0, "center")).resize((SIZE, SIZE), Image.Resampling.BOX)
+    assert np.array_equal(load(str(tmp_path / "out")).split("train")[0].transpose(1, 2, 0), np.asarray(seen))
+
+
+@pytest.mark.parametrize("encoding", list(frames.RAW))
+def test_each_raw_encoding_and_its_padding(encoding: str) -> None:
+    raw, mode, depth = frames.RAW[encoding]
+    rgb = SHORT.frame(0.0, "center")[:32, :32]
+    source = {"BGR": rgb[..., ::-1], "RGB": rgb, "L": rgb[..., :1]}.get(raw)
+    if source is None:
+        flipped = rgb[..., ::-1] if raw == "BGRX" else rgb
+        source = np.concatenate([flipped, np.full((32, 32, 1), 255, np.uint8)], axis=2)
+    padded = np.concatenate([source.reshape(32, -1), np.zeros((32, 5), np.uint8)], axis=1)
+    message = {
+        "height": 32,
+        "width": 32,
+        "step": 32 * depth + 5,
+        "encoding": encoding,
+        "data": memoryview(padded.reshape(-1)),
+    }
+    made_ = frames.from_raw(message, Recipe(32))
+    assert np.array_equal(made_, rgb if mode == "RGB" else rgb[..., :1].repeat(3, axis=2))
+    for change in ({"data": memoryview(padded.reshape(-1)[:-40])}, {"step": 5}, {"height": 0}, {"encoding": "bayer_x"}):
+        with pytest.raises(DataError, match=r"an image of|images of encoding"):
+            frames.from_raw({**message, **change}, Recipe(32))
+
+
+def test_every_flipped_bit_of_a_jpegs_data_that_is_seen_is_an_error(tmp_path: Path) -> None:
+    import simplejpeg
+
+    content = simplejpeg.encode_jpeg(SHORT.frame(0.0, "center"), quality=80)
+    assert frames.from_compressed(memoryview(content), Recipe(SIZE)).shape == (SIZE, SIZE, 3)
+    for damaged in (content[:-300], content[: len(content) // 2], content[:2], b"", b"\xff\xd8" + b"x" * 50):
+        with pytest.raises(DataError, match="JPEG"):
+            frames.from_compressed(memoryview(damaged), Recipe(SIZE))
+    middle = len(content) // 2
+    with pytest.raises(DataError, match="a damaged JPEG"):
+        frames.from_compressed(memoryview(content[:middle] + bytes(400) + content[middle + 400 :]), Recipe(SIZE))
+
+
+def test_telemetry_is_the_truth_at_the_stamps_of_the_frames(whole: Path) -> None:
+    got = rows(whole)
+    t = (got["stamp_ns"] - BEGAN_NS) / 1e9
+    inside = t < 1.9
+    assert np.abs(got["steering_angle"] - [steering_at(x) for x in t])[inside].max() < 1e-4
+    assert np.abs(got["speed"] - [speed_at(x) for x in t])[inside].max() < 0.04  # a corner at 0.5 s
+    assert np.abs(got["brake"] - (0.15 + 0.01 * t))[inside].max() < 1e-6
+    assert np.abs(got["throttle"] - (0.2 + 0.01 * t))[inside].max() < 1e-6
+    assert np.array_equal(got["gear"], np.where(t >= 0.5, 4, 1))
+    known = t <= 1.0  # two fixes, a second apart: beyond the second there is none to go between
+    assert np.abs(got["latitude"] - (37.4 + 1e-4 * t))[known].max() < 1e-9
+    assert np.abs(got["longitude"] + 122.1 + 1e-4 * t)[known].max() < 1e-9
+    assert np.isnan(got["latitude"][~known]).all()
+    assert got["steering_gap_ms"].max() <= 20.001
+
+
+def test_where_the_car_said_nothing_there_is_no_number_and_never_a_zero(tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "hole.bag", Drive(seconds=3, hole_s=(1.0, 2.0)))
+    made(path, tmp_path / "out", max_gap_ms=100.0)
+    got = rows(tmp_path / "out")
+    t = (got["stamp_ns"] - BEGAN_NS) / 1e9
+    hole = (t > 0.981) & (t < 1.99)
+    assert np.isnan(got["steering_angle"][hole]).all()
+    assert np.isnan(got["speed"][hole]).all()
+    assert not np.isnan(got["steering_angle"][~hole & (t < 2.9)]).any()
+    assert not np.isnan(got["brake"][t < 2.9]).any()
+    assert got["steering_gap_ms"][hole].min() > 500
+    silent = write_bag(tmp_path / "silent.bag", Drive(seconds=1, topics=("camera",)))
+    assert made(silent, tmp_path / "silent").columns[2].missing == 10
+    assert all(np.isnan(rows(tmp_path / "silent")[wanted.name]).all() for wanted in telemetry.WANTED)
+
+
+def test_slow_frames_can_be_left_out(bag: Path, tmp_path: Path) -> None:
+    result = made(bag, tmp_path / "out", min_speed=1.0)
+    assert rows(tmp_path / "out")["speed"].min() >= 1.0
+    assert any(note.endswith("frames below 1 m/s were left out") for note in result.notes)
+
+
+def test_cameras_and_stride(tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "three.bag", Drive(seconds=1, cameras=CAMERAS))
+    assert count(made(path, tmp_path / "all", cameras="all")) == 30
+    assert set(rows(tmp_path / "all")["camera"]) == {0, 1, 2}
+    assert count(made(path, tmp_path / "left", cameras="left", stride=3)) == 4
+    assert (np.diff(rows(tmp_path / "left")["stamp_ns"]) == 300_000_000).all()
+    for wrong in ("front", "left,left", ""):
+        with pytest.raises(DataError, match=r"--cameras .*: give all, or some of left,center,right"):
+            made(path, tmp_path / "no", cameras=wrong)
+    with pytest.raises(DataError, match="no frames of left in"):
+        made(write_bag(tmp_path / "one.bag", Drive(seconds=1)), tmp_path / "no", cameras="left")
+
+
+def test_one_drive_is_the_same_however_it_is_packed(bag: Path, whole: Path, tmp_path: Path) -> None:
+    wanted = contents(whole)
+    made(write_bag_archive(tmp_path / "drive.bag.tar.gz", [bag]), tmp_path / "archive")
+    assert contents(tmp_path / "archive") == wanted
+    for compression in ("lz4", "bz2"):
+        made(write_bag(tmp_path / f"{compression}.bag", SHORT, compression=compression), tmp_path / compression)
+        assert contents(tmp_path / compression) == wanted
+    parts = tmp_path / "set"  # by topics and by time, as Udacity's own second packaging
+    halves = [Drive(seconds=1), Drive(seconds=1, start_s=1.0)]
+    for number, half in enumerate(halves):
+        for topic in ("camera", "vehicle"):
+            drive = Drive(seconds=1, start_s=half.start_s, topics=(topic,))
+            write_bag(parts / f"{topic}_{number}.bag", drive)
+    made(parts, tmp_path / "of-set")
+    assert contents(tmp_path / "of-set") == wanted
+    made(bag, tmp_path / "stretches", stretch_bytes=30_000, jobs=2)
+    assert contents(tmp_path / "stretches") == wanted
+    (tmp_path / "twice").mkdir()
+    for name in ("a.bag", "b.bag"):
+        (tmp_path / "twice" / name).write_bytes(bag.read_bytes())
+    notes = made(tmp_path / "twice", tmp_path / "of-twice").notes
+    assert notes == ["20 frames were there twice, with the same camera and stamp; each is kept once"]
+    assert contents(tmp_path / "of-twice") == wanted
+
+
+def test_stretches_cover_a_bag_and_know_how_many_frames_came_before(bag: Path) -> None:
+    found = stretches(bag, Path("x"), stretch_bytes=30_000)
+    assert len(found) > 2
+    assert all(one.behind == other.start for one, other in itertools.pairwise(found))
+    assert (found[0].start, found[-1].behind) == (0, None)
+    assert found[-1].seen["center"] > found[1].seen["center"] > 0
+    index = read_index(bag)
+    assert index is not None
+    assert {one.topic for one in index.connections.values()} >= {"/vehicle/gps/fix", "/vehicle/steering_report"}
+
+
+def test_the_folder_of_rwightmans_reader_gives_the_same_frames(whole: Path, tmp_path: Path) -> None:
+    made(write_dump(tmp_path / "dump", SHORT), tmp_path / "out")
+    theirs, ours = rows(whole), rows(tmp_path / "out")
+    assert np.array_equal(load(str(tmp_path / "out")).split("train"), load(str(whole)).split("train"))
+    for name in theirs.dtype.names or ():
+        assert np.allclose(theirs[name], ours[name], equal_nan=True), name
+
+
+def test_a_row_of_a_table_that_is_no_row_is_left_out_and_said(tmp_path: Path) -> None:
+    dump = write_dump(tmp_path / "dump", Drive(seconds=1))
+    lines = (dump / "camera.csv").read_text().splitlines()
+    lines[3] = lines[3].replace("center/", "../center/")
+    next((dump / "center").glob("*600000000.jpg")).write_bytes(b"\xff\xd8 no JPEG")
+    (dump / "camera.csv").write_text("\n".join(lines) + "\n")
+    (dump / "brake.csv").write_text("timestamp,brake_input\nx,y\n")
+    result = made(dump, tmp_path / "out")
+    assert count(result) == 8
+    text = "\n".join(result.notes)
+    assert "camera.csv: line 4: the name '../center/" in text
+    assert "a damaged JPEG" in text
+    assert "brake.csv: line 2: no number where one belongs" in text
+
+
+def test_an_archive_is_compared_with_what_was_published(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from model.data.writer import sha256_of
+    from model.datasets import REGISTRY
+
+    path = write_bag_archive(tmp_path / "dataset.bag.tar.gz", [bag])
+    options = Options(source=str(path), out=tmp_path / "out", size=SIZE)
+    with pytest.raises(DataError, match=r"dataset.bag.tar.gz has [\d,]+ bytes, the published one 25,950,077,103"):
+        prepare("udacity-2-1", options)
+    entry = REGISTRY["udacity-2-1"]
+
+    def publish(md5: str) -> None:
+        file = replace(entry.files[0], bytes=path.stat().st_size, md5=md5)
+        monkeypatch.setattr("model.data.prepare.REGISTRY", {entry.name: replace(entry, files=(file,), drive_s=2)})
+
+    publish("0" * 32)
+    with pytest.raises(
+        DataError, match=rf"dataset.bag.tar.gz is not the published file: its md5 is \w{{32}}, not {'0' * 32}"
+    ):
+        prepare("udacity-2-1", options)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    publish(sha256_of(path, "md5"))
+    result, _, _ = prepare("udacity-2-1", options)
+    assert result.published
+    assert result.sources[0]["md5"] == sha256_of(path, "md5")
+
+
+# The damage table: each row is a test, and docs/data-damage.md is what the tests found.
+Change = Callable[[bytes], bytes]
+
+
+def chunk_at(content: bytes, number: int) -> int:
+    """Where the header of a chunk begins."""
+    at = -1
+    for _ in range(number + 1):
+        at = content.index(b"op=\x05", at + 1)
+    start = at
+    while struct.unpack_from("<I", content, start)[0] not in range(30, 80) or start + 80 < at:
+        start -= 1
+    return start
+
+
+def zeroed(content: bytes) -> bytes:
+    at = chunk_at(content, 3)
+    return content[:at] + bytes(4096) + content[at + 4096 :]
+
+
+def lying(content: bytes, by: int) -> bytes:
+    """A chunk whose length field is wrong."""
+    at = chunk_at(content, 2)
+    field = at + 4 + struct.unpack_from("<I", content, at)[0]
+    length = struct.unpack_from("<I", content, field)[0]
+    return content[:field] + struct.pack("<I", (length + by) % 2**32) + content[field + 4 :]
+
+
+def flipped_image(content: bytes) -> bytes:
+    at = content.index(b"\xff\xda", content.index(b"\xff\xd8\xff", len(content) // 2)) + 60
+    return content[:at] + bytes(100) + content[at + 100 :]
+
+
+def unindexed(content: bytes) -> bytes:
+    at = content.index(b"index_pos=") + 10
+    return content[:at] + bytes(8) + content[at + 8 :]
+
+
+CASES: dict[str, tuple[str, Change]] = {
+    "nothing": ("none", lambda c: c),
+    "the recorder was killed: no index": ("none", unindexed),
+    "the last byte is missing": ("none", lambda c: c[:-1]),
+    "cut off in the index": ("none", lambda c: c[: c.index(b"op=\x06") - 20]),
+    "cut off in the middle": ("none", lambda c: c[: len(c) // 2]),
+    "4 KiB of zeros over the beginning of a chunk": ("none", zeroed),
+    "the same, and no index": ("none", lambda c: zeroed(unindexed(c))),
+    "a chunk says that it is 100 bytes longer": ("none", lambda c: lying(c, 100)),
+    "a chunk says that it is 100 bytes shorter": ("none", lambda c: lying(c, -100)),
+    "a chunk says that it has 4 GB": ("none", lambda c: lying(c, -(10**6))),
+    "100 bytes of a JPEG are zero": ("none", flipped_image),
+    "a bz2 chunk with a flipped byte": (
+        "bz2",
+        lambda c: c[: len(c) // 2] + bytes([c[len(c) // 2] ^ 8]) + c[len(c) // 2 + 1 :],
+    ),
+    "an lz4 chunk with 40 bytes of zeros": ("lz4", lambda c: c[: len(c) // 2] + bytes(40) + c[len(c) // 2 + 40 :]),
+    "cut off behind the first 13 bytes": ("none", lambda c: c[:13]),
+    "empty": ("none", lambda c: b""),
+    "of the older version 1.2": ("none", lambda c: b"#ROSRECORD V1.2\n" + c[13:]),
+    "not a bag": ("none", lambda c: b"\x89PNG\r\n" + c),
+}
+ARCHIVES: dict[str, Change] = {
+    "tar.gz cut off in the middle": lambda c: c[: len(c) // 2],
+    "tar.gz with flipped bytes in the middle": lambda c: c[: len(c) // 2] + bytes(8) + c[len(c) // 2 + 8 :],
+    "tar.gz without its last 8 bytes (checksum)": lambda c: c[:-8],
+}
+
+
+def table_row(title: str, source: Path, out: Path) -> str:
+    try:
+        result = made(source, out)
+        kept, said = f"{count(result)} of 20", " ".join(result.notes[:1]) or "nothing"
+        if len(result.notes) > 1:
+            said += f" (and {len(result.notes) - 1} more)"
+    except DataError as error:
+        kept, said = "-", f"error: {error}"
+    said = said.replace(str(source), source.name).replace(str(out), "OUT").replace("|", "/")
+    return f"| {title} | {kept} | {said} |"
+
+
+def test_damage_table(tmp_path: Path) -> None:
+    lines = []
+    for number, (title, (compression, change)) in enumerate(CASES.items()):
+        path = write_bag(tmp_path / str(number) / "drive.bag", SHORT, compression=compression)
+        path.write_bytes(change(path.read_bytes()))
+        lines.append(table_row(title, path, tmp_path / f"out-{number}"))
+    for number, (title, change) in enumerate(ARCHIVES.items()):
+        bag = write_bag(tmp_path / f"a{number}" / "drive.bag", SHORT)
+        path = write_bag_archive(tmp_path / f"a{number}" / "drive.tar.gz", [bag], level=0)
+        path.write_bytes(change(path.read_bytes()))
+        lines.append(table_row(title, path, tmp_path / f"out-a{number}"))
+    text = PAGE.read_text()
+    begin, end = text.index("| damage |"), text.index("\n\n", text.index("| damage |"))
+    table = "| damage | frames kept | said |\n|---|---|---|\n" + "\n".join(lines)
+    if text[begin:end] != table:
+        (tmp_path / "data-damage.md").write_text(text[:begin] + table + text[end:])
+        pytest.fail(f"docs/data-damage.md is not what happens; what does is in {tmp_path / 'data-damage.md'}")
+
+
+@pytest.mark.parametrize(
+    ("title", "least"),
+    [
+        ("the recorder was killed: no index", 20),
+        ("the last byte is missing", 20),
+        ("cut off in the index", 20),
+        ("cut off in the middle", 7),
+        ("4 KiB of zeros over the beginning of a chunk", 15),
+        ("a chunk says that it is 100 bytes longer", 15),
+        ("a chunk says that it is 100 bytes shorter", 15),
+        ("a chunk says that it has 4 GB", 15),
+        ("100 bytes of a JPEG are zero", 19),
+        ("a bz2 chunk with a flipped byte", 14),
+    ],
+)
+def test_what_is_whole_is_kept_as_it_was(title: str, least: int, whole: Path, tmp_path: Path) -> None:
+    compression, change = CASES[title]
+    path = write_bag(tmp_path / "drive.bag", SHORT, compression=compression)
+    path.write_bytes(change(path.read_bytes()))
+    result = made(path, tmp_path / "out")
+    assert count(result) >= least
+    assert result.notes if count(result) < 20 else True
+    stamps = rows(whole)["stamp_ns"].tolist()
+    everything = np.concatenate([load(str(whole)).split(split) for split in ("train", "valid", "test")])  # type: ignore[arg-type]
+    order = {tuple(image.reshape(-1).tolist()) for image in everything}
+    for split in result.splits:
+        for image in load(str(tmp_path / "out")).split(split):  # type: ignore[arg-type]
+            assert tuple(image.reshape(-1).tolist()) in order
+    assert set(rows(tmp_path / "out")["stamp_ns"].tolist()) <= set(stamps)

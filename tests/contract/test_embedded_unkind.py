@@ -113,7 +113,7 @@ def not_found(stage: Stage) -> None:
 
 @checks("interruption")
 def interruption(stage: Stage) -> None:
-    stage.befall("interruption", notice_s=0.7)
+    stage.befall("interruption", notice_s=2.0)
     instance_id = stage.launch()
     assert json.loads(stage.metadata(instance_id, "spot/instance-action"))["action"] == "terminate"
     gone = wait_for(stage.ec2, instance_id, "terminated")

@@ -242,7 +242,7 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
         metavar="MIN",
         help="the same when the trainer has written nothing for so long",
     )
-    how.add_argument("--faults", metavar="FILE", help="embedded cloud: what goes wrong there (YAML; see infra/README.md)")
+    how.add_argument("--faults", metavar="FILE", help="embedded cloud: what goes wrong (YAML; see infra/README.md)")
     how.add_argument(
         "--interrupt-after",
         metavar="S",

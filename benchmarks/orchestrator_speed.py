@@ -31,8 +31,8 @@ from orchestrator import sync, world
 from orchestrator.cloud import Job
 from orchestrator.events import InterruptionNoticed
 from orchestrator.host import SshHost
-from orchestrator.planning import make_plan
 from orchestrator.plan import user_data
+from orchestrator.planning import make_plan
 from orchestrator.spec import RunSpec
 from orchestrator.ssh import SshShell, make_key_pair
 from orchestrator.store import RunStore

@@ -229,6 +229,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "log_offset": log_offset,
         "outputs": found,
         "stored": second_home(root).get("stored", []),
+        "s3_done": second_home(root).get("done", False),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
         "s3_problem": state.get("s3_problem", "") or second_home(root).get("problem", ""),
     }
@@ -263,7 +264,7 @@ def hear_owner(root: str, allow_s: str) -> None:
 
 
 def second_home(root: str) -> dict[str, Any]:
-    """Return what `s3_home.py` last told: `stored`, the checkpoints that S3 has whole, and `problem`."""
+    """Return what `s3_home.py` last told: `stored` (the checkpoints that S3 has whole), `problem`, and `done`."""
     told: dict[str, Any] = read_json(os.path.join(root, "agent", "s3.json"), {})
     return told
 
@@ -573,10 +574,13 @@ class Watch:
             self.save()
 
     def is_carried(self) -> bool:
-        """Return whether every checkpoint that is here is in S3 too; True where there is no second home."""
+        """Return whether all that the ended trainer left is in S3 too; True where there is no second home."""
         if not self.job.get("s3"):
             return True
-        stored = {entry["sha256"] for entry in second_home(self.root).get("stored", [])}
+        told = second_home(self.root)
+        if not told.get("done"):
+            return False  # S3 does not know yet that, and how, the trainer ended
+        stored = {entry["sha256"] for entry in told.get("stored", [])}
         found = outputs(self.root, self.started_at)
         return all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
 

@@ -60,6 +60,8 @@ class Home:
         self.stored: dict[str, dict[str, Any]] = {entry["sha256"]: entry for entry in known.get("stored", [])}
         self.problem = ""
         self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) as it was sent last
+        self._state_sent: dict[str, Any] = {}
+        self.is_done = False  # the trainer has ended, and all that it left is stored
         self._metrics_at = 0.0
         self._instance_id = ""
 
@@ -93,7 +95,12 @@ class Home:
             self._metrics_at = time.monotonic()
             self.send("out/metrics.jsonl", "metrics.jsonl")
             self.send("out/trainer.log", "trainer.log")
-        self.send("agent/state.json", "state.json")
+        if state != self._state_sent:  # as it was before the checkpoints were looked for, not as it is by now
+            self.put("state.json", json.dumps(state).encode())
+            self._state_sent = state
+        if has_ended and not self.is_done:
+            self.is_done = True
+            self.write_ledger()
 
     def store(self, output: dict[str, Any]) -> None:
         """Carry one checkpoint. It is in the ledger only when S3 has it whole."""
@@ -132,9 +139,13 @@ class Home:
                 content = file.read()
         except FileNotFoundError:
             return
+        self.put(target, content)
+        self._sent[name] = seen
+
+    def put(self, target: str, content: bytes) -> None:
+        """Store a small file of this instance's."""
         key = f"{self.prefix}/attempts/{self.instance_id()}/{target}"
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
-        self._sent[name] = seen
 
     def instance_id(self) -> str:
         """Who we are, by the instance metadata."""
@@ -145,7 +156,8 @@ class Home:
     def write_ledger(self) -> None:
         """Tell what is stored; on a full disk the next round tells it."""
         with contextlib.suppress(OSError):
-            agent.write_json(self.ledger, {"stored": list(self.stored.values()), "problem": self.problem})
+            told = {"stored": list(self.stored.values()), "problem": self.problem, "done": self.is_done}
+            agent.write_json(self.ledger, told)
 
     # -- fetching
 

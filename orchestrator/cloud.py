@@ -280,6 +280,7 @@ class Look:
     outputs: tuple[Output, ...]
     stored: tuple[Output, ...] = ()  # the checkpoints that are whole in S3
     s3_trouble: str = ""
+    s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its end too
     gpu: Mapping[str, Any] = field(default_factory=dict)  # what nvidia-smi said while the trainer ran; {} without one
 
 

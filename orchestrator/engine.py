@@ -569,7 +569,7 @@ class Engine:
     def _wait_for_s3(self, ear: Ear, host: Host, look: Look) -> Look:
         """Give the last checkpoint the time to reach S3 too; it is home already, so that this may be given up."""
         give_up_at = self.clock.now() + CARRY_WAIT_S
-        while self.job.bucket is not None and not is_carried(look.outputs, look.stored):
+        while self.job.bucket is not None and not is_carried(look):
             if self.clock.now() > give_up_at or look.s3_trouble or look.notice_ends_at is not None:
                 break
             self.clock.sleep(min(self.policy.poll_s, 1.0))

@@ -185,6 +185,7 @@ class SshHost:
             outputs=tuple(Output(**entry) for entry in raw["outputs"]),
             stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
             s3_trouble=raw.get("s3_problem", ""),
+            s3_done=raw.get("s3_done", False),
             gpu=raw.get("gpu", {}),
         )
 

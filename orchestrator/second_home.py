@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.cloud import Host, Output, Setup
+from orchestrator.cloud import Host, Look, Output, Setup
 from orchestrator.errors import TrainingError
 from orchestrator.events import Attempt, CheckpointPulled, CheckpointStored, SecondHomeTroubled, TrainerExited
 
@@ -81,10 +81,10 @@ def tell_trouble(engine: Engine, number: int, problem: str) -> None:
         engine.emit(SecondHomeTroubled(at=engine.clock.now(), attempt=number, reason=problem))
 
 
-def is_carried(outputs: Sequence[Output], stored: Sequence[Output]) -> bool:
-    """Return whether each checkpoint of a look is stored too."""
-    have = {output.sha256 for output in stored}
-    return all(output.sha256 in have for output in outputs if output.is_checkpoint)
+def is_carried(look: Look) -> bool:
+    """Return whether all that an ended trainer left is stored too: each checkpoint, its metrics, and how it ended."""
+    have = {output.sha256 for output in look.stored}
+    return look.s3_done and all(output.sha256 in have for output in look.outputs if output.is_checkpoint)
 
 
 # -- after we were away

@@ -252,6 +252,7 @@ class MemoryHost:
             end,
             outputs,
             self._stored(outputs),
+            s3_done=trainer == "exited",
         )
 
     def _stored(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:

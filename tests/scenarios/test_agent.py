@@ -154,6 +154,10 @@ def test_with_a_second_home_a_silent_owner_is_no_reason_until_all_is_stored(mach
     (stored,) = machine.status()["outputs"]
     (machine.root / "agent" / "s3.json").write_text(json.dumps({"stored": [stored], "problem": ""}))
     assert machine.status()["stored"] == [stored]
+    time.sleep(1.0)
+    assert not machine.is_down.exists(), "S3 does not know yet how the trainer ended"
+    told = {"stored": [stored], "problem": "", "done": True}
+    (machine.root / "agent" / "s3.json").write_text(json.dumps(told))
     until(machine.is_down.exists)
 
 

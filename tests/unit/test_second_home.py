@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cloud import BucketPlace, Output
+from orchestrator.cloud import BucketPlace, Cursor, Look, Output
 from orchestrator.engine import Engine
 from orchestrator.errors import CloudError, SpecError, TrainingError
 from orchestrator.events import CheckpointStored, SecondHomeTroubled, TrainerExited
@@ -216,11 +216,18 @@ def test_trouble_is_told_once_for_each_reason(home: Path) -> None:
     assert told == ["AccessDenied", "SlowDown"]
 
 
-def test_carried_is_every_checkpoint_and_nothing_else() -> None:
+def test_carried_is_every_checkpoint_and_the_end_and_nothing_else() -> None:
     picture = Output("samples-20.png", 20, 3, "x")
-    assert is_carried([output_of(10), picture], [output_of(10)])
-    assert not is_carried([output_of(10), output_of(20)], [output_of(10)])
-    assert is_carried([], [])
+
+    def look(outputs: list[Output], stored: list[Output], *, done: bool = True) -> Look:
+        return Look(
+            "exited", 0, False, None, False, "", True, "", "", Cursor(), tuple(outputs), tuple(stored), s3_done=done
+        )
+
+    assert is_carried(look([output_of(10), picture], [output_of(10)]))
+    assert is_carried(look([], []))
+    assert not is_carried(look([output_of(10), output_of(20)], [output_of(10)]))
+    assert not is_carried(look([output_of(10)], [output_of(10)], done=False)), "S3 does not know how it ended"
 
 
 @pytest.mark.parametrize("name", ["my-runs", "s3://my-runs/", "a.b-c.3", "x" * 63])

@@ -98,6 +98,10 @@ def _command(args: argparse.Namespace, after: list[str]) -> int:
         from orchestrator import quoting
 
         return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
+    if args.command == "dashboard":
+        from orchestrator.dashboard.serve import dashboard
+
+        return dashboard(args)
     if args.command == "bench":
         from orchestrator import benching
 

@@ -26,6 +26,7 @@ EXAMPLES = {
     "sweep": "pixel-orch sweep --region us-east-1",
     "report": "pixel-orch report --html report.html",
     "bench": "pixel-orch bench --instance g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
+    "dashboard": "pixel-orch dashboard --port 8765",
     "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
@@ -126,6 +127,7 @@ def _market(add: Add) -> None:
     sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
     market_flags.report(sub)
     market_flags.bench(add("bench", "run a few steps on each of several types, side by side, and compare their cost"))
+    market_flags.dashboard(add("dashboard", "show the runs live in a browser, on this machine only; changes nothing"))
     for name, text in (
         ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),

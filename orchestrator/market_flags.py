@@ -81,3 +81,8 @@ def bench(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--html", metavar="FILE", help="also write the report as one page")
     how.add_argument("--faults", metavar="FILE", help="embedded cloud: API calls that fail (YAML; see infra/README.md)")
     how.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the format (default: table)")
+
+
+def dashboard(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of `dashboard`."""
+    sub.add_argument("--port", metavar="N", type=int, default=0, help="on 127.0.0.1 (default: a free one)")

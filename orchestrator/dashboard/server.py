@@ -1,0 +1,110 @@
+"""The server of the page: three routes, one token, Server-Sent Events.
+
+Whoever has no token gets nothing; whoever has it can look, and do nothing. The name that the browser asked for must be
+ours, so that a page of somebody else's cannot be made to point here (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from orchestrator.dashboard.state import snapshot
+from orchestrator.spec import NAME_GRAMMAR
+from orchestrator.store import RunStore
+
+EVERY_S = 1.0
+ALIVE_EVERY = 15  # looks without news, after which a comment keeps the connection open
+SAMPLES = re.compile(r"samples-\d+\.png")
+HOSTS = ("127.0.0.1", "localhost")
+
+
+def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[], bool] = lambda: False) -> Starlette:
+    """Return the application.
+
+    Args:
+        home: PIXEL_ORCH_HOME.
+        token: that each request must carry.
+        now: gives unix seconds.
+        is_ending: whether the server is about to end; its streams then do so too.
+    """
+
+    def is_ours(request: Request) -> bool:
+        given = request.query_params.get("token", "")
+        return request.url.hostname in HOSTS and secrets.compare_digest(given.encode(), token.encode())
+
+    def page(request: Request) -> Response:
+        if not is_ours(request):
+            return _refused()
+        folder = resources.files("orchestrator.dashboard")
+        nonce = secrets.token_urlsafe(16)
+        text = folder.joinpath("page.html").read_text().replace("{{nonce}}", nonce)
+        text = text.replace("{{script}}", folder.joinpath("page.js").read_text())
+        return HTMLResponse(text, headers=_headers(nonce))
+
+    async def events(request: Request) -> Response:
+        if not is_ours(request):
+            return _refused()
+        return StreamingResponse(_looks(home, now, is_ending), media_type="text/event-stream", headers=_headers())
+
+    def samples(request: Request) -> Response:
+        if not is_ours(request):
+            return _refused()
+        run, name = request.path_params["run"], request.path_params["name"]
+        path = RunStore(home, run).folder / name
+        if not NAME_GRAMMAR.fullmatch(run) or not SAMPLES.fullmatch(name) or not path.is_file():
+            return PlainTextResponse("there is no such picture\n", 404)
+        return FileResponse(path, media_type="image/png", headers=_headers())
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/events", events),
+            Route("/samples/{run}/{name}", samples),
+        ]
+    )
+
+
+def _refused() -> Response:
+    return PlainTextResponse("open the address that `pixel-orch dashboard` printed, with its token\n", 403)
+
+
+def _headers(nonce: str = "") -> dict[str, str]:
+    allowed = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; " if nonce else ""
+    return {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": f"default-src 'none'; {allowed}img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+async def _looks(home: Path, now: Callable[[], float], is_ending: Callable[[], bool]) -> AsyncIterator[str]:
+    """Yield the state whenever it has changed; the time alone is no change."""
+    before, quiet = "", 0
+    while not is_ending():
+        seen: dict[str, Any] = await asyncio.to_thread(snapshot, home, now())
+        text = json.dumps(seen, separators=(",", ":"))
+        same = json.dumps({**seen, "now": ""})
+        if same != before:
+            before, quiet = same, 0
+            yield f"data: {text}\n\n"
+        else:
+            quiet += 1
+            if quiet % ALIVE_EVERY == 0:
+                yield ": still here\n\n"
+        for _ in range(10):
+            if not is_ending():
+                await asyncio.sleep(EVERY_S / 10)

@@ -1,0 +1,105 @@
+"""What the page shows, from the store alone: nothing is asked of AWS or of a machine, nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.billing import total_usd
+from orchestrator.clock import iso
+from orchestrator.errors import SpecError
+from orchestrator.events import Attempt, Progress, RunState
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunStore
+from orchestrator.terminal import event_words
+
+MOST_RUNS = 12  # those that go on, then the newest that are over
+MOST_EVENTS = 12
+MOST_POINTS = 60
+
+
+def snapshot(home: Path, now: float) -> dict[str, Any]:
+    """Return the state of the runs that matter now, the newest first.
+
+    Args:
+        home: PIXEL_ORCH_HOME.
+        now: unix seconds.
+    """
+    stores = RunStore.all(home)
+    shown = [_run(store, now) for store in _chosen(stores)]
+    return {
+        "now": iso(now),
+        "runs": shown,
+        "others": len(stores) - len(shown),
+        "usd": round(sum(run["usd"] for run in shown), 6),
+        "going": sum(not run["is_final"] for run in shown),
+    }
+
+
+def _chosen(stores: list[RunStore]) -> list[RunStore]:
+    """Return the runs to show; of many that are over only the newest are read at all."""
+    newest = stores[::-1][: 4 * MOST_RUNS]
+    going = [store for store in newest if not store.state().is_final]
+    return [*going, *(store for store in newest if store not in going)][:MOST_RUNS]
+
+
+def _run(store: RunStore, now: float) -> dict[str, Any]:
+    events = store.events()
+    state = store.state()
+    spec = _spec(store)
+    attempt = state.attempts[-1] if state.attempts else None
+    progress = [event for event in events if isinstance(event, Progress)]
+    speed = next((event.images_per_s for event in reversed(progress) if event.images_per_s), None)
+    budget = spec.limits.budget_usd if spec else None
+    samples = newest_samples(store)
+    words = [(event.at, event_words(event, event.at).strip()) for event in events]
+    return {
+        "run": store.run,
+        "state": state.state,
+        "reason": state.reason.splitlines()[0] if state.reason else "",
+        "is_final": state.is_final,
+        "cloud": state.cloud,
+        "where": _where(attempt),
+        "attempts": len(state.attempts),
+        "interruptions": state.interruptions,
+        "step": state.step,
+        "steps": spec.steps if spec else None,
+        "images_per_s": speed,
+        "speeds": [[event.step, event.images_per_s] for event in progress if event.images_per_s][-MOST_POINTS:],
+        "device": attempt.device if attempt else "",
+        "usd": float(total_usd(state.attempts, now)),
+        "usd_is_estimate": any(not a.is_over for a in state.attempts),
+        "budget_usd": None if budget is None else float(budget),
+        "seconds": _seconds(state, now),
+        "samples": samples.name if samples else None,
+        "notice_ends_at": _notice(attempt),
+        "is_led": state.is_final or store.owner_pid() is not None,
+        "events": [{"at": iso(at), "words": text} for at, text in words if text][-MOST_EVENTS:][::-1],
+    }
+
+
+def _spec(store: RunStore) -> RunSpec | None:
+    try:
+        return store.spec()
+    except SpecError:
+        return None
+
+
+def _where(attempt: Attempt | None) -> str:
+    return f"{attempt.instance_type} {attempt.market} in {attempt.zone}" if attempt else ""
+
+
+def _notice(attempt: Attempt | None) -> str | None:
+    if attempt is None or attempt.noticed_ends_at is None or attempt.is_over:
+        return None
+    return iso(attempt.noticed_ends_at)
+
+
+def _seconds(state: RunState, now: float) -> float:
+    return max(0.0, (state.updated_at if state.is_final else now) - state.created_at)
+
+
+def newest_samples(store: RunStore) -> Path | None:
+    """Return the last sample grid that came home."""
+    found = [path for path in store.folder.glob("samples-*.png") if path.stem.split("-")[1].isdigit()]
+    return max(found, key=lambda path: int(path.stem.split("-")[1]), default=None)

@@ -83,7 +83,7 @@ def _train(args: argparse.Namespace, stop: StopFlag) -> int:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     """Settle the settings: a file, or flags, not both. The environment's file is taken if there are no flags."""
-    flags = {name: getattr(args, name) for name in ("model", "dataset", "steps", "multiscale")}
+    flags = {name: getattr(args, name) for name in ("model", "dataset", "steps", "multiscale", "condition")}
     by_hand = bool(args.set) or bool(args.preset) or any(value is not None for value in flags.values())
     if args.config and by_hand:
         raise ConfigError("--config and flags both give settings; put them all into the file, or leave it out")
@@ -104,6 +104,7 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 def _sample(args: argparse.Namespace) -> str:
     from model.checkpoint import find, load
+    from model.conditioned import Conditioned, parse_values
     from model.device import pick_device
     from model.picture import write_grid
     from model.sample import draw
@@ -114,9 +115,14 @@ def _sample(args: argparse.Namespace) -> str:
     facts = saved.train_config.data
     device = pick_device(args.device)
     make_repeatable(1, device)
+    net = network_of(saved, device)
+    told = parse_values(args.condition)
+    if told and not isinstance(net, Conditioned):
+        raise SetupError("--condition: this network is not told anything; train one with --condition NAMES")
     levels = draw(
-        network_of(saved, device),
+        net,
         facts,
+        values=net.values(told, args.count) if isinstance(net, Conditioned) else None,
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,

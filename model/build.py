@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.conditioned import Conditioned
 from model.config import TrainConfig
 from model.cost import workspace_bytes
 from model.errors import ConfigError
@@ -16,10 +17,10 @@ from model.pixelrnn import Implementation, PixelRNN
 SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down; the rest is for all else
 
 # Two configs that agree in these have networks whose weights can be exchanged.
-NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale")
+NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
 
 
-def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale:
+def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:
     """Build the network of a config, with weights drawn from torch's generator.
 
     Args:
@@ -35,6 +36,8 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
     data = config.data
     if min(config.hidden, config.head) < data.channels:
         raise ConfigError(f"{config.dataset} has {data.channels} colours; give hidden and head at least that many maps")
+    if config.conditions:
+        return Conditioned(_network(config, implementation, condition=config.hidden), config.conditions)
     if config.small is None:
         return _network(config, implementation)
     factor = data.height // config.small.height

@@ -62,6 +62,7 @@ class TrainConfig(BaseModel):
     multiscale: int = Field(
         0, ge=0, le=4096, description="rows of the small image that is drawn first, by a network of its own; 0: none"
     )
+    condition: str = Field("", description="columns of the data set that the network is told, with commas between")
     data_memory_mb: int = Field(
         0, ge=0, le=10**9, description="memory for the training images, in MiB; more are read as they come; 0: half"
     )
@@ -108,6 +109,21 @@ class TrainConfig(BaseModel):
             fit = ", ".join(map(str, small_rows(facts)))
             raise ValueError(f"small images of {info.data['dataset']} can have {fit} rows; its own have {facts.height}")
         return rows
+
+    @field_validator("condition")
+    @classmethod
+    def _condition_fits(cls, names: str, info: ValidationInfo) -> str:
+        given = names.split(",") if names else []
+        if len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
+            raise ValueError("give names with commas between, each once: steering_angle,speed")
+        if given and info.data.get("multiscale"):
+            raise ValueError("a multi-scale network takes no condition of its own; leave one of both out")
+        return names
+
+    @property
+    def conditions(self) -> list[str]:
+        """The columns that the network is told."""
+        return self.condition.split(",") if self.condition else []
 
     @property
     def data(self) -> DatasetFacts:

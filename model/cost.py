@@ -48,6 +48,10 @@ class Cost:
 
 def cost_of(config: TrainConfig) -> Cost:
     """Count the cost of a config's network on its data set; of a multi-scale one's all three parts."""
+    if config.conditions:
+        maps, told = config.hidden, 2 * len(config.conditions)
+        plain = cost(replace(_sizes(config, config.data), condition=maps))
+        return replace(plain, parameters=plain.parameters + (told + 1 + maps + 1) * maps)  # once an image: no time
     if config.small is None:
         return cost(_sizes(config, config.data))
     small, maps = config.small, config.hidden
@@ -118,7 +122,9 @@ def workspace_bytes(config: TrainConfig, images: int) -> int:
     They write down every matrix that a gradient needs. It is what decides whether a large network fits into a GPU.
     """
     if config.small is None:
-        return _workspace(_sizes(config, config.data), images)
+        return _workspace(
+            replace(_sizes(config, config.data), condition=config.hidden * bool(config.conditions)), images
+        )
     large = replace(_sizes(config, config.data), condition=config.hidden)
     return _workspace(_sizes(config, config.small), images) + _workspace(large, images)
 

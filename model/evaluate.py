@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from model.build import evaluation_batch
@@ -15,6 +14,8 @@ from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
+from model.data.feed import check_columns
+from model.data.feed import judged as judged_images
 from model.device import device_name, memory_bytes, pick_device
 from model.likelihood import Score, nats_of_all, score
 from model.paper import TABLES, Table
@@ -47,8 +48,9 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     net = network_of(saved, where)
     data = load_data(config.dataset)
     judged = data.judged_on(split)
-    batches = data.batches(judged, evaluation_batch(config, memory_bytes(where)))
-    nats = nats_of_all(net, (torch.from_numpy(levels).to(where) for levels in batches))
+    check_columns(config, data)
+    size = evaluation_batch(config, memory_bytes(where))
+    nats = nats_of_all(net, judged_images(config, data, judged, where, size=size))
     whole = score(nats.sum(dim=1), config.data.dims)
     scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {
@@ -77,7 +79,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
 
 def _paper(data: Dataset | Prepared, asked: Split, judged: Split) -> tuple[Table | None, list[str]]:
     """Find the paper's table for a data set, if the figures mean the same; say so where they do not."""
-    remarks = []
+    remarks: list[str] = []
     if judged != asked:
         remarks.append(f"there are no {asked} images; the best checkpoint is chosen by these too")
     if not isinstance(data, Prepared):

@@ -13,22 +13,23 @@ from torch import Tensor, nn
 
 from model.multiscale import scales
 
+Given = Tensor | tuple[Tensor, Tensor | None]  # images, and what a conditioned network is told of them
 BATCH = 128  # images at a time in an evaluation
 
 
-def nats_per_image(net: nn.Module, levels: Tensor) -> Tensor:
+def nats_per_image(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,).
 
     Of a multi-scale network it is -log p(small image) - log p(image | small image): what the image costs on the one way
     to it that begins at its own small image. The network can draw it on other ways too, after a small image that is not
     its own, so this is an upper bound of its -log p(image).
     """
-    return nats_by_scale(net, levels).sum(dim=1)
+    return nats_by_scale(net, levels, values).sum(dim=1)
 
 
-def nats_by_scale(net: nn.Module, levels: Tensor) -> Tensor:
+def nats_by_scale(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
     """Do the same for each scale: (B, 1), or for a multi-scale network (B, 2), the small image first."""
-    return torch.stack([_nats(logits, some) for some, logits in scales(net, levels)], dim=1)
+    return torch.stack([_nats(logits, some) for some, logits in scales(net, levels, values)], dim=1)
 
 
 def _nats(logits: Tensor, levels: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def score(nats: Tensor, dims: int) -> Score:
 
 def evaluate(
     net: nn.Module,
-    images: Tensor | Iterable[Tensor],
+    images: Tensor | Iterable[Given],
     *,
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
@@ -80,12 +81,13 @@ def evaluate(
     batches = iter(torch.split(images, batch) if isinstance(images, Tensor) else images)
     first = next(batches)
     nats = nats_of_all(net, chain([first], batches), before_batch=before_batch)
-    return score(nats.sum(dim=1), first[0].numel())
+    levels = first if isinstance(first, Tensor) else first[0]
+    return score(nats.sum(dim=1), levels[0].numel())
 
 
 def nats_of_all(
     net: nn.Module,
-    images: Tensor | Iterable[Tensor],
+    images: Tensor | Iterable[Given],
     *,
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
@@ -98,7 +100,8 @@ def nats_of_all(
         with torch.no_grad():
             for some in torch.split(images, batch) if isinstance(images, Tensor) else images:
                 before_batch()
-                parts.append(nats_by_scale(net, some).double().cpu())
+                levels, values = (some, None) if isinstance(some, Tensor) else some
+                parts.append(nats_by_scale(net, levels, values).double().cpu())
     finally:
         net.train(was_training)
     return torch.cat(parts)

@@ -81,17 +81,18 @@ class MultiScale(nn.Module):
         return logits
 
 
-def scales(net: nn.Module, levels: Tensor) -> list[tuple[Tensor, Tensor]]:
+def scales(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
     """Ask each network for what it predicts: one, or the small one and the large one given the small image.
 
     Args:
         net: a network of images (B, C, H, W), or a `MultiScale` one.
         levels: the images.
+        values: what a `Conditioned` network is told of them.
 
     Returns:
         For each network its images and its logits for them, (b, K, c, h, w).
     """
     if not isinstance(net, MultiScale):
-        return [(levels, net(levels))]
+        return [(levels, net(levels) if values is None else net(levels, values))]
     small = net.reduce(levels)
     return [(small, net.small(small)), (levels, net.large(levels, net.condition(small)))]

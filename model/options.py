@@ -64,6 +64,7 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     train.add_argument(
         "--multiscale", metavar="ROWS", help="draw a small image of so many rows first, and the large one given it"
     )
+    train.add_argument("--condition", metavar="NAMES", help="columns that the network is told: steering_angle,speed")
     train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
     train.add_argument("--out", metavar="DIR", help="where to write (default: $PIXEL_ORCH_OUT, else ./out)")
 
@@ -84,6 +85,10 @@ def _sample(commands: Commands[OneLineParser], prog: str) -> None:
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
     sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
+    sample.add_argument(
+        "--condition", metavar="NAME=VALUE", action="append", default=[],
+        help="what the images are to be of: steering_angle=0.3,speed=10; what is not given is the mean",
+    )  # fmt: skip
     _drawing(sample, count=16, what="images")
 
 
@@ -185,7 +190,7 @@ def settings_help(prog: str) -> str:
     )
     rows = []
     for name, field in TrainConfig.model_fields.items():
-        if name not in ("model", "dataset", "facts", "steps", "multiscale"):
+        if name not in ("model", "dataset", "facts", "steps", "multiscale", "condition"):
             text = f"  {name:<20} {field.description} (default: {field.default})"
             rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
     example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"

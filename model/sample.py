@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from model.conditioned import Conditioned
 from model.config import DatasetFacts
 from model.multiscale import MultiScale
 from model.sampling import Engine, fill, uniforms, uniforms_of_scales
@@ -23,6 +24,7 @@ def draw(
     seed: int,
     temperature: float = 1.0,
     engine: Engine = "auto",
+    values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Draw images by ancestral sampling: each value from its softmax given the earlier ones.
@@ -37,6 +39,7 @@ def draw(
         seed: of the noise.
         temperature: divides the logits; below 1 the likely values become likelier.
         engine: which sampler; they agree.
+        values: what a conditioned network is told of each image, (B, 2V); the mean of what it knows if not given.
         before_row: called before each row; what it raises ends the drawing.
 
     Returns:
@@ -45,8 +48,9 @@ def draw(
     empty = torch.zeros(count, facts.channels, facts.height, facts.width, dtype=torch.uint8)
     everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
     return complete(
-        net, facts, empty, everything, seed=seed, temperature=temperature, engine=engine, before_row=before_row
-    )
+        net, facts, empty, everything, seed=seed, temperature=temperature, engine=engine, values=values,
+        before_row=before_row,
+    )  # fmt: skip
 
 
 def complete(
@@ -58,12 +62,14 @@ def complete(
     seed: int,
     temperature: float = 1.0,
     engine: Engine = "auto",
+    values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Draw what is hidden of images, given the rest: the last of what `complete_scales` returns."""
     return complete_scales(
-        net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, before_row=before_row
-    )[-1]
+        net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, values=values,
+        before_row=before_row,
+    )[-1]  # fmt: skip
 
 
 def complete_scales(
@@ -75,6 +81,7 @@ def complete_scales(
     seed: int,
     temperature: float = 1.0,
     engine: Engine = "auto",
+    values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """Draw what is hidden of images, given the rest.
@@ -90,12 +97,24 @@ def complete_scales(
         seed: of the noise.
         temperature: divides the logits.
         engine: which sampler.
+        values: what a conditioned network is told of each image, (B, 2V); the mean of what it knows if not given.
         before_row: called before each row.
 
     Returns:
         Levels (B, C, H, W), uint8, on the CPU; of a multi-scale network the small images, and then the large ones. What
         was not hidden is as it was given.
     """
+    if isinstance(net, Conditioned):
+        told = net.values({}, len(levels)) if values is None else values
+        with torch.no_grad():
+            maps = net.maps(told.to(next(net.parameters()).device), facts.height, facts.width)
+        noise = uniforms(facts, count=len(levels), seed=seed)
+        return [
+            fill(
+                net.net, levels, hidden, noise,
+                temperature=temperature, condition=maps, engine=engine, before_row=before_row,
+            )
+        ]  # fmt: skip
     if not isinstance(net, MultiScale):
         noise = uniforms(facts, count=len(levels), seed=seed)
         return [fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)]

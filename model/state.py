@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from model.build import NETWORK_FIELDS, build, choose_implementation
 from model.checkpoint import Checkpoint
+from model.conditioned import Conditioned
 from model.config import TrainConfig
 from model.data import Dataset, Prepared
-from model.data.feed import Feed
+from model.data.feed import Feed, check_columns
 from model.data.order import parse
 from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
@@ -30,6 +31,9 @@ class Training:
         self.config, self.device = config, device
         self.implementation = choose_implementation(config, memory_bytes(device))
         self.net = build(config, self.implementation).to(device)
+        if isinstance(self.net, Conditioned):
+            told = check_columns(config, data)
+            self.net.standardise([column.mean for column in told], [column.std for column in told])
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
         self.feed = Feed(config, data, device)
@@ -63,10 +67,10 @@ class Training:
             DataError: a shard is damaged or did not come.
         """
         config = self.config
-        levels = self.feed.at(self.position, look)  # (B, C, H, W)
+        levels, values = self.feed.at(self.position, look)  # (B, C, H, W), (B, 2V)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step) if rate is None else rate
-        nats = nats_per_image(self.net, levels).mean()
+        nats = nats_per_image(self.net, levels, values).mean()
         self.optimizer.zero_grad()
         (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.grad_clip or math.inf)

@@ -142,8 +142,7 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
     run.check()
     try:
         batch = evaluation_batch(run.config, memory_bytes(run.device))
-        batches = data.batches(data.judged_on("valid"), batch, run.config.validate_images)
-        images = (torch.from_numpy(levels).to(run.device) for levels in batches)
+        images = run.feed.images_of(data.judged_on("valid"), batch, run.config.validate_images)
         score = evaluate(run.judged, images, before_batch=stop.check)
     except Stopped:
         return False

@@ -333,6 +333,7 @@ def write_bag(path: Path, drive: Drive, *, compression: str = "none", chunk_byte
 
 def write_bag_archive(path: Path, bags: list[Path], level: int = 1) -> Path:
     """A tar.gz of bags."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz", compresslevel=level) as tar:
         for bag in bags:
             info = tarfile.TarInfo(bag.name)  # without the time of day: the same bytes each time

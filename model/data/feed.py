@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from model.config import TrainConfig
 from model.data.batches import batch_indices
-from model.data.dataset import Dataset, Prepared
+from model.data.dataset import Dataset, Prepared, Split, known
 from model.data.loader import Loader
+from model.data.manifest import Column
 from model.data.order import FULL, Order, Strategy, choose
 from model.data.store import memory_bytes
+from model.errors import ConfigError
+
+
+def judged(
+    config: TrainConfig, data: Dataset | Prepared, split: Split, device: torch.device, *, size: int, most: int = 0
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Give the images of a split in batches, in order, and what a conditioned network is told of them."""
+    first = 0
+    for levels in data.batches(split, size, most):
+        values = None
+        if config.conditions and isinstance(data, Prepared):
+            rows = data.rows(split, first, first + len(levels))
+            values = torch.from_numpy(known(rows, data.columns, config.conditions)).to(device)
+        first += len(levels)
+        yield torch.from_numpy(levels).to(device), values
+
+
+def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]:
+    """Find the columns that the network is to be told.
+
+    Raises:
+        ConfigError: the data set does not have one.
+    """
+    there = {column.name: column for column in (data.columns if isinstance(data, Prepared) else [])}
+    for name in config.conditions:
+        if name not in there:
+            has = ", ".join(there) or "no columns"
+            raise ConfigError(f"condition = {config.condition}: {config.dataset} has no column {name}; it has {has}")
+    return [there[name] for name in config.conditions]
 
 
 class Feed:
@@ -49,8 +79,8 @@ class Feed:
     def strategy(self, strategy: Strategy) -> None:
         self._strategy = strategy
 
-    def at(self, position: int, look: Callable[[], None] = lambda: None) -> Tensor:
-        """Give the levels (B, C, H, W) of the batch that comes after `position` images.
+    def at(self, position: int, look: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
+        """Give the batch that comes after `position` images: levels (B, C, H, W), and what the network is told of them.
 
         Args:
             position: images seen before, over all epochs.
@@ -62,13 +92,21 @@ class Feed:
         size = self._config.batch_size
         if self.images is not None:
             picked = batch_indices(self._config.seed, position, size, len(self.images))
-            return self.images[torch.from_numpy(picked).to(self._device)]
+            return self.images[torch.from_numpy(picked).to(self._device)], None
         if self._loader is None or position != self._next:
             self._start(position)
         assert self._loader is not None  # noqa: S101 - _start has made it
         batch = self._loader.next(look)
         self._next = position + size
-        return torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
+        levels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
+        if batch.rows is None or not isinstance(self._data, Prepared):
+            return levels, None
+        values = known(batch.rows, self._data.columns, self._config.conditions)
+        return levels, torch.from_numpy(values).to(self._device)
+
+    def images_of(self, split: Split, size: int, most: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Give the images of a split in batches, `most` of them if that is not 0, and what the network is told."""
+        return judged(self._config, self._data, split, self._device, size=size, most=most)
 
     def close(self) -> None:
         """End the loader's thread."""
@@ -99,4 +137,5 @@ class Feed:
             position=position,
             memory=files.all() if fits and files.complete else None,
             binarise=self._data.dynamic,
+            columns=bool(self._config.conditions),
         )

@@ -157,7 +157,7 @@ def _measured(rows: Sequence[BenchRow]) -> str:
 
 def _more(rows: Sequence[BenchRow]) -> str:
     target = next((row.target_bits for row in rows if row.target_bits is not None), None)
-    reach = "$ TO TARGET" if target is None else f"$ TO {target:.3g} BITS"
+    reach = "$ TO TARGET" if target is None else f"$ TO {target:.3g}"
     head = ["TYPE", "$/H", "MARKET", "10-90 %", "IMAGES/$", reach, "BILLED $", "GPU"]
     cells = [
         [

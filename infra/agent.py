@@ -526,6 +526,16 @@ class Watch:
         except OSError:
             return time.time() - self.started_at
 
+    def idle_for_s(self) -> float:
+        """Return for how long the trainer has written neither metrics nor log."""
+        spoke_at = self.started_at
+        for name in ("metrics.jsonl", "trainer.log"):
+            try:
+                spoke_at = max(spoke_at, os.stat(os.path.join(self.root, "out", name)).st_mtime)
+            except OSError:
+                continue
+        return time.time() - spoke_at
+
     def word_age_s(self) -> float:
         """Return how old the owner's last word is; a pull renews no budget."""
         return self.age_s("owner")
@@ -595,6 +605,8 @@ class Watch:
             why = "its time of %.0f s is up" % limit
         elif self.word_age_s() > bought_s - self.saving_s(bought_s):
             why = "its owner has been silent for %.0f s, and no more money or time is sure to be left" % silence_s
+        elif self.job.get("idle_s") and self.idle_for_s() > float(self.job["idle_s"]):
+            why = "the trainer has written nothing for %.0f s" % self.idle_for_s()
         elif silence_s > self.allowed_silence_s():
             why = "its owner has been silent for %.0f s" % silence_s
         if not why or self.is_left_to_aws():

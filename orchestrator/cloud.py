@@ -220,6 +220,7 @@ class Job:
     stop_timeout_s: float
     metadata_poll_s: float
     time_limit_s: float | None = None
+    idle_s: float | None = None  # without a new line of metrics or log, should nobody lead the run
     bucket: BucketPlace | None = None
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
 

@@ -151,6 +151,7 @@ class SshHost:
             "stop_timeout_s": job.stop_timeout_s,
             "metadata_poll_s": job.metadata_poll_s,
             "time_limit_s": job.time_limit_s,
+            "idle_s": job.idle_s,
             "s3": _place(job, setup),
             "shutdown": ["sudo", "shutdown", "-h", "now"],
             "cancel_shutdown": ["sudo", "shutdown", "-c"],

@@ -315,6 +315,8 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         owner_timeout_s=spec.recovery.owner_timeout_s,
         stop_timeout_s=spec.recovery.stop_timeout_s,
         metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud's notice is shorter
+        # the engine, if there is one, sees it first, and saves and brings home what there is
+        idle_s=None if spec.limits.idle_s is None else spec.limits.idle_s + spec.recovery.stop_timeout_s,
         allow_cpu=spec.allow_cpu,
     )
 

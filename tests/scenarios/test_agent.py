@@ -193,8 +193,8 @@ def test_a_full_disk_does_not_hide_the_trainers_end(machine: Machine) -> None:
 
 
 def test_a_look_is_a_heartbeat(machine: Machine) -> None:
-    machine.start(owner_timeout_s=1.5)
-    for _ in range(12):
+    machine.start(owner_timeout_s=4.0)
+    for _ in range(20):
         assert machine.status()["trainer"]["state"] == "running"
         time.sleep(0.25)
     assert not machine.is_down.exists()
@@ -204,6 +204,14 @@ def test_the_time_limit_ends_the_machine_after_a_checkpoint(machine: Machine) ->
     machine.start(time_limit_s=1.0)
     until(machine.is_down.exists)
     assert (machine.root / "out" / "checkpoint-7.pt").exists()
+
+
+def test_a_trainer_that_writes_nothing_ends_the_machine_after_a_checkpoint(machine: Machine) -> None:
+    machine.start(idle_s=1.0)
+    until(machine.is_down.exists)
+    assert (machine.root / "out" / "checkpoint-7.pt").exists()
+    log = (machine.root / "agent" / "agent.log").read_text()
+    assert "the trainer has written nothing for" in log
 
 
 def test_a_notice_saves_and_leaves_the_machine_to_aws(machine: Machine, metadata: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from model.config import TrainConfig
 from model.cost import FLOAT_BYTES, Cost, cost_of
@@ -92,6 +93,7 @@ class Predictions:
         return sizes[middle] if len(sizes) % 2 else (sizes[middle - 1] + sizes[middle]) / 2
 
 
+@lru_cache(maxsize=256)
 def work_of(config: TrainConfig) -> Work:
     """Count what training one image of this config asks of a GPU."""
     cost = cost_of(config)

@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infra import agent
 from infra.local import EmbeddedCloud
 from orchestrator.store import RunStore
 from tests.scenarios.stage import Stage, last_json, staged
@@ -100,3 +102,30 @@ def test_ctrl_c_ends_every_machine_of_a_bench(stage: Stage) -> None:
     assert [store.state().state for store in stores] == ["CANCELLED", "CANCELLED"]
     assert "Traceback" not in stage.said(bench)
     check_all_gone(stage)
+
+
+def test_the_agent_lets_nvidia_smi_write_and_ends_it_with_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor n in 1 2; do echo "Tesla T4, 1590, 5000, 9$n, 310$n, 15360"; done\nexec sleep 60\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "code").mkdir()
+    job = {"command": ["true"], "env": {}, "path_first": "/usr/bin"}
+    watch = agent.Watch(str(tmp_path), job)
+    watch.start_trainer()
+    watch.watch_gpu()
+    give_up_at = time.monotonic() + 20
+    while len((tmp_path / "agent" / "gpu.csv").read_text().splitlines()) < 2 and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    assert watch.trainer is not None
+    watch.trainer.wait()
+    watch.look_at_trainer()
+    assert watch.gpu_watch is not None
+    assert watch.gpu_watch.poll() is not None, "it has ended with the trainer"
+    facts = agent.gpu_facts(str(tmp_path / "agent" / "gpu.csv"))
+    assert (facts["name"], facts["utilization_percent"], facts["memory_peak_mib"]) == ("Tesla T4", 91.5, 3102)

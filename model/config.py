@@ -16,12 +16,13 @@ from typing import Any, Literal, get_args
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from model.datasets import DATASETS, DatasetFacts, check_name, prepared_facts
+from model.datasets import DATASETS, REGISTRY, DatasetFacts, check_name, prepared_facts
 from model.errors import ConfigError
 
 __all__ = [
     "DATASETS",
     "MODELS",
+    "REGISTRY",
     "ConfigError",
     "DatasetFacts",
     "TrainConfig",

@@ -22,6 +22,7 @@ from orchestrator.spec import (
     check_amount,
     check_bucket,
     check_cidr,
+    check_data,
     check_disk,
     check_env,
     check_instances,
@@ -68,6 +69,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "disk_size": int,
     "login_user": str,
     "bucket": str,
+    "data_bucket": str,
     "owner_timeout": (int, float, str),
     "instance_profile": str,
     "allow_cpu": bool,
@@ -179,6 +181,7 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         trainer=trainer,
         command=words,
         workdir=workdir,
+        data_url=check_data(trainer, given("data_bucket")),
         include=include,
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(args.env)}),
         **_machine(given, file),
@@ -193,7 +196,8 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     Raises:
         SpecError: a flag would make another run of it.
     """
-    for key in ("file", "name", "cloud", *TRAINER_FLAGS, "set", "env", "env_file", "workdir", "include", "key"):
+    fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket")
+    for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
         if getattr(args, key):
             flag = "--" + key.replace("_", "-")
             raise SpecError(f"{flag}: {old.run} goes on as it was; only where, when and for how much may change")

@@ -223,6 +223,8 @@ class Job:
     idle_s: float | None = None  # without a new line of metrics or log, should nobody lead the run
     bucket: BucketPlace | None = None
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
+    data: str | None = None  # a data set that is to be there before the trainer starts, by name
+    data_url: str | None = None  # where in S3 it lies prepared; None: it is made from the published files
 
     @property
     def is_bundled(self) -> bool:
@@ -239,6 +241,7 @@ class Setup:
     gpu: str
     why: str
     s3_python: str = ""  # the interpreter that has boto3, where it was asked for
+    data_s: float = 0.0  # that the data took, beside the bootstrap
 
 
 @dataclass(frozen=True)

@@ -387,6 +387,7 @@ class Engine:
                 instance_id=attempt.instance_id,
                 python=setup.python,
                 setup_s=now - began_at,
+                data_s=setup.data_s,
             )
         )
         self._renew_host_key(attempt, host)

@@ -92,6 +92,7 @@ class HostReady(Event):
     instance_id: str
     python: str
     setup_s: float
+    data_s: float = 0.0  # of that, while the data were fetched or prepared beside the bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ from orchestrator.ssh import SshShell, Write
 from orchestrator.store import part_path, sha256_of, sync_folder
 
 PIECE = 1 << 18
+DATA_TIMEOUT_S = 6 * 3600.0  # 131 GB come in half an hour at 100 MB/s, and are read in another
 
 
 class SshHost:
@@ -50,20 +52,34 @@ class SshHost:
     # -- setting up
 
     def set_up(self, job: Job) -> Setup:
-        """Send our three files, then let the bootstrap look for a Python while the code is synced."""
+        """Send our own files, then let the bootstrap look for a Python while the code is synced and the data come."""
         self._send_own_files(job)
         answer: list[Setup | Exception] = []
         bootstrap = threading.Thread(target=self._bootstrap_into, args=(job, answer), name="bootstrap", daemon=True)
         bootstrap.start()
-        self._sync(job)
-        bootstrap.join()
+        try:
+            self._sync(job)
+            data_s = self._data(job) if job.data else 0.0
+        finally:
+            bootstrap.join()
         if isinstance(answer[0], Exception):
             raise answer[0]
-        return answer[0]
+        return replace(answer[0], data_s=data_s)
+
+    def _data(self, job: Job) -> float:
+        """Let the data be fetched or prepared over there; return the seconds that it took."""
+        words = [job.root, job.data or "", *([job.data_url] if job.data_url else [])]
+        command = shlex.join(["bash", f"{job.root}/bin/data.sh", *words])
+        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
+        return float(json.loads(lines[-1])["seconds"])
 
     def _send_own_files(self, job: Job) -> None:
         own = resources.files("infra")
         names = ("agent.py", "bootstrap.sh", "torch_builds.json", *(("s3_home.py",) if job.bucket else ()))
+        names += ("data.sh", "s3_data.py") if job.data else ()
         files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in names}
         if job.config_json is not None:
             files["config.json"] = job.config_json

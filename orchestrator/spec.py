@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import TrainConfig
+from model.config import REGISTRY, TrainConfig
 from orchestrator import catalog
 from orchestrator.errors import SpecError
 
@@ -90,6 +90,7 @@ class RunSpec(BaseModel):
     bucket: str | None = None  # S3: a second home of the checkpoints
     bucket_prefix: str = ""  # the run's part of it, made once
     bucket_region: str = ""
+    data_url: str | None = None  # s3://bucket/prefix: where the prepared data set lies
     instance_profile: str | None = None  # its role is what lets the instance write to the bucket
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
@@ -241,6 +242,36 @@ def check_user(name: str | None) -> str | None:
     if name is None or re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
         return name
     raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
+
+
+def check_data(trainer: TrainConfig | None, data_url: str | None) -> str | None:
+    """Return the place of the prepared data in S3, if the trainer's data set can be had on an instance at all.
+
+    Raises:
+        SpecError: it cannot: it is a folder of this machine, or no server has its files.
+    """
+    if data_url is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s'\"]*)?", data_url):
+        raise SpecError(f"--data-bucket: {data_url!r} is no place in S3; for example s3://my-data/cifar10")
+    if trainer is None:
+        if data_url is not None:
+            raise SpecError("--data-bucket is for the bundled trainer; a program of your own fetches its own data")
+        return None
+    known = REGISTRY.get(trainer.dataset)
+    if known is None:
+        raise SpecError(
+            f"--dataset {trainer.dataset} is a folder of this machine; give the data set's name, and with "
+            "--data-bucket the place in S3 where you copied the folder to"
+        )
+    if known.kind == "builtin":
+        if data_url is not None:
+            raise SpecError(f"--data-bucket: {known.name} comes with the trainer; leave it out")
+        return None
+    if data_url is None and (known.own or not all(file.urls for file in known.files)):
+        raise SpecError(
+            f"--dataset {known.name}: no server has its files; prepare it here (pixel-orch data prepare {known.name}), "
+            "copy the folder to S3, and give --data-bucket s3://BUCKET/PREFIX"
+        )
+    return data_url
 
 
 def check_bucket(name: str | None) -> str | None:

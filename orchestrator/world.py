@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.config import REGISTRY
 from orchestrator import catalog, sync
 from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
 from orchestrator.errors import CloudError, SpecError
@@ -304,11 +305,14 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
     else:
         command, config = spec.command, None
     place = BucketPlace(spec.bucket, spec.bucket_prefix, spec.bucket_region) if spec.bucket else None
+    data = spec.trainer.dataset if spec.trainer and REGISTRY[spec.trainer.dataset].kind != "builtin" else None
     return Job(
         bucket=place,
         root=f"pixel-orch/{spec.run}",
         command=command,
-        env=spec.env,
+        env={**({"PIXEL_ORCH_DATA": "~/pixel-orch/data"} if data else {}), **spec.env},
+        data=data,
+        data_url=spec.data_url,
         config_json=config,
         tree=tree.folder,
         files=tree.files,

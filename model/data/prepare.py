@@ -18,6 +18,7 @@ from model.datasets import MANIFEST, REGISTRY, Registered, folder_of
 from model.errors import DataError
 
 VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
+DRIVING_SIZE = 64  # pixels of a side of a frame, if nothing else is asked for
 PARTS = ".parts"  # what is kept of bags between two runs
 SPARE_BYTES = 200 << 20  # left free on the disk
 
@@ -48,7 +49,8 @@ class Options:
         names = {"cifar": ("holdout", "levels"), "png-tar": ("levels",), "npz-zip": ("levels",)}
         names |= {"pictures": ("levels", "size", "channels")}
         names |= {"rosbag": ("levels", "size", "cameras", "stride", "min_speed", "crop", "max_gap_ms")}
-        return {name: getattr(self, name) for name in names.get(entry.kind, ())}
+        asked = {name: getattr(self, name) for name in names.get(entry.kind, ())}
+        return {**asked, "size": asked["size"] or DRIVING_SIZE} if entry.kind == "rosbag" else asked
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,13 @@ from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAME, FRAMES, SIGNALS, read_rows, signal_type
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
-from model.data.prepare import PARTS, VERSION, Opened, Options, space
+from model.data.prepare import DRIVING_SIZE, PARTS, VERSION, Opened, Options, space
 from model.data.source import Block
 from model.data.stream import GZIP
 from model.datasets import Registered
 from model.errors import DataError
 
 BLOCK = 256  # frames given out at a time
-SIZE = 64
 HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space
 
 
@@ -55,7 +54,7 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
     frames.require_decoder()
     paths = _paths(entry, options, stream)
     cameras = _cameras(options.cameras)
-    recipe = Recipe(options.size or SIZE, options.crop, options.levels)
+    recipe = Recipe(options.size or DRIVING_SIZE, options.crop, options.levels)
     wish = Wish(recipe, cameras, options.stride, options.commit_bytes)
     if entry.drive_s:
         frame_count = entry.drive_s * HZ * len(cameras) // options.stride

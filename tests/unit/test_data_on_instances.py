@@ -1,0 +1,142 @@
+"""Data on the instance: what can be launched at all, and the process that fills a folder from S3."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import TrainConfig
+from model.data import load
+from model.data.prepare import Options, prepare
+from model.data.store import CHECKED
+from model.data.verify import verify
+from orchestrator.errors import SpecError
+from orchestrator.spec import check_data
+
+PATH = Path(__file__).parents[2] / "infra" / "s3_data.py"
+spec = importlib.util.spec_from_file_location("s3_data", PATH)
+assert spec is not None
+assert spec.loader is not None
+s3_data = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(s3_data)
+
+
+class Store:
+    """A client of S3, as far as it is used: objects in a folder, and failures in turn."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.failures: list[Exception] = []
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        self.asked.append(f"{Bucket}/{Key}")
+        if self.failures:
+            raise self.failures.pop(0)
+        path = self.folder / Key.rpartition("/")[2]
+        if not path.exists():
+            error = {"Error": {"Code": "NoSuchKey", "Message": "The specified key does not exist."}}
+            raise s3_data.ClientError(error, "GetObject")
+        return {"Body": io.BytesIO(path.read_bytes())}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "digits"
+    prepare("digits", Options(out=folder, shard_bytes=30_000))
+    return folder
+
+
+def fill(store: Store, folder: Path, waits: list[float] | None = None) -> tuple[dict[str, Any], list[list[str]]]:
+    there: list[list[str]] = []
+    sleep = [].append if waits is None else waits.append
+    source = s3_data.Source("s3://bucket/some/where", store, sleep)
+    told = s3_data.fill(source, str(folder), lambda _: there.append(sorted(p.name for p in folder.glob("[!.]*"))))
+    return told, there
+
+
+def test_the_folder_fills_in_the_order_that_a_training_wants(prepared: Path, tmp_path: Path) -> None:
+    store = Store(prepared)
+    told, there = fill(store, tmp_path / "data")
+    assert there == [["manifest.json", "shard-00000.npy"]]  # then the trainer may begin
+    assert store.asked[0] == "bucket/some/where/manifest.json"
+    splits = {shard.file: shard.split for shard in verify(tmp_path / "data").shards}
+    order = [splits[key.rpartition("/")[2]] for key in store.asked[1:]]
+    small = [split for split in splits.values() if split != "train"]
+    assert order == ["train", *small, *["train"] * (len(splits) - len(small) - 1)]
+    assert {"valid", "test"} == set(small)
+    assert told["files"] == told["of"] == len(store.asked)
+    assert told["bytes"] == sum(path.stat().st_size for path in prepared.glob("[!.]*"))
+    checked = (tmp_path / "data" / CHECKED).read_bytes()
+    load(str(tmp_path / "data")).split("train")
+    assert (tmp_path / "data" / CHECKED).read_bytes() == checked  # the trainer checks none of them again
+    fill(again := Store(prepared), tmp_path / "data")
+    assert again.asked == []  # all of it is there
+
+
+def test_a_failure_is_tried_again_after_a_growing_wait(prepared: Path, tmp_path: Path) -> None:
+    store, waits = Store(prepared), list[float]()
+    store.failures = [OSError("reset"), OSError("reset"), OSError("reset")]
+    fill(store, tmp_path / "data", waits)
+    assert waits == [1, 2, 4]
+    verify(tmp_path / "data")
+
+
+def test_a_damaged_object_never_gets_its_name(prepared: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "bucket"
+    damaged.mkdir()
+    for path in prepared.glob("[!.]*"):
+        (damaged / path.name).write_bytes(path.read_bytes())
+    shard = damaged / "shard-00001.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    sha256 = hashlib.sha256(shard.read_bytes()).hexdigest()
+    with pytest.raises(s3_data.DataError, match=rf"cannot fetch s3://bucket/some/where/shard-00001.npy: .*{sha256}"):
+        fill(Store(damaged), tmp_path / "data")
+    assert not (tmp_path / "data" / "shard-00001.npy").exists()
+
+
+def test_what_is_not_there_is_one_line_at_once(tmp_path: Path) -> None:
+    store, waits = Store(tmp_path), list[float]()
+    with pytest.raises(s3_data.DataError, match=r"cannot fetch s3://bucket/some/where/manifest.json: .*does not exist"):
+        fill(store, tmp_path / "data", waits)
+    assert waits == []
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": 3}))
+    with pytest.raises(s3_data.DataError, match=r"manifest.json is no manifest"):
+        fill(store, tmp_path / "data")
+    with pytest.raises(s3_data.DataError, match=r"is no place in S3; give s3://BUCKET/PREFIX"):
+        s3_data.Source("https://bucket", store)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "url", "says"),
+    [
+        ("/data/mine", None, "is a folder of this machine; give the data set's name"),
+        ("imagenet-small-64", None, "no server has its files; prepare it here"),
+        ("udacity-2-1", None, "give --data-bucket s3://BUCKET/PREFIX"),
+        ("images", None, "no server has its files"),
+        ("cifar10", "my-bucket/cifar10", "is no place in S3; for example s3://my-data/cifar10"),
+        ("cifar10", "s3://x", "is no place in S3"),
+        ("digits", "s3://my-data/digits", "digits comes with the trainer; leave it out"),
+    ],
+)
+def test_data_that_an_instance_cannot_have_are_refused_before_it_is_rented(
+    dataset: str, url: str | None, says: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_data(TrainConfig(dataset=dataset), url)
+    assert says in str(caught.value)
+
+
+def test_data_that_an_instance_can_have() -> None:
+    assert check_data(TrainConfig(), None) is None
+    assert check_data(TrainConfig(dataset="mnist-static"), None) is None  # it is fetched there
+    assert check_data(TrainConfig(dataset="udacity-2-1"), "s3://my-data/drive") == "s3://my-data/drive"
+    assert check_data(None, None) is None
+    with pytest.raises(SpecError, match="--data-bucket is for the bundled trainer"):
+        check_data(None, "s3://my-data/drive")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.report.build import PredictedRow, RunRow
 from orchestrator.report.forms import plain
 from orchestrator.report.metrics import Digest
+from orchestrator.report.rows import PredictedRow, RunRow
 from orchestrator.report.text import compact
 from orchestrator.terminal import money, number, table
 

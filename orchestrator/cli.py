@@ -94,10 +94,14 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def _command(args: argparse.Namespace, after: list[str]) -> int:
-    if args.command in ("prices", "compare"):
+    if args.command == "prices":
         from orchestrator import quoting
 
-        return int({"prices": quoting.prices, "compare": quoting.do_compare}[args.command](args))
+        return quoting.prices(args)
+    if args.command == "compare":
+        from orchestrator import comparing
+
+        return comparing.do_compare(args)
     if args.command == "dashboard":
         from orchestrator.dashboard.serve import dashboard
 

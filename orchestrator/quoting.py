@@ -1,4 +1,4 @@
-"""`prices` and `compare`: what EC2 asks for a machine, live where there are credentials, recorded where there are none.
+"""`prices`: what EC2 asks for a machine, live where there are credentials, recorded where there are none.
 
 A figure always says whose it is: live (asked now), cached (asked then), recorded (bundled, with its date).
 """
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import catalog, world
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import Pool
-from orchestrator.compare import Comparison, Side, Then, compare
 from orchestrator.errors import AccessError, CloudError, SpecError
 from orchestrator.price_cache import Entry, PriceCache
 from orchestrator.prices import (
@@ -39,7 +38,7 @@ from orchestrator.prices import (
     saves,
 )
 from orchestrator.store import home_from_environment, make_home
-from orchestrator.terminal import money, number, span, table
+from orchestrator.terminal import money, span, table
 
 if TYPE_CHECKING:
     from orchestrator.aws.prices import PriceSource
@@ -321,166 +320,3 @@ def _doubts(rows: Sequence[MarketRow]) -> list[str]:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
-
-
-# -- compare
-
-
-def do_compare(args: argparse.Namespace) -> int:
-    """Do `pixel-orch compare`: offline, from the catalog and from prices that were asked before."""
-    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in args.types))
-    home, now = home_from_environment(), SystemClock().now()
-    quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
-    note = "; ".join(age_words(quoted.rows, now))
-    compared = compare(names, quoted.rows, note)
-    print(json.dumps(comparison_json(compared)) if args.output == "json" else comparison_text(compared))
-    return 0
-
-
-def comparison_text(compared: Comparison) -> str:
-    """Return the comparison for a terminal of 80 columns."""
-    parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
-    if compared.ratios:
-        first = compared.sides[0].known.name
-        head = [f"OVER {first}", "SPOT", "ON-DEM", "FP32", "MEMORY", "GB/S", "FP32 PER $"]
-        rows = [
-            [r.name, *(_times(v) for v in (r.spot, r.on_demand, r.fp32, r.memory, r.bandwidth, r.tflops_per_usd))]
-            for r in compared.ratios
-        ]
-        parts += ["", table(head, rows, " ".join(head[1:]))]
-    if compared.then:
-        parts += ["", *_then_text(compared.then)]
-    parts += ["", *_remarks(compared)]
-    return "\n".join(parts)
-
-
-def _hardware(sides: Sequence[Side]) -> str:
-    head = ["TYPE", "GPU", "FP32 TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
-    rows = [
-        [
-            s.known.name,
-            f"{s.known.gpus}x {s.known.gpu}" if s.known.gpus > 1 else s.known.gpu,
-            number(float(s.fp32_tflops)),
-            number(float(s.memory_gib)),
-            number(float(s.bandwidth_gb_s)),
-            f"gone {s.known.retired}" if s.known.is_retired else "current",
-            s.known.replacement or "-",
-        ]
-        for s in sides
-    ]
-    return table(head, rows, "FP32 TFLOPS GIB GB/S")
-
-
-def _prices_of(sides: Sequence[Side]) -> str:
-    head = ["TYPE", "LOWEST SPOT $/H", "WHERE", "ON-DEMAND $/H", "WHERE ", "TFLOPS PER $"]
-    rows = [
-        [
-            s.known.name,
-            money(s.spot_usd_h),
-            "-" if s.spot is None else s.spot.zone or s.spot.region,
-            money(s.on_demand_usd_h),
-            s.on_demand_region or "-",
-            number(None if s.tflops_per_usd is None else float(s.tflops_per_usd)),
-        ]
-        for s in sides
-    ]
-    return table(head, rows, "LOWEST SPOT $/H ON-DEMAND $/H TFLOPS PER $")
-
-
-def _times(value: Decimal | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
-
-
-def _then_text(lines: Sequence[Then]) -> list[str]:
-    head = ["2016", "g2.2xlarge", "p2.xlarge", "RATIO", "KNOWN: g2", "p2", "RATIO "]
-    rows = [
-        [
-            line.what,
-            f"{line.then[0].normalize():f}",
-            f"{line.then[1].normalize():f}",
-            f"{line.then_ratio:.1f}",
-            *(("-", "-", "-") if line.known is None else (_short(line.known[0]), _short(line.known[1]))),
-            *([] if line.known_ratio is None else [f"{line.known_ratio:.2f}"]),
-        ]
-        for line in lines
-    ]
-    title = "The comparison of 2016 by its own inputs, and what is known of them"
-    return [title, table(head, rows, " ".join(head[1:])), *(_bullet(f"{line.what}: {line.why}") for line in lines)]
-
-
-def _short(value: Decimal) -> str:
-    return f"{value:.4g}"
-
-
-def _bullet(text: str) -> str:
-    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
-
-
-def _remarks(compared: Comparison) -> list[str]:
-    texts = [f"{s.known.name}: {s.known.note}" for s in compared.sides if s.known.note and not compared.then]
-    gone = [s.known for s in compared.sides if s.known.is_retired]
-    if gone:
-        names = ", ".join(known.name for known in gone)
-        texts.append(f"{names}: still in AWS's price list, and no longer to be rented; --cloud local shows how it was.")
-    if any(s.known.gpus > 1 for s in compared.sides):
-        texts.append("Rates and memory are of all GPUs of a machine; the bundled trainer uses one of them.")
-    texts.append("Rates are peaks by the makers' sheets, not measured: pixel-orch bench measures.")
-    texts.append(f"Prices, {compared.price_note}.")
-    return [textwrap.fill(text, 80) for text in texts]
-
-
-def comparison_json(compared: Comparison) -> dict[str, Any]:
-    """Return the comparison for `-o json`."""
-    return {
-        "types": [
-            {
-                "instance_type": s.known.name,
-                "gpu": s.known.gpu,
-                "gpus": s.known.gpus,
-                "fp32_tflops": float(s.fp32_tflops),
-                "memory_gib": float(s.memory_gib),
-                "bandwidth_gb_s": float(s.bandwidth_gb_s),
-                "lowest_spot_usd_h": _float(s.spot_usd_h),
-                "lowest_spot_region": s.spot.region if s.spot else None,
-                "on_demand_usd_h": _float(s.on_demand_usd_h),
-                "on_demand_region": s.on_demand_region or None,
-                "tflops_per_usd_h": _float(s.tflops_per_usd),
-                "status": s.known.status,
-                "retired": s.known.retired,
-                "replacement": s.known.replacement,
-                "note": s.known.note,
-            }
-            for s in compared.sides
-        ],
-        "ratios": [
-            {
-                "instance_type": r.name,
-                "over": compared.sides[0].known.name,
-                "spot": _float(r.spot),
-                "on_demand": _float(r.on_demand),
-                "fp32": float(r.fp32),
-                "memory": float(r.memory),
-                "bandwidth": float(r.bandwidth),
-                "tflops_per_usd_h": _float(r.tflops_per_usd),
-            }
-            for r in compared.ratios
-        ],
-        "of_2016": [
-            {
-                "what": line.what,
-                "g2.2xlarge": float(line.then[0]),
-                "p2.xlarge": float(line.then[1]),
-                "ratio": float(line.then_ratio),
-                "known_g2.2xlarge": _float(line.known[0] if line.known else None),
-                "known_p2.xlarge": _float(line.known[1] if line.known else None),
-                "known_ratio": _float(line.known_ratio),
-                "why": line.why,
-            }
-            for line in compared.then
-        ],
-        "prices": compared.price_note,
-    }
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)

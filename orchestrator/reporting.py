@@ -14,7 +14,7 @@ from orchestrator.prices import recorded_regions
 from orchestrator.quoting import age_words, chosen_types, quote
 from orchestrator.records import Record, records_of
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
-from orchestrator.report.build import EMBEDDED
+from orchestrator.report.rows import EMBEDDED
 from orchestrator.store import RunStore, home_from_environment
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from orchestrator.clock import iso
 from orchestrator.events import HostReady
 from orchestrator.records import row_of
 from orchestrator.report import build
-from orchestrator.report.build import RunRow
+from orchestrator.report.rows import RunRow
 from orchestrator.store import RunStore
 from orchestrator.terminal import money, number, price, span, table
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.report.build import PredictedRow, Report, TypeRow
+from orchestrator.report.rows import PredictedRow, Report, TypeRow
 from orchestrator.report.svg import BAD, CARD, GOOD, GREY, INK, MUTED, SERIES, Canvas, Picture, picture
 from orchestrator.terminal import money, number, span
 

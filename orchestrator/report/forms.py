@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.report.build import Report
+from orchestrator.report.rows import Report
 from orchestrator.report.text import compact, ranked_types, when
 from orchestrator.terminal import money, number
 

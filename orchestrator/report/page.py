@@ -10,7 +10,6 @@ from decimal import Decimal
 from importlib import resources
 
 from orchestrator.report import charts
-from orchestrator.report.build import Report
 from orchestrator.report.charts import Curve, History
 from orchestrator.report.forms import (
     Table,
@@ -20,6 +19,7 @@ from orchestrator.report.forms import (
     runs_table,
     types_table,
 )
+from orchestrator.report.rows import Report
 from orchestrator.report.svg import Picture, check_library
 from orchestrator.report.text import compact, ranked_types, when
 from orchestrator.terminal import money

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
-from orchestrator.report.build import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
+from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
 from orchestrator.terminal import money, number, table
 
 MOST_RUNS = 40

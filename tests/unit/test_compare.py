@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import catalog, quoting
+from orchestrator import catalog, comparing
 from orchestrator.compare import as_of_2016, compare
 from orchestrator.errors import SpecError
 from orchestrator.prices import recorded_rows
@@ -50,7 +50,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, *types: str, output: str = "table"
 ) -> str:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    assert quoting.do_compare(argparse.Namespace(types=list(types), output=output)) == 0
+    assert comparing.do_compare(argparse.Namespace(types=list(types), output=output)) == 0
     return capsys.readouterr().out
 
 
@@ -84,4 +84,4 @@ def test_the_json_has_the_same_figures(
 def test_an_unknown_type_is_one_line_with_near_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     with pytest.raises(SpecError, match=r"TYPE: unknown instance type 'g4dn.xlrge'; did you mean g4dn.xlarge"):
-        quoting.do_compare(argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], output="table"))
+        comparing.do_compare(argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], output="table"))

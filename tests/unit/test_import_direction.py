@@ -20,7 +20,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"supervising"},
     {"launching"},
     {"running", "reaching", "ending", "quoting", "pruning", "standing"},
-    {"reporting", "dashboard"},
+    {"reporting", "comparing", "dashboard"},
     {"benching"},
     {"cli", "api"},
 ]

@@ -130,7 +130,7 @@ def test_the_fields_of_image_and_condition_are_exactly_those_of_the_architecture
 
 
 @pytest.mark.parametrize("multiscale", [0, 4])
-@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("rmsprop", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
 def test_masks_hold_through_training_weight_decay_running_mean_and_checkpoint(
     model: str, optimizer: str, multiscale: int, tmp_path: Path

@@ -108,6 +108,7 @@ def test_cached_knows_every_wiring(kind: str, wiring: dict[str, Any]) -> None:
         assert (logits - net(levels, condition)).abs().max() <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.available(), reason="numba is not installed")
 def test_native_draws_what_the_plain_sampler_draws_interpreted() -> None:
     """Without compiling, which would take longer than all other tests: numba leaves it out in a process of its own."""

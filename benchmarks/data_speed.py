@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import resource
 import shlex
 import shutil
 import statistics
@@ -108,7 +107,6 @@ def bags(folder: Path, seconds: float) -> None:
             turns("MB/s", ways, "(wanted: 85)")
             archive.unlink()
         bag.unlink()
-    print(f"largest memory of this process so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
 def plain_bag(bag: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
@@ -15,6 +16,7 @@ from model.data.order import Order, slice_of
 from model.data.store import ShardFiles
 
 AHEAD = 4  # batches
+CACHED_BYTES_S = 10**9  # what is read faster than that is in the system's memory
 LOOK_S = 0.1  # between two looks at whether a stop was asked for
 
 
@@ -67,6 +69,7 @@ class Loader:
         self._over = threading.Event()
         files.given_up = self._over.is_set
         self._expected = -1  # position up to which the system was told to read ahead
+        self._waited_s, self._waited_for = 0.0, 0  # for the images of this pool: seconds, bytes
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True, name="loader")
         self._thread.start()
 
@@ -113,7 +116,10 @@ class Loader:
             np.take(self._memory, indices, axis=0, out=images, mode="clip")
         else:
             self._expect(position)
+            began_s = time.monotonic()
             self._files.read(indices, images)
+            self._waited_s += time.monotonic() - began_s
+            self._waited_for += images.nbytes
         if self._binarise:
             for at in range(len(images)):
                 images[at] = drawn(images[at], self._order.seed, int(epochs[at]), int(indices[at]))
@@ -129,6 +135,10 @@ class Loader:
                 self._files.expect(first, last)
         end = self._order.pool_end(position)
         self._expected = end
+        quick = self._waited_for > CACHED_BYTES_S * self._waited_s  # from memory: telling the system would only cost
+        self._waited_s, self._waited_for = 0.0, 0
+        if quick:
+            return
         if end % self._order.images:  # behind the epoch's last pool the next epoch is shuffled when it begins
             for first, last in self._order.ahead(end):
                 self._files.expect(first, last)

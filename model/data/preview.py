@@ -54,7 +54,7 @@ def _caption(row: NDArray[np.void], columns: list[Column]) -> list[str]:
     lines = []
     for column in [column for column in columns if not column.name.endswith("gap_ms") and column.name != "stamp_ns"]:
         value = float(row[column.name])
-        whole = np.dtype(column.dtype).kind in "ui"
+        whole = np.dtype(column.dtype).kind in "ui" or column.unit == "enum"
         text = f"{value:.0f}" if whole else f"{value:.{5 if column.unit == 'deg' else 3}f}"
         if column.name == "camera":
             text = CAMERAS[int(value)]

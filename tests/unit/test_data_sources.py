@@ -391,14 +391,28 @@ def saved(**arrays: object) -> bytes:
     return out.getvalue()
 
 
+LABELS = np.array([1, 1000])
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (saved(data=np.array([{"a": 1}], object)), "'data' holds objects, which can run code; not read"),
-        (saved(data=np.zeros((2, 3072), np.float32)), "'data' is float32 of shape"),
-        (saved(data=np.zeros((2, 100), np.uint8)), "'data' has 100 values an image, 32x32 colours have 3072"),
-        (saved(data=np.zeros((2, 3072), np.uint8, order="F")), "2-dimensional uint8 is wanted"),
-        (saved(images=np.zeros((2, 3072), np.uint8)), "has no array 'data'"),
+        (
+            saved(data=np.array([{"a": 1}], object), labels=LABELS[:1]),
+            "'data' holds objects, which can run code; not read",
+        ),
+        (saved(data=np.zeros((2, 3072), np.float32), labels=LABELS), "'data' is float32 of shape"),
+        (
+            saved(data=np.zeros((2, 100), np.uint8), labels=LABELS),
+            "'data' has 100 values an image, 32x32 colours have 3072",
+        ),
+        (saved(data=np.zeros((2, 3072), np.uint8, order="F"), labels=LABELS), "2-dimensional uint8 is wanted"),
+        (saved(images=np.zeros((2, 3072), np.uint8), labels=LABELS), "has no array 'data'"),
+        (saved(data=np.zeros((2, 3072), np.uint8)), "has no array 'labels'"),
+        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1])), "1 labels for 2 images"),
+        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1, 1001])), "image 1: label 1001, where 1 to 1000"),
+        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([0, 5])), "image 0: label 0, where 1 to 1000"),
+        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1, None])), "'labels' holds objects"),
         (b"no zip at all", "is damaged or no zip"),
     ],
 )

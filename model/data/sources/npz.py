@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.data.manifest import Column, Image
 from model.data.source import Block, quantised
 from model.errors import DataError
 
 ROWS = 1024  # images read at a time
+CLASSES = 1000
+LABEL = Column("label", "<u2")
 BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|val_data)\.npz")
 
 
@@ -30,7 +33,7 @@ class NpzImages:
 
     def __init__(self, files: list[tuple[str, Path]], *, side: int, levels: int = 256) -> None:
         self.image = Image(side, side, 3, levels)
-        self.columns: tuple[Column, ...] = ()
+        self.columns: tuple[Column, ...] = (LABEL,)
         self.recipe: dict[str, Any] = {"levels": levels}
         self.notes: list[str] = []
         self.expected: dict[str, int] = {}
@@ -42,16 +45,20 @@ class NpzImages:
         for split, path in self._files:
             try:
                 for name, batch in _batches(path):
-                    for images in self._images(f"{path.name}:{name}", batch):
+                    where, start = f"{path.name}:{name}", 0
+                    labels = _labels(where, batch)
+                    for images in self._images(where, batch, len(labels)):
+                        rows = labels[start : start + len(images)]
+                        start += len(images)
                         count = min(len(images), skip.get(split, 0))
                         skip[split] = skip.get(split, 0) - count
                         if count < len(images):
-                            yield Block(split, images[count:])
+                            yield Block(split, images[count:], rows[count:])
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
                 reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
                 raise DataError(f"{path} is damaged or no zip: {reason}; fetch it again") from None
 
-    def _images(self, where: str, batch: zipfile.ZipFile) -> Iterator[Any]:
+    def _images(self, where: str, batch: zipfile.ZipFile, labels: int) -> Iterator[Any]:
         names = batch.namelist()
         if "data.npy" not in names:
             raise DataError(f"{where} has no array 'data'; these are not the images of downsampled ImageNet")
@@ -61,6 +68,8 @@ class NpzImages:
             if width != values:
                 side = self.image.height
                 raise DataError(f"{where}: 'data' has {width} values an image, {side}x{side} colours have {values}")
+            if count != labels:
+                raise DataError(f"{where}: {labels} labels for {count} images; it is damaged")
             for start in range(0, count, ROWS):
                 wanted = min(ROWS, count - start) * values
                 rows = file.read(wanted)
@@ -87,16 +96,33 @@ def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
                 yield name, inner
 
 
-def _shape(where: str, file: IO[bytes], dimensions: int) -> tuple[int, ...]:
+def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
+    """Read the labels of a batch as rows of a column."""
+    if "labels.npy" not in batch.namelist():
+        raise DataError(f"{where} has no array 'labels'; these are not the images of downsampled ImageNet")
+    with batch.open("labels.npy") as file:
+        (count,) = _shape(where, file, 1, name="labels", kinds="iu")
+        file.seek(0)
+        labels = np.lib.format.read_array(file, allow_pickle=False)
+    wrong = np.flatnonzero((labels < 1) | (labels > CLASSES))
+    if len(wrong):
+        raise DataError(f"{where}: image {wrong[0]}: label {labels[wrong[0]]}, where 1 to {CLASSES} can be")
+    rows = np.empty(count, [(LABEL.name, LABEL.dtype)])
+    rows[LABEL.name] = labels
+    return rows
+
+
+def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", kinds: str = "") -> tuple[int, ...]:
     """Read the header of an array; objects, which would run code when loaded, are refused here."""
     try:
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(file)
     except ValueError as error:
-        raise DataError(f"{where}: 'data' is no array ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{where}: '{name}' is no array ({str(error).splitlines()[0]})") from None
     if dtype.hasobject:
-        raise DataError(f"{where}: 'data' holds objects, which can run code; not read")
-    if dtype != np.uint8 or len(shape) != dimensions or fortran:
-        raise DataError(f"{where}: 'data' is {dtype} of shape {shape}; {dimensions}-dimensional uint8 is wanted")
+        raise DataError(f"{where}: '{name}' holds objects, which can run code; not read")
+    if not (dtype.kind in kinds or dtype == np.uint8) or len(shape) != dimensions or fortran:
+        wanted = "whole numbers" if kinds else "uint8"
+        raise DataError(f"{where}: '{name}' is {dtype} of shape {shape}; {dimensions}-dimensional {wanted} is wanted")
     return tuple(shape)

@@ -34,7 +34,7 @@ def work(source: Path, out: Path, jobs: int) -> None:
     """Prepare; the body of a process that is killed."""
     options = Options(
         source=str(source), out=out, size=16, cameras="all", jobs=jobs,
-        commit_bytes=50_000, stretch_bytes=200_000, shard_bytes=20_000,
+        commit_bytes=50_000, stretch_bytes=100_000, shard_bytes=20_000,
     )  # fmt: skip
     prepare("udacity", options, stream=io.StringIO())
 
@@ -61,7 +61,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drive")
     for number in range(3):
         for topic in ("camera", "vehicle"):
-            some = Drive(seconds=6, fps=20, cameras=("left", "center", "right"), start_s=6.0 * number, topics=(topic,))
+            some = Drive(seconds=3, fps=20, cameras=("left", "center", "right"), start_s=3.0 * number, topics=(topic,))
             write_bag(folder / "set" / f"{topic}_{number}.bag", some)
     write_bag_archive(folder / "drive.tar.gz", sorted((folder / "set").glob("*.bag")))
     return folder
@@ -111,9 +111,9 @@ def test_several_processes_killed_together_end_with_the_same_bytes(drive: Path, 
 
 
 def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
-    """150 MB at most, for a bag of 280 MB of raw images and for its tar.gz."""
+    """150 MB at most, for a bag of 180 MB of raw images and for its tar.gz."""
     bag = write_bag(
-        tmp_path / "raw.bag", Drive(seconds=15, fps=20, width=640, height=480, jpeg=False), chunk_bytes=1 << 20
+        tmp_path / "raw.bag", Drive(seconds=10, fps=20, width=640, height=480, jpeg=False), chunk_bytes=1 << 20
     )
     archive = write_bag_archive(tmp_path / "raw.tar.gz", [bag])
     code = (
@@ -150,7 +150,7 @@ def test_a_training_on_more_than_its_memory_killed_in_mid_epoch_is_equal_in_ever
         "udacity", Options(source=str(drive / "set"), out=data, size=8, levels=16, cameras="all", shard_bytes=40_000)
     )
     config = TrainConfig(
-        dataset=str(data), steps=90, batch_size=17, hidden=4, layers=1, head=4, checkpoint_every=7, validate_every=90,
+        dataset=str(data), steps=60, batch_size=17, hidden=4, layers=1, head=4, checkpoint_every=7, validate_every=60,
         validate_images=20, samples=1, device="cpu", condition="steering_angle,speed",
     )  # fmt: skip
     (tmp_path / "config.json").write_text(config.model_dump_json())

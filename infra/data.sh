@@ -1,41 +1,58 @@
 #!/usr/bin/env bash
 # Gets a data set onto the instance, while the bootstrap looks for a Python with torch: that may take minutes, this needs none.
 #
-#   data.sh ROOT NAME               fetches the published files and prepares them, by the code that was sent
-#   data.sh ROOT NAME s3://B/P      fills the folder from a bucket; returns when the first shard is there
+#   data.sh ROOT NAME "" "" [WORD...]        fetches the published files and prepares them, by the code that was sent
+#   data.sh ROOT NAME s3://B/P ASKED [...]   fills the folder from a bucket; returns when the first shard is there. Where the
+#                                            bucket has nothing yet, it prepares, and copies there what it made, in the background
 #
-# The data lie in ~/pixel-orch/data/NAME, for all runs on this machine. The last line is one JSON object: seconds.
+# WORD are words of `data prepare`; ASKED is what they make of the recipe (JSON, or ""): the bucket's must be equal.
+# The data lie in ~/pixel-orch/data/NAME, for all runs on this machine. The last line is one JSON object: seconds, how.
 set -euo pipefail
-root=$1
-name=$2
-url=${3:-}
+root=$1 name=$2 url=$3 asked=$4
+shift 4
 data="$HOME/pixel-orch/data"
 began=$(date +%s.%N)
 mkdir -p "$data"
-if [ -n "$url" ]; then needs="boto3"; packages="boto3"; else needs="numpy PIL pydantic simplejpeg lz4"; packages="numpy pillow pydantic>=2.6 simplejpeg lz4"; fi
 
-can_serve() {
-  "$1" - $needs <<'PY' 2>/dev/null
+can_serve() {  # PYTHON MODULE...
+  "$1" - "${@:2}" <<'PY' 2>/dev/null
 import importlib.util, sys
 sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 PY
 }
 
-python=""
-for candidate in python3 /opt/pytorch/bin/python "$HOME/pixel-orch/data-venv/bin/python"; do
-  path=$(command -v "$candidate" 2>/dev/null) || continue
-  if can_serve "$path"; then python=$path; break; fi
-done
-if [ -z "$python" ]; then
-  echo "data: no Python here has $packages; installing" >&2
-  python3 -m venv "$HOME/pixel-orch/data-venv" >&2
-  python="$HOME/pixel-orch/data-venv/bin/python"
-  # shellcheck disable=SC2086  # several words of our own
-  "$python" -m pip install -q --disable-pip-version-check $packages >&2
-fi
+with_packages() {  # "MODULE..." "PACKAGE...": prints a Python that has them, the first of this machine or one made for it
+  read -ra modules <<<"$1"
+  read -ra packages <<<"$2"
+  for candidate in python3 /opt/pytorch/bin/python "$HOME/pixel-orch/data-venv/bin/python"; do
+    path=$(command -v "$candidate" 2>/dev/null) || continue
+    if can_serve "$path" "${modules[@]}"; then echo "$path"; return; fi
+  done
+  echo "data: no Python here has ${packages[*]}; installing" >&2
+  [ -x "$HOME/pixel-orch/data-venv/bin/python" ] || python3 -m venv "$HOME/pixel-orch/data-venv" >&2
+  "$HOME/pixel-orch/data-venv/bin/python" -m pip install -q --disable-pip-version-check "${packages[@]}" >&2
+  echo "$HOME/pixel-orch/data-venv/bin/python"
+}
+
+finish() {  # how it was had
+  python3 -c 'import sys, time; print("{\"seconds\": %.3f, \"how\": \"%s\"}" % (time.time() - float(sys.argv[1]), sys.argv[2]))' "$began" "$1"
+  exit 0
+}
+
 if [ -n "$url" ]; then
-  "$python" "$root/bin/s3_data.py" "$data/$name" "$url" >&2
-else
-  (cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" >&2)
+  with_s3=$(with_packages boto3 boto3)
+  status=0
+  "$with_s3" "$root/bin/s3_data.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
+  if [ "$status" = 0 ]; then finish "fetched"; fi
+  if [ "$status" != 4 ]; then exit "$status"; fi
+  echo "data: nothing lies at $url yet" >&2
 fi
-"$python" -c 'import sys, time; print("{\"seconds\": %.3f}" % (time.time() - float(sys.argv[1])))' "$began"
+python=$(with_packages "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
+(cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@" >&2) || {
+  status=$?
+  if [ -n "$url" ]; then echo "data: nothing lies at $url, and $name cannot be prepared on this machine (why: see above)" >&2; fi
+  exit "$status"
+}
+if [ -z "$url" ]; then finish "prepared"; fi
+setsid nohup "$with_s3" "$root/bin/s3_data.py" keep "$data/$name" "$url" >"$data/.$name.keep.log" 2>&1 </dev/null &
+finish "prepared, and on its way to $url,"

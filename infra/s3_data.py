@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
 """Fills the folder of a prepared data set from S3, on the instance: the trainer begins when its first shard is there.
 
-    s3_data.py FOLDER s3://BUCKET/PREFIX
+    s3_data.py fetch FOLDER s3://BUCKET/PREFIX [ASKED]
+    s3_data.py keep FOLDER s3://BUCKET/PREFIX
 
 Below the prefix lie `manifest.json` and the shards, as `pixel-orch data prepare` wrote them. The manifest comes first,
 then the first training shard; then this command returns, and a process that it leaves behind fetches the rest: the
 small splits, then the training shards in the order in which a first epoch takes them. Each file gets its name only when
 its SHA-256 is the manifest's, and is then written down as checked. The last line that is printed is a JSON object.
+ASKED is what the preparation was to be asked for (JSON); a manifest of another one is refused. Exit code 4: there is no
+manifest yet.
+
+`keep` copies a folder that was prepared here to that place, the manifest last: it is there when all is. What lies there
+already is not written again, and never over another file.
 
 It needs boto3, and finds its credentials as boto3 does: the role of the instance.
 """
@@ -30,12 +36,18 @@ MANIFEST, CHECKED, STATE = "manifest.json", ".checked.jsonl", ".fetching.json"
 PIECE = 1 << 20
 TRIES = 6  # of one file, in a row
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+NOTHING_THERE = 4
+MISSING = ("404", "NoSuchKey")
 FINAL = ("404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied")  # another try would not help
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
 class DataError(Exception):
     """It cannot be fetched, in one line."""
+
+
+class NothingThereError(DataError):
+    """There is no manifest."""
 
 
 class Source:
@@ -66,18 +78,47 @@ class Source:
         path = os.path.join(folder, name)
         if os.path.exists(path) and (sha256 is None or hash_of(path) == sha256):
             return 0
-        wait_s, problem = FIRST_WAIT_S, ""
+        return self._tried(f"fetch s3://{self.bucket}/{self.key(name)}", lambda: self._transfer(name, path, sha256))
+
+    def keep(self, name: str, folder: str, sha256: str) -> int:
+        """Copy a file there, unless it is; return the bytes that went.
+
+        Raises:
+            DataError: S3 does not take it, or has another file of this name.
+        """
+        return self._tried(f"write s3://{self.bucket}/{self.key(name)}", lambda: self._put(name, folder, sha256))
+
+    def _tried(self, what: str, does: Callable[[], int]) -> int:
+        wait_s, problem, kind = FIRST_WAIT_S, "", DataError
         for number in range(TRIES):
             if number:
                 self.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             try:
-                return self._transfer(name, path, sha256)
+                return does()
             except FAILURES as error:
                 problem = " ".join(str(error).split())[:200]
-                if isinstance(error, ClientError) and error.response["Error"]["Code"] in FINAL:
+                code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+                kind = NothingThereError if code in MISSING else DataError
+                if code in FINAL:
                     break
-        raise DataError(f"cannot fetch s3://{self.bucket}/{self.key(name)}: {problem}")
+        raise kind(f"cannot {what}: {problem}")
+
+    def _put(self, name: str, folder: str, sha256: str) -> int:
+        place = {"Bucket": self.bucket, "Key": self.key(name)}
+        try:
+            there = self.s3.head_object(**place)["Metadata"].get("sha256")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in MISSING:
+                raise
+        else:
+            if there == sha256:
+                return 0
+            raise DataError(f"s3://{self.bucket}/{self.key(name)} is another file; give another --data-bucket")
+        path = os.path.join(folder, name)
+        with open(path, "rb") as body:
+            self.s3.put_object(**place, Body=body, Metadata={"sha256": sha256})
+        return os.path.getsize(path)
 
     def _transfer(self, name: str, path: str, sha256: str | None) -> int:
         part = f"{os.path.dirname(path)}/.{name}.part"
@@ -126,8 +167,14 @@ def note_checked(folder: str, name: str, sha256: str) -> None:
         file.write(json.dumps(mark, sort_keys=True) + "\n")
 
 
-def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None], asked: Any = None) -> dict[str, Any]:
     """Fetch everything; `leave` is called when the trainer can begin.
+
+    Args:
+        source: the place in S3.
+        folder: to fill.
+        leave: called once, with what was done so far.
+        asked: what the recipe must have been asked for; None: anything.
 
     Returns:
         What was done: bytes and seconds in all.
@@ -140,9 +187,16 @@ def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None]) -
     size = source.fetch(MANIFEST, folder, None)
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
         try:
-            wanted = files_in_order(json.load(file))
+            manifest = json.load(file)
+            wanted, made = files_in_order(manifest), manifest["recipe"]["asked"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"s3://{source.bucket}/{source.key(MANIFEST)} is no manifest ({error!r})") from None
+    if asked is not None and asked != made:
+        os.unlink(os.path.join(folder, MANIFEST))
+        raise DataError(
+            f"s3://{source.bucket}/{source.prefix} was prepared with {json.dumps(made)}, not {json.dumps(asked)}; "
+            "give another --data-bucket, or leave out --prepare"
+        )
     told = {"bytes": size, "seconds": 0.0, "files": 1, "of": len(wanted) + 1}
     can_begin = False
     for name, sha256, is_shard in wanted:
@@ -156,6 +210,20 @@ def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None]) -
             can_begin = True
             leave(told)
     return told
+
+
+def keep(source: Source, folder: str) -> dict[str, Any]:
+    """Copy a prepared folder to S3, the manifest last.
+
+    Raises:
+        DataError: S3 does not take a file, or has another one of its name.
+    """
+    began_s, size = time.monotonic(), 0
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        files = [(name, sha256) for name, sha256, _ in files_in_order(json.load(file))]
+    for name, sha256 in [*files, (MANIFEST, hash_of(os.path.join(folder, MANIFEST)))]:
+        size += source.keep(name, folder, sha256)
+    return {"bytes": size, "files": len(files) + 1, "seconds": round(time.monotonic() - began_s, 3)}
 
 
 def tell(folder: str, told: dict[str, Any]) -> None:
@@ -178,14 +246,21 @@ def leave_behind(told: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Fill a folder; see the module's text."""
-    folder, url = os.path.abspath(os.path.expanduser(argv[1])), argv[2]
+    """Fill a folder, or keep one; see the module's text."""
+    verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
+    asked = json.loads(argv[4]) if len(argv) > 4 and argv[4] else None
     retries = {"mode": "standard", "total_max_attempts": 4}
     s3 = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
     try:
-        fill(Source(url, s3), folder, leave_behind)
+        if verb == "keep":
+            print(json.dumps(keep(Source(url, s3), folder)), flush=True)
+        else:
+            fill(Source(url, s3), folder, leave_behind, asked)
+    except NothingThereError as error:
+        print(f"s3_data.py: {error}", file=sys.stderr)
+        return NOTHING_THERE
     except DataError as error:
-        if os.path.isdir(folder):
+        if verb == "fetch" and os.path.isdir(folder):
             tell(folder, {"problem": str(error)})
         print(f"s3_data.py: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ def add_commands(add: Add) -> None:
     Args:
         add: makes one from its name, what it does, and an example's words behind `data`.
     """
-    _prepare(add("prepare", "make shards of a data set; goes on where it was interrupted", "prepare mnist-static"))
+    add_prepare(add("prepare", "make shards of a data set; goes on where it was interrupted", "prepare mnist-static"))
     listing = add("list", "list the data sets: what is known by name, and what is prepared here", "list")
     _output(listing)
     info = add("info", "say all that is known of a data set: files, checksums, terms, recipe", "info cifar10")
@@ -32,7 +32,8 @@ def add_commands(add: Add) -> None:
     preview.add_argument("--split", choices=("train", "valid", "test"), default="train", help="default: train")
 
 
-def _prepare(command: argparse.ArgumentParser) -> None:
+def add_prepare(command: argparse.ArgumentParser) -> None:
+    """Add the words of `data prepare`."""
     command.add_argument("name", metavar="NAME", help="see: data list")
     command.add_argument(
         "--source", metavar="PATH|URL", help="its files, their folder, or a mirror; else they are fetched"

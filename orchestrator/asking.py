@@ -28,6 +28,7 @@ from orchestrator.spec import (
     check_instances,
     check_key,
     check_name,
+    check_prepare,
     check_price,
     check_profile,
     check_subnets,
@@ -70,6 +71,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "login_user": str,
     "bucket": str,
     "data_bucket": str,
+    "prepare": dict,
     "owner_timeout": (int, float, str),
     "instance_profile": str,
     "allow_cpu": bool,
@@ -171,6 +173,7 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
     price = given("max_price")
     if price is not None and market != "spot":
         raise SpecError("--max-price is for --spot: an on-demand price is what it is")
+    prepare = _preparation(trainer, given("prepare"))
     return RunSpec(
         run=check_name(name) if name is not None else world.fresh_name(stem.strip("-") or "run"),
         cloud=cloud,
@@ -181,7 +184,8 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         trainer=trainer,
         command=words,
         workdir=workdir,
-        data_url=check_data(trainer, given("data_bucket")),
+        data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
+        prepare=prepare,
         include=include,
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(args.env)}),
         **_machine(given, file),
@@ -196,7 +200,7 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     Raises:
         SpecError: a flag would make another run of it.
     """
-    fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket")
+    fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare")
     for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
         if getattr(args, key):
             flag = "--" + key.replace("_", "-")
@@ -223,6 +227,16 @@ def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> R
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def _preparation(trainer: TrainConfig | None, given: Any) -> dict[str, str]:
+    """Return the settings of `data prepare`, from flags or from a file."""
+    pairs = _pairs(given, flag="--prepare") if isinstance(given, list) else given or {}
+    return check_prepare(trainer, {str(key).replace("-", "_"): _word(value) for key, value in pairs.items()})
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def settings_file(named: str | None) -> dict[str, Any]:

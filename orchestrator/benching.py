@@ -125,8 +125,10 @@ def _trainer_words(args: argparse.Namespace) -> list[str]:
     }
     words = ["--steps", str(args.steps)]
     words += [] if "checkpoint_every" in given else ["--checkpoint-every", str(args.steps)]
-    for flag, value in (("--model", args.model), ("--dataset", args.dataset)):
+    for flag, value in (("--model", args.model), ("--dataset", args.dataset), ("--data-bucket", args.data_bucket)):
         words += [] if value is None else [flag, value]
+    for text in args.prepare or []:
+        words += ["--prepare", text]
     for text in [*(args.set or []), *(f"{key}={value}" for key, value in own.items() if key not in given)]:
         words += ["--set", text]
     return words

@@ -224,7 +224,9 @@ class Job:
     bucket: BucketPlace | None = None
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     data: str | None = None  # a data set that is to be there before the trainer starts, by name
-    data_url: str | None = None  # where in S3 it lies prepared; None: it is made from the published files
+    data_url: str | None = None  # where in S3 it lies prepared, or will; None: it is made from the published files
+    data_words: tuple[str, ...] = ()  # of `data prepare`
+    data_asked: Mapping[str, Any] | None = None  # what they make of the recipe: what lies in S3 must have been so made
 
     @property
     def is_bundled(self) -> bool:
@@ -242,6 +244,7 @@ class Setup:
     why: str
     s3_python: str = ""  # the interpreter that has boto3, where it was asked for
     data_s: float = 0.0  # that the data took, beside the bootstrap
+    data_how: str = ""  # "prepared", "fetched" from S3, or both: "prepared and being kept"
 
 
 @dataclass(frozen=True)

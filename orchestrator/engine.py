@@ -388,6 +388,7 @@ class Engine:
                 python=setup.python,
                 setup_s=now - began_at,
                 data_s=setup.data_s,
+                data_how=setup.data_how,
             )
         )
         self._renew_host_key(attempt, host)

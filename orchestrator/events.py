@@ -93,6 +93,7 @@ class HostReady(Event):
     python: str
     setup_s: float
     data_s: float = 0.0  # of that, while the data were fetched or prepared beside the bootstrap
+    data_how: str = ""  # which of the two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +319,8 @@ class Attempt:
     device: str = ""
     first_step_at: float | None = None
     noticed_ends_at: float | None = None
+    setup_s: float = 0.0  # from the first SSH session until the trainer could start
+    data_s: float = 0.0  # of that, while the data came
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
     lost_because: str = ""
@@ -456,6 +459,8 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
     if attempt is None:
         return
     match event:
+        case HostReady():
+            attempt.setup_s, attempt.data_s = event.setup_s, event.data_s
         case TrainerStarted():
             attempt.resumed_from = event.resumed_from
             if attempt.first_step_at is None:

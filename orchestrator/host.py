@@ -59,22 +59,24 @@ class SshHost:
         bootstrap.start()
         try:
             self._sync(job)
-            data_s = self._data(job) if job.data else 0.0
+            data = self._data(job) if job.data else {}
         finally:
             bootstrap.join()
         if isinstance(answer[0], Exception):
             raise answer[0]
-        return replace(answer[0], data_s=data_s)
+        return replace(answer[0], **data)
 
-    def _data(self, job: Job) -> float:
-        """Let the data be fetched or prepared over there; return the seconds that it took."""
-        words = [job.root, job.data or "", *([job.data_url] if job.data_url else [])]
+    def _data(self, job: Job) -> dict[str, Any]:
+        """Let the data be fetched or prepared over there; return the seconds that it took, and how they were had."""
+        asked = json.dumps(job.data_asked, sort_keys=True) if job.data_asked is not None else ""
+        words = [job.root, job.data or "", job.data_url or "", asked, *job.data_words]
         command = shlex.join(["bash", f"{job.root}/bin/data.sh", *words])
         result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
             raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
-        return float(json.loads(lines[-1])["seconds"])
+        told = json.loads(lines[-1])
+        return {"data_s": float(told["seconds"]), "data_how": str(told["how"])}
 
     def _send_own_files(self, job: Job) -> None:
         own = resources.files("infra")

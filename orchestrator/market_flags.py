@@ -66,6 +66,8 @@ def bench(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--target", metavar="BITS", type=float, help="bits/dim to reach (default: what all have reached)")
     what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
     what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer")
+    what.add_argument("--data-bucket", metavar="s3://B/P", help="where in S3 it lies prepared, or is to be put")
+    what.add_argument("--prepare", metavar="K=V", action="append", help="setting of data prepare there: size=32")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
     what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own")
     what.add_argument(

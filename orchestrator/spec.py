@@ -16,6 +16,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import REGISTRY, TrainConfig
+from model.errors import DataError
+from model.recipe import checked
 from orchestrator import catalog
 from orchestrator.errors import SpecError
 
@@ -90,7 +92,8 @@ class RunSpec(BaseModel):
     bucket: str | None = None  # S3: a second home of the checkpoints
     bucket_prefix: str = ""  # the run's part of it, made once
     bucket_region: str = ""
-    data_url: str | None = None  # s3://bucket/prefix: where the prepared data set lies
+    data_url: str | None = None  # s3://bucket/prefix: where the prepared data set lies, or is put by the first attempt
+    prepare: Mapping[str, str] = Field(default_factory=dict)  # settings of `data prepare` on the machine
     instance_profile: str | None = None  # its role is what lets the instance write to the bucket
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
@@ -244,8 +247,13 @@ def check_user(name: str | None) -> str | None:
     raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
 
 
-def check_data(trainer: TrainConfig | None, data_url: str | None) -> str | None:
+def check_data(trainer: TrainConfig | None, data_url: str | None, mirror: str | None = None) -> str | None:
     """Return the place of the prepared data in S3, if the trainer's data set can be had on an instance at all.
+
+    Args:
+        trainer: the bundled trainer's settings.
+        data_url: where in S3 the data lie, or are to be put.
+        mirror: an address that has the published files.
 
     Raises:
         SpecError: it cannot: it is a folder of this machine, or no server has its files.
@@ -266,12 +274,43 @@ def check_data(trainer: TrainConfig | None, data_url: str | None) -> str | None:
         if data_url is not None:
             raise SpecError(f"--data-bucket: {known.name} comes with the trainer; leave it out")
         return None
-    if data_url is None and (known.own or not all(file.urls for file in known.files)):
+    can_fetch = not known.own and (mirror is not None or all(file.urls for file in known.files))
+    if data_url is None and not can_fetch:
         raise SpecError(
             f"--dataset {known.name}: no server has its files; prepare it here (pixel-orch data prepare {known.name}), "
             "copy the folder to S3, and give --data-bucket s3://BUCKET/PREFIX"
+            + ("" if known.own else "; or give a mirror of yours: --prepare source=https://...")
         )
     return data_url
+
+
+def check_prepare(trainer: TrainConfig | None, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of `data prepare` on the machine.
+
+    Raises:
+        SpecError: there is nothing to prepare, or `data prepare` would refuse them.
+    """
+    if not pairs:
+        return {}
+    if trainer is None:
+        raise SpecError("--prepare is for the bundled trainer; a program of your own prepares its own data")
+    known = REGISTRY.get(trainer.dataset)
+    if known is None:
+        raise SpecError("--prepare is for a data set that is known by name; a folder was prepared here already")
+    if known.kind == "builtin":
+        raise SpecError(f"--prepare: {known.name} comes with the trainer; leave it out")
+    if "out" in pairs:
+        raise SpecError("--prepare out: the machine has a place of its own for data; leave it out")
+    source = pairs.get("source")
+    if source is not None and not re.match(r"https?://[^/]", source):
+        raise SpecError(
+            f"--prepare source: {source!r} is no address; the machine fetches from http://... or https://..."
+        )
+    try:
+        checked(known.name, pairs)
+    except DataError as error:
+        raise SpecError(f"--prepare: {error}") from None
+    return dict(pairs)
 
 
 def check_bucket(name: str | None) -> str | None:

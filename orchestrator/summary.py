@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.events import HostReady
 from orchestrator.records import row_of
 from orchestrator.report import build
-from orchestrator.report.rows import RunRow
 from orchestrator.store import RunStore
 from orchestrator.terminal import money, number, price, span, table
 
@@ -28,7 +26,6 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
     row = row_of(store, now)
     checkpoint = newest_checkpoint(store)
     samples = newest_samples(store)
-    data_s, data_usd = data_cost(store, row)
     return {
         "run": row.run,
         "state": row.state,
@@ -58,19 +55,12 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "images_per_s": row.images_per_s or 0.0,
         "cost_usd": float(row.cost_usd),
         "cost_is_estimate": row.is_estimate,
-        "data_s": data_s,
-        "data_usd": data_usd,
+        "data_s": row.data_s,
+        "data_usd": float(row.data_usd),
         "device": row.device,
         "interruptions": row.interruptions,
         "folder": str(store.folder),
     }
-
-
-def data_cost(store: RunStore, row: RunRow) -> tuple[float, float]:
-    """Return the seconds that data took on the machines before training, and what those were billed at, in USD."""
-    price_usd_h = {attempt.number: float(attempt.price_usd_h) for attempt in row.attempts}
-    took = [(event.attempt, event.data_s) for event in store.events() if isinstance(event, HostReady)]
-    return sum(s for _, s in took), sum(s * price_usd_h.get(attempt, 0.0) / 3600 for attempt, s in took)
 
 
 def newest_samples(store: RunStore) -> Path | None:
@@ -111,9 +101,10 @@ def summary_text(store: RunStore, now: float) -> str:
         if any(a.is_free for a in row.attempts):
             lines.append("            *: AWS bills no instance that it interrupts in its first hour")
         lines.append(f"            the same on on-demand: ${money(row.on_demand_usd)}")
-    data_s, data_usd = data_cost(store, row)
-    if data_s:
-        lines.append(f"data        {data_s:.1f} s beside the set-up, ~${money(data_usd)} of the cost")
+    if row.to_first_step_usd:
+        lines.append(f"            before a first step (boot, set-up): ${money(row.to_first_step_usd)}")
+    if row.data_s:
+        lines.append(f"data        {row.data_s:.1f} s beside the set-up: ${money(row.data_usd)} of the cost")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:

@@ -173,7 +173,7 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
         case ev.InstanceStarted():
             return f"  got {event.instance_id}, attempt {event.attempt}"
         case ev.HostReady():
-            data = f", data there after {event.data_s:.1f} s" if event.data_s else ""
+            data = f", data {event.data_how or 'there'} after {event.data_s:.1f} s" if event.data_s else ""
             return f"  host is ready after {event.setup_s:.1f} s of set-up, code synced{data}"
         case ev.TrainerStarted():
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.config import REGISTRY
+from model.recipe import checked, words_of
 from orchestrator import catalog, sync
 from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
 from orchestrator.errors import CloudError, SpecError
@@ -305,7 +306,9 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
     else:
         command, config = spec.command, None
     place = BucketPlace(spec.bucket, spec.bucket_prefix, spec.bucket_region) if spec.bucket else None
-    data = spec.trainer.dataset if spec.trainer and REGISTRY[spec.trainer.dataset].kind != "builtin" else None
+    known = REGISTRY[spec.trainer.dataset] if spec.trainer else None
+    data = known.name if known and known.kind != "builtin" else None
+    asked = checked(known.name, spec.prepare).asked(known) if known and spec.prepare else None
     return Job(
         bucket=place,
         root=f"pixel-orch/{spec.run}",
@@ -313,6 +316,8 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         env={**({"PIXEL_ORCH_DATA": "~/pixel-orch/data"} if data else {}), **spec.env},
         data=data,
         data_url=spec.data_url,
+        data_words=tuple(words_of(spec.prepare)),
+        data_asked=asked,
         config_json=config,
         tree=tree.folder,
         files=tree.files,

@@ -11,9 +11,9 @@ from model.data import manifest as manifests
 from model.data import prepare as preparing
 from model.data.manifest import Manifest
 from model.data.meter import amount
-from model.data.prepare import Options
 from model.datasets import MANIFEST, REGISTRY, Registered, data_root, folder_of, is_path
 from model.errors import DataError
+from model.recipe import find, options_of
 
 
 def run(args: argparse.Namespace) -> str:
@@ -28,22 +28,7 @@ def run(args: argparse.Namespace) -> str:
 
 def prepare(args: argparse.Namespace) -> str:
     """Prepare a data set."""
-    options = Options(
-        source=args.source,
-        out=Path(args.out) if args.out else None,
-        unverified=args.unverified,
-        holdout=args.holdout,
-        levels=args.levels,
-        size=args.size,
-        channels=args.channels,
-        cameras=args.cameras,
-        stride=args.stride,
-        min_speed=args.min_speed,
-        crop=args.crop,
-        max_gap_ms=args.max_gap_ms,
-        jobs=args.jobs,
-    )
-    made, folder, done = preparing.prepare(args.name, options)
+    made, folder, done = preparing.prepare(args.name, options_of(args))
     lines = [f"{made.name}: {_splits(made)} in {folder}" + ("" if done else " (was prepared already)")]
     lines += [f"  {note}" for note in made.notes]
     if done and made.terms:
@@ -83,7 +68,7 @@ def info(args: argparse.Namespace) -> str:
     name = args.name
     folder = folder_of(name)
     made = manifests.read(folder) if (folder / MANIFEST).exists() else None
-    entry = None if is_path(name) else preparing.find(name)
+    entry = None if is_path(name) else find(name)
     if entry is None and made is None:
         raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data list")
     if args.output == "json":

@@ -13,44 +13,14 @@ from model.data import manifest as manifests
 from model.data.manifest import Column, Manifest, Shard
 from model.data.meter import Meter, amount
 from model.data.source import Source
-from model.data.writer import SHARD_BYTES, ShardWriter
-from model.datasets import MANIFEST, REGISTRY, Registered, folder_of
+from model.data.writer import ShardWriter
+from model.datasets import MANIFEST, Registered, folder_of
 from model.errors import DataError
+from model.recipe import Options, check, find
 
 VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
-DRIVING_SIZE = 64  # pixels of a side of a frame, if nothing else is asked for
 PARTS = ".parts"  # what is kept of bags between two runs
 SPARE_BYTES = 200 << 20  # left free on the disk
-
-
-@dataclass(frozen=True)
-class Options:
-    """What can be asked for beside the name. What is None, or the default, is the data set's own choice."""
-
-    source: str | None = None  # a file, a folder or an address
-    out: Path | None = None
-    unverified: bool = False  # take files whose checksum is not the published one
-    holdout: int | None = None  # cifar10: training images held back for validation
-    levels: int = 256  # K
-    size: int | None = None  # pixels of a side: images, driving
-    channels: int = 3  # images
-    cameras: str = "center"  # driving, as are those below
-    stride: int = 1
-    min_speed: float = 0.0  # m/s
-    crop: str = "middle"
-    max_gap_ms: float = 200.0
-    jobs: int = 1
-    shard_bytes: int = SHARD_BYTES
-    stretch_bytes: int = 4 << 30  # of a bag, for one process
-    commit_bytes: int = 256 << 20  # read from a bag between two commits: what a kill costs
-
-    def asked(self, entry: Registered) -> dict[str, Any]:
-        """Say what changes the images: with the same files and this, the shards are the same byte for byte."""
-        names = {"cifar": ("holdout", "levels"), "png-tar": ("levels",), "npz-zip": ("levels",)}
-        names |= {"pictures": ("levels", "size", "channels")}
-        names |= {"rosbag": ("levels", "size", "cameras", "stride", "min_speed", "crop", "max_gap_ms")}
-        asked = {name: getattr(self, name) for name in names.get(entry.kind, ())}
-        return {**asked, "size": asked["size"] or DRIVING_SIZE} if entry.kind == "rosbag" else asked
 
 
 @dataclass(frozen=True)
@@ -94,35 +64,6 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
     opened = open_source(entry, options, folder, stream=stream)
     recipe = {"asked": asked, **opened.source.recipe}
     return _write(entry, opened, folder, recipe, options=options, stream=stream), folder, True
-
-
-def find(name: str) -> Registered:
-    """Find a data set by its name.
-
-    Raises:
-        DataError: there is none of it; the nearest are named.
-    """
-    if name in REGISTRY:
-        return REGISTRY[name]
-    import difflib
-
-    near = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see: pixel-orch data list"
-    raise DataError(f"no data set {name!r}; {hint}")
-
-
-def check(entry: Registered, options: Options) -> None:
-    """Refuse options that this data set has no use for, rather than ignore them.
-
-    Raises:
-        DataError: one is given that changes nothing.
-    """
-    default, has = Options(), options.asked(entry)
-    for name in ("holdout", "levels", "size", "channels", "cameras", "stride", "min_speed", "crop", "max_gap_ms"):
-        if name not in has and getattr(options, name) != getattr(default, name):
-            raise DataError(f"--{name.replace('_', '-')} means nothing for {entry.name}; leave it out")
-    if entry.own and options.source is None:
-        raise DataError(f"{entry.name} are files of your own; give them with --source PATH")
 
 
 def _write(

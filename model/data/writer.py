@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
 from model.errors import DataError
+from model.recipe import SHARD_BYTES
 
-SHARD_BYTES = 100 << 20
 JOURNAL = ".prepare.jsonl"
 READ_BYTES = 4 << 20
 Images = NDArray[np.uint8]  # (N, H, W, C)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from orchestrator import catalog
-from orchestrator.billing import DEFAULT_RULE, SpotRule, bill
+from orchestrator.billing import DEFAULT_RULE, Billed, SpotRule, bill
 from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, RunState
 from orchestrator.predict import Observation, predict
@@ -87,6 +87,9 @@ def run_row(
         cost_usd=_sum(row.billed_usd for row in rows),
         on_demand_usd=None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
         is_estimate=any(row.is_estimate for row in rows),
+        to_first_step_usd=_sum(row.to_first_step_usd for row in rows),
+        data_s=sum(row.data_s for row in rows),
+        data_usd=_sum(row.data_usd for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
         problems=_run_problems(rows),
     )
@@ -100,6 +103,8 @@ def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
 
 def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: float, rule: SpotRule) -> AttemptRow:
     billed = bill(attempt, now, rule)
+    trains_from = next(at for at in (attempt.first_step_at, attempt.ended_at, now) if at is not None)
+    to_first_step_s = max(0.0, trains_from - attempt.started_at)
     return AttemptRow(
         number=attempt.number,
         instance_id=attempt.instance_id,
@@ -121,6 +126,10 @@ def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: f
         fast_images_per_s=digest.fast_images_per_s,
         steps_per_s=digest.steps_per_s,
         device=attempt.device or digest.device,
+        to_first_step_s=to_first_step_s,
+        data_s=attempt.data_s,
+        to_first_step_usd=_share(billed, to_first_step_s),
+        data_usd=_share(billed, attempt.data_s),
         instance_usd=billed.instance_usd,
         volume_usd=billed.volume_usd,
         address_usd=billed.address_usd,
@@ -132,6 +141,13 @@ def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: f
         is_estimate=billed.is_estimate,
         problems=digest.problems,
     )
+
+
+def _share(billed: Billed, seconds: float) -> Decimal:
+    """Return what some of an instance's seconds were billed at, by their share of all."""
+    if not billed.seconds:
+        return NOTHING
+    return billed.instance_usd * min(Decimal(repr(seconds)) / billed.seconds, Decimal(1))
 
 
 def _sum(values: object) -> Decimal:

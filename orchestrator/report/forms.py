@@ -49,7 +49,8 @@ def _plain(name: str, value: Any) -> Any:
 RUN_COLUMNS = (
     "run", "state", "cloud", "workload", "created_at", "steps", "steps_lost", "interruptions", "images_per_s",
     "usd_per_1000_steps", "usd_per_epoch", "nats", "bits_per_dim", "device", "instance_usd", "volume_usd",
-    "address_usd", "data_out_usd", "cost_usd", "on_demand_usd", "is_estimate", "duration_s",
+    "address_usd", "data_out_usd", "cost_usd", "on_demand_usd", "is_estimate", "duration_s", "to_first_step_usd",
+    "data_s", "data_usd",
 )  # fmt: skip
 
 
@@ -156,8 +157,8 @@ def predicted_table(report: Report) -> Table:
 
 def attempts_table(report: Report, most: int | None = None) -> Table:
     """One row an attempt."""
-    head = ["run", "attempt", "type", "zone", "market", "$/h", "began, UTC", "steps", "lost", "images/s", "ended by",
-            "instance $", "disk $", "address $", "data out $", "billed $"]  # fmt: skip
+    head = ["run", "attempt", "type", "zone", "market", "$/h", "began, UTC", "s to 1st step", "s of data", "steps",
+            "lost", "images/s", "ended by", "instance $", "disk $", "address $", "data out $", "billed $"]  # fmt: skip
     rows = [
         [
             run.run,
@@ -167,6 +168,8 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
             a.market,
             money(a.price_usd_h),
             when(a.started_at)[5:16],
+            f"{a.to_first_step_s:.1f}",
+            f"{a.data_s:.1f}" if a.data_s else "-",
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             str(a.steps_lost),
             number(a.images_per_s),

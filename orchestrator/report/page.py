@@ -22,7 +22,7 @@ from orchestrator.report.forms import (
 from orchestrator.report.rows import Report
 from orchestrator.report.svg import Picture, check_library
 from orchestrator.report.text import compact, ranked_types, when
-from orchestrator.terminal import money
+from orchestrator.terminal import money, span
 
 MOST_ROWS = 1500  # of a table; the JSON has them all
 MOST_GALLERY_BYTES = 1_000_000
@@ -124,6 +124,10 @@ def _head(report: Report) -> str:
         cards.append((f"{100 * (1 - same / on_demand):.0f} %", "saved", f"the same on on-demand: ${money(on_demand)}"))
     interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
     cards.append((str(interruptions), "interruptions", f"{lost} steps trained twice"))
+    waited, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
+    if waited:
+        detail = f"boot and set-up; data came in {span(data_s)} of it" if data_s else "boot and set-up"
+        cards.append((f"{mark}${money(waited)}", "before a first step", detail))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
         cards.append(

@@ -44,6 +44,10 @@ class AttemptRow:
     fast_images_per_s: float | None
     steps_per_s: float | None
     device: str
+    to_first_step_s: float  # from the start of billing: boot, set-up, data; all of it where no step was made
+    data_s: float  # of that, while data were fetched or prepared beside the bootstrap
+    to_first_step_usd: Decimal  # the instance's bill of these seconds
+    data_usd: Decimal
     instance_usd: Decimal
     volume_usd: Decimal
     address_usd: Decimal
@@ -85,6 +89,9 @@ class RunRow:
     on_demand_usd: Decimal | None  # the same seconds on on-demand; None where a price is not known
     is_estimate: bool
     duration_s: float
+    to_first_step_usd: Decimal  # over the attempts: paid while nothing was trained yet
+    data_s: float
+    data_usd: Decimal
     problems: tuple[str, ...]
 
 

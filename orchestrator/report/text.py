@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
 from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
-from orchestrator.terminal import money, number, table
+from orchestrator.terminal import money, number, span, table
 
 MOST_RUNS = 40
 EMPTY = "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
@@ -130,6 +130,11 @@ def _bill(runs: Sequence[RunRow]) -> list[str]:
     ]
     mark = "~" if any(run.is_estimate for run in runs) else ""
     lines = [f"Billed: {mark}${money(total)} = {' + '.join(parts)}."]
+    waited = sum(run.to_first_step_usd for run in runs)
+    if waited:
+        data_s = sum(run.data_s for run in runs)
+        data = f", ${money(sum(run.data_usd for run in runs))} of it while data came ({span(data_s)})" if data_s else ""
+        lines.append(f"Of that, before a first step (boot, set-up): ${money(waited)}{data}.")
     known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
     on_demand = sum(run.on_demand_usd or 0 for run in known)
     if on_demand:

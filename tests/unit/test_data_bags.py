@@ -18,10 +18,11 @@ from model.data.driving.extract import CAMERAS, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import Layout
 from model.data.manifest import Manifest
-from model.data.prepare import Options, prepare
+from model.data.prepare import prepare
 from model.data.stream import FileStream
 from model.data.verify import verify
 from model.errors import DataError
+from model.recipe import Options
 from tests.data_files import (
     BEGAN_NS,
     Drive,
@@ -302,7 +303,7 @@ def test_an_archive_is_compared_with_what_was_published(
 
     def publish(md5: str) -> None:
         file = replace(entry.files[0], bytes=path.stat().st_size, md5=md5)
-        monkeypatch.setattr("model.data.prepare.REGISTRY", {entry.name: replace(entry, files=(file,), drive_s=2)})
+        monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: replace(entry, files=(file,), drive_s=2)})
 
     publish("0" * 32)
     with pytest.raises(

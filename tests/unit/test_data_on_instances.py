@@ -7,17 +7,18 @@ import importlib.util
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from model.config import TrainConfig
 from model.data import load
-from model.data.prepare import Options, prepare
+from model.data.prepare import prepare
 from model.data.store import CHECKED
 from model.data.verify import verify
+from model.recipe import Options
 from orchestrator.errors import SpecError
-from orchestrator.spec import check_data
+from orchestrator.spec import check_data, check_prepare
 
 PATH = Path(__file__).parents[2] / "infra" / "s3_data.py"
 spec = importlib.util.spec_from_file_location("s3_data", PATH)
@@ -34,6 +35,7 @@ class Store:
         self.folder = folder
         self.asked: list[str] = []
         self.failures: list[Exception] = []
+        self.kept: dict[str, dict[str, str]] = {}  # metadata by key, in the order of their coming
 
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         self.asked.append(f"{Bucket}/{Key}")
@@ -44,6 +46,17 @@ class Store:
             error = {"Error": {"Code": "NoSuchKey", "Message": "The specified key does not exist."}}
             raise s3_data.ClientError(error, "GetObject")
         return {"Body": io.BytesIO(path.read_bytes())}
+
+    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        if Key not in self.kept:
+            raise s3_data.ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
+        return {"Metadata": self.kept[Key]}
+
+    def put_object(self, *, Bucket: str, Key: str, Body: IO[bytes], Metadata: dict[str, str]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        (self.folder / Key.rpartition("/")[2]).write_bytes(Body.read())
+        self.kept[Key] = Metadata
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +126,68 @@ def test_what_is_not_there_is_one_line_at_once(tmp_path: Path) -> None:
         s3_data.Source("https://bucket", store)
 
 
+def test_what_was_prepared_is_kept_with_the_manifest_last_and_comes_back_equal(prepared: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.failures = [OSError("reset")]
+    source = s3_data.Source("s3://bucket/some/where", store, lambda _: None)
+    told = s3_data.keep(source, str(prepared))
+    assert told["files"] == len(store.kept) == len(list(prepared.glob("[!.]*")))
+    assert list(store.kept)[-1] == "some/where/manifest.json"
+    assert told["bytes"] == sum(path.stat().st_size for path in prepared.glob("[!.]*"))
+    assert s3_data.keep(source, str(prepared))["bytes"] == 0  # nothing is written twice
+    fill(store, tmp_path / "data")
+    assert verify(tmp_path / "data") == verify(prepared)
+
+
+def test_another_file_is_never_written_over(prepared: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.kept["some/where/shard-00001.npy"] = {"sha256": "another"}
+    with pytest.raises(s3_data.DataError, match=r"shard-00001.npy is another file; give another --data-bucket"):
+        s3_data.keep(s3_data.Source("s3://bucket/some/where", store), str(prepared))
+    assert "some/where/manifest.json" not in store.kept
+
+
+def test_data_of_another_recipe_are_refused(prepared: Path, tmp_path: Path) -> None:
+    source = s3_data.Source("s3://bucket/some/where", Store(prepared))
+    made = json.loads((prepared / "manifest.json").read_text())["recipe"]["asked"]
+    with pytest.raises(s3_data.DataError, match=r'not {"size": 32}; give another --data-bucket, or leave out --prep'):
+        s3_data.fill(source, str(tmp_path / "data"), lambda _: None, {"size": 32})
+    assert not (tmp_path / "data" / "manifest.json").exists()
+    s3_data.fill(source, str(tmp_path / "data"), lambda _: None, made)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pairs", "says"),
+    [
+        ("digits", {"levels": "4"}, "--prepare: digits comes with the trainer; leave it out"),
+        ("/data/mine", {"levels": "4"}, "--prepare is for a data set that is known by name"),
+        ("cifar10", {"out": "here"}, "--prepare out: the machine has a place of its own"),
+        ("cifar10", {"source": "cifar.tar.gz"}, "'cifar.tar.gz' is no address; the machine fetches from http://"),
+        ("cifar10", {"source": "s3://b/cifar"}, "is no address"),
+        ("cifar10", {"levels": "300"}, "--prepare: argument --levels: '300' is not a whole number from 2 to 256"),
+        ("cifar10", {"colour": "4"}, "--prepare: unrecognized arguments: --colour=4"),
+        ("cifar10", {"size": "32"}, "--prepare: --size means nothing for cifar10; leave it out"),
+        ("cifar10", {"unverified": "maybe"}, "--prepare: argument --unverified: ignored explicit argument 'maybe'"),
+        ("cifar10", {"lev": "8"}, "--prepare: unrecognized arguments: --lev=8"),
+    ],
+)
+def test_a_preparation_that_cannot_work_is_refused_before_a_machine_is_rented(
+    dataset: str, pairs: dict[str, str], says: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_prepare(TrainConfig(dataset=dataset), pairs)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_preparation_that_can_work() -> None:
+    drive = {"size": "32", "stride": "4", "min_speed": "2", "unverified": "true", "source": "https://here.example.com"}
+    assert check_prepare(TrainConfig(dataset="udacity-2-1"), drive) == drive
+    assert check_prepare(TrainConfig(), {}) == {}
+    with pytest.raises(SpecError, match="--prepare is for the bundled trainer"):
+        check_prepare(None, drive)
+
+
 @pytest.mark.parametrize(
     ("dataset", "url", "says"),
     [
@@ -137,6 +212,7 @@ def test_data_that_an_instance_can_have() -> None:
     assert check_data(TrainConfig(), None) is None
     assert check_data(TrainConfig(dataset="mnist-static"), None) is None  # it is fetched there
     assert check_data(TrainConfig(dataset="udacity-2-1"), "s3://my-data/drive") == "s3://my-data/drive"
+    assert check_data(TrainConfig(dataset="udacity-2-1"), None, "https://mirror.example.com/udacity") is None
     assert check_data(None, None) is None
     with pytest.raises(SpecError, match="--data-bucket is for the bundled trainer"):
         check_data(None, "s3://my-data/drive")

@@ -19,10 +19,11 @@ from model.data import manifest as manifests
 from model.data import writer as writers
 from model.data.manifest import Column, Image, Manifest, Shard
 from model.data.meter import Meter, amount
-from model.data.prepare import Options, prepare
+from model.data.prepare import prepare
 from model.data.verify import verify
 from model.data.writer import JOURNAL, ShardWriter, images_per_shard
 from model.errors import DataError
+from model.recipe import Options
 from tests.data_files import crops, write_png_tar
 
 IMAGE = Image(8, 8, 3, 256)

@@ -20,9 +20,10 @@ from model.conditioned import Conditioned, parse_values
 from model.config import TrainConfig, config_from_settings
 from model.cost import cost_of
 from model.data import load as load_data
-from model.data.prepare import Options, prepare
+from model.data.prepare import prepare
 from model.errors import ConfigError, SetupError
 from model.likelihood import nats_per_image
+from model.recipe import Options
 from model.sample import draw
 from model.stop import StopFlag
 from model.train import train

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.events import HostReady
 from orchestrator.records import record_of, records_of
 from orchestrator.report import as_csv, as_json, as_markdown, as_text, build
 from orchestrator.report.charts import Spot, front
@@ -116,6 +117,20 @@ def test_a_run_over_two_attempts_is_billed_and_measured_over_both(home: Path) ->
     assert (row.interruptions, row.steps_lost, row.steps) == (1, 10, 100)
     assert row.images_per_s == pytest.approx(110 / (60 / 500 + 50 / 1000))
     assert row.bits_per_dim == pytest.approx(2 + 3 / 100 + 0.01)
+
+
+def test_what_boot_set_up_and_data_cost_before_a_first_step(home: Path) -> None:
+    ready = HostReady(at=BORN + 60, attempt=1, instance_id="i-1", python="python3", setup_s=40.0, data_s=20.0)
+    first = Had(price_usd_h=0.36, seconds=1800, extra=[ready])
+    never = Had(price_usd_h=0.36, seconds=600, ended_by="aws")  # nothing is billed
+    row = record_of(write_run(home, "one", [first, never]), NOW).row
+    assert [a.to_first_step_s for a in row.attempts] == [70.0, 70.0]  # write_run: the first progress is 70 s in
+    assert [a.to_first_step_usd for a in row.attempts] == [pytest.approx(Decimal("0.0001") * 70), 0]
+    assert (row.data_s, row.data_usd) == (20.0, pytest.approx(Decimal("0.0001") * 20))
+    assert row.to_first_step_usd == row.attempts[0].to_first_step_usd
+    built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
+    said = " ".join(as_text(built).split())
+    assert "before a first step (boot, set-up): $0.00700, $0.00200 of it while data came (20s)" in said
 
 
 def test_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:

@@ -35,11 +35,12 @@ from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAME, FRAMES, SIGNALS, read_rows, signal_type
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
-from model.data.prepare import DRIVING_SIZE, PARTS, VERSION, Opened, Options, space
+from model.data.prepare import PARTS, VERSION, Opened, space
 from model.data.source import Block
 from model.data.stream import GZIP
 from model.datasets import Registered
 from model.errors import DataError
+from model.recipe import DRIVING_SIZE, Options
 
 BLOCK = 256  # frames given out at a time
 HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space

@@ -17,7 +17,6 @@ from model.pixelrnn import Implementation, PixelRNN
 SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down; the rest is for all else
 
 # Two configs that agree in these have networks whose weights can be exchanged.
-NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
 
 
 def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:

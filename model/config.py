@@ -26,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DatasetFacts",
     "TrainConfig",
+    "network_mismatch",
     "config_from_settings",
     "load_config",
     "parse_assignments",
@@ -37,6 +38,10 @@ Setting = str | int | float
 
 
 MODELS: tuple[str, ...] = get_args(ModelName)
+
+
+# What a checkpoint's weights depend on, and with the optimizer its state too.
+NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
 
 
 class TrainConfig(BaseModel):
@@ -183,6 +188,22 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"--set gives {key} twice ({_short(settings[key])} and {_short(value)}); give it once")
         settings[key] = value
     return settings
+
+
+def network_mismatch(saved: Mapping[str, Any], config: TrainConfig) -> str | None:
+    """Say why a training cannot go on from a checkpoint; None if it can.
+
+    Args:
+        saved: the settings that the checkpoint was written with.
+        config: of the training that is to go on. A data set may have moved, if its sizes are the same.
+    """
+    theirs = {**TrainConfig.model_validate({}).model_dump(), **saved}  # an older version's lack what came later
+    ours = config.model_dump()
+    for name in (*NETWORK_FIELDS, "optimizer"):
+        moved = name == "dataset" and theirs["facts"] is not None and theirs["facts"] == ours["facts"]
+        if theirs[name] != ours[name] and not moved:
+            return f"{name} is {theirs[name]} there and {ours[name]} here; give {name}={theirs[name]}"
+    return None
 
 
 def config_from_settings(

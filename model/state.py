@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.build import NETWORK_FIELDS, build, choose_implementation
+from model.build import build, choose_implementation
 from model.checkpoint import Checkpoint
 from model.conditioned import Conditioned
-from model.config import TrainConfig
+from model.config import TrainConfig, network_mismatch
 from model.data import Dataset, Prepared
 from model.data.feed import Feed, check_columns
 from model.data.order import parse
@@ -156,15 +156,11 @@ class Training:
         Raises:
             CheckpointError: it is of another network or optimizer.
         """
-        theirs = saved.train_config
-        for name in (*NETWORK_FIELDS, "optimizer"):
-            here, there = getattr(self.config, name), getattr(theirs, name)
-            moved = name == "dataset" and theirs.facts is not None and theirs.facts == self.config.facts
-            if here != there and not moved:
-                raise CheckpointError(
-                    f"checkpoint-{saved.step}.pt is of another network: {name} is {there} there and {here} here; "
-                    f"give {name}={there}, or another folder to begin anew"
-                )
+        problem = network_mismatch(saved.train_config.model_dump(), self.config)
+        if problem is not None:
+            raise CheckpointError(
+                f"checkpoint-{saved.step}.pt is of another network: {problem}, or another folder to begin anew"
+            )
         _load_weights(self.net, saved, saved.model)
         if self.ema is not None:  # switched on for this run: it begins at the weights
             _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)

@@ -229,6 +229,9 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     how.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
     how.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, ended or failed")
     how.add_argument(
+        "--from", metavar="PLACE", dest="start_from", help="begin with a checkpoint: a file, a run's folder, s3://B/P"
+    )
+    how.add_argument(
         "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
     )
     how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator import sync, world
+from orchestrator import start_from, sync, world
 from orchestrator.asking import resumed, spec_from
 from orchestrator.checking import preflight
 from orchestrator.clock import SystemClock
@@ -37,9 +37,7 @@ from orchestrator.terminal import RunView, Screen
 def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch launch`; return the exit code."""
     home = home_from_environment()
-    resumed_store = _resumable(home, args.resume) if args.resume else None
-    spec = resumed(args, command, resumed_store.spec()) if resumed_store else spec_from(args, command)
-    _check_embedded_options(args, spec)
+    spec, resumed_store, start = _asked(args, command, home)
     tree = world.tree_for(spec)
     if args.sync_dry_run:
         return print_tree(tree, args.output)
@@ -64,10 +62,13 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         plan = make_plan(spec, cloud, world.home_id(home), born_at)
         spec = world.settled(spec, home)
         plan = preflight(replace(plan, spec=spec), cloud)
+        if args.start_from and start is None:
+            start = start_from.fetched(args.start_from, spec, home)
         if not args.yes and not agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
+            start_from.discard(start)
             return 1
-        store = _ready_store(home, spec, cloud, resumed_store)
+        store = _ready_store(home, spec, cloud, resumed_store, start)
         if args.detach:
             return _detach(store, screen, args.output, "resume" if resumed_store else "launch")
         extra: tuple[Watcher, ...] = ()
@@ -79,6 +80,18 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         return _lead(store, plan, tree, cloud, screen, output=args.output, verb=verb, extra=extra)
 
 
+def _asked(
+    args: argparse.Namespace, command: Sequence[str], home: Path
+) -> tuple[RunSpec, RunStore | None, start_from.Start | None]:
+    """Return the run that is asked for, the store of the one that goes on, and what a new one begins with."""
+    if args.resume and args.start_from:
+        raise SpecError("--from begins a new run, --resume goes on with an old one; give one of the two")
+    store = _resumable(home, args.resume) if args.resume else None
+    spec = resumed(args, command, store.spec()) if store else spec_from(args, command)
+    _check_embedded_options(args, spec)
+    return spec, store, start_from.local(args.start_from, spec) if args.start_from else None
+
+
 def _screen(output: str) -> Screen:
     """Return where progress goes: beside a JSON answer, or with a program that calls us, to standard error."""
     if output == "quiet":
@@ -86,7 +99,9 @@ def _screen(output: str) -> Screen:
     return Screen(sys.stdout if output == "table" else sys.stderr)
 
 
-def _ready_store(home: Path, spec: RunSpec, cloud: Cloud, old: RunStore | None) -> RunStore:
+def _ready_store(
+    home: Path, spec: RunSpec, cloud: Cloud, old: RunStore | None, start: start_from.Start | None
+) -> RunStore:
     """Make the store of a new run, or write the changed spec of one that is resumed."""
     if old is not None:
         old.write_spec(spec)
@@ -94,6 +109,12 @@ def _ready_store(home: Path, spec: RunSpec, cloud: Cloud, old: RunStore | None) 
     store = RunStore.create(home, spec)
     world.make_run_key(store, spec.key)
     store.append(RunCreated(at=SystemClock().now(), run=spec.run, cloud=cloud.title))
+    if start is not None:
+        try:
+            start_from.adopt(store, start)
+        except SpecError:
+            store.delete_unborn()
+            raise
     return store
 
 

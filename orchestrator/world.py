@@ -249,8 +249,10 @@ def settled(spec: RunSpec, home: Path) -> RunSpec:
     """Return the spec with what only AWS knows of its second home: that the bucket is usable, its region, the role.
 
     Raises:
-        SpecError: the bucket is missing or not ours, or no instance profile lets the machine write to it.
+        SpecError: a bucket is missing or not ours, or no instance profile lets the machine use it.
     """
+    if spec.data_url is not None:
+        spec = spec.model_copy(update={"instance_profile": _data_profile(spec, home)})
     if spec.is_embedded and spec.bucket is None:
         return spec  # IAM on the embedded cloud is there for whoever asks for it
     if spec.bucket is None:
@@ -269,6 +271,19 @@ def settled(spec: RunSpec, home: Path) -> RunSpec:
     return spec.model_copy(update={"instance_profile": profile, "bucket_region": region, "bucket_prefix": prefix})
 
 
+def _data_profile(spec: RunSpec, home: Path) -> str:
+    """Return the instance profile by which the machine reads `--data-bucket`, once the bucket is seen to be there."""
+    bucket = str(spec.data_url).removeprefix("s3://").partition("/")[0]
+    s3_files(spec, home, bucket).check("--data-bucket")
+    profile = spec.instance_profile or _standing_profile(spec, home)
+    if profile is None:
+        raise SpecError(
+            "--data-bucket: no instance profile lets the machine read it; run `pixel-orch setup`, or name one with "
+            "--instance-profile"
+        )
+    return profile
+
+
 def _standing_profile(spec: RunSpec, home: Path) -> str | None:
     """Return the instance profile that `setup` made, None if there is none or we may not know."""
     from orchestrator.aws.stack import DEFAULT_NAME, has_profile
@@ -283,6 +298,13 @@ def second_home(spec: RunSpec, home: Path) -> S3Home | None:
     from orchestrator.aws.s3 import S3Home
 
     return S3Home(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
+
+
+def s3_files(spec: RunSpec, home: Path, bucket: str) -> S3Home:
+    """Return a bucket's files, whether or not they are this run's."""
+    from orchestrator.aws.s3 import S3Home
+
+    return S3Home(bucket, "", endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:

@@ -62,8 +62,11 @@ class S3Home:
             region = session.region_name or "us-east-1"
             return session.client("s3", region_name=region, config=config, **self._endpoint)
 
-    def check(self) -> str:
+    def check(self, flag: str = "--bucket") -> str:
         """Return the bucket's region.
+
+        Args:
+            flag: that named it.
 
         Raises:
             SpecError: there is no such bucket, or it is not ours to read; nothing has been rented yet.
@@ -74,11 +77,11 @@ class S3Home:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if status == 404:
                 raise SpecError(
-                    f"--bucket: there is no bucket {self.bucket}; `pixel-orch setup` makes one and says its name"
+                    f"{flag}: there is no bucket {self.bucket}; `pixel-orch setup` makes one and says its name"
                 ) from None
             if status == 403:
                 raise SpecError(
-                    f"--bucket: {self.bucket} is another account's, or the policy does not let you list it "
+                    f"{flag}: {self.bucket} is another account's, or the policy does not let you list it "
                     "(s3:ListBucket); choose another one"
                 ) from None
             if status != 301:  # it is in another region, which the answer names
@@ -104,12 +107,39 @@ class S3Home:
         head = self._s3.head_object(Bucket=self.bucket, Key=f"{self.prefix}/checkpoints/{name}")
         return str(head["Metadata"].get("sha256", ""))
 
-    def fetch(self, output: Output, destination: Path) -> bool:
-        """Bring a checkpoint home, whole and compared by digest, or not at all (False)."""
+    def newest_below(self, place: str) -> tuple[str, Output] | None:
+        """Return (key, what it is) of a checkpoint that a key names, or of the newest one below it; None without any.
+
+        One that somebody copied there has no digest beside it: its sha256 is "".
+        """
+        found: list[tuple[int, str, int]] = []
+        with at_the_sill(f"s3://{self.bucket}/{place}"):
+            for prefix in (place, f"{place}/", f"{place}/checkpoints/"):
+                for page in self._s3.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+                ):
+                    for entry in page.get("Contents", []):
+                        match = _CHECKPOINT.fullmatch(entry["Key"].rpartition("/")[2])
+                        if match and (prefix != place or entry["Key"] == place):
+                            found.append((int(match[1]), entry["Key"], int(entry["Size"])))
+            if not found:
+                return None
+            step, key, size = max(found)
+            head = self._s3.head_object(Bucket=self.bucket, Key=key)
+        return key, Output(key.rpartition("/")[2], step, size, str(head["Metadata"].get("sha256", "")))
+
+    def fetch(self, output: Output, destination: Path, key: str | None = None) -> bool:
+        """Bring a checkpoint home, whole and compared by digest, or not at all (False).
+
+        Args:
+            output: which.
+            destination: its path here.
+            key: of one that is not this run's; it may have no digest.
+        """
         part = part_path(destination, output.sha256)
         with at_the_sill(self.url):
-            self._s3.download_file(self.bucket, f"{self.prefix}/checkpoints/{output.name}", str(part))
-        if sha256_of(part) != output.sha256:
+            self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
+        if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
             part.unlink()
             return False
         os.replace(part, destination)

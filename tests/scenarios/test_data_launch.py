@@ -85,6 +85,19 @@ def test_a_mirror_with_another_file_is_one_line_and_the_machine_is_gone(stage: S
     second.end_cloud(stage)
 
 
+def test_a_data_bucket_that_the_machine_could_not_read_is_refused_before_anything_is_rented(stage: Stage) -> None:
+    place = ("--dataset", "cifar10", "--steps", "20", "--data-bucket", f"s3://{BUCKET}/pixel-orch/data/small")
+    code, said = stage.run(*words(*place))
+    assert code == 2, said
+    assert f"--data-bucket: there is no bucket {BUCKET}" in said
+    client(stage, "s3").create_bucket(Bucket=BUCKET)
+    code, said = stage.run(*words(*place))
+    assert code == 2, said
+    assert "--data-bucket: no instance profile lets the machine read it; run `pixel-orch setup`" in said
+    assert stage.embedded().instances() == []
+    second.end_cloud(stage)
+
+
 def test_what_a_first_attempt_prepared_is_in_the_bucket_for_the_next(stage: Stage, mirror: str) -> None:
     second.prepare(stage)
     place = ["--data-bucket", f"s3://{BUCKET}/pixel-orch/data/small", "--instance-profile", "pixel-orch"]

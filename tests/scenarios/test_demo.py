@@ -112,6 +112,19 @@ def test_interrupted_and_resumed_through_the_embedded_cloud_is_equal_in_every_bi
     assert differing == []
 
 
+def test_a_run_from_anothers_checkpoint_ends_as_one_run_would_have(stage: Stage) -> None:
+    words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-o", "json"]
+    settings = [*SMALL, "--set", "schedule=constant"]  # the cosine's rate depends on the number of steps
+    short = stage.run(*words, "-n", "short", "--steps", "90", *settings)
+    begun = stage.run(*words, "-n", "longer", "--steps", "150", *settings, "--from", str(stage.home / "runs" / "short"))
+    whole = stage.run(*words, "-n", "whole", "--steps", "150", *settings)
+    assert [code for code, _ in (short, begun, whole)] == [0, 0, 0], (short, begun, whole)
+    longer = last_json(begun[1])
+    assert longer["attempts"][0]["first_step"] == 91
+    ours, theirs = weights(longer["checkpoint"]), weights(last_json(whole[1])["checkpoint"])
+    assert [key for key in ours if not same(ours[key], theirs[key])] == []
+
+
 def test_the_model_commands_work_on_what_came_home(stage: Stage) -> None:
     code, said = stage.run(
         "launch",

@@ -16,6 +16,7 @@ import pytest
 
 from infra.local import EmbeddedCloud
 from orchestrator.events import CheckpointStored, TrainerExited
+from orchestrator.store import RunStore
 from tests.contract.test_embedded_s3 import TRUST
 from tests.scenarios.stage import Stage, last_json, staged
 from tests.scenarios.tiny_trainer import expected, load
@@ -166,6 +167,27 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     assert max(line.get("step", 0) for line in stage.store.metrics()) == 120
     end_cloud(stage)
     stage.check_nothing_is_left()
+
+
+def test_a_laptop_that_never_saw_the_run_goes_on_with_it_from_s3(stage: Stage) -> None:
+    prepare(stage)
+    code, said = stage.run(*stage.launch_words("40", "0.02", "--every", "20", flags=("--bucket", BUCKET)))
+    assert code == 0, said
+    place = f"s3://{BUCKET}/{stage.store.spec().bucket_prefix}"
+    stage.store.folder.rename(stage.work.parent / "gone")  # another laptop: nothing is known of the run
+    for name, where in (("newest", place), ("one", f"{place}/checkpoints/checkpoint-20.pt")):
+        words = stage.launch_words("60", "0.02", "--every", "20", flags=("--from", where))
+        words[words.index("tiny")] = name
+        code, said = stage.run(*words)
+        assert code == 0, said
+        store = RunStore(stage.home, name)
+        assert store.state().attempts[0].first_step == {"newest": 41, "one": 21}[name]
+        assert load(str(store.checkpoints / "checkpoint-60.pt"))["weights"] == expected(60)
+    code, said = stage.run(*stage.launch_words("60", "0.02", flags=("--from", f"s3://{BUCKET}/pixel-orch/no-such-run")))
+    assert code == 2, said
+    assert f"--from: there is no checkpoint below s3://{BUCKET}/pixel-orch/no-such-run" in said
+    assert not list(stage.home.glob(".from-*"))
+    end_cloud(stage)
 
 
 def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) -> None:

@@ -1,0 +1,85 @@
+"""`launch --from`: what is refused before anything is rented, and what the run begins with."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from model import checkpoint as checkpoints
+from model.config import TrainConfig
+from model.peek import peek
+from orchestrator import start_from
+from orchestrator.errors import SpecError
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunStore
+from tests.unit.test_model_checkpoint import made
+
+
+def spec(trainer: TrainConfig | None, **more: object) -> RunSpec:
+    words: dict[str, object] = {"run": "later", "cloud": "local", "instances": ("p2.xlarge",), "market": "spot"}
+    return RunSpec(**{**words, "regions": ("us-east-1",), "trainer": trainer, **more})  # type: ignore[arg-type]
+
+
+def test_peeking_without_torch_sees_what_loading_sees(tmp_path: Path) -> None:
+    path = checkpoints.save(tmp_path, made())
+    peeked = peek(path)
+    loaded = checkpoints.load(path)
+    assert (peeked.step, peeked.config) == (loaded.step, loaded.config)
+
+
+def test_peeking_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-1.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'touch harmed'\ntR.")
+    with pytest.raises(start_from.CheckpointError, match="is damaged, cut off or no checkpoint"):
+        peek(path)
+    assert not Path("harmed").exists()
+
+
+def test_the_newest_of_a_folder_is_taken_and_becomes_the_runs_first(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    (old / "checkpoints").mkdir(parents=True)
+    for step in (3, 7):
+        checkpoints.save(old / "checkpoints", made(step))
+    asked = spec(TrainConfig(steps=9))
+    start = start_from.local(str(old), asked)
+    assert start is not None
+    assert (start.name, start.step) == ("checkpoint-7.pt", 7)
+    store = RunStore.create(tmp_path / "home", asked)
+    start_from.adopt(store, start)
+    (pulled,) = store.state().checkpoints.values()
+    assert (pulled.step, pulled.attempt, store.is_whole(pulled)) == (7, 0, True)
+    assert start.path.exists(), "the file stays where it was"
+    assert store.state().attempts == []
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "says"),
+    [
+        ("nowhere", {}, "there is no nowhere; give a checkpoint, its folder, or s3://BUCKET/PREFIX"),
+        ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
+        ("model.pt", {}, "model.pt does not say its step"),
+        ("checkpoint-8.pt", {}, "checkpoint-8.pt is the checkpoint of step 7 under another name"),
+        ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, cut off or no checkpoint"),
+        ("checkpoint-7.pt", {"hidden": 8}, "of another network: hidden is 16 there and 8 here; give hidden=16"),
+        ("checkpoint-7.pt", {"optimizer": "rmsprop"}, "optimizer is adamw there and rmsprop here"),
+        ("checkpoint-7.pt", {"steps": 7}, "has 7 steps done, and --steps is 7: nothing is left to train"),
+        ("s3://bucket", {}, "is no place in S3; give s3://BUCKET/PREFIX"),
+        ("s3://No/where", {}, "is no place in S3"),
+    ],
+)
+def test_what_cannot_be_begun_with_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, settings: dict[str, int], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    whole = checkpoints.save(tmp_path, made(7)).read_bytes()
+    for name, content in (("model.pt", whole), ("checkpoint-8.pt", whole), ("checkpoint-5.pt", whole[:400])):
+        Path(name).write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        start_from.local(place, spec(TrainConfig(**{"steps": 9, **settings})))  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("--from: ")
+    assert "\n" not in str(caught.value)

@@ -51,7 +51,7 @@ from orchestrator.host_key import fingerprint
 from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
 from orchestrator.rent import Renter, started
-from orchestrator.second_home import CARRY_WAIT_S, SecondHome, catch_up, is_carried, restored
+from orchestrator.second_home import CARRY_WAIT_S, SecondHome, after_loss, catch_up, is_carried, restored
 from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts, write_atomically
 
@@ -268,6 +268,9 @@ class Engine:
             attempt = self.state().attempt(current.number)
             if attempt is not None:
                 self.reaper.end(attempt, outcome.reason)
+                done = after_loss(self, attempt)
+                if done is not None:
+                    return done
             if len(self.state().attempts) >= self.policy.max_attempts:
                 raise HostError(
                     f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is home, "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cloud import Host, Look, Output, Setup
-from orchestrator.errors import TrainingError
+from orchestrator.errors import CloudError, TrainingError
 from orchestrator.events import Attempt, CheckpointPulled, CheckpointStored, SecondHomeTroubled, TrainerExited
 
 if TYPE_CHECKING:
@@ -98,9 +98,26 @@ def catch_up(engine: Engine) -> Outcome | None:
         CloudError: S3 cannot be read: then nothing must be rented, since the run may be done.
     """
     home = engine.second_home
-    unheard = [a for a in engine.state().attempts if _ended_without_us(a)]
-    if home is None or not unheard:
+    unheard = [a for a in engine.state().attempts if a.is_over and a.trainer_exit is None]
+    return _heard(engine, home, unheard) if home is not None and unheard else None
+
+
+def after_loss(engine: Engine, attempt: Attempt) -> Outcome | None:
+    """Hear from S3 what an attempt did after we lost sight of it: it may have trained to the end; None if it has not.
+
+    Raises:
+        TrainingError: the trainer had failed by itself.
+    """
+    home = engine.second_home
+    if home is None or attempt.trainer_exit is not None or attempt.trainer_started_at is None:
         return None
+    try:
+        return _heard(engine, home, [attempt])
+    except CloudError:
+        return None  # the next machine asks S3 itself
+
+
+def _heard(engine: Engine, home: SecondHome, unheard: Sequence[Attempt]) -> Outcome | None:
     for attempt in unheard:
         _bring_files(engine, home, attempt)
     number = unheard[-1].number
@@ -109,10 +126,6 @@ def catch_up(engine: Engine) -> Outcome | None:
     for output in found[-FETCHED:]:
         _bring_checkpoint(engine, home, output, number)
     return _conclusion(engine, unheard[-1], home.last_words(unheard[-1].instance_id))
-
-
-def _ended_without_us(attempt: Attempt) -> bool:
-    return attempt.is_over and attempt.trainer_exit is None and not attempt.lost_because
 
 
 def _bring_files(engine: Engine, home: SecondHome, attempt: Attempt) -> None:

@@ -6,7 +6,7 @@ when the process is killed and another one attaches, when somebody presses Ctrl-
 cloud, which passes the contract suite of the embedded one, and afterwards the invariants must hold:
 
 - no instance tagged as ours outlives its run; one that could not be ended is named, and ends itself in the time named;
-- no acknowledged checkpoint is lost;
+- no acknowledged checkpoint is lost, at home or in S3, and none is trained again that S3 has;
 - what is billed is the fold of the events, and AWS bills no more than what they say;
 - the budget holds: at most one minute at the price cap beyond it, until AWS accepts the termination;
 - the engine always ends, in a final state for which there is a reason;
@@ -37,7 +37,7 @@ KINDS = (
     "interrupt", "interrupt", "vanish", "freeze", "notice-only", "crash", "empty", "throttle", "offline", "lost-answer",
     "kill", "kill", "kill-in-launch", "kill-at-fact", "ctrl-c", "ctrl-c-twice", "damage", "refuse", "somebody",
     "slow-end", "slow-save", "rebalance", "never-boots", "quota", "expired", "no-image", "price-rise", "disk-full",
-    "skew", "mute",
+    "skew", "mute", "s3-refuses",
 )  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def setting_of(seed: int) -> Setting:
             (dice.uniform(0, 12000), dice.choice(zones), round(dice.uniform(0.2, cap), 4))
             for _ in range(dice.choice([0, 0, 5, 20]))
         ),
+        carry_s=dice.choice([None, None, 0.0, 5.0, 60.0]),
     )
 
 

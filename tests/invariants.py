@@ -11,9 +11,11 @@ from orchestrator.events import (
     Attempt,
     CheckpointPulled,
     CheckpointRefused,
+    CheckpointStored,
     InterruptionNoticed,
     RunState,
     TerminateRequested,
+    TrainerStarted,
     fold,
 )
 from orchestrator.limits import price_cap_usd_h
@@ -25,7 +27,7 @@ BENIGN = {  # what a run gets over by itself
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
     "stuck",
 }  # fmt: skip
-MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full"}
+MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses"}
 MONEY = Decimal("1e-9")
 LEFT_TO_AWS_MIN = 3  # after a notice in the first hour we do not end it, should AWS do so: it is the one exception
 
@@ -74,8 +76,30 @@ def check_checkpoints(tale: Tale, state: RunState) -> None:
         assert max(a.last_step for a in state.attempts) == 100
     saved = 0
     for attempt in state.attempts:
-        assert attempt.resumed_from <= max(saved, 0), "resumed from what was never saved"
+        in_s3 = tale.setting.carry_s is not None and attempt.resumed_from in tale.cloud.bucket
+        assert attempt.resumed_from <= saved or in_s3, "resumed from what was never saved"
         saved = max([saved] + [p.step for p in pulled if p.attempt <= attempt.number])
+    if tale.setting.carry_s is not None:
+        check_second_home(tale, state)
+
+
+def check_second_home(tale: Tale, state: RunState) -> None:
+    """What is said to be in S3 is there; and an attempt that may read S3 begins with the newest of it, or later."""
+    tale.cloud.carry()
+    assert set(state.stored) <= set(tale.cloud.bucket), "said to be in S3, and is not"
+    is_bad = any(fault.kind in ("s3-refuses", "refuse") for fault in tale.faults)
+    starts = [event.resumed_from for event in tale.story.store.events() if isinstance(event, TrainerStarted)]
+    for_nothing = max(starts, default=0) >= 100
+    if not is_bad and not any(
+        fault.kind == "disk-full" for fault in tale.faults
+    ):  # then we end it before it has carried
+        assert not for_nothing, "rented again, though S3 had the last checkpoint and how it ended"
+    known = 0
+    for event in tale.story.store.events():
+        if isinstance(event, CheckpointStored):
+            known = max(known, event.step)
+        elif isinstance(event, TrainerStarted) and not is_bad:
+            assert event.resumed_from >= known, f"S3 has step {known}, and it began with {event.resumed_from}"
 
 
 # -- money

@@ -28,6 +28,7 @@ from orchestrator.cloud import (
     PricePoint,
 )
 from orchestrator.errors import AccessError, CloudError, ThrottledError
+from tests.memory_bucket import carried_until
 from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, shutdown_timer_s
 
 EPOCH = 1_790_000_000.0
@@ -101,6 +102,7 @@ class MemoryCloud:
         self.quotas: dict[str, float] = {}
         self.credentials_end: float | None = None
         self.bucket: dict[int, bytes] = {}  # S3, by step
+        self.s3_refusals: list[tuple[float, float]] = []  # it takes nothing and gives nothing, from when to when
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
         self.is_offline = False  # our own network: the hosts do not answer either
         self.write: Callable[[Path, bytes], Any] = Path.write_bytes  # to the disk at home
@@ -263,6 +265,26 @@ class MemoryCloud:
     def alive(self) -> list[str]:
         """Return the ids of what is still billed."""
         return [m.instance.instance_id for m in self.machines if m.gone_at is None]
+
+    # -- S3
+
+    @property
+    def is_s3_refusing(self) -> bool:
+        """Whether it is just now."""
+        return any(since <= self.clock.now() < to for since, to in self.s3_refusals)
+
+    def carried_until(self, machine: Machine) -> float | None:
+        """Return up to which moment what the machine had finished is in S3 by now; None: nothing of it is."""
+        return carried_until(machine, self.clock.now(), self.s3_refusals)
+
+    def carry(self) -> None:
+        """Let every machine have carried what it has by now."""
+        for machine in self.machines:
+            until = self.carried_until(machine)
+            for output in MemoryHost(self, machine).outputs_at(until) if until is not None else ():
+                if output.step > machine.carried:
+                    self.bucket[output.step] = f"weights after step {output.step}".encode()
+                    machine.carried = output.step
 
     def connect(self, instance: Instance, user: str, host_key: str) -> MemoryHost:
         """The engine's `Connect`."""

@@ -58,6 +58,8 @@ class Machine:
     crashes_at_step: int | None = None
     stuck_at_step: int | None = None
     save_s: float = 0.0  # from SIGTERM to the checkpoint
+    carry_s: float = 0.0  # from a finished checkpoint until it is whole in S3
+    carried: int = 0  # the step of the last one that is
     stop_at: float | None = None
     sent: dict[int, bytes] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
@@ -181,6 +183,10 @@ class MemoryHost:
 
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
         self.check()
+        self.cloud.carry()
+        if self.cloud.is_s3_refusing:
+            self._answered()
+            return (), "AccessDenied"
         found = sorted(step for step in self.cloud.bucket if step >= least_step)[-2:]
         for step in found:
             self.machine.sent[step] = self.cloud.bucket[step]
@@ -225,19 +231,11 @@ class MemoryHost:
         notice = None if machine.noticed_at is None else machine.noticed_at + 120.0 + machine.skew_s
         if machine.command_started_at is None:
             return Look("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
-        stopped_at = self._stopped_at()
-        step = self._steps_at(min(now, stopped_at) if stopped_at is not None else now)
-        trainer, code = "running", None
-        if step >= machine.steps:
-            trainer, code = "exited", 0
-        elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:
-            trainer, code = "exited", 1
-        elif stopped_at is not None and now >= stopped_at + machine.save_s:
-            trainer, code = "exited", 143
-        text = self._metrics(step)
-        asked = stopped_at is not None and code != 0
+        trainer, code, asked = self.trainer_at(now)
+        text = self.metrics_at(now)
         new = text[cursor.metrics :].decode() if cursor.metrics < len(text) else ""
-        outputs = tuple(self._outputs(step, at_end=trainer == "exited" and code in (0, 143)))
+        outputs = tuple(self.outputs_at(now))
+        stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
         return Look(
             trainer,  # type: ignore[arg-type]
@@ -251,16 +249,46 @@ class MemoryHost:
             "",
             end,
             outputs,
-            self._stored(outputs),
-            s3_done=trainer == "exited",
+            stored,
+            "AccessDenied" if self._has_bucket and self.cloud.is_s3_refusing else "",
+            s3_done=trainer == "exited" and len(stored) == len(outputs),
         )
 
+    @property
+    def _has_bucket(self) -> bool:
+        return self.machine.job is not None and self.machine.job.bucket is not None
+
+    def trainer_at(self, at: float) -> tuple[str, int | None, bool]:
+        """Return (state, exit code, whether it was told to end) of the trainer at that moment."""
+        machine, stopped_at, step = self.machine, self._stopped_at(), self._step_at(at)
+        trainer, code = "running", None
+        if step >= machine.steps:
+            trainer, code = "exited", 0
+        elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:
+            trainer, code = "exited", 1
+        elif stopped_at is not None and at >= stopped_at + machine.save_s:
+            trainer, code = "exited", 143
+        return trainer, code, stopped_at is not None and stopped_at <= at and code != 0
+
+    def metrics_at(self, at: float) -> bytes:
+        """Return metrics.jsonl as it is at that moment."""
+        return self._metrics(self._step_at(at))
+
+    def outputs_at(self, at: float) -> Iterator[Output]:
+        """Yield the checkpoints that are finished at that moment."""
+        _, code, _ = self.trainer_at(at)
+        return self._outputs(self._step_at(at), at_end=code in (0, 143))
+
+    def _step_at(self, at: float) -> int:
+        stopped_at = self._stopped_at()
+        return self._steps_at(min(at, stopped_at) if stopped_at is not None else at)
+
     def _stored(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-        """With a second home whatever is finished is in S3 by the next look."""
-        if self.machine.job is None or self.machine.job.bucket is None:
+        """Return those that are whole in S3, if the run has a second home."""
+        if not self._has_bucket:
             return ()
-        self.cloud.bucket.update({output.step: f"weights after step {output.step}".encode() for output in outputs})
-        return outputs
+        self.cloud.carry()
+        return tuple(output for output in outputs if output.step <= self.machine.carried)
 
     def _metrics(self, step: int) -> bytes:
         """Return metrics.jsonl as it is after that step; what was written once is kept."""

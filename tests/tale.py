@@ -13,6 +13,7 @@ from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.events import Event, State
 from orchestrator.spec import Limits, RecoveryPolicy
 from tests.memory import VirtualClock, refusal_of
+from tests.memory_bucket import PLACE, MemoryS3
 from tests.memory_host import Machine
 from tests.story import Story
 
@@ -50,6 +51,7 @@ class Setting:
     setup_s: float = 0.0
     pull_s: float = 0.0
     save_s: float = 0.0
+    carry_s: float | None = None  # to S3, if the run has a second home there
     away_s: float = 0.0  # nobody leads the run for so long after the process was killed
     first_capacity_wait_s: float = 0.0
     moves: tuple[tuple[float, str, float], ...] = ()  # (seconds from the start, zone, $/h)
@@ -86,6 +88,21 @@ class MortalClock(VirtualClock):
         raise Killed
 
 
+class TaleS3(MemoryS3):
+    """S3 as this laptop sees it, whose credentials may have expired."""
+
+    def __init__(self, tale: Tale) -> None:
+        super().__init__(tale.cloud)
+        self.tale = tale
+
+    def _check(self) -> None:
+        super()._check()
+        if self.tale.is_expired:
+            raise refusal_of("ExpiredToken", "ListObjectsV2")
+        if self.cloud.is_s3_refusing:
+            raise refusal_of("AccessDenied", "ListObjectsV2")
+
+
 class Tale:
     """A story with its faults."""
 
@@ -119,6 +136,7 @@ class Tale:
         """Decide the fate of a new machine."""
         setting = self.setting
         machine.steps_per_s, machine.setup_s, machine.pull_s = setting.steps_per_s, setting.setup_s, setting.pull_s
+        machine.carry_s = setting.carry_s or 0.0
         machine.save_s, machine.ready_at = setting.save_s, machine.instance.launched_at + setting.boot_s
         machine.listed_after_s = setting.listed_after_s
         for fault in self.faults:
@@ -207,6 +225,27 @@ class Tale:
     def _strike(self, fault: Fault) -> None:
         cloud = self.cloud
         match fault.kind:
+            case "empty" | "quota" | "no-image" | "throttle" | "lost-answer" | "price-rise":
+                self._strike_market(fault)
+            case "offline":
+                self._switch(fault, cloud, "is_offline")
+            case "expired":
+                self._switch(fault, self, "is_expired")
+            case "disk-full":
+                self._switch(fault, self, "is_disk_full")
+            case "s3-refuses":
+                cloud.carry()  # what is there by now stays there
+                cloud.s3_refusals.append((self.clock.now(), self.clock.now() + fault.for_s))
+            case "damage":
+                self._damage()
+            case "kill" | "kill-at-fact" | "ctrl-c" | "ctrl-c-twice" if self.is_led:
+                self._strike_process(fault)
+            case _ if len(cloud.machines) >= fault.machine and cloud.machines[fault.machine - 1].gone_at is None:
+                self._strike_machine(fault, cloud.machines[fault.machine - 1])
+
+    def _strike_market(self, fault: Fault) -> None:
+        cloud = self.cloud
+        match fault.kind:
             case "empty":
                 self._member(fault, cloud.empty_zones, fault.zone)
             case "quota":
@@ -217,20 +256,8 @@ class Tale:
                 cloud.refusals.setdefault(fault.zone, []).extend([ThrottledError("slow down", code="Throttling")] * 2)
             case "lost-answer":
                 cloud.fail_after_serving += 1
-            case "offline":
-                self._switch(fault, cloud, "is_offline")
-            case "expired":
-                self._switch(fault, self, "is_expired")
-            case "disk-full":
-                self._switch(fault, self, "is_disk_full")
             case "price-rise":
                 self._raise_price(fault)
-            case "damage":
-                self._damage()
-            case "kill" | "kill-at-fact" | "ctrl-c" | "ctrl-c-twice" if self.is_led:
-                self._strike_process(fault)
-            case _ if len(cloud.machines) >= fault.machine and cloud.machines[fault.machine - 1].gone_at is None:
-                self._strike_machine(fault, cloud.machines[fault.machine - 1])
 
     def _strike_process(self, fault: Fault) -> None:
         assert self.engine is not None
@@ -285,6 +312,9 @@ class Tale:
     def _new_life(self) -> Engine:
         """Return an engine whose exit paths do not run when the process is killed."""
         engine = self.story.engine()
+        if self.setting.carry_s is not None:
+            engine.job = dataclasses.replace(engine.job, bucket=PLACE)
+            engine.second_home = TaleS3(self)
         engine.refresh = self._unless_away(self.story.offers)  # type: ignore[assignment]
         self.clock.is_dead = self.clock.was_killed = False
         self.facts_until_death = 0

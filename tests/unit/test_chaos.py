@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import limits, reaper
+from orchestrator import engine, limits, reaper
 from orchestrator.engine import Engine
 from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
@@ -71,6 +71,9 @@ RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
     "the cap is today's price": (
         limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 500,
     ),
+    "what S3 tells of the time away is not heard": (engine, "catch_up", lambda _: None, 400),
+    "what S3 tells of a lost instance is not heard": (engine, "after_loss", lambda *_: None, 400),
+    "S3 is not resumed from": (engine, "restored", lambda *_: 0, 600),
     "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
     "a notice is always left to AWS": (
         Reaper,

@@ -159,6 +159,7 @@ def leave(story: Story, at_step: int = 30, after_s: float = 7200.0) -> None:
         engine.run()
     story.recorder.on_tick = None
     story.clock.sleep(after_s)
+    story.cloud.carry()
     story.cloud.bucket.update({step: f"weights after step {step}".encode() for step in range(10, 101, 10)})
 
 

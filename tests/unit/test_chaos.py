@@ -71,9 +71,7 @@ RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
     "the cap is today's price": (
         limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 500,
     ),
-    "what S3 tells of the time away is not heard": (engine, "catch_up", lambda _: None, 400),
     "what S3 tells of a lost instance is not heard": (engine, "after_loss", lambda *_: None, 400),
-    "S3 is not resumed from": (engine, "restored", lambda *_: 0, 600),
     "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
     "a notice is always left to AWS": (
         Reaper,
@@ -121,3 +119,21 @@ def test_a_budget_holds_though_nobody_could_ask_for_the_risen_price(monkeypatch:
     assert chaos.failure_in(dearer, faults) == ""
     monkeypatch.setattr(limits, "feared", lambda spec, attempts, now: list(attempts))
     assert "are spent" in chaos.failure_in(dearer, faults)
+
+
+def test_what_s3_has_is_resumed_from_though_less_came_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_line = Setting(pull_s=30.0, carry_s=0.0)
+    faults = [fault("vanish", 80)]
+    assert chaos.failure_in(slow_line, faults) == ""
+    monkeypatch.setattr(engine, "restored", lambda *_: 0)
+    assert chaos.failure_in(slow_line, faults) == "", "what S3 has of a lost instance came home first"
+    monkeypatch.setattr(engine, "after_loss", lambda *_: None)
+    assert "and it began with" in chaos.failure_in(slow_line, faults)
+
+
+def test_what_finished_while_nobody_led_it_is_not_rented_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Setting(carry_s=5.0, away_s=20000.0)
+    faults = [fault("kill", 60)]
+    assert chaos.failure_in(away, faults) == ""
+    monkeypatch.setattr(engine, "catch_up", lambda _: None)
+    assert "rented again" in chaos.failure_in(away, faults)

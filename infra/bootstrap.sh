@@ -1,94 +1,165 @@
 #!/usr/bin/env bash
 # Finds a Python whose torch has kernels for this machine's GPU; where there is none, makes a virtual environment and installs
-# the right build. Prints what it does; its last line is one JSON object: python, torch, gpu, why.
+# the right build. Prints what it does; its last line is one JSON object: python, torch, gpu, why, s3_python.
 #
-#   bootstrap.sh ROOT bundled     the bundled trainer: torch is needed
-#   bootstrap.sh ROOT own         a program of the user's own: a Python with torch is preferred, none is installed
+#   bootstrap.sh ROOT bundled     the bundled trainer: torch and its other packages are needed
+#   bootstrap.sh ROOT own         a program of the user's own: torch is installed on a rented GPU only, nothing else is
+#   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: without a driver that works, exit code 3
 #   bootstrap.sh ROOT ... s3      also a Python with boto3, for s3_home.py: its path is `s3_python` in the answer
-#   bootstrap.sh ROOT ... cpu     go on, on the CPU, where no torch build has kernels for the GPU
+#   bootstrap.sh ROOT ... cpu     go on, on the CPU, where the GPU cannot be used
 set -euo pipefail
 root=$1
 purpose=$2
-second_home="" allow_cpu=""
+second_home="" allow_cpu="" is_rented_gpu=""
 for word in "${@:3}"; do
   case $word in
-    s3) second_home=s3 ;;
+    s3) second_home=yes ;;
     cpu) allow_cpu=yes ;;
+    gpu) is_rented_gpu=yes ;;
   esac
 done
+# shellcheck source=SCRIPTDIR/common.sh
+. "$root/bin/common.sh"
 builds="$root/bin/torch_builds.json"
-
-gpu=""
-if command -v nvidia-smi >/dev/null 2>&1; then
-  gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)
+venv="$ours/venv"
+if [ "$purpose" = bundled ]; then
+  who="the bundled trainer" least=3.10
+  needs=(torch numpy pydantic scikit-learn pillow)
+  extras=(numpy 'pydantic>=2.6' scikit-learn pillow)
+else
+  who="torch" least=3.8
+  needs=(torch)
+  extras=(numpy)
 fi
 
-# Exit 0 and a line "<torch version>" if this Python can serve. Without a GPU the version is read from the package's metadata:
+# -- the GPU
+
+find_gpu() {  # sets gpu, or trouble. nvidia-smi tells failures on standard output, some of them with exit code 0
+  local said status=0
+  gpu="" trouble=""
+  if ! command -v nvidia-smi >/dev/null 2>&1; then
+    trouble="nvidia-smi is not there"
+    return 1
+  fi
+  said=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null) || status=$?
+  said=${said%%$'\n'*}
+  if [ "$status" != 0 ]; then
+    trouble="nvidia-smi ended with $status${said:+: $said}"
+    return 1
+  fi
+  case $said in
+    "" | *failed* | *Failed* | *"No devices"* | *"Unable to"* | *"Unknown Error"* | *ERR!*)
+      trouble="nvidia-smi says: ${said:-nothing}"
+      return 1
+      ;;
+  esac
+  gpu=$said
+}
+
+find_gpu || true
+if [ -z "$gpu" ] && [ -n "$is_rented_gpu" ]; then
+  wait_for_boot
+  if find_gpu; then
+    :
+  elif [ -n "$allow_cpu" ]; then
+    echo "bootstrap: --allow-cpu: going on without the GPU: $trouble"
+  else
+    give_up "the GPU of this instance cannot be used ($trouble), and its CPU would train at the GPU's price; name an image with the NVIDIA driver with --ami, or insist with --allow-cpu"
+  fi
+fi
+
+# -- a Python
+
+# Prints torch's version if this Python can serve, else why not. Without a GPU the version is read from the package's metadata:
 # importing torch takes seconds that the trainer pays anyway.
 can_serve() {
-  "$1" - "$gpu" "$builds" <<'PY' 2>/dev/null
-import importlib.metadata, json, sys
-gpu, builds = sys.argv[1], json.load(open(sys.argv[2]))
+  "$1" - "$gpu" "$least" "${needs[@]}" <<'PY' 2>&1
+import importlib.metadata, sys
+gpu, least, needs = sys.argv[1], sys.argv[2], sys.argv[3:]
+if sys.version_info[:2] < tuple(int(part) for part in least.split(".")):
+    sys.exit("Python %s or later is needed" % least)
 try:
-    for need in ("torch", "numpy", "pydantic", "sklearn", "PIL"):
-        version = importlib.metadata.version({"sklearn": "scikit-learn", "PIL": "pillow"}.get(need, need))
-        torch_version = version if need == "torch" else torch_version
-except importlib.metadata.PackageNotFoundError:
-    sys.exit(1)
+    versions = {need: importlib.metadata.version(need) for need in needs}
+except importlib.metadata.PackageNotFoundError as error:
+    sys.exit("it lacks a package: %s" % error)
 if gpu:
     import torch
     if not torch.cuda.is_available():
-        sys.exit(1)
+        sys.exit("torch %s (CUDA %s) sees no GPU" % (torch.__version__, torch.version.cuda))
     major, minor = torch.cuda.get_device_capability(0)
     kernels = [a[3:] for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
     # Binaries run on the same major version from their own minor version upwards (CUDA C Programming Guide, "Binary Compatibility").
     if not any(k.rstrip("af")[:-1] == str(major) and int(k.rstrip("af")[-1]) <= minor for k in kernels):
-        sys.exit(1)
-print(torch_version)
+        sys.exit("torch %s has no kernels for compute capability %d.%d" % (torch.__version__, major, minor))
+print(versions["torch"])
 PY
 }
+
+last_line() { echo "${1##*$'\n'}"; }  # torch may warn before
 
 # Prints the path of a Python with boto3: the trainer's own if it has it, else one of an environment made for it, so that
 # nothing is installed beside the trainer's packages.
 with_boto3() {
-  if [ "$second_home" != s3 ]; then return; fi
-  for candidate in "$1" python3 "$HOME/pixel-orch/s3-venv/bin/python"; do
+  local candidate path makers=()
+  if [ -z "$second_home" ]; then return; fi
+  for candidate in "$1" python3 "$ours/s3-venv/bin/python"; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
     if "$path" -c 'import boto3' 2>/dev/null; then echo "$path"; return; fi
   done
-  "$1" -m venv "$HOME/pixel-orch/s3-venv" >&2
-  "$HOME/pixel-orch/s3-venv/bin/python" -m pip install -q --disable-pip-version-check 'boto3>=1.34' >&2
-  echo "$HOME/pixel-orch/s3-venv/bin/python"
+  while read -r path; do makers+=("$path"); done < <(pythons 3.8)
+  makers+=("$1")
+  make_venv "$ours/s3-venv" "${makers[@]}" || return
+  pip_install "$ours/s3-venv" 'boto3>=1.34' || return
+  echo "$ours/s3-venv/bin/python"
 }
 
-answer() {  # python, torch, why
-  s3_python=$(with_boto3 "$1") || { echo "bootstrap: boto3 for --bucket could not be installed" >&2; exit 3; }
+# A command of the user's own says `python` or `python3` and means the one that was chosen; the agent puts its folder first in PATH.
+# Ubuntu has no `python`, and beside /usr/bin/python3.11 lies a python3 that is another. A link would not do: Python looks beside
+# its path, unresolved, for its environment.
+under_both_names() {  # prints a path of this Python in whose folder both names are this Python
+  local name folder=${1%/*} names="$ours/.python"
+  if [ "$folder/python" -ef "$1" ] && [ "$folder/python3" -ef "$1" ]; then echo "$1"; return; fi
+  mkdir -p "$names"
+  for name in python python3; do
+    printf '#!/bin/sh\nexec "%s" "$@"\n' "$1" >"$names/.$name.$$"
+    chmod 755 "$names/.$name.$$"
+    mv "$names/.$name.$$" "$names/$name"
+  done
+  echo "$names/python"
+}
+
+answer() {  # python, torch, why: and ends
+  local python=$1 s3_python
+  s3_python=$(with_boto3 "$1") || give_up "boto3, which --bucket needs, could not be installed (why: see above)"
+  if [ "$purpose" = own ]; then python=$(under_both_names "$1"); fi
   "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
-    "$1" "$2" "$gpu" "$3" "$s3_python"
+    "$python" "$2" "$gpu" "$3" "$s3_python"
+  exit 0
 }
 
-candidates=("$HOME/pixel-orch/venv/bin/python" /opt/pytorch/bin/python python3 python3.11 python3.12 python3.10 /opt/conda/bin/python)
 find_python() {  # answers and ends, if a Python is there that can serve
-  for candidate in "${candidates[@]}"; do
+  local candidate path said
+  for candidate in "$venv/bin/python" /opt/pytorch/bin/python python3 python3.{14,13,12,11,10} /opt/conda/bin/python; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
-    if torch=$(can_serve "$path"); then
-      echo "bootstrap: $path has torch $torch${gpu:+ with kernels for $gpu}"
-      answer "$path" "$torch" "found"
-      exit 0
+    if said=$(can_serve "$path"); then
+      said=$(last_line "$said")
+      echo "bootstrap: $path has torch $said${gpu:+ with kernels for $gpu}"
+      answer "$path" "$said" "found"
     fi
   done
 }
 
-find_python
-python=$(command -v python3) || { echo "bootstrap: there is no python3 on this machine" >&2; exit 3; }
-if [ "$purpose" = own ]; then
+without_torch() {  # a program of one's own may need none
+  local python
+  python=$(command -v python3) || give_up "there is no python3 on this machine; name an image that has one with --ami"
   echo "bootstrap: no Python with torch; using $python"
-  answer "$python" "" "a program of your own: nothing was installed"
-  exit 0
-fi
+  answer "$python" "" "a program of your own: $1"
+}
 
-required() {  # what to install for a GPU ("" for none)
-  "$python" - "$1" "$builds" <<'PY'
+# -- installing
+
+required() {  # PYTHON: prints what to install for the GPU ("" for none); exit code 1 if no build fits both
+  "$1" - "$gpu" "$builds" <<'PY' 2>/dev/null
 import json, sys
 gpu, table = sys.argv[1], json.load(open(sys.argv[2]))
 version = "%d.%d" % sys.version_info[:2]
@@ -97,29 +168,45 @@ for build in table["builds"]:
     if (capability is None or capability in build["capabilities"]) and version in build["pythons"]:
         print(build["pip"])
         sys.exit(0)
-sys.exit("no torch build has kernels for %s on Python %s" % (gpu or "the CPU", version))
+sys.exit(1)
 PY
 }
 
-if ! requirement=$(required "$gpu"); then
-  if [ -z "$gpu" ] || [ -z "$allow_cpu" ]; then exit 3; fi
-  echo "bootstrap: --allow-cpu: going on without the $gpu"
-  gpu=""
-  find_python
-  requirement=$(required "") || exit 3
-fi
-
-# Debian's and Ubuntu's plain images have python3 without ensurepip: there `-m venv` fails until its package is installed.
-make_venv() {
-  "$1" -m venv "$2" >&2 && return
-  rm -rf "$2"
-  echo "bootstrap: installing python3-venv" >&2
-  { sudo -n apt-get update -qq && sudo -n apt-get install -y -qq python3-venv; } >&2 || return
-  "$1" -m venv "$2" >&2
+no_torch() {  # why: a program of one's own goes on without if it may do without the GPU; else this is the end
+  if [ "$purpose" = own ] && [ -n "$allow_cpu" ]; then without_torch "$1"; fi
+  give_up "$1"
 }
 
-echo "bootstrap: no Python here has a fitting torch; installing: $requirement"
-make_venv "$python" "$HOME/pixel-orch/venv" || { echo "bootstrap: $python cannot make a virtual environment" >&2; exit 3; }
-# shellcheck disable=SC2086  # the requirement is several words of our own table
-"$HOME/pixel-orch/venv/bin/python" -m pip install -q --disable-pip-version-check $requirement 'numpy' 'pydantic>=2.6' scikit-learn pillow
-answer "$HOME/pixel-orch/venv/bin/python" "$("$HOME/pixel-orch/venv/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))')" "installed: $requirement"
+install_torch() {  # answers and ends, or sets trouble: no build fits the GPU, or the GPU cannot be used by it
+  local python requirement said words makers=() versions=""
+  while read -r python; do
+    versions+="${versions:+, }$(version_of "$python")"
+    if required "$python" >/dev/null; then makers+=("$python"); fi
+  done < <(pythons "$least")
+  if [ -z "$versions" ]; then too_old "$who" "$least"; fi
+  if [ ${#makers[@]} = 0 ]; then
+    trouble="no torch build has kernels for ${gpu:-the CPU} on Python $versions; choose another --instance"
+    return
+  fi
+  make_venv "$venv" "${makers[@]}" || no_torch "${makers[0]} cannot make a virtual environment (why: see above)"
+  requirement=$(required "$venv/bin/python") || no_torch "no torch build fits the Python of $venv"
+  echo "bootstrap: no Python here has a fitting torch; installing: $requirement"
+  read -ra words <<<"$requirement"
+  pip_install "$venv" "${words[@]}" "${extras[@]}" || no_torch "pip cannot install $requirement (why: see above)"
+  if said=$(can_serve "$venv/bin/python"); then
+    answer "$venv/bin/python" "$(last_line "$said")" "installed: $requirement"
+  fi
+  trouble="$requirement was installed and cannot be used${gpu:+ on $gpu}: $(last_line "$said")"
+  if [ -n "$gpu" ]; then trouble+="; the image's driver may be too old: name another one with --ami"; fi
+}
+
+find_python
+if [ "$purpose" = own ] && [ -z "$is_rented_gpu" ]; then without_torch "nothing was installed"; fi
+install_torch
+if [ -n "$gpu" ] && [ -n "$allow_cpu" ]; then
+  echo "bootstrap: --allow-cpu: going on without the $gpu: $trouble"
+  gpu=""
+  find_python
+  install_torch
+fi
+no_torch "$trouble${gpu:+, or insist on the CPU with --allow-cpu}"

@@ -10,28 +10,33 @@
 set -euo pipefail
 root=$1 name=$2 url=$3 asked=$4
 shift 4
-data="$HOME/pixel-orch/data"
+# shellcheck source=SCRIPTDIR/common.sh
+. "$root/bin/common.sh"
+data="$ours/data"
 began=$(date +%s.%N)
 mkdir -p "$data"
 
-can_serve() {  # PYTHON MODULE...
-  "$1" - "${@:2}" <<'PY' 2>/dev/null
+can_serve() {  # PYTHON 3.10 MODULE...
+  is_at_least "$1" "$2" && "$1" - "${@:3}" <<'PY' 2>/dev/null
 import importlib.util, sys
 sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 PY
 }
 
-with_packages() {  # "MODULE..." "PACKAGE...": prints a Python that has them, the first of this machine or one made for it
-  read -ra modules <<<"$1"
-  read -ra packages <<<"$2"
-  for candidate in python3 /opt/pytorch/bin/python "$HOME/pixel-orch/data-venv/bin/python"; do
+with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints a Python that has them, the first of this machine or one made for it
+  local candidate path modules packages makers=() venv="$ours/data-venv"
+  read -ra modules <<<"$3"
+  read -ra packages <<<"$4"
+  while read -r path; do makers+=("$path"); done < <(pythons "$2")
+  for candidate in python3 /opt/pytorch/bin/python "$venv/bin/python" ${makers[@]+"${makers[@]}"}; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
-    if can_serve "$path" "${modules[@]}"; then echo "$path"; return; fi
+    if can_serve "$path" "$2" "${modules[@]}"; then echo "$path"; return; fi
   done
+  if [ ${#makers[@]} = 0 ]; then too_old "$1" "$2"; fi
   echo "data: no Python here has ${packages[*]}; installing" >&2
-  [ -x "$HOME/pixel-orch/data-venv/bin/python" ] || python3 -m venv "$HOME/pixel-orch/data-venv" >&2
-  "$HOME/pixel-orch/data-venv/bin/python" -m pip install -q --disable-pip-version-check "${packages[@]}" >&2
-  echo "$HOME/pixel-orch/data-venv/bin/python"
+  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment (why: see above)"
+  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]} (why: see above)"
+  echo "$venv/bin/python"
 }
 
 finish() {  # how it was had
@@ -40,14 +45,14 @@ finish() {  # how it was had
 }
 
 if [ -n "$url" ]; then
-  with_s3=$(with_packages boto3 boto3)
+  with_s3=$(with_packages "the data bucket" 3.8 boto3 boto3)
   status=0
   "$with_s3" "$root/bin/s3_data.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
   if [ "$status" = 0 ]; then finish "fetched"; fi
   if [ "$status" != 4 ]; then exit "$status"; fi
   echo "data: nothing lies at $url yet" >&2
 fi
-python=$(with_packages "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
+python=$(with_packages "the preparation of data" 3.10 "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
 (cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@" >&2) || {
   status=$?
   if [ -n "$url" ]; then echo "data: nothing lies at $url, and $name cannot be prepared on this machine (why: see above)" >&2; fi

@@ -80,7 +80,7 @@ class SshHost:
 
     def _send_own_files(self, job: Job) -> None:
         own = resources.files("infra")
-        names = ("agent.py", "bootstrap.sh", "torch_builds.json", *(("s3_home.py",) if job.bucket else ()))
+        names = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json", *(("s3_home.py",) if job.bucket else ()))
         names += ("data.sh", "s3_data.py") if job.data else ()
         files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in names}
         if job.config_json is not None:

@@ -22,6 +22,8 @@ DLAMI_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
 # (https://docs.aws.amazon.com/dlami/latest/devguide/appendix-ami-release-notes.html).
 OSS_DRIVER_FAMILIES = ("g4dn", "g5", "g6", "gr6", "g6f", "gr6f", "g6e", "p4d", "p4de", "p5", "p5e", "p5en", "p6-b200")
 
+SHORT_NAMES = {"p4": "p4d"}  # in descriptions and release notes "P4, P4de"; no type is called p4
+
 USERS = (  # what stands in an image's name -> who logs in there (AWS: "Manage system users on your Linux instance")
     ("ubuntu", "ubuntu"),
     ("debian", "admin"),
@@ -100,7 +102,8 @@ def supported_families(name: str, description: str) -> tuple[str, ...]:
     """
     told = re.search(r"Supported EC2 instances?:\s*([A-Za-z0-9, -]+)", description)
     if told:
-        return tuple(word.strip().lower() for word in told[1].split(",") if word.strip())
+        words = (word.strip().lower() for word in told[1].split(","))
+        return tuple(dict.fromkeys(SHORT_NAMES.get(word, word) for word in words if word))
     return OSS_DRIVER_FAMILIES if name.startswith("Deep Learning") and "OSS Nvidia Driver" in name else ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.resources
 import json
+import re
 import sys
 import types
 from functools import lru_cache
@@ -254,6 +255,40 @@ def test_the_bucket_is_private_encrypted_and_outlives_the_stack(template: dict[s
 
 def test_the_security_group_lets_nobody_in(template: dict[str, Any]) -> None:
     assert "SecurityGroupIngress" not in template["Resources"]["SecurityGroup"]["Properties"]
+
+
+ALLOWED = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")  # EC2: "GroupDescription", "IpRange"
+
+
+def descriptions(value: Any) -> list[str]:
+    """Return all that is called a description below a value."""
+    if isinstance(value, list):
+        return [found for one in value for found in descriptions(one)]
+    if not isinstance(value, dict):
+        return []
+    own = [text for key, text in value.items() if key in ("Description", "GroupDescription") and isinstance(text, str)]
+    return own + [found for one in value.values() for found in descriptions(one)]
+
+
+def test_ec2_takes_the_descriptions_of_the_security_group(template: dict[str, Any]) -> None:
+    groups = [one for one in template["Resources"].values() if one["Type"].startswith("AWS::EC2::SecurityGroup")]
+    found = descriptions(groups)
+    assert len(found) == 2
+    for text in found:
+        assert ALLOWED.fullmatch(text), text
+
+
+def test_ec2_takes_the_descriptions_that_the_code_sends() -> None:
+    found = []
+    for path in [*(ROOT / "orchestrator").glob("*.py"), *(ROOT / "orchestrator" / "aws").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                found += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "Description"]
+    assert len(found) == 2, "the security group of a run, and its rule"
+    for value in found:
+        assert isinstance(value, ast.Constant), ast.unparse(value)
+        assert ALLOWED.fullmatch(value.value), value.value
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ find_python() {  # answers and ends, if a Python is there that can serve
 without_torch() {  # a program of one's own may need none
   local python
   python=$(command -v python3) || give_up "there is no python3 on this machine; name an image that has one with --ami"
-  echo "bootstrap: no Python with torch; using $python"
+  echo "bootstrap: no Python with a fitting torch; using $python"
   answer "$python" "" "a program of your own: $1"
 }
 
@@ -172,7 +172,14 @@ sys.exit(1)
 PY
 }
 
-no_torch() {  # why: a program of one's own goes on without if it may do without the GPU; else this is the end
+on_the_cpu() {  # why: answers and ends, if a Python is there that can serve without the GPU
+  echo "bootstrap: --allow-cpu: going on without the $gpu: $1"
+  gpu=""
+  find_python
+}
+
+no_torch() {  # why: the end, unless the CPU is allowed and has a torch, or a program of one's own goes on without one
+  if [ -n "$gpu" ] && [ -n "$allow_cpu" ]; then on_the_cpu "$1"; fi
   if [ "$purpose" = own ] && [ -n "$allow_cpu" ]; then without_torch "$1"; fi
   give_up "$1"
 }
@@ -204,9 +211,7 @@ find_python
 if [ "$purpose" = own ] && [ -z "$is_rented_gpu" ]; then without_torch "nothing was installed"; fi
 install_torch
 if [ -n "$gpu" ] && [ -n "$allow_cpu" ]; then
-  echo "bootstrap: --allow-cpu: going on without the $gpu: $trouble"
-  gpu=""
-  find_python
+  on_the_cpu "$trouble"
   install_torch
 fi
 no_torch "$trouble${gpu:+, or insist on the CPU with --allow-cpu}"

@@ -219,6 +219,16 @@ def test_it_goes_on_without_torch_only_if_it_may_use_the_cpu(machine: Path) -> N
     assert answer["torch"] == ""
 
 
+@pytest.mark.parametrize("purpose", ["bundled", "own"])
+def test_where_pip_fails_a_torch_for_the_cpu_will_do_if_that_is_allowed(machine: Path, purpose: str) -> None:
+    packages(python(machine), "torch", *BUNDLED, sees=False)
+    gpu(machine)
+    assert "pip cannot install torch==2.13.0" in refusal(machine, purpose, "gpu")
+    code, answer, said = bootstrap(machine, purpose, "gpu", "cpu")
+    assert code == 0, said
+    assert (answer["torch"], answer["gpu"], answer["why"]) == ("2.13.0", "", "found")
+
+
 def test_its_python_and_python3_are_the_one_that_was_chosen(machine: Path) -> None:
     """Ubuntu has no `python`; and on Amazon Linux, beside /usr/bin/python3.11, `python3` is another."""
     python(machine, "python3", minor=9)

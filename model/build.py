@@ -6,7 +6,7 @@ from typing import Any
 
 from model.conditioned import Conditioned
 from model.config import TrainConfig
-from model.cost import workspace_bytes
+from model.cost import evaluation_bytes, workspace_bytes
 from model.errors import ConfigError
 from model.likelihood import BATCH
 from model.multiscale import MultiScale
@@ -14,9 +14,7 @@ from model.network import PixelNetwork
 from model.pixelcnn import PixelCNN
 from model.pixelrnn import Implementation, PixelRNN
 
-SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down; the rest is for all else
-
-# Two configs that agree in these have networks whose weights can be exchanged.
+SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down, or for a validation; the rest is for all else
 
 
 def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:
@@ -56,8 +54,11 @@ def choose_implementation(config: TrainConfig, memory_bytes: int) -> Implementat
 
 
 def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:
-    """Decide how many images are scored at a time: many, or as many as a training step has if memory is short."""
-    return BATCH if workspace_bytes(config, BATCH) <= SHARE * memory_bytes else min(BATCH, config.batch_size)
+    """Decide how many images are scored at a time: 128, halved until they fit into the memory."""
+    images, fast = BATCH, choose_implementation(config, memory_bytes) == "fast"
+    while images > 1 and evaluation_bytes(config, images, fast=fast) > SHARE * memory_bytes:
+        images //= 2
+    return images
 
 
 def _network(config: TrainConfig, implementation: Implementation, *, condition: int = 0) -> PixelNetwork:

@@ -129,6 +129,32 @@ def workspace_bytes(config: TrainConfig, images: int) -> int:
     return _workspace(_sizes(config, config.small), images) + _workspace(large, images)
 
 
+def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
+    """Count the bytes that scoring so many images at a time takes, without gradients, float32: an upper estimate.
+
+    Args:
+        config: the settings.
+        images: at a time.
+        fast: whether the fast LSTMs run.
+    """
+    told = config.hidden * (bool(config.conditions) or config.small is not None)
+    large = replace(_sizes(config, config.data), condition=told)
+    parts = [large] if config.small is None else [_sizes(config, config.small), large]
+    return sum(_scoring(part, images) + (_workspace_of_scoring(part, images) if fast else 0) for part in parts)
+
+
+def _scoring(sizes: Sizes, images: int) -> int:
+    """Count the maps that are there together: those of a layer, what all layers hand to the head, head and logits."""
+    maps = (sizes.layers + 20) * sizes.hidden + 3 * sizes.head
+    logits = 3 * sizes.channels * sizes.levels  # as the last layer gives them, a row for each value, and its softmax
+    return FLOAT_BYTES * images * sizes.height * (sizes.width + 1) * (maps + logits)
+
+
+def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
+    """Count what the fast LSTMs hold without gradients: Diagonal BiLSTM layers then take turns with one workspace."""
+    return _workspace(replace(sizes, layers=1) if sizes.model == "diagonal-bilstm" else sizes, images)
+
+
 def _workspace(sizes: Sizes, images: int) -> int:
     h, c, L, H = sizes.hidden, sizes.condition, sizes.layers, sizes.height
     if sizes.model == "row-lstm":  # the buffers of `model.row_wavefront`

@@ -7,12 +7,16 @@ clear and map one by one, which on a CPU cost the Row LSTM a third of its time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from model.device import memory_bytes
+
 KEPT_SHAPES = 4  # those of a training and of a validation batch, and their last, smaller ones
+IDLE_SHARE = 0.1  # of the memory, for buffers of other shapes that lie idle while new ones are made
 
 T = TypeVar("T")
 _Key = tuple[object, ...]
@@ -44,6 +48,7 @@ class Workspace:
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Give the thing of that name, and make it if it is not there: views of the buffers, say."""
         if name not in self._things:
+            _make_room(_idle_limit())
             self._things[name] = make()
         return cast("T", self._things[name])
 
@@ -55,3 +60,22 @@ class Workspace:
         _free[self._key] = free
         while len(_free) > KEPT_SHAPES:
             del _free[next(iter(_free))]
+
+
+def _make_room(limit: int) -> None:
+    """Drop idle buffers, those of the shape used longest ago first, until they are no more than so many bytes.
+
+    Only when new ones are made: a training's own, which may be more, lie idle between two of its steps.
+    """
+    idle = sum(_bytes(things) for free in _free.values() for things in free)
+    while idle > limit:
+        idle -= sum(_bytes(things) for things in _free.pop(next(iter(_free))))
+
+
+def _bytes(things: dict[str, Any]) -> int:
+    return sum(thing.nbytes for thing in things.values() if isinstance(thing, Tensor))
+
+
+@cache
+def _idle_limit() -> int:
+    return int(IDLE_SHARE * memory_bytes(torch.device("cpu")))

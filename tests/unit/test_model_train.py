@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from model import checkpoint as checkpoints
-from model.build import choose_implementation, evaluation_batch
+from model.build import choose_implementation
 from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
 from model.cost import workspace_bytes
@@ -340,8 +340,6 @@ def test_too_little_memory_for_the_fast_lstms_gets_the_others_and_is_said(
     assert choose_implementation(config, int(needs / 0.6) + 1) == "fast"
     assert choose_implementation(config, int(needs / 0.6) - 1) == "reference"
     assert choose_implementation(config.model_copy(update={"implementation": "fast"}), 1) == "fast"
-    assert (evaluation_batch(config, 10**12), evaluation_batch(config, 1)) == (128, 128)
-    assert evaluation_batch(config.model_copy(update={"batch_size": 20}), 1) == 20
     monkeypatch.setattr("model.state.memory_bytes", lambda _: 10**6)
     monkeypatch.setattr("model.train.memory_bytes", lambda _: 10**6)
     assert run(config, tmp_path) == 0

@@ -1,0 +1,130 @@
+"""Memory: how many images are scored at a time, what is kept between two passes, and what is said when it is short."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model import workspace
+from model.build import build, evaluation_batch
+from model.config import MODELS, DatasetFacts, TrainConfig
+from model.cost import evaluation_bytes
+from model.likelihood import nats_per_image
+from model.pixelrnn import Implementation
+
+torch.set_num_threads(1)
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self._live, self._sizes = 0, 0, dict[int, int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    self._live += storage.nbytes()
+                    self.peak = max(self.peak, self._live)
+                    weakref.finalize(storage, self._gone, storage._cdata)
+        return out
+
+    def _gone(self, address: int) -> None:
+        self._live -= self._sizes.pop(address, 0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[dict[str, Any]]]:
+    """Hide what other tests' networks have left to be used again."""
+    kept: dict[Any, list[dict[str, Any]]] = {}
+    monkeypatch.setattr(workspace, "_free", kept)
+    return kept
+
+
+def images_of(side: int, levels: int) -> DatasetFacts:
+    return DatasetFacts(side, side, 3, levels, train=9, valid=9, test=9)
+
+
+SIZES: list[dict[str, Any]] = [
+    {"levels": 256, "head": 8, "layers": 2},
+    {"levels": 2, "head": 96, "layers": 5},
+    {"levels": 64, "head": 8, "layers": 2, "multiscale": 4},
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("implementation", ["fast", "reference"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_validation_takes_no_more_memory_than_is_counted(
+    model: str, implementation: Implementation, sizes: dict[str, Any]
+) -> None:
+    levels = sizes["levels"]
+    facts = {"dataset": "./mine", "facts": images_of(8, levels)}
+    chosen = {"model": model, "implementation": implementation, "hidden": 6}
+    config = TrainConfig(**facts, **chosen, **{name: size for name, size in sizes.items() if name != "levels"})
+    net = build(config, implementation).eval()
+    counted = evaluation_bytes(config, 4, fast=implementation == "fast")
+    with torch.no_grad(), Peak() as measured:
+        nats_per_image(net, torch.randint(levels, (4, 3, 8, 8), dtype=torch.uint8))
+    assert counted / 3 < measured.peak <= counted
+
+
+def test_large_images_are_scored_as_many_at_a_time_as_fit() -> None:
+    """The logits of 128 images of 256x256 in 256 levels are 25.8 GB."""
+    large = TrainConfig(dataset="./mine", facts=images_of(256, 256), batch_size=1)
+    assert [evaluation_batch(large, gb * 10**9) for gb in (1000, 80, 16, 1)] == [128, 64, 8, 1]
+    for model in MODELS:
+        small = TrainConfig(model=model, layers=2)
+        assert evaluation_batch(small, 10**10) == 128
+        assert evaluation_batch(small, 1) == 1
+
+
+@pytest.mark.parametrize("model", ["row-lstm", "diagonal-bilstm"])
+def test_what_a_training_keeps_makes_room_for_a_validation(
+    model: str, nothing_kept: dict[Any, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 % of the memory for a training's buffers and as much for a validation's would be more than there is."""
+    net = build(TrainConfig(model=model, hidden=6, layers=3))
+
+    def step(images: int) -> None:
+        levels = torch.randint(17, (images, 1, 8, 8))
+        if images == 5:
+            nats_per_image(net, levels).mean().backward()  # type: ignore[no-untyped-call]
+        else:
+            with torch.no_grad():
+                nats_per_image(net, levels)
+
+    def kept() -> int:
+        return sum(thing.nbytes for free in nothing_kept.values() for things in free
+                   for thing in things.values() if isinstance(thing, torch.Tensor))  # fmt: skip
+
+    step(5)
+    trained = kept()
+    assert trained > 0
+    monkeypatch.setattr(workspace, "_idle_limit", lambda: 10 * trained)
+    step(7)
+    assert kept() > trained  # both fit
+    monkeypatch.setattr(workspace, "_idle_limit", lambda: trained // 2)
+    step(5)  # its buffers are there: nothing is made, nothing dropped
+    assert kept() > trained
+    step(8)
+    assert len(nothing_kept) == 1  # only those of this shape
+    step(5)
+    assert kept() == trained
+
+
+def test_buffers_are_used_again(nothing_kept: dict[Any, list[dict[str, Any]]]) -> None:
+    like = torch.zeros(1)
+    first = workspace.Workspace(("some",), like).zeros("A", 1000)
+    assert workspace.Workspace(("some",), like).zeros("A", 1000) is first
+    assert workspace.Workspace(("other",), like).zeros("A", 1000) is not first

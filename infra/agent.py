@@ -7,6 +7,7 @@
     agent.py status ROOT ...      one look: trainer, notice, what is new; it is also the owner's heartbeat
     agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
     agent.py stop ROOT            SIGTERM to the trainer's process group
+    agent.py hold ROOT SECONDS    let the guard (`guard.sh`) wait for so long, during a set-up that takes its time
     agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
 
 ROOT is `~/pixel-orch/<run>`. Answers are one JSON object on standard output.
@@ -42,6 +43,7 @@ SAMPLES = re.compile(r"samples-(\d+)\.png")
 MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
 TICK_S = 0.1
 LEAVE_TO_AWS_S = 180.0  # from a notice on: the two minutes, and one for AWS to be late
+HOLD_S, HOLD_EVERY_S = 900.0, 30.0  # the guard waits so long for our next sign of life; how often we give one
 CARRY_TIMEOUT_S = 300.0  # from the trainer's end until its last checkpoint is in S3; then the machine ends without it
 
 
@@ -387,6 +389,7 @@ class Watch:
         self.stop_sent_at: float | None = None
         self.carrier: subprocess.Popen[bytes] | None = None
         self.carrier_started_at = 0.0
+        self.held_at = 0.0
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
         self.gpu_watch: subprocess.Popen[bytes] | None = None
@@ -620,6 +623,14 @@ class Watch:
             call_as_root(self.job["shutdown"])
             time.sleep(5)
 
+    def go_on(self) -> None:
+        """Move the guard's deadline forward. It ends the machine when we no longer do: no longer than money lasts."""
+        if time.time() - self.held_at < HOLD_EVERY_S:
+            return
+        self.held_at = time.time()
+        left_s = max(0.0, self.bought_s() - self.word_age_s()) + 2 * HOLD_EVERY_S  # we ourselves end it before
+        hold(max(min(HOLD_S, left_s), LEAVE_TO_AWS_S + HOLD_EVERY_S if self.is_left_to_aws() else 0.0))
+
     def is_left_to_aws(self) -> bool:
         """Return whether AWS is about to end us in our first hour, for free; not for long should it not do so."""
         if self.noticed_at is None or time.time() - self.booted_at >= 3600:
@@ -638,7 +649,7 @@ class Watch:
 
     def run(self) -> None:
         """Watch until the machine is gone."""
-        call_as_root(self.job["cancel_shutdown"])
+        self.go_on()
         self.start_trainer()
         self.watch_gpu()
         asked_metadata_at = 0.0
@@ -651,7 +662,35 @@ class Watch:
             if os.path.exists(os.path.join(self.folder, "stop")):
                 self.ask_to_stop("asked by the owner")
             self.look_at_limits()
+            self.go_on()
             time.sleep(TICK_S)
+
+
+def hold(seconds: float, limit: float = float("inf")) -> float:
+    """Let the guard (`guard.sh`) wait for so long from now, but not beyond `limit` (seconds since the boot).
+
+    Returns when its deadline is. On a machine without a guard nothing is done.
+    """
+    folder = os.environ.get("PIXEL_ORCH_RUN", "/run/pixel-orch")
+    with open("/proc/uptime") as file:
+        deadline = min(float(file.read().split()[0]) + seconds, limit)
+    part = os.path.join(folder, "deadline.%d" % os.getpid())
+    try:
+        with open(part, "w") as file:
+            file.write("%d\n" % deadline)
+        os.replace(part, os.path.join(folder, "deadline"))
+    except OSError:
+        pass  # no guard, or /run is full: the old deadline stands, and we come again
+    return deadline
+
+
+def longest() -> float:
+    """Return the seconds since the boot beyond which no set-up may hold the machine: what its budget surely buys."""
+    try:
+        with open(os.path.join(os.environ.get("PIXEL_ORCH_RUN", "/run/pixel-orch"), "limit")) as file:
+            return float(file.read())
+    except (OSError, ValueError):
+        return float("inf")
 
 
 def call_as_root(words: list[str]) -> None:
@@ -732,6 +771,7 @@ def main(argv: list[str]) -> int:
     if verb == "read":
         read(place, rest[0], int(rest[1]))
         return 0
+    answer: dict[str, Any]
     if verb == "manifest":
         answer = manifest(place)
     elif verb == "apply":
@@ -742,6 +782,8 @@ def main(argv: list[str]) -> int:
         answer = status(place, int(rest[0]), int(rest[1]), *rest[2:3])
     elif verb == "stop":
         answer = stop(place)
+    elif verb == "hold":
+        answer = {"until_s": hold(float(rest[0]), longest())}
     elif verb == "rekey":
         answer = rekey(rest[0])
     else:

@@ -67,9 +67,20 @@ class Ear:
             watcher.tick(attempt, self.step, self.images_per_s)
         second_home.note_stored(engine, self.attempt.number, look.stored)
         second_home.tell_trouble(engine, self.attempt.number, look.s3_trouble)
-        for output in look.outputs:
-            self._pull(host, output)
+        self._pull_all(host, look)
         return look
+
+    def _pull_all(self, host: Host, look: Look) -> None:
+        """Bring home what is new, the newest checkpoint first: should the machine go, it is the one that counts.
+
+        Under notice one file, and then another look: the trainer is about to save a newer one.
+        """
+        wanted = sorted(look.outputs, key=lambda output: (not output.is_checkpoint, -output.step))
+        for output in [output for output in wanted if output.sha256 not in self._have]:
+            self._pull(host, output)
+            if self.noticed and look.trainer != "exited":
+                self.has_more = True
+                return
 
     def _append(self, name: str, text: str) -> None:
         if text:

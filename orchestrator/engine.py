@@ -230,7 +230,7 @@ class Engine:
         clear_parts(self.store.checkpoints)
         try:
             self._reconcile()
-            outcome = catch_up(self) or self._attempts()
+            outcome = self._told_before() or catch_up(self) or self._attempts()
             state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop_state, outcome.reason)
         except Cancelled as error:
             state, reason, failure = self.stop_state, str(error), error
@@ -251,6 +251,27 @@ class Engine:
         if state in ("CANCELLED", "STOPPED"):
             raise Cancelled(reason)
         return self.state()
+
+    def _told_before(self) -> Outcome | None:
+        """Return what the last attempt's trainer came to, if a process before us had heard it and died of something."""
+        state = self.state()
+        last = state.attempts[-1] if state.attempts else None
+        if last is None or last.trainer_exit is None or last.started_at < state.led_since:
+            return None  # or the run was resumed since: then what failed is tried again
+        end = last.trainer_exit
+        return self._verdict(end.exit_code, asked=end.asked, finished=False, why="", tail=end.tail)
+
+    def _verdict(self, code: int, *, asked: bool, finished: bool, why: str, tail: str) -> Outcome | None:
+        """Return what an ended trainer means; None if it was told to end, and did so.
+
+        Raises:
+            TrainingError: it ended by itself, and has not finished.
+        """
+        if code == 0 and (not asked or self.job.is_bundled or finished):
+            return Outcome("finished")
+        if not asked:
+            raise TrainingError(f"the trainer ended by itself with {_exit_words(code)}{why}; its last lines:\n{tail}")
+        return None
 
     def _attempts(self) -> Outcome:
         """One instance after the other, until the trainer is done."""
@@ -369,6 +390,8 @@ class Engine:
                 if isinstance(error, WrongHostKeyError):  # cloud-init may be about to put ours in its place
                     wrong_since = wrong_since or self.clock.now()
                     give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
+                elif self.renter.knock_again(attempt.region):
+                    give_up_at = self.clock.now() + self.policy.boot_timeout_s
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.check_stop()
         waited_s = self.clock.now() - began_at
@@ -472,6 +495,8 @@ class Engine:
                     return Outcome("lost", "the agent on the instance is gone")
             except HostError as error:
                 silent_since = self._silent_since(attempt, silent_since or now)
+                if silent_since is not None and silent_since > 0 and self.renter.knock_again(attempt.region):
+                    silent_since = None  # it could not hear us, from where we are now
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
                     return self._lost(ear, str(error), stop_asked_at is not None)
             self._keep_to_limits(ear)
@@ -560,11 +585,10 @@ class Engine:
                 tail=tail,
             )
         )
-        if code == 0 and (not look.asked or self.job.is_bundled or ear.finished):
-            return Outcome("finished")
-        if not look.asked:
-            why = f" ({look.ending})" if look.ending else ""
-            raise TrainingError(f"the trainer ended by itself with {_exit_words(code)}{why}; its last lines:\n{tail}")
+        why = f" ({look.ending})" if look.ending else ""
+        verdict = self._verdict(code, asked=look.asked, finished=ear.finished, why=why, tail=tail)
+        if verdict is not None:
+            return verdict
         if self.stop_reason:
             return Outcome("stopped", self.stop_reason)
         if look.notice_ends_at is not None:
@@ -637,17 +661,22 @@ class Engine:
         left = self._end_everything(reason or "the run is over")
         regions = {request.region for request in self.state().requests} | set(self.renter.regions_opened)
         if left:
-            minutes = round(self._alone_s() / 60)
             reason = (
-                f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`; "
-                f"without us an instance ends itself within {minutes} min"
+                f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`; {self._alone()}"
             ).lstrip("; ")
         else:
             self.reaper.close_doors(regions)
         self._move(state, reason)
 
+    def _alone(self) -> str:
+        """Return what an instance does that nobody leads."""
+        ends = f"without us an instance ends itself within {round(self._alone_s() / 60)} min"
+        if self.job.bucket is None:
+            return ends
+        return f"{ends}, or trains on, its checkpoints going to S3, and ends itself so long after it is done"
+
     def _alone_s(self) -> float:
-        """Return after how long without us an instance has ended itself: its agent's time, or that of the timer."""
+        """Return after how long without us an instance has ended itself: its agent's time, or that of its guard."""
         state = self.state()
         heard = all(attempt.first_step_at is not None for attempt in state.open_attempts())
         is_watched = heard and not state.unanswered_requests() and not self.reaper.has_unsure_requests()

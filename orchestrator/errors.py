@@ -13,6 +13,10 @@ moment: nothing at all, the same request may pass later.
 """
 
 
+OFF_THE_LINE = ("TimeoutError", "ConnectionError", "ClosedError", "HTTPClientError", "ResponseStreamingError")
+"""How botocore's names end for what no answer came back of: it may have been served."""
+
+
 class PixelOrchError(Exception):
     """Anything that pixel-orch says on purpose. `exit_code` is what the command line ends with."""
 

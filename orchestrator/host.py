@@ -8,8 +8,8 @@ import os
 import shlex
 import tarfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib import resources
@@ -23,6 +23,7 @@ from orchestrator.ssh import SshShell, Write
 from orchestrator.store import part_path, sha256_of, sync_folder
 
 PIECE = 1 << 18
+HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the machine's guard waits so long for our next word
 DATA_TIMEOUT_S = 6 * 3600.0  # 131 GB come in half an hour at 100 MB/s, and are read in another
 
 
@@ -59,12 +60,30 @@ class SshHost:
         bootstrap.start()
         try:
             self._sync(job)
-            data = self._data(job) if job.data else {}
+            with self._holding(job):
+                data = self._data(job) if job.data else {}
         finally:
             bootstrap.join()
         if isinstance(answer[0], Exception):
             raise answer[0]
         return replace(answer[0], **data)
+
+    @contextmanager
+    def _holding(self, job: Job) -> Iterator[None]:
+        """Let the machine's guard wait for as long as we do: data may take hours, and no agent watches yet."""
+        over = threading.Event()
+
+        def hold() -> None:
+            while not over.wait(HOLD_EVERY_S):
+                with suppress(HostError):
+                    self._agent(job.root, "hold", job.root, str(HOLD_S))
+
+        thread = threading.Thread(target=hold, name="hold", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _data(self, job: Job) -> dict[str, Any]:
         """Let the data be fetched or prepared over there; return the seconds that it took, and how they were had."""
@@ -172,7 +191,6 @@ class SshHost:
             "idle_s": job.idle_s,
             "s3": _place(job, setup),
             "shutdown": ["sudo", "shutdown", "-h", "now"],
-            "cancel_shutdown": ["sudo", "shutdown", "-c"],
         }
         self._agent(job.root, "start", job.root, feed=lambda write: write(json.dumps(order).encode()))
 

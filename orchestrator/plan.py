@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from orchestrator.cloud import ATTEMPT_TAG, MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Network, Offer
 from orchestrator.spec import RunSpec
 
 LATER_GROUP = "<the security group made above>"
-LATER_USER_DATA = "<cloud-config: host key, authorized key, shutdown timer>"
+LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
 NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
 
 
@@ -199,18 +200,27 @@ class Plan:
         return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-def user_data(host_key_private: str, host_key_public: str, authorized_key: str, shutdown_after_min: int) -> str:
+def user_data(
+    host_key_private: str, host_key_public: str, authorized_key: str, alone_min: int, most_min: int = 0
+) -> str:
     """Return the cloud-config of one instance.
 
     The host key is made by us, so that it is known before the first connection; it is the one secret that user-data
-    holds. The shutdown timer ends the machine should we die before the agent runs; the agent, once it watches,
-    cancels it.
+    holds. The guard (`infra/guard.sh`) ends the machine should we die before the agent runs, or the agent later.
+
+    Args:
+        host_key_private: in OpenSSH's form.
+        host_key_public: its public half.
+        authorized_key: who may log in.
+        alone_min: after so many minutes nobody need have asked for the machine to go on.
+        most_min: after so many it ends even if a long set-up asked for more; 0: there is no such limit.
     """
+    guard = resources.files("infra").joinpath("guard.sh").read_text()
     config = {
         "ssh_deletekeys": True,
         "ssh_keys": {"ed25519_private": host_key_private, "ed25519_public": host_key_public},
         "ssh_authorized_keys": [authorized_key],
-        "runcmd": [["shutdown", "-h", f"+{shutdown_after_min}"]],
+        "bootcmd": [["sh", "-c", guard, "pixel-orch-guard", str(alone_min), str(most_min)]],
     }
     return "#cloud-config\n" + json.dumps(config)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from orchestrator.clock import Clock
 from orchestrator.cloud import ATTEMPT_TAG, OWNER_TAG, Cloud, Instance, Pool, PricePoint
-from orchestrator.errors import AccessError, CloudError
+from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError
 from orchestrator.events import (
     Attempt,
     EndedBy,
@@ -199,7 +199,7 @@ class Reaper:
     def has_unsure_requests(self) -> bool:
         """Return whether EC2 may have started something lately of which it does not tell yet."""
         state = self.state()
-        lost = [f.at for f in state.failures if f.code.endswith(("TimeoutError", "ConnectionError", "ClosedError"))]
+        lost = [f.at for f in state.failures if f.code.endswith(OFF_THE_LINE)]
         moments = [request.at for request in state.unanswered_requests()] + lost
         return any(self.clock.now() - at < 4 * UNSURE_S for at in moments)
 

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 from orchestrator import limits
 from orchestrator import offers as ranking
 from orchestrator.cloud import Call, Instance, Offer, Pool
-from orchestrator.errors import AccessError, BudgetError, CapacityError, CloudError, PixelOrchError, ThrottledError
+from orchestrator.errors import (
+    OFF_THE_LINE,
+    AccessError,
+    BudgetError,
+    CapacityError,
+    CloudError,
+    NotFoundError,
+    PixelOrchError,
+    QuotaError,
+    ThrottledError,
+)
 from orchestrator.events import Attempt, InstanceStarted, LaunchFailed, LaunchRequested
 from orchestrator.plan import NOBODY, Plan, user_data
 
@@ -23,7 +33,9 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 CAPACITY_WAITS_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between two rounds over all pools; the last one repeats
-SHORT_BOOT_S = 60.0  # from the launch, when billing begins, to the start of the shutdown timer
+SHORT_BOOT_S = 60.0  # from the launch, when billing begins, to the start of the guard
+QUOTA_LAG_S = 300.0  # after an instance is gone EC2 may count its vCPUs for some minutes
+KNOCK_EVERY_S = 60.0  # between two questions for our own address
 SAME_TOKEN_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # throttling and 5xx: the same request with the same token
 
 
@@ -33,6 +45,8 @@ class Renter:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.regions_opened: dict[str, str] = {}  # region -> security group
+        self._admitted: dict[str, str | None] = {}  # region -> the address that may connect
+        self._knocked_at = -math.inf
 
     def rent(self) -> Attempt:
         """Return a new attempt with an instance, from the first pool that serves.
@@ -73,8 +87,15 @@ class Renter:
                 return answer
             refused.append((group[0], answer))
         if refused and not any(isinstance(error, CapacityError) for _, error in refused):
+            if all(isinstance(error, QuotaError) for _, error in refused) and self._quota_may_be_ours():
+                return None
             raise refused[0][1]  # quotas, images, subnets: waiting does not help
         return None
+
+    def _quota_may_be_ours(self) -> bool:
+        """Return whether an earlier machine of the run still counts: EC2 does so until a while after its end."""
+        now = self.engine.clock.now()
+        return any(a.ended_at is None or now - a.ended_at < QUOTA_LAG_S for a in self.engine.state().attempts)
 
     def _groups(self, in_order: Sequence[Offer]) -> list[list[Offer]]:
         """Return what is asked for in one request each: one pool, or with strategy `any` all pools of a region."""
@@ -145,18 +166,24 @@ class Renter:
         private, public = engine.make_keys(f"pixel-orch-{engine.spec.run}-{number}-host")
         authorized = engine.store.key_path.with_suffix(".pub").read_text().strip()
         engine.host_key_path(number).write_text(public)
-        cloud_config = user_data(private, public, authorized, self._timer_min(group))
+        cloud_config = user_data(private, public, authorized, *self._alone_min(group))
         door = self._open_door(group[0].pool.region)
         if engine.spec.strategy == "any":
             template, fleet = engine.plan.fleet(group, number, self._turn, door, cloud_config)
             return fleet, template
         return engine.plan.launch(group[0], number, self._turn, door, cloud_config), None
 
-    def _timer_min(self, group: Sequence[Offer]) -> int:
-        """Return the minutes after its boot at which an instance on which no agent was started ends itself."""
+    def _alone_min(self, group: Sequence[Offer]) -> tuple[int, int]:
+        """Return (minutes after its boot at which an instance without an agent ends itself, the most of them).
+
+        The second is what the budget surely buys, 0 without one: up to then a long set-up may ask for more time.
+        """
         alone_s = self.engine.policy.owner_timeout_s + self.engine.policy.setup_timeout_s
         allow_s = self.engine.allow_s(self._cap_usd_h(group))
-        return max(1, math.floor(alone_s / 60 if allow_s is None else min(alone_s, allow_s - SHORT_BOOT_S) / 60))
+        if allow_s is None:
+            return math.floor(alone_s / 60), 0
+        most_min = max(1, math.floor((allow_s - SHORT_BOOT_S) / 60))
+        return min(math.floor(alone_s / 60), most_min), most_min
 
     def _launch_failed(self, number: int, token: str, group: Sequence[Offer], error: CloudError) -> None:
         is_one = len(group) == 1
@@ -174,11 +201,30 @@ class Renter:
         )
 
     def _open_door(self, region: str) -> str:
-        if region not in self.regions_opened:
-            asked = self.engine.spec.ssh_cidr
-            cidr = None if asked == NOBODY else asked or self.engine.cloud.caller_cidr()
-            self.regions_opened[region] = self.engine.cloud.open_door(region, self.engine.plan.door(region), cidr)
+        asked = self.engine.spec.ssh_cidr
+        cidr = None if asked == NOBODY else asked or self.engine.cloud.caller_cidr()
+        if region not in self.regions_opened or self._admitted.get(region) != cidr:
+            door = self.engine.plan.door(region)
+            self.regions_opened[region] = self.engine.cloud.open_door(region, door, cidr)
+            self._admitted[region] = cidr
         return self.regions_opened[region]
+
+    def knock_again(self, region: str) -> bool:
+        """Admit our address, should it be another one than before; return whether it was.
+
+        A laptop moves, a line gets a new address, or another machine has taken the run over: then a host that is well
+        does not answer us. Asked not more often than every minute.
+        """
+        now = self.engine.clock.now()
+        if self.engine.spec.ssh_cidr is not None or now - self._knocked_at < KNOCK_EVERY_S:
+            return False
+        self._knocked_at = now
+        before = self._admitted.get(region)
+        try:
+            self._open_door(region)
+        except CloudError:
+            return False  # our own line is down, or EC2 does not answer: that is no news of the host
+        return self._admitted.get(region) != before
 
     def _lost_pools(self) -> list[Pool]:
         """Return the pools that were lost, the latest last."""
@@ -215,12 +261,13 @@ def started(now: float, number: int, instance: Instance, price_usd_h: float, pla
 
 
 def may_pass(error: CloudError) -> bool:
-    """Return whether the same request may do better in a moment: throttling, a 5xx, a broken connection."""
+    """Return whether the same request may do better in a moment.
+
+    Throttling, a 5xx, a broken connection, or EC2 not yet knowing what it made a moment ago (eventual consistency).
+    """
     passing = ("InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable", "Unavailable")
     return (
-        isinstance(error, ThrottledError)
-        or error.code in passing
-        or error.code.endswith(("TimeoutError", "ConnectionError"))
+        isinstance(error, (ThrottledError, NotFoundError)) or error.code in passing or error.code.endswith(OFF_THE_LINE)
     )
 
 

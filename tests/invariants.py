@@ -25,7 +25,7 @@ from tests.tale import Tale
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
-    "stuck",
+    "stuck", "new-address",
 }  # fmt: skip
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses"}
 MONEY = Decimal("1e-9")
@@ -52,7 +52,8 @@ def check_nothing_outlives(tale: Tale, state: RunState) -> None:
         assert kinds & {"offline", "expired"}, f"EC2 could be asked to end it: {state.reason}"
         minutes = re.search(r"ends itself within (\d+) min", state.reason)
         assert minutes is not None, f"it does not say when: {state.reason}"
-        tale.clock.sleep(60.0 * int(minutes[1]) + tale.story.spec.recovery.stop_timeout_s + 5)
+        training_s = 0.0 if tale.setting.carry_s is None else 100 / tale.setting.steps_per_s
+        tale.clock.sleep(training_s + 60.0 * int(minutes[1]) + tale.story.spec.recovery.stop_timeout_s + 5)
         assert tale.cloud.alive() == [], f"not ended by itself within {minutes[0]}: {tale.cloud.alive()}"
         return
     assert tale.cloud.alive() == [], f"left behind: {tale.cloud.alive()}"

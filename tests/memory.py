@@ -29,7 +29,7 @@ from orchestrator.cloud import (
 )
 from orchestrator.errors import AccessError, CloudError, ThrottledError
 from tests.memory_bucket import carried_until
-from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, shutdown_timer_s
+from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
 
 EPOCH = 1_790_000_000.0
 BOOT_S = 20.0
@@ -104,6 +104,9 @@ class MemoryCloud:
         self.bucket: dict[int, bytes] = {}  # S3, by step
         self.s3_refusals: list[tuple[float, float]] = []  # it takes nothing and gives nothing, from when to when
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
+        self.address = "192.0.2.1/32"  # ours, as the world sees it
+        self.has_moved = False  # to another address than that of the first launch
+        self.admitted: set[str | None] = set()  # by the security group
         self.is_offline = False  # our own network: the hosts do not answer either
         self.write: Callable[[Path, bytes], Any] = Path.write_bytes  # to the disk at home
         self._asked: dict[str, Any] = {}  # token -> what it stood for
@@ -139,10 +142,11 @@ class MemoryCloud:
         return self.credentials_end
 
     def caller_cidr(self) -> str:
-        return "192.0.2.1/32"
+        return self.address
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
         tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
+        self.admitted.add(cidr)
         return self.doors.setdefault(tags[RUN_TAG], f"sg-{len(self.doors):017d}")
 
     def close_door(self, region: str, run: str) -> None:
@@ -224,7 +228,7 @@ class MemoryCloud:
             client_token=token,
             tags=tags_of(call),
         )
-        return Machine(instance, ready_at=now + BOOT_S, timer_s=shutdown_timer_s(call.parameters["UserData"]))
+        return Machine(instance, ready_at=now + BOOT_S, timer_s=guard_s(call.parameters["UserData"]))
 
     def instances(self, run: str | None = None) -> list[Instance]:
         now = self.clock.now()
@@ -265,6 +269,10 @@ class MemoryCloud:
     def alive(self) -> list[str]:
         """Return the ids of what is still billed."""
         return [m.instance.instance_id for m in self.machines if m.gone_at is None]
+
+    def move(self, address: str) -> None:
+        """Let our laptop have another public address from now on."""
+        self.address, self.has_moved = address, True
 
     # -- S3
 

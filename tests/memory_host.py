@@ -1,7 +1,7 @@
 """One machine of the in-memory cloud: its trainer, the agent that watches over it, and the link to it.
 
 The trainer's state is a function of the time. The agent's own limits are as `infra/agent.py` has them: an owner who is
-silent for too long, and what the budget surely buys; until it is started, the shutdown timer of user-data holds.
+silent for too long, and what the budget surely buys; until it is started, the guard of user-data holds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Machine:
     setup_s: float = 0.0
     pull_s: float = 0.0  # for one file
     # the agent
-    timer_s: float | None = None  # of user-data: it shuts down so long after the boot, unless the agent starts
+    timer_s: float | None = None  # of the guard: it ends the machine so long after the boot, unless the agent starts
     job: Job | None = None
     watched_from: float | None = None
     owner_at: float | None = None  # the last sign of life of ours
@@ -67,13 +67,13 @@ class Machine:
     ends: list[int] = field(default_factory=list)  # of its lines, in bytes
 
 
-def shutdown_timer_s(user_data: str) -> float | None:
-    """Return when the timer in a cloud-config shuts the machine down, in seconds from its boot on; None without one."""
+def guard_s(user_data: str) -> float | None:
+    """Return when the guard in a cloud-config ends the machine, in seconds from its boot on; None without one."""
     if not user_data.startswith("#cloud-config"):
         user_data = base64.b64decode(user_data).decode()  # a launch template holds it encoded
-    for command in json.loads(user_data.partition("\n")[2]).get("runcmd", []):
-        if command[:2] == ["shutdown", "-h"] and command[2].startswith("+"):
-            return 60.0 * int(command[2])
+    for command in json.loads(user_data.partition("\n")[2]).get("bootcmd", []):
+        if command[3:4] == ["pixel-orch-guard"]:
+            return 60.0 * int(command[4])
     return None
 
 
@@ -97,7 +97,7 @@ class Agent:
         machine = self.machine
         if machine.watched_from is None or machine.job is None:
             at = None if machine.timer_s is None else machine.ready_at + machine.timer_s
-            return at, "the shutdown timer", 0.0
+            return at, "the guard", 0.0
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
         if machine.job.bucket is not None:
             due = max(due, self._trained_at())
@@ -150,6 +150,7 @@ class MemoryHost:
         """Answer, or be unreachable."""
         now, machine = self.clock.now(), self.machine
         frozen = self.cloud.is_offline or (machine.frozen_from is not None and now >= machine.frozen_from)
+        frozen |= self.cloud.has_moved and self.cloud.address not in self.cloud.admitted  # its packets are dropped
         if now < machine.ready_at or machine.gone_at is not None or frozen:
             self.clock.sleep(10.0 if frozen else 0.1)
             raise UnreachableError(f"{machine.instance.instance_id}: no answer")

@@ -233,6 +233,8 @@ class Tale:
                 self._switch(fault, self, "is_expired")
             case "disk-full":
                 self._switch(fault, self, "is_disk_full")
+            case "new-address":
+                cloud.move(f"198.51.100.{int(fault.at_s) % 250}/32")
             case "s3-refuses":
                 cloud.carry()  # what is there by now stays there
                 cloud.s3_refusals.append((self.clock.now(), self.clock.now() + fault.for_s))

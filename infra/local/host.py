@@ -61,7 +61,8 @@ class CloudConfig:
 
     host_key: str | None = None
     authorized_keys: tuple[str, ...] = ()
-    commands: tuple[str | list[str], ...] = field(default=())
+    boot_commands: tuple[str | list[str], ...] = field(default=())  # at every boot
+    commands: tuple[str | list[str], ...] = field(default=())  # at the first one
 
     @classmethod
     def parse(cls, user_data: bytes) -> "CloudConfig":
@@ -77,11 +78,15 @@ class CloudConfig:
         return cls(
             host_key=keys.get("ed25519_private"),
             authorized_keys=tuple(str(key) for key in raw.get("ssh_authorized_keys") or ()),
-            commands=tuple(
-                [str(word) for word in command] if isinstance(command, list) else str(command)
-                for command in raw.get("runcmd") or ()
-            ),
+            boot_commands=_commands(raw.get("bootcmd")),
+            commands=_commands(raw.get("runcmd")),
         )
+
+
+def _commands(raw: Any) -> tuple[str | list[str], ...]:
+    return tuple(
+        [str(word) for word in command] if isinstance(command, list) else str(command) for command in raw or ()
+    )
 
 
 def _parse_mapping(text: str) -> dict[str, Any]:
@@ -156,7 +161,9 @@ class EmbeddedHost:
             host_key_path.write_text(host_key, encoding="utf-8")
         server = SshServer(machine, host_key_path, [*self.facts.authorized_keys, *self._config.authorized_keys])
         self._gate.open(server.serve)
-        self._first_boot = asyncio.get_running_loop().create_task(self._run_commands())
+        self._first_boot = asyncio.get_running_loop().create_task(
+            self._run_commands(*self._config.boot_commands, *self._config.commands)
+        )
 
     def _scrubbed_environment(self, metadata_port: int) -> dict[str, str]:
         """All that a command gets from us: none of the user's variables, so none of their secrets."""
@@ -174,16 +181,17 @@ class EmbeddedHost:
             "PATH": ":".join(path),
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{metadata_port}",
             "AWS_DEFAULT_REGION": self.facts.region,
+            "PIXEL_ORCH_RUN": str(self._folder / "run"),
             "PIXEL_ORCH_ETC_SSH": str(self._folder / "etc" / "ssh"),
             processes.MARK: self._mark,
             **({"AWS_ENDPOINT_URL_S3": self._api_url} if self.facts.role else {}),
             **skewed,
         }
 
-    async def _run_commands(self) -> None:
-        """runcmd, one after the other, as cloud-init does at the first boot; a failure does not stop the next."""
+    async def _run_commands(self, *commands: str | list[str]) -> None:
+        """One after the other, as cloud-init does; a failure does not stop the next."""
         with open(self._folder / "cloud-init-output.log", "ab") as log:
-            for command in self._config.commands:
+            for command in commands:
                 argv = command if isinstance(command, list) else ["/bin/sh", "-c", command]
                 try:
                     _, exit_code = self._children.start(
@@ -229,6 +237,7 @@ class EmbeddedHost:
         """Lose all connections and processes, and be there again."""
         self._gate.cut()
         await self.kill_processes()
+        self._first_boot = asyncio.get_running_loop().create_task(self._run_commands(*self._config.boot_commands))
 
     def pids(self) -> list[int]:
         """The instance's living processes."""

@@ -33,6 +33,8 @@ URL = {url!r}
 def parse(name, words):
     """(action, delay in seconds, error) of a command line."""
     action = "reboot" if name == "reboot" else "shutdown"
+    if name == "systemd-run":
+        return None, 0, "an embedded instance has no systemd"
     if name == "systemctl":
         if words[:1] == ["reload"] and words[1:] in (["ssh"], ["sshd"]):
             return None, 0, None  # the embedded SSH server reads its key anew for each connection
@@ -80,7 +82,7 @@ with os.fdopen(descriptor, "wb") as file:
 with open(path + ".pub", "wb") as file:
     file.write(key.export_public_key())
 '''
-_POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
+_POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl", "systemd-run")
 
 
 _SKEWED = '''"""The clock of this embedded instance is {skew_s} s ahead; so are the times of its files."""

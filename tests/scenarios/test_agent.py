@@ -95,7 +95,6 @@ class Machine:
             "metadata_poll_s": 0.2,
             "time_limit_s": None,
             "shutdown": [sys.executable, "-c", end],
-            "cancel_shutdown": ["true"],
         }
         assert self.agent("start", data=json.dumps({**base, **job})) == {"started": True}
         until(lambda: (self.root / "out" / "ready").exists())
@@ -138,6 +137,18 @@ def test_an_owner_may_be_silent_no_longer_than_the_budget_surely_buys(machine: M
     machine.agent("status", "0", "0", "1.0")
     until(machine.is_down.exists)
     assert (machine.root / "out" / "checkpoint-7.pt").exists()
+
+
+def test_the_guard_is_held_while_the_agent_lives_and_no_longer_than_money_lasts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine.root / "run").mkdir()
+    monkeypatch.setenv("PIXEL_ORCH_RUN", str(machine.root / "run"))
+    machine.agent("status", "0", "0", "100.0")
+    machine.start(owner_timeout_s=60)
+    until((machine.root / "run" / "deadline").exists)
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    assert 100 < float((machine.root / "run" / "deadline").read_text()) - uptime_s <= 160  # and time to end itself
 
 
 PLACE = {"bucket": "b", "prefix": "p", "region": "us-east-1", "python": "true"}
@@ -256,7 +267,6 @@ def test_a_program_that_is_not_there_is_a_failure_with_a_line(machine: Machine) 
         "metadata_poll_s": 5,
         "time_limit_s": None,
         "shutdown": ["true"],
-        "cancel_shutdown": ["true"],
     }
     machine.agent("start", data=json.dumps(job))
     until(lambda: machine.status()["trainer"]["state"] == "exited")

@@ -58,7 +58,7 @@ MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, w
     "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 20),
     "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].price_usd_h, 20),
     "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 20),
-    "the shutdown timer does not know the budget": (Renter, "_timer_min", lambda *_: 60, 30),
+    "the guard does not know the budget": (Renter, "_alone_min", lambda *_: (60, 0), 30),
     "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 20),
     "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 20),
 }  # fmt: skip

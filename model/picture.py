@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model.config import DatasetFacts
+from model.data.modes import FORMATS
 from model.errors import SetupError
 
 SIDE = 64  # pixels that an image gets at least, so that 8x8 can be seen
@@ -87,7 +88,7 @@ def read(path: Path, facts: DatasetFacts) -> Levels:
         SetupError: it is no image, or one of another size or mode.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             size, mode = image.size, image.mode
             pixels = np.asarray(image.convert("L") if mode == "1" else image)

@@ -62,6 +62,7 @@ class FileStream:
 
     def read(self, count: int) -> bytes:
         """Read; fewer than asked for only at the end."""
+        count = min(count, max(0, self._size - self._offset))  # memory is taken for what is asked for
         got = self._file.read(count)
         while len(got) < count and (more := self._file.read(count - len(got))):
             got += more
@@ -189,8 +190,8 @@ def _raw(path: Path, hashed: Hashed | None, tell: Callable[[int], None]) -> Iter
 
 def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     """Unpack gzip, one member after the other, never more than a few blocks at a time."""
-    read, left = 0, b""
-    while left or (left := next(blocks, b"")):
+    read, left = 0, next(blocks, b"")
+    while left:
         unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
         while not unpacker.eof:
             if not left and not (left := next(blocks, b"")):
@@ -207,7 +208,18 @@ def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
             left = rest
             if out:
                 yield out
-        left = left.lstrip(b"\0")  # padding behind a member
+        left, padding = _without_zeros(left, blocks)
+        read += padding
+
+
+def _without_zeros(left: bytes, blocks: Iterator[bytes]) -> tuple[bytes, int]:
+    """Go on behind the padding that follows a member, which may be many blocks long; and say how long it is."""
+    padding = 0
+    while True:
+        bare = left.lstrip(b"\0")
+        padding += len(left) - len(bare)
+        if bare or not (left := next(blocks, b"")):
+            return bare, padding
 
 
 def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import io
 import itertools
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
 import pytest
+from PIL import Image
 
 from model.data import load
 from model.data.driving import frames, telemetry
@@ -126,8 +131,6 @@ def test_frames_are_what_the_camera_saw(whole: Path) -> None:
     seen = SHORT.frame(0.0, "center").astype(float)[:, 12:84]  # 96x72: the square in the middle
     mean = seen.reshape(SIZE, 72 // SIZE if 72 % SIZE == 0 else 1, -1) if 72 % SIZE == 0 else None
     assert mean is None
-    from PIL import Image
-
     small = Image.fromarray(seen.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BOX)
     assert np.abs(first - np.asarray(small)).mean() < 4  # JPEG, and half of its size
 
@@ -135,8 +138,6 @@ def test_frames_are_what_the_camera_saw(whole: Path) -> None:
 def test_raw_frames_keep_their_colours(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "raw.bag", Drive(seconds=1, jpeg=False))
     made(path, tmp_path / "out", crop="whole")
-    from PIL import Image
-
     seen = Image.fromarray(Drive().frame(0.0, "center")).resize((SIZE, SIZE), Image.Resampling.BOX)
     assert np.array_equal(load(str(tmp_path / "out")).split("train")[0].transpose(1, 2, 0), np.asarray(seen))
 
@@ -175,6 +176,14 @@ def test_every_flipped_bit_of_a_jpegs_data_that_is_seen_is_an_error(tmp_path: Pa
     middle = len(content) // 2
     with pytest.raises(DataError, match="a damaged JPEG"):
         frames.from_compressed(memoryview(content[:middle] + bytes(400) + content[middle + 400 :]), Recipe(SIZE))
+
+
+def test_a_compressed_frame_of_mono16_keeps_its_upper_eight_bits() -> None:
+    gray = np.linspace(0, 65535, SIZE * SIZE).round().astype(np.uint16).reshape(SIZE, SIZE)
+    out = io.BytesIO()
+    Image.fromarray(gray).save(out, "PNG")
+    got = frames.from_compressed(memoryview(out.getvalue()), Recipe(SIZE))
+    assert np.array_equal(got, (gray >> 8)[..., None].repeat(3, axis=2))
 
 
 def test_telemetry_is_the_truth_at_the_stamps_of_the_frames(whole: Path) -> None:
@@ -345,6 +354,14 @@ def lying(content: bytes, by: int) -> bytes:
     return content[:field] + struct.pack("<I", (length + by) % 2**32) + content[field + 4 :]
 
 
+def bomb(compression: str, size: int, promised: int) -> bytes:
+    """A chunk of zeros that unpacks to more than it promises."""
+    packed = bz2.compress(bytes(size)) if compression == "bz2" else lz4.frame.compress(bytes(size))
+    fields = (b"op=\x05", b"compression=" + compression.encode(), b"size=" + struct.pack("<I", promised))
+    head = b"".join(struct.pack("<I", len(field)) + field for field in fields)
+    return struct.pack("<I", len(head)) + head + struct.pack("<I", len(packed)) + packed
+
+
 def flipped_image(content: bytes) -> bytes:
     at = content.index(b"\xff\xda", content.index(b"\xff\xd8\xff", len(content) // 2)) + 60
     return content[:at] + bytes(100) + content[at + 100 :]
@@ -413,6 +430,24 @@ def test_damage_table(tmp_path: Path) -> None:
     if text[begin:end] != table:
         (tmp_path / "data-damage.md").write_text(text[:begin] + table + text[end:])
         pytest.fail(f"docs/data-damage.md is not what happens; what does is in {tmp_path / 'data-damage.md'}")
+
+
+@pytest.mark.parametrize("compression", ["bz2", "lz4"])
+def test_a_chunk_that_unpacks_to_far_more_than_it_promises_takes_no_memory(compression: str, tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "drive.bag", SHORT, compression=compression)
+    content = path.read_bytes()
+    at = chunk_at(content, 0)
+    path.write_bytes(content[:at] + bomb(compression, 209 << 20, 20) + content[at:])
+    tracemalloc.start()
+    try:
+        result = made(path, tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert count(result) == 20
+    assert f"drive.bag: byte {at}: a chunk of more than 4194304 bytes that promises 20; what can be read" in result.notes[0]
+    path.write_bytes(content[:at] + bomb(compression, 100, 3 << 30) + content[at:])
+    assert f"byte {at}: a chunk that promises 3221225472 bytes; goes on at" in made(path, tmp_path / "more").notes[0]
 
 
 @pytest.mark.parametrize(

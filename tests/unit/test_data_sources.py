@@ -6,13 +6,16 @@ import gzip
 import io
 import pickle
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pictures
 
 from model.data import load, manifest
 from model.data.prepare import prepare
@@ -457,3 +460,72 @@ def test_a_gzip_in_several_pieces_is_one_file(tmp_path: Path) -> None:
     content = mnist.MAGIC[3] + b"".join(n.to_bytes(4, "big") for n in gray.shape) + gray.tobytes()
     path.write_bytes(gzip.compress(content[:999]) + gzip.compress(content[999:]) + b"\0" * 512)
     assert np.array_equal(mnist.read_idx(path, 3), gray)
+    # Padding that goes beyond the block in which a member ends, between members and behind the last.
+    path.write_bytes(gzip.compress(content[:999]) + bytes(3 << 20) + gzip.compress(content[999:]) + bytes(2 << 20))
+    assert np.array_equal(mnist.read_idx(path, 3), gray)
+    alter(path, lambda c: c + b"no gzip")
+    with pytest.raises(DataError, match=f"is damaged behind byte {path.stat().st_size - 7}"):
+        mnist.read_idx(path, 3)
+
+
+def wide_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a value, gray or RGB, (N, N) or (N, N, 3): by hand, since Pillow writes only gray ones."""
+    high = values.astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in high)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", high.shape[1], high.shape[0], 16, 0 if high.ndim == 2 else 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Pictures.fromarray(array).save(out, "TIFF")
+    return out.getvalue()
+
+
+WIDE = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gray.png", wide_png(WIDE)),
+        ("colour.png", wide_png(np.stack([WIDE] * 3, axis=2))),
+        ("little.tif", tiff(WIDE)),
+        ("big.tif", tiff(WIDE.astype(">u2"))),
+        ("gray.ppm", b"P5 8 8 65535\n" + WIDE.astype(">u2").tobytes()),
+    ],
+)
+def test_sixteen_bits_keep_their_upper_eight(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content)
+    for channels in (1, 3):
+        made("images", tmp_path / "in", tmp_path / str(channels), size=8, channels=channels)
+        got = images(tmp_path / str(channels), "train")[0]
+        assert np.array_equal(got, (WIDE >> 8)[..., None].repeat(channels, axis=2))
+
+
+@pytest.mark.parametrize("array", [WIDE.astype(np.int32), WIDE.astype(np.float32)])
+def test_32_bits_are_refused_and_never_clipped(array: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(tiff(array))
+    kind = "floats (mode F)" if array.dtype.kind == "f" else "32-bit integers (mode I)"
+    assert f"a.tif: an image of {kind}, of which nobody says what is white; convert it" in refusal(
+        "images", tmp_path / "in", tmp_path, size=8
+    )
+
+
+def test_what_pillow_finds_behind_another_name_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    out = io.BytesIO()
+    Pictures.fromarray(crops(1, 8)[0]).save(out, "ICO")
+    (tmp_path / "in" / "a.png").write_bytes(out.getvalue())
+    assert "a.png: no image, or a damaged one" in refusal("images", tmp_path / "in", tmp_path, size=8)
+    (tmp_path / "in" / "a.png").unlink()
+    for form in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF"):
+        name = f"a.{form.lower()}".replace(".tiff", ".tif")
+        Pictures.fromarray(crops(1, 8)[0]).save(tmp_path / "in" / name, form)
+    assert sum(made("images", tmp_path / "in", tmp_path / "all", size=8).splits.values()) == 7

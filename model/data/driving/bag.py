@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.data.stream import FileStream, Stream
 from model.errors import DataError
@@ -20,6 +21,7 @@ MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
 LONGEST_HEADER = 1 << 20
 LARGEST_CHUNK = 1 << 30
+SPARE = 4 << 20  # bytes that a packed chunk may have beyond what it promises: the promise may be what is damaged
 LOOK = 1 << 20  # bytes read at a time when the next chunk is looked for
 CHUNK_HEADER = (30, 80)  # bytes that the header of a chunk can have
 U32 = struct.Struct("<I")
@@ -194,17 +196,20 @@ class Bag:
         compression, size = head.get(b"compression", b""), head.get(b"size", b"")
         if compression not in COMPRESSIONS or len(size) != 4 or length > LARGEST_CHUNK:
             raise _DamagedError(f"a chunk of {length} bytes, compressed by {compression.decode('ascii', 'replace')!r}")
-        packed = self._exactly(length)
         promised = U32.unpack(size)[0]
+        if promised > LARGEST_CHUNK:
+            raise _DamagedError(f"a chunk that promises {promised} bytes")
+        packed, most = self._exactly(length), max(promised, SPARE)
         try:
-            content = _unpack(compression, packed, promised)
+            content = _unpack(compression, packed, most + 1)
         except Exception as error:
             if isinstance(error, DataError):
                 raise
             self.note("chunk", f"{self.name}: byte {offset}: a damaged {compression.decode()} chunk; left out")
             return None
         if len(content) != promised:
-            line = f"{self.name}: byte {offset}: a chunk of {len(content)} bytes that promises {promised}"
+            size_ = f"more than {most}" if compression != b"none" and len(content) > most else f"{len(content)}"
+            line = f"{self.name}: byte {offset}: a chunk of {size_} bytes that promises {promised}"
             self.note("chunk", f"{line}; what can be read of it is kept")
         return Chunk(offset, self._offset, memoryview(content))
 
@@ -297,17 +302,27 @@ class _DamagedError(Exception):
     """A record that makes no sense."""
 
 
-def _unpack(compression: bytes, packed: bytes, promised: int) -> bytes:
+def _unpack(compression: bytes, packed: bytes, most: int) -> bytes:
+    """Unpack a chunk, but no more than so many bytes: 177 bytes of bz2 can become 200 MB.
+
+    Raises:
+        ValueError: it is cut off; what else the libraries raise, it is damaged.
+    """
     if compression == b"none":
         return packed
-    if compression == b"bz2":
-        return bz2.decompress(packed)
+    unpacker: Any = bz2.BZ2Decompressor() if compression == b"bz2" else _lz4()
+    content: bytes = unpacker.decompress(packed, most)
+    if not unpacker.eof and len(content) < most:
+        raise ValueError("cut off")
+    return content
+
+
+def _lz4() -> Any:
     try:
-        import lz4.frame
+        from lz4.frame import LZ4FrameDecompressor
     except ImportError:
         raise DataError("this bag is compressed by lz4: needs the extra: pip install 'pixel-orch[data]'") from None
-    unpacked: bytes = lz4.frame.decompress(packed)
-    return unpacked
+    return LZ4FrameDecompressor()
 
 
 def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
+from model.data.modes import eight_bits
 from model.data.source import quantised
 from model.errors import DataError
 
@@ -77,7 +78,7 @@ def from_compressed(data: memoryview, recipe: Recipe) -> NDArray[np.uint8]:
     """Make a frame of the bytes of a JPEG or PNG, (size, size, 3).
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or has 32 bits a value.
     """
     first = bytes(data[:4])
     if first.startswith(JPEG):
@@ -85,9 +86,11 @@ def from_compressed(data: memoryview, recipe: Recipe) -> NDArray[np.uint8]:
     if not first.startswith(PNG):
         raise DataError(f"a compressed image that is neither JPEG nor PNG (it begins with {first!r})")
     try:
-        with Pictures.open(io.BytesIO(data)) as picture:
+        with Pictures.open(io.BytesIO(data), formats=("PNG",)) as picture:
             picture.load()
-            return _small(picture.convert("RGB"), recipe)
+            return _small(eight_bits(picture).convert("RGB"), recipe)
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Pictures.DecompressionBombError):
         raise DataError("a damaged PNG") from None
 

@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
 from model.data.manifest import SPLITS, Column, Image
+from model.data.modes import FORMATS, eight_bits
 from model.data.source import BLOCK_BYTES, Block, quantised
 from model.data.stream import open_stream
 from model.data.tar import members
@@ -76,15 +77,18 @@ class PictureFiles:
         """Decode one image strictly, (H, W, C)."""
         mode, size = MODES[self.image.channels], (self.image.width, self.image.height)
         try:
-            with Pictures.open(io.BytesIO(content)) as picture:
+            with Pictures.open(io.BytesIO(content), formats=FORMATS) as picture:
                 picture.load()
-                made = picture if picture.mode == mode else picture.convert(mode)
+                made = eight_bits(picture)
+                made = made if made.mode == mode else made.convert(mode)
                 if made.size != size:
                     if not self._resize:
                         width, height = made.size
-                        raise DataError(f"{where}: an image of {width}x{height}, not {size[0]}x{size[1]}")
+                        raise DataError(f"an image of {width}x{height}, not {size[0]}x{size[1]}")
                     made = made.resize(size, Pictures.Resampling.BOX, box=middle(made.size, size))
                 pixels = np.asarray(made, np.uint8)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
         except UnidentifiedImageError:
             raise DataError(f"{where}: no image, or a damaged one") from None
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, Pictures.DecompressionBombError) as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
-from model.errors import ConfigError, SetupError, TrainingError
+from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.options import parser
 from model.presets import preset
 from model.stop import StopFlag
@@ -40,10 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
         return 2
     try:
-        if args.command == "data":
-            print(_data(args), flush=True)
-            return 0
-        _require_torch()
+        if args.command != "data":
+            _require_torch()
         if args.command == "train":
             return _train(args, stop)
         does: dict[str, Callable[[argparse.Namespace], str]] = {
@@ -51,13 +49,31 @@ def main(argv: list[str] | None = None) -> int:
             "sample": _sample,
             "complete": _complete,
             "figures": _figures,
+            "data": _data,
         }
         print(does[args.command](args), flush=True)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (SetupError, TrainingError, OSError) as error:
         return _explain(prog, error)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return _explain(prog, TrainingError(_too_little_memory(args.command, error)))
     return 0
+
+
+def _too_little_memory(command: str, error: Exception) -> str:
+    """Say what needs less."""
+    fewer = {
+        "train": "a smaller batch_size, hidden or layers",
+        "sample": "a smaller --count, --device cpu",
+        "complete": "a smaller --count, --device cpu",
+        "evaluate": "--device cpu",
+        "figures": "--device cpu",
+    }
+    less = f"{fewer[command]} or " if command in fewer else ""
+    return f"the memory does not suffice{wanted_memory(error)}; take {less}a machine with more"
 
 
 def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:

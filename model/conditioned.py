@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.data.dataset import Told
 from model.errors import SetupError
 from model.network import PixelNetwork
 
@@ -45,6 +46,11 @@ class Conditioned(nn.Module):
         """Take over what the training images' values are like."""
         self.mean.copy_(torch.tensor(mean, dtype=torch.float64))
         self.std.copy_(torch.tensor(std, dtype=torch.float64))
+
+    @property
+    def told(self) -> Told:
+        """The columns that it is told, as it learned them. On a GPU this waits for it."""
+        return Told(self.names, tuple(self.mean.tolist()), tuple(self.std.tolist()))
 
     def values(self, given: Mapping[str, float], count: int) -> Tensor:
         """Make what `forward` takes, (count, 2V), of some values by name; the others are those of the mean image.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class SetupError(ValueError):
     """It cannot work as asked: a setting, a file or a folder. One line: what, where, what to do. Exit code 2."""
@@ -21,3 +23,17 @@ class CheckpointError(SetupError):
 
 class TrainingError(RuntimeError):
     """The training itself failed, such as a loss that is not finite. Exit code 1."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether torch, numpy or Python asked for memory in vain. By its words: torch is not imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def wanted_memory(error: BaseException) -> str:
+    """Say how much was asked for, as far as the error says it: `, 2.00 GiB were asked for`."""
+    found = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    return f", {found[1]} were asked for" if found else ""

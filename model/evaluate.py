@@ -11,6 +11,7 @@ from torch import Tensor
 from model.build import evaluation_batch
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
+from model.conditioned import Conditioned
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
@@ -50,7 +51,8 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     judged = data.judged_on(split)
     check_columns(config, data)
     size = evaluation_batch(config, memory_bytes(where))
-    nats = nats_of_all(net, judged_images(config, data, judged, where, size=size))
+    told = net.told if isinstance(net, Conditioned) else None
+    nats = nats_of_all(net, judged_images(data, judged, where, size=size, told=told))
     whole = score(nats.sum(dim=1), config.data.dims)
     scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {

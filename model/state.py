@@ -22,6 +22,8 @@ from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
 from model.likelihood import nats_per_image
 
+OTHER_DATA = "holds other images than those that it was trained on"  # they were prepared anew, or otherwise
+
 
 class Training:
     """What changes with each step. Two in the same state go on identically, bit for bit, on the same machine."""
@@ -32,11 +34,12 @@ class Training:
         self.implementation = choose_implementation(config, memory_bytes(device))
         self.net = build(config, self.implementation).to(device)
         if isinstance(self.net, Conditioned):
-            told = check_columns(config, data)
-            self.net.standardise([column.mean for column in told], [column.std for column in told])
+            columns = check_columns(config, data)
+            self.net.standardise([column.mean for column in columns], [column.std for column in columns])
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
         self.feed = Feed(config, data, device)
+        self.feed.told = self.net.told if isinstance(self.net, Conditioned) else None
         self.data_id = data.id
         self.step = 0
         self.position = 0  # training images seen, over all epochs
@@ -164,6 +167,7 @@ class Training:
         _load_weights(self.net, saved, saved.model)
         if self.ema is not None:  # switched on for this run: it begins at the weights
             _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)
+        self.feed.told = self.net.told if isinstance(self.net, Conditioned) else None
         self.optimizer.load_state_dict(saved.optimizer)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.weight_decay  # the settings of this run hold, not the checkpoint's
@@ -177,7 +181,7 @@ class Training:
         self.valid, self.best = progress["valid"], progress["best"]
         self.feed.strategy = parse(progress.get("order", "full"))
         if progress.get("data", self.data_id) != self.data_id:
-            print(f"{self.config.dataset} holds other images than those that it was trained on so far", file=sys.stderr)
+            print(f"{self.config.dataset} {OTHER_DATA} so far", file=sys.stderr)
 
 
 def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:

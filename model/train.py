@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from model.config import TrainConfig, settled
 from model.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
 from model.device import device_name, memory_bytes, pick_device
-from model.errors import SetupError, TrainingError
+from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.likelihood import bits_per_dim, evaluate
 from model.metrics import Metrics
 from model.progress import Progress
@@ -55,8 +56,10 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         data.judged_on("valid")  # that there is something to validate on is better known now
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)
+    spare = [name for name, _ in refused]
     if saved is not None:
         run.restore(saved)
+        _tidy(run, out, spare)
     board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" else None
     _tell_start(run, saved, refused)
     progress = Progress(config.steps, first=run.step)
@@ -74,13 +77,16 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
             refused=[{"name": name, "reason": reason} for name, reason in refused],
         )
         try:
-            reason = _loop(
-                run, data, out, stop, metrics=metrics, progress=progress, spare=[name for name, _ in refused]
-            )
-        except torch.cuda.OutOfMemoryError:
+            reason = _loop(run, data, out, stop, metrics=metrics, progress=progress, spare=spare)
+        except DataError:  # before a step was begun
+            _rescue(run, out, spare)
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             raise TrainingError(
-                f"the GPU's memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
-                f"layers={config.layers}; lower one of them, or give implementation=reference"
+                f"the memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
+                f"layers={config.layers}{wanted_memory(error)}; lower one of them, or give implementation=reference"
             ) from None
         finally:
             run.feed.close()
@@ -142,10 +148,17 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
     run.check()
     try:
         batch = evaluation_batch(run.config, memory_bytes(run.device))
-        images = run.feed.images_of(data.judged_on("valid"), batch, run.config.validate_images)
+        images = run.feed.images_of(data.judged_on("valid"), batch, run.config.validate_images, look=stop.check)
         score = evaluate(run.judged, images, before_batch=stop.check)
     except Stopped:
         return False
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"the memory does not hold a validation of {batch} images at a time{wanted_memory(error)}; "
+            "lower hidden, layers or head, or take a device with more"
+        ) from None
     run.note_validation(score.nats)
     metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
     progress.say(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}")
@@ -156,7 +169,25 @@ def _keep(run: Training, out: Path, spare: list[str]) -> None:
     """Write the checkpoint of this step, then delete those that it makes superfluous."""
     run.check()
     checkpoints.save(out, run.checkpoint())
-    if run.best is not None:
+    _tidy(run, out, spare)
+
+
+def _rescue(run: Training, out: Path, spare: list[str]) -> None:
+    """Write the checkpoint of this step, unless it is there: once the data are, its steps need not be done again."""
+    path = checkpoints.path_of(out, run.step)
+    if run.step > 0 and (path.name in spare or not path.exists()):
+        with suppress(TrainingError):  # what ended it is to be said
+            _keep(run, out, spare)
+
+
+def _tidy(run: Training, out: Path, spare: list[str]) -> None:
+    """Say in best.json which checkpoint is the best so far, and delete those that are superfluous.
+
+    Also at the start: a kill may have come between a checkpoint and this.
+    """
+    if run.best is None:
+        (out / "best.json").unlink(missing_ok=True)
+    else:
         step, nats = run.best
         best = {"step": step, "nats": nats, "bits_per_dim": bits_per_dim(nats, run.config.data.dims)}
         checkpoints.write_json(out / "best.json", best)

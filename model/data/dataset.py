@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,18 @@ Split = Literal["train", "valid", "test"]
 Levels = NDArray[np.uint8]  # (N, C, H, W), values 0..K-1
 Values = NDArray[np.float32]  # (N, V)
 FIXED_DRAW = 2**32 - 1  # the "epoch" of the one draw that validation and test of dynamic data are judged on
+
+
+@dataclass(frozen=True)
+class Told:
+    """The columns that a network is told, and their mean and spread as it learned them: those of its training images.
+
+    Data that were prepared anew have others; by those the same angle would be another value to the network.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ class Dataset:
         """Say which split is meant: the same, since all three are there."""
         return name
 
-    def batches(self, name: Split, size: int, most: int = 0, *, first: int = 0) -> Iterator[Levels]:
+    def batches(
+        self, name: Split, size: int, most: int = 0, *, first: int = 0, look: Callable[[], None] = lambda: None
+    ) -> Iterator[Levels]:
         """Give a split in batches, from its image `first` on, `most` images if that is not 0."""
         images = self.split(name)[first : first + most if most else None]
         for start in range(0, len(images), size):
@@ -106,14 +120,24 @@ class Prepared:
             self._files[name] = ShardFiles(self.folder, self.manifest, name)
         return self._files[name]
 
-    def batches(self, name: Split, size: int, most: int = 0, *, first: int = 0) -> Iterator[Levels]:
-        """Give a split in batches, as `Dataset.batches` does. Of dynamic data: its fixed draw."""
+    def batches(
+        self, name: Split, size: int, most: int = 0, *, first: int = 0, look: Callable[[], None] = lambda: None
+    ) -> Iterator[Levels]:
+        """Give a split in batches, as `Dataset.batches` does. Of dynamic data: its fixed draw.
+
+        Args:
+            name: of the split.
+            size: images in a batch.
+            most: images in all, if that is not 0.
+            first: image to begin with.
+            look: called while a shard is waited for; what it raises ends the wait.
+        """
         files = self.files(name)
         image = self.manifest.image
         last = min(len(files), first + most) if most else len(files)
         for start in range(first, last, size):
             images = np.empty((min(size, last - start), image.height, image.width, image.channels), np.uint8)
-            files.read_range(start, start + len(images), images)
+            files.read_range(start, start + len(images), images, look)
             if self.dynamic:
                 images = np.stack([drawn(gray, 0, FIXED_DRAW, start + at) for at, gray in enumerate(images)])
             yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -122,9 +146,9 @@ class Prepared:
         """Read a whole split."""
         return np.concatenate(list(self.batches(name, 1024)))
 
-    def rows(self, name: Split, first: int, last: int) -> NDArray[np.void]:
+    def rows(self, name: Split, first: int, last: int, look: Callable[[], None] = lambda: None) -> NDArray[np.void]:
         """Give what is known of images that follow one another."""
-        return self.files(name).rows(np.arange(first, last))
+        return self.files(name).rows(np.arange(first, last), look)
 
 
 def load(name: str) -> Dataset | Prepared:
@@ -160,21 +184,17 @@ def _prepared(name: str) -> Prepared:
     return Prepared(name, folder)
 
 
-def known(rows: NDArray[np.void], columns: list[Column], names: list[str]) -> Values:
+def known(rows: NDArray[np.void], told: Told) -> Values:
     """Turn columns into what a network is conditioned on: each one standardised, and whether it is known.
 
     Args:
         rows: (N,), a field for each column.
-        columns: of the data set; mean and spread are those of its training images.
-        names: which columns.
+        told: which columns, and what they are standardised by.
 
     Returns:
         (N, 2 * names): the values, 0 where one is missing, then 1 where it is known and 0 where not.
     """
-    by_name = {column.name: column for column in columns}
-    raw = np.stack([rows[name].astype(np.float64) for name in names], axis=1)  # (N, V)
+    raw = np.stack([rows[name].astype(np.float64) for name in told.names], axis=1)  # (N, V)
     there = ~np.isnan(raw)
-    mean = np.array([by_name[name].mean for name in names])
-    std = np.array([by_name[name].std for name in names])
-    scaled = np.where(there, (raw - mean) / std, 0.0)
+    scaled = np.where(there, (raw - np.array(told.mean)) / np.array(told.std), 0.0)
     return np.concatenate([scaled, there], axis=1).astype(np.float32)

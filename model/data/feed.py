@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.data.batches import batch_indices
-from model.data.dataset import Dataset, Prepared, Split, known
+from model.data.dataset import Dataset, Prepared, Split, Told, known
 from model.data.loader import Loader
 from model.data.manifest import Column
 from model.data.order import FULL, Order, Strategy, choose
@@ -18,15 +18,32 @@ from model.errors import ConfigError
 
 
 def judged(
-    config: TrainConfig, data: Dataset | Prepared, split: Split, device: torch.device, *, size: int, most: int = 0
+    data: Dataset | Prepared,
+    split: Split,
+    device: torch.device,
+    *,
+    size: int,
+    most: int = 0,
+    told: Told | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Give the images of a split in batches, in order, and what a conditioned network is told of them."""
+    """Give the images of a split in batches, in order, and what a conditioned network is told of them.
+
+    Args:
+        data: the data set.
+        split: which images.
+        device: where they are wanted.
+        size: images in a batch.
+        most: images in all, if that is not 0.
+        told: the columns of a conditioned network.
+        look: called while a shard is waited for; what it raises ends the wait.
+    """
     first = 0
-    for levels in data.batches(split, size, most):
+    for levels in data.batches(split, size, most, look=look):
         values = None
-        if config.conditions and isinstance(data, Prepared):
-            rows = data.rows(split, first, first + len(levels))
-            values = torch.from_numpy(known(rows, data.columns, config.conditions)).to(device)
+        if told is not None and isinstance(data, Prepared):
+            rows = data.rows(split, first, first + len(levels), look)
+            values = torch.from_numpy(known(rows, told)).to(device)
         first += len(levels)
         yield torch.from_numpy(levels).to(device), values
 
@@ -56,6 +73,7 @@ class Feed:
 
     def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
         self._config, self._data, self._device = config, data, device
+        self.told: Told | None = None  # of a conditioned network
         self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole set, if it is on the device
         self._strategy: Strategy | None = None
         self._loader: Loader | None = None
@@ -99,14 +117,15 @@ class Feed:
         batch = self._loader.next(look)
         self._next = position + size
         levels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
-        if batch.rows is None or not isinstance(self._data, Prepared):
+        if batch.rows is None or self.told is None:
             return levels, None
-        values = known(batch.rows, self._data.columns, self._config.conditions)
-        return levels, torch.from_numpy(values).to(self._device)
+        return levels, torch.from_numpy(known(batch.rows, self.told)).to(self._device)
 
-    def images_of(self, split: Split, size: int, most: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Give the images of a split in batches, `most` of them if that is not 0, and what the network is told."""
-        return judged(self._config, self._data, split, self._device, size=size, most=most)
+    def images_of(
+        self, split: Split, size: int, most: int = 0, *, look: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Give the images of a split in batches, and what the network is told; the arguments are `judged`'s."""
+        return judged(self._data, split, self._device, size=size, most=most, told=self.told, look=look)
 
     def close(self) -> None:
         """End the loader's thread."""
@@ -137,5 +156,5 @@ class Feed:
             position=position,
             memory=files.all() if fits and files.complete else None,
             binarise=self._data.dynamic,
-            columns=bool(self._config.conditions),
+            columns=self.told is not None,
         )

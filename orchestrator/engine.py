@@ -59,6 +59,8 @@ RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refu
 CREDENTIALS_EVERY_S = 60.0
 CREDENTIALS_AHEAD_S = 600.0  # botocore renews those of SSO or a role before that: these it could not
 STOP_SEEN_WITHIN_S = 15.0
+SET_UP_TRIES = 3  # on one instance, should the connection be cut
+FRUITLESS_MOST = 3  # machines in a row that did not come to a first step
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
 Connect = Callable[[Instance, str, str], Host]
@@ -292,11 +294,30 @@ class Engine:
                 done = after_loss(self, attempt)
                 if done is not None:
                     return done
+            self._give_up_if_none_gets_to_train(outcome.reason)
             if len(self.state().attempts) >= self.policy.max_attempts:
                 raise HostError(
                     f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is home, "
                     "launch again later or on another type"
                 )
+
+    def _give_up_if_none_gets_to_train(self, reason: str) -> None:
+        """Rent no fourth machine where three in a row did not come to a first step: a fourth would not either.
+
+        Those that AWS took away do not count: that is the market, not what we ask for.
+
+        Raises:
+            HostError: so it is.
+        """
+        state = self.state()
+        here = [a for a in state.attempts if a.started_at >= state.led_since]
+        tail = here[-FRUITLESS_MOST:]
+        taken = any(a.ended_by == "aws" or a.lost_because.startswith("interrupt") for a in tail)
+        if len(tail) == FRUITLESS_MOST and not taken and all(a.first_step_at is None for a in tail):
+            raise HostError(
+                f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost before a first step (the last: "
+                f"{reason}). Another would only cost: check image, --login-user, --subnet, --ssh-cidr"
+            )
 
     def _rent(self) -> Attempt:
         self._move("PROVISIONING")
@@ -355,9 +376,7 @@ class Engine:
         host: Host | None = None
         try:
             with self._waiting():
-                host = self._reach(attempt)
-                setup = self._set_up(attempt, host)
-                self._start(attempt, host, setup)
+                host = self._ready(attempt)
             return self._watch(attempt, host)
         except HostError as error:
             if not isinstance(error, UnreachableError) and self._is_running(attempt):
@@ -367,15 +386,41 @@ class Engine:
             if host is not None:
                 host.close()
 
-    def _reach(self, attempt: Attempt) -> Host:
+    def _ready(self, attempt: Attempt) -> Host:
+        """Reach it, set it up, start the trainer. A connection that is cut meanwhile is no reason for another machine.
+
+        Each step can be done twice: what was sent is compared, what runs is found running.
+
+        Raises:
+            UnreachableError: it does not answer, is gone, or was cut off again and again.
+        """
+        for tries_left in reversed(range(SET_UP_TRIES)):
+            is_first = tries_left == SET_UP_TRIES - 1
+            host = self._reach(attempt, self.policy.boot_timeout_s if is_first else self.policy.unreachable_after_s)
+            try:
+                self._start(attempt, host, self._set_up(attempt, host))
+            except UnreachableError:
+                host.close()
+                if not tries_left or not self._is_running(attempt):
+                    raise
+                self.check_stop()
+                self.clock.sleep(min(1.0, self.policy.poll_s))
+            except BaseException:
+                host.close()
+                raise
+            else:
+                return host
+        raise AssertionError("the last try raises")
+
+    def _reach(self, attempt: Attempt, within_s: float) -> Host:
         """Wait until EC2 says `running` and SSH answers with the key that we gave it.
 
         Raises:
-            UnreachableError: it did not within the boot time-out, or it is gone.
+            UnreachableError: it did not within that time, or it is gone.
         """
         host_key = self.host_key_path(attempt.number).read_text()
         began_at = self.clock.now()
-        give_up_at = began_at + self.policy.boot_timeout_s
+        give_up_at = began_at + within_s
         problem, wrong_since = "EC2 does not list it yet", None
         while self.clock.now() < give_up_at:
             try:
@@ -383,6 +428,8 @@ class Engine:
                 if instance is not None and instance.state not in ("pending", "running"):
                     break
                 needs_address = not (self.spec.ssh_proxy or self.spec.is_private)
+                if instance is not None and instance.state == "running" and not instance.address:
+                    problem = "it runs, and has no address that we could reach; see --subnet, --private"
                 if instance is not None and instance.state == "running" and (instance.address or not needs_address):
                     return self.connect(instance, attempt.login_user, host_key)
             except (UnreachableError, CloudError) as error:
@@ -391,7 +438,7 @@ class Engine:
                     wrong_since = wrong_since or self.clock.now()
                     give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
                 elif self.renter.knock_again(attempt.region):
-                    give_up_at = self.clock.now() + self.policy.boot_timeout_s
+                    give_up_at = self.clock.now() + within_s
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.check_stop()
         waited_s = self.clock.now() - began_at

@@ -28,6 +28,7 @@ from orchestrator.host_key import known_hosts_lines
 
 Write = Callable[[bytes], object]
 PIECE = 1 << 16
+RELOAD_S = 15.0  # an SSH server that is reloaded listens again by then
 
 # Without a handler, paramiko's background thread prints its tracebacks to our standard error when a host goes away.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -141,14 +142,23 @@ class SshShell:
         self._connection.open()
 
     def trust(self, host_key: str) -> None:
-        """From now on take this host key, and no other; hangs up, the next command connects anew.
+        """From now on take this host key, and no other; connects anew.
+
+        For a moment after it was told of its new key an SSH server does not listen, or still shows the old one.
 
         Raises:
             UnreachableError: the host does not show it.
         """
-        self.close()
         self._host_lines = known_hosts_lines(self._address, self._port, host_key)
-        self.open()
+        give_up_at = time.monotonic() + RELOAD_S
+        while True:
+            self.close()
+            try:
+                return self.open()
+            except UnreachableError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(0.2)
 
     @property
     def _transport(self) -> Any:

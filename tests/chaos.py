@@ -83,6 +83,7 @@ def setting_of(seed: int) -> Setting:
             for _ in range(dice.choice([0, 0, 5, 20]))
         ),
         carry_s=dice.choice([None, None, 0.0, 5.0, 60.0]),
+        room_for=dice.choice([None, None, None, 1]),
     )
 
 

@@ -100,6 +100,7 @@ class MemoryCloud:
         }
         self.terminations: list[str] = []
         self.quotas: dict[str, float] = {}
+        self.room_for: int | None = None  # machines in each region; None: any number
         self.credentials_end: float | None = None
         self.bucket: dict[int, bytes] = {}  # S3, by step
         self.s3_refusals: list[tuple[float, float]] = []  # it takes nothing and gives nothing, from when to when
@@ -176,6 +177,8 @@ class MemoryCloud:
         """Return what a pool answers instead of an instance."""
         if self.refusals.get(zone):
             return self.refusals[zone].pop(0)
+        if self.room_for is not None and self._counted(zone) >= self.room_for:
+            return refusal_of("MaxSpotInstanceCountExceeded", f"{instance_type}, {zone}")
         if catalog.find(instance_type).quota_family in self.families_without_quota:
             return refusal_of("VcpuLimitExceeded", f"{instance_type}, {zone}")
         if zone[:-1] in self.regions_without_image:
@@ -183,6 +186,11 @@ class MemoryCloud:
         if zone in self.empty_zones:
             return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
         return None
+
+    def _counted(self, zone: str) -> int:
+        """Return the machines of a region that count against its quota: also those that are on their way out."""
+        there = [m for m in self.machines if m.instance.region == zone[:-1]]
+        return sum(m.gone_at is None or self.clock.now() < m.gone_at + m.shutting_down_s for m in there)
 
     def _launch_any(self, fleet: Call, template: Call, token: str) -> Machine:
         """Start in the first pool that serves, as an `instant` fleet over them would."""

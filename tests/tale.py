@@ -52,6 +52,7 @@ class Setting:
     pull_s: float = 0.0
     save_s: float = 0.0
     carry_s: float | None = None  # to S3, if the run has a second home there
+    room_for: int | None = None  # machines, by the quota
     away_s: float = 0.0  # nobody leads the run for so long after the process was killed
     first_capacity_wait_s: float = 0.0
     moves: tuple[tuple[float, str, float], ...] = ()  # (seconds from the start, zone, $/h)
@@ -120,6 +121,7 @@ class Tale:
             recovery=RecoveryPolicy(poll_s=5.0, first_capacity_wait_s=setting.first_capacity_wait_s),
         )
         self.cloud = self.story.cloud
+        self.cloud.room_for = setting.room_for
         self.story.clock = self.cloud.clock = self.clock = MortalClock()
         self.is_expired = self.is_disk_full = self.is_led = False
         self.facts_until_death = 0

@@ -28,7 +28,7 @@ from orchestrator.events import (
     StateChanged,
 )
 from orchestrator.spec import RecoveryPolicy
-from tests.memory import BrokenSetup, Machine, VirtualClock
+from tests.memory import BrokenSetup, Machine, VirtualClock, refusal_of
 from tests.story import Story
 
 
@@ -502,3 +502,150 @@ def test_credentials_that_expire_are_told_of_before_and_end_in_an_instance_that_
     assert state.state == "SUCCEEDED"
     assert "ends itself within 30 min" in state.reason
     assert "sweep" in state.reason
+
+
+# -- where our own address, the quota, and the line are the trouble
+
+
+def test_a_laptop_that_moves_to_another_address_is_admitted_again_and_nothing_is_lost(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.move("198.51.100.7/32"))
+    state = story.engine().run()
+    assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
+    assert "198.51.100.7/32" in story.cloud.admitted
+    check_invariants(story)
+
+
+def test_a_new_machine_admits_the_address_of_now(home: Path) -> None:
+    story = Story(home)
+    story.later(5, lambda: story.cloud.move("198.51.100.7/32"))  # while the first one boots
+    state = story.engine().run()
+    assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
+    check_invariants(story)
+
+
+def test_an_address_that_was_named_is_not_changed_by_us(home: Path) -> None:
+    story = Story(home, ssh_cidr="192.0.2.0/24")
+    story.later(60, lambda: story.cloud.move("198.51.100.7/32"))
+    with pytest.raises(HostError):
+        story.engine().run()
+    assert story.cloud.admitted == {"192.0.2.0/24"}
+    assert len(story.cloud.machines) <= 4, "three that could not be reached were enough"
+    check_invariants(story)
+
+
+@pytest.mark.parametrize("notice_s", [0.0, 120.0])
+def test_with_room_for_one_machine_the_next_waits_until_the_last_no_longer_counts(home: Path, notice_s: float) -> None:
+    def slow_end(number: int, machine: Machine) -> None:
+        machine.shutting_down_s = 100.0
+
+    story = Story(home, slow_end)
+    story.cloud.room_for = 1
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0], notice_s=notice_s))
+    state = story.engine().run()
+    assert (state.state, len(state.attempts)) == ("SUCCEEDED", 2)
+    assert {failure.code for failure in state.failures} == {"MaxSpotInstanceCountExceeded"}
+    check_invariants(story)
+
+
+def test_a_quota_that_stays_too_small_ends_the_run(home: Path) -> None:
+    story = Story(home)
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    story.later(59, lambda: setattr(story.cloud, "room_for", 0))
+    with pytest.raises(QuotaError):
+        story.engine().run()
+    assert story.clock.now() - story.store.state().attempts[0].ended_at < 700  # type: ignore[operator]
+    check_invariants(story)
+
+
+def test_a_line_that_is_cut_during_the_set_up_is_no_reason_for_another_machine(home: Path) -> None:
+    def with_setup(number: int, machine: Machine) -> None:
+        machine.setup_s = 60.0
+
+    story = Story(home, with_setup)
+
+    def cut() -> None:
+        machine = story.cloud.machines[0]
+        machine.frozen_from = story.clock.now()
+        story.later(20, lambda: setattr(machine, "frozen_from", None))
+
+    story.later(60, cut)
+    state = story.engine().run()
+    assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
+    check_invariants(story)
+
+
+def test_three_machines_that_cannot_be_reached_are_enough(home: Path) -> None:
+    def frozen(number: int, machine: Machine) -> None:
+        machine.frozen_from = 0.0
+
+    story = Story(home, frozen)
+    with pytest.raises(HostError, match="3 machines in a row were lost before a first step"):
+        story.engine().run()
+    assert len(story.cloud.machines) == 3
+    check_invariants(story)
+
+
+def test_interruptions_before_a_first_step_are_the_markets_and_do_not_count(home: Path) -> None:
+    def taken(number: int, machine: Machine) -> None:
+        if number <= 5:
+            story.later(10, lambda: story.cloud.interrupt(machine, notice_s=0))
+
+    story = Story(home, taken)
+    state = story.engine().run()
+    assert (state.state, len(state.attempts)) == ("SUCCEEDED", 6)
+    check_invariants(story)
+
+
+def test_the_newest_checkpoint_comes_home_first(home: Path) -> None:
+    def slow_line(number: int, machine: Machine) -> None:
+        machine.pull_s = 40.0
+
+    story = Story(home, slow_line)
+    state = story.engine().run()
+    order = [event.step for event in story.store.events() if isinstance(event, CheckpointPulled)]
+    assert order[0] == 10
+    assert order[1:5] == [50, 40, 30, 20]  # four were waiting: the newest of them first
+    assert sorted(order) == list(range(10, 101, 10))
+    assert state.state == "SUCCEEDED"
+
+
+def test_under_notice_the_newest_checkpoint_is_all_that_is_fetched_until_the_trainer_has_saved(home: Path) -> None:
+    def slow(number: int, machine: Machine) -> None:
+        machine.pull_s, machine.save_s = (25.0, 30.0) if number == 1 else (0.0, 0.0)
+
+    story = Story(home, slow)
+    story.later(55, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    state = story.engine().run()
+    saved = state.attempts[0].last_step
+    assert state.attempts[1].resumed_from == saved, "what the trainer saved under notice came home in the two minutes"
+    check_invariants(story)
+
+
+@pytest.mark.parametrize("code", ["InvalidGroup.NotFound", "InvalidLaunchTemplateName.NotFoundException"])
+def test_what_ec2_does_not_know_of_yet_is_asked_again(home: Path, code: str) -> None:
+    story = Story(home)
+    story.cloud.refusals["us-east-1b"] = [refusal_of(code, "us-east-1b")]
+    state = story.engine().run()
+    assert (state.state, state.attempts[0].zone) == ("SUCCEEDED", "us-east-1b")
+    check_invariants(story)
+
+
+@pytest.mark.parametrize("code", ["ConnectionClosedError", "HTTPClientError", "ResponseStreamingError"])
+def test_a_connection_to_ec2_that_breaks_is_tried_again_with_the_same_token(home: Path, code: str) -> None:
+    story = Story(home)
+    story.cloud.refusals["us-east-1b"] = [CloudError("it broke", code=code)]
+    assert story.engine().run().state == "SUCCEEDED"
+    first, second = story.cloud.calls[:2]
+    assert first.parameters["ClientToken"] == second.parameters["ClientToken"]
+
+
+def test_who_died_after_the_trainer_had_finished_rents_nothing_when_it_is_back(home: Path) -> None:
+    story = Story(home)
+    engine = story.engine()
+    engine._finish = lambda *_: None  # type: ignore[method-assign]  # killed before it could end anything
+    engine.run()
+    story.cloud.interrupt(story.cloud.machines[0], notice_s=0)
+    story.clock.sleep(60)
+    state = story.engine().run("attach")
+    assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)

@@ -94,6 +94,7 @@ class Renter:
 
     def _quota_may_be_ours(self) -> bool:
         """Return whether an earlier machine of the run still counts: EC2 does so until a while after its end."""
+        self.engine.reaper.look()  # while we wait nobody else asks which of them are gone
         now = self.engine.clock.now()
         return any(a.ended_at is None or now - a.ended_at < QUOTA_LAG_S for a in self.engine.state().attempts)
 

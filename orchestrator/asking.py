@@ -259,6 +259,11 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
     cidr, proxy = given("ssh_cidr"), given("ssh_proxy")
     if given("via_ssm"):
         proxy, cidr = proxy or SSM_PROXY, cidr or NOBODY
+    if given("private") and not cidr:
+        raise SpecError(
+            "--private: from which addresses do you come there? Give --ssh-cidr 10.0.0.0/16 (the VPC's, the bastion's, "
+            "or the VPN's), or --via-ssm, which needs none"
+        )
     strategy = given("strategy", "price")
     if strategy not in ("price", "any"):
         raise SpecError(f"--strategy: {strategy!r} is neither price (cheapest first) nor any (EC2 chooses)")

@@ -58,11 +58,13 @@ class Image:
 class Network:
     """Where in a region instances are put.
 
-    `subnets` (zone -> subnet id) is empty where EC2's default ones serve.
+    `subnets` (zone -> subnet id) is empty where EC2's default ones serve; then `zones` are those that have one, as far
+    as that is known: an account that is older than a zone has none there.
     """
 
     vpc_id: str = ""
     subnets: Mapping[str, str] = field(default_factory=dict)
+    zones: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ class Job:
     time_limit_s: float | None = None
     idle_s: float | None = None  # without a new line of metrics or log, should nobody lead the run
     bucket: BucketPlace | None = None
+    has_gpu: bool = False  # the instance type has one: without it, or without its driver, nothing is trained
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     data: str | None = None  # a data set that is to be there before the trainer starts, by name
     data_url: str | None = None  # where in S3 it lies prepared, or will; None: it is made from the published files

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator import limits
+from orchestrator import catalog, limits
 from orchestrator.clock import Clock
 from orchestrator.cloud import ATTEMPT_TAG, Cloud, Cursor, Host, Instance, Job, Look, Offer, Setup
 from orchestrator.ear import Ear
@@ -26,6 +26,7 @@ from orchestrator.errors import (
     CommandError,
     HostError,
     PixelOrchError,
+    SpecError,
     TrainingError,
     UnreachableError,
     WrongHostKeyError,
@@ -60,6 +61,7 @@ CREDENTIALS_EVERY_S = 60.0
 CREDENTIALS_AHEAD_S = 600.0  # botocore renews those of SSO or a role before that: these it could not
 STOP_SEEN_WITHIN_S = 15.0
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
+LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
 FRUITLESS_MOST = 3  # machines in a row that did not come to a first step
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
@@ -394,9 +396,10 @@ class Engine:
         Raises:
             UnreachableError: it does not answer, is gone, or was cut off again and again.
         """
+        within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
         for tries_left in reversed(range(SET_UP_TRIES)):
-            is_first = tries_left == SET_UP_TRIES - 1
-            host = self._reach(attempt, self.policy.boot_timeout_s if is_first else self.policy.unreachable_after_s)
+            host = self._reach(attempt, within_s)
+            within_s = self.policy.unreachable_after_s
             try:
                 self._start(attempt, host, self._set_up(attempt, host))
             except UnreachableError:
@@ -740,6 +743,14 @@ class Engine:
                 problem = str(error)
                 break
         return [f"{a.instance_id} ({problem})" for a in self.state().open_attempts()] or [problem]
+
+
+def is_large(instance_type: str) -> bool:
+    """Return whether it is a machine that takes long to boot."""
+    try:
+        return catalog.find(instance_type).gpus >= 8
+    except SpecError:
+        return False  # of a newer version's catalog
 
 
 def _exit_words(code: int) -> str:

@@ -196,8 +196,8 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
     _cloud(where)  # type: ignore[arg-type]  # a group has add_argument too
     where.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
-    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Deep Learning AMI)")
-    where.add_argument("--allow-cpu", action="store_true", help="go on where torch has no kernels for the GPU")
+    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Base Deep Learning AMI)")
+    where.add_argument("--allow-cpu", action="store_true", help="go on, on the CPU, where the GPU cannot be used")
     door = sub.add_argument_group("network and access")
     door.add_argument("--subnet", metavar="ID", action="append", help="subnet (default: those of the default VPC)")
     door.add_argument("--private", action="store_true", help="no public address; reach it by --via-ssm or a proxy")

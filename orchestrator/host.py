@@ -89,7 +89,9 @@ class SshHost:
         """Let the data be fetched or prepared over there; return the seconds that it took, and how they were had."""
         asked = json.dumps(job.data_asked, sort_keys=True) if job.data_asked is not None else ""
         words = [job.root, job.data or "", job.data_url or "", asked, *job.data_words]
-        command = shlex.join(["bash", f"{job.root}/bin/data.sh", *words])
+        # One after the other, also with another run's on this machine: two that write one folder would spoil it.
+        lock = f"pixel-orch/data.{job.data}.lock"
+        command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
         result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
@@ -122,8 +124,11 @@ class SshHost:
     def _bootstrap(self, job: Job) -> Setup:
         purpose = "bundled" if job.is_bundled else "own"
         root = shlex.quote(job.root)
-        words = " ".join([purpose, *(["s3"] if job.bucket else []), *(["cpu"] if job.allow_cpu else [])])
-        result = self.shell.run(f"bash {root}/bin/bootstrap.sh {root} {words}", timeout_s=self.setup_timeout_s)
+        asked = {"s3": bool(job.bucket), "gpu": job.has_gpu, "cpu": job.allow_cpu}
+        words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
+        # One after the other: the first may still run over there if the line was cut and we are here again.
+        alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
+        result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
             raise CommandError(

@@ -159,8 +159,9 @@ class Plan:
         }
         if self.spec.instance_profile is not None:
             common["IamInstanceProfile"] = {"Name": self.spec.instance_profile}
-        if self.spec.is_private:
-            interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "Groups": [group]}
+        if self.spec.is_private or self._network(region).subnets:  # only a default subnet gives an address by itself
+            is_public = not self.spec.is_private
+            interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": is_public, "Groups": [group]}
             return {**common, "NetworkInterfaces": [interface]}
         return {**common, "SecurityGroupIds": [group]}
 

@@ -64,7 +64,7 @@ def make_plan(
     networks = {region: cloud.network(region, spec.subnets) for region in regions}
     ranked = [offer for offer in ranked if _is_reachable(offer, networks[offer.pool.region])]
     if not ranked:
-        zones = ", ".join(zone for network in networks.values() for zone in network.subnets)
+        zones = ", ".join(zone for network in networks.values() for zone in (*network.subnets, *network.zones))
         raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
     ranked = offers.ranked_by_value(ranked, images_per_s or {})
     images = {region: cloud.image(region, spec.ami) for region in regions}
@@ -91,7 +91,9 @@ def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
 
 
 def _is_reachable(offer: Offer, network: Network) -> bool:
-    return not network.subnets or offer.pool.zone in network.subnets
+    if network.subnets:
+        return offer.pool.zone in network.subnets
+    return not network.zones or offer.pool.zone in network.zones
 
 
 def refuse_retired(spec: RunSpec) -> None:
@@ -200,6 +202,8 @@ def print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, out
         print(f"{index}. {call['operation']} ({call['region']})")
         for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
             print(f" {line}")
+    if not spec.is_embedded:
+        print("\nWhere the image has no torch it is installed there: 2 to 3 GB, minutes that are billed.")
     if spec.bucket:
         print(f"\nCheckpoints also go to s3://{spec.bucket}/, by the role of the instance profile (pixel-orch setup).")
     print(

@@ -348,6 +348,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud's notice is shorter
         # the engine, if there is one, sees it first, and saves and brings home what there is
         idle_s=None if spec.limits.idle_s is None else spec.limits.idle_s + spec.recovery.stop_timeout_s,
+        has_gpu=not spec.is_embedded and all(catalog.find(name).gpus for name in spec.instances),
         allow_cpu=spec.allow_cpu,
     )
 

@@ -263,7 +263,10 @@ def _pool(
     values["InstanceType"] = override.get("InstanceType") or values.get("InstanceType") or ""
     if not values["InstanceType"]:
         raise ApiError("InvalidFleetConfiguration", "An instance type is required in the template or the overrides.")
-    for name, target in (("AvailabilityZone", "Placement.AvailabilityZone"), ("SubnetId", "SubnetId")):
+    # The override's subnet is that of the template's first interface, if it has one (Karpenter's fleets are made so).
+    has_interface = any(name.startswith("NetworkInterface.1.") for name in values)
+    subnet = "NetworkInterface.1.SubnetId" if has_interface else "SubnetId"
+    for name, target in (("AvailabilityZone", "Placement.AvailabilityZone"), ("SubnetId", subnet)):
         if override.get(name):
             values[target] = override[name]
     if override.get("ImageId"):

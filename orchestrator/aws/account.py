@@ -47,7 +47,14 @@ def network(client: Any, region: str, subnets: Sequence[str]) -> Network:
             raise SpecError(
                 f"--subnet: {region} has no default VPC; give --subnet subnet-..., or: aws ec2 create-default-vpc"
             )
-        return Network()
+        with at_the_sill(f"{region}, default subnets"):
+            defaults = client.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+        if not defaults:
+            raise SpecError(
+                f"--subnet: the default VPC of {region} has no default subnet; give --subnet subnet-..., or: "
+                "aws ec2 create-default-subnet"
+            )
+        return Network(zones=tuple(sorted(str(subnet["AvailabilityZone"]) for subnet in defaults)))
     found: list[Mapping[str, Any]] = []
     for subnet in subnets:
         try:

@@ -170,7 +170,7 @@ class AwsCloud:
     # -- the door
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and its one rule; a group left by an earlier try is used again."""
+        """CreateSecurityGroup and the rule for our address; a group that is there already gets the rule that it lacks."""
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
         with at_the_sill(f"{region}, security group {name}"):
@@ -180,19 +180,25 @@ class AwsCloud:
             existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
             group = existing[0] if existing else ec2.create_security_group(**call.parameters)
             rules = existing[0].get("IpPermissions", []) if existing else []
-            if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
-                ec2.authorize_security_group_ingress(
-                    GroupId=group["GroupId"],
-                    IpPermissions=[
-                        {
-                            "IpProtocol": "tcp",
-                            "FromPort": 22,
-                            "ToPort": 22,
-                            "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}],
-                        }
-                    ],
-                )
+        if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
+            self._admit(region, str(group["GroupId"]), cidr)
         return str(group["GroupId"])
+
+    def _admit(self, region: str, group_id: str, cidr: str) -> None:
+        """AuthorizeSecurityGroupIngress; a group that was made a moment ago EC2 may not know of yet."""
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        rule = {**ssh, "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+        for wait_s in (*THROTTLED_WAITS_S, None):
+            try:
+                with at_the_sill(f"{region}, security group {group_id}"):
+                    self._client("ec2", region).authorize_security_group_ingress(GroupId=group_id, IpPermissions=[rule])
+                return
+            except CloudError as error:
+                if error.code == "InvalidPermission.Duplicate":
+                    return
+                if wait_s is None or not isinstance(error, NotFoundError):
+                    raise
+                time.sleep(wait_s)
 
     def close_door(self, region: str, run: str) -> None:
         """DeleteSecurityGroup by tag, and launch templates that a killed process left."""

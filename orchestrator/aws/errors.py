@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import (
@@ -264,6 +264,8 @@ def translate(error: ClientError, where: str) -> CloudError:
     code = str(answer.get("Error", {}).get("Code", ""))
     text = _ENCODED.sub("", str(answer.get("Error", {}).get("Message", ""))).strip()
     meaning = MEANINGS.get(code, Meaning(CloudError, "request", ""))
+    if code == "MissingInput" and "availability zone" in text.lower():  # "No default subnet for availability zone: ..."
+        meaning = replace(meaning, scope="zone")
     message = f"{error.operation_name}{f' ({where})' if where else ''}: {code}: {text.rstrip('.') or 'no message'}"
     if meaning.says_so:
         message += f"; {meaning.does}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -41,7 +42,8 @@ def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
             ec2.delete_launch_template(LaunchTemplateName=name)
     started = [entry for entry in answer.get("Instances", []) if entry.get("InstanceIds")]
     if started:
-        return _instance(started[0], fleet)
+        instance = _instance(started[0], fleet)
+        return instance if instance.zone else replace(instance, zone=_zone_of(ec2, started[0]))
     raise refusal(answer.get("Errors", []), fleet.region)
 
 
@@ -62,6 +64,14 @@ def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
     told = ", ".join(f"{code} x{count}" for code, count in counts.items()) or "it names no reason"
     text = f"CreateFleet ({region}): none of {len(each)} pools served: {told}"
     return CapacityError(text, code="UnfulfillableCapacity", scope="region")
+
+
+def _zone_of(ec2: Any, entry: Mapping[str, Any]) -> str:
+    """Return the zone of the subnet that was asked for by name; "" if EC2 does not say it now."""
+    subnet = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {}).get("SubnetId")
+    with suppress(ClientError):
+        return str(ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["AvailabilityZone"])
+    return ""
 
 
 def _instance(entry: Mapping[str, Any], fleet: Call) -> Instance:

@@ -246,3 +246,32 @@ def test_what_is_asked_before_a_launch_has_an_answer(place: World) -> None:
     place.cloud.rehearse(place.plan.door("us-east-1"))
     place.cloud.rehearse(rehearsal(place.plan, place.plan.offers[0]))
     assert place.cloud.instances("contract") == [i for i in place.cloud.instances("contract") if i.is_gone]
+
+
+def test_the_zones_with_a_default_subnet_are_known(embedded: EmbeddedCloud) -> None:
+    cloud = _embedded_world(embedded).cloud
+    network = cloud.network("us-east-1", ())
+    assert {pool.zone for pool in cloud.offerings(["p2.xlarge"])} <= set(network.zones)
+
+
+def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_zone(embedded: EmbeddedCloud) -> None:
+    place = _embedded_world(embedded)
+    cloud = place.cloud
+    assert isinstance(cloud, AwsCloud)
+    found = cloud._client("ec2", "us-east-1").describe_subnets()["Subnets"]
+    zones = {offer.pool.zone for offer in place.plan.offers}
+    subnet = next(one for one in found if one["AvailabilityZone"] in zones)
+    spec = place.spec.model_copy(update={"subnets": (subnet["SubnetId"],), "strategy": "any"})
+    networks = {"us-east-1": cloud.network("us-east-1", spec.subnets)}
+    offered = tuple(o for o in place.plan.offers if o.pool.zone == subnet["AvailabilityZone"])
+    plan = replace(place.plan, spec=spec, offers=offered, networks=networks)
+    group = cloud.open_door("us-east-1", plan.door("us-east-1"), cloud.caller_cidr())
+    template, fleet = plan.fleet(plan.offers, 1, 7, group, place.user_data)
+    instance = cloud.launch(fleet, template)
+    assert instance.zone == subnet["AvailabilityZone"]
+    assert place.until(instance, "running").address
+    single = cloud.launch(plan.launch(plan.offers[0], 1, 8, group, place.user_data))
+    assert place.until(single, "running").zone == subnet["AvailabilityZone"]
+    cloud.terminate("us-east-1", [instance.instance_id, single.instance_id])
+    place.until(instance, "terminated")
+    place.until(single, "terminated")

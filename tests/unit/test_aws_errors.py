@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
@@ -130,3 +131,11 @@ def test_an_encoded_authorization_message_is_left_out() -> None:
 def test_no_error_of_botocore_gets_past_the_sill(raised: Exception, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind, match=says), at_the_sill("us-east-1"):
         raise raised
+
+
+def test_a_zone_without_a_default_subnet_rules_out_that_zone_alone() -> None:
+    text = "No default subnet for availability zone: 'us-west-2d'. Please specify a subnet."
+    answer: Any = {"Error": {"Code": "MissingInput", "Message": text}}
+    assert translate(ClientError(answer, "RunInstances"), "g5.xlarge in us-west-2d").scope == "zone"
+    answer = {"Error": {"Code": "MissingInput", "Message": "No subnets found for the default VPC 'vpc-1'."}}
+    assert translate(ClientError(answer, "RunInstances"), "g5.xlarge in us-west-2a").scope == "region"

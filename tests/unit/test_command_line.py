@@ -119,6 +119,7 @@ BAD = [
     (["ssh"], "name a run"),
     ([*GOOD, "--detach", "--interrupt-after", "3"], "--interrupt-after needs a launch in the foreground"),
     (["launch", "--resume", "nobody", "-y"], "no run is called nobody"),
+    ([*GOOD, "--private"], "--private: from which addresses do you come there?"),
     ([*GOOD, "--from", "nowhere"], "--from: there is no nowhere"),
     ([*GOOD, "--from", "s3://b"], "--from: 's3://b' is no place in S3"),
     ([*GOOD, "--prepare", "levels=4"], "--prepare: digits comes with the trainer"),

@@ -11,7 +11,7 @@ import pytest
 from orchestrator import catalog, world
 from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
 from orchestrator.checking import QUOTA_CODES, preflight, rehearsal
-from orchestrator.cloud import Call, Image
+from orchestrator.cloud import Call, Image, Network
 from orchestrator.errors import AccessError, QuotaError, SpecError
 from orchestrator.offers import ranked_by_value
 from orchestrator.plan import Plan
@@ -56,14 +56,25 @@ def test_a_subnet_narrows_the_zones_and_stands_in_the_requests(cloud: MemoryClou
     assert {offer.pool.zone for offer in plan.offers} == {"us-east-1a", "us-east-1b"}
     assert plan.door("us-east-1").parameters["VpcId"] == "vpc-1"
     parameters = plan.launch(plan.offers[0], 1, 1, "sg-1", "data").parameters
-    assert parameters["SubnetId"] in SUBNETS
     assert "Placement" not in parameters
+    (interface,) = parameters["NetworkInterfaces"]
+    assert interface["AssociatePublicIpAddress"] is True, "a subnet of one's own gives none by itself"
+    assert interface["SubnetId"] in SUBNETS
+    assert not {"SubnetId", "SecurityGroupIds"} & set(parameters), "EC2 refuses them beside an interface"
     private = planned(cloud, subnets=SUBNETS, is_private=True)
     parameters = private.launch(private.offers[0], 1, 1, "sg-1", "data").parameters
     (interface,) = parameters["NetworkInterfaces"]
     assert interface["AssociatePublicIpAddress"] is False
     assert interface["SubnetId"] in SUBNETS
     assert not {"SubnetId", "SecurityGroupIds"} & set(parameters), "EC2 refuses them beside an interface"
+
+
+def test_a_zone_without_a_default_subnet_is_left_out(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "network", lambda region, subnets: Network(zones=("us-east-1a", "us-east-1c")))
+    assert {offer.pool.zone for offer in planned(cloud).offers} == {"us-east-1a", "us-east-1c"}
+    monkeypatch.setattr(cloud, "network", lambda region, subnets: Network(zones=("us-east-1f",)))
+    with pytest.raises(SpecError, match=r"is not offered in the subnets' zones \(us-east-1f\)"):
+        planned(cloud)
 
 
 def test_the_users_tags_are_on_everything_and_cannot_replace_ours(cloud: MemoryCloud) -> None:

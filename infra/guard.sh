@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Ends this machine when nobody has asked for it to go on. cloud-init starts it at every boot, as root, before SSH is up.
 #
 #   sh -c "$(cat guard.sh)" pixel-orch-guard MINUTES MOST [TICK_S]

@@ -170,7 +170,7 @@ class AwsCloud:
     # -- the door
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and the rule for our address; a group that is there already gets the rule that it lacks."""
+        """CreateSecurityGroup and the rule for our address; a group that is there gets the rule that it lacks."""
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
         with at_the_sill(f"{region}, security group {name}"):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from model import picture, sample
 from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
-from model.config import DatasetFacts
+from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
+from model.data.feed import check_images
 from model.device import pick_device
 from model.errors import SetupError
 from model.sampling import Engine
@@ -63,7 +64,7 @@ def complete(
     config = saved.train_config
     facts = config.data
     hidden = hidden_part(occlude, facts)
-    given = image_levels(image, config.dataset, facts)  # (C, H, W)
+    given = image_levels(image, config)  # (C, H, W)
     where = pick_device(device)
     make_repeatable(1, where)
     drawn = sample.complete(
@@ -102,12 +103,13 @@ def tiles(given: picture.Levels, hidden: NDArray[np.bool_], drawn: picture.Level
     )
 
 
-def image_levels(text: str, dataset: str, facts: DatasetFacts) -> picture.Levels:
+def image_levels(text: str, config: TrainConfig) -> picture.Levels:
     """Find the image that a word names, (C, H, W).
 
     Raises:
         SetupError: there is none, or it does not fit.
     """
+    facts, dataset = config.data, config.dataset
     match = OF_DATA.fullmatch(text)
     if match is None:
         return picture.read(Path(text), facts)
@@ -116,7 +118,9 @@ def image_levels(text: str, dataset: str, facts: DatasetFacts) -> picture.Levels
     if index >= count:
         has = f"has images 0 to {count - 1}" if count else "has no images"
         raise SetupError(f"--image {text}: the {split} split of {dataset} {has}")
-    batches = load_data(dataset).batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern says which
+    data = load_data(dataset)
+    check_images(config, data)
+    batches = data.batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern says which
     levels: picture.Levels = next(batches)[0]
     return levels
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from model.datasets import DATASETS, REGISTRY, DatasetFacts, check_name, prepared_facts
+from model.datasets import DATASETS, REGISTRY, DatasetFacts, check_name, prepared_facts, size_of
 from model.errors import ConfigError
 
 __all__ = [
@@ -81,6 +81,9 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs; auto: cuda if there is one")
     implementation: Literal["auto", "fast", "reference"] = Field(
         "auto", description="of the LSTMs: fast, or slower with less memory; auto: fast if memory suffices"
+    )
+    tf32: Literal["off", "on"] = Field(
+        "off", description="on: products of the training rounded to 10 bits, faster on GPUs from Ampere on"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; another number gives other last bits")
     tensorboard: Literal["off", "on"] = Field("off", description="also write events for TensorBoard")
@@ -203,6 +206,10 @@ def network_mismatch(saved: Mapping[str, Any], config: TrainConfig) -> str | Non
         moved = name == "dataset" and theirs["facts"] is not None and theirs["facts"] == ours["facts"]
         if theirs[name] != ours[name] and not moved:
             return f"{name} is {theirs[name]} there and {ours[name]} here; give {name}={theirs[name]}"
+    if theirs["facts"] is not None and ours["facts"] is not None:
+        there, here = (size_of(DatasetFacts(**facts)) for facts in (theirs["facts"], ours["facts"]))
+        if there != here:
+            return f"its images are {there} there and {here} here; prepare the data set as it was"
     return None
 
 

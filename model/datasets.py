@@ -43,6 +43,11 @@ class DatasetFacts:
         return self.dims * (self.train + self.valid + self.test)
 
 
+def size_of(facts: DatasetFacts) -> str:
+    """Say what each image of a data set is like: `32x32x3 in 256 levels`."""
+    return f"{facts.height}x{facts.width}x{facts.channels} in {facts.levels} levels"
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A file as it was published. A checksum that nobody published is None."""

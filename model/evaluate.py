@@ -9,18 +9,18 @@ from pathlib import Path
 from torch import Tensor
 
 from model.build import evaluation_batch
-from model.checkpoint import find
+from model.checkpoint import Checkpoint, find
 from model.checkpoint import load as load_checkpoint
 from model.conditioned import Conditioned
-from model.config import DatasetFacts
+from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
-from model.data.feed import check_columns
+from model.data.feed import check_columns, check_images
 from model.data.feed import judged as judged_images
 from model.device import device_name, memory_bytes, pick_device
 from model.likelihood import Score, nats_of_all, score
 from model.paper import TABLES, Table
-from model.state import network_of
+from model.state import OTHER_DATA, network_of
 from model.train import make_repeatable
 
 # What a multi-scale network's number means.
@@ -49,6 +49,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     net = network_of(saved, where)
     data = load_data(config.dataset)
     judged = data.judged_on(split)
+    check_images(config, data)
     check_columns(config, data)
     size = evaluation_batch(config, memory_bytes(where))
     told = net.told if isinstance(net, Conditioned) else None
@@ -62,7 +63,8 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
         "model": config.model,
         "dataset": config.dataset,
     }
-    table, remarks = _paper(data, split, judged)
+    table, reasons = _paper(config, data)
+    remarks = [*_remarks(saved, data, split, judged), *reasons]
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
         apart = {"upper_bound": bool(scales), **{name: asdict(one) for name, (_, one) in scales.items()}}
@@ -79,24 +81,42 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     return "\n".join([*lines, *(["", str(table)] if table else [])])
 
 
-def _paper(data: Dataset | Prepared, asked: Split, judged: Split) -> tuple[Table | None, list[str]]:
-    """Find the paper's table for a data set, if the figures mean the same; say so where they do not."""
+def _remarks(saved: Checkpoint, data: Dataset | Prepared, asked: Split, judged: Split) -> list[str]:
+    """Say what a reader of the figures has to know of the images, and of how the checkpoint came to be chosen."""
+    config, best = saved.train_config, saved.progress["best"]
     remarks: list[str] = []
     if judged != asked:
-        remarks.append(f"there are no {asked} images; the best checkpoint is chosen by these too")
-    if not isinstance(data, Prepared):
-        return TABLES.get(data.name), remarks
-    manifest = data.manifest
-    if manifest.binarise == "dynamic":
+        remarks.append(f"there are no {asked} images; these are the {judged} ones")
+    if judged == data.judged_on("valid") and best is not None and best[0] == saved.step:
+        own = "" if judged == "valid" else ", there being no valid ones"
+        remarks.append(f"this checkpoint was chosen as the best by {judged} images too{own}")
+    if saved.progress.get("data", data.id) != data.id:
+        remarks.append(f"{config.dataset} {OTHER_DATA}")
+    if config.conditions:
+        remarks.append(f"these are -log p(image | {config.condition}), not of the image alone")
+    if isinstance(data, Prepared) and data.dynamic:
         remarks.append("one fixed draw of the gray images, seed 0; not comparable with the published binarisation")
-    table = TABLES.get(manifest.name)
-    if table is None:
-        return None, remarks
-    changed = [f"{key} = {value}" for key, value in manifest.recipe["asked"].items() if value not in (None, 0, 256)]
-    if not manifest.published or changed:
-        why = f"prepared with {', '.join(changed)}" if changed else "its files are not the published ones"
-        return None, [*remarks, f"not beside the paper's figures: {why}"]
-    return table, remarks
+    return remarks
+
+
+def _paper(config: TrainConfig, data: Dataset | Prepared) -> tuple[Table | None, list[str]]:
+    """Find the paper's table for a data set, if the figures mean the same; say why where they do not."""
+    table = TABLES.get(data.manifest.name if isinstance(data, Prepared) else data.name)
+    if table is None or not isinstance(data, Prepared):
+        return table, []
+    asked = data.manifest.recipe["asked"]
+    changed = [f"{key} = {value}" for key, value in asked.items() if value not in (None, 0, 256)]
+    if config.conditions:
+        why = f"the network is told {config.condition}"
+    elif config.small is not None:
+        why = "it has none for its multi-scale networks"
+    elif changed:
+        why = f"prepared with {', '.join(changed)}"
+    elif not data.manifest.published:
+        why = "its files are not the published ones"
+    else:
+        return table, []
+    return None, [f"not beside the paper's figures: {why}"]
 
 
 def _scales(nats: Tensor, small: DatasetFacts, large: DatasetFacts) -> dict[str, tuple[str, Score]]:

@@ -17,6 +17,7 @@ from model.checkpoint import find
 from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
+from model.data.feed import check_images
 from model.device import pick_device
 from model.errors import SetupError
 from model.multiscale import MultiScale
@@ -54,6 +55,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     make_repeatable(1, where)
     net = network_of(saved, where)
     data = load_data(saved.train_config.dataset)
+    check_images(saved.train_config, data)
     test = next(data.batches(data.judged_on("test"), EXAMPLES))
     try:
         out.mkdir(parents=True, exist_ok=True)

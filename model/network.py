@@ -24,6 +24,10 @@ class PixelNetwork(nn.Module):
     they are brought up to 2h, go through a 1x1 convolution of their own and are added to the first map of the head:
     adding the 2h maps as they are would only weigh anew what the residual sum holds already.
 
+    Of the head, table 1 says "ReLU followed by 1x1 conv, mask B (2 layers)" and the text how many maps it has: 1024, or
+    32 for MNIST. Here the first layer has them and the second gives the C*K logits. The other reading, both layers
+    with so many maps and a third one for the softmax, would have another `head` x `head` weights.
+
     Of two levels only the second has a logit, the first one's is zero: the softmax of the two is the sigmoid that the
     paper takes for binary images.
 

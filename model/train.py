@@ -49,7 +49,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     """
     _prepare_folder(out)
     device = pick_device(config.device)
-    make_repeatable(config.threads, device)
+    make_repeatable(config.threads, device, tf32=config.tf32 == "on")
     data = load(config.dataset)
     if isinstance(data, Prepared):
         config = settled(config, data.facts)
@@ -218,9 +218,18 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
     return True
 
 
-def make_repeatable(threads: int, device: torch.device) -> None:
-    """Make torch give the same bits each time on the same machine. The number of threads is part of that."""
+def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -> None:
+    """Make torch give the same bits each time on the same machine. The number of threads is part of that.
+
+    Args:
+        threads: of the CPU.
+        device: where it runs.
+        tf32: whether a GPU may round the factors of float32 products to 10 bits. Torch's default is that convolutions
+            do, by 1e-3 of a logit, and matrices do not: the samplers, which multiply matrices, would draw from another
+            distribution than the one that was scored.
+    """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device.type == "cuda":  # on a CPU our operations are repeatable anyway, and the call costs a second of imports
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
         torch.backends.cudnn.benchmark = False

@@ -14,7 +14,8 @@ from model.data.loader import Loader
 from model.data.manifest import Column
 from model.data.order import FULL, Order, Strategy, choose
 from model.data.store import memory_bytes
-from model.errors import ConfigError
+from model.datasets import size_of
+from model.errors import ConfigError, DataError
 
 
 def judged(
@@ -60,6 +61,19 @@ def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]
             has = ", ".join(there) or "no columns"
             raise ConfigError(f"condition = {config.condition}: {config.dataset} has no column {name}; it has {has}")
     return [there[name] for name in config.conditions]
+
+
+def check_images(config: TrainConfig, data: Dataset | Prepared) -> None:
+    """Make sure that the images are of the size that a checkpoint's network was made for.
+
+    Raises:
+        DataError: they are not: the data set was prepared otherwise since.
+    """
+    if size_of(data.facts) != size_of(config.data):
+        raise DataError(
+            f"{config.dataset} holds images of {size_of(data.facts)}, the network is for {size_of(config.data)}; "
+            "prepare the data set as it was"
+        )
 
 
 class Feed:

@@ -150,36 +150,6 @@ def test_each_data_set_is_prepared_verified_trained_scored_and_drawn_from(
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()  # the data are not needed for it
 
 
-def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() -> None:
-    from dataclasses import replace
-
-    from model.data.dataset import Prepared
-    from model.data.manifest import Image as Size
-    from model.data.manifest import Manifest
-    from model.evaluate import _paper
-
-    data = Prepared.__new__(Prepared)
-    recipe = {"asked": {"holdout": None, "levels": 256}}
-    data.manifest = Manifest(
-        "cifar10", 1, Size(32, 32, 3, 256), {"train": 1, "test": 1}, recipe, [], [], published=True
-    )
-    table, remarks = _paper(data, "test", "test")
-    assert table is not None
-    assert "3.00" in str(table)
-    assert remarks == []
-    assert _paper(data, "valid", "test")[1] == ["there are no valid images; the best checkpoint is chosen by these too"]
-    for change, says in (
-        ({"recipe": {"asked": {"holdout": 5000, "levels": 256}}}, "prepared with holdout = 5000"),
-        ({"recipe": {"asked": {"holdout": None, "levels": 8}}}, "prepared with levels = 8"),
-        ({"published": False}, "its files are not the published ones"),
-    ):
-        data.manifest = replace(data.manifest, **{"recipe": recipe, "published": True, **change})  # type: ignore[arg-type]
-        assert _paper(data, "test", "test") == (None, [f"not beside the paper's figures: {says}"])
-    for other in ("imagenet-box-32", "mnist-dynamic", "mnist-threshold", "mnist-static-own"):
-        data.manifest = replace(data.manifest, name=other)
-        assert _paper(data, "test", "test")[0] is None
-
-
 # Resume in the middle of an epoch
 
 

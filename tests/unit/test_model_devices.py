@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from model import sample
+from model.__main__ import main
 from model.build import build
 from model.checkpoint import digest, load, path_of
 from model.config import MODELS, DatasetFacts, TrainConfig
@@ -24,7 +27,7 @@ from model.likelihood import nats_per_image
 from model.sampling import cached, fill, graphed, naive
 from model.state import network_of
 from model.stop import StopFlag
-from model.train import train
+from model.train import make_repeatable, train
 from tests.networks import network
 
 torch.set_num_threads(1)
@@ -118,6 +121,50 @@ def test_a_multi_scale_network_draws_the_same_images_and_costs_the_same(device: 
     net.to(device)
     torch.testing.assert_close(nats_per_image(net, levels.to(device)).cpu(), nats)
     assert torch.equal(sample.draw(net, facts, count=2, seed=1), drawn)
+
+
+@pytest.fixture
+def rounding() -> Iterator[set[tuple[bool, bool]]]:
+    """Torch as it begins; and whether convolutions and matrices could be rounded, whenever a module was run."""
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
+    seen: set[tuple[bool, bool]] = set()
+    handle = register_module_forward_pre_hook(
+        lambda *_: seen.add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+    )
+    yield seen
+    handle.remove()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_products_are_not_rounded_unless_it_is_asked_for(rounding: set[tuple[bool, bool]], tmp_path: Path) -> None:
+    for tf32 in ("off", "on"):
+        config = SMALL.model_copy(update={"device": "cpu", "samples": 0, "tf32": tf32})
+        assert train(config, tmp_path / tf32, StopFlag(), began_s=time.monotonic()) == 0
+        assert rounding == {(tf32 == "on", tf32 == "on")}
+        commands: list[list[str]] = [
+            ["evaluate", "--device", "cpu"],
+            ["sample", "--out", str(tmp_path / "s.png"), "--count", "1", "--engine", "naive", "--device", "cpu"],
+            ["complete", "--image", "test:0", "--occlude", "box:7,6,1,2", "--engine", "naive", "--count", "1",
+             "--out", str(tmp_path / "c.png"), "--device", "cpu"],
+        ]  # fmt: skip
+        for words in commands:
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+            rounding.clear()
+            assert main([*words, "--checkpoint", str(path_of(tmp_path / tf32, 6))]) == 0
+            assert rounding == {(False, False)}, words
+        rounding.clear()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_logits_in_float32_are_those_in_float64_but_for_rounding(device: str, kind: str) -> None:
+    net = network(kind, std=0.3, channels=3, levels=4, hidden=24, head=24, layers=3)
+    levels = torch.randint(4, (2, 3, 6, 6))
+    with torch.no_grad():
+        wanted = net(levels)
+        make_repeatable(1, torch.device(device))
+        got = net.float().to(device)(levels.to(device)).cpu().double()
+    assert (got - wanted).abs().max() < 2e-5 * wanted.abs().max()  # with 10 bits it would be a hundred times as much
 
 
 def test_a_gpu_that_this_torch_has_no_kernels_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model import workspace
+from model.__main__ import main
 from model.build import build, evaluation_batch
 from model.config import MODELS, DatasetFacts, TrainConfig
 from model.cost import evaluation_bytes
@@ -128,3 +133,80 @@ def test_buffers_are_used_again(nothing_kept: dict[Any, list[dict[str, Any]]]) -
     first = workspace.Workspace(("some",), like).zeros("A", 1000)
     assert workspace.Workspace(("some",), like).zeros("A", 1000) is first
     assert workspace.Workspace(("other",), like).zeros("A", 1000) is not first
+
+
+# Too little of it
+
+
+def of_a_gpu(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 24.00 GiB. GPU 0 has a total capacity of 14.57 GiB of which 12 are free."
+    )
+
+
+def of_a_cpu(*_: object, **__: object) -> None:
+    torch.empty(10**15)
+
+
+def of_numpy(*_: object, **__: object) -> None:
+    np.empty(10**15)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give pytest its signal handlers back."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+COMMANDS = {
+    "evaluate": ("model.evaluate.report", "take --device cpu or a machine with more"),
+    "sample --out a.png": ("model.checkpoint.load", "take a smaller --count, --device cpu or"),
+    "complete --image a.png --occlude top --out b.png": ("model.complete.complete", "take a smaller --count"),
+    "figures --out figures": ("model.figures.write_all", "take --device cpu or"),
+    "train": ("model.train.Training", "take a smaller batch_size, hidden or layers or"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("signals")
+def test_too_little_memory_is_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, instead = COMMANDS[command]
+    words = [*command.split(), *(["--out", str(tmp_path)] if command == "train" else ["--checkpoint", "c.pt"])]
+    for fails, wanted in ((of_a_gpu, "24.00 GiB"), (of_a_cpu, "4000000000000000 bytes"), (of_numpy, "7.11 PiB")):
+        monkeypatch.setattr(where, fails)
+        assert main(words) == 1
+        err = capsys.readouterr().err
+        assert f"error: the memory does not suffice, {wanted} were asked for; {instead}" in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("model.state.nats_per_image", "the memory does not hold batch_size=32 with hidden=16, layers=5, 24.00 GiB"),
+        ("model.train.evaluate", "the memory does not hold a validation of 128 images at a time, 24.00 GiB"),
+    ],
+)
+@pytest.mark.usefixtures("signals")
+def test_a_training_says_what_the_memory_does_not_hold(
+    where: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(where, of_a_gpu)
+    assert main(["train", "--steps", "1", "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_other_failures_are_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("model.evaluate.report", fails)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        main(["evaluate", "--checkpoint", "c.pt"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.build import build
 from model.config import DATASETS, TrainConfig
 from model.cost import Sizes, cost, cost_of
 from model.errors import ConfigError
@@ -16,6 +17,7 @@ from model.layers import MaskedConv2d
 from model.pixelcnn import PixelCNN
 from model.pixelrnn import PixelRNN
 from model.presets import PRESETS, preset
+from model.state import _optimizer
 
 torch.set_num_threads(1)
 
@@ -76,6 +78,31 @@ def test_the_papers_sizes() -> None:
     assert sizes["imagenet64-row"] == (4, 512)
     assert preset("imagenet64-row").settings["connections"] == "skip"
     assert preset("imagenet32-row").settings["batch_size"] == 64
+
+
+PAPERS = [name for name, found in PRESETS.items() if found.settings["optimizer"] == "rmsprop"]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_validations_are_a_small_part_of_the_papers_trainings(name: str) -> None:
+    config = TrainConfig(**preset(name).settings)
+    flops = cost_of(config)
+    validation = (config.data.valid or config.data.test) * flops.forward_flops
+    steps = config.validate_every * config.batch_size * flops.training_flops
+    assert 0.005 < validation / (validation + steps) < 0.05
+    assert config.steps / config.validate_every >= 20  # and there is something to choose from
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_what_the_paper_does_not_say_is_declared(name: str) -> None:
+    found = preset(name)
+    assert {"ema", "grad_clip", "learning_rate", "steps"} <= found.settings.keys()  # not the demo's, if that changes
+    words = ("learning rate and steps", "alpha 0.95", "gradient of norm 1 ", "running mean", "0.998", "2 layers")
+    assert [word for word in words if word not in found.chosen] == []
+    assert (found.settings["ema"], found.settings["grad_clip"]) == (0.998, 1.0)
+    net = build(TrainConfig(model="row-lstm", layers=1, head=8))
+    assert {group["alpha"] for group in _optimizer(TrainConfig(optimizer="rmsprop"), net).param_groups} == {0.95}
+    assert (net.head.out_channels, net.last.out_channels) == (8, 17)  # type: ignore[union-attr]
 
 
 def test_an_unknown_preset_is_told_the_nearest() -> None:

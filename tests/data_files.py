@@ -215,7 +215,7 @@ class Drive:
     cameras: tuple[str, ...] = ("center",)
     jpeg: bool = True
     hole_s: tuple[float, float] = (0.0, 0.0)  # no steering reports in between
-    topics: tuple[str, ...] = ("camera", "vehicle")
+    topics: tuple[str, ...] = ("camera", "vehicle")  # or "fix", "twist": the second receiver, 400 times a second
     start_s: float = 0.0
     seed: int = 0
 
@@ -282,6 +282,18 @@ def messages(drive: Drive) -> Iterator[tuple[int, str, str, Any]]:
                     found.append((ns, topic, kind, message))
     if "vehicle" in drive.topics:
         found += _reports(drive, types, head)
+    if "fix" in drive.topics:
+        kind, status = "sensor_msgs/msg/NavSatFix", types["sensor_msgs/msg/NavSatStatus"](0, 1)
+        for ns in drive.stamps(400):
+            t = (ns - BEGAN_NS) / 1e9
+            fix = types[kind](head(ns), status, 37.4 + 1e-4 * t * t, -122.1 - 1e-4 * t, 10.0, np.zeros(9), 0)
+            found.append((ns, "/fix", kind, fix))
+    if "twist" in drive.topics:
+        kind, vector = "geometry_msgs/msg/TwistStamped", types["geometry_msgs/msg/Vector3"]
+        for ns in drive.stamps(400):
+            speed = vector(speed_at((ns - BEGAN_NS) / 1e9) ** 2, 0.0, 0.0)
+            twist = types["geometry_msgs/msg/Twist"](speed, vector(0.0, 0.0, 0.0))
+            found.append((ns, "/vel", kind, types[kind](head(ns), twist)))
     return iter(sorted(found, key=lambda one: (one[0], one[1])))
 
 

@@ -5,6 +5,7 @@ Formats: ustar, GNU (long names, sizes above 8 GB) and pax (path, size).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from model.errors import DataError
 
 BLOCK = 512
 LONGEST_NAME = 1 << 20
+LARGEST = 1 << 62  # bytes of a member; what is larger is damage
+LARGEST_READ = 1 << 30  # of one that is read whole: images, and batches of them
+DIGITS = re.compile("[0-9]{1,20}")
 FILES, FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
 
 
@@ -38,9 +42,12 @@ class Member:
         """Read some of it, or what is left.
 
         Raises:
-            CutError: the tar ends in the middle of it.
+            CutError: the tar ends in the middle of it, or it is far too large for what is read whole.
         """
         wanted = self.left if count < 0 else min(count, self.left)
+        if wanted > LARGEST_READ:
+            place = f"{self.tar.name}: byte {self.offset}"
+            raise CutError(f"{place}: {self.name} of {self.size:,} bytes is too large for a file of its kind")
         got = self.tar.read(wanted)
         self.left -= len(got)
         if len(got) < wanted:
@@ -112,6 +119,8 @@ def members(tar: Stream) -> Iterator[Member]:
         prefix = head[345:500].split(b"\0")[0] if head[257:263] == b"ustar\0" else b""
         plain = b"/".join(part for part in (prefix, head[:100].split(b"\0")[0]) if part).decode("utf-8", "replace")
         member = Member(name or plain, length if size is None else size, offset, tar)
+        if member.size > LARGEST:
+            raise CutError(f"{tar.name}: byte {offset}: a file of {member.size} bytes; the tar is damaged")
         name, size = "", None
         _refuse(tar.name, member, kind)
         if kind in FILES:
@@ -131,8 +140,9 @@ def _check(tar: str, offset: int, head: bytes) -> None:
 def _number(field: bytes, tar: str, offset: int) -> int:
     if field[0] & 0x80:  # GNU: a binary number, for what octal digits cannot hold
         return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0") or b"0"
     try:
-        return int(field.strip(b" \0") or b"0", 8)
+        return int(digits if digits.isdigit() else b"none", 8)  # int() takes signs and underscores, too
     except ValueError:
         what = "is no tar" if offset == 0 else "is damaged"
         raise CutError(f"{tar} {what}: byte {offset}: no number where a header has one") from None
@@ -145,7 +155,7 @@ def _pax(content: bytes, tar: str, offset: int) -> dict[str, str]:
         try:
             length = int(digits)
             key, equals, value = rest[: length - len(digits) - 2].decode("utf-8").partition("=")
-            if not equals or length <= len(digits) + 1 or (key == "size" and not value.isdigit()):
+            if not equals or length <= len(digits) + 1 or (key == "size" and not DIGITS.fullmatch(value)):
                 raise ValueError
         except ValueError:
             raise CutError(f"{tar}: byte {offset}: a pax header that is none; the tar is damaged") from None

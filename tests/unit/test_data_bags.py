@@ -8,7 +8,7 @@ import io
 import itertools
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lz4.frame
@@ -18,10 +18,11 @@ from PIL import Image
 
 from model.data import load
 from model.data.driving import frames, telemetry
-from model.data.driving.bag import Bag, read_index
+from model.data.driving.bag import Bag, Connection, read_index
 from model.data.driving.extract import CAMERAS, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import Layout
+from model.data.driving.part import Part
 from model.data.manifest import Manifest
 from model.data.prepare import prepare
 from model.data.stream import FileStream
@@ -123,6 +124,51 @@ def test_a_definition_is_read_by_its_names_whatever_stands_before_them() -> None
             Layout("pkg/Thing", wrong)
     with pytest.raises(DataError, match="a damaged"):
         Layout("pkg/Thing", "uint8[] x\n").read(memoryview(b"\xff\xff\xff\xff"))
+
+
+def deep(count: int) -> str:
+    """A definition of so many types, each within the one before."""
+    types = [f"MSG: pkg/T{number}\nT{number + 1} x\n" for number in range(count)]
+    return ("=" * 80 + "\n").join(["T0 x\n", *types, f"MSG: pkg/T{count}\nint8 x\n"])
+
+
+def wide(count: int) -> str:
+    """A definition of so many types, each twice within the one before."""
+    types = [f"MSG: pkg/T{number}\nT{number + 1} x\nT{number + 1} y\n" for number in range(count)]
+    return ("=" * 80 + "\n").join(["T0 x\n", *types, f"MSG: pkg/T{count}\nint8 x\n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (deep(2000), "nests more than 32 types"),
+        (wide(28), "has more than 10,000 fields"),
+        (f"uint8[{'9' * 5000}] x\n", "has a line 'uint8"),
+    ],
+)
+def test_a_definition_that_means_harm_is_one_line(text: str, says: str) -> None:
+    with pytest.raises(DataError, match=f"the bag's definition of pkg/Thing {says}"):
+        Layout("pkg/Thing", text)
+    assert Layout("pkg/Thing", deep(20)).read(memoryview(b"\x07"))["x"]["x"]
+
+
+@pytest.mark.parametrize("change", [("uint32 height", "# no height"), ("uint32 height", "string height"),
+                                    ("string encoding", "uint8 encoding"), ("uint8[] data", "uint16[] data"),
+                                    ("Header header", "uint32 header")])  # fmt: skip
+def test_a_bag_whose_definition_lacks_a_field_is_said(
+    change: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_bag(tmp_path / "a.bag", Drive(seconds=1, jpeg=False))
+
+    def other(type_: str, definition: str) -> Layout:
+        text = definition.replace("std_msgs/Header header", "Header header")
+        assert type_ != "sensor_msgs/Image" or change[0] in text
+        return Layout(type_, text.replace(*change) if type_ == "sensor_msgs/Image" else definition)
+
+    monkeypatch.setattr("model.data.driving.extract.layout", other)
+    says = r"a.bag: byte \d+: /center_camera/image_color: (the bag's definition has no .*|a damaged .*); left out"
+    with pytest.raises(DataError, match="no frames of center in .*" + says):
+        made(path, tmp_path / "out")
 
 
 def test_frames_are_what_the_camera_saw(whole: Path) -> None:
@@ -283,17 +329,153 @@ def test_the_folder_of_rwightmans_reader_gives_the_same_frames(whole: Path, tmp_
 
 def test_a_row_of_a_table_that_is_no_row_is_left_out_and_said(tmp_path: Path) -> None:
     dump = write_dump(tmp_path / "dump", Drive(seconds=1))
+    made(dump, tmp_path / "whole")
+    last = load(str(tmp_path / "whole")).split("train")[-1]
     lines = (dump / "camera.csv").read_text().splitlines()
     lines[3] = lines[3].replace("center/", "../center/")
     next((dump / "center").glob("*600000000.jpg")).write_bytes(b"\xff\xd8 no JPEG")
     (dump / "camera.csv").write_text("\n".join(lines) + "\n")
-    (dump / "brake.csv").write_text("timestamp,brake_input\nx,y\n")
+    lines[6] = f"{2**70}," + lines[6].partition(",")[2]
+    (dump / "camera.csv").write_text("\n".join(lines) + "\n")
+    (dump / "brake.csv").write_text(f"timestamp,brake_input\nx,y\n{2**70},0.5\n-1,0.5\n")
     result = made(dump, tmp_path / "out")
-    assert count(result) == 8
+    assert count(result) == 7
+    assert np.array_equal(load(str(tmp_path / "out")).split("train")[-1], last)
     text = "\n".join(result.notes)
     assert "camera.csv: line 4: the name '../center/" in text
     assert "a damaged JPEG" in text
     assert "brake.csv: line 2: no number where one belongs" in text
+    assert "camera.csv: line 7: a stamp of 1180591620717411303424 ns, which no clock says; left out" in text
+    assert "brake.csv: line 3: a stamp of 1180591620717411303424 ns" in text
+    assert "brake.csv: line 4: a stamp of -1 ns" in text
+
+
+DAY_NS = 24 * 3600 * 10**9
+
+
+def test_the_split_by_time_of_an_ordinary_drive_is_what_it_was() -> None:
+    for minutes, hz in ((0.03, 20), (7, 5), (70, 3), (8 * 24 * 60, 0.01)):
+        stamps = BEGAN_NS + (np.arange(max(2, minutes * 60 * hz)) * 1e9 / hz).astype(np.int64)
+        length = int(stamps[-1] - stamps[0]) + 1
+        parts = 20 * max(1, round(length / 1.2e12))
+        place = np.array([(int(stamp) - BEGAN_NS) * parts // length % 20 for stamp in stamps])
+        splits, strays = telemetry.splits_of(stamps)
+        assert np.array_equal(splits, np.where(place == 9, 1, np.where(place == 19, 2, 0)))
+        assert strays == 0
+
+
+def test_a_stamp_of_a_clock_that_was_not_set_does_not_ruin_the_split() -> None:
+    drive = BEGAN_NS + np.arange(20 * 300) * 50_000_000  # 5 minutes
+    alone, _ = telemetry.splits_of(drive)
+    assert np.bincount(alone).tolist() == [5400, 300, 300]
+    for few in ([5 * 10**9], [5 * 10**9, 5 * 10**9 + 50_000_000]):
+        splits, strays = telemetry.splits_of(np.array([*few, *drive]))
+        assert strays == len(few)
+        assert splits[: len(few)].max() == 0
+        assert np.array_equal(splits[len(few) :], alone)
+    two = np.concatenate([drive - 30 * DAY_NS, drive])  # two drives, a month apart: each for itself
+    assert np.array_equal(telemetry.splits_of(two)[0], np.concatenate([alone, alone]))
+    long = BEGAN_NS + np.arange(8000) * (7 * 60 * 10**9)  # forty days without a gap: more than an int64 multiplies
+    splits, strays = telemetry.splits_of(long)
+    assert strays == 0
+    assert (splits[long < long[0] + 540 * 10**9] == 0).all()
+    assert 0.02 < (splits == 1).mean() < 0.08
+
+
+def test_a_frame_with_a_stamp_far_off_trains_and_is_said(tmp_path: Path) -> None:
+    dump = write_dump(tmp_path / "dump", Drive(seconds=3))
+    made(dump, tmp_path / "whole")
+    lines = (dump / "camera.csv").read_text().splitlines()
+    (dump / "camera.csv").write_text("\n".join([*lines, "5000000000," + lines[1].partition(",")[2]]) + "\n")
+    result = made(dump, tmp_path / "out")
+    assert "frames with a stamp more than nine days from all others: 1; they train" in result.notes
+    wanted, got = load(str(tmp_path / "whole")), load(str(tmp_path / "out"))
+    assert np.array_equal(got.split("train")[1:], wanted.split("train"))
+    for split in ("valid", "test"):
+        assert np.array_equal(got.split(split), wanted.split(split))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e39", "1e308"])
+def test_a_number_that_is_none_becomes_nan_and_costs_nothing_else(value: str, tmp_path: Path) -> None:
+    dump = write_dump(tmp_path / "dump", Drive(seconds=1))
+    for name, column in (("steering", 1), ("gps", 3)):
+        lines = (dump / f"{name}.csv").read_text().splitlines()
+        words = lines[1].split(",")
+        words[column] = value
+        (dump / f"{name}.csv").write_text("\n".join([lines[0], ",".join(words), *lines[2:]]) + "\n")
+    made(dump, tmp_path / "out")
+    got = rows(tmp_path / "out")
+    for column_name in ("steering_angle", "latitude"):
+        assert np.isnan(got[column_name][0])
+        assert not np.isinf(got[column_name]).any()
+    assert np.isfinite(got["speed"][0])
+    assert np.isfinite(got["longitude"][0])
+
+
+def test_an_infinite_sample_of_a_bag_becomes_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.data_files.steering_at", lambda t: np.inf if t < 0.05 else 0.5)
+    path = write_bag(tmp_path / "a.bag", Drive(seconds=1, topics=("camera", "vehicle")))
+    made(path, tmp_path / "out")
+    assert np.isnan(rows(tmp_path / "out")["steering_angle"][0])
+    assert (rows(tmp_path / "out")["steering_angle"][1:] == 0.5).all()
+    monkeypatch.setattr("tests.data_files.speed_at", lambda t: 1e100)
+    path = write_bag(tmp_path / "b.bag", Drive(seconds=1, topics=("camera", "twist")))
+    made(path, tmp_path / "twist")
+    assert np.isnan(rows(tmp_path / "twist")["speed"]).all()
+
+
+def test_longitude_goes_on_across_the_date_line() -> None:
+    times = np.arange(4) * 1_000_000_000
+    fixes = np.zeros(4, [("stamp_ns", "<i8"), ("latitude", "<f8"), ("longitude", "<f8")])
+    fixes["stamp_ns"], fixes["longitude"] = times, [179.9, 179.98, -179.98, -179.9]
+    stamps = np.array([500_000_000, 1_250_000_000, 1_500_000_000, 1_750_000_000, 2_500_000_000])
+    got = telemetry.align(stamps, np.zeros(5, np.uint8), {"gps": fixes}, 200.0)["longitude"]
+    assert np.allclose(got, [179.94, 179.99, -180.0, -179.99, -179.94], atol=1e-9)
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture(scope="module")
+def often(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag without the car's own reports: position and speed come 400 times a second, and what was made of it.
+
+    Frames lie between the samples that are kept, and what is sampled is curved: one sample more shows.
+    """
+    folder = tmp_path_factory.mktemp("often")
+    drive = Drive(seconds=2, start_s=0.0137, topics=("camera", "fix", "twist"))
+    made(write_bag(folder / "drive.bag", drive, chunk_bytes=7_000), folder / "whole")
+    known = rows(folder / "whole")
+    assert not np.isnan(known["latitude"]).any()
+    assert not np.isnan(known["speed"]).any()
+    return folder
+
+
+@pytest.mark.parametrize("stops", [(1, 2), (2, 5), (7,)])
+@pytest.mark.parametrize("form", ["bag", "archive", "stretches"])
+def test_what_comes_400_times_a_second_is_thinned_alike_however_often_it_is_interrupted(
+    form: str, stops: tuple[int, ...], often: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = often / "drive.bag"
+    source = write_bag_archive(tmp_path / "drive.tar.gz", [bag]) if form == "archive" else bag
+    commit = Part.commit
+    left = 0
+
+    def dies(self: Part, next_offset: int, connections: Mapping[int, Connection], *, done: bool = False) -> None:
+        nonlocal left
+        commit(self, next_offset, connections, done=done)
+        left -= 1
+        if left == 0:
+            raise KilledError
+
+    monkeypatch.setattr(Part, "commit", dies)
+    options = {"commit_bytes": 20_000, "stretch_bytes": 60_000 if form == "stretches" else 4 << 30}
+    for left in stops:  # noqa: B007 - it is counted down
+        with pytest.raises(KilledError):
+            made(source, tmp_path / "out", **options)
+    made(source, tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == contents(often / "whole")
 
 
 def test_an_archive_is_compared_with_what_was_published(
@@ -437,7 +619,7 @@ def test_a_chunk_that_unpacks_to_far_more_than_it_promises_takes_no_memory(compr
     path = write_bag(tmp_path / "drive.bag", SHORT, compression=compression)
     content = path.read_bytes()
     at = chunk_at(content, 0)
-    path.write_bytes(content[:at] + bomb(compression, 209 << 20, 20) + content[at:])
+    path.write_bytes(content[:at] + bomb(compression, 64 << 20, 20) + content[at:])
     tracemalloc.start()
     try:
         result = made(path, tmp_path / "out")
@@ -445,7 +627,7 @@ def test_a_chunk_that_unpacks_to_far_more_than_it_promises_takes_no_memory(compr
     finally:
         tracemalloc.stop()
     assert count(result) == 20
-    assert f"drive.bag: byte {at}: a chunk of more than 4194304 bytes that promises 20; what can be read" in result.notes[0]
+    assert f"drive.bag: byte {at}: a chunk of more than 4194304 bytes that promises 20" in result.notes[0]
     path.write_bytes(content[:at] + bomb(compression, 100, 3 << 30) + content[at:])
     assert f"byte {at}: a chunk that promises 3221225472 bytes; goes on at" in made(path, tmp_path / "more").notes[0]
 

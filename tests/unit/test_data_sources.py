@@ -389,6 +389,55 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
     assert "mine.tar is no tar: byte 0" in refusal("images", path, tmp_path, size=8)
 
 
+def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header of a tar with any field for the size."""
+    head = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    head[124:136], head[156:157], head[148:156] = size, kind, b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+def pax(size: bytes) -> bytes:
+    """A pax header that says the size of what follows."""
+    bare = b" size=" + size + b"\n"
+    length = len(bare) + len(str(len(bare) + len(str(len(bare)))))
+    record = str(length).encode() + bare
+    return header("pax", b"%011o\0" % len(record), b"x") + record + bytes(-len(record) % 512)
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        (
+            header("a.png", b"\x80" + (2**80).to_bytes(11, "big")),
+            f"byte 0: a file of {2**80} bytes; the tar is damaged",
+        ),
+        (header("a.png", b"\xff" * 12), "byte 0: a file of"),  # below zero, to GNU
+        (header("a.png", b"\x80" + (2**50).to_bytes(11, "big")), "a.png of 1,125,899,906,842,624 bytes is too large"),
+        (header("a.png", b"\x80" + (2**29).to_bytes(11, "big")), "is cut off: it ends at byte 2048 inside of a.png"),
+        (header("a.png", b"-0000000001\0"), "byte 0: no number where a header has one"),
+        (header("a.png", b"0000_000001\0"), "byte 0: no number where a header has one"),
+        (pax(b"9" * 5000) + header("a.png", b"%011o\0" % 0), "byte 0: a pax header that is none; the tar is damaged"),
+        (pax(b"9" * 20) + header("a.png", b"%011o\0" % 0), f"byte 1024: a file of {'9' * 20} bytes"),
+        (pax("²".encode()) + header("a.png", b"%011o\0" % 0), "byte 0: a pax header that is none"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tar_that_lies_about_a_size_is_one_line(head: bytes, says: str, packed: bool, tmp_path: Path) -> None:
+    content = head + bytes(1536)
+    path = tmp_path / "mine.tar"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert says in refusal("images", path, tmp_path, size=8)
+
+
+def test_a_pax_header_that_is_right_is_followed(tmp_path: Path) -> None:
+    image = png(crops(1, 8)[0])
+    body = image + bytes(-len(image) % 512)
+    (tmp_path / "mine.tar").write_bytes(pax(b"%d" % len(image)) + header("a.png", b"%011o\0" % 0) + body + bytes(1024))
+    made("images", tmp_path / "mine.tar", tmp_path / "out", size=8)
+    assert np.array_equal(images(tmp_path / "out", "train"), crops(1, 8))
+
+
 def saved(**arrays: object) -> bytes:
     out = io.BytesIO()
     np.savez(out, **arrays)  # type: ignore[arg-type]
@@ -425,6 +474,21 @@ def test_an_npz_that_is_none_is_refused(content: bytes, says: str, tmp_path: Pat
     with zipfile.ZipFile(tmp_path / "Imagenet32_val_npz.zip", "w") as out:
         out.writestr("val_data.npz", content)
     assert says in refusal("imagenet-box-32", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("count", [2, 2**40, 2**62])
+def test_labels_that_are_cut_off_are_one_line(count: int, tmp_path: Path) -> None:
+    box(tmp_path)
+    data, head, out = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(data, np.zeros((2, 3072), np.uint8))
+    np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
+    with zipfile.ZipFile(out, "w") as inner:
+        inner.writestr("data.npy", data.getvalue())
+        inner.writestr("labels.npy", head.getvalue() + bytes(12))
+    with zipfile.ZipFile(tmp_path / "Imagenet32_val_npz.zip", "w") as outer:
+        outer.writestr("val_data.npz", out.getvalue())
+    says = f"Imagenet32_val_npz.zip:val_data.npz: 'labels' is cut off: it has fewer than its {count:,} numbers"
+    assert refusal("imagenet-box-32", tmp_path, tmp_path) == says
 
 
 def test_a_cut_or_flipped_zip_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ archive, or without an index, is one part. Frames come out the same, whoever mad
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -18,15 +19,14 @@ from model.data.driving import frames
 from model.data.driving.bag import MAGIC, Bag, Chunk, Connection, Message, not_a_bag, read_index
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import field as value_of
-from model.data.driving.messages import layout
-from model.data.driving.part import Part, read_state
+from model.data.driving.messages import layout, needed
+from model.data.driving.part import SLOT_NS, THINNED, Part, read_state
 from model.data.manifest import sync_folder
 from model.data.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
 from model.data.tar import MemberStream, members
 from model.errors import DataError
 
 CAMERAS = ("left", "center", "right")
-SLOT_NS = 50_000_000  # of a signal that comes hundreds of times a second, one sample in so long is kept
 SWAPPED = "2016-10-25"  # bags of that day have the names of the left and the centre camera exchanged (udacity's reader)
 
 # By type: the name of the signal, and the fields that are taken.
@@ -236,7 +236,6 @@ def _take(
 class _Taker:
     def __init__(self, bag: Bag, part: Part, wish: Wish) -> None:
         self.bag, self.part, self.wish = bag, part, wish
-        self._slots: dict[int, int] = {}
         self._cameras: dict[int, str] = {}
 
     def take(self, chunk: Chunk) -> None:
@@ -264,13 +263,13 @@ class _Taker:
         if number % self.wish.stride:
             return
         fields = layout(message.connection.type, message.connection.definition).read(message.data)
-        stamp_ns = value_of(fields, "header.stamp", 0)
+        stamp_ns = needed(fields, "header.stamp", int)
         if not stamp_ns:
             raise DataError("an image without a stamp")
         if message.connection.type == "sensor_msgs/Image":
             made = frames.from_raw(fields, self.wish.recipe)
         else:
-            made = frames.from_compressed(fields["data"], self.wish.recipe)
+            made = frames.from_compressed(needed(fields, "data", memoryview), self.wish.recipe)
         self.part.frame(stamp_ns, CAMERAS.index(camera), made)
 
     def _signal(self, message: Message) -> None:
@@ -280,16 +279,19 @@ class _Taker:
         stamp_ns = value_of(fields, "header.stamp", 0)
         if not stamp_ns:
             return
+        needed(fields, "header.stamp", int)
         if name == "gps":
-            if int(value_of(fields, "status.status", 0)) < 0:
+            status = value_of(fields, "status.status", 0)
+            if isinstance(status, int) and status < 0:
                 return  # the receiver has no fix
             name = "gps" if connection.topic.startswith("/vehicle/") else "fix"
-        if name in ("fix", "velocity"):
-            slot = stamp_ns // SLOT_NS
-            if self._slots.get(connection.id) == slot:
+        if name in THINNED:
+            slots, key, slot = self.part.state.slots, str(connection.id), stamp_ns // SLOT_NS
+            if slots.get(key) == slot:
                 return
-            self._slots[connection.id] = slot
-        values = tuple(float(value_of(fields, path, float("nan"))) for path in paths)
+            slots[key] = slot
+        found = (value_of(fields, path) for path in paths)
+        values = tuple(float(value) if isinstance(value, (int, float)) else math.nan for value in found)
         if name == "velocity":
             values = (sum(value * value for value in values) ** 0.5,)
         self.part.signal(name, stamp_ns, values)

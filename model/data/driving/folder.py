@@ -60,7 +60,7 @@ def extract(source: Path, place: Path, wish: object) -> None:
                         part.frame(
                             stamp_ns, CAMERAS.index(camera), frames.from_compressed(memoryview(content), wish.recipe)
                         )
-                    except (DataError, OSError, ValueError, KeyError) as error:
+                    except (OSError, ValueError, KeyError) as error:  # a DataError is a ValueError
                         reason = getattr(error, "strerror", None) or error
                         part.state.note("frame", f"{table}: line {line}: {reason}; left out")
                 if (number + 1) % COMMIT == 0:
@@ -87,8 +87,9 @@ def _sample(part: Part, name: str, row: dict[str, str], columns: tuple[str, ...]
     try:
         values = tuple(float(row[column]) for column in columns)
         part.signal(name, int(row["timestamp"]), values)
-    except (ValueError, KeyError):
-        part.state.note("table", f"{where}: no number where one belongs; left out")
+    except (ValueError, KeyError) as error:
+        reason = error if isinstance(error, DataError) else "no number where one belongs"
+        part.state.note("table", f"{where}: {reason}; left out")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:

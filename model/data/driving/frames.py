@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
+from model.data.driving.messages import needed
 from model.data.modes import eight_bits
 from model.data.source import quantised
 from model.errors import DataError
@@ -61,10 +62,11 @@ def from_raw(message: dict[str, Any], recipe: Recipe) -> NDArray[np.uint8]:
     """Make a frame of a sensor_msgs/Image, (size, size, 3).
 
     Raises:
-        DataError: an encoding that is not known, or fewer bytes than its size says.
+        DataError: a field is missing, an encoding that is not known, or fewer bytes than its size says.
     """
-    height, width, step = int(message["height"]), int(message["width"]), int(message["step"])
-    encoding, data = message["encoding"], message["data"]
+    height, width, step = (needed(message, name, int) for name in ("height", "width", "step"))
+    encoding = needed(message, "encoding", str)
+    data: Any = needed(message, "data", memoryview)
     if encoding not in RAW:
         raise DataError(f"images of encoding {encoding[:20]!r}; known: {', '.join(RAW)}")
     raw, mode, depth = RAW[encoding]

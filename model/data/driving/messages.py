@@ -6,15 +6,17 @@ import re
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from model.errors import DataError
 
 SIZES = {"bool": "?", "int8": "b", "uint8": "B", "byte": "b", "char": "B", "int16": "h", "uint16": "H", "int32": "i"}
 SIZES |= {"uint32": "I", "int64": "q", "uint64": "Q", "float32": "f", "float64": "d"}
-FIELD = re.compile(r"([A-Za-z][\w/]*)(?:\[(\d*)\])?\s+([A-Za-z]\w*)\s*(?:#.*)?")
+FIELD = re.compile(r"([A-Za-z][\w/]*)(?:\[(\d{0,9})\])?\s+([A-Za-z]\w*)\s*(?:#.*)?")
 HEADER = "uint32 seq\ntime stamp\nstring frame_id\n"
+DEEPEST, MOST_FIELDS = 32, 10_000  # of a definition: types within types, and fields of all of them together
 Read = Callable[[memoryview, int], tuple[Any, int]]
+T = TypeVar("T")
 
 
 class Layout:
@@ -35,7 +37,7 @@ class Layout:
         for other in others:
             head, _, text = other.partition("\n")
             self._texts[head.removeprefix("MSG:").strip()] = text
-        self._reads: dict[str, list[tuple[str, Read]]] = {}
+        self._fields = 0
         self._read = self._struct(type_, ())
 
     def read(self, data: memoryview) -> dict[str, Any]:
@@ -53,6 +55,8 @@ class Layout:
     def _struct(self, type_: str, within: tuple[str, ...]) -> Read:
         if type_ in within or type_ not in self._texts:
             raise DataError(f"the bag's definition of {self.type} has no {type_}")
+        if len(within) >= DEEPEST:
+            raise DataError(f"the bag's definition of {self.type} nests more than {DEEPEST} types")
         package = type_.rpartition("/")[0]
         fields: list[tuple[str, Read]] = []
         for line in self._texts[type_].splitlines():
@@ -62,6 +66,9 @@ class Layout:
             match = FIELD.fullmatch(bare)
             if match is None:
                 raise DataError(f"the bag's definition of {type_} has a line {bare[:40]!r}")
+            self._fields += 1
+            if self._fields > MOST_FIELDS:
+                raise DataError(f"the bag's definition of {self.type} has more than {MOST_FIELDS:,} fields")
             fields.append((match[3], self._field(match[1], match[2], package, (*within, type_))))
 
         def read(data: memoryview, at: int) -> tuple[dict[str, Any], int]:
@@ -105,6 +112,18 @@ def field(message: dict[str, Any], path: str, default: Any = None) -> Any:
         if not isinstance(value, dict) or name not in value:
             return default
         value = value[name]
+    return value
+
+
+def needed(message: dict[str, Any], path: str, kind: type[T]) -> T:
+    """Look a field up that must be there.
+
+    Raises:
+        DataError: the definition of the bag has none, or one of another kind.
+    """
+    value = field(message, path)
+    if not isinstance(value, kind):
+        raise DataError(f"the bag's definition has no {path} of the kind {kind.__name__}")
     return value
 
 

@@ -6,6 +6,7 @@ After a kill the files are cut back to what the last state says, and reading goe
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from model.data.driving.bag import Connection
 from model.data.manifest import write_file
+from model.errors import DataError
 
 STATE = "state.json"
 FRAMES = "frames.u8"
@@ -32,6 +34,10 @@ SIGNALS: Mapping[str, tuple[str, ...]] = {
     "fix": ("latitude", "longitude"),  # the second receiver, with 400 fixes a second
     "velocity": ("speed",),
 }
+THINNED = ("fix", "velocity")  # signals that come hundreds of times a second
+SLOT_NS = 50_000_000  # of those, one sample in so long is kept
+LATEST_NS = 1 << 62  # the year 2116, ten more than a stamp of ROS can say: differences of two stamps fit into an int64
+LARGEST = float(np.finfo(np.float32).max)
 NOTES = 5  # lines kept of each kind of damage
 
 
@@ -48,6 +54,7 @@ class State:
     done: bool = False
     sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
     seen: dict[str, int] = field(default_factory=dict)  # images of each camera so far, for the stride
+    slots: dict[str, int] = field(default_factory=dict)  # by connection: the last in which a sample was kept
     notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: how many, and the first lines
     connections: list[dict[str, Any]] = field(default_factory=list)
 
@@ -82,13 +89,23 @@ class Part:
                 path.unlink()
 
     def frame(self, stamp_ns: int, camera: int, pixels: NDArray[np.uint8]) -> None:
-        """Append a frame."""
+        """Append a frame.
+
+        Raises:
+            DataError: a stamp that no drive has; nothing of it is appended.
+        """
+        row = np.array([(_stamp(stamp_ns), camera)], FRAME).tobytes()
         self._append(FRAMES, np.ascontiguousarray(pixels).tobytes())
-        self._append("frames.idx", np.array([(stamp_ns, camera)], FRAME).tobytes())
+        self._append("frames.idx", row)
 
     def signal(self, name: str, stamp_ns: int, values: tuple[float, ...]) -> None:
-        """Append what the car said of itself."""
-        self._append(f"{name}.rows", np.array([(stamp_ns, *values)], signal_type(name)).tobytes())
+        """Append what the car said of itself; what is no number that a float32 can hold becomes NaN.
+
+        Raises:
+            DataError: a stamp that no drive has.
+        """
+        numbers = (value if -LARGEST <= value <= LARGEST else math.nan for value in values)
+        self._append(f"{name}.rows", np.array([(_stamp(stamp_ns), *numbers)], signal_type(name)).tobytes())
 
     def commit(self, next_offset: int, connections: Mapping[int, Connection], *, done: bool = False) -> None:
         """Make what was appended count.
@@ -125,6 +142,12 @@ class Part:
                 if error is None:
                     raise
         self._files.clear()
+
+
+def _stamp(stamp_ns: int) -> int:
+    if not 0 < stamp_ns < LATEST_NS:
+        raise DataError(f"a stamp of {str(stamp_ns)[:24]} ns, which no clock says")
+    return stamp_ns
 
 
 def read_state(folder: Path) -> State:

@@ -32,7 +32,7 @@ from model.data.driving.extract import (
     stretches,
 )
 from model.data.driving.frames import Recipe
-from model.data.driving.part import FRAME, FRAMES, SIGNALS, read_rows, signal_type
+from model.data.driving.part import FRAME, FRAMES, SIGNALS, SLOT_NS, THINNED, read_rows, signal_type
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
 from model.data.prepare import PARTS, VERSION, Opened, space
@@ -108,7 +108,9 @@ class Driving:
         if not len(order):
             raise DataError(f"no frames of {', '.join(self.wish.cameras)} in {self._paths[0]}; {self._why()}")
         self.notes += notes_of(self._parts)
-        splits = telemetry.splits_of(order["stamp_ns"])
+        splits, strays = telemetry.splits_of(order["stamp_ns"])
+        if strays:
+            self.notes.append(f"frames with a stamp more than nine days from all others: {strays:,}; they train")
         self.expected = {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
         yield from self._give(folders_, order, rows, splits, done)
 
@@ -172,8 +174,13 @@ class Driving:
     def _signals(self, parts: list[Path]) -> dict[str, NDArray[Any]]:
         found = {}
         for name in SIGNALS:
-            pieces = [read_rows(folder, f"{name}.rows", signal_type(name)) for folder in parts]
-            found[name] = telemetry.ordered(np.concatenate([*pieces, np.empty(0, signal_type(name))]))
+            pieces = [np.empty(0, signal_type(name))]
+            for folder in parts:
+                piece = read_rows(folder, f"{name}.rows", signal_type(name))
+                if name in THINNED and len(pieces[-1]):  # where a bag was cut, both stretches may keep one of a slot
+                    piece = piece[piece["stamp_ns"] // SLOT_NS != pieces[-1]["stamp_ns"][-1] // SLOT_NS]
+                pieces.append(piece)
+            found[name] = telemetry.ordered(np.concatenate(pieces))
         return found
 
     def _give(

@@ -14,6 +14,8 @@ from model.data.source import row_dtype
 
 Rows = NDArray[Any]
 GPS_GAP_MS = 1100.0  # the receiver of 2016 says where it is once a second
+FAR_NS = 9 * 24 * 3600 * 10**9  # between two frames of different drives: each drive is split for itself
+STRAY, FEW = 0.01, 20  # of all frames, and frames: fewer, far from all others, have a wrong stamp and are no drive
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,13 @@ class Wanted:
     unit: str
     signals: tuple[str, ...]
     linear: bool = True
+    period: float = 0.0  # of an angle: half of it apart, two values are neighbours across its end
     dtype: str = "<f4"
 
 
 WANTED = (
     Wanted("latitude", "deg", ("gps", "fix"), dtype="<f8"),
-    Wanted("longitude", "deg", ("gps", "fix"), dtype="<f8"),
+    Wanted("longitude", "deg", ("gps", "fix"), period=360.0, dtype="<f8"),
     Wanted("gear", "enum", ("gear",), linear=False),
     Wanted("brake", "", ("brake",)),
     Wanted("throttle", "", ("throttle",)),
@@ -76,7 +79,7 @@ def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mappin
             if samples is None or not len(samples):
                 continue
             limit = max(limit_ms, GPS_GAP_MS) if name in ("gps", "fix") else limit_ms
-            values, gaps_ms = _at(stamps, samples["stamp_ns"], samples[wanted.name], linear=wanted.linear)
+            values, gaps_ms = _at(stamps, samples["stamp_ns"], samples[wanted.name], wanted)
             rows[wanted.name] = np.where(gaps_ms <= limit, values, np.nan)
             if wanted.signals[0] in GAPS:
                 rows[f"{wanted.signals[0]}_gap_ms"] = np.where(np.isfinite(gaps_ms), gaps_ms, np.nan)
@@ -85,7 +88,7 @@ def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mappin
 
 
 def _at(
-    stamps: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], *, linear: bool
+    stamps: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], wanted: Wanted
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give values at stamps, and how far the samples are away that they are made of, in ms.
 
@@ -98,27 +101,49 @@ def _at(
     to_before = (stamps - times[before]).astype(np.float64)  # ns; below 0 if there is none before
     to_after = (times[after] - stamps).astype(np.float64)
     outside = (to_before < 0) | (to_after < 0)
-    if not linear:
+    if not wanted.linear:
         nearest = np.where(np.abs(to_before) <= np.abs(to_after), before, after)
         distance = np.minimum(np.abs(to_before), np.abs(to_after))
         return values[nearest], distance / 1e6
     span = to_before + to_after
     share = np.divide(to_before, span, out=np.zeros_like(span), where=span > 0)
-    made = values[before] * (1 - share) + values[after] * share
+    first, second = values[before], values[after]
+    if wanted.period:
+        turns = np.where(np.abs(second - first) > wanted.period / 2, np.round((second - first) / wanted.period), 0.0)
+        second = second - turns * wanted.period
+    made = first * (1 - share) + second * share
+    if wanted.period:
+        made = np.where(turns != 0, (made + wanted.period / 2) % wanted.period - wanted.period / 2, made)
     return made, np.where(outside, np.inf, np.maximum(to_before, to_after)) / 1e6
 
 
-def splits_of(stamps: NDArray[np.int64], minute_s: float = 60.0) -> NDArray[np.uint8]:
+def splits_of(stamps: NDArray[np.int64], minute_s: float = 60.0) -> tuple[NDArray[np.uint8], int]:
     """Part a drive by time: of each 20 minutes that follow one another the 10th validates and the 20th tests.
 
     Neighbouring frames look alike, so single frames must not be drawn out of it. A short drive has 20 stretches too,
-    and they are as much shorter.
+    and they are as much shorter. Drives more than nine days apart are split each for itself. A few frames that are as
+    far from all others were stamped by a clock that was not set: they train, and the stretches are those of the rest.
 
     Returns:
-        0 train, 1 valid, 2 test for each stamp; stamps are sorted.
+        0 train, 1 valid, 2 test for each stamp, which are sorted; and how many have such a stamp.
     """
+    splits = np.zeros(len(stamps), np.uint8)
+    drives = np.split(np.arange(len(stamps)), np.flatnonzero(np.diff(stamps) > FAR_NS) + 1)
+    least = min(max(STRAY * len(stamps), FEW), max(map(len, drives)))
+    strays = 0
+    for drive in drives:
+        if len(drive) < least:
+            strays += len(drive)
+        else:
+            splits[drive] = _stretches(stamps[drive], minute_s)
+    return splits, strays
+
+
+def _stretches(stamps: NDArray[np.int64], minute_s: float) -> NDArray[np.uint8]:
     length_ns = int(stamps[-1] - stamps[0]) + 1
     groups = max(1, round(length_ns / (20 * minute_s * 1e9)))
-    number = (stamps - stamps[0]) * (20 * groups) // length_ns
+    since, parts = stamps - stamps[0], 20 * groups
+    fits = length_ns * parts < 1 << 63  # an int64, up to 8.6 days
+    number = since * parts // length_ns if fits else since // -(-length_ns // parts)
     place = number % 20
     return np.where(place == 9, 1, np.where(place == 19, 2, 0)).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -103,7 +104,10 @@ def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
     with batch.open("labels.npy") as file:
         (count,) = _shape(where, file, 1, name="labels", kinds="iu")
         file.seek(0)
-        labels = np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, MemoryError, OverflowError):
+            raise DataError(f"{where}: 'labels' is cut off: it has fewer than its {count:,} numbers") from None
     wrong = np.flatnonzero((labels < 1) | (labels > CLASSES))
     if len(wrong):
         raise DataError(f"{where}: image {wrong[0]}: label {labels[wrong[0]]}, where 1 to {CLASSES} can be")
@@ -118,8 +122,8 @@ def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", 
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(file)
-    except ValueError as error:
-        raise DataError(f"{where}: '{name}' is no array ({str(error).splitlines()[0]})") from None
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise DataError(f"{where}: '{name}' is no array ({(str(error) or 'damaged').splitlines()[0]})") from None
     if dtype.hasobject:
         raise DataError(f"{where}: '{name}' holds objects, which can run code; not read")
     if not (dtype.kind in kinds or dtype == np.uint8) or len(shape) != dimensions or fortran:

@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu, one thread")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # as in training, evaluating and drawing
     try:
         device = pick_device(args.device)
     except SetupError as error:

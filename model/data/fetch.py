@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from model.data.meter import Meter
 from model.data.prepare import space
@@ -102,11 +102,14 @@ def fetch(
                 continue
             before = _size(part)
             try:
-                _transfer(url, part, file, meter, patience.timeout_s)
+                _transfer(url, part, file, meter, patience.timeout_s, alone=len(gone) == len(urls) - 1)
                 _prove(file, part)
                 part.replace(path)
                 _tag(part).unlink(missing_ok=True)
                 return path
+            except _OtherError as error:
+                reasons[url] = str(error)
+                gone.add(url)
             except _WrongError as error:
                 reasons[url] = str(error)
                 if not before:  # else two halves may not have belonged together: once more from the beginning
@@ -114,9 +117,7 @@ def fetch(
                 _forget(part, meter)
             except urllib.error.HTTPError as error:
                 reasons[url] = f"HTTP {error.code}"
-                if error.code == 416 and before:  # it has no more than this
-                    _forget(part, meter)
-                elif error.code not in PASSING:
+                if error.code not in PASSING:
                     gone.add(url)
             except OFF_THE_NET as error:
                 if isinstance(error, OSError) and error.errno in OF_THE_DISK:
@@ -166,11 +167,24 @@ def torrent(entry: Registered, file: SourceFile, folder: Path) -> None:
 
 
 class _WrongError(Exception):
-    """What came is not the published file."""
+    """What came is not the published file; what is there of it is not, either."""
 
 
-def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: float) -> None:
-    """Fetch what is missing of a file. The part goes on only if the server says that it is still the same file."""
+class _OtherError(Exception):
+    """A mirror has another file; what is there came from one that is right, as far as anyone knows."""
+
+
+def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: float, *, alone: bool) -> None:
+    """Fetch what is missing of a file. The part goes on only if the server says that it is still the same file.
+
+    Args:
+        url: of a mirror.
+        part: what is there, and where the rest goes.
+        file: as it was published.
+        meter: is told of each block.
+        timeout_s: for an answer, and between two bytes.
+        alone: no other mirror is left.
+    """
     have, tag = _size(part), _read_tag(part, url)
     if have and (file.bytes is None or have < file.bytes) and tag is None and file.sha256 is None and file.md5 is None:
         _forget(part, meter)  # nothing would prove that two halves belong together
@@ -183,15 +197,19 @@ def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: f
         if tag:
             headers["If-Range"] = tag
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - addresses of our own list, or the user's
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+    with _asked(request, timeout_s, have, file) as answer:
         goes_on = have and answer.status == 206 and _begins_at(answer.headers.get("Content-Range", "")) == have
+        length = answer.headers.get("Content-Length") if goes_on or answer.status != 206 else None
+        total = (have if goes_on else 0) + int(length) if length and length.isdigit() else None
+        if file.bytes is not None and total not in (None, file.bytes):
+            raise _OtherError(f"has {total:,} bytes, the published file {file.bytes:,}")
         if have and not goes_on:
+            if file.bytes is not None and total is None and not alone:  # a page to log in, perhaps
+                raise _OtherError("cannot go on, and does not say how long its file is")
             _forget(part, meter)  # it is another file by now, or the server cannot go on
             have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
-        if file.bytes is not None and total is not None and total != file.bytes:
-            raise _WrongError(f"has {total:,} bytes, the published file {file.bytes:,}")
+            if answer.status == 206:
+                raise _WrongError("goes on at another place than it was asked for")
         _write_tag(part, url, answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
         with part.open("ab") as out:
             while block := answer.read(BLOCK):
@@ -204,6 +222,20 @@ def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: f
             os.fsync(out.fileno())
     if total is not None and have < total:
         raise ConnectionError(f"ended after {have:,} of {total:,} bytes")
+    whole = getattr(answer, "chunked", False) and not goes_on  # had it been cut off, reading it had failed
+    if whole and file.bytes is not None and have < file.bytes:
+        raise _WrongError(f"has {have:,} bytes, the published file {file.bytes:,}")
+
+
+def _asked(request: urllib.request.Request, timeout_s: float, have: int, file: SourceFile) -> Any:
+    """Open the answer. A server that has no more than what is there has another file, or what is there is too long."""
+    try:
+        return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 - see above
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        kind = _OtherError if file.bytes is not None and have < file.bytes else _WrongError
+        raise kind(f"has no more than {have:,} bytes") from None
 
 
 def _prove(file: SourceFile, path: Path) -> None:

@@ -15,8 +15,13 @@ from pathlib import Path
 import pytest
 
 from model.data.fetch import Patience, fetch, fetch_all
+from model.data.prepare import prepare
+from model.data.verify import verify
+from model.data.writer import sha256_of
 from model.datasets import REGISTRY, SourceFile
 from model.errors import DataError
+from model.recipe import Options
+from tests.data_files import write_amat
 
 CONTENT = hashlib.sha256(b"").digest() * 9000  # 288,000 bytes
 OTHER = CONTENT[::-1]
@@ -73,6 +78,30 @@ def serve(content: bytes = CONTENT, *, cut: int | None = None, tag: str = '"v1"'
         handler.answer(part[:cut], status=206 if begin else 200, length=len(part), tag=tag, **more)
 
     return act
+
+
+LOGIN = b"<html>log in</html>\n"
+
+
+def page(handler: Handler) -> None:
+    """A page to log in, whatever is asked for."""
+    handler.answer(LOGIN, tag="")
+
+
+def page_in_chunks(handler: Handler) -> None:
+    """The same from a server that does not say how long it is."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(LOGIN), LOGIN))
+
+
+def shorter(handler: Handler) -> None:
+    """Another file, which ends before what is asked for."""
+    if handler.headers.get("Range"):
+        handler.answer(b"", status=416, Content_Range="bytes */20")
+    else:
+        page(handler)
 
 
 def status(code: int) -> Act:
@@ -198,6 +227,61 @@ def test_halves_of_two_mirrors_that_do_not_fit_are_fetched_again(server: Callabl
     get(tmp_path, bad.url, good.url)
     only_the_file(tmp_path)
     assert good.asked == [("bytes=100000-", None), (None, None)]
+
+
+@pytest.mark.parametrize("bad", [page, page_in_chunks, shorter, serve(CONTENT + b"more")])
+def test_a_bad_mirror_does_not_cost_what_a_good_one_gave(bad: Act, server: Callable[..., Seen], tmp_path: Path) -> None:
+    good, other = server(serve(cut=100_000), serve(cut=50_000), serve()), server(bad)
+    get(tmp_path, good.url, other.url)
+    only_the_file(tmp_path)
+    assert good.asked == [(None, None), ("bytes=100000-", '"v1"'), ("bytes=150000-", '"v1"')]
+    assert len(other.asked) == 1  # it is not asked again
+
+
+def test_a_page_in_place_of_the_file_is_not_taken_for_its_beginning(
+    server: Callable[..., Seen], tmp_path: Path
+) -> None:
+    bad, good = server(page_in_chunks), server(serve())
+    get(tmp_path, bad.url, good.url)
+    only_the_file(tmp_path)
+    assert (len(bad.asked), good.asked) == (1, [(None, None)])
+    (tmp_path / "data.bin").unlink()
+    with pytest.raises(DataError, match=r"has 20 bytes, the published file 288,000\); try later"):
+        get(tmp_path, bad.url)
+
+
+def test_a_server_alone_that_does_not_say_a_length_may_begin_anew(server: Callable[..., Seen], tmp_path: Path) -> None:
+    def whole_in_chunks(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT), CONTENT))
+
+    seen = server(serve(cut=100_000), whole_in_chunks)
+    get(tmp_path, seen.url)
+    only_the_file(tmp_path)
+    assert len(seen.asked) == 2
+
+
+def test_a_mirror_with_other_files_is_taken_only_unverified(
+    server: Callable[..., Seen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_amat(tmp_path / "in")
+    monkeypatch.setenv("PIXEL_ORCH_DATA", str(tmp_path / "data"))
+    seen = server(lambda handler: handler.answer((tmp_path / "in" / handler.path.rpartition("/")[2]).read_bytes()))
+    mirror, patience = seen.url.rpartition("/")[0], Patience(tries=1)
+    monkeypatch.setattr("model.data.fetch.Patience", lambda: patience)
+    entry = REGISTRY["mnist-static"]
+    entry = replace(entry, files=tuple(replace(file, urls=()) for file in entry.files))
+    monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: entry})
+    options = Options(source=mirror, out=tmp_path / "out")
+    with pytest.raises(DataError, match=r"train.amat: has 62,720 bytes, the published file 78,400,000"):
+        prepare("mnist-static", options)
+    assert not (tmp_path / "out").exists()
+    made, folder, _ = prepare("mnist-static", replace(options, unverified=True))
+    assert verify(folder) == made
+    assert (made.published, made.splits) == (False, {"train": 40, "valid": 10, "test": 10})
+    assert made.sources[0]["sha256"] == sha256_of(tmp_path / "in" / "binarized_mnist_train.amat")
 
 
 def test_a_busy_server_is_asked_again_later_and_later(server: Callable[..., Seen], tmp_path: Path) -> None:

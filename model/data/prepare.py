@@ -20,7 +20,7 @@ from model.recipe import Options, check, find
 
 VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
 PARTS = ".parts"  # what is kept of bags between two runs
-SPARE_BYTES = 200 << 20  # left free on the disk
+SPARE_BYTES = 200 * 10**6  # left free on the disk
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,27 @@ def _write(
 def space(folder: Path, wanted: int) -> None:
     """Make sure that the disk has room, before hours are spent.
 
+    Args:
+        folder: where to; what an interrupted run left there need not be written again.
+        wanted: bytes of the whole.
+
     Raises:
         DataError: it has not.
     """
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
-    free = shutil.disk_usage(there).free
-    if wanted and free < wanted + SPARE_BYTES:
-        raise DataError(f"{folder} needs {amount(wanted)}, its disk has {amount(free)} free; give another --out")
+    free, missing = shutil.disk_usage(there).free, wanted - _kept(folder)
+    if missing > 0 and free < missing + SPARE_BYTES:
+        needs = f"{amount(missing)}{' more' if missing < wanted else ''} and {amount(SPARE_BYTES)} to spare"
+        raise DataError(f"{folder} needs {needs}, its disk has {amount(free)} free; give another --out")
+
+
+def _kept(folder: Path) -> int:
+    """Weigh shards and parts: this run goes on with them, or removes them, so their room is its own either way."""
+    parts = (path for path in (folder / PARTS).rglob("*") if path.is_file())
+    shards = (path for path in folder.glob("shard-*.npy") if not path.name.endswith(".columns.npy"))
+    return sum(path.stat().st_size for path in (*parts, *shards))
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

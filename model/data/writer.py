@@ -194,13 +194,16 @@ class ShardWriter:
             known = values["train"][~np.isnan(values["train"])]
             everything = np.concatenate(list(values.values()))
             some = bool(len(known))
+            mean, std = (float(known.mean()), float(known.std())) if some else (0.0, 1.0)
+            # The spread of a constant is 1e-17 or so where its mean was rounded.
+            constant = std <= (1e-9 * max(1.0, abs(mean)) if np.dtype(column.dtype).kind == "f" else 0.0)
             found.append(
                 Column(
                     column.name,
                     column.dtype,
                     column.unit,
-                    mean=float(known.mean()) if some else 0.0,
-                    std=float(known.std()) or 1.0 if some else 1.0,
+                    mean=mean,
+                    std=1.0 if constant else std,
                     low=float(known.min()) if some else 0.0,
                     high=float(known.max()) if some else 0.0,
                     missing=int(np.isnan(everything).sum()),

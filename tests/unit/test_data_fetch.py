@@ -310,7 +310,7 @@ def test_the_disk_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs 14.1 GB, its disk has 1.0 MB free"):
+    with pytest.raises(DataError, match=r"needs 14.1 GB and 200.0 MB to spare, its disk has 1.0 MB free"):
         fetch_all(REGISTRY["imagenet-box-64"], tmp_path)
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from model.data import manifest as manifests
 from model.data import writer as writers
 from model.data.manifest import Column, Image, Manifest, Shard
 from model.data.meter import Meter, amount
-from model.data.prepare import prepare
+from model.data.prepare import prepare, space
 from model.data.verify import verify
 from model.data.writer import JOURNAL, ShardWriter, images_per_shard
 from model.errors import DataError
@@ -164,8 +165,59 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(
 def test_the_disk_is_asked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs 115.0 kB, its disk has 1.0 kB free; give another --out"):
+    with pytest.raises(DataError, match=r"needs 115.0 kB and 200.0 MB to spare, its disk has 1.0 kB free; give"):
         prepare("digits", Options(out=tmp_path / "out"))
+
+
+def test_a_disk_with_room_for_what_is_missing_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare("digits", Options(out=tmp_path / "whole", shard_bytes=30_000))
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    (out / "manifest.json").unlink()
+    made = manifests.read(tmp_path / "whole")
+    opened = {"name": "digits", "version": made.version, "recipe": made.recipe, "sources": []}
+    writer_ = ShardWriter(tmp_path / "plan", made.image, tuple(made.columns), plan=opened, shard_bytes=30_000)
+    lines = [json.dumps(asdict(shard)) for shard in made.shards[:-1]]
+    (out / JOURNAL).write_text("\n".join([json.dumps(writer_._plan), *lines]) + "\n")
+    (out / made.shards[-1].file).unlink()
+    left = made.shards[-1].images * made.image.bytes
+    usage = shutil.disk_usage(tmp_path)
+    for free, enough in ((200_000_000 + left - 2000, False), (200_000_000 + left, True)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
+        if enough:
+            assert prepare("digits", Options(out=out, shard_bytes=30_000))[0] == made
+        else:
+            with pytest.raises(DataError, match=r"needs [\d.]+ kB more and 200.0 MB to spare, its disk has 200.0 MB"):
+                prepare("digits", Options(out=out, shard_bytes=30_000))
+
+
+def test_the_room_of_what_a_drive_has_left_half_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=200_000_000 + 1000))
+    space(tmp_path / "out", 1000)
+    with pytest.raises(DataError, match=r"needs 5.0 kB and 200.0 MB to spare, its disk has 200.0 MB free"):
+        space(tmp_path / "out", 5000)
+    for name in (".parts/000/000/frames.u8", "shard-00000.npy", "shard-00000.columns.npy"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(bytes(2000))
+    space(tmp_path / "out", 5000)
+    with pytest.raises(DataError, match=r"needs 1.1 kB more and 200.0 MB to spare"):
+        space(tmp_path / "out", 5100)
+
+
+def test_a_column_that_never_changes_has_the_spread_1(tmp_path: Path) -> None:
+    names = ("nought", "tenth", "large", "slow", "count")
+    columns = tuple(Column(name, "<f8" if name != "count" else "<i8") for name in names)
+    rows = np.zeros(10, [(column.name, column.dtype) for column in columns])
+    rows["tenth"], rows["large"], rows["slow"] = 0.3, 37.4, 37.4 + 1e-5 * np.arange(10)
+    rows["count"] = 10**18 + 10**8 * np.arange(10)
+    out = ShardWriter(tmp_path, IMAGE, columns, plan={})
+    out.add("train", crops(10, 8), rows)
+    made = out.finish(lambda shards, found: Manifest("x", 1, IMAGE, {"train": 10}, {}, [], shards, found))
+    spread = {column.name: column.std for column in made.columns}
+    assert rows["tenth"].std() > 0  # by rounding
+    assert (spread["nought"], spread["tenth"], spread["large"]) == (1.0, 1.0, 1.0)
+    assert spread["slow"] == pytest.approx(rows["slow"].std())
+    assert spread["count"] == pytest.approx(rows["count"].astype(float).std())
 
 
 def test_a_level_that_cannot_be_is_refused(tmp_path: Path) -> None:

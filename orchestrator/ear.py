@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,8 +54,7 @@ class Ear:
         look = host.look(engine.job.root, self.cursor, engine.allowed_s(self.attempt))
         if look.metrics or look.log:
             self.heard_at = engine.clock.now()
-        self._append("metrics.jsonl", look.metrics)
-        self._append("trainer.log", look.log)
+        self._append_both(look)
         self.has_more = bool(look.metrics or look.log)
         self.cursor = look.cursor
         for line in _json_lines(look.metrics):
@@ -82,10 +82,20 @@ class Ear:
                 self.has_more = True
                 return
 
-    def _append(self, name: str, text: str) -> None:
-        if text:
-            with (self.folder / name).open("ab") as file:
-                file.write(text.encode(errors="surrogateescape"))
+    def _append_both(self, look: Look) -> None:
+        """Write both or none: what a full disk refuses comes again with the next look, from the same place on."""
+        texts = {"metrics.jsonl": look.metrics, "trainer.log": look.log}
+        sizes = {name: _size(self.folder / name) for name in texts}
+        try:
+            for name, text in texts.items():
+                if text:
+                    with (self.folder / name).open("ab") as file:
+                        file.write(text.encode(errors="surrogateescape"))
+        except OSError:
+            for name, size in sizes.items():
+                with suppress(OSError):
+                    os.truncate(self.folder / name, size)
+            raise
 
     def _hear(self, line: dict[str, Any]) -> None:
         step = line.get("step")

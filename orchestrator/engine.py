@@ -7,6 +7,7 @@ the tags alone.
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from orchestrator.errors import (
     BudgetError,
     CloudError,
     CommandError,
+    DiskFullError,
     HostError,
     PixelOrchError,
     SpecError,
@@ -37,6 +39,7 @@ from orchestrator.events import (
     CheckpointPulled,
     CheckpointRefused,
     CredentialsExpiring,
+    DiskFull,
     Event,
     HostKeyRenewed,
     HostReady,
@@ -60,6 +63,8 @@ RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refu
 CREDENTIALS_EVERY_S = 60.0
 CREDENTIALS_AHEAD_S = 600.0  # botocore renews those of SSO or a role before that: these it could not
 STOP_SEEN_WITHIN_S = 15.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TOLD_EVERY_S = 60.0
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
 FRUITLESS_MOST = 3  # machines in a row that did not come to a first step
@@ -150,7 +155,9 @@ class Engine:
         self.events = store.events()
         self._unwritten: list[Event] = []  # facts of the finish for which the disk had no room
         self._state: RunState | None = None
-        self._limit_is_reached = False
+        self._is_watching = self._limit_is_reached = False
+        self._full_since: float | None = None  # our own disk
+        self._told_of_full_at = -math.inf
         self._credentials_checked_at = -math.inf
         self._credentials_told: float | None = None
         self.renter = Renter(self)
@@ -175,8 +182,8 @@ class Engine:
             while self._unwritten:
                 self.store.append(self._unwritten[0])
                 del self._unwritten[0]
-        except OSError:  # the disk is full: that must not keep a machine from being ended
-            if not self._is_finishing:
+        except OSError as error:  # the disk is full: that must not keep a machine from being ended, nor end one
+            if not self._is_finishing and not (self._is_watching and error.errno in NO_ROOM):
                 self._unwritten.clear()
                 raise
         self.events.append(event)
@@ -379,12 +386,14 @@ class Engine:
         try:
             with self._waiting():
                 host = self._ready(attempt)
+            self._is_watching = True
             return self._watch(attempt, host)
         except HostError as error:
             if not isinstance(error, UnreachableError) and self._is_running(attempt):
                 raise
             return Outcome("lost", self._why_lost(attempt, str(error)))  # a command died with its machine
         finally:
+            self._is_watching = False
             if host is not None:
                 host.close()
 
@@ -538,7 +547,7 @@ class Engine:
                     stop_asked_at = now
                     host.stop(self.job.root)
                 look = ear.listen(host)
-                silent_since = None
+                silent_since = self._full_since = None
                 if look.trainer == "exited":
                     return self._ended(ear, host, look)
                 if not look.agent_alive and look.trainer != "absent":
@@ -549,6 +558,8 @@ class Engine:
                     silent_since = None  # it could not hear us, from where we are now
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
                     return self._lost(ear, str(error), stop_asked_at is not None)
+            except OSError as error:
+                self._bear_a_full_disk(error)
             self._keep_to_limits(ear)
             self._warn_of_credentials()
             if stop_asked_at is not None and (
@@ -561,6 +572,28 @@ class Engine:
             elif stop_asked_at is not None:  # soon, then less and less so: hundreds of runs may be stopped at once
                 pause_s = min(pause_s, max(0.5, (now - stop_asked_at) / 4))
             self.clock.sleep(pause_s)
+
+    def _bear_a_full_disk(self, error: OSError) -> None:
+        """Say that our disk is full and go on: the host is well, and what it has can come home later.
+
+        Raises:
+            OSError: it is something else.
+            DiskFullError: it has been full for too long; nobody seems to be there.
+        """
+        if error.errno not in NO_ROOM:
+            raise error
+        now = self.clock.now()
+        self._full_since = self._full_since if self._full_since is not None else now
+        gives_up_at = self._full_since + self.policy.owner_timeout_s
+        if now >= gives_up_at:
+            raise DiskFullError(
+                f"the disk of this machine was full for {self.policy.owner_timeout_s / 60:.0f} min "
+                f"({self.store.folder}); free space, then: pixel-orch launch --resume {self.spec.run}"
+            )
+        if now - self._told_of_full_at >= FULL_TOLD_EVERY_S:
+            self._told_of_full_at = now
+            for watcher in self.watchers:
+                watcher.event(DiskFull(at=now, folder=str(self.store.folder), gives_up_at=gives_up_at))
 
     def _keep_to_limits(self, ear: Ear) -> None:
         """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""

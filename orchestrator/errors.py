@@ -113,6 +113,10 @@ class CommandError(HostError):
         self.tail = last
 
 
+class DiskFullError(PixelOrchError):
+    """Our own disk was full for too long."""
+
+
 class TrainingError(PixelOrchError):
     """The trainer failed by itself: another machine would not help, so there is no recovery."""
 

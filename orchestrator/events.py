@@ -211,6 +211,15 @@ class AttemptLost(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskFull(Event):
+    """Our own disk has no room. Only told, never written down: for that there is no room either."""
+
+    kind: ClassVar[str] = "disk_full"
+    folder: str
+    gives_up_at: float  # unix seconds: then the run ends, resumable from what is at home
+
+
+@dataclass(frozen=True, kw_only=True)
 class TerminateRequested(Event):
     """Written before TerminateInstances is sent: what ends after this, we ended."""
 

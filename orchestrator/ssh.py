@@ -78,6 +78,7 @@ class SshShell:
 
     Raises:
         UnreachableError: from every method, if there is no answer in time.
+        OSError: of a `sink`: what came could not be written.
     """
 
     def __init__(
@@ -187,6 +188,9 @@ class SshShell:
                 return self._collect(channel, command, timeout_s, sink, moving=feed is not None or sink is not None)
             finally:
                 channel.close()
+        except _SinkError as error:
+            self.close()  # the rest of what was on its way
+            raise error.error from None
         except (SSHException, OSError, EOFError) as error:
             self.close()
             raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
@@ -196,7 +200,7 @@ class SshShell:
     ) -> CommandResult:
         output: list[bytes] = []
         errors: list[bytes] = []
-        take = sink or output.append
+        take = output.append if sink is None else _kept_apart(sink)
         deadline = time.monotonic() + timeout_s
         while True:
             finished = channel.exit_status_ready() or channel.closed
@@ -225,6 +229,26 @@ class SshShell:
         """Hang up, also on a host that does not answer any more."""
         with suppress(SSHException, OSError, EOFError):
             self._connection.close()
+
+
+class _SinkError(Exception):
+    """What was received could not be written here: our disk is full, and the host is well."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _kept_apart(sink: Write) -> Write:
+    """Let an error of our own disk not be taken for one of the connection."""
+
+    def take(piece: bytes) -> None:
+        try:
+            sink(piece)
+        except OSError as error:
+            raise _SinkError(error) from None
+
+    return take
 
 
 def _has_ended(transport: Any, wait_s: float = 1.0) -> bool:

@@ -1,19 +1,24 @@
-"""What a person sees: tables within 80 columns, a line for each event, one live line in a terminal.
+"""What a person sees: tables as wide as the terminal, a line for each event, one live line in a terminal.
 
 A pipe gets plain lines.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
+import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import TextIO
 
 from orchestrator import events as ev
+from orchestrator.billing import total_usd
 from orchestrator.clock import Clock
 
 WIDTH = 80
@@ -56,42 +61,136 @@ def span(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> str:
+def columns(stream: TextIO) -> int | None:
+    """Return how wide the terminal behind a stream is; None where there is none."""
+    if not stream.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
+
+
+def prose_width(stream: TextIO | None = None) -> int:
+    """Return at which column our sentences end: at 80, or where the terminal does."""
+    return min(columns(stream or sys.stdout) or WIDTH, WIDTH)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """Break lines that are too long between words, never in one; a path stays whole."""
+    return "\n".join(
+        line
+        if len(line) <= width
+        else textwrap.fill(
+            line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: str = "",
+    *,
+    width: float | None = None,
+    whole: Sequence[str] = ("RUN",),
+    drop: Sequence[str] = (),
+) -> str:
     """Return aligned columns, two blanks between them.
 
-    Columns named in `right` are set to the right; the widest gives way at 80.
+    Args:
+        head: names of the columns.
+        rows: their cells.
+        right: columns that are set to the right.
+        width: what there is room for; None: the terminal's width, and no limit in a pipe.
+        whole: columns that are never cut: what they hold is to be copied.
+        drop: columns that are left out, and named below, in this order, before any other is cut.
     """
+    if width is None:
+        width = columns(sys.stdout) or math.inf
     cells = [list(head), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
+    widths = {name: max(len(row[i]) for row in cells) for i, name in enumerate(head)}
+    dropped = []
+    for name in drop:
+        if _needed(widths) > width and name in widths:
+            dropped.append(name)
+            del widths[name]
+    while _needed(widths) > width:
+        able = [name for name in widths if name not in whole and widths[name] > 8]
+        if not able:
+            break
+        widths[max(able, key=lambda name: widths[name])] -= 1
     lines = []
     for row in cells:
         set_cells = [
-            _cut(cell, width).rjust(width) if name in right else _cut(cell, width).ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
+            _cut(cell, widths[name]).rjust(widths[name])
+            if name in right
+            else _cut(cell, widths[name]).ljust(widths[name])
+            for cell, name in zip(row, head, strict=True)
+            if name in widths
         ]
         lines.append("  ".join(set_cells).rstrip())
+    if dropped:
+        lines.append(f"(no room for {', '.join(dropped)}: in a wider terminal, or -o json)")
     return "\n".join(lines)
 
 
+def _needed(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+PLAIN_LETTERS = {"…": "...", "\u2013": "-", "\u2014": "-", "\u00d7": "x"}
+
+
+def make_safe(stream: TextIO) -> None:
+    """Let a stream of a narrow encoding write what it has no letter for as ASCII, rather than fail."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if "utf" not in encoding.lower() and isinstance(stream, io.TextIOWrapper):
+        codecs.register_error("pixel-orch", _spelled)
+        stream.reconfigure(errors="pixel-orch")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(PLAIN_LETTERS.get(letter, "?") for letter in missing), error.end
 
 
 class Screen:
-    """Where the lines go. On a terminal the last line may be live: it is written again in place."""
+    """Where the lines go. On a terminal the last line may be live: it is written again in place.
+
+    A terminal that can do no more than print (`TERM=dumb`) gets plain lines, as a pipe does.
+    """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
         self.stream = stream or sys.stdout
-        self.is_terminal = self.stream.isatty()
+        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live = ""
         self._clock = clock
+        make_safe(self.stream)
 
-    def line(self, text: str) -> None:
-        """Print one line with the time of day before it."""
-        stamp = time.strftime("%H:%M:%S", time.localtime(self._clock()))
-        self.plain(f"{stamp} {text}")
+    @property
+    def width(self) -> int | None:
+        """The columns there are now: a terminal may be made wider or narrower at any time. None: no terminal."""
+        return columns(self.stream)
+
+    def line(self, text: str, at: float | None = None) -> None:
+        """Print one line with the time of day before it: of now, or of when it happened; with the day, if another."""
+        now = self._clock()
+        moment = time.localtime(now if at is None else at)
+        is_today = moment[:3] == time.localtime(now)[:3]
+        stamp = time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", moment)
+        text = f"{stamp} {text}"
+        self.plain(wrapped(text, self.width, indent=" " * 11) if self.width else text)
 
     def plain(self, text: str) -> None:
         """Print as it is."""
@@ -101,7 +200,7 @@ class Screen:
     def live(self, text: str) -> None:
         """Replace the live line; nothing happens where there is no terminal."""
         if self.is_terminal:
-            text = _cut(text, WIDTH - 1)
+            text = _cut(text, (self.width or WIDTH) - 1)
             self._write(self._erase() + text)
             self._live = text
 
@@ -121,43 +220,68 @@ class RunView:
         screen: where to.
         steps: how many there are to do, None if only the trainer knows.
         clock: the time.
+        past: what has happened to the run before: it is in the bill too.
     """
 
-    def __init__(self, screen: Screen, steps: int | None, clock: Clock) -> None:
+    def __init__(self, screen: Screen, steps: int | None, clock: Clock, past: Iterable[ev.Event]) -> None:
         self.screen = screen
         self.steps = steps
         self.clock = clock
         self._told_at = -math.inf
-        self._pulled = 0
+        self._events = list(past)
+        self._state: ev.RunState | None = None
 
     def tick(self, attempt: ev.Attempt, step: int, images_per_s: float | None) -> None:
         """Show how far it is: live in a terminal, every ten seconds in a pipe."""
         if attempt.first_step_at is None:
             return
-        text = self._progress(attempt, step, images_per_s)
         now = self.clock.now()
         if self.screen.is_terminal:
-            self.screen.live("         " + text)
+            self.screen.live(self._live_words(step, images_per_s))
         elif now - self._told_at >= PLAIN_PROGRESS_EVERY_S:
-            self.screen.line(text)
+            self.screen.line(self._progress(step, images_per_s, bar=20))
             self._told_at = now
 
-    def _progress(self, attempt: ev.Attempt, step: int, images_per_s: float | None) -> str:
+    def look(self) -> None:
+        """Show, in a terminal, how far a run is that another process leads: as far as its events say."""
+        running = [a for a in self._run().open_attempts() if a.first_step_at is not None]
+        if running and self.screen.is_terminal:
+            speeds = [e.images_per_s for e in self._events[-200:] if isinstance(e, ev.Progress)]
+            self.tick(running[-1], running[-1].last_step, speeds[-1] if speeds else None)
+
+    def _run(self) -> ev.RunState:
+        if self._state is None:
+            self._state = ev.fold(self._events)
+        return self._state
+
+    def _live_words(self, step: int, images_per_s: float | None) -> str:
+        """Return the live line: where there is little room, the bar gives way to the figures."""
+        room = (self.screen.width or WIDTH) - 1
+        for indent, bar in ((9, 20), (9, 10), (2, 10), (2, 0), (0, 0)):
+            text = " " * indent + self._progress(step, images_per_s, bar=bar)
+            if len(text) <= room:
+                break
+        return text
+
+    def _progress(self, step: int, images_per_s: float | None, *, bar: int) -> str:
         text = f"step {step}"
         if self.steps:
-            done = round(20 * min(step / self.steps, 1))
-            text += f"/{self.steps} [{'#' * done}{'.' * (20 - done)}]"
+            text += f"/{self.steps}"
+        if self.steps and bar:
+            done = round(bar * min(step / self.steps, 1))
+            text += f" [{'#' * done}{'.' * (bar - done)}]"
         if images_per_s:
             text += f"  {number(images_per_s)} images/s"
-        spent = (self.clock.now() - attempt.started_at) * attempt.price_usd_h / 3600
-        return text + f"  ~${money(spent)} so far"
+        billed = total_usd(self._run().attempts, self.clock.now())
+        return text + f"  ~${money(billed)} so far"
 
     def event(self, event: ev.Event) -> None:
-        """Print the line of an event, if people want to know of it."""
-        text = event_words(event, self.clock.now())
-        if text:
-            for line in text.splitlines():
-                self.screen.line(line)
+        """Print the line of an event, if people want to know of it, with the time at which it happened."""
+        self._events.append(event)
+        self._state = None
+        text = event_words(event, event.at)
+        for line in text.splitlines():
+            self.screen.line(line, event.at)
 
 
 def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  (one case for each event is the clearest form)
@@ -182,6 +306,12 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
         case ev.InterruptionNoticed():
             left_s = max(0.0, event.ends_at - now)
             return f"INTERRUPTION NOTICE: {left_s:.0f} s left for {event.instance_id}; saving"
+        case ev.DiskFull():
+            left_s = max(0.0, event.gives_up_at - now)
+            return (
+                f"THE DISK OF THIS MACHINE IS FULL ({event.folder}): nothing can come home; the training goes on. "
+                f"Free some space within {span(left_s)}"
+            )
         case ev.CredentialsExpiring():
             left_min = max(0.0, event.ends_at - now) / 60
             return (

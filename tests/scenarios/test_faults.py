@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,21 @@ def test_a_frozen_host(stage: Stage) -> None:
     assert first.ended_by == "pixel-orch"
     assert "no answer" in first.lost_because
     check_trained(stage, 150)
+
+
+def test_our_disk_is_full_for_a_while(stage: Stage) -> None:
+    launch = stage.start(*stage.launch_words("120", "0.05", "--every", "20", "--size", "3000000"))
+    stage.until(lambda: 20 in stage.state().checkpoints, "checkpoint 20")
+    no_limit = resource.RLIM_INFINITY
+    resource.prlimit(launch.pid, resource.RLIMIT_FSIZE, (1_000_000, no_limit))  # of the leading process alone
+    stage.until(lambda: "THE DISK OF THIS MACHINE IS FULL" in stage.said(launch), "the warning")
+    assert launch.poll() is None
+    time.sleep(1)
+    resource.prlimit(launch.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
+    assert launch.wait(60) == 0, stage.said(launch)
+    assert len(stage.state().attempts) == 1, "the machine was well all the time"
+    assert sorted(stage.state().checkpoints) == [20, 40, 60, 80, 100, 120]
+    check_trained(stage, 120)
 
 
 def test_sigkill_of_the_trainer_while_it_writes_a_checkpoint(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from orchestrator.errors import (
     AccessError,
     CapacityError,
     CloudError,
+    DiskFullError,
     HostError,
     QuotaError,
     ThrottledError,
@@ -24,8 +26,11 @@ from orchestrator.events import (
     CheckpointPulled,
     CheckpointRefused,
     CredentialsExpiring,
+    DiskFull,
+    Event,
     InstanceEnded,
     StateChanged,
+    fold,
 )
 from orchestrator.spec import RecoveryPolicy
 from tests.memory import BrokenSetup, Machine, VirtualClock, refusal_of
@@ -649,3 +654,47 @@ def test_who_died_after_the_trainer_had_finished_rents_nothing_when_it_is_back(h
     story.clock.sleep(60)
     state = story.engine().run("attach")
     assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
+
+
+def fill_disk(story: Story) -> dict[str, bool]:
+    """Let our disk be full whenever the switch is on; return the switch."""
+    switch = {"full": False}
+    append = story.store.append
+
+    def check() -> None:
+        if switch["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_down(event: Event) -> None:
+        check()
+        append(event)
+
+    def write(path: Path, content: bytes) -> None:
+        check()
+        path.write_bytes(content)
+
+    story.store.append, story.cloud.write = write_down, write  # type: ignore[method-assign]
+    return switch
+
+
+def test_a_disk_of_ours_that_is_full_for_a_while_costs_nothing(home: Path) -> None:
+    story = Story(home)
+    switch = fill_disk(story)
+    story.later(45, lambda: switch.update(full=True))
+    story.later(700, lambda: switch.update(full=False))  # long after the trainer has ended
+    state = story.engine().run()
+    assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
+    assert sorted(state.checkpoints) == list(range(10, 101, 10))
+    assert state == fold(story.store.events()), "what could not be written down at once was, later"
+    told = [event for event in story.recorder.events if isinstance(event, DiskFull)]
+    assert 9 <= len(told) <= 12, "once a minute"
+    check_invariants(story)
+
+
+def test_a_disk_that_stays_full_ends_the_run_after_half_an_hour(home: Path) -> None:
+    story = Story(home)
+    switch = fill_disk(story)
+    story.later(45, lambda: switch.update(full=True))
+    with pytest.raises(DiskFullError, match=r"was full for 30 min .*free space, then: .* --resume story"):
+        story.engine().run()
+    assert story.cloud.alive() == []

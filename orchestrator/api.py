@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from orchestrator import world
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.flags import parser
+from orchestrator.launching import dry_run
 from orchestrator.launching import launch as launch_command
 from orchestrator.store import RunStore, home_from_environment
 from orchestrator.summary import summary_json
@@ -18,10 +21,13 @@ from orchestrator.summary import summary_json
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `details` is the object that `pixel-orch launch -o json` prints."""
+    """What a run came to. `details` is the object that `pixel-orch launch -o json` prints.
+
+    Of a dry run it is the plan that `launch --dry-run -o json` prints: `requests`, `offers` and so on.
+    """
 
     run: str
-    state: str  # SUCCEEDED, FAILED, CANCELLED or STOPPED; RUNNING and the like after `detach=True`
+    state: str  # SUCCEEDED, FAILED, CANCELLED or STOPPED; RUNNING and the like after `detach=True`; PLANNED: dry run
     reason: str
     steps: int
     cost_usd: float
@@ -66,7 +72,9 @@ def launch(
         region: one or several; the configured one by default.
         detach: return as soon as a process in the background leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
-        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`.
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
+            `dry_run=True` nothing is created: `state` is PLANNED and `details` is the plan, which is also printed to
+            standard error unless `quiet`. `sync_dry_run=True` does the same for the files that would be sent.
 
     Raises:
         SpecError: it cannot work as asked; nothing was created.
@@ -81,7 +89,7 @@ def launch(
         "spot": spot,
         "on_demand": not spot,
         "cloud": cloud,
-        "name": name or world.fresh_name(str(Path(workdir).resolve().name if workdir else "run").lower()),
+        "name": name or world.fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),
         "set": [f"{key}={value}" for key, value in (settings or {}).items()],
         "env": [f"{key}={value}" for key, value in (env or {}).items()],
@@ -93,8 +101,18 @@ def launch(
     }
     for key, value in {**flags, **given}.items():
         setattr(args, key, value)
+    if args.dry_run or args.sync_dry_run:
+        return _planned(args, command, quiet=quiet)
     launch_command(args, list(command))
     return result(given["name"])
+
+
+def _planned(args: argparse.Namespace, command: Sequence[str], *, quiet: bool) -> RunResult:
+    planned = dry_run(args, list(command))
+    if not quiet:
+        print(planned.text, file=sys.stderr)
+    folder = home_from_environment() / "runs" / planned.run
+    return RunResult(planned.run, "PLANNED", "", 0, 0.0, folder, None, planned.details)
 
 
 def result(run: str) -> RunResult:

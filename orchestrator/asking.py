@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,18 +163,14 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
     if words:
         _refuse_trainer_settings(args, file)
     name = given("name")
-    stem = (
-        f"{trainer.model}-{trainer.dataset}"
-        if trainer
-        else re.sub(r"[^a-z0-9-]+", "-", Path(str(workdir)).name.lower())
-    )
+    stem = f"{trainer.model}-{trainer.dataset}" if trainer else Path(str(workdir)).name
     market = _market(args, file)
     price = given("max_price")
     if price is not None and market != "spot":
         raise SpecError("--max-price is for --spot: an on-demand price is what it is")
     prepare = _preparation(trainer, given("prepare"))
     return RunSpec(
-        run=check_name(name) if name is not None else world.fresh_name(stem.strip("-") or "run"),
+        run=check_name(name) if name is not None else world.fresh_name(stem),
         cloud=cloud,
         instances=instances,
         market=market,  # type: ignore[arg-type]  # one of two words

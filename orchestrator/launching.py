@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +26,7 @@ from orchestrator.engine import Cancelled, Engine, Watcher
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.events import Attempt, Event, RunCreated, StateChanged
 from orchestrator.plan import Plan
-from orchestrator.planning import agreed, engine_from, make_plan, print_plan, print_tree
+from orchestrator.planning import agreed, draft, engine_from, make_plan, tree_json, tree_text, unused_gpus
 from orchestrator.records import row_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, wait_until_gone
@@ -36,21 +36,19 @@ from orchestrator.terminal import RunView, Screen
 
 def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch launch`; return the exit code."""
+    if args.dry_run or args.sync_dry_run:
+        drafted = dry_run(args, command)
+        print(json.dumps(drafted.details) if args.output == "json" else drafted.text)
+        return 0
     home = home_from_environment()
     spec, resumed_store, start = _asked(args, command, home)
     tree = world.tree_for(spec)
-    if args.sync_dry_run:
-        return print_tree(tree, args.output)
-    is_dry = args.dry_run
     if not spec.is_embedded:
         world.check_credentials(spec.profile)
-    if not is_dry and not args.yes and not sys.stdin.isatty():
+    if not args.yes and not sys.stdin.isatty():
         raise SpecError(
             "launch asks before it spends money, and here is no terminal to ask on; add -y to go on without"
         )
-    if is_dry:
-        with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
-            return print_plan(spec, home, Path(nowhere) if spec.is_embedded else home, tree, args.output)
     make_home(home)
     if resumed_store is None and (home / "runs" / spec.run / "spec.json").exists():
         raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
@@ -76,8 +74,38 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             embedded = world.start_embedded(home)
             extra = (world.InterruptOnce(embedded, args.interrupt_after, spec.steps, SystemClock().now),)
         screen.plain(f"{spec.run} on {_where(cloud, spec)}")
+        for line in unused_gpus(plan) if args.yes else ():  # who was asked has read it
+            screen.plain(line)
         verb = "resume" if resumed_store else "launch"
         return _lead(store, plan, tree, cloud, screen, output=args.output, verb=verb, extra=extra)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a launch would do, or (`--sync-dry-run`) would send: for programs and for people."""
+
+    run: str
+    details: dict[str, Any]
+    text: str
+
+
+def dry_run(args: argparse.Namespace, command: Sequence[str]) -> DryRun:
+    """Return what `launch` would do. Nothing is created, and nothing printed.
+
+    Raises:
+        SpecError: it cannot work as asked.
+        CloudError: EC2 does not answer.
+    """
+    home = home_from_environment()
+    spec, _, _ = _asked(args, command, home)
+    tree = world.tree_for(spec)
+    if args.sync_dry_run:
+        return DryRun(spec.run, tree_json(tree), tree_text(tree))
+    if not spec.is_embedded:
+        world.check_credentials(spec.profile)
+    with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
+        drafted = draft(spec, home, Path(nowhere) if spec.is_embedded else home, tree)
+    return DryRun(spec.run, drafted.as_json(), drafted.as_text())
 
 
 def _asked(

@@ -17,6 +17,7 @@ from orchestrator.cloud import ATTEMPT_TAG, MANAGED_TAG, OWNER_TAG, RUN_TAG, Cal
 from orchestrator.spec import RunSpec
 
 LATER_GROUP = "<the security group made above>"
+OWN_ADDRESS = "<this machine's address>"
 LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
 NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
 
@@ -171,13 +172,22 @@ class Plan:
     def _network(self, region: str) -> Network:
         return self.networks.get(region, Network())
 
-    def calls(self) -> list[Call]:
+    def calls(self, cidr: str = OWN_ADDRESS) -> list[Call]:
         """Return the requests of a first attempt in the order in which they are sent.
 
         A launch is sent only if the one before it found no capacity.
+        What only reads is not among them.
+
+        Args:
+            cidr: our address as the world sees it; admitted unless the spec says who else.
         """
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
-        doors = [self.door(region) for region in regions]
+        doors: list[Call] = []
+        for region in regions:
+            doors.append(self.door(region))
+            admitted = self.spec.ssh_cidr or cidr
+            if admitted != NOBODY:
+                doors.append(admission(region, LATER_GROUP, admitted))
         if self.spec.strategy == "price":
             return doors + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
         fleets: list[Call] = []
@@ -185,7 +195,8 @@ class Plan:
             there = [offer for offer in self.offers if offer.pool.region == region]
             template, fleet = self.fleet(there, 1, 1, LATER_GROUP, LATER_USER_DATA)
             template.parameters["LaunchTemplateData"]["UserData"] = LATER_USER_DATA
-            fleets += [template, fleet]
+            name = {"LaunchTemplateName": template.parameters["LaunchTemplateName"]}
+            fleets += [template, fleet, Call("DeleteLaunchTemplate", region, name)]
         return doors + fleets
 
     def _tags(self, attempt: int | None = None) -> list[dict[str, str]]:
@@ -199,6 +210,13 @@ class Plan:
         if attempt is not None:
             tags[ATTEMPT_TAG] = str(attempt)
         return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def admission(region: str, group: str, cidr: str) -> Call:
+    """Return the request that lets one network knock at a security group's SSH, and nobody else."""
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+    rule = {**ssh, "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+    return Call("AuthorizeSecurityGroupIngress", region, {"GroupId": group, "IpPermissions": [rule]})
 
 
 def user_data(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,12 @@ from orchestrator import catalog, offers, sync, world
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.cloud import Call, Cloud, Image, Network, Offer, Pool
 from orchestrator.engine import Engine, Watcher
-from orchestrator.errors import SpecError
-from orchestrator.plan import Plan, cost_ceiling
+from orchestrator.errors import CloudError, SpecError
+from orchestrator.plan import OWN_ADDRESS, Plan, cost_ceiling
 from orchestrator.records import records_of, workload_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
-from orchestrator.terminal import Screen, price, table
+from orchestrator.terminal import WIDTH, Screen, price, table
 
 MOST_OFFERS_SHOWN = 12
 
@@ -135,10 +138,9 @@ def _offer_rows(ranked: Sequence[Offer]) -> str:
     for place, offer in enumerate(ranked[:MOST_OFFERS_SHOWN], 1):
         known = catalog.find(offer.pool.instance_type)
         gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
-        rows.append(
-            [str(place), known.name, gpu, offer.pool.zone, offer.market, price(offer.price_usd_h), offer.source]
-        )
-    return table(["#", "TYPE", "GPU", "ZONE", "MARKET", "$/H", "PRICE FROM"], rows, right="# $/H")
+        rows.append([str(place), known.name, gpu, offer.pool.zone, price(offer.price_usd_h), offer.source])
+    rate = f"{ranked[0].market.upper()} $/H"  # a launch is of one market
+    return table(["#", "TYPE", "GPU", "ZONE", rate, "PRICE FROM"], rows, right=f"# {rate}")
 
 
 def agreed(plan: Plan, screen: Screen) -> bool:
@@ -147,14 +149,15 @@ def agreed(plan: Plan, screen: Screen) -> bool:
     screen.plain(_offer_rows(plan.offers))
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
     by = "by measured dollars per image, " if plan.images_per_s else ""
-    screen.plain(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity.")
+    screen.plain(_filled(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity."))
+    for line in unused_gpus(plan):
+        screen.plain(line)
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: the prices are recorded ones; nothing is billed.")
         for known in map(catalog.find, plan.spec.instances):
             if known.is_retired:
-                screen.plain(
-                    f"{known.name} is history on AWS: retired {known.retired}, {known.replacement} takes its place."
-                )
+                gone = f"{known.name} is history on AWS: retired {known.retired}, {known.replacement} takes its place."
+                screen.plain(_filled(gone))
     try:
         answer = input("Launch? [Y/n] ").strip().lower()
     except (EOFError, KeyboardInterrupt):
@@ -162,55 +165,94 @@ def agreed(plan: Plan, screen: Screen) -> bool:
     return answer in ("", "y", "yes")
 
 
-def print_tree(tree: sync.Tree, output: str) -> int:
-    """Print what would be sent."""
-    if output == "json":
-        print(json.dumps({"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}))
-        return 0
-    for name in tree.files:
-        print(name)
-    print(f"{len(tree.files)} files, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent")
-    return 0
+def tree_json(tree: sync.Tree) -> dict[str, Any]:
+    """Return what would be sent."""
+    return {"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}
 
 
-def print_plan(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree, output: str) -> int:
-    """Print what would be sent.
+def tree_text(tree: sync.Tree) -> str:
+    """Return the same for people, a file a line."""
+    size = f"{len(tree.files)} files, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
+    return "\n".join([*tree.files, size])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a launch would do; nothing of it is done."""
+
+    plan: Plan
+    title: str  # of the cloud
+    cidr: str  # our address as the world sees it
+    tree: sync.Tree
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs; `requests` are what would be sent, in that order."""
+        low, high = cost_ceiling(self.plan.offers)
+        return {
+            "run": self.plan.spec.run,
+            "cloud": self.title,
+            "dry_run": True,
+            "requests": [_call_json(call) for call in self.plan.calls(self.cidr)],
+            "offers": [_offer_json(offer) for offer in self.plan.offers],
+            "sync": {"files": len(self.tree.files), "bytes": self.tree.size_bytes()},
+            "estimated_usd_h": [low, high],
+            "notes": unused_gpus(self.plan),
+        }
+
+    def as_text(self) -> str:
+        """Return it for people, within 80 columns but for the requests."""
+        spec, tree = self.plan.spec, self.tree
+        low, high = cost_ceiling(self.plan.offers)
+        lines = [f"Plan for {spec.run} on {self.title}; nothing is created.\n", _offer_rows(self.plan.offers)]
+        order = "Requests, in this order; a RunInstances only if the one before it found no capacity:"
+        lines += ["", _filled(order)]
+        for index, call in enumerate(self.plan.calls(self.cidr), 1):
+            lines.append(f"{index}. {call.operation} ({call.region})")
+            lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
+        size = f"{len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB)"
+        texts = [] if spec.is_embedded else [
+            "Where the image has no torch it is installed there: 2 to 3 GB, minutes that are billed."
+        ]  # fmt: skip
+        if spec.bucket:
+            place = f"s3://{spec.bucket}/"
+            texts.append(f"Checkpoints also go to {place}, by the role of the instance profile (pixel-orch setup).")
+        texts.append(f"Then: sync {size}, train, pull checkpoints, terminate, delete the security group.")
+        texts.append(
+            f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report)."
+        )
+        for text in (*texts, *unused_gpus(self.plan)):
+            lines += ["", _filled(text)]
+        return "\n".join(lines)
+
+
+def draft(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree) -> Draft:
+    """Ask for prices, image and address, and return what a launch would do.
 
     The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
     """
     with world.cloud_of(spec, cloud_home) as cloud:
         plan = make_plan(spec, cloud, world.home_id(home, write=False))
-        title = cloud.title
-    low, high = cost_ceiling(plan.offers)
-    calls = [_call_json(call) for call in plan.calls()]
-    if output == "json":
-        raw = {
-            "run": spec.run,
-            "cloud": title,
-            "dry_run": True,
-            "requests": calls,
-            "offers": [_offer_json(offer) for offer in plan.offers],
-            "sync": {"files": len(tree.files), "bytes": tree.size_bytes()},
-            "estimated_usd_h": [low, high],
-        }
-        print(json.dumps(raw))
-        return 0
-    print(f"Plan for {spec.run} on {title}; nothing is created.\n")
-    print(_offer_rows(plan.offers))
-    print("\nRequests, in this order; a RunInstances only if the one before it found no capacity:")
-    for index, call in enumerate(calls, 1):
-        print(f"{index}. {call['operation']} ({call['region']})")
-        for line in json.dumps(call["parameters"], indent=2).splitlines()[1:-1]:
-            print(f" {line}")
-    if not spec.is_embedded:
-        print("\nWhere the image has no torch it is installed there: 2 to 3 GB, minutes that are billed.")
-    if spec.bucket:
-        print(f"\nCheckpoints also go to s3://{spec.bucket}/, by the role of the instance profile (pixel-orch setup).")
-    print(
-        f"\nThen: sync {len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB), train, pull checkpoints, terminate."
-    )
-    print(f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report).")
-    return 0
+        cidr = OWN_ADDRESS
+        if spec.ssh_cidr is None:
+            with suppress(CloudError):  # no way to the internet but to AWS: the placeholder says what will be asked for
+                cidr = cloud.caller_cidr()
+        return Draft(plan, cloud.title, cidr, tree)
+
+
+def unused_gpus(plan: Plan) -> list[str]:
+    """Return a line that names the machines of which the bundled trainer leaves GPUs idle, if there are any."""
+    if plan.spec.trainer is None:
+        return []
+    names = dict.fromkeys(offer.pool.instance_type for offer in plan.offers)
+    several = [known for known in map(catalog.find, names) if known.gpus > 1]
+    if not several:
+        return []
+    told = ", ".join(f"{known.name} has {known.gpus}" for known in several)
+    return [f"The bundled trainer uses one GPU: {told}, and all of them are billed."]
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _call_json(call: Call) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
@@ -380,8 +381,9 @@ def torch_has_kernels(compute_capability: str) -> bool:
 
 
 def fresh_name(stem: str) -> str:
-    """Return a name for a run that was given none."""
-    return f"{stem[:30].strip('-')}-{secrets.token_hex(2)}"
+    """Return a name for a run that was given none, from any text: a folder's name, a model's."""
+    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:30].strip("-")
+    return f"{plain or 'run'}-{secrets.token_hex(2)}"
 
 
 class InterruptOnce:

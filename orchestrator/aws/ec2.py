@@ -19,6 +19,7 @@ from orchestrator.aws.fleet import create_fleet
 from orchestrator.aws.images import find_image
 from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, Pool, PricePoint
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
+from orchestrator.plan import admission
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
 PRODUCT = "Linux/UNIX"
@@ -186,12 +187,11 @@ class AwsCloud:
 
     def _admit(self, region: str, group_id: str, cidr: str) -> None:
         """AuthorizeSecurityGroupIngress; a group that was made a moment ago EC2 may not know of yet."""
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-        rule = {**ssh, "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+        rule = admission(region, group_id, cidr)
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
                 with at_the_sill(f"{region}, security group {group_id}"):
-                    self._client("ec2", region).authorize_security_group_ingress(GroupId=group_id, IpPermissions=[rule])
+                    self._client("ec2", region).authorize_security_group_ingress(**rule.parameters)
                 return
             except CloudError as error:
                 if error.code == "InvalidPermission.Duplicate":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from model.config import config_from_settings
 from orchestrator import catalog, world
 from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
 from orchestrator.checking import QUOTA_CODES, preflight, rehearsal
@@ -15,8 +16,9 @@ from orchestrator.cloud import Call, Image, Network
 from orchestrator.errors import AccessError, QuotaError, SpecError
 from orchestrator.offers import ranked_by_value
 from orchestrator.plan import Plan
-from orchestrator.planning import make_plan
+from orchestrator.planning import Draft, make_plan
 from orchestrator.spec import RunSpec
+from orchestrator.sync import Tree
 from tests.memory import MemoryCloud, VirtualClock
 
 SUBNETS = ("subnet-0000000000000000a", "subnet-0000000000000000b")
@@ -196,3 +198,36 @@ def test_a_home_without_runs_has_measured_nothing(home: Path) -> None:
 
     spec = RunSpec(run="x", cloud="aws", instances=("g4dn.xlarge", "g5.xlarge"), market="spot", regions=("us-east-1",))
     assert measured_speeds(home, spec) == {}
+
+
+@pytest.mark.parametrize("strategy", ["price", "any"])
+def test_a_dry_run_prints_who_is_let_in(cloud: MemoryCloud, strategy: str) -> None:
+    def admitted(**spec: Any) -> list[Any]:
+        plan = planned(cloud, strategy=strategy, **spec)
+        calls = Draft(plan, "AWS", cloud.caller_cidr(), Tree(Path(), ())).as_json()["requests"]
+        names = [call["operation"] for call in calls]
+        rules = [call for call in calls if call["operation"] == "AuthorizeSecurityGroupIngress"]
+        assert not rules or names[:2] == ["CreateSecurityGroup", "AuthorizeSecurityGroupIngress"]
+        return [rule["parameters"]["IpPermissions"][0] for rule in rules]
+
+    (rule,) = admitted()
+    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"][0]["CidrIp"]) == (22, 22, cloud.address)
+    (rule,) = admitted(ssh_cidr="10.0.0.0/16")
+    assert rule["IpRanges"][0]["CidrIp"] == "10.0.0.0/16"
+    assert admitted(ssh_cidr="none") == [], "nobody from outside: then nothing is sent"
+
+
+def test_a_dry_run_says_what_becomes_of_the_launch_template(cloud: MemoryCloud) -> None:
+    names = [call.operation for call in planned(cloud, strategy="any").calls()]
+    assert names[-3:] == ["CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate"]
+
+
+def test_the_plan_for_people_keeps_to_80_columns(cloud: MemoryCloud) -> None:
+    spec = {"instances": ("p4d.24xlarge", "g4dn.xlarge"), "bucket": "b" * 63, "trainer": config_from_settings({})}
+    for market in ("spot", "on-demand"):
+        plan = planned(cloud, **spec, market=market)
+        shown = Draft(plan, "AWS", cloud.caller_cidr(), Tree(Path(), ())).as_text()
+        prose = [line for line in shown.splitlines() if not line.startswith("  ")]  # the requests are JSON
+        assert max(map(len, prose)) <= 80
+        assert "…" not in shown
+        assert "uses one GPU: p4d.24xlarge has 8" in shown

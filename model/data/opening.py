@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from model.data.manifest import Image
+from model.data.identity import of_folder, same
+from model.data.manifest import Image, Manifest
 from model.data.meter import Meter
 from model.data.prepare import Opened
 from model.data.writer import sha256_of
@@ -32,7 +33,8 @@ def open_source(entry: Registered, options: Options, folder: Path, *, stream: Te
         return open_driving(entry, options, folder, stream=stream)
     paths = own(options) if entry.own else published_files(entry, options, stream)
     known = [] if entry.own else [*entry.files, *entry.also]
-    files = [proven(path, known, unverified=options.unverified or entry.own, stream=stream) for path in paths]
+    allowed, reads = options.unverified or entry.own, _reads(entry)
+    files = [proven(path, known, unverified=allowed, reads=reads, stream=stream) for path in paths]
     plan = [file for file, _ in files]
     return Opened(
         _source(entry, options, paths),
@@ -41,6 +43,58 @@ def open_source(entry: Registered, options: Options, folder: Path, *, stream: Te
         lambda: not entry.own and all(published for _, published in files),
         entry.binarise,
     )
+
+
+def same_files(entry: Registered, options: Options, there: Manifest, *, stream: TextIO | None = None) -> bool:
+    """Say whether what --source names is what a data set was made from; an address is not asked.
+
+    Published files are known by their sizes, wherever they lie.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    if options.source is None or "://" in options.source or entry.kind == "builtin":
+        return True
+    if there.published and not Path(options.source).expanduser().exists():
+        return True  # it was needed once
+    if entry.kind == "rosbag":
+        from model.data.driving.source import paths_of
+
+        paths = paths_of(entry, options)
+    else:
+        paths = own(options) if entry.own else published_files(entry, options)
+    sizes = {file.bytes for file in (*entry.files, *entry.also)}
+    if there.published and all(path.is_file() and path.stat().st_size in sizes for path in paths):
+        return True
+    return len(paths) == len(there.sources) and all(
+        same(known, path, _reads(entry), lambda path, algorithm: _hashed(path, algorithm, stream))
+        for known, path in zip(there.sources, paths, strict=True)
+    )
+
+
+def _reads(entry: Registered) -> Callable[[str], bool]:
+    """Say which files of a folder are read, by their names."""
+    if entry.kind == "rosbag":
+        from model.data.driving.folder import is_read
+
+        return is_read
+    if entry.kind == "cifar":
+        from model.data.sources.cifar import BINARY, PICKLES
+
+        return {*BINARY, *PICKLES}.__contains__
+    from model.data.sources.pictures import SUFFIXES
+
+    return lambda name: name.lower().endswith(SUFFIXES)
+
+
+def _hashed(path: Path, algorithm: str, stream: TextIO | None) -> str:
+    meter = Meter(f"checking {path.name}", path.stat().st_size, "B", stream=stream)
+    try:
+        return sha256_of(path, algorithm, meter.add)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the file") from None
+    finally:
+        meter.close()
 
 
 def _source(entry: Registered, options: Options, paths: list[Path]) -> Any:
@@ -129,9 +183,21 @@ def _in(place: Path, entry: Registered) -> list[Path]:
 
 
 def proven(
-    path: Path, known: Iterable[SourceFile], *, unverified: bool, stream: TextIO | None = None
+    path: Path,
+    known: Iterable[SourceFile],
+    *,
+    unverified: bool,
+    reads: Callable[[str], bool] = lambda _: True,
+    stream: TextIO | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Compare a file with what was published of it.
+
+    Args:
+        path: of it.
+        known: the published ones.
+        unverified: whether another one will do.
+        reads: which files of a folder are read, by their names.
+        stream: for the progress.
 
     Returns:
         What the manifest says of it, and whether it is a published one.
@@ -142,7 +208,7 @@ def proven(
     if path.is_dir():
         if not unverified:
             raise DataError(f"{path} is a folder, so its checksum cannot be compared; --unverified takes it as it is")
-        return {"name": path.name, "folder": True}, False
+        return of_folder(path, reads), False
     wanted = next((file for file in known if file.name == path.name), None)
     size = path.stat().st_size
     if wanted is None and not unverified:
@@ -150,13 +216,7 @@ def proven(
     if wanted is not None and wanted.bytes not in (None, size) and not unverified:
         raise DataError(f"{path} has {size:,} bytes, the published one {wanted.bytes:,}; fetch it again")
     algorithm = "sha256" if wanted is None or wanted.sha256 or not wanted.md5 else "md5"
-    meter = Meter(f"checking {path.name}", size, "B", stream=stream)
-    try:
-        got = sha256_of(path, algorithm, meter.add)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; check the file") from None
-    finally:
-        meter.close()
+    got = _hashed(path, algorithm, stream)
     published = wanted is not None and got in (wanted.sha256, wanted.md5)
     if not published and not unverified:
         want = wanted and (wanted.sha256 or wanted.md5)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from model.data import manifest as manifests
+from model.data.identity import lasting
 from model.data.manifest import Column, Manifest, Shard
 from model.data.meter import Meter, amount
 from model.data.source import Source
@@ -53,14 +54,17 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
     check(entry, options)
     folder = options.out or folder_of(name)
     asked = options.asked(entry)
+    from model.data.opening import open_source, same_files
+
     if (folder / MANIFEST).exists():
         there = manifests.read(folder)
         if (there.name, there.version, there.recipe.get("asked")) == (name, VERSION, asked):
+            if not same_files(entry, options, there, stream=stream):
+                what = f"{name} made from other files than {options.source}"
+                raise DataError(f"{folder} holds {what}; remove it, or give another --out")
             shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a run that was killed at its very end
             return there, folder, False
         raise DataError(f"{folder} holds {there.name} prepared in another way; remove it, or give another --out")
-    from model.data.opening import open_source
-
     opened = open_source(entry, options, folder, stream=stream)
     recipe = {"asked": asked, **opened.source.recipe}
     return _write(entry, opened, folder, recipe, options=options, stream=stream), folder, True
@@ -76,7 +80,7 @@ def _write(
     stream: TextIO | None,
 ) -> Manifest:
     source = opened.source
-    plan = {"name": entry.name, "version": VERSION, "recipe": recipe, "sources": opened.plan}
+    plan = {"name": entry.name, "version": VERSION, "recipe": recipe, "sources": lasting(opened.plan)}
     published = entry.facts.train + entry.facts.valid + entry.facts.test if entry.facts else 0
     total = sum(source.expected.values()) or published
     space(folder, total * source.image.bytes)

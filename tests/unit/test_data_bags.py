@@ -480,6 +480,27 @@ def test_what_comes_400_times_a_second_is_thinned_alike_however_often_it_is_inte
     assert contents(tmp_path / "out") == contents(often / "whole")
 
 
+def test_another_drive_is_not_taken_for_the_one_that_is_there(bag: Path, tmp_path: Path) -> None:
+    options = {"out": tmp_path / "out", "size": SIZE}
+    prepare("udacity", Options(source=str(bag), **options))  # type: ignore[arg-type]
+    copy = tmp_path / "copy.bag"
+    copy.write_bytes(bag.read_bytes())
+    assert not prepare("udacity", Options(source=str(copy), **options))[2]  # type: ignore[arg-type]
+    copy.write_bytes(bag.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"out holds udacity made from other files than .*copy.bag; remove it, or"):
+        prepare("udacity", Options(source=str(copy), **options))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="there is no https:/x; check --source"):
+        prepare("udacity", Options(source="https://x", out=tmp_path / "new"))
+    dump = write_dump(tmp_path / "dump", Drive(seconds=1))
+    options["out"] = tmp_path / "of-dump"
+    prepare("udacity", Options(source=str(dump), **options))  # type: ignore[arg-type]
+    moved = dump.rename(tmp_path / "moved")
+    assert not prepare("udacity", Options(source=str(moved), **options))[2]  # type: ignore[arg-type]
+    (moved / "gear.csv").unlink()
+    with pytest.raises(DataError, match="of-dump holds udacity made from other files than"):
+        prepare("udacity", Options(source=str(moved), **options))  # type: ignore[arg-type]
+
+
 def test_an_archive_is_compared_with_what_was_published(
     bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,9 +6,11 @@ import errno
 import io
 import itertools
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +24,11 @@ from model.data.manifest import Column, Image, Manifest, Shard
 from model.data.meter import Meter, amount
 from model.data.prepare import prepare, space
 from model.data.verify import verify
-from model.data.writer import JOURNAL, ShardWriter, images_per_shard
+from model.data.writer import JOURNAL, ShardWriter, images_per_shard, sha256_of
+from model.datasets import REGISTRY
 from model.errors import DataError
 from model.recipe import Options
-from tests.data_files import crops, write_png_tar
+from tests.data_files import crops, write_amat, write_png_tar
 
 IMAGE = Image(8, 8, 3, 256)
 COLUMNS = (Column("angle", "<f4", "rad"), Column("label", "|u1"))
@@ -305,6 +308,118 @@ def test_another_recipe_does_not_replace_what_is_there(
     assert call("data", "prepare", "images", "--source", tar, "--size", "8") == 0
     assert call("data", "prepare", "images", "--source", tar, "--size", "4") == 2
     assert "holds images prepared in another way; remove it, or give another --out" in capsys.readouterr().err
+
+
+def pictures(folder: Path, numbers: range, seed: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        Pictures.fromarray(crops(1, 8, seed=seed + number)[0]).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def own(source: Path, out: Path) -> tuple[Manifest, bool]:
+    made, _, done = prepare("images", Options(source=str(source), out=out, size=8, shard_bytes=8 * IMAGE.bytes))
+    return made, done
+
+
+def interrupt(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare three shards, and no more."""
+    note = ShardWriter._note
+
+    def dies(self: ShardWriter, shard: Shard) -> None:
+        note(self, shard)
+        if len(self.shards) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "_note", dies)
+        patch.setattr("model.data.sources.pictures.BLOCK_BYTES", 4 * IMAGE.bytes)
+        with pytest.raises(KeyboardInterrupt):
+            own(source, out)
+    assert len(list(out.glob("shard-*"))) == 3
+
+
+def test_a_folder_that_changed_while_it_was_interrupted_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pictures(tmp_path / "in", range(10, 60))
+    interrupt(source, tmp_path / "out", monkeypatch)
+    pictures(source, range(10))  # they come before all others
+    made, _ = own(source, tmp_path / "out")
+    assert (own(source, tmp_path / "fresh")[0], sum(made.splits.values())) == (made, 60)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_folder_that_was_moved_meanwhile_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pictures(tmp_path / "in", range(60))
+    interrupt(source, tmp_path / "out", monkeypatch)
+    before = {path: path.stat().st_ino for path in (tmp_path / "out").glob("shard-*")}
+    moved = source.rename(tmp_path / "elsewhere")
+    (moved / "readme.txt").write_text("no image")
+    assert own(moved, tmp_path / "out")[1]
+    assert {path: path.stat().st_ino for path in before} == before
+    again = moved.rename(tmp_path / "back")
+    assert not own(again, tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "touched", "other", "renamed"])
+def test_other_images_are_not_taken_for_those_that_are_there(change: str, tmp_path: Path) -> None:
+    source = pictures(tmp_path / "in", range(20))
+    own(source, tmp_path / "out")
+    if change == "added":
+        pictures(source, range(20, 21))
+    elif change == "removed":
+        (source / "003.png").unlink()
+    elif change == "touched":
+        os.utime(source / "003.png", ns=(1, 1))
+    elif change == "renamed":
+        (source / "003.png").rename(source / "0003.png")
+    else:
+        source = write_png_tar(tmp_path / "in.tar", crops(20, 8), "in")
+    says = f"{tmp_path}/out holds images made from other files than {source}; remove it, or give another --out"
+    with pytest.raises(DataError, match=re.escape(says)):
+        own(source, tmp_path / "out")
+    assert verify(tmp_path / "out").splits["train"] == 18
+
+
+def test_when_images_were_changed_last_does_not_change_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    first, _ = own(pictures(tmp_path / "a" / "in", range(20)), tmp_path / "x")
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    second, _ = own(tmp_path / "b" / "in", tmp_path / "y")
+    assert first != second
+    assert first.id == second.id
+
+
+def test_a_tar_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    mine = write_png_tar(tmp_path / "mine.tar", crops(20, 8), "in")
+    own(mine, tmp_path / "out")
+    assert not own(mine.rename(tmp_path / "moved.tar"), tmp_path / "out")[1]
+    other = tmp_path / "other.tar"
+    content = bytearray((tmp_path / "moved.tar").read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    with pytest.raises(DataError, match="holds images made from other files than"):
+        own(other, tmp_path / "out")
+    with pytest.raises(DataError, match=r"there is no .*gone\.tar; check --source"):
+        own(tmp_path / "gone.tar", tmp_path / "out")
+
+
+def test_published_files_are_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, folder = REGISTRY["mnist-static"], write_amat(tmp_path / "in")
+    files = [
+        replace(file, bytes=(folder / file.name).stat().st_size, sha256=sha256_of(folder / file.name))
+        for file in entry.files
+    ]
+    monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: replace(entry, files=tuple(files))})
+    options = Options(source=str(folder), out=tmp_path / "out")
+    assert prepare("mnist-static", options)[2]
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    for source in (str(tmp_path / "copy"), "https://mirror.example.com/x", None, str(tmp_path / "gone")):
+        assert not prepare("mnist-static", replace(options, source=source))[2]
+    write_amat(tmp_path / "other", (41, 10, 10))
+    with pytest.raises(DataError, match="holds mnist-static made from other files than"):
+        prepare("mnist-static", replace(options, source=str(tmp_path / "other"), unverified=True))
 
 
 def test_the_list_has_every_name_whole_in_80_columns(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ archive, or without an index, is one part. Frames come out the same, whoever mad
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -328,17 +327,6 @@ def notes_of(root: Path) -> list[str]:
             if count > len(first):
                 lines.append(f"and {count - len(first)} more like this: {first[-1]}")
     return lines
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Tell a bag from others without reading 183 GB: its size, and a hash of its first and last MiB."""
-    size = path.stat().st_size
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        hasher.update(file.read(1 << 20))
-        file.seek(max(0, size - (1 << 20)))
-        hasher.update(file.read(1 << 20))
-    return {"name": path.name, "bytes": size, "sha256_of_ends": hasher.hexdigest()}
 
 
 def _cannot(path: Path, folder: Path, error: OSError) -> DataError:

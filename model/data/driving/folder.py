@@ -30,6 +30,11 @@ def is_dump(folder: Path) -> bool:
     return (folder / "camera.csv").is_file() or (folder / "interpolated.csv").is_file()
 
 
+def is_read(name: str) -> bool:
+    """Say whether a file of a folder is one that can count: a table, or an image."""
+    return name.lower().endswith((".csv", ".jpg", ".jpeg", ".png"))
+
+
 def extract(source: Path, place: Path, wish: object) -> None:
     """Take frames and signals out of a folder, into a part; goes on where it was interrupted.
 

@@ -25,7 +25,6 @@ from model.data.driving.extract import (
     Wish,
     extract_all,
     extract_archive,
-    fingerprint,
     is_archive,
     notes_of,
     part_folders,
@@ -33,6 +32,7 @@ from model.data.driving.extract import (
 )
 from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAME, FRAMES, SIGNALS, SLOT_NS, THINNED, read_rows, signal_type
+from model.data.identity import lasting, of_ends, of_folder
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
 from model.data.prepare import PARTS, VERSION, Opened, space
@@ -53,7 +53,7 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
         DataError: there are none, or none that can be read.
     """
     frames.require_decoder()
-    paths = _paths(entry, options, stream)
+    paths = paths_of(entry, options, stream)
     cameras = _cameras(options.cameras)
     recipe = Recipe(options.size or DRIVING_SIZE, options.crop, options.levels)
     wish = Wish(recipe, cameras, options.stride, options.commit_bytes)
@@ -84,7 +84,7 @@ class Driving:
         self._paths, self._stream, self._parts = paths, stream, folder / PARTS
         self._hashes: dict[str, tuple[str, int, str]] = {}
         self._archives: set[str] = set()
-        self._plan = [_identity(path) for path in paths]
+        self._plan = [of_folder(path, folders.is_read) if path.is_dir() else of_ends(path) for path in paths]
         for file in entry.files:
             there = next((known.get("bytes") for known in self._plan if known["name"] == file.name), None)
             if file.bytes and there and there != file.bytes and not options.unverified:
@@ -119,7 +119,7 @@ class Driving:
         shutil.rmtree(self._parts, ignore_errors=True)
 
     def _extract(self) -> None:
-        plan = {"version": VERSION, "asked": self.options.asked(self.entry), "sources": self._plan}
+        plan = {"version": VERSION, "asked": self.options.asked(self.entry), "sources": lasting(self._plan)}
         text = json.dumps(plan, sort_keys=True).encode()
         mark = self._parts / "plan.json"
         if not mark.exists() or mark.read_bytes() != text:
@@ -245,12 +245,6 @@ class Driving:
         return bool(self._hashes) and all(got[2] in wanted for got in self._hashes.values())
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        return {"name": path.name, "folder": True}
-    return fingerprint(path)
-
-
 def _cameras(text: str) -> tuple[str, ...]:
     names = CAMERAS if text == "all" else tuple(text.split(","))
     strange = [name for name in names if name not in CAMERAS]
@@ -259,14 +253,16 @@ def _cameras(text: str) -> tuple[str, ...]:
     return tuple(camera for camera in CAMERAS if camera in names)
 
 
-def _paths(entry: Registered, options: Options, stream: TextIO | None) -> list[Path]:
-    """Find bags, archives or a folder of images."""
-    if options.source is None or "://" in options.source:
-        from model.data.fetch import fetch_all
-        from model.datasets import data_root
+def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) -> list[Path]:
+    """Find bags, archives or folders of images.
 
-        place = data_root() / "downloads" / entry.name
-        return fetch_all(entry, place, mirror=options.source, stream=stream)
+    Raises:
+        DataError: there are none, or none that can be fetched.
+    """
+    if options.source is None or ("://" in options.source and not entry.own):
+        from model.data.opening import published_files
+
+        return published_files(entry, options, stream)
     place = Path(options.source).expanduser()
     if not place.exists():
         raise DataError(f"there is no {place}; check --source")

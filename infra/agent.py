@@ -6,6 +6,8 @@
     agent.py start ROOT < job     start the watching process and, under it, the trainer
     agent.py status ROOT ...      one look: trainer, notice, what is new; it is also the owner's heartbeat
     agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
+    agent.py rest ROOT            what else the trainer wrote into `out/`
+    agent.py pack ROOT < names    such files as a tar
     agent.py stop ROOT            SIGTERM to the trainer's process group
     agent.py hold ROOT SECONDS    let the guard (`guard.sh`) wait for so long, during a set-up that takes its time
     agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
@@ -40,6 +42,7 @@ from typing import Any, BinaryIO, Iterator
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SAMPLES = re.compile(r"samples-(\d+)\.png")
+OWN_FILES = ("metrics.jsonl", "trainer.log")  # which come home line by line
 MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
 TICK_S = 0.1
 LEAVE_TO_AWS_S = 180.0  # from a notice on: the two minutes, and one for AWS to be late
@@ -330,6 +333,38 @@ def read(root: str, name: str, offset: int) -> None:
             sys.stdout.buffer.flush()
             return
     raise SystemExit("read: %s is gone" % name)
+
+
+def others(root: str) -> list[dict[str, Any]]:
+    """Return what else lies in `out/`: results, logs of its own, whatever the program wrote there."""
+    out, found = os.path.join(root, "out"), []
+    for folder, folders, names in os.walk(out):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, out)
+            is_known = CHECKPOINT.fullmatch(relative) or SAMPLES.fullmatch(relative) or relative in OWN_FILES
+            if name.startswith(".") or is_known or os.path.islink(path) or not os.path.isfile(path):
+                continue
+            try:
+                found.append({"name": relative, "size_bytes": os.stat(path).st_size})
+            except OSError:
+                continue
+    return sorted(found, key=lambda entry: str(entry["name"]))
+
+
+def pack(root: str, names: list[str]) -> None:
+    """Write files of `out/` to standard output, as a tar; one that is gone, or lies elsewhere, is left out."""
+    there = {entry["name"] for entry in others(root)}
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            if name in there:
+                touch(os.path.join(root, "agent", "heard"))
+                try:
+                    tar.add(os.path.join(root, "out", name), arcname=name, recursive=False)
+                except OSError:
+                    continue
+    sys.stdout.buffer.flush()
 
 
 def stop(root: str) -> dict[str, Any]:
@@ -771,6 +806,9 @@ def main(argv: list[str]) -> int:
     if verb == "read":
         read(place, rest[0], int(rest[1]))
         return 0
+    if verb == "pack":
+        pack(place, json.load(sys.stdin))
+        return 0
     answer: dict[str, Any]
     if verb == "manifest":
         answer = manifest(place)
@@ -782,6 +820,8 @@ def main(argv: list[str]) -> int:
         answer = status(place, int(rest[0]), int(rest[1]), *rest[2:3])
     elif verb == "stop":
         answer = stop(place)
+    elif verb == "rest":
+        answer = {"files": others(place)}
     elif verb == "hold":
         answer = {"until_s": hold(float(rest[0]), longest())}
     elif verb == "rekey":

@@ -123,6 +123,10 @@ class Cloud(Protocol):
         """Return the price in force now for each pool that has one."""
         ...
 
+    def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
+        """Return the on-demand prices an hour of the pools that the price list has; an empty dict if it does not answer."""
+        ...
+
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
         """Return the changes between `start` and `end` and the last one before, oldest first."""
         ...
@@ -274,6 +278,14 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class RestFile:
+    """A file that the trainer wrote and that we know nothing of."""
+
+    name: str  # its path below the trainer's folder
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Look:
     """One look at a trainer."""
 
@@ -342,6 +354,18 @@ class Host(Protocol):
         """Bring a file home, whole and compared by digest, or not at all.
 
         Returns False if the trainer has removed it meanwhile.
+        """
+        ...
+
+    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+        """Return what else the trainer wrote: neither checkpoints nor samples, metrics or log."""
+        ...
+
+    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+        """Bring such files home, below a folder.
+
+        Raises:
+            OSError: they cannot be written.
         """
         ...
 

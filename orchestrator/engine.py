@@ -55,6 +55,7 @@ from orchestrator.host_key import fingerprint
 from orchestrator.plan import Plan
 from orchestrator.reaper import Reaper
 from orchestrator.rent import Renter, started
+from orchestrator.rest import bring_rest
 from orchestrator.second_home import CARRY_WAIT_S, SecondHome, after_loss, catch_up, is_carried, restored
 from orchestrator.spec import Limits
 from orchestrator.store import RunStore, clear_parts, write_atomically
@@ -250,7 +251,7 @@ class Engine:
         except KeyboardInterrupt:
             state, reason, failure = "CANCELLED", "interrupted twice: ended at once", Cancelled("interrupted")
         except PixelOrchError as error:
-            state, reason, failure = "FAILED", str(error).splitlines()[0], error
+            state, reason, failure = "FAILED", error.reason, error
         except BaseException as error:
             self._finish("FAILED", f"{type(error).__name__}: {error}")
             raise
@@ -668,6 +669,7 @@ class Engine:
                 tail=tail,
             )
         )
+        bring_rest(self, host, ear.attempt.number, is_hurried=look.notice_ends_at is not None)
         why = f" ({look.ending})" if look.ending else ""
         verdict = self._verdict(code, asked=look.asked, finished=ear.finished, why=why, tail=tail)
         if verdict is not None:

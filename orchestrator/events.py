@@ -211,6 +211,17 @@ class AttemptLost(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestPulled(Event):
+    """What else the trainer wrote is home, in `outputs/`; and what is not, with its size."""
+
+    kind: ClassVar[str] = "rest_pulled"
+    attempt: int
+    files: int
+    size_bytes: int
+    left: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiskFull(Event):
     """Our own disk has no room. Only told, never written down: for that there is no room either."""
 
@@ -493,12 +504,14 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
         case InstanceEnded():
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
-        case PriceSeen() | PriceChanged() | GpuSeen():
+        case PriceSeen() | PriceChanged() | GpuSeen() | RestPulled():
             _apply_seen(attempt, event)
 
 
-def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen) -> None:
+def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | RestPulled) -> None:
     match event:
+        case RestPulled():
+            attempt.pulled_bytes += event.size_bytes
         case PriceSeen():
             attempt.prices_usd_h[event.hour] = event.price_usd_h
         case PriceChanged():

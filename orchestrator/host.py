@@ -6,18 +6,20 @@ import io
 import json
 import os
 import shlex
+import shutil
 import tarfile
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator import sync
-from orchestrator.cloud import CommandResult, Cursor, Job, Look, Output, Setup
+from orchestrator.cloud import CommandResult, Cursor, Job, Look, Output, RestFile, Setup
 from orchestrator.errors import CommandError, HostError, UnreachableError
 from orchestrator.ssh import SshShell, Write
 from orchestrator.store import part_path, sha256_of, sync_folder
@@ -250,6 +252,29 @@ class SshHost:
         sync_folder(destination.parent)
         return True
 
+    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+        """One `agent.py rest`."""
+        return tuple(RestFile(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
+
+    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+        """One `agent.py pack`, unpacked here: plain files only, and none outside of the folder."""
+        names = json.dumps([file.name for file in files]).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as packed:
+
+            def feed(write: Write) -> None:
+                write(names)
+
+            command = self._command(job_root, "pack", job_root)
+            result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed, sink=packed.write)
+            if not result.ok:
+                raise CommandError("agent.py pack", result.exit_code, result.stderr.decode(errors="replace"))
+            packed.seek(0)
+            try:
+                _unpack(packed, folder.resolve())
+            except tarfile.TarError as error:
+                raise CommandError("agent.py pack", 0, f"what came is no whole tar: {error}") from None
+
     def stop(self, job_root: str) -> None:
         """Ask the agent to SIGTERM the trainer."""
         self._agent(job_root, "stop", job_root)
@@ -281,6 +306,18 @@ class SshHost:
         if not result.ok:
             raise CommandError(command, result.exit_code, result.stderr.decode(errors="replace"))
         return result
+
+
+def _unpack(packed: IO[bytes], folder: Path) -> None:
+    """Write the plain files of a tar below a folder; whatever else is in it, or points elsewhere, is left out."""
+    with tarfile.open(fileobj=packed) as tar:
+        for member in tar:
+            target = (folder / member.name).resolve()
+            content = tar.extractfile(member) if member.isfile() and target.is_relative_to(folder) else None
+            if content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
 
 
 def _place(job: Job, setup: Setup) -> dict[str, str] | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cloud import Cursor, Instance, Job, Look, Output, Setup
+from orchestrator.cloud import Cursor, Instance, Job, Look, Output, RestFile, Setup
 from orchestrator.errors import CommandError, UnreachableError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Machine:
     carried: int = 0  # the step of the last one that is
     stop_at: float | None = None
     sent: dict[int, bytes] = field(default_factory=dict)
+    rest: dict[str, bytes] = field(default_factory=dict)  # other files of the trainer's
     refuses: set[str] = field(default_factory=set)
     text: bytes = b""  # metrics.jsonl of all the steps so far
     ends: list[int] = field(default_factory=list)  # of its lines, in bytes
@@ -332,6 +333,17 @@ class MemoryHost:
         self._answered()
         self.cloud.write(destination, f"weights after step {output.step}".encode())
         return True
+
+    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+        self.check()
+        self._answered()
+        return tuple(RestFile(name, len(content)) for name, content in sorted(self.machine.rest.items()))
+
+    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+        self.check()
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            self.cloud.write(folder / file.name, self.machine.rest[file.name])
 
     def stop(self, job_root: str) -> None:
         self.check()

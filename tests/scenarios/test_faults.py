@@ -42,6 +42,10 @@ def test_a_quiet_run_of_a_program_of_ones_own(stage: Stage) -> None:
     assert answer["images_per_s"] > 0
     assert answer["cost_usd"] > 0
     assert load(answer["checkpoint"])["step"] == 30
+    outputs = stage.store.folder / "outputs"
+    home = {str(path.relative_to(outputs)): path.read_text() for path in outputs.rglob("*") if path.is_file()}
+    wrote = ("results/scores.csv", "results/deep/a b.txt", "final.pt")
+    assert home == {name: f"{name} after 30" for name in wrote}, "all that it wrote, and no link"
     check_trained(stage, 30)
 
 

@@ -102,6 +102,11 @@ def main() -> int:
             save(step, weights, args.size, args.slow_write)
         if told and step < args.steps:
             return 143
+    os.makedirs(os.path.join(out(), "results", "deep"), exist_ok=True)
+    for name in ("results/scores.csv", "results/deep/a b.txt", "final.pt"):
+        with open(os.path.join(out(), name), "w") as file:
+            file.write(f"{name} after {step}")
+    os.symlink("/etc/hostname", os.path.join(out(), "results", "elsewhere"))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from orchestrator.errors import (
     QuotaError,
     ThrottledError,
     TrainingError,
+    UnreachableError,
 )
 from orchestrator.events import (
     FINAL_STATES,
@@ -29,6 +31,7 @@ from orchestrator.events import (
     DiskFull,
     Event,
     InstanceEnded,
+    RestPulled,
     StateChanged,
     fold,
 )
@@ -698,3 +701,45 @@ def test_a_disk_that_stays_full_ends_the_run_after_half_an_hour(home: Path) -> N
     with pytest.raises(DiskFullError, match=r"was full for 30 min .*free space, then: .* --resume story"):
         story.engine().run()
     assert story.cloud.alive() == []
+
+
+# -- what else a program wrote
+
+
+def test_what_else_the_trainer_wrote_comes_home_and_what_is_too_large_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.rest.LARGEST_BYTES", 100)
+
+    def writes(number: int, machine: Machine) -> None:
+        machine.rest = {"results.csv": b"a,b", "best.json": b'{"step": 50}', "model.bin": b"x" * 101}
+
+    story = Story(home, writes)
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    outputs = story.store.folder / "outputs"
+    assert {path.name: path.read_bytes() for path in outputs.iterdir()} == {
+        "results.csv": b"a,b", "best.json": b'{"step": 50}',
+    }  # fmt: skip
+    assert (story.store.checkpoints / "best.json").read_bytes() == b'{"step": 50}', "evaluate looks for it there"
+    (event,) = (event for event in story.store.events() if isinstance(event, RestPulled))
+    assert (event.files, event.size_bytes, event.left) == (2, 15, "model.bin (0.0 MB)")
+    check_invariants(story)
+
+
+def test_a_machine_that_goes_while_the_rest_is_fetched_costs_nothing_more(home: Path) -> None:
+    def writes(number: int, machine: Machine) -> None:
+        machine.rest = {"results.csv": b"a,b"}
+
+    story = Story(home, writes)
+    state = story.engine()
+    monkey = state.connect
+
+    def connect(*words: Any) -> Any:
+        host = monkey(*words)
+        host.rest = lambda root: (_ for _ in ()).throw(UnreachableError("gone"))
+        return host
+
+    state.connect = connect  # type: ignore[method-assign]
+    assert state.run().state == "SUCCEEDED"
+    check_invariants(story)

@@ -593,6 +593,10 @@ CASES: dict[str, tuple[str, Change]] = {
         "bz2",
         lambda c: c[: len(c) // 2] + bytes([c[len(c) // 2] ^ 8]) + c[len(c) // 2 + 1 :],
     ),
+    "a bz2 chunk that promises 20 bytes and unpacks to 10 MB": (
+        "bz2",
+        lambda c: c[: chunk_at(c, 2)] + bomb("bz2", 10**7, 20) + c[chunk_at(c, 2) :],
+    ),
     "an lz4 chunk with 40 bytes of zeros": ("lz4", lambda c: c[: len(c) // 2] + bytes(40) + c[len(c) // 2 + 40 :]),
     "cut off behind the first 13 bytes": ("none", lambda c: c[:13]),
     "empty": ("none", lambda c: b""),

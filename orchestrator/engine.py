@@ -68,6 +68,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_TOLD_EVERY_S = 60.0
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
+SMALLEST_SHARE = 5  # of a limit, kept for saving: one in so many seconds
 FRUITLESS_MOST = 3  # machines in a row that did not come to a first step
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
@@ -601,11 +602,21 @@ class Engine:
         if self.stop_reason or self.spec.limits == Limits():
             return
         self.reaper.note_prices(ear.attempt.number)
-        ahead_s = self.policy.stop_timeout_s / 3
-        reason = self._limit_at(ear, self.clock.now() + ahead_s)
+        reason = self._limit_at(ear, self.clock.now() + self._ahead_s(ear.attempt))
         if reason:
             self._limit_is_reached = True
             self.stop_reason, self.stop_state = reason, "STOPPED"
+
+    def _ahead_s(self, attempt: Attempt) -> float:
+        """Return how long before a limit the trainer is told to save; of a small limit a fifth at most."""
+        limits_s = [self.policy.stop_timeout_s / 3 * SMALLEST_SHARE]
+        asked = self.spec.limits
+        if asked.max_duration_s is not None:
+            limits_s.append(asked.max_duration_s)
+        if asked.budget_usd is not None:
+            cap_usd_h = limits.price_cap_usd_h(self.spec, limits.offer_of(attempt))
+            limits_s.append(float(asked.budget_usd / cap_usd_h) * 3600)
+        return min(limits_s) / SMALLEST_SHARE
 
     def _warn_of_credentials(self) -> None:
         """Say so before the credentials expire, and how; the training goes on over SSH, which needs none."""
@@ -627,7 +638,9 @@ class Engine:
     def _limit_at(self, ear: Ear, moment: float) -> str:
         state = self.state()
         attempts = limits.feared(self.spec, state.attempts, moment)
-        return limits.reached(self.spec.limits, attempts, led_since=state.led_since, heard_at=ear.heard_at, now=moment)
+        silent_s = self.clock.now() - ear.heard_at  # until now: the trainer may speak before that moment
+        heard_at = moment - silent_s
+        return limits.reached(self.spec.limits, attempts, led_since=state.led_since, heard_at=heard_at, now=moment)
 
     def allowed_s(self, attempt: Attempt) -> float | None:
         """Return how long the instance of an attempt may go on should it never hear from us again."""

@@ -14,6 +14,7 @@ from orchestrator.cloud import Instance
 from orchestrator.engine import Cancelled
 from orchestrator.errors import (
     AccessError,
+    BudgetError,
     CapacityError,
     CloudError,
     DiskFullError,
@@ -31,11 +32,13 @@ from orchestrator.events import (
     DiskFull,
     Event,
     InstanceEnded,
+    Progress,
     RestPulled,
     StateChanged,
+    TrainerExited,
     fold,
 )
-from orchestrator.spec import RecoveryPolicy
+from orchestrator.spec import Limits, RecoveryPolicy
 from tests.memory import BrokenSetup, Machine, VirtualClock, refusal_of
 from tests.story import Story
 
@@ -742,4 +745,30 @@ def test_a_machine_that_goes_while_the_rest_is_fetched_costs_nothing_more(home: 
 
     state.connect = connect  # type: ignore[method-assign]
     assert state.run().state == "SUCCEEDED"
+    check_invariants(story)
+
+
+# -- small limits
+
+
+def test_of_a_small_duration_a_fifth_at_most_is_kept_for_saving(home: Path) -> None:
+    story = Story(home, limits=Limits(max_duration_s=100.0))
+    began_at = story.clock.now()
+    with pytest.raises(BudgetError, match="the duration of 100 s is over"):
+        story.engine().run()
+    exited = next(event for event in story.store.events() if isinstance(event, TrainerExited))
+    assert 80 <= exited.at - began_at <= 90, "and the two minutes that it may take to save were not taken off"
+    check_invariants(story)
+
+
+def test_idleness_is_counted_to_the_second_that_was_asked_for(home: Path) -> None:
+    def stuck(number: int, machine: Machine) -> None:
+        machine.stuck_at_step = 20
+
+    story = Story(home, stuck, limits=Limits(idle_s=60.0))
+    with pytest.raises(BudgetError):
+        story.engine().run()
+    spoke_at = next(e.at for e in story.store.events() if isinstance(e, Progress) and e.step == 20)
+    exited = next(event for event in story.store.events() if isinstance(event, TrainerExited))
+    assert 55 <= exited.at - spoke_at <= 75
     check_invariants(story)

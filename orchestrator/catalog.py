@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -41,6 +41,7 @@ class InstanceType:
     spot_usd_h_seen: Mapping[str, Sequence[float]]  # by region: lowest and highest over its zones, recorded
     sources: Mapping[str, str]  # field -> key of `SOURCES`
     note: str
+    like: str = ""  # the type whose GPU it has and whose other facts it shares; "" for one that has its own
 
     @property
     def is_retired(self) -> bool:
@@ -66,8 +67,21 @@ def _raw() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _data() -> tuple[dict[str, InstanceType], tuple[str, ...], dict[str, str], str]:
     raw = _raw()
-    types = {entry["name"]: InstanceType(**entry) for entry in raw["types"]}
+    types = {entry["name"]: InstanceType(**entry) for entry in _entries(raw)}
     return types, tuple(raw["regions"]), raw["sources"], raw["recorded"]
+
+
+def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the types, each with the further sizes of its family behind it.
+
+    A size has its own counts and price; all else, and whether AWS still rents it, is as with the type that it is like.
+    """
+    for entry in raw["types"]:
+        yield entry
+        shared = {key: value for key, value in entry["sources"].items() if key != "spot_usd_h_seen"}
+        for size in raw["sizes"]["types"]:
+            if size["like"] == entry["name"]:
+                yield {**entry, "spot_usd_h_seen": {}, "sources": {**shared, **raw["sizes"]["sources"]}, **size}
 
 
 @lru_cache(maxsize=64)
@@ -83,8 +97,13 @@ def charges(region: str) -> Charges | None:
 
 
 def all_types() -> list[InstanceType]:
-    """Return every known type, oldest generation first."""
+    """Return every known type, oldest generation first, the sizes of a family together."""
     return list(_data()[0].values())
+
+
+def one_of_each_gpu() -> list[InstanceType]:
+    """Return the types that AWS still rents, without the further sizes of a family: what a list of choices shows."""
+    return [known for known in all_types() if not known.is_retired and not known.like]
 
 
 def regions() -> tuple[str, ...]:
@@ -116,7 +135,8 @@ def find(name: str, *, flag: str = "--instance") -> InstanceType:
     if name in types:
         return types[name]
     near = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}"
+    families = ", ".join(dict.fromkeys(each.partition(".")[0] for each in types))
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are sizes of {families}, e.g. g4dn.xlarge"
     raise SpecError(f"{flag}: unknown instance type {name!r}; {hint}")
 
 

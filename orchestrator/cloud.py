@@ -124,7 +124,7 @@ class Cloud(Protocol):
         ...
 
     def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
-        """Return the on-demand prices an hour of the pools that the price list has; an empty dict if it does not answer."""
+        """Return on-demand prices an hour of those pools that the price list has; none if it does not answer."""
         ...
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:

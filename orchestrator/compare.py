@@ -151,8 +151,14 @@ def _ratios(side: Side, first: Side) -> Ratios:
         fp32=side.fp32_tflops / first.fp32_tflops,
         memory=side.memory_gib / first.memory_gib,
         bandwidth=side.bandwidth_gb_s / first.bandwidth_gb_s,
-        tflops_per_usd=_over(side.tflops_per_usd, first.tflops_per_usd),
+        tflops_per_usd=_value(side, first),
     )
+
+
+def _value(side: Side, first: Side) -> Decimal | None:
+    """Return the ratio of TFLOPS per dollar in one market: spot, or on-demand where a spot price is not known."""
+    dearer = _over(side.spot_usd_h, first.spot_usd_h) or _over(side.on_demand_usd_h, first.on_demand_usd_h)
+    return None if not dearer else side.fp32_tflops / first.fp32_tflops / dearer
 
 
 def _over(value: Decimal | None, first: Decimal | None) -> Decimal | None:

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator import catalog
 from orchestrator.clock import SystemClock
 from orchestrator.compare import Comparison, Side, Then, compare
+from orchestrator.errors import SpecError
 from orchestrator.prices import recorded_regions
 from orchestrator.quoting import age_words, quote
 from orchestrator.store import home_from_environment
@@ -20,7 +21,10 @@ from orchestrator.terminal import money, number, table
 
 def do_compare(args: argparse.Namespace) -> int:
     """Do `pixel-orch compare`: offline, from the catalog and from prices that were asked before."""
-    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in args.types))
+    words = [word.strip() for text in args.types for word in text.split(",") if word.strip()]
+    if not words:
+        raise SpecError("TYPE: this names no instance type; for example pixel-orch compare g4dn.xlarge g5.xlarge")
+    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in words))
     home, now = home_from_environment(), SystemClock().now()
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
     note = "; ".join(age_words(quoted.rows, now))
@@ -47,7 +51,7 @@ def comparison_text(compared: Comparison) -> str:
 
 
 def _hardware(sides: Sequence[Side]) -> str:
-    head = ["TYPE", "GPU", "FP32 TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
+    head = ["TYPE", "GPU", "TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
     rows = [
         [
             s.known.name,
@@ -60,11 +64,11 @@ def _hardware(sides: Sequence[Side]) -> str:
         ]
         for s in sides
     ]
-    return table(head, rows, "FP32 TFLOPS GIB GB/S")
+    return table(head, rows, "TFLOPS GIB GB/S")
 
 
 def _prices_of(sides: Sequence[Side]) -> str:
-    head = ["TYPE", "LOWEST SPOT $/H", "WHERE", "ON-DEMAND $/H", "WHERE ", "TFLOPS PER $"]
+    head = ["TYPE", "SPOT $/H", "WHERE", "ON-DEM $/H", "WHERE ", "TFLOPS PER $"]
     rows = [
         [
             s.known.name,
@@ -76,7 +80,7 @@ def _prices_of(sides: Sequence[Side]) -> str:
         ]
         for s in sides
     ]
-    return table(head, rows, "LOWEST SPOT $/H ON-DEMAND $/H TFLOPS PER $")
+    return table(head, rows, "SPOT $/H ON-DEM $/H TFLOPS PER $")
 
 
 def _times(value: Decimal | None) -> str:
@@ -109,16 +113,26 @@ def _bullet(text: str) -> str:
 
 
 def _remarks(compared: Comparison) -> list[str]:
-    texts = [f"{s.known.name}: {s.known.note}" for s in compared.sides if s.known.note and not compared.then]
+    notes: dict[str, list[str]] = {}
+    for s in compared.sides if not compared.then else ():
+        notes.setdefault(s.known.note, []).append(s.known.name)
+    texts = [f"{', '.join(names)}: {note}" for note, names in notes.items() if note]
     gone = [s.known for s in compared.sides if s.known.is_retired]
     if gone:
         names = ", ".join(known.name for known in gone)
         texts.append(f"{names}: still in AWS's price list, and no longer to be rented; --cloud local shows how it was.")
     if any(s.known.gpus > 1 for s in compared.sides):
         texts.append("Rates and memory are of all GPUs of a machine; the bundled trainer uses one of them.")
+    without = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is not None]
+    if without:
+        texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ is at the on-demand price.")
+    unpriced = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is None]
+    if unpriced:
+        texts.append(f"{', '.join(unpriced)}: no price is known; pixel-orch prices asks AWS.")
+    texts.append("TFLOPS is peak fp32, SPOT the lowest price over all zones and regions that are known.")
     texts.append("Rates are peaks by the makers' sheets, not measured: pixel-orch bench measures.")
     texts.append(f"Prices, {compared.price_note}.")
-    return [textwrap.fill(text, 80) for text in texts]
+    return [textwrap.fill(text, 80, break_on_hyphens=False) for text in texts]
 
 
 def comparison_json(compared: Comparison) -> dict[str, Any]:

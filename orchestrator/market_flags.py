@@ -9,7 +9,7 @@ DEFAULT_DAYS = 7  # as `prices.DEFAULT_DAYS`, which `--help` must not import
 
 def prices(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `prices`."""
-    sub.add_argument("-t", "--instance", metavar="TYPE", help="types: a,b,c (default: all that AWS still rents)")
+    sub.add_argument("-t", "--instance", metavar="TYPE", help="types: a,b,c (default: one of each GPU)")
     sub.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
     sub.add_argument("--region", metavar="REGION", action="append", help="a region, or all (default: those recorded)")
     sub.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")

@@ -23,33 +23,55 @@ def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
     return not any(abs(price_usd_h - mark) < 1e-9 for mark in (on_demand_usd_h, on_demand_usd_h / 10))
 
 
+NO_LIST: Mapping[Pool, float] = {}
+
+
+def recorded_usd_h(pool: Pool) -> float | None:
+    """Return the recorded on-demand price an hour; None where none is recorded."""
+    return catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
+
+
 def spot_offers(
-    pools: Sequence[Pool], prices: Mapping[Pool, PricePoint], max_price_usd_h: Decimal | None
+    pools: Sequence[Pool],
+    prices: Mapping[Pool, PricePoint],
+    max_price_usd_h: Decimal | None,
+    listed: Mapping[Pool, float] = NO_LIST,
 ) -> list[Offer]:
     """Return the pools with a price within the cap, cheapest first.
 
-    Pools without a real price come last, at on-demand.
+    Pools without a real price come last, at on-demand. `listed`: as in `on_demand_offers`.
     """
     priced, doubtful = [], []
     for pool in pools:
-        on_demand = catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
+        on_demand = _on_demand(pool, listed)
         point = prices.get(pool)
         if point is not None and is_market_signal(point.price_usd_h, on_demand):
             priced.append(Offer(pool, "spot", point.price_usd_h, "spot history"))
         elif on_demand is not None:  # by default a spot request is capped at the on-demand price: never more than this
-            doubtful.append(Offer(pool, "spot", on_demand, "no market price: on-demand is the cap"))
+            doubtful.append(Offer(pool, "spot", on_demand, "none; on-demand caps it"))
     ranked = ranked_by_price(priced) + ranked_by_price(doubtful)
     return [offer for offer in ranked if max_price_usd_h is None or Decimal(str(offer.price_usd_h)) <= max_price_usd_h]
 
 
-def on_demand_offers(pools: Sequence[Pool]) -> list[Offer]:
-    """Return the pools whose region has a recorded on-demand price, cheapest first."""
+def on_demand_offers(pools: Sequence[Pool], listed: Mapping[Pool, float] = NO_LIST) -> list[Offer]:
+    """Return the pools whose on-demand price is known, cheapest first.
+
+    Args:
+        pools: that there are.
+        listed: what AWS's price list says of those of which nothing is recorded.
+    """
     offers = []
     for pool in pools:
-        price = catalog.find(pool.instance_type).on_demand_usd_h.get(pool.region)
+        price = _on_demand(pool, listed)
         if price is not None:
-            offers.append(Offer(pool, "on-demand", price, f"recorded {catalog.recorded_on()}"))
+            source = "price list, now" if recorded_usd_h(pool) is None else f"recorded {catalog.recorded_on()}"
+            offers.append(Offer(pool, "on-demand", price, source))
     return ranked_by_price(offers)
+
+
+def _on_demand(pool: Pool, listed: Mapping[Pool, float]) -> float | None:
+    recorded = recorded_usd_h(pool)
+    return listed.get(pool) if recorded is None else recorded
 
 
 def ranked_by_price(offers: Iterable[Offer]) -> list[Offer]:

@@ -48,12 +48,18 @@ def make_plan(
         refuse_retired(spec)
         _refuse_without_kernels(spec)
     pools = cloud.offerings(spec.instances)
+    if not pools and spec.is_embedded:
+        raise _not_recorded(spec)
+    unknown = [pool for pool in pools if offers.recorded_usd_h(pool) is None]
+    listed = cloud.on_demand_prices(unknown) if unknown else {}
     if spec.market == "spot":
         prices = cloud.spot_prices(pools)
-        ranked = offers.spot_offers(pools, prices, spec.max_price_usd_h)
+        ranked = offers.spot_offers(pools, prices, spec.max_price_usd_h, listed)
     else:
         prices = {}
-        ranked = offers.on_demand_offers(pools)
+        ranked = offers.on_demand_offers(pools, listed)
+    if born_at is None:
+        _refuse_boundless(spec, ranked, listed)
     if not ranked:
         raise offers.explain_none(
             instance_types=spec.instances,
@@ -75,6 +81,28 @@ def make_plan(
         _refuse_unsupported(spec, images.values())
     born_at = SystemClock().now() if born_at is None else born_at
     return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {})
+
+
+def _not_recorded(spec: RunSpec) -> SpecError:
+    """Return why the embedded cloud does not have it: it offers what a price was recorded of."""
+    return SpecError(
+        f"--instance: the embedded cloud has no price of {', '.join(spec.instances)} in {', '.join(spec.regions)}; "
+        f"it has one of every type in {world.EMBEDDED_REGION}"
+    )
+
+
+def _refuse_boundless(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> None:
+    """Refuse a budget that cannot be kept: a spot hour may become as dear as on-demand, and that is not recorded."""
+    if spec.limits.budget_usd is None or spec.market != "spot" or spec.max_price_usd_h is not None:
+        return
+    for offer in ranked:
+        pool = offer.pool
+        if offers.recorded_usd_h(pool) is None:
+            known = f" (on-demand is ${price(listed[pool])} now)" if pool in listed else ""
+            raise SpecError(
+                f"--budget: how dear a spot hour of {pool.instance_type} may become in {pool.region} is not recorded"
+                f"{known}; add --max-price USD, and the budget will be kept"
+            )
 
 
 def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:

@@ -85,13 +85,13 @@ def prices(args: argparse.Namespace) -> int:
 
 
 def chosen_types(text: str | None) -> tuple[str, ...]:
-    """Return the types of `a,b,c`, by default all that AWS still rents.
+    """Return the types of `a,b,c`, by default one of each GPU that AWS still rents.
 
     Raises:
         SpecError: one is unknown.
     """
     if text is None:
-        return tuple(known.name for known in catalog.all_types() if not known.is_retired)
+        return tuple(known.name for known in catalog.one_of_each_gpu())
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge,g5.xlarge")
@@ -297,9 +297,10 @@ def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: i
         parts += ["", "Not ranked:", *_doubts(doubtful)]
     best = lowest(quoted.rows)
     if best:
+        widest = max(map(len, best))
         parts += ["", "Lowest over all zones and regions asked:"]
         parts += [
-            f"  {name:12}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})"
+            f"  {name:{widest}}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})"
             for name, row in best.items()
         ]
     parts += ["", "USD an hour, Linux. MEAN weighs by time; VOL: standard deviation over it."]

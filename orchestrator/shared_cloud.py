@@ -118,6 +118,10 @@ class SharedCloud:
         """Return the prices of now, a minute old at most."""
         return self._shared(("prices", tuple(pools)), MARKET_FRESH_S, lambda: self.cloud.spot_prices(pools))
 
+    def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
+        """Return the on-demand prices, a minute old at most."""
+        return self._shared(("list", tuple(pools)), MARKET_FRESH_S, lambda: self.cloud.on_demand_prices(pools))
+
     def image(self, region: str, image_id: str | None = None) -> Image:
         """Return the image to start."""
         return self._shared(("image", region, image_id), MARKET_FRESH_S, lambda: self.cloud.image(region, image_id))

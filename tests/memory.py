@@ -98,6 +98,7 @@ class MemoryCloud:
         self.prices: dict[str, list[PricePoint]] = {  # zone -> changes in the order of time
             zone: [PricePoint(EPOCH - 3600, price)] for zone, price in PRICES.items()
         }
+        self.listed: dict[str, float] = {}  # on-demand, by type
         self.terminations: list[str] = []
         self.quotas: dict[str, float] = {}
         self.room_for: int | None = None  # machines in each region; None: any number
@@ -121,6 +122,9 @@ class MemoryCloud:
     def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
         now = self.clock.now()
         return {p: [c for c in self.prices[p.zone] if c.at <= now][-1] for p in pools}
+
+    def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
+        return {pool: self.listed[pool.instance_type] for pool in pools if pool.instance_type in self.listed}
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
         changes = self.prices.get(pool.zone, [])

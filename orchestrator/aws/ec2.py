@@ -17,6 +17,7 @@ from orchestrator.aws import account
 from orchestrator.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
 from orchestrator.aws.fleet import create_fleet
 from orchestrator.aws.images import find_image
+from orchestrator.aws.prices import PriceSource
 from orchestrator.cloud import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, Pool, PricePoint
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
 from orchestrator.plan import admission
@@ -117,6 +118,16 @@ class AwsCloud:
                 if pool in pools and (pool not in prices or point.at > prices[pool].at):
                     prices[pool] = point
         return prices
+
+    def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
+        """GetProducts, a request for each type; who may not ask the price list, or gets no answer, knows none."""
+        try:
+            source = PriceSource(endpoint=self._endpoint, profile=self.profile)
+            listed = source.on_demand(sorted({pool.instance_type for pool in pools}))
+        except CloudError:
+            return {}
+        found = ((pool, listed.get((pool.instance_type, pool.region))) for pool in pools)
+        return {pool: float(price) for pool, price in found if price is not None}
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
         """DescribeSpotPriceHistory, all pages, put in order: they come newest first, and not strictly so."""

@@ -131,6 +131,15 @@ class PriceSource:
         quotes.requests = sum(pace.count for pace in paces.values())
         return quotes
 
+    def on_demand(self, instance_types: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+        """Return the on-demand prices an hour by (type, region).
+
+        Raises:
+            CloudError: the price list does not answer, or does not let us in.
+        """
+        client, pace = self._client("pricing", PRICE_LIST_REGION), Pace(self._calls_per_s)
+        return {(name, region): price for name in instance_types for region, price in _on_demand(client, pace, name)}
+
     @staticmethod
     def _changes(
         client: Any, pace: Pace, region: str, name: str, *, start: float, end: float

@@ -85,3 +85,29 @@ def test_an_unknown_type_is_one_line_with_near_names(home: Path, monkeypatch: py
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     with pytest.raises(SpecError, match=r"TYPE: unknown instance type 'g4dn.xlrge'; did you mean g4dn.xlarge"):
         comparing.do_compare(argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], output="table"))
+
+
+def test_a_size_without_a_spot_price_is_compared_in_one_market(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    names = ["g5.xlarge", "g5.2xlarge", "g5.12xlarge"]
+    compared = compare(names, recorded_rows(names, REGIONS, 0), "recorded")
+    assert [side.spot_usd_h is None for side in compared.sides] == [False, True, True]
+    double, twelve = compared.ratios
+    assert double.tflops_per_usd == pytest.approx(Decimal("1.006") / Decimal("1.212")), "on-demand against on-demand"
+    assert twelve.tflops_per_usd == pytest.approx(4 * Decimal("1.006") / Decimal("5.672"))
+    shown = " ".join(run(monkeypatch, capsys, home, *names).split())
+    assert "g5.2xlarge, g5.12xlarge: no spot price is known; TFLOPS PER $ is at the on-demand price." in shown
+    assert "the bundled trainer uses one of them" in shown
+    assert "4x A10G" in shown
+    assert shown.count("A10G's own sheet") == 1, "a note of the family stands there once"
+
+
+def test_types_may_be_parted_by_commas(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert run(monkeypatch, capsys, home, "g4dn.xlarge,g5.xlarge") == run(
+        monkeypatch, capsys, home, "g4dn.xlarge", "g5.xlarge"
+    )
+    with pytest.raises(SpecError, match="names no instance type"):
+        run(monkeypatch, capsys, home, ",")

@@ -95,3 +95,46 @@ def test_a_refusal_rules_out_what_its_scope_says(scope: Scope, leaves: list[int]
         _offer("g4dn.xlarge", "us-west-2a"),
     ]
     assert [i for i, offer in enumerate(offers) if not rules_out(scope, offers[0], offer)] == leaves
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "size", "usd_h"),
+    [
+        ("g4dn.2xlarge", "T4", (1, 8, 32), 0.752),
+        ("g5.2xlarge", "A10G", (1, 8, 32), 1.212),
+        ("g5.12xlarge", "A10G", (4, 48, 192), 5.672),
+        ("g6.2xlarge", "L4", (1, 8, 32), 0.9776),
+        ("g6e.48xlarge", "L40S", (8, 192, 1536), 30.13118),
+        ("p3.8xlarge", "Tesla V100", (4, 32, 244), 12.24),
+        ("p4de.24xlarge", "A100 80GB", (8, 96, 1152), 27.447),
+    ],
+)
+def test_the_usual_sizes_of_a_family_are_known(name: str, gpu: str, size: tuple[int, int, int], usd_h: float) -> None:
+    known = catalog.find(name)
+    assert (known.gpu, (known.gpus, known.vcpus, known.memory_gib)) == (gpu, size)
+    assert known.on_demand_usd_h == {"us-east-1": usd_h}
+    assert "2026-01-19" in catalog.sources()[known.sources["on_demand_usd_h"]]
+
+
+def test_a_size_has_the_gpu_facts_and_the_status_of_its_family() -> None:
+    sizes = [known for known in catalog.all_types() if known.like]
+    assert len(sizes) > 20
+    for known in sizes:
+        first = catalog.find(known.like)
+        for field in ("gpu", "fp32_tflops", "bandwidth_gb_s", "gpu_memory_gib", "compute_capability", "status"):
+            assert getattr(known, field) == getattr(first, field), f"{known.name}.{field}"
+        assert known.name.partition(".")[0] == first.name.partition(".")[0]
+        assert known.vcpus > first.vcpus
+    assert {known.like for known in catalog.one_of_each_gpu()} == {""}
+
+
+def test_what_is_not_recorded_is_taken_from_the_price_list() -> None:
+    west = Pool("g5.2xlarge", "us-west-2a", "us-west-2")
+    assert on_demand_offers([west]) == []
+    assert on_demand_offers([west, A], {west: 1.2, A: 99.0}) == [
+        Offer(A, "on-demand", 0.526, f"recorded {catalog.recorded_on()}"),
+        Offer(west, "on-demand", 1.2, "price list, now"),
+    ]
+    assert spot_offers([west], {}, None) == []
+    assert [o.price_usd_h for o in spot_offers([west], {}, None, {west: 1.2})] == [1.2]
+    assert [o.price_usd_h for o in spot_offers([west], {west: PricePoint(0, 0.5)}, None)] == [0.5]

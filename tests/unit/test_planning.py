@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.local import market
 from model.config import config_from_settings
 from orchestrator import catalog, world
 from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
@@ -17,7 +19,7 @@ from orchestrator.errors import AccessError, QuotaError, SpecError
 from orchestrator.offers import ranked_by_value
 from orchestrator.plan import Plan
 from orchestrator.planning import Draft, make_plan
-from orchestrator.spec import RunSpec
+from orchestrator.spec import Limits, RunSpec
 from orchestrator.sync import Tree
 from tests.memory import MemoryCloud, VirtualClock
 
@@ -224,10 +226,43 @@ def test_a_dry_run_says_what_becomes_of_the_launch_template(cloud: MemoryCloud) 
 
 def test_the_plan_for_people_keeps_to_80_columns(cloud: MemoryCloud) -> None:
     spec = {"instances": ("p4d.24xlarge", "g4dn.xlarge"), "bucket": "b" * 63, "trainer": config_from_settings({})}
-    for market in ("spot", "on-demand"):
-        plan = planned(cloud, **spec, market=market)
+    for kind in ("spot", "on-demand"):
+        plan = planned(cloud, **spec, market=kind)
         shown = Draft(plan, "AWS", cloud.caller_cidr(), Tree(Path(), ())).as_text()
         prose = [line for line in shown.splitlines() if not line.startswith("  ")]  # the requests are JSON
         assert max(map(len, prose)) <= 80
         assert "…" not in shown
         assert "uses one GPU: p4d.24xlarge has 8" in shown
+
+
+def test_a_type_without_a_recorded_price_is_offered_at_the_price_list_s(cloud: MemoryCloud) -> None:
+    cloud.regions = ("us-west-2",)
+    west: dict[str, Any] = {"instances": ("g5.2xlarge",), "regions": ("us-west-2",), "market": "on-demand"}
+    with pytest.raises(SpecError, match="no on-demand price is known"):
+        planned(cloud, **west)
+    cloud.listed = {"g5.2xlarge": 1.25}
+    assert {(o.price_usd_h, o.source) for o in planned(cloud, **west).offers} == {(1.25, "price list, now")}
+
+
+def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: MemoryCloud) -> None:
+    cloud.regions = ("us-west-2",)
+    cloud.listed = {"g5.2xlarge": 1.25}
+    west: dict[str, Any] = {"instances": ("g5.2xlarge",), "regions": ("us-west-2",), "limits": Limits(budget_usd="5")}
+    asked = RunSpec(run="plan", cloud="aws", market="spot", **west)
+    with pytest.raises(SpecError, match=r"on-demand is \$1.2500 now\); add --max-price"):
+        make_plan(asked, cloud, "home")
+    assert make_plan(asked.model_copy(update={"max_price_usd_h": Decimal(1)}), cloud, "home").offers
+
+
+def test_the_embedded_cloud_offers_every_type_and_says_where_it_does_not() -> None:
+    for known in catalog.all_types():
+        zones = market.offering_zones(known.name, "us-east-1")
+        assert zones, known.name
+        recorded = known.on_demand_usd_h["us-east-1"]
+        assert market.on_demand_usd_h(known.name, "us-east-1") == pytest.approx(recorded, rel=1e-4)
+        described = market.load_pools()["types"][known.name]
+        assert (described["vcpus"], described["gpu"]["count"]) == (known.vcpus, known.gpus)
+    nowhere = MemoryCloud(VirtualClock(), regions=())
+    spec = RunSpec(run="x", cloud="local", instances=("g5.2xlarge",), market="spot", regions=("us-west-2",))
+    with pytest.raises(SpecError, match=r"the embedded cloud has no price of g5.2xlarge in us-west-2"):
+        make_plan(spec, nowhere, "home")

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from model import picture
 from model.data import load, manifest
 from model.data.prepare import prepare
 from model.data.sources import cifar, mnist
 from model.data.verify import verify
-from model.datasets import REGISTRY
-from model.errors import DataError
+from model.datasets import REGISTRY, DatasetFacts
+from model.errors import DataError, SetupError
 from model.recipe import Options
 from tests.data_files import (
     Pixels,
@@ -588,6 +589,8 @@ def test_what_pillow_finds_behind_another_name_is_not_opened(tmp_path: Path) -> 
     Pictures.fromarray(crops(1, 8)[0]).save(out, "ICO")
     (tmp_path / "in" / "a.png").write_bytes(out.getvalue())
     assert "a.png: no image, or a damaged one" in refusal("images", tmp_path / "in", tmp_path, size=8)
+    with pytest.raises(SetupError, match=r"a\.png is no image"):
+        picture.read(tmp_path / "in" / "a.png", DatasetFacts(8, 8, 3, 256, 1, 0, 0))
     (tmp_path / "in" / "a.png").unlink()
     for form in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF"):
         name = f"a.{form.lower()}".replace(".tiff", ".tif")

@@ -9,16 +9,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator import world
-from orchestrator.clock import SystemClock
+from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import OWNER_TAG, RUN_TAG, Cloud, Instance
 from orchestrator.errors import CloudError, HostError, PixelOrchError, SpecError
 from orchestrator.events import InstanceEnded, StateChanged
 from orchestrator.reaper import Reaper
 from orchestrator.spec import check_name
 from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, wait_until_gone
+from orchestrator.terminal import span, table
 
 DOWN_TIMEOUT_S = 300.0
 
@@ -168,7 +170,10 @@ def _write_off(store: RunStore, now: float, reason: str) -> None:
 
 
 def sweep(args: argparse.Namespace) -> int:
-    """Do `pixel-orch sweep`: find by tag what is still billed and belongs to no run that is being led; end it."""
+    """Do `pixel-orch sweep`: find by tag what is still billed and belongs to no run that is being led; end it.
+
+    With `--dry-run`, and without `-y` where there is nobody to ask, it only says what there is: 1 if something.
+    """
     home = home_from_environment()
     cloud_name = args.cloud or "aws"
     if cloud_name not in ("aws", "local"):
@@ -176,6 +181,9 @@ def sweep(args: argparse.Namespace) -> int:
     regions = world.regions_for(cloud_name, tuple(args.region or ()), args.profile)
     orphans = _orphans(home, cloud_name)
     if cloud_name == "local" and not _embedded_runs(home):
+        code = _may_not_end(args, [], orphans, [])
+        if code is not None:
+            return code
         for store in orphans:
             with store.owned():
                 _end_unowned(store, home)
@@ -184,8 +192,9 @@ def sweep(args: argparse.Namespace) -> int:
     regions = tuple(dict.fromkeys([*regions, *(r for store in orphans for r in store.spec().regions)]))
     with world.open_cloud(cloud_name, regions, home, args.profile) as cloud:
         ours, foreign = _found(cloud, home)
-        if (ours or orphans) and not args.yes and not _confirmed(_sweep_question(ours, orphans)):
-            return 1
+        code = _may_not_end(args, ours, orphans, foreign)
+        if code is not None:
+            return code
         problems = []
         for store in orphans:
             try:
@@ -201,12 +210,72 @@ def sweep(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _may_not_end(
+    args: argparse.Namespace, ours: Sequence[Instance], orphans: Sequence[RunStore], foreign: Sequence[Instance]
+) -> int | None:
+    """Return the exit code if nothing is to be ended, since we are only to look or got a no; else None."""
+    only_looks = args.dry_run or (not args.yes and (args.output == "json" or not sys.stdin.isatty()))
+    if only_looks:
+        return _say_found(args, ours, orphans, foreign)
+    if args.yes or not (ours or orphans):
+        return None
+    _say_found(args, ours, orphans, foreign)
+    if _confirmed(_sweep_question(ours, orphans)):
+        return None
+    print("nothing was ended")
+    return 1
+
+
+def _say_found(
+    args: argparse.Namespace, ours: Sequence[Instance], orphans: Sequence[RunStore], foreign: Sequence[Instance]
+) -> int:
+    """Print what there is; return 1 if there is something that nobody leads."""
+    now = SystemClock().now()
+    if args.output == "json":
+        answer = {
+            "billed": [_found_json(instance) for instance in ours],
+            "unled_runs": [store.run for store in orphans],
+            "ended": [],
+            "runs": [],
+            "of_other_homes": [instance.instance_id for instance in foreign],
+        }
+        print(json.dumps(answer))
+        return 1 if ours or orphans else 0
+    if not ours and not orphans:
+        return _say_swept(args, [], [], foreign)
+    if ours:
+        rows = [
+            [i.tags.get(RUN_TAG, "-"), i.instance_id, i.instance_type, i.zone, i.market, span(now - i.launched_at)]
+            for i in ours
+        ]
+        print(table(["RUN", "BILLED", "TYPE", "ZONE", "MARKET", "FOR"], rows, "FOR"))
+    if orphans:
+        print(f"runs that nobody leads: {', '.join(store.run for store in orphans)}")
+    _say_foreign(foreign)
+    if args.dry_run or not sys.stdin.isatty():
+        print("nothing was ended; pixel-orch sweep -y ends it")
+    return 1
+
+
+def _found_json(instance: Instance) -> dict[str, object]:
+    return {
+        "run": instance.tags.get(RUN_TAG),
+        "instance_id": instance.instance_id,
+        "instance_type": instance.instance_type,
+        "zone": instance.zone,
+        "region": instance.region,
+        "market": instance.market,
+        "launched_at": iso(instance.launched_at),
+    }
+
+
 def _orphans(home: Path, cloud_name: str) -> list[RunStore]:
-    return [
-        store
-        for store in RunStore.all(home)
-        if not store.state().is_final and store.owner_pid() is None and store.spec().cloud == cloud_name
-    ]
+    found = []
+    for store in RunStore.all(home):
+        with suppress(SpecError):  # a damaged spec.json: what it rented is found by its tag all the same
+            if not store.state().is_final and store.owner_pid() is None and store.spec().cloud == cloud_name:
+                found.append(store)
+    return found
 
 
 def _found(cloud: Cloud, home: Path) -> tuple[list[Instance], list[Instance]]:
@@ -218,7 +287,7 @@ def _found(cloud: Cloud, home: Path) -> tuple[list[Instance], list[Instance]]:
     return ours, [i for i in alive if i.tags.get(OWNER_TAG) != mine]
 
 
-def _sweep_question(ours: list[Instance], orphans: list[RunStore]) -> str:
+def _sweep_question(ours: Sequence[Instance], orphans: Sequence[RunStore]) -> str:
     what = [i.instance_id for i in ours] + [f"run {store.run}" for store in orphans]
     return f"End {', '.join(what)}?"
 
@@ -244,6 +313,10 @@ def _say_swept(args: argparse.Namespace, ended: list[str], runs: list[str], fore
         print("nothing to do: no instance of ours is left" + (" without somebody who leads it" if foreign else ""))
     else:
         print(f"ended {', '.join(ended) or 'no instance'}; closed {', '.join(runs) or 'no run'}")
+    _say_foreign(foreign)
+    return 0
+
+
+def _say_foreign(foreign: Sequence[Instance]) -> None:
     for instance in foreign:
         print(f"left alone: {instance.instance_id} of {instance.tags.get(RUN_TAG)}, of another PIXEL_ORCH_HOME")
-    return 0

@@ -23,7 +23,7 @@ EXAMPLES = {
     "pull": "pixel-orch pull my-run --out ./results",
     "ssh": "pixel-orch ssh my-run -- nvidia-smi",
     "down": "pixel-orch down 'digits-*' -y",
-    "sweep": "pixel-orch sweep --region us-east-1",
+    "sweep": "pixel-orch sweep --dry-run || pixel-orch sweep -y",
     "report": "pixel-orch report --html report.html",
     "bench": "pixel-orch bench --instance g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
     "dashboard": "pixel-orch dashboard --port 8765",
@@ -119,7 +119,12 @@ def _ending(add: Add) -> None:
     _output(sub)
     sub = add("sweep", "find by tag what is still billed though nobody leads it, and end it")
     _cloud(sub)
-    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    sub.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what there is; exit code 1 if something (so without -y in cron)",
+    )
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask: end it")
     _output(sub)
 
 

@@ -1,0 +1,104 @@
+"""`sweep`: what is billed though nobody leads it is shown, and ended only when told."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import world
+from orchestrator.cli import main
+from orchestrator.cloud import OWNER_TAG, RUN_TAG, Instance
+from orchestrator.events import RunCreated
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunStore
+
+SWEEP = ["sweep", "--region", "us-east-1"]
+
+
+class Left:
+    """A cloud with instances that somebody has left."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Instance] = {}
+
+    def add(self, name: str, home: str) -> None:
+        """Let one run."""
+        tags = {RUN_TAG: "lost-1", OWNER_TAG: home}
+        self.found[name] = Instance(name, "g5.2xlarge", "us-east-1a", "us-east-1", "spot", "running", 0.0, tags=tags)
+
+    def instances(self, run: str | None = None) -> list[Instance]:
+        """Return all."""
+        return list(self.found.values())
+
+    def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
+        """End them at once."""
+        for name in instance_ids:
+            self.found[name] = replace(self.found[name], state="terminated")
+
+    def close_door(self, region: str, run: str) -> None:
+        """There is none."""
+
+
+@pytest.fixture
+def left(home: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
+    """Give such a cloud as AWS, and no terminal."""
+    cloud = Left()
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    monkeypatch.setattr(world, "open_cloud", lambda *_: nullcontext(cloud))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    return cloud
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--dry-run", "-y"]])
+def test_it_lists_what_is_billed_and_ends_nothing(left: Left, home: Path, capsys: Any, more: list[str]) -> None:
+    left.add("i-1", world.home_id(home))
+    left.add("i-2", "another")
+    assert main([*SWEEP, *more]) == 1
+    out, err = capsys.readouterr()
+    assert "i-1" in out
+    assert "g5.2xlarge" in out
+    assert "left alone: i-2" in out
+    assert "sweep -y ends it" in out
+    assert err == ""
+    assert left.found["i-1"].state == "running"
+
+
+def test_for_programs_it_only_lists_without_leave(left: Left, home: Path, capsys: Any) -> None:
+    left.add("i-1", world.home_id(home))
+    assert main([*SWEEP, "-o", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["instance_id"], one["run"]) for one in said["billed"]] == [("i-1", "lost-1")]
+    assert (said["ended"], left.found["i-1"].state) == ([], "running")
+    assert main([*SWEEP, "-o", "json", "-y"]) == 0
+    assert json.loads(capsys.readouterr().out)["ended"] == ["i-1"]
+    assert left.found["i-1"].state == "terminated"
+
+
+def test_nothing_to_do_is_0_however_it_is_asked(left: Left, capsys: Any) -> None:
+    left.add("i-2", "another")
+    for more in ([], ["--dry-run"], ["-y"], ["-o", "json"]):
+        assert main([*SWEEP, *more]) == 0, "what another home rents is that one's"
+        capsys.readouterr()
+
+
+def test_a_run_of_an_embedded_cloud_that_is_gone_is_listed_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    spec = RunSpec(run="lost", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
+    store = RunStore.create(home, spec)
+    store.append(RunCreated(at=1.0, run="lost", cloud="embedded cloud"))
+    assert main(["sweep", "--cloud", "local"]) == 1
+    assert "runs that nobody leads: lost" in capsys.readouterr().out
+    assert not store.state().is_final
+    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert store.state().state == "CANCELLED"

@@ -19,6 +19,7 @@ from orchestrator.flags import OF_THE_MODEL, parser
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 asked for what cannot be, 130 broken off."""
+    _let_streams_write_anything()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in OF_THE_MODEL:
         return _hand_over(words)
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args, after or [])
     except PixelOrchError as error:
-        print(f"pixel-orch {args.command}: error: {error}", file=sys.stderr)
+        from orchestrator.terminal import say_error
+
+        say_error(f"pixel-orch {args.command}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -44,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; free some space, then pixel-orch launch --resume" if error.errno == errno.ENOSPC else ""
         print(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}", file=sys.stderr)
         return 1
+
+
+def _let_streams_write_anything() -> None:
+    """Keep a terminal or a pipe of a narrow encoding from ending a command over one letter."""
+    narrow = [
+        stream
+        for stream in (sys.stdout, sys.stderr)
+        if "utf" not in (getattr(stream, "encoding", None) or "utf-8").lower()
+    ]
+    if narrow:
+        from orchestrator.terminal import make_safe
+
+        for stream in narrow:
+            make_safe(stream)
 
 
 def _complete(every: argparse.ArgumentParser) -> None:

@@ -17,10 +17,18 @@ OFF_THE_LINE = ("TimeoutError", "ConnectionError", "ClosedError", "HTTPClientErr
 """How botocore's names end for what no answer came back of: it may have been served."""
 
 
+MOST_LAST_WORDS = 300  # of a line that a trainer printed, in a reason
+
+
 class PixelOrchError(Exception):
     """Anything that pixel-orch says on purpose. `exit_code` is what the command line ends with."""
 
     exit_code = 1
+
+    @property
+    def reason(self) -> str:
+        """The error where there is room for one line only."""
+        return next(iter(str(self).splitlines()), "")
 
 
 class SpecError(PixelOrchError):
@@ -119,6 +127,13 @@ class DiskFullError(PixelOrchError):
 
 class TrainingError(PixelOrchError):
     """The trainer failed by itself: another machine would not help, so there is no recovery."""
+
+    @property
+    def reason(self) -> str:
+        """How it ended, and the last that it said."""
+        how, _, tail = str(self).partition("; its last lines:\n")
+        last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+        return f"{how}: {last[:MOST_LAST_WORDS]}" if last else how.splitlines()[0]
 
 
 class BudgetError(PixelOrchError):

@@ -31,7 +31,7 @@ from orchestrator.records import row_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunBusyError, RunStore, home_from_environment, make_home, wait_until_gone
 from orchestrator.summary import newest_checkpoint, summary_json, summary_text
-from orchestrator.terminal import RunView, Screen
+from orchestrator.terminal import RunView, Screen, say_error
 
 
 def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
@@ -179,7 +179,8 @@ def _detach(store: RunStore, screen: Screen, output: str, verb: str) -> int:
         print(json.dumps({"run": store.run, "state": store.state().state, "owner_pid": child.pid}))
     elif output == "table":
         screen.plain(f"{store.run} goes on in the background (process {child.pid}).")
-        screen.plain(f"pixel-orch logs -f {store.run}    pixel-orch status {store.run}    pixel-orch stop {store.run}")
+        for words in ("logs -f", "status", "stop"):
+            screen.plain(f"  pixel-orch {words} {store.run}")
     return 0
 
 
@@ -234,9 +235,8 @@ def attach(args: argparse.Namespace) -> int:
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     state = store.state()
     if store.owner_pid() is not None and not state.is_final:
-        screen.plain(
-            f"{store.run} is looked after by process {store.owner_pid()}; following it (Ctrl-C only stops following)"
-        )
+        screen.plain(f"{store.run} is looked after by process {store.owner_pid()}; following it")
+        screen.plain("(Ctrl-C only stops following)")
         _follow(store, screen)
         state = store.state()
     if state.is_final:
@@ -299,7 +299,7 @@ def _lead(
     extra: tuple[Watcher, ...] = (),
 ) -> int:
     clock = SystemClock()
-    view = RunView(screen, plan.spec.steps, clock)
+    view = RunView(screen, plan.spec.steps, clock, store.events())
     code = 0
     with store.owned():
         engine = engine_from(store, plan, tree, cloud, clock=clock, watchers=(view, *extra))
@@ -313,7 +313,7 @@ def _lead(
                 code = error.exit_code
             except PixelOrchError as error:
                 code = error.exit_code
-                print(f"pixel-orch {verb}: error: {error}", file=sys.stderr)
+                say_error(f"pixel-orch {verb}: error: {error}")
     world.forget_ssh_config(store)
     end = 0 if output in ("none", "quiet") else _conclude(store, screen, output)
     return code or end
@@ -344,7 +344,7 @@ def _signals(engine: Engine, store: RunStore, screen: Screen) -> Iterator[None]:
         nonlocal count
         count += 1
         if count == 1:
-            screen.line("Stopping: checkpoint, pull, terminate. (Ctrl-C again: terminate at once.)")
+            screen.line("Stopping: checkpoint, pull, terminate. (Again: terminate at once.)")
             state = store.asked_for()
             engine.request_stop("pixel-orch stop" if state == "STOPPED" else signal.Signals(number).name, state)
         else:
@@ -369,6 +369,7 @@ def _follow(store: RunStore, screen: Screen) -> None:
         for event in events[told:]:
             view.event(event)
         told = len(events)
+        view.look()
         if store.state().is_final or store.owner_pid() is None:
             return
         clock.sleep(0.5)

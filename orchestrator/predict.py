@@ -60,6 +60,7 @@ class Prediction:
     low: float
     high: float
     basis: str
+    is_bound_by_kernels: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def _by_roofline(slowdowns: Mapping[str, float], known: InstanceType, work: Work
         factor = _factor(logs, centre)
         basis = f"counted work, calibrated on {', '.join(slowdowns)}"
     speed = 1 / (least_s * math.exp(centre))
-    return Prediction(known.name, speed, speed / factor, speed * factor, basis)
+    by_kernels = least_s == work.kernels * KERNEL_S
+    return Prediction(known.name, speed, speed / factor, speed * factor, basis, by_kernels)
 
 
 def _factor(logs: Sequence[float], centre: float) -> float:

@@ -20,7 +20,7 @@ from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
 
 DIGEST = "digest.json"  # beside `metrics.jsonl`, of an attempt that is over
-DIGEST_FORMAT = 1
+DIGEST_FORMAT = 2  # 2: steps/s from images/s
 WORTH_A_PROCESS = 40  # runs; below that, starting processes costs more than it saves
 
 

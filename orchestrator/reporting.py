@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from orchestrator.records import Record, records_of
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
 from orchestrator.report.rows import EMBEDDED
 from orchestrator.store import RunStore, home_from_environment
+from orchestrator.terminal import columns
 
 if TYPE_CHECKING:
     from orchestrator.report.charts import History
@@ -40,7 +43,7 @@ def report(args: argparse.Namespace) -> int:
         "json": lambda: json.dumps(as_json(built), allow_nan=False),
         "csv": lambda: as_csv(built),
         "markdown": lambda: as_markdown(built),
-        "table": lambda: as_text(built),
+        "table": lambda: as_text(built, math.inf if args.out else columns(sys.stdout) or math.inf),
     }[args.output]()
     if args.out:
         _write_out(Path(args.out), text + "\n", flag="--out")
@@ -146,6 +149,6 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
 
 def _write_out(path: Path, text: str, *, flag: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{flag}: cannot write {path} ({error.strerror}); name a file in a folder of yours") from None

@@ -14,7 +14,7 @@ from orchestrator.billing import bill, total_usd
 from orchestrator.clock import SystemClock, iso
 from orchestrator.events import RunState
 from orchestrator.store import RunStore, home_from_environment
-from orchestrator.summary import summary_json, summary_text
+from orchestrator.summary import steps_done, summary_json, summary_text
 from orchestrator.terminal import money, span, table
 
 # -- looking
@@ -29,7 +29,9 @@ def status(args: argparse.Namespace) -> int:
             print(json.dumps({**summary_json(store, now), "owner_pid": store.owner_pid()}))
         else:
             print(summary_text(store, now).lstrip("\n"))
-            print(f"looked after by  {_owner_words(store, store.state())}")
+            if not store.state().is_final:
+                pid = store.owner_pid()
+                print(f"looked after by  {f'process {pid}' if pid else f'nobody: pixel-orch attach {store.run}'}")
         return 0
     rows = [(store, store.state()) for store in RunStore.all(home)]
     if args.output == "json":
@@ -37,11 +39,15 @@ def status(args: argparse.Namespace) -> int:
     elif not rows:
         print("no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
     else:
-        head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "OWNER"]
+        head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
         cells = [_status_row(*r, now) for r in rows]
         if all(row[-1] == "-" for row in cells):  # nothing runs: nobody owns anything
             head, cells = head[:-1], [row[:-1] for row in cells]
-        print(table(head, cells, "STEP $ AGE"))
+        print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
+        left = [store.run for (store, _), row in zip(rows, cells, strict=True) if row[-1] == "nobody"]
+        if left:
+            print(f"{len(left)} run{'s' * (len(left) != 1)} that nobody looks after; take over with:")
+            print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
     return 0
 
 
@@ -51,7 +57,7 @@ def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]
         "state": state.state,
         "reason": state.reason,
         "cloud": state.cloud,
-        "step": _steps(state),
+        "step": steps_done(store, state),
         "attempts": len(state.attempts),
         "interruptions": state.interruptions,
         "cost_usd": float(total_usd(state.attempts, now)),
@@ -68,22 +74,15 @@ def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
         state.state,
         "embedded" if state.cloud == world.EMBEDDED_TITLE else state.cloud,
         state.attempts[-1].instance_type if state.attempts else "-",
-        str(_steps(state)),
+        str(steps_done(store, state)),
         ("~" if any(each.is_estimate for each in bills) else "") + money(cost),
         span(now - state.created_at),
-        _owner_words(store, state),
+        _owner_word(store, state),
     ]
 
 
-def _steps(state: RunState) -> int:
-    return max((attempt.last_step for attempt in state.attempts), default=0)
-
-
-def _owner_words(store: RunStore, state: RunState) -> str:
-    if state.is_final:
-        return "-"
-    pid = store.owner_pid()
-    return f"process {pid}" if pid else "nobody: pixel-orch attach"
+def _owner_word(store: RunStore, state: RunState) -> str:
+    return "-" if state.is_final else str(store.owner_pid() or "nobody")
 
 
 def logs(args: argparse.Namespace) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
+from orchestrator.events import RunState
 from orchestrator.records import row_of
 from orchestrator.report import build
+from orchestrator.report.rows import RunRow
+from orchestrator.report.text import duration_words
 from orchestrator.store import RunStore
-from orchestrator.terminal import money, number, price, span, table
+from orchestrator.terminal import money, number, price, prose_width, table, wrapped
+
+TAIL_BYTES = 1 << 14  # of a file of metrics: its last lines
 
 
 def newest_checkpoint(store: RunStore) -> Path | None:
@@ -63,6 +69,35 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
     }
 
 
+def steps_done(store: RunStore, state: RunState) -> int:
+    """Return how far a run is by what is at home: events, checkpoints and, while it goes on, its metrics."""
+    known = max((attempt.last_step for attempt in state.attempts), default=0)
+    if state.is_final or not state.attempts:
+        return known
+    path = store.folder / "attempts" / str(state.attempts[-1].number) / "metrics.jsonl"
+    return max([known, *_last_steps(path)])
+
+
+def _last_steps(path: Path) -> list[int]:
+    """Return the steps of the last lines of a file of metrics; torn lines have none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            pieces = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for piece in pieces:
+        try:
+            line = json.loads(piece)
+        except ValueError:
+            continue
+        step = line.get("step") if isinstance(line, dict) else None
+        if type(step) is int:
+            found.append(step)
+    return found
+
+
 def newest_samples(store: RunStore) -> Path | None:
     """Return the last sample grid that came home."""
     found = sorted(store.folder.glob("samples-*.png"), key=lambda p: int(p.stem.split("-")[1]))
@@ -70,8 +105,8 @@ def newest_samples(store: RunStore) -> Path | None:
 
 
 def summary_text(store: RunStore, now: float) -> str:
-    """Return what stands at the end of a run, for a terminal of 80 columns."""
-    row = row_of(store, now)
+    """Return what stands at the end of a run, for a terminal: within 80 columns, or as many as there are."""
+    row, width = row_of(store, now), prose_width()
     head = ["ATT", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
     rows = [
         [
@@ -86,15 +121,16 @@ def summary_text(store: RunStore, now: float) -> str:
         ]
         for a in row.attempts
     ]
-    lines = ["", f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else ""), ""]
+    said = f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else "")
+    lines = ["", wrapped(said, width, indent="  "), ""]
     if rows:
         lines += [table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $"), ""]
     quality = (
         f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
     )
     lines.append(f"steps       {row.steps}{quality}")
-    lines.append(f"speed       {number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}")
-    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} in {span(row.duration_s)}")
+    lines.append(f"speed       {_speed_words(row)}")
+    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}")
     if row.on_demand_usd:
         beside = row.volume_usd + row.address_usd + row.data_out_usd
         lines.append(f"            of that ${money(beside)} for disk, address and data out")
@@ -110,5 +146,11 @@ def summary_text(store: RunStore, now: float) -> str:
     if samples:
         lines.append(f"samples     {samples}")
     lines.append(f"report      pixel-orch report {row.run}")
-    lines += ["", *(textwrap.fill(note, 80) for note in build([row], now).notes)]
+    lines += ["", *(textwrap.fill(note, width) for note in build([row], now).notes)]
     return "\n".join(lines)
+
+
+def _speed_words(row: RunRow) -> str:
+    if row.images_per_s is None:
+        return "none: nothing was trained" if row.is_untrained else "not measured"
+    return f"{number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}"

@@ -91,6 +91,12 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
     )
 
 
+def say_error(text: str) -> None:
+    """Print to standard error: broken between words in a terminal, as it is elsewhere."""
+    width = columns(sys.stderr)
+    print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+
+
 def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -121,6 +127,7 @@ def table(
             del widths[name]
     while _needed(widths) > width:
         able = [name for name in widths if name not in whole and widths[name] > 8]
+        able = [name for name in able if name not in right] or able  # words before figures
         if not able:
             break
         widths[max(able, key=lambda name: widths[name])] -= 1
@@ -135,7 +142,7 @@ def table(
         ]
         lines.append("  ".join(set_cells).rstrip())
     if dropped:
-        lines.append(f"(no room for {', '.join(dropped)}: in a wider terminal, or -o json)")
+        lines.append(wrapped(f"(no room for {', '.join(dropped)}: in a wider terminal, or -o json)", int(width)))
     return "\n".join(lines)
 
 
@@ -223,7 +230,7 @@ class RunView:
         past: what has happened to the run before: it is in the bill too.
     """
 
-    def __init__(self, screen: Screen, steps: int | None, clock: Clock, past: Iterable[ev.Event]) -> None:
+    def __init__(self, screen: Screen, steps: int | None, clock: Clock, past: Iterable[ev.Event] = ()) -> None:
         self.screen = screen
         self.steps = steps
         self.clock = clock
@@ -255,10 +262,11 @@ class RunView:
         return self._state
 
     def _live_words(self, step: int, images_per_s: float | None) -> str:
-        """Return the live line: where there is little room, the bar gives way to the figures."""
+        """Return the live line: where there is little room, the bar gives way, then the speed."""
         room = (self.screen.width or WIDTH) - 1
-        for indent, bar in ((9, 20), (9, 10), (2, 10), (2, 0), (0, 0)):
-            text = " " * indent + self._progress(step, images_per_s, bar=bar)
+        for indent, bar, speed in ((9, 20, images_per_s), (9, 10, images_per_s), (0, 10, images_per_s),
+                                   (0, 0, images_per_s), (0, 0, None)):  # fmt: skip
+            text = " " * indent + self._progress(step, speed, bar=bar)
             if len(text) <= room:
                 break
         return text
@@ -321,6 +329,9 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
             )
         case ev.CheckpointPulled():
             return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
+        case ev.RestPulled():
+            home = f"  {event.files} other files are home ({event.size_bytes / 1e6:.2f} MB, in outputs/)"
+            return f"{home}; left there: {event.left}" if event.left else home
         case ev.CheckpointStored():
             return f"  {event.name} is in S3"
         case ev.SecondHomeTroubled():

@@ -11,6 +11,7 @@ from orchestrator.errors import SpecError
 from orchestrator.events import Attempt, Progress, RunState
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
+from orchestrator.summary import steps_done
 from orchestrator.terminal import event_words
 
 MOST_RUNS = 12  # those that go on, then the newest that are over
@@ -62,7 +63,7 @@ def _run(store: RunStore, now: float) -> dict[str, Any]:
         "where": _where(attempt),
         "attempts": len(state.attempts),
         "interruptions": state.interruptions,
-        "step": state.step,
+        "step": steps_done(store, state),
         "steps": spec.steps if spec else None,
         "images_per_s": speed,
         "speeds": [[event.step, event.images_per_s] for event in progress if event.images_per_s][-MOST_POINTS:],

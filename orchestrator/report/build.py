@@ -8,6 +8,7 @@ shown, and never ranked among GPU types.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator import catalog
@@ -51,15 +52,15 @@ def run_row(
         workload: what it trains.
         rule: by which a spot second is billed.
     """
-    following: list[Attempt | None] = [*state.attempts[1:], None]
     rows = tuple(
-        _attempt_row(attempt, after, digests.get(attempt.number, Digest()), now, rule)
-        for attempt, after in zip(state.attempts, following, strict=False)
+        _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule)
+        for place, attempt in enumerate(state.attempts, 1)
     )
     known = [digests[row.number] for row in rows if row.number in digests]
     batch = next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None)
     epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
     epoch = epoch or (workload.images_per_epoch if workload else None)
+    rate = Rate.of(rows)
     valid = [d for d in known if d.valid_nats is not None or d.valid_bits is not None]
     on_demand = [row.on_demand_usd for row in rows]
     return RunRow(
@@ -74,9 +75,9 @@ def run_row(
         interruptions=state.interruptions,
         capacity_failures=len(state.failures),
         attempts=rows,
-        images_per_s=_weighted(rows),
-        usd_per_1000_steps=_usd_per(rows, 1000 * batch if batch else None),
-        usd_per_epoch=_usd_per(rows, epoch),
+        images_per_s=rate.images_per_s,
+        usd_per_1000_steps=rate.usd_of_steps(1000),
+        usd_per_epoch=rate.usd_of_images(epoch),
         nats=valid[-1].valid_nats if valid else None,
         bits_per_dim=valid[-1].valid_bits if valid else None,
         device=next((row.device for row in reversed(rows) if row.device), ""),
@@ -91,6 +92,9 @@ def run_row(
         data_s=sum(row.data_s for row in rows),
         data_usd=_sum(row.data_usd for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
+        machine_s=sum(_lasted_s(attempt, now) for attempt in state.attempts),
+        batch_size=batch,
+        images_per_epoch=epoch,
         problems=_run_problems(rows),
     )
 
@@ -101,10 +105,25 @@ def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
     return tuple(f"attempt {row.number}: {problem}" for row in rows for problem in row.problems)
 
 
-def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: float, rule: SpotRule) -> AttemptRow:
+def _lasted_s(attempt: Attempt, now: float) -> float:
+    return max(0.0, (attempt.ended_at if attempt.ended_at is not None else now) - attempt.started_at)
+
+
+def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
+    """Return how many of the steps that an attempt trained were trained again by later ones, each counted once."""
+    again, covered = 0, attempt.resumed_from
+    for first, last in sorted((other.resumed_from, min(other.last_step, attempt.last_step)) for other in later):
+        again += max(0, last - max(first, covered))
+        covered = max(covered, last)
+    return again
+
+
+def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule) -> AttemptRow:
     billed = bill(attempt, now, rule)
-    trains_from = next(at for at in (attempt.first_step_at, attempt.ended_at, now) if at is not None)
-    to_first_step_s = max(0.0, trains_from - attempt.started_at)
+    is_trained = attempt.first_step_at is not None
+    to_first_step_s = _lasted_s(attempt, now)
+    if attempt.first_step_at is not None:
+        to_first_step_s = max(0.0, attempt.first_step_at - attempt.started_at)
     return AttemptRow(
         number=attempt.number,
         instance_id=attempt.instance_id,
@@ -120,7 +139,7 @@ def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: f
         noticed=attempt.noticed_ends_at is not None,
         first_step=attempt.first_step,
         last_step=attempt.last_step,
-        steps_lost=max(0, attempt.last_step - after.resumed_from) if after else 0,
+        steps_lost=_done_again(attempt, later),
         images_per_s=digest.images_per_s,
         slow_images_per_s=digest.slow_images_per_s,
         fast_images_per_s=digest.fast_images_per_s,
@@ -128,7 +147,7 @@ def _attempt_row(attempt: Attempt, after: Attempt | None, digest: Digest, now: f
         device=attempt.device or digest.device,
         to_first_step_s=to_first_step_s,
         data_s=attempt.data_s,
-        to_first_step_usd=_share(billed, to_first_step_s),
+        to_first_step_usd=_share(billed, to_first_step_s) if is_trained else billed.instance_usd,
         data_usd=_share(billed, attempt.data_s),
         instance_usd=billed.instance_usd,
         volume_usd=billed.volume_usd,
@@ -158,22 +177,51 @@ def _steps(row: AttemptRow) -> int:
     return max(row.last_step - row.first_step + 1, 1)
 
 
-def _weighted(rows: Sequence[AttemptRow]) -> float | None:
-    """Return images/s over several attempts: total images over total time, images being proportional to steps."""
-    rows = [row for row in rows if row.images_per_s]
-    if not rows:
-        return None
-    return sum(map(_steps, rows)) / sum(_steps(row) / (row.images_per_s or 1) for row in rows)
+@dataclass(frozen=True)
+class Rate:
+    """What training costs, over attempts at several speeds and prices: the one definition that all figures follow.
+
+    Each attempt counts by the time that its steps took: images/s is all images over all time, dollars an hour is the
+    mean by time. So dollars an epoch, a step and 1,000 steps are the same money over the same images.
+    """
+
+    images_per_s: float | None
+    seconds_per_step: float | None
+    usd_h: Decimal | None
+
+    @classmethod
+    def of(cls, rows: Sequence[AttemptRow]) -> Rate:
+        """Return the rate over the attempts whose speed was measured."""
+        rows = [row for row in rows if row.images_per_s]
+        if not rows:
+            return cls(None, None, None)
+        times = [_trained_s(row) for row in rows]
+        total_s = sum(times)
+        images = sum(t * (row.images_per_s or 0) for t, row in zip(times, rows, strict=True))
+        usd = _sum(_decimal(t) * row.price_usd_h for t, row in zip(times, rows, strict=True))
+        steps = sum(map(_steps, rows)) if all(row.steps_per_s for row in rows) else None
+        return cls(images / total_s, total_s / steps if steps else None, usd / _decimal(total_s))
+
+    def usd_of_steps(self, steps: int) -> Decimal | None:
+        """Return what so many steps cost while training runs."""
+        if self.usd_h is None or self.seconds_per_step is None:
+            return None
+        return steps * _decimal(self.seconds_per_step) * self.usd_h / 3600
+
+    def usd_of_images(self, images: float | None) -> Decimal | None:
+        """Return what so many images cost while training runs."""
+        if self.usd_h is None or images is None:
+            return None
+        return usd_for(images, self.images_per_s, self.usd_h)
 
 
-def _usd_per(rows: Sequence[AttemptRow], images: float | None) -> Decimal | None:
-    """Return what so many images cost while training runs: price an hour over measured images/s."""
-    rows = [row for row in rows if row.images_per_s]
-    if not rows or images is None:
-        return None
-    total = sum(map(_steps, rows))
-    each = (_steps(row) * usd_for(images, row.images_per_s, row.price_usd_h) for row in rows)
-    return _sum(each) / total
+def _trained_s(row: AttemptRow) -> float:
+    """Return the time that an attempt's steps took; without a batch size and a clock, in steps of one image."""
+    return _steps(row) / (row.steps_per_s or row.images_per_s or 1.0)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(float(value)))
 
 
 def usd_for(images: float, images_per_s: float | None, price_usd_h: Decimal) -> Decimal:
@@ -220,12 +268,10 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
     cloud, workload, instance_type, market = key
     rows = [row for _, row in pairs]
     measured = [row for row in rows if row.images_per_s]
-    speed = _weighted(rows)
-    price = _sum(row.price_usd_h for row in rows) / len(rows)
-    step_s = _seconds_per_step(measured)
-    runs = list({run.run: run for run, _ in pairs}.values())
-    epoch = _one(run.usd_per_epoch for run in runs if run.usd_per_epoch is not None)
-    usd_per_step = None if step_s is None else Decimal(repr(step_s)) * price / 3600
+    rate = Rate.of(rows)
+    speed = rate.images_per_s
+    price = rate.usd_h if rate.usd_h is not None else _sum(row.price_usd_h for row in rows) / len(rows)
+    epoch = next((run.images_per_epoch for run, _ in pairs if run.images_per_epoch), None)
     return TypeRow(
         cloud=cloud,
         workload=workload,
@@ -236,28 +282,16 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
         images_per_s=speed,
         slow_images_per_s=min((row.slow_images_per_s for row in measured if row.slow_images_per_s), default=None),
         fast_images_per_s=max((row.fast_images_per_s for row in measured if row.fast_images_per_s), default=None),
-        seconds_per_step=step_s,
+        seconds_per_step=rate.seconds_per_step,
         price_usd_h=price,
-        usd_per_step=usd_per_step,
-        usd_per_1000_steps=None if usd_per_step is None else 1000 * usd_per_step,
-        usd_per_epoch=epoch,
+        usd_per_step=rate.usd_of_steps(1),
+        usd_per_1000_steps=rate.usd_of_steps(1000),
+        usd_per_epoch=rate.usd_of_images(epoch),
         images_per_usd=None if not speed or not price else speed * 3600 / float(price),
         cost_usd=_sum(row.billed_usd for row in rows),
         device=next((row.device for row in rows if row.device), ""),
         is_ranked=cloud != EMBEDDED and speed is not None,
     )
-
-
-def _seconds_per_step(rows: Sequence[AttemptRow]) -> float | None:
-    timed = [row for row in rows if row.steps_per_s]
-    if not timed:
-        return None
-    return sum(_steps(row) / (row.steps_per_s or 1) for row in timed) / sum(map(_steps, timed))
-
-
-def _one(values: object) -> Decimal | None:
-    known: list[Decimal] = list(values)  # type: ignore[call-overload]
-    return _sum(known) / len(known) if known else None
 
 
 def _predicted(
@@ -274,7 +308,7 @@ def _predicted(
     targets = [
         known
         for known in catalog.all_types()
-        if known.name not in fastest and (not known.is_retired or known.name in asked)
+        if known.name not in fastest and (not (known.is_retired or known.like) or known.name in asked)
     ]
     found = predict(list(fastest.values()), targets, workload.work)
     rows = []
@@ -293,6 +327,7 @@ def _predicted(
                 usd_per_epoch=None if price is None or not epoch else usd_for(epoch, one.images_per_s, price),
                 images_per_usd=None if not price else one.images_per_s * 3600 / float(price),
                 basis=one.basis,
+                is_bound_by_kernels=one.is_bound_by_kernels,
             )
         )
     rows.sort(key=lambda row: -(row.images_per_usd or 0))

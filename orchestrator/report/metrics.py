@@ -32,7 +32,7 @@ class Digest:
     not_finite: int = 0  # measurements whose loss is no number
     clock_back: int = 0  # times that `wall_s` went back
     images_per_s: float | None = None  # steady state: without the first line, which holds the warm-up
-    steps_per_s: float | None = None
+    steps_per_s: float | None = None  # images_per_s / batch size: of the same lines; by the clock without a batch size
     slow_images_per_s: float | None = None  # the 10 % quantile of the lines
     fast_images_per_s: float | None = None  # the 90 % quantile
     measured: int = 0  # lines that the speed is of
@@ -169,13 +169,13 @@ def _steady(
                 back += 1
         before = one
     if total_s > 0:
-        mean, rate = images / total_s, steps / total_s
+        mean, rate = images / total_s, max(steps / total_s, 0.0)
     else:
         mean, rate = sum(one[1] for one in measured) / len(measured), 0.0
     ordered = sorted(one[1] for one in measured)
     return {
         "images_per_s": mean,
-        "steps_per_s": rate if rate > 0 else mean / batch_size if batch_size else None,
+        "steps_per_s": mean / batch_size if batch_size else rate or None,
         "slow_images_per_s": _quantile(ordered, 0.1),
         "fast_images_per_s": _quantile(ordered, 0.9),
         "measured": len(measured),

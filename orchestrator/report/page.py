@@ -21,7 +21,7 @@ from orchestrator.report.forms import (
 )
 from orchestrator.report.rows import Report
 from orchestrator.report.svg import Picture, check_library
-from orchestrator.report.text import compact, ranked_types, when
+from orchestrator.report.text import basis_words, compact, ranked_types, when
 from orchestrator.terminal import money, span
 
 MOST_ROWS = 1500  # of a table; the JSON has them all
@@ -189,15 +189,7 @@ def _prediction_note(report: Report, workload: str) -> str:
     mine = [row for row in report.predicted if row.workload == workload]
     if not mine:
         return ""
-    checks = [row for row in report.left_out if row.workload == workload]
-    text = f"Predicted from {mine[0].basis}."
-    if checks:
-        errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
-        text += f" Leaving each measured type out in turn, the prediction would have been off by: {errors}."
-    else:
-        text += " With fewer than two types measured on AWS there is nothing to check predictions against."
-    if report.price_note:
-        text += f" Prices, {report.price_note}."
+    text = basis_words(report, workload)
     return f'<p class="basis">{_e(text)}</p>'
 
 

@@ -38,11 +38,11 @@ class AttemptRow:
     noticed: bool
     first_step: int
     last_step: int
-    steps_lost: int  # trained here, and done again by the next attempt
+    steps_lost: int  # trained here, and trained again by a later attempt
     images_per_s: float | None
     slow_images_per_s: float | None
     fast_images_per_s: float | None
-    steps_per_s: float | None
+    steps_per_s: float | None  # images_per_s / batch size: of the same measurements
     device: str
     to_first_step_s: float  # from the start of billing: boot, set-up, data; all of it where no step was made
     data_s: float  # of that, while data were fetched or prepared beside the bootstrap
@@ -88,11 +88,19 @@ class RunRow:
     cost_usd: Decimal
     on_demand_usd: Decimal | None  # the same seconds on on-demand; None where a price is not known
     is_estimate: bool
-    duration_s: float
+    duration_s: float  # from its creation to its end, pauses too
+    machine_s: float  # that instances were had, over the attempts
     to_first_step_usd: Decimal  # over the attempts: paid while nothing was trained yet
     data_s: float
     data_usd: Decimal
+    batch_size: int | None
+    images_per_epoch: float | None
     problems: tuple[str, ...]
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether no attempt came to a step of its own."""
+        return all(attempt.last_step < attempt.first_step for attempt in self.attempts)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class TypeRow:
     slow_images_per_s: float | None
     fast_images_per_s: float | None
     seconds_per_step: float | None
-    price_usd_h: Decimal  # mean over the attempts, at their launch
+    price_usd_h: Decimal  # at the launch; over several attempts the mean by time trained (plain where none was timed)
     usd_per_step: Decimal | None
     usd_per_1000_steps: Decimal | None
     usd_per_epoch: Decimal | None
@@ -138,6 +146,7 @@ class PredictedRow:
     usd_per_epoch: Decimal | None
     images_per_usd: float | None
     basis: str
+    is_bound_by_kernels: bool = False  # by starting them, which takes as long on every type
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,30 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
 from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
-from orchestrator.terminal import money, number, span, table
+from orchestrator.terminal import WIDTH, money, number, span, table
 
 MOST_RUNS = 40
 EMPTY = "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
 
 
-def as_text(report: Report) -> str:
-    """Return the report for a terminal."""
+def as_text(report: Report, width: float = WIDTH) -> str:
+    """Return the report for a terminal of that width; names of runs are never cut."""
     if not report.runs:
         return EMPTY
-    parts = ["Runs (measured, billed)", _runs(report.runs)]
+    prose = int(min(width, WIDTH))
+    parts = ["Runs (measured, billed)", _runs(report.runs, width)]
     for workload in dict.fromkeys(row.workload for row in report.types):
-        parts += ["", *_of_workload(report, workload)]
-    parts += ["", *_bill(report.runs)]
+        parts += ["", *_of_workload(report, workload, width)]
+    parts += ["", *_bill(report.runs, prose)]
     problems = [f"{run.run}: {problem}" for run in report.runs for problem in run.problems]
     if problems:
-        parts += ["", "Left out, or to be known:", *(_bullet(problem) for problem in problems[:10])]
+        parts += ["", "Left out, or to be known:", *(_bullet(problem, prose) for problem in problems[:10])]
         parts += [f"- and {len(problems) - 10} more: -o json has them"] if len(problems) > 10 else []
-    parts += ["", *(textwrap.fill(note, 80) for note in (report.billing_note, *report.notes))]
+    parts += ["", *(textwrap.fill(note, prose) for note in (report.billing_note, *report.notes))]
     return "\n".join(parts)
 
 
-def _runs(runs: Sequence[RunRow]) -> str:
+def _runs(runs: Sequence[RunRow], width: float) -> str:
     head = ["RUN", "STATE", "STEPS", "ATT", "INT", "IMAGES/S", "BITS/DIM", "$", "ON-DEM $"]
     shown = runs[-MOST_RUNS:]
     rows = [
@@ -46,22 +47,26 @@ def _runs(runs: Sequence[RunRow]) -> str:
         ]
         for run in shown
     ]
-    text = table(head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ ON-DEM $")
+    text = table(
+        head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ ON-DEM $", width=width,
+        drop=("ATT", "INT", "ON-DEM $", "BITS/DIM", "IMAGES/S", "STEPS"),
+    )  # fmt: skip
     left = len(runs) - len(shown)
     return text + (f"\n({left} older runs not shown; they are counted below, and in -o json)" if left else "")
 
 
-def _of_workload(report: Report, workload: str) -> list[str]:
+def _of_workload(report: Report, workload: str, width: float) -> list[str]:
     types = [row for row in report.types if row.workload == workload]
     parts = []
     for cloud in dict.fromkeys(row.cloud for row in types):
         where = "this machine's CPU, on the embedded cloud" if cloud == EMBEDDED else cloud
-        parts += [_title(f"Measured on {where}: {workload or 'workload not recorded'}")]
-        parts += [_types([row for row in types if row.cloud == cloud]), ""]
+        parts += [_title(f"Measured on {where}: {workload or 'workload not recorded'}", width)]
+        parts += [_types([row for row in types if row.cloud == cloud], width), ""]
     parts.pop()
     predicted = [row for row in report.predicted if row.workload == workload]
     if predicted:
-        parts += ["", _title(f"Predicted: {workload}"), _predicted(predicted), _basis(report, workload)]
+        parts += ["", _title(f"Predicted: {workload}", width), _predicted(predicted, width)]
+        parts += [textwrap.fill(basis_words(report, workload), int(min(width, WIDTH)))]
     return parts
 
 
@@ -70,7 +75,7 @@ def ranked_types(types: Iterable[TypeRow]) -> list[TypeRow]:
     return sorted(types, key=lambda row: (not row.is_ranked, -(row.images_per_usd or 0), row.instance_type, row.market))
 
 
-def _types(types: Sequence[TypeRow]) -> str:
+def _types(types: Sequence[TypeRow], width: float) -> str:
     head = ["TYPE", "MARKET", "ATT", "IMAGES/S", "$/H", "SEC/STEP", "$/KSTEP", "$/EPOCH"]
     rows = [
         [
@@ -85,10 +90,13 @@ def _types(types: Sequence[TypeRow]) -> str:
         ]
         for row in ranked_types(types)
     ]
-    return table(head, rows, right="ATT IMAGES/S $/H SEC/STEP $/KSTEP $/EPOCH")
+    return table(
+        head, rows, right="ATT IMAGES/S $/H SEC/STEP $/KSTEP $/EPOCH", width=width,
+        drop=("ATT", "SEC/STEP", "$/KSTEP"),
+    )  # fmt: skip
 
 
-def _predicted(rows: Sequence[PredictedRow]) -> str:
+def _predicted(rows: Sequence[PredictedRow], width: float) -> str:
     head = ["TYPE", "IMAGES/S", "90 % BETWEEN", "$/H", "PRICE", "$/EPOCH", "IMAGES/$"]
     cells = [
         [
@@ -102,22 +110,31 @@ def _predicted(rows: Sequence[PredictedRow]) -> str:
         ]
         for row in rows
     ]
-    return table(head, cells, right="IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$")
+    return table(
+        head, cells, right="IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", width=width, drop=("PRICE", "IMAGES/$")
+    )
 
 
-def _basis(report: Report, workload: str) -> str:
-    basis = next(row.basis for row in report.predicted if row.workload == workload)
+def basis_words(report: Report, workload: str) -> str:
+    """Return what predictions for a workload rest on, and how good such ones are."""
+    rows = [row for row in report.predicted if row.workload == workload]
     checks = [row for row in report.left_out if row.workload == workload]
-    text = f"Predicted from {basis}."
+    text = f"Predicted from {rows[0].basis}."
+    if len(rows) > 1 and all(row.is_bound_by_kernels for row in rows):
+        text += (
+            " All the same: so small a network is bound by kernel starts (6 us each, on any of them), not by the GPU."
+        )
     if checks:
         errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
-        text += f" Leaving each out in turn, it would have been off by: {errors}."
+        text += f" Leaving each measured type out in turn, the prediction would have been off by: {errors}."
+    else:
+        text += " With fewer than two types measured on AWS there is nothing to check predictions against."
     if report.price_note:
         text += f" Prices, {report.price_note}."
-    return textwrap.fill(text, 80)
+    return text
 
 
-def _bill(runs: Sequence[RunRow]) -> list[str]:
+def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
     total = sum(run.cost_usd for run in runs)
     parts = [
         f"{name} ${money(sum(getattr(run, key) for run in runs))}"
@@ -140,11 +157,11 @@ def _bill(runs: Sequence[RunRow]) -> list[str]:
     if on_demand:
         same = sum(run.cost_usd for run in known)
         lines.append(f"The same seconds on on-demand: ${money(on_demand)}; saved {100 * (1 - same / on_demand):.0f} %.")
-    return [textwrap.fill(line, 80) for line in lines]
+    return [textwrap.fill(line, width) for line in lines]
 
 
-def _bullet(text: str) -> str:
-    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+def _bullet(text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def compact(value: float | None) -> str:
@@ -157,8 +174,15 @@ def compact(value: float | None) -> str:
     return number(value)
 
 
-def _title(text: str) -> str:
-    return textwrap.shorten(text, 80, placeholder="…")
+def duration_words(run: RunRow) -> str:
+    """Return for how long there was a machine, and, where it differs much, how long the run lasted."""
+    words = f"for {span(run.machine_s)} of machine time"
+    apart = run.duration_s > 1.2 * run.machine_s + 10
+    return words + (f" ({span(run.duration_s)} from beginning to end)" if apart else "")
+
+
+def _title(text: str, width: float) -> str:
+    return text if len(text) <= width else textwrap.fill(text, int(width), subsequent_indent="  ")
 
 
 def when(at: float) -> str:

@@ -29,12 +29,22 @@ def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None
     for step in (9, 100, 20):
         (store.folder / f"samples-{step}.png").write_bytes(PNG)
     (run,) = snapshot(home, NOW)["runs"]
-    assert (run["step"], run["steps"], run["images_per_s"]) == (40, 1000, 900.0)
+    assert (run["step"], run["steps"], run["images_per_s"]) == (100, 1000, 900.0), "checkpoint-100.pt is home"
     assert (run["samples"], run["budget_usd"], run["usd_is_estimate"]) == ("samples-100.png", 2.0, True)
     assert run["usd"] == pytest.approx(float(total_usd(store.state().attempts, NOW)))
     assert run["where"] == "g4dn.xlarge spot in us-east-1a"
     assert any("checkpoint-100.pt is home" in event["words"] for event in run["events"])
     assert not run["is_led"], "nobody holds its lock"
+
+
+def test_its_step_is_that_of_the_newest_thing_at_home_as_in_status(home: Path) -> None:
+    from orchestrator.events import Progress
+
+    late = [Progress(at=BORN + 90, attempt=1, step=40)]
+    store = write_run(home, "going", [Had(ended_by=None, extra=list(late))])
+    with (store.folder / "attempts" / "1" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 180, "split": "valid"}\n{"step": 18')
+    assert snapshot(home, NOW)["runs"][0]["step"] == 180
 
 
 def test_what_goes_on_comes_first_and_old_runs_are_counted(home: Path) -> None:

@@ -49,7 +49,8 @@ def check_nothing_outlives(tale: Tale, state: RunState) -> None:
     """No instance outlives its run; one that could not be ended is named, and ends itself in the time that is named."""
     kinds = {fault.kind for fault in tale.faults}
     if "pixel-orch sweep" in state.reason:
-        assert kinds & {"offline", "expired"}, f"EC2 could be asked to end it: {state.reason}"
+        pressed = sum(fault.kind == "ctrl-c-twice" for fault in tale.faults)  # while it was being ended, and again
+        assert kinds & {"offline", "expired"} or pressed > 1, f"EC2 could be asked to end it: {state.reason}"
         minutes = re.search(r"ends itself within (\d+) min", state.reason)
         assert minutes is not None, f"it does not say when: {state.reason}"
         training_s = 0.0 if tale.setting.carry_s is None else 100 / tale.setting.steps_per_s
@@ -226,6 +227,16 @@ def check_end(tale: Tale, state: RunState) -> None:
         assert kinds & {"ctrl-c", "ctrl-c-twice"}
     if state.state == "STOPPED":
         assert is_limited, state.reason
+    if state.state == "FAILED" and "lost before a first step" in state.reason:
+        last = tale.cloud.machines[-3:]
+        trained = [m for m in last if m.command_started_at is not None and len(m.ends) > 1]
+        assert len(last) == 3 and not trained, f"one of them did train: {state.reason}"
+        return
+    # Of a launch whose answer we did not hear, and that EC2 does not list for long, the quota is all that is heard.
+    unheard = kinds & {"kill-in-launch", "lost-answer"} and tale.setting.listed_after_s > 15
+    if state.state == "FAILED" and "MaxSpotInstanceCountExceeded" in state.reason and unheard:
+        assert tale.setting.room_for == 1
+        return
     if state.state == "FAILED":
         assert kinds & MAY_FAIL, state.reason
     if kinds <= BENIGN and not is_limited:

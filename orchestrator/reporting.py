@@ -99,8 +99,9 @@ def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
         parts = [(a.resumed_from, record.digests[a.number]) for a in record.state.attempts]
         train, valid = joined(parts)
         curves.append(Curve(record.row.run, train, valid))
-    galleries = tuple(_gallery(RunStore(home, record.row.run)) for record in records[-MOST_GALLERIES:])
-    return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries)
+    drawn = [store for record in records if any((store := RunStore(home, record.row.run)).folder.glob("samples-*.png"))]
+    galleries = tuple(_gallery(store) for store in drawn[-MOST_GALLERIES:])
+    return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries, len(drawn))
 
 
 def _gallery(store: RunStore) -> Gallery:

@@ -117,13 +117,15 @@ def price_and_speed(report: Report, workload: str, key: str) -> Picture | None:
         _legend_of_kinds(canvas, {p.kind for p in points})
         _labels(canvas, [(p.price_usd_h, p.images_per_s, p.label) for p in points])
 
-    whose = "measured types" if len(measured) > 1 else "measured and predicted types"
+    is_measured = len(measured) > 1
+    whose = "measured types" if is_measured else "measured and predicted types"
     names = ", ".join(p.label for p in on_front) or "none"
+    nothing = "no measured type" if is_measured else "nothing"
+    line = f"; {nothing} lies above and left of the line" if len(on_front) > 1 else ""
     return picture(
         key,
         "Price against speed",
-        "Up is faster, left is cheaper; nothing lies above and left of the line. Bars: 10 to 90 % of the measurements, "
-        "or 90 % of a prediction.",
+        f"Up is faster, left is cheaper{line}. Bars: 10 to 90 % of the measurements, or 90 % of a prediction.",
         f"Chart of price an hour against images a second for {workload}. On the Pareto front of {whose}: {names}. "
         "The tables below hold every figure.",
         draw,
@@ -186,7 +188,8 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
 
 def price_history(histories: Sequence[History], key: str) -> Picture | None:
     """The spot prices over time, as steps."""
-    histories = [h for h in histories if h.changes][: len(SERIES)]
+    known = [h for h in histories if h.changes]
+    histories = known[: len(SERIES)]
     if not histories:
         return None
 
@@ -215,7 +218,7 @@ def price_history(histories: Sequence[History], key: str) -> Picture | None:
     return picture(
         key,
         "Spot prices",
-        f"The price of each pool until it changes ({sources}).",
+        f"The price of each pool until it changes ({sources}).{_part(len(histories), len(known), 'first', 'pools')}",
         f"Line chart of spot prices over time. At the end: {now}.",
         draw,
     )
@@ -223,7 +226,8 @@ def price_history(histories: Sequence[History], key: str) -> Picture | None:
 
 def timeline(report: Report, key: str) -> Picture | None:
     """The attempts of the newest runs, with interruptions and steps lost."""
-    runs = [run for run in report.runs if run.attempts][-MOST_RUNS_ON_A_TIMELINE:][::-1]
+    known = [run for run in report.runs if run.attempts]
+    runs = known[-MOST_RUNS_ON_A_TIMELINE:][::-1]
     if not runs:
         return None
 
@@ -272,7 +276,7 @@ def timeline(report: Report, key: str) -> Picture | None:
         key,
         "Attempts",
         "Each bar is an instance while it was billed. A cross is an interruption by AWS, with the steps that had to be "
-        "trained again, if any.",
+        "trained again, if any." + _part(len(runs), len(known), "newest", "runs"),
         f"Timeline of the attempts of {len(runs)} runs: {interruptions} interruptions by AWS, {lost} steps lost. "
         "The table of attempts below holds every figure.",
         draw,
@@ -280,9 +284,13 @@ def timeline(report: Report, key: str) -> Picture | None:
     )
 
 
-def learning(curves: Sequence[Curve], key: str) -> Picture | None:
-    """Bits/dim over the steps."""
-    curves = [c for c in curves if len(c.train) > 1 or c.valid][-MOST_CURVES:]
+def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
+    """Bits/dim over the steps, of the newest of so many runs."""
+    known = [c for c in curves if len(c.train) > 1 or c.valid]
+    curves = known[-MOST_CURVES:]
+    left_out = _part(len(curves), of, "newest", "runs")
+    if len(known) == len(curves) < of:
+        left_out = f" {len(curves)} of {of} runs: the others wrote no losses."
     if not curves:
         return None
 
@@ -313,13 +321,18 @@ def learning(curves: Sequence[Curve], key: str) -> Picture | None:
     return picture(
         key,
         "Learning",
-        "Bits/dim: thin is training, with dots is validation. Lower is better.",
+        f"Bits/dim: thin is training, with dots is validation. Lower is better.{left_out}",
         f"Line chart of bits per dimension over the steps. At the end: {ends}.",
         draw,
     )
 
 
 # -- small parts
+
+
+def _part(shown: int, known: int, which: str, what: str) -> str:
+    """Say what a chart leaves out; "" if nothing."""
+    return f" The {which} {shown} of {known} {what}." if shown < known else ""
 
 
 def _days(at: float) -> float:

@@ -1,5 +1,13 @@
-// A column's head sorts its table: numbers by value ("~$1,234", "12 %", "free"), words by letters. Nothing else.
+// A column's head sorts its table: numbers by value ("~$1,234", "12 %", "free"), words by letters.
+// A table that goes on to the right says so. Nothing else.
 "use strict";
+const tables = document.querySelectorAll(".table");
+const mark = () => {
+  for (const box of tables) box.classList.toggle("scrolls", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+};
+for (const box of tables) box.addEventListener("scroll", mark, { passive: true });
+addEventListener("resize", mark);
+mark();
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];

@@ -56,6 +56,7 @@ class Exhibits:
     curves: tuple[Curve, ...] = ()
     histories: tuple[History, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    drawn: int = 0  # runs that have drawn any images
 
 
 def as_html(report: Report, exhibits: Exhibits) -> str:
@@ -117,13 +118,23 @@ def _head(report: Report) -> str:
     attempts = sum(len(run.attempts) for run in runs)
     mark = "~" if any(run.is_estimate for run in runs) else ""
     cards = [
-        (str(len(runs)), "runs" if len(runs) != 1 else "run", f"{done} succeeded, {attempts} instances"),
+        (
+            str(len(runs)),
+            "runs" if len(runs) != 1 else "run",
+            f"{done} succeeded, {attempts} instance{'s' * (attempts != 1)}",
+        ),
         (f"{mark}${money(total)}", "billed", "instances, disks, addresses, data out"),
     ]
     if on_demand:
         cards.append((f"{100 * (1 - same / on_demand):.0f} %", "saved", f"the same on on-demand: ${money(on_demand)}"))
     interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
-    cards.append((str(interruptions), "interruptions", f"{lost} steps trained twice"))
+    cards.append(
+        (
+            str(interruptions),
+            "interruption" if interruptions == 1 else "interruptions",
+            f"{lost:,} step{'s' * (lost != 1)} trained again, over all runs" if lost else "no step was trained again",
+        )
+    )
     waited, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
     if waited:
         detail = f"boot and set-up; data came in {span(data_s)} of it" if data_s else "boot and set-up"
@@ -196,18 +207,18 @@ def _prediction_note(report: Report, workload: str) -> str:
 def _common(report: Report, exhibits: Exhibits) -> list[str]:
     money_pictures = [
         (charts.price_history(exhibits.histories, "prices"), ", ".join({h.source for h in exhibits.histories})),
-        (charts.learning(exhibits.curves, "learning"), "measured"),
+        (charts.learning(exhibits.curves, "learning", len(report.runs)), "measured"),
         (charts.timeline(report, "attempts"), "billed"),
     ]
     drawn = "".join(_figure(p, origin) for p, origin in money_pictures if p is not None)
     sections = [f'<section><h2>What happened</h2><div class="figures">{drawn}</div></section>'] if drawn else []
-    gallery = _galleries(exhibits.galleries)
+    gallery = _galleries(exhibits, len(report.runs))
     return sections + ([gallery] if gallery else [])
 
 
-def _galleries(galleries: Sequence[Gallery]) -> str:
+def _galleries(exhibits: Exhibits, of: int) -> str:
     room, parts, left_out = MOST_GALLERY_BYTES, [], 0
-    for gallery in reversed(galleries):  # the newest run first
+    for gallery in reversed(exhibits.galleries):  # the newest run first
         pictures = []
         for sample in gallery.samples:
             room -= len(sample.png) * 4 // 3
@@ -224,7 +235,10 @@ def _galleries(galleries: Sequence[Gallery]) -> str:
             parts.append(f'<div><h3>{_e(gallery.run)}</h3><div class="samples">{"".join(pictures)}</div></div>')
     if not parts:
         return ""
-    more = f'<p class="none">{left_out} older grids left out to keep this file small.</p>' if left_out else ""
+    said = f"{exhibits.drawn} of {of} runs have drawn any." if exhibits.drawn < of else ""
+    said += f" The newest {len(parts)} are here." if len(parts) < exhibits.drawn else ""
+    said += f" {left_out} older grids are left out to keep this file small." if left_out else ""
+    more = f'<p class="none">{said.strip()}</p>' if said else ""
     return f'<section><h2>Samples as they grew</h2><div class="galleries">{"".join(parts)}</div>{more}</section>'
 
 
@@ -259,7 +273,8 @@ def _table(title: str, origin: str, key: str, table: Table) -> str:
     )  # fmt: skip
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{_e(title)}"><table id="table-{key}">'
-        f'<caption>{_e(title)} <span class="origin">{_e(origin)}</span>{_e(cut)}</caption>'
+        f'<caption>{_e(title)} <span class="origin">{_e(origin)}</span>{_e(cut)}'
+        '<span class="more">more columns to the right: scroll &rarr;</span></caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

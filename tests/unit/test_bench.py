@@ -16,6 +16,7 @@ from orchestrator.cli import main
 from orchestrator.events import GpuSeen, InstanceStarted, fold
 from orchestrator.records import record_of
 from orchestrator.report.metrics import Digest
+from orchestrator.report.metrics import digest as made
 from tests.report_runs import BORN, Had, write_run
 
 NOW = BORN + 10**6
@@ -44,6 +45,19 @@ def test_every_figure_follows_from_speed_and_price(home: Path) -> None:
     assert found.usd_per_epoch == pytest.approx(Decimal("0.001"))
     assert found.images_per_usd == pytest.approx(1e6)
     assert found.usd_to_target == pytest.approx(Decimal("0.0032")), "100 steps of it"
+
+
+def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps(home: Path) -> None:
+    lines: list[dict[str, Any]] = [{"event": "start", "batch_size": 32, "images_per_epoch": 1000}]
+    lines += [{"step": step, "images_per_s": 940.0, "wall_s": 0.086 * step} for step in range(1, 5)]
+    record = record_of(write_run(home, "short", [Had(price_usd_h=0.36)]), NOW)
+    found = bench_row("g4dn.xlarge", record.row, made(lines), full_steps=1000, target_bits=None, says="")
+    step_s = 32 / found.images_per_s
+    assert found.seconds_per_step == pytest.approx(step_s)
+    assert found.usd_per_step == pytest.approx(Decimal(repr(step_s)) * Decimal("0.0001"))
+    assert found.est_hours == pytest.approx(1000 * step_s / 3600)
+    assert found.est_usd == pytest.approx(1000 * found.usd_per_step)
+    assert found.usd_per_epoch / found.usd_per_step == pytest.approx(Decimal(1000) / 32)
 
 
 def test_a_target_that_was_not_reached_has_no_price(home: Path) -> None:

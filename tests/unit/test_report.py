@@ -22,7 +22,7 @@ from orchestrator.report.charts import Spot, front
 from orchestrator.report.metrics import Digest, digest, joined, parse, thinned
 from orchestrator.reporting import report_of
 from orchestrator.store import RunStore
-from tests.report_runs import BORN, Had, write_run
+from tests.report_runs import BORN, PNG, Had, write_run
 
 NOW = BORN + 10**6
 
@@ -139,6 +139,60 @@ def test_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:
     assert row.usd_per_1000_steps == pytest.approx(Decimal("0.0001") * 32)
 
 
+def test_money_for_steps_epochs_and_hours_is_one_definition_over_attempts_at_different_prices(home: Path) -> None:
+    cheap = Had(last_step=900, price_usd_h=0.1, images_per_s=1000, seconds=3000)
+    dear = Had(first_step=901, last_step=1000, price_usd_h=0.9, images_per_s=500, seconds=3000)
+    write_run(home, "first", [cheap, dear])
+    write_run(home, "second", [Had(last_step=200, price_usd_h=0.4, images_per_s=800)])
+    records = records_of(RunStore.all(home), NOW)
+    built = report_of(records, home, NOW, "hour-start")
+    (kind,) = built.types
+    trained_s = [900 * 32 / 1000, 100 * 32 / 500, 200 * 32 / 800]
+    prices = [Decimal("0.1"), Decimal("0.9"), Decimal("0.4")]
+    usd = sum(Decimal(repr(s)) * price / 3600 for s, price in zip(trained_s, prices, strict=True))
+    assert kind.images_per_s == pytest.approx(1200 * 32 / sum(trained_s))
+    assert kind.seconds_per_step == pytest.approx(32 / kind.images_per_s)
+    assert kind.price_usd_h == pytest.approx(usd * 3600 / Decimal(repr(sum(trained_s))))
+    assert kind.usd_per_1000_steps == pytest.approx(usd / 1200 * 1000)
+    for row in (kind, *(record.row for record in records)):
+        assert row.usd_per_epoch / row.usd_per_1000_steps * 1000 == pytest.approx(Decimal(1257) / 32), "steps an epoch"
+    alone = report_of([record for record in records if record.row.run == "first"], home, NOW, "hour-start")
+    run = next(record.row for record in records if record.row.run == "first")
+    assert alone.types[0].usd_per_1000_steps == run.usd_per_1000_steps
+    assert alone.types[0].usd_per_epoch == run.usd_per_epoch
+    assert alone.types[0].images_per_s == run.images_per_s
+    assert alone.types[0].images_per_usd == pytest.approx(float(run.batch_size * 1000 / run.usd_per_1000_steps))
+
+
+def test_seconds_for_a_step_are_those_of_the_same_images(home: Path) -> None:
+    slow_clock = [line(step, 800.0, step * 0.5) for step in range(1, 20)]  # validations between the measured spans
+    found = digest([{"event": "start", "batch_size": 32}, *slow_clock])
+    assert found.images_per_s == pytest.approx(800)
+    assert found.steps_per_s == pytest.approx(25)
+
+
+def test_steps_are_trained_again_only_if_a_later_attempt_trained_them(home: Path) -> None:
+    lost = Had(last_step=28, ended_by="pixel-orch")
+    never = Had(first_step=1, last_step=0, lines=[])
+    row = record_of(write_run(home, "ended-at-once", [lost, never]), NOW).row
+    assert row.steps_lost == 0, "what was thrown away was not done again"
+    again = Had(first_step=11, last_step=50)
+    row = record_of(write_run(home, "resumed", [lost, never, again, Had(first_step=41, last_step=60)]), NOW).row
+    assert [a.steps_lost for a in row.attempts] == [18, 0, 10, 0]
+    done = sum(a.last_step - a.first_step + 1 for a in row.attempts)
+    assert row.steps_lost == done - 60
+
+
+def test_all_of_an_instance_that_never_made_a_step_was_before_a_first_step(home: Path) -> None:
+    never = Had(last_step=0, seconds=20, price_usd_h=0.36, market="on-demand", lines=[])
+    store = write_run(home, "short", [never])
+    text = [row for row in (store.folder / "events.jsonl").read_text().splitlines() if '"progress"' not in row]
+    (store.folder / "events.jsonl").write_text("\n".join(text) + "\n")
+    (attempt,) = record_of(store, NOW).row.attempts
+    assert attempt.to_first_step_s == 20
+    assert attempt.to_first_step_usd == attempt.instance_usd == Decimal("0.36") / 60, "60 s are billed"
+
+
 def test_runs_of_different_workloads_are_not_compared_by_speed(home: Path) -> None:
     from model.config import TrainConfig
 
@@ -188,6 +242,43 @@ def test_the_front_holds_what_nothing_beats() -> None:
         ("dearest", 9.0, 300),
     )]  # fmt: skip
     assert [point.label for point in front(points)] == ["cheap", "dearer and fast"]
+
+
+def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: Path) -> None:
+    from orchestrator.report.page import as_html
+    from orchestrator.reporting import exhibits_of
+
+    for number in range(14):
+        store = write_run(home, f"run-{number:02}", [Had("p2.xlarge", last_step=60)], cloud="embedded cloud",
+                          trainer=None, command=("python3", "x.py"), workdir=str(home))  # fmt: skip
+        if number in (3, 4):
+            (store.folder / "samples-50.png").write_bytes(PNG)
+    records = records_of(RunStore.all(home), NOW)
+    page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
+    assert "above and left of the line" not in page
+    assert "The newest 6 of 14 runs" in page
+    assert "The newest 12 of 14 runs" in page
+    assert "2 of 14 runs have drawn any" in page
+    write_run(home, "there", [Had("g4dn.xlarge", images_per_s=1000)])
+    write_run(home, "where", [Had("g5.xlarge", images_per_s=3000, price_usd_h=0.4)])
+    records = records_of(RunStore.all(home), NOW)
+    page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
+    assert "above and left of the line" in page
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "again", "says"),
+    [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),
+     (True, True, "1 step trained again, over all runs")],
+)  # fmt: skip
+def test_the_tile_of_interruptions_counts_in_words(home: Path, interrupted: bool, again: bool, says: str) -> None:
+    from orchestrator.report.page import Exhibits, as_html
+
+    first = Had(last_step=60, ended_by="aws" if interrupted else "pixel-orch")
+    write_run(home, "one", [first, Had(first_step=60 if again else 61, last_step=70)])
+    page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
+    assert says in page
+    assert "trained twice" not in page
 
 
 # -- a digest is made once

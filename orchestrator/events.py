@@ -231,6 +231,15 @@ class DiskFull(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CapacityAwaited(Event):
+    """A round over all pools has found none with capacity; nothing is billed until the next."""
+
+    kind: ClassVar[str] = "capacity_awaited"
+    pools: int
+    again_at: float  # unix seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class TerminateRequested(Event):
     """Written before TerminateInstances is sent: what ends after this, we ended."""
 

@@ -23,7 +23,7 @@ from orchestrator.checking import preflight
 from orchestrator.clock import SystemClock
 from orchestrator.cloud import Cloud
 from orchestrator.engine import Cancelled, Engine, Watcher
-from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.errors import BudgetError, PixelOrchError, SpecError
 from orchestrator.events import Attempt, Event, RunCreated, StateChanged
 from orchestrator.plan import Plan
 from orchestrator.planning import agreed, draft, engine_from, make_plan, tree_json, tree_text, unused_gpus
@@ -311,12 +311,22 @@ def _lead(
                 engine.run(verb, os.getpid())
             except Cancelled as error:
                 code = error.exit_code
+            except BudgetError as error:
+                code = error.exit_code
+                say_error(_limit_words(store.run, error))
             except PixelOrchError as error:
                 code = error.exit_code
-                say_error(f"pixel-orch {verb}: error: {error}")
+                say_error(f"pixel-orch {'launch' if verb == 'resume' else verb}: error: {error}")
     world.forget_ssh_config(store)
     end = 0 if output in ("none", "quiet") else _conclude(store, screen, output)
     return code or end
+
+
+def _limit_words(run: str, error: BudgetError) -> str:
+    """Return what is said of a limit that was asked for: it is no error, and the run can go on."""
+    what, _, how = str(error).partition("; go on with: ")
+    more = " --budget MORE" if what.startswith("the budget") else ""
+    return f"stopped: {what}; go on with: {how or f'pixel-orch launch --resume {run}{more}'}"
 
 
 class _StopAtOnce:

@@ -72,7 +72,8 @@ def too_little_to_begin(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: 
     buys_s = surely_buys_s(limits, attempts, cap_usd_h, now)
     if buys_s is None or buys_s >= float(LEAST_BILLED_S):
         return ""
-    return f"the budget of ${limits.budget_usd} does not buy another minute at up to ${cap_usd_h:.4f} an hour"
+    which = "another" if attempts else "a first"
+    return f"the budget of ${limits.budget_usd} does not buy {which} minute at up to ${cap_usd_h:.4f} an hour"
 
 
 def reached(limits: Limits, attempts: Sequence[Attempt], *, led_since: float, heard_at: float, now: float) -> str:

@@ -26,7 +26,7 @@ from orchestrator.errors import (
     QuotaError,
     ThrottledError,
 )
-from orchestrator.events import Attempt, InstanceStarted, LaunchFailed, LaunchRequested
+from orchestrator.events import Attempt, CapacityAwaited, InstanceStarted, LaunchFailed, LaunchRequested
 from orchestrator.plan import NOBODY, Plan, user_data
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Renter:
             limit_s = policy.first_capacity_wait_s if number == 1 else policy.capacity_wait_s
             if tried_s + wait_s > limit_s:
                 raise self._no_capacity(number, tried_s)
+            now = engine.clock.now()
+            engine.emit(CapacityAwaited(at=now, pools=len(engine.plan.offers), again_at=now + wait_s))
             engine.sleep_watchfully(wait_s)
         raise AssertionError("the waits do not end")
 
@@ -154,6 +156,8 @@ class Renter:
         attempts = limits.feared(engine.spec, state.attempts, now)
         too_little = limits.too_little_to_begin(engine.spec.limits, attempts, self._cap_usd_h(group), now)
         if too_little:
+            if group[0].market == "spot" and engine.spec.max_price_usd_h is None:
+                too_little += " (a spot price may rise to on-demand unless --max-price caps it)"
             raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {engine.spec.run} --budget MORE")
         over = limits.reached(engine.spec.limits, attempts, led_since=state.led_since, heard_at=now, now=now)
         if over:

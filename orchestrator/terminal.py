@@ -290,6 +290,8 @@ class RunView:
         text = event_words(event, event.at)
         for line in text.splitlines():
             self.screen.line(line, event.at)
+        if isinstance(event, ev.CapacityAwaited):
+            self.screen.live(f"{' ' * 9}waiting for capacity; nothing is billed; Ctrl-C gives up")
 
 
 def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  (one case for each event is the clearest form)
@@ -302,6 +304,10 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
             return f"asking for {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
         case ev.LaunchFailed():
             return f"  not there: {event.code} in {'all zones' if event.zone == 'any' else event.zone}"
+        case ev.CapacityAwaited():
+            pools = "1 pool" if event.pools == 1 else f"{event.pools} pools"
+            again_at = time.strftime("%H:%M:%S", time.localtime(event.again_at))
+            return f"  no capacity in {pools}; asking again at {again_at}"
         case ev.InstanceStarted():
             return f"  got {event.instance_id}, attempt {event.attempt}"
         case ev.HostReady():

@@ -42,7 +42,7 @@ def test_what_the_rest_of_a_budget_buys_is_counted_at_the_price_cap(home: Path) 
 
 def test_nothing_is_rented_for_less_than_the_minute_that_ec2_bills() -> None:
     limits = Limits(budget_usd=Decimal("0.001"))
-    assert "does not buy another minute" in too_little_to_begin(limits, [], Decimal("0.526"), START)
+    assert "does not buy a first minute" in too_little_to_begin(limits, [], Decimal("0.526"), START)
     assert too_little_to_begin(Limits(budget_usd=Decimal("0.01")), [], Decimal("0.526"), START) == ""
 
 

@@ -303,10 +303,12 @@ def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
                 canvas.tip(line, f"{one.run}: training, {values[-1]:.3f} bits/dim at step {steps[-1]}")
             if one.valid:
                 steps, values = zip(*one.valid, strict=True)
-                (line,) = axes.plot(steps, values, "o-", color=colour, markersize=4.5, linewidth=1.6, label=one.run)
+                (line,) = axes.plot(
+                    steps, values, "o-", color=colour, markersize=4.5, linewidth=1.6, label=_short(one.run, canvas)
+                )
                 canvas.tip(line, f"{one.run}: validation, {values[-1]:.3f} bits/dim at step {steps[-1]}")
             else:
-                axes.plot([], [], color=colour, label=one.run)
+                axes.plot([], [], color=colour, label=_short(one.run, canvas))
         axes.set_xlabel("step")
         axes.set_ylabel("bits/dim")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -344,8 +346,10 @@ def _ends(run: Any, now: float) -> float:
 
 
 def _short(name: str, canvas: Canvas) -> str:
-    most = 28 if canvas.is_wide else 13
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """Return a name that fits: cut in its middle, since runs that were given no name begin alike and end apart."""
+    most = 30 if canvas.is_wide else 14
+    tail = most // 2
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
 
 
 def _money_axis(axis: Any) -> None:
@@ -406,8 +410,9 @@ def _legend(canvas: Canvas, count: int, handles: list[Any] | None = None) -> Non
     """Above the chart, where it covers nothing."""
     columns = count if canvas.is_wide and count <= 3 else 3 if canvas.is_wide else 1 if count > 3 else 2
     texts = [h.get_label() for h in handles or canvas.axes.get_legend_handles_labels()[0]]
-    if not canvas.is_wide and any(len(text) > 16 for text in texts):
-        columns = 1
+    longest = max(map(len, texts), default=0)
+    if longest > (22 if canvas.is_wide else 16):
+        columns = min(columns, 2 if canvas.is_wide else 1)
     given = {} if handles is None else {"handles": handles}
     canvas.figure.legend(
         loc="outside upper left", ncols=max(1, columns), labelcolor=INK, handletextpad=0.5, columnspacing=1.2, **given

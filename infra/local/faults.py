@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.local import market, quotas
+from infra.local import market, operations, quotas
 from infra.local.errors import NOT_IN_A_DRY_RUN, STATUS_AND_TEXT, error_from
 from infra.local.wire import ApiError
 
@@ -181,6 +181,8 @@ def parse_fault(raw: object) -> Fault:
     _check_words(entry)
     _check_numbers(entry)
     _check_places(entry)
+    if "operation" in entry:
+        operations.check(entry["operation"])
     fields = {key: value for key, value in entry.items() if key not in NUMBERS and value is not None}
     numbers = {key: float(value) for key, value in entry.items() if key in NUMBERS and value is not None}
     return Fault(**fields, numbers=numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def info(args: argparse.Namespace) -> str:
         )
     lines = _entry_lines(entry) if entry else []
     if made is None:
-        return "\n".join([*lines, f"prepared   no (it would be in {folder})"])
+        where = "built in: nothing to prepare" if _is_built_in(name, folder) else f"no (it would be in {folder})"
+        return "\n".join([*lines, f"prepared   {where}"])
     return "\n".join([*lines, *_made_lines(made, folder)])
 
 
@@ -87,6 +89,8 @@ def verify(args: argparse.Namespace) -> str:
     from model.data.verify import verify as compare
 
     folder = folder_of(args.name)
+    if _is_built_in(args.name, folder):
+        return f"{args.name} is built in: it comes with the package, and there is no file to compare"
     made = compare(folder)
     return f"{folder}: {len(made.shards)} shards of {made.name} are whole ({_splits(made)})"
 
@@ -97,7 +101,13 @@ def preview(args: argparse.Namespace) -> str:
 
     folder = folder_of(args.name)
     count = write(args.name, Path(args.out), split=args.split, count=args.count)
-    return f"{count} images of the {args.split} split of {folder} in {args.out}"
+    whose = f"{args.name} (built in)" if _is_built_in(args.name, folder) else str(folder)
+    return f"{count} images of the {args.split} split of {whose} in {args.out}"
+
+
+def _is_built_in(name: str, folder: Path) -> bool:
+    """Return whether it comes with the package, and was not prepared into a folder as well."""
+    return name in REGISTRY and REGISTRY[name].kind == "builtin" and not (folder / MANIFEST).exists()
 
 
 def _state(name: str) -> tuple[str, Manifest | None]:
@@ -132,7 +142,7 @@ def _entry_lines(entry: Registered) -> list[str]:
         lines += [f"  from     {url}" for url in file.urls]
         lines += [f"  torrent  {file.magnet}"] if file.magnet else []
     for what, text in (("terms", entry.terms), ("note", entry.note), ("how", entry.how)):
-        lines += [f"{what:<10} {text}"] if text else []
+        lines += _filled(f"{what:<10} {text}") if text else []
     return lines
 
 
@@ -149,8 +159,13 @@ def _made_lines(made: Manifest, folder: Path) -> list[str]:
     for column in made.columns:
         spread = f"{column.low:.6g} to {column.high:.6g}, mean {column.mean:.6g}, {column.missing} missing"
         lines.append(f"  column   {column.name} {column.unit}: {spread}".replace(" :", ":"))
-    lines += [f"  remark   {note}" for note in made.notes]
+    for note in made.notes:
+        lines += _filled(f"  remark   {note}")
     return lines
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
 
 
 def _known(entry: Registered) -> dict[str, Any]:

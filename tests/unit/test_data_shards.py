@@ -450,6 +450,19 @@ def test_info_says_files_checksums_terms_and_how_people_get_it(root: Path, capsy
     assert "no data set 'nosuch'" in capsys.readouterr().err
 
 
+def test_what_is_built_in_is_called_so_everywhere(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("data", "info", "digits") == 0
+    assert "prepared   built in" in capsys.readouterr().out
+    assert call("data", "verify", "digits") == 0
+    assert "built in" in capsys.readouterr().out
+    assert call("data", "preview", "digits", "--out", tmp_path / "a.png", "--count", "1") == 0
+    said = capsys.readouterr().out
+    assert "of digits (built in)" in said
+    assert str(root) not in said, "there is no such folder"
+
+
 def test_a_preview_is_a_picture_with_what_is_known_of_each_image(whole: Path, tmp_path: Path) -> None:
     assert call("data", "preview", whole, "--out", tmp_path / "a.png", "--count", "4") == 0
     with Pictures.open(tmp_path / "a.png") as picture:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from infra.local import operations
 from infra.local.errors import STATUS_AND_TEXT
 from infra.local.faults import Call, FaultList, load_faults, parse_fault, parse_faults, table
+from infra.local.permissions import action_of
 from infra.local.wire import ApiError
 
 ICE = {"operation": "RunInstances", "error": "InsufficientInstanceCapacity"}
@@ -109,6 +111,13 @@ def test_the_capacity_text_is_ec2s() -> None:
         ({"state": "spot-price"}, "needs one of 'usd_h' and 'factor'"),
         ({"state": "spot-price", "usd_h": 1, "factor": 2}, "needs one of 'usd_h' and 'factor'"),
         ({**ICE, "error": "NoSuchError"}, "unknown error 'NoSuchError'"),
+        (
+            {**ICE, "operation": "RunInstance"},
+            r"operation 'RunInstance' in a fault; did you mean RunInstances\?",
+        ),
+        ({**ICE, "operation": "runinstances"}, r"did you mean RunInstances\?"),
+        ({**ICE, "operation": "CopyObject"}, "unknown operation 'CopyObject'"),
+        ({**ICE, "operation": 3}, "'operation' in fault"),
         ({**ICE, "zones": "a"}, "unknown key 'zones'"),
         ({**ICE, "zone": 3}, "'zone' in fault"),
         ({**ICE, "times": 0}, "times 0"),
@@ -203,3 +212,18 @@ def test_every_code_that_a_launch_has_been_seen_to_end_with_can_be_given() -> No
 
 def test_the_table_in_the_readme_is_the_grammars() -> None:
     assert table() in (Path(__file__).parents[2] / "infra" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("operation", ["RunInstances", "DescribeRegions", "GetObject", "GetParameter", "CreateStack"])
+def test_any_operation_that_is_served_may_fail(operation: str) -> None:
+    assert parse_fault({"operation": operation, "error": "RequestLimitExceeded"}).operation == operation
+
+
+def test_the_names_of_s3_are_those_that_are_struck() -> None:
+    methods = [
+        action_of(m, k, q)[0] for m in ("HEAD", "GET", "PUT", "POST", "DELETE") for k in ("", "a") for q in QUERIES
+    ]
+    assert set(methods) == operations.OF_S3
+
+
+QUERIES: list[dict[str, str]] = [{}, {"uploads": ""}, {"uploadId": "1"}]

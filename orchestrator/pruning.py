@@ -22,7 +22,7 @@ def prune(args: argparse.Namespace) -> int:
     chosen = _chosen(home, args, now)
     sizes = {store.run: _size_bytes(store.folder) for store in chosen}
     total = sum(sizes.values())
-    rows = [[s.run, s.state().state, span(now - s.state().created_at), f"{sizes[s.run] / 1e6:.1f}"] for s in chosen]
+    rows = [[s.run, _state(s), span(now - s.state().created_at), f"{sizes[s.run] / 1e6:.1f}"] for s in chosen]
     is_quiet = args.output == "json"
     if rows and not is_quiet:
         print(table(["RUN", "STATE", "AGE", "MB"], rows, right="AGE MB"))
@@ -51,12 +51,21 @@ def _chosen(home: Path, args: argparse.Namespace, now: float) -> list[RunStore]:
     if args.keep_last is not None and args.keep_last < 0:
         raise SpecError(f"--keep-last: {args.keep_last} is below 0; give how many of the newest to keep")
     least_s = duration_s(args.older_than, flag="--older-than", example="30d") if args.older_than else 0.0
-    stores = [store for store in RunStore.all(home) if store.state().is_final and store.owner_pid() is None]
+    every = RunStore.all(home)
+    patterns = args.runs or ["*"]
+    for pattern in args.runs:
+        if not any(fnmatch.fnmatchcase(store.run, pattern) for store in every):
+            raise SpecError(f"RUN: no run matches {pattern!r}; pixel-orch status lists them")
+    over = [store for store in every if store.state().is_final or store.is_damaged()]
+    stores = [store for store in over if store.owner_pid() is None]
     if args.keep_last:
         stores = stores[: -args.keep_last]
-    patterns = args.runs or ["*"]
     matching = [s for s in stores if any(fnmatch.fnmatchcase(s.run, pattern) for pattern in patterns)]
     return [store for store in matching if now - store.state().created_at >= least_s]
+
+
+def _state(store: RunStore) -> str:
+    return "DAMAGED" if store.is_damaged() else store.state().state
 
 
 def _size_bytes(folder: Path) -> int:

@@ -29,7 +29,9 @@ def status(args: argparse.Namespace) -> int:
             print(json.dumps({**summary_json(store, now), "owner_pid": store.owner_pid()}))
         else:
             print(summary_text(store, now).lstrip("\n"))
-            if not store.state().is_final:
+            if store.is_damaged():
+                print(f"{store.folder / 'events.jsonl'} is damaged; pixel-orch runs prune {store.run} removes the run")
+            elif not store.state().is_final:
                 pid = store.owner_pid()
                 print(f"looked after by  {f'process {pid}' if pid else f'nobody: pixel-orch attach {store.run}'}")
         return 0
@@ -56,6 +58,7 @@ def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]
         "run": store.run,
         "state": state.state,
         "reason": state.reason,
+        "damaged": store.is_damaged(),
         "cloud": state.cloud,
         "step": steps_done(store, state),
         "attempts": len(state.attempts),
@@ -71,7 +74,7 @@ def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
     cost = sum((each.usd for each in bills), Decimal(0))
     return [
         store.run,
-        state.state,
+        "DAMAGED" if store.is_damaged() else state.state,
         "embedded" if state.cloud == world.EMBEDDED_TITLE else state.cloud,
         state.attempts[-1].instance_type if state.attempts else "-",
         str(steps_done(store, state)),
@@ -82,7 +85,7 @@ def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
 
 
 def _owner_word(store: RunStore, state: RunState) -> str:
-    return "-" if state.is_final else str(store.owner_pid() or "nobody")
+    return "-" if state.is_final or store.is_damaged() else str(store.owner_pid() or "nobody")
 
 
 def logs(args: argparse.Namespace) -> int:

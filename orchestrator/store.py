@@ -266,8 +266,21 @@ class RunStore:
         return events
 
     def state(self) -> RunState:
-        """Return the fold of all events."""
-        return fold(self.events())
+        """Return the fold of all events; where the first of them is damaged, name and birth are the files'."""
+        state = fold(self.events())
+        if not state.run:
+            log = self.folder / "events.jsonl"
+            state.run = self.run
+            state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
+        return state
+
+    def is_damaged(self) -> bool:
+        """Whether nothing can be read of what was written down: no creation, no request, no instance."""
+        log = self.folder / "events.jsonl"
+        if not log.is_file() or not log.stat().st_size:
+            return False  # it is being made
+        state = self.state()
+        return not (state.cloud or state.requests or state.attempts)
 
     # -- checkpoints
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.events import InstanceStarted
 from orchestrator.flags import EXAMPLES
+from orchestrator.spec import RunSpec
+from orchestrator.store import RunStore
 
 LOCAL = ["launch", "--cloud", "local", "-y"]
 GOOD = [*LOCAL, "--instance", "p2.xlarge", "--spot"]
@@ -303,3 +307,47 @@ def test_sync_dry_run_lists_and_sends_nothing(at_home: Path, capsys: pytest.Capt
     assert main([*GOOD, "--workdir", ".", "--sync-dry-run", "--", "python", "a.py"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "a.py"
     assert not (at_home / "home").exists()
+
+
+def damaged(home: Path) -> RunStore:
+    """Return a run whose first line of events is torn."""
+    spec = RunSpec(run="torn", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
+    store = RunStore.create(home, spec)
+    (store.folder / "events.jsonl").write_bytes(b'{"kind":"run_crea\xff\x00\n')
+    return store
+
+
+def test_a_run_whose_first_line_is_damaged_is_listed_so_and_can_be_pruned(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = damaged(at_home / "home")
+    assert store.state().run == "torn"
+    assert main(["status"]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:2] == ["torn", "DAMAGED"]
+    assert re.fullmatch(r"\d+s", row[-1]), "its age is the file's"
+    assert main(["status", "torn"]) == 0
+    assert "is damaged" in capsys.readouterr().out
+    assert main(["runs", "prune", "torn", "-y"]) == 0
+    assert not store.folder.exists()
+
+
+def test_what_a_damaged_run_has_rented_is_not_forgotten(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = damaged(at_home / "home")
+    store.append(
+        InstanceStarted(
+            at=1.0, attempt=1, instance_id="i-1", instance_type="p2.xlarge", zone="us-east-1a", region="us-east-1",
+            market="spot", price_usd_h=0.3,
+        )
+    )  # fmt: skip
+    assert main(["runs", "prune", "torn", "-y"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert store.folder.exists()
+
+
+def test_prune_refuses_a_name_that_no_run_has(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged(at_home / "home")
+    for words in (["nosuch"], ["zzz*"], ["torn", "nosuch"]):
+        assert main(["runs", "prune", *words, "-y"]) == 2
+        assert "no run matches" in capsys.readouterr().err
+    assert (at_home / "home" / "runs" / "torn").exists()

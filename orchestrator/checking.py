@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from orchestrator.errors import CloudError, PixelOrchError, QuotaError, SpecErro
 from orchestrator.plan import Plan, user_data
 from orchestrator.spec import RunSpec, check_instances
 from orchestrator.store import home_from_environment, make_home
+from orchestrator.terminal import WIDTH
 
 # Service Quotas, "Amazon EC2": running vCPUs by family. Every GPU family of a new account starts at 0
 # (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html).
@@ -127,11 +129,19 @@ def check(args: argparse.Namespace) -> int:
         lines = [{"name": f.name, "ok": f.ok, "needed": f.is_needed, "says": f.says} for f in found]
         print(json.dumps({"cloud": cloud_name, "ok": ok, "checks": lines}))
     else:
+        widest = max(len(finding.name) for finding in found)
         for finding in found:
             mark = "ok     " if finding.ok else "MISSING" if finding.is_needed else "-      "
-            print(f"{mark}  {finding.name:15}  {finding.says}")
+            for line in _lines(f"{mark}  {finding.name:{widest}}  ", finding.says):
+                print(line)
         print("ready" if ok else f"not ready for --cloud {cloud_name}")
     return 0 if ok else 1
+
+
+def _lines(head: str, says: str) -> list[str]:
+    """Break a finding at 80 columns; what is to be copied stays whole."""
+    indent = " " * len(head)
+    return textwrap.wrap(head + says, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _cloud_findings(args: argparse.Namespace, cloud_name: str, instances: tuple[str, ...]) -> Iterable[Finding]:
@@ -210,7 +220,7 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     plan = Plan(spec, (offer,), {region: cloud.image(region)}, 0.0, "check", {region: cloud.network(region, ())})
     cloud.rehearse(plan.door(region))
     cloud.rehearse(rehearsal(plan, offer))
-    return f"a {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
+    return f"{'an' if market == 'on-demand' else 'a'} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
 
 
 def _try_out(name: str, ask: Callable[[], object]) -> Finding:

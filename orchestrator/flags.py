@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from orchestrator import VERSION, market_flags
 
 DESCRIPTION = """\
-Train on AWS GPU spot instances: finds the cheapest capacity, sends the code, trains,
-brings every checkpoint home, survives interruption, ends the machine, and says what it
-cost and how fast it was. `--cloud local` does all of it on this machine, without AWS."""
+Train on AWS GPU spot instances: finds the cheapest capacity, sends the code,
+trains, brings every checkpoint home, survives interruption, ends the machine,
+and says what it cost and how fast it was. `--cloud local` does all of it on
+this machine, without AWS."""
 
 EXAMPLES = {
     "launch": "pixel-orch launch --cloud local --instance p2.xlarge --spot -y\n"
-    "  pixel-orch launch --instance g4dn.xlarge,g5.xlarge --spot --max-price 0.35 --region us-east-1\n"
-    "  pixel-orch launch --instance g4dn.xlarge --spot --workdir . -- python my_train.py --epochs 3",
+    "  pixel-orch launch -t g4dn.xlarge,g5.xlarge --spot --max-price 0.35 --budget 5\n"
+    "  pixel-orch launch -t g4dn.xlarge --spot --workdir . -- python my_train.py",
     "status": "pixel-orch status my-run",
     "logs": "pixel-orch logs -f my-run",
     "attach": "pixel-orch attach my-run",
@@ -25,9 +26,9 @@ EXAMPLES = {
     "down": "pixel-orch down 'digits-*' -y",
     "sweep": "pixel-orch sweep --dry-run || pixel-orch sweep -y",
     "report": "pixel-orch report --html report.html",
-    "bench": "pixel-orch bench --instance g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
+    "bench": "pixel-orch bench -t g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
     "dashboard": "pixel-orch dashboard --port 8765",
-    "prices": "pixel-orch prices --instance g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
+    "prices": "pixel-orch prices -t g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
     "check": "pixel-orch check --cloud local",
     "runs": "pixel-orch runs prune --older-than 30d --dry-run",
@@ -152,6 +153,7 @@ def _house(add: Add) -> None:
     sub = actions.add_parser(
         "prune",
         description="Remove the folders of runs that are over, with their checkpoints.",
+        epilog=f"example:\n  {EXAMPLES['runs']}",
         formatter_class=_Formatter,
         allow_abbrev=False,
     )

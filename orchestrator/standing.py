@@ -16,6 +16,7 @@ from orchestrator.cloud import MANAGED_TAG, Cloud
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.spec import check_amount
 from orchestrator.store import home_from_environment, make_home
+from orchestrator.terminal import WIDTH, wrapped
 
 if TYPE_CHECKING:
     from orchestrator.aws.stack import Stack, StackEvent
@@ -24,8 +25,9 @@ STACK_TAG = "pixel-orch:stack"
 NAME_GRAMMAR = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{0,39}")
 EMAIL_GRAMMAR = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 AT_REST = (
-    "At rest: role, profile, security group and alarm are free; S3 bills what the bucket holds, about $0.023 a GB\n"
-    "and month, $0.0125 once it is 30 days old (infra/README.md)."
+    "At rest: role, profile, security group and alarm are free; S3 bills what the\n"
+    "bucket holds, about $0.023 a GB and month, $0.0125 once it is 30 days old\n"
+    "(infra/README.md)."
 )
 
 
@@ -212,10 +214,11 @@ def _print_dry(stack: Stack, parameters: dict[str, str], args: argparse.Namespac
         print(json.dumps({"dry_run": True, "stack": stack.name, "parameters": parameters, "resources": makes}))
         return 0
     verb = "updated" if stack.describe() is not None else "created"
-    print(f"Stack {stack.name} in {stack.region} would be {verb} (infra/stack.yaml); nothing is created.\n")
+    head = f"Stack {stack.name} in {stack.region} would be {verb} (infra/stack.yaml); nothing is created."
+    print(wrapped(head, WIDTH) + "\n")
     for key, value in parameters.items():
         print(f"  {key:12} {value or '-'}")
-    print(f"\nIt holds: {', '.join(makes)}.\n{AT_REST}")
+    print("\n" + wrapped(f"It holds: {', '.join(makes)}.\n{AT_REST}", WIDTH))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import checking, standing
 from orchestrator.cli import main
 from orchestrator.events import InstanceStarted
-from orchestrator.flags import EXAMPLES
+from orchestrator.flags import EXAMPLES, parser
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
 
@@ -195,10 +197,7 @@ def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.Capt
 
 
 def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import argparse
-
     from orchestrator.asking import spec_from
-    from orchestrator.flags import parser
 
     Path("run.yaml").write_text(
         "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"
@@ -253,8 +252,25 @@ def test_every_help_shows_an_example_within_80_columns(name: str) -> None:
         [sys.executable, "-m", "orchestrator.cli", name, "--help"], capture_output=True, text=True, check=True
     )
     assert "example" in shown.stdout.lower()
-    usage_and_options = shown.stdout.split("example")[0]
-    assert max(map(len, usage_and_options.splitlines())) <= 80
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+def test_the_help_of_all_and_of_a_command_within_a_command_too() -> None:
+    top = parser()
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices
+    runs = next(a for a in commands["runs"]._actions if isinstance(a, argparse._SubParsersAction)).choices
+    assert "example" in runs["prune"].format_help()
+    for each in (top, runs["prune"]):
+        assert max(map(len, each.format_help().splitlines())) <= 80
+
+
+def test_what_check_and_setup_say_keeps_to_80_columns() -> None:
+    says = "ami-08b0b07f1ceccf87d Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101, user ubuntu"
+    first, *more = checking._lines("ok       us-east-1 image  ", says)
+    assert len(first) <= 80
+    assert more
+    assert all(line.startswith(" " * 26) and len(line) <= 80 for line in more)
+    assert max(map(len, standing.AT_REST.splitlines())) <= 80
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -56,6 +56,7 @@ def bench_row(
     target_bits: float | None,
     says: str,
     gpu: Mapping[str, Any] | None = None,
+    attempt: int | None = None,
 ) -> BenchRow:
     """Return the row of one type.
 
@@ -67,8 +68,10 @@ def bench_row(
         target_bits: bits/dim to reach.
         says: what happened, "" if all went well.
         gpu: what the instance said of its GPU.
+        attempt: the number of the one that the metrics are of; None: the last.
     """
-    had = run.attempts[-1] if run and run.attempts else None
+    measured = [row for row in run.attempts if attempt in (None, row.number)] if run else []
+    had = measured[-1] if measured else None
     price = had.price_usd_h if had else None
     step_s = 1 / digest.steps_per_s if digest.steps_per_s else None
     usd_per_step = None if price is None or step_s is None else Decimal(repr(step_s)) * price / 3600

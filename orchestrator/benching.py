@@ -277,11 +277,12 @@ def _rows(
 ) -> tuple[list[BenchRow], list[Record]]:
     records: dict[str, Record] = {}
     digests: dict[str, Digest] = {}
+    attempts: dict[str, int | None] = {}
     for child in children:
         store = RunStore(home, child.spec.run)
         if (store.folder / "spec.json").exists():
             records[child.instance_type] = record_of(store, now)
-            digests[child.instance_type] = _digest(store, warmup)
+            attempts[child.instance_type], digests[child.instance_type] = _digest(store, warmup)
     target = args.target if args.target is not None else common_target(list(digests.values()))
     rows = []
     for child in children:
@@ -296,18 +297,19 @@ def _rows(
                 target_bits=target,
                 says=_says(child, record, digest),
                 gpu=_gpu(record),
+                attempt=attempts.get(child.instance_type),
             )
         )
     return rows, list(records.values())
 
 
-def _digest(store: RunStore, warmup: int) -> Digest:
-    """Digest the metrics of the attempt that went furthest: an interrupted one may have measured little."""
-    found = [
-        digesting.read(store.folder / "attempts" / str(a.number) / "metrics.jsonl", skip_until_step=warmup)
+def _digest(store: RunStore, warmup: int) -> tuple[int | None, Digest]:
+    """Digest the metrics of the attempt that measured most, and say which: an interrupted one may have little."""
+    found: list[tuple[int | None, Digest]] = [
+        (a.number, digesting.read(store.folder / "attempts" / str(a.number) / "metrics.jsonl", skip_until_step=warmup))
         for a in store.state().attempts
     ]
-    return max(found, key=lambda d: d.measured, default=Digest())
+    return max(found, key=lambda one: one[1].measured, default=(None, Digest()))
 
 
 def _full_steps(spec: RunSpec) -> int | None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator import start_from, sync, world
 from orchestrator.asking import resumed, spec_from
+from orchestrator.busy import busy
 from orchestrator.checking import preflight
 from orchestrator.clock import SystemClock
 from orchestrator.cloud import Cloud
@@ -53,15 +54,17 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     if resumed_store is None and (home / "runs" / spec.run / "spec.json").exists():
         raise SpecError(f"--name: there is a run called {spec.run} already; choose another name")
     screen = _screen(args.output)
-    with world.cloud_of(spec, home) as cloud:
-        for fault in _faults(args):  # before the first question: prices, quotas and images may be what is at fault
-            world.start_embedded(home).add_fault(fault)
-        born_at = resumed_store.state().created_at if resumed_store else None
-        plan = make_plan(spec, cloud, world.home_id(home), born_at)
-        spec = world.settled(spec, home)
-        plan = preflight(replace(plan, spec=spec), cloud)
-        if args.start_from and start is None:
-            start = start_from.fetched(args.start_from, spec, home)
+    with ExitStack() as stack:
+        with busy(spec.cloud, screen, if_broken_off="Nothing was created."):
+            cloud = stack.enter_context(world.cloud_of(spec, home))
+            for fault in _faults(args):  # before the first question: prices, quotas and images may be what is at fault
+                world.start_embedded(home).add_fault(fault)
+            born_at = resumed_store.state().created_at if resumed_store else None
+            plan = make_plan(spec, cloud, world.home_id(home), born_at)
+            spec = world.settled(spec, home)
+            plan = preflight(replace(plan, spec=spec), cloud)
+            if args.start_from and start is None:
+                start = start_from.fetched(args.start_from, spec, home)
         if not args.yes and not agreed(plan, screen):
             screen.plain("Not launched; nothing was created.")
             start_from.discard(start)
@@ -103,7 +106,8 @@ def dry_run(args: argparse.Namespace, command: Sequence[str]) -> DryRun:
         return DryRun(spec.run, tree_json(tree), tree_text(tree))
     if not spec.is_embedded:
         world.check_credentials(spec.profile)
-    with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere:
+    screen = Screen(sys.stderr) if args.output in ("table", "json") else _screen(args.output)
+    with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as nowhere, busy(spec.cloud, screen):
         drafted = draft(spec, home, Path(nowhere) if spec.is_embedded else home, tree)
     return DryRun(spec.run, drafted.as_json(), drafted.as_text())
 
@@ -217,7 +221,8 @@ def stop(args: argparse.Namespace) -> int:
         with world.cloud_of(spec, home) as cloud:
             plan = make_plan(spec, cloud, world.home_id(home), born_at=state.created_at)
             _lead(store, plan, world.tree_for(spec), cloud, screen, output="none", verb="stop")
-    screen.plain(f"A one-time spot instance cannot be kept; go on with: pixel-orch launch --resume {store.run}")
+    screen.plain("A one-time spot instance cannot be kept. Go on with:")
+    screen.plain(f"  pixel-orch launch --resume {store.run}")
     end = _conclude(store, screen, args.output)
     return 0 if store.state().state == "STOPPED" else end
 

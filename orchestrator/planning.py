@@ -19,7 +19,7 @@ from orchestrator.plan import OWN_ADDRESS, Plan, cost_ceiling
 from orchestrator.records import records_of, workload_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
-from orchestrator.terminal import WIDTH, Screen, price, table
+from orchestrator.terminal import WIDTH, Screen, counted, price, table
 
 MOST_OFFERS_SHOWN = 12
 
@@ -200,7 +200,7 @@ def tree_json(tree: sync.Tree) -> dict[str, Any]:
 
 def tree_text(tree: sync.Tree) -> str:
     """Return the same for people, a file a line."""
-    size = f"{len(tree.files)} files, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
+    size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
     return "\n".join([*tree.files, size])
 
 
@@ -237,7 +237,7 @@ class Draft:
         for index, call in enumerate(self.plan.calls(self.cidr), 1):
             lines.append(f"{index}. {call.operation} ({call.region})")
             lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
-        size = f"{len(tree.files)} files ({tree.size_bytes() / 1e6:.2f} MB)"
+        size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
         texts = [] if spec.is_embedded else [
             "Where the image has no torch it is installed there: 2 to 3 GB, minutes that are billed."
         ]  # fmt: skip

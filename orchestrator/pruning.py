@@ -13,7 +13,7 @@ from orchestrator.asking import duration_s
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.store import RunStore, home_from_environment
-from orchestrator.terminal import span, table
+from orchestrator.terminal import counted, span, table
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -38,9 +38,9 @@ def prune(args: argparse.Namespace) -> int:
     elif not chosen:
         print("nothing to remove: no run that is over matches")
     elif args.dry_run:
-        print(f"{len(chosen)} runs, {total / 1e6:.1f} MB; nothing was removed")
+        print(f"{counted(len(chosen), 'run')}, {total / 1e6:.1f} MB; nothing was removed")
     else:
-        print(f"removed {len(removed)} runs, {total / 1e6:.1f} MB")
+        print(f"removed {counted(len(removed), 'run')}, {total / 1e6:.1f} MB")
     return 0
 
 
@@ -76,7 +76,7 @@ def _agreed(count: int, total_bytes: int) -> bool:
     if not sys.stdin.isatty():
         raise SpecError("here is no terminal to ask on; add -y to go on without being asked")
     try:
-        answer = input(f"Remove {count} runs with their checkpoints ({total_bytes / 1e6:.1f} MB)? [y/N] ")
+        answer = input(f"Remove {counted(count, 'run')} with all checkpoints ({total_bytes / 1e6:.1f} MB)? [y/N] ")
     except (EOFError, KeyboardInterrupt):
         return False
     return answer.strip().lower() in ("y", "yes")

@@ -18,7 +18,7 @@ from orchestrator.records import Record, records_of
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
 from orchestrator.report.rows import EMBEDDED
 from orchestrator.store import RunStore, home_from_environment
-from orchestrator.terminal import columns
+from orchestrator.terminal import columns, counted
 
 if TYPE_CHECKING:
     from orchestrator.report.charts import History
@@ -37,7 +37,7 @@ def report(args: argparse.Namespace) -> int:
     if args.html:
         write_html(Path(args.html), built, records, home)
         if args.output == "table" and not args.out:
-            print(f"{len(records)} run{'s' * (len(records) != 1)}: {args.html}")
+            print(f"{counted(len(records), 'run')}: {args.html}")
             return 0
     text = {
         "json": lambda: json.dumps(as_json(built), allow_nan=False),

@@ -15,7 +15,7 @@ from orchestrator.clock import SystemClock, iso
 from orchestrator.events import RunState
 from orchestrator.store import RunStore, home_from_environment
 from orchestrator.summary import steps_done, summary_json, summary_text
-from orchestrator.terminal import money, span, table
+from orchestrator.terminal import counted, money, span, table
 
 # -- looking
 
@@ -48,7 +48,7 @@ def status(args: argparse.Namespace) -> int:
         print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
         left = [store.run for (store, _), row in zip(rows, cells, strict=True) if row[-1] == "nobody"]
         if left:
-            print(f"{len(left)} run{'s' * (len(left) != 1)} that nobody looks after; take over with:")
+            print(f"{counted(len(left), 'run')} that nobody looks after; take over with:")
             print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
     return 0
 

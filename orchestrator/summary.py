@@ -124,7 +124,10 @@ def summary_text(store: RunStore, now: float) -> str:
     said = f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else "")
     lines = ["", wrapped(said, width, indent="  "), ""]
     if rows:
-        lines += [table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $"), ""]
+        lines += [
+            table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $", drop=("ZONE", "$/H", "ENDED BY", "IMAGES/S")),
+            "",
+        ]
     quality = (
         f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
     )

@@ -28,7 +28,7 @@ from orchestrator.planning import engine_for
 from orchestrator.shared_cloud import SharedCloud
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunBusyError, RunStore
-from orchestrator.terminal import Screen
+from orchestrator.terminal import Screen, counted
 
 SUMMARY_EVERY_S = 30.0
 LOOK_FOR_WISHES_EVERY_S = 0.5
@@ -114,7 +114,7 @@ class Supervisor:
                 told = ", ".join(f"{count} {state}" for state, count in sorted((states + over).items()))
                 calls: Counter[str] = sum((Counter(cloud.calls()) for cloud in self._clouds.values()), Counter())
                 asked = ", ".join(f"{name} {count}" for name, count in sorted(calls.items()))
-                self.screen.line(f"{len(threads)} runs: {told}; calls to EC2 so far: {asked}")
+                self.screen.line(f"{counted(len(threads), 'run')}: {told}; calls to EC2 so far: {asked}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -162,7 +162,7 @@ def attach_all(home: Path, args: argparse.Namespace) -> int:
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     stores = [s for s in RunStore.all(home) if not s.state().is_final and s.owner_pid() is None]
     if stores:
-        screen.plain(f"taking over {len(stores)} runs that nobody looks after")
+        screen.plain(f"taking over {counted(len(stores), 'run')} that nobody looks after")
     outcomes = Supervisor(home, screen, SystemClock()).lead(stores) if stores else {}
     if args.output == "json":
         print(json.dumps({"runs": outcomes}))

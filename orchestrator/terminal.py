@@ -61,6 +61,11 @@ def span(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things: 1 run, 2 runs."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def columns(stream: TextIO) -> int | None:
     """Return how wide the terminal behind a stream is; None where there is none."""
     if not stream.isatty():
@@ -200,8 +205,9 @@ class Screen:
         self.plain(wrapped(text, self.width, indent=" " * 11) if self.width else text)
 
     def plain(self, text: str) -> None:
-        """Print as it is."""
-        self._write(self._erase() + text + "\n")
+        """Print as it is; what is too long for the terminal is broken between words."""
+        width = self.width
+        self._write(self._erase() + (wrapped(text, width) if width else text) + "\n")
         self._live = ""
 
     def live(self, text: str) -> None:
@@ -336,7 +342,9 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
         case ev.CheckpointPulled():
             return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
         case ev.RestPulled():
-            home = f"  {event.files} other files are home ({event.size_bytes / 1e6:.2f} MB, in outputs/)"
+            is_one = event.files == 1
+            home = f"  {counted(event.files, 'other file')} {'is' if is_one else 'are'} home"
+            home += f" ({event.size_bytes / 1e6:.2f} MB, in outputs/)"
             return f"{home}; left there: {event.left}" if event.left else home
         case ev.CheckpointStored():
             return f"  {event.name} is in S3"

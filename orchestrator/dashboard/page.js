@@ -74,7 +74,7 @@ source.onmessage = (message) => {
   const seen = JSON.parse(message.data);
   place.replaceChildren(...seen.runs.map(card));
   if (!seen.runs.length) place.append(make("p", "No runs yet.", "none"));
-  if (seen.others) place.append(make("p", `${seen.others} older runs: pixel-orch report`, "none"));
+  if (seen.others) place.append(make("p", `${seen.others} older run${seen.others === 1 ? "" : "s"}: pixel-orch report`, "none"));
   live.textContent = `${seen.going} going on, $${dollars(seen.usd)} in all shown, as of ${seen.now.slice(11, 19)} UTC`;
 };
 source.onerror = () => { live.textContent = "no connection: the dashboard has ended, or is about to come back"; };

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.report.rows import PredictedRow, Report, TypeRow
 from orchestrator.report.svg import BAD, CARD, GOOD, GREY, INK, MUTED, SERIES, Canvas, Picture, picture
-from orchestrator.terminal import money, number, span
+from orchestrator.terminal import counted, money, number, span
 
 MOST_RUNS_ON_A_TIMELINE = 12
 MOST_CURVES = len(SERIES)
@@ -68,7 +68,7 @@ def front(points: Sequence[Spot]) -> list[Spot]:
     """Return the Pareto front: those that no other beats on price without being slower."""
     best: list[Spot] = []
     for point in sorted(points, key=lambda p: (p.price_usd_h, -p.images_per_s)):
-        if not best or point.images_per_s > best[-1].images_per_s:
+        if not best or point.images_per_s > 1.001 * best[-1].images_per_s:  # predictions may be equal but for rounding
             best.append(point)
     return best
 
@@ -277,7 +277,8 @@ def timeline(report: Report, key: str) -> Picture | None:
         "Attempts",
         "Each bar is an instance while it was billed. A cross is an interruption by AWS, with the steps that had to be "
         "trained again, if any." + _part(len(runs), len(known), "newest", "runs"),
-        f"Timeline of the attempts of {len(runs)} runs: {interruptions} interruptions by AWS, {lost} steps lost. "
+        f"Timeline of the attempts of {counted(len(runs), 'run')}: {counted(interruptions, 'interruption')} by AWS, "
+        f"{counted(lost, 'step')} lost. "
         "The table of attempts below holds every figure.",
         draw,
         heights=(height, height + 0.25),

@@ -22,7 +22,7 @@ from orchestrator.report.forms import (
 from orchestrator.report.rows import Report
 from orchestrator.report.svg import Picture, check_library
 from orchestrator.report.text import basis_words, compact, ranked_types, when
-from orchestrator.terminal import money, span
+from orchestrator.terminal import counted, money, span
 
 MOST_ROWS = 1500  # of a table; the JSON has them all
 MOST_GALLERY_BYTES = 1_000_000
@@ -121,7 +121,7 @@ def _head(report: Report) -> str:
         (
             str(len(runs)),
             "runs" if len(runs) != 1 else "run",
-            f"{done} succeeded, {attempts} instance{'s' * (attempts != 1)}",
+            f"{done} succeeded, {counted(attempts, 'instance')}",
         ),
         (f"{mark}${money(total)}", "billed", "instances, disks, addresses, data out"),
     ]
@@ -132,7 +132,7 @@ def _head(report: Report) -> str:
         (
             str(interruptions),
             "interruption" if interruptions == 1 else "interruptions",
-            f"{lost:,} step{'s' * (lost != 1)} trained again, over all runs" if lost else "no step was trained again",
+            f"{counted(lost, 'step')} trained again, over all runs" if lost else "no step was trained again",
         )
     )
     waited, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
@@ -151,7 +151,7 @@ def _head(report: Report) -> str:
     notes = "".join(f'<p class="notice" role="note">{_e(note[0].upper() + note[1:])}</p>' for note in report.notes)
     return (
         f'<header><p class="brand">pixel-orch</p><h1>Which machine, at what price</h1>'
-        f'<p class="when">{len(runs)} {"runs" if len(runs) != 1 else "run"}, as of {when(report.generated_at)}</p>'
+        f'<p class="when">{counted(len(runs), "run")}, as of {when(report.generated_at)}</p>'
         f'{notes}<div class="cards">{shown}</div></header>\n<main id="main">'
     )
 

@@ -60,6 +60,14 @@ def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps
     assert found.usd_per_epoch / found.usd_per_step == pytest.approx(Decimal(1000) / 32)
 
 
+def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
+    two = [Had(price_usd_h=0.36, ended_by="aws"), Had(price_usd_h=0.9, first_step=101, last_step=110)]
+    record = record_of(write_run(home, "two", two), NOW)
+    given: dict[str, Any] = {"full_steps": None, "target_bits": None, "says": ""}
+    assert bench_row("g4dn.xlarge", record.row, record.digests[1], attempt=1, **given).price_usd_h == Decimal("0.36")
+    assert bench_row("g4dn.xlarge", record.row, record.digests[2], **given).price_usd_h == Decimal("0.9")
+
+
 def test_a_target_that_was_not_reached_has_no_price(home: Path) -> None:
     assert row(home, target_bits=1.0).usd_to_target is None
     assert steps_to(Digest(train_curve=((1, 3.0), (7, 2.0))), 2.0) == 7

@@ -242,6 +242,8 @@ def test_the_front_holds_what_nothing_beats() -> None:
         ("dearest", 9.0, 300),
     )]  # fmt: skip
     assert [point.label for point in front(points)] == ["cheap", "dearer and fast"]
+    equal = [Spot("a", 0.2, 100.0, 0, 0, "predicted"), Spot("b", 0.3, 100.00000001, 0, 0, "predicted")]
+    assert [point.label for point in front(equal)] == ["a"]
 
 
 def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: Path) -> None:

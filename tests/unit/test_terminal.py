@@ -20,7 +20,7 @@ from orchestrator.errors import TrainingError
 from orchestrator.events import Event, InstanceEnded, Progress, StateChanged
 from orchestrator.store import RunStore
 from orchestrator.summary import summary_text
-from orchestrator.terminal import RunView, Screen, money, table, wrapped
+from orchestrator.terminal import RunView, Screen, counted, money, table, wrapped
 from tests.memory import Machine
 from tests.report_runs import BORN, Had, write_run
 from tests.story import Story
@@ -247,6 +247,14 @@ def test_what_is_left_out_of_a_table_is_named(monkeypatch: pytest.MonkeyPatch) -
     shown = table(["RUN", "STATE", "CLOUD"], [["a" * 20, "RUNNING", "embedded"]], width=30, drop=("CLOUD",))
     assert "embedded" not in shown
     assert "(no room for CLOUD" in shown
+
+
+def test_one_is_no_plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [counted(n, "file") for n in (0, 1, 2, 1200)] == ["0 files", "1 file", "2 files", "1,200 files"]
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    write_run(home, "over", [Had()])
+    assert main(["runs", "prune", "over", "-y"]) == 0
+    assert "removed 1 run, " in capsys.readouterr().out
 
 
 # -- letters

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator import catalog, world
+from orchestrator.busy import busy
 from orchestrator.cloud import Call, Cloud, Offer
 from orchestrator.errors import CloudError, PixelOrchError, QuotaError, SpecError
 from orchestrator.plan import Plan, user_data
@@ -123,7 +124,9 @@ def check(args: argparse.Namespace) -> int:
         _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
         _extra("embedded cloud", "moto", "local", "--cloud local works", is_needed=cloud_name == "local"),
     ]
-    found += _cloud_findings(args, cloud_name, instances) if all(f.ok for f in found if f.is_needed) else []
+    if all(finding.ok for finding in found if finding.is_needed):
+        with busy(cloud_name, if_broken_off="Broken off; nothing was created."):
+            found += _cloud_findings(args, cloud_name, instances)
     ok = all(finding.ok for finding in found if finding.is_needed)
     if args.output == "json":
         lines = [{"name": f.name, "ok": f.ok, "needed": f.is_needed, "says": f.says} for f in found]
@@ -220,7 +223,8 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     plan = Plan(spec, (offer,), {region: cloud.image(region)}, 0.0, "check", {region: cloud.network(region, ())})
     cloud.rehearse(plan.door(region))
     cloud.rehearse(rehearsal(plan, offer))
-    return f"{'an' if market == 'on-demand' else 'a'} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
+    article = "an" if market == "on-demand" else "a"
+    return f"{article} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
 
 
 def _try_out(name: str, ask: Callable[[], object]) -> Finding:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator import world
+from orchestrator.busy import busy
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import OWNER_TAG, RUN_TAG, Cloud, Instance
 from orchestrator.errors import CloudError, HostError, PixelOrchError, SpecError
@@ -191,7 +192,8 @@ def sweep(args: argparse.Namespace) -> int:
     make_home(home)
     regions = tuple(dict.fromkeys([*regions, *(r for store in orphans for r in store.spec().regions)]))
     with world.open_cloud(cloud_name, regions, home, args.profile) as cloud:
-        ours, foreign = _found(cloud, home)
+        with busy(cloud_name):
+            ours, foreign = _found(cloud, home)
         code = _may_not_end(args, ours, orphans, foreign)
         if code is not None:
             return code

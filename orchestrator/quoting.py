@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import catalog, world
+from orchestrator.busy import busy
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud import Pool
 from orchestrator.errors import AccessError, CloudError, SpecError
@@ -166,7 +167,7 @@ def _ask(
     """Ask EC2 for what is missing or old, remember it, and return what went wrong, by region."""
     names = tuple(dict.fromkeys(name for name, _ in stale))
     regions = tuple(dict.fromkeys(region for _, region in stale))
-    with open_source(cloud, home, profile) as source:
+    with busy(cloud), open_source(cloud, home, profile) as source:
         quotes = source.ask(names, regions, start, now)
     for name in names:
         for region in regions:

@@ -13,7 +13,7 @@ LAYERS = [  # a module may import those of the lines above its own, and of its o
     {"catalog", "events"},
     {"cloud", "spec"},
     {"offers", "billing", "store", "plan", "terminal", "sync", "aws", "prices", "predict"},
-    {"ssh", "report", "bench", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
+    {"busy", "ssh", "report", "bench", "compare", "price_cache", "reaper", "limits", "shared_cloud"},
     {"host", "engine", "ear", "rent", "rest", "records", "second_home"},
     {"world"},
     {"asking", "checking", "planning", "summary", "start_from"},

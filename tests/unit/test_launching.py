@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launching
+from orchestrator import launching, world
+from orchestrator.busy import busy
+from orchestrator.cli import main
 from orchestrator.errors import CapacityError
 from orchestrator.events import CapacityAwaited
 from orchestrator.spec import Limits, RecoveryPolicy
@@ -82,3 +84,25 @@ def test_who_waits_for_capacity_is_told_once_a_round(home: Path, is_terminal: bo
     assert [wait.again_at - wait.at for wait in waits] == [15, 30]
     assert len(re.findall(r"no capacity in 3 pools; asking again at \d\d:\d\d:\d\d\n", shown.getvalue())) == 2
     assert ("waiting for capacity" in shown.getvalue()) == is_terminal, "a live line"
+
+
+def test_a_person_is_told_at_once_what_is_going_on_and_the_line_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TERM", raising=False)
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        with busy("local", Screen(stream)):
+            said = stream.getvalue()
+    assert terminal.getvalue().startswith("starting the embedded cloud ...")
+    assert terminal.getvalue().endswith("\r\x1b[K"), "the line goes with the answer"
+    assert said == pipe.getvalue() == ""
+
+
+def test_ctrl_c_before_anything_is_rented_says_so(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def never(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    monkeypatch.setattr(world, "cloud_of", never)
+    assert main(["launch", "--cloud", "local", "-t", "p2.xlarge", "--spot", "-y"]) == 130
+    assert capsys.readouterr() == ("Nothing was created.\n", "")
+    assert not (home / "runs").exists()

@@ -271,7 +271,8 @@ class RunStore:
         if not state.run:
             log = self.folder / "events.jsonl"
             state.run = self.run
-            state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
+            with suppress(FileNotFoundError):  # it is about to be made: a bench looks before its launches begin
+                state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
         return state
 
     def is_damaged(self) -> bool:

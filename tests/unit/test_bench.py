@@ -17,6 +17,7 @@ from orchestrator.events import GpuSeen, InstanceStarted, fold
 from orchestrator.records import record_of
 from orchestrator.report.metrics import Digest
 from orchestrator.report.metrics import digest as made
+from orchestrator.store import RunStore
 from tests.report_runs import BORN, Had, write_run
 
 NOW = BORN + 10**6
@@ -66,6 +67,11 @@ def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
     given: dict[str, Any] = {"full_steps": None, "target_bits": None, "says": ""}
     assert bench_row("g4dn.xlarge", record.row, record.digests[1], attempt=1, **given).price_usd_h == Decimal("0.36")
     assert bench_row("g4dn.xlarge", record.row, record.digests[2], **given).price_usd_h == Decimal("0.9")
+
+
+def test_a_run_that_is_about_to_be_made_is_starting_not_an_error(home: Path) -> None:
+    state = RunStore(home, "to-come").state()
+    assert (state.run, state.state, state.step) == ("to-come", "PENDING", 0)
 
 
 def test_a_target_that_was_not_reached_has_no_price(home: Path) -> None:

@@ -236,6 +236,19 @@ def test_the_rule_of_billing_can_be_set(home: Path) -> None:
     assert record_of(store, NOW, "in-effect").row.instance_usd == Decimal("0.15")
 
 
+def test_predictions_that_are_equal_since_kernels_bound_them_say_so(home: Path) -> None:
+    from model.config import TrainConfig
+
+    write_run(home, "small", [Had("g4dn.xlarge", images_per_s=1000)])
+    built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
+    assert len({round(row.images_per_s, 6) for row in built.predicted}) == 1
+    assert "bound by kernel starts" in " ".join(as_text(built).split())
+    large = TrainConfig(hidden=128, layers=15, batch_size=256)
+    write_run(home, "large", [Had("g4dn.xlarge", images_per_s=10)], trainer=large)
+    alone = [record for record in records_of(RunStore.all(home), NOW) if record.row.run == "large"]
+    assert "bound by kernel starts" not in as_text(report_of(alone, home, NOW, "hour-start"))
+
+
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [Spot(name, price, speed, 0, 0, "measured") for name, price, speed in (
         ("cheap", 0.2, 100), ("dear and slow", 0.5, 90), ("dearer and fast", 0.6, 300), ("same price", 0.6, 200),

@@ -77,6 +77,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "profile": str,
     "env_file": str,
 }
+ONLY_FLAGS = ("yes", "detach", "resume", "from", "dry_run", "sync_dry_run", "output", "faults", "interrupt_after")
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
 )
@@ -118,6 +119,9 @@ def _renamed(path: str, raw: Mapping[Any, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in raw.items():
         name = str(key).replace("-", "_")
+        if key is True or name in ONLY_FLAGS:  # YAML reads `yes` and `on` as true
+            flag = "yes" if key is True else name.replace("_", "-")
+            raise SpecError(f"-f: {path}: {flag} is no setting of a run; give --{flag} on the command line")
         if name not in KEYS:
             near = difflib.get_close_matches(name, KEYS, n=1)
             hint = (
@@ -156,7 +160,7 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
     if instance is None:
         raise SpecError("--instance is missing; name a type, for example --instance g4dn.xlarge (there is no default)")
     instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
-    words = tuple(command) or _words(file.get("command"))
+    words = _unquoted(tuple(command) or _words(file.get("command")))
     include = tuple(_list(given("include", [])))
     workdir = check_workdir(given("workdir"), words, include)
     trainer = None if words else _trainer(args, file)
@@ -314,6 +318,12 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
     """
     unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1] if unit_s else text
+    try:
+        float(number)
+    except ValueError:
+        raise SpecError(
+            f"{flag}: {text!r} is no length of time; write seconds, or a number with s, m, h or d: {flag} {example}"
+        ) from None
     return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
 
 
@@ -410,6 +420,16 @@ def _words(command: str | list[Any] | None) -> tuple[str, ...]:
     if command is None:
         return ()
     return tuple(shlex.split(command)) if isinstance(command, str) else tuple(map(str, command))
+
+
+def _unquoted(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command; one that is all in one word would only be looked for under that name, on a billed machine."""
+    if len(words) == 1 and len(words[0].split()) > 1:
+        line = words[0].strip()
+        raise SpecError(
+            f"--: {line!r} is one word, in quotes; write -- {line}, or for a line of shell -- sh -c {line!r}"
+        )
+    return words
 
 
 def _list(value: Any) -> list[str]:

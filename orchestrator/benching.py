@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator import world
-from orchestrator.asking import spec_from
+from orchestrator.asking import settings_file, spec_from
 from orchestrator.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
@@ -99,12 +99,15 @@ def _child(
     words = ["launch", "--instance", instance_type, "-n", run, "-y", "-o", "json"]
     words += ["--spot"] if args.spot else []
     words += ["--on-demand"] if args.on_demand else []
-    for flag, value in (("--cloud", args.cloud), ("--profile", args.profile), ("--workdir", args.workdir)):
-        words += [] if value is None else [flag, value]
-    for region in args.region or []:
-        words += ["--region", region]
-    if args.budget is not None:
-        budget = check_amount(args.budget, flag="--budget", example="5")
+    for key in ("cloud", "profile", "workdir", "max_price", "ami", "env_file", "file"):
+        value = getattr(args, key)
+        words += [] if value is None else ["--" + key.replace("_", "-"), value]
+    for key in ("region", "subnet", "env"):
+        for value in getattr(args, key) or []:
+            words += ["--" + key, value]
+    asked = args.budget if args.budget is not None else settings_file(args.file).get("budget")
+    if asked is not None:
+        budget = check_amount(asked, flag="--budget", example="5")
         words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
     words += _trainer_words(args) if not command else []
     given = parser().parse_args(words)

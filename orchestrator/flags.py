@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from orchestrator import VERSION, market_flags
 
@@ -49,11 +51,52 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=26, width=80)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Guesses what was meant by a command or a flag that there is not."""
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as the one above it
+        """Parse; what is left over is named, with what is most like it."""
+        given, left = self.parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}{self._guess(str(given.command), left[0])}")
+        return given
+
+    def _guess(self, command: str, word: str) -> str:
+        if not word.startswith("-"):
+            return "; a program of your own stands behind --" if command in ("launch", "bench") else ""
+        sub = self._commands()[command]
+        known = {name.lstrip("-"): name for action in sub._actions for name in action.option_strings}
+        near = _near(word.partition("=")[0].lstrip("-"), known)
+        return f"; did you mean {known[near]}?" if near else f"; pixel-orch {command} --help lists the flags"
+
+    def _commands(self) -> dict[str, argparse.ArgumentParser]:
+        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(found[0].choices) if found else {}
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong; of a list of all commands only the nearest."""
+        unknown = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(", message)
+        if unknown:
+            near = _near(unknown[1], self._commands())
+            hint = f"did you mean {near}?" if near else "pixel-orch --help lists them"
+            message = f"there is no command {unknown[1]!r}; {hint}"
+        super().error(message)
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Return what is most like a word, "" if nothing is."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, known, n=1)), "")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(prog="pixel-orch", description=DESCRIPTION, formatter_class=_Formatter)
+    top = _Parser(prog="pixel-orch", description=DESCRIPTION, formatter_class=_Formatter)
     top.add_argument("--version", action="version", version=f"pixel-orch {VERSION}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
 
     def add(name: str, text: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub = commands.add_parser(
@@ -236,7 +279,10 @@ def _launch_flags(sub: argparse.ArgumentParser) -> None:
     how.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
     how.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, ended or failed")
     how.add_argument(
-        "--from", metavar="PLACE", dest="start_from", help="begin with a checkpoint: a file, a run's folder, s3://B/P"
+        "--from",
+        metavar="PLACE",
+        dest="start_from",
+        help="begin with a checkpoint: of a run, a file, a folder, s3://B/P",
     )
     how.add_argument(
         "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"

@@ -57,6 +57,9 @@ def bench(sub: argparse.ArgumentParser) -> None:
         "--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)"
     )
     where.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")
+    where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
+    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Base Deep Learning AMI)")
+    where.add_argument("--subnet", metavar="ID", action="append", help="subnet (default: those of the default VPC)")
     what = sub.add_argument_group("what")
     what.add_argument("--steps", metavar="N", type=int, default=200, help="steps on each (default: %(default)s)")
     what.add_argument("--warmup-steps", metavar="N", type=int, help="that do not count (default: a fifth)")
@@ -69,6 +72,8 @@ def bench(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--data-bucket", metavar="s3://B/P", help="where in S3 it lies prepared, or is to be put")
     what.add_argument("--prepare", metavar="K=V", action="append", help="setting of data prepare there: size=32")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
+    what.add_argument("--env", metavar="K[=V]", action="append", help="variable for the trainer; K alone: as set here")
+    what.add_argument("--env-file", metavar="FILE", help="variables for the trainer, K=V lines")
     what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own")
     what.add_argument(
         "--command",
@@ -78,6 +83,7 @@ def bench(sub: argparse.ArgumentParser) -> None:
     )
     how = sub.add_argument_group("how")
     how.add_argument("-n", "--name", metavar="NAME", help="of the bench; its runs are called NAME-TYPE")
+    how.add_argument("-f", "--file", metavar="FILE", help="YAML as for launch; flags win")
     how.add_argument("--budget", metavar="USD", help="for all types together: each gets its share")
     how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
     how.add_argument("--html", metavar="FILE", help="also write the report as one page")

@@ -20,8 +20,8 @@ from orchestrator import world
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.events import CheckpointPulled
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore, sha256_of, sync_folder
+from orchestrator.spec import NAME_GRAMMAR, RunSpec
+from orchestrator.store import RunStore, home_from_environment, sha256_of, sync_folder
 
 NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
 
@@ -100,6 +100,9 @@ def adopt(store: RunStore, start: Start) -> None:
 
 def _local(text: str) -> Start:
     path = Path(text).expanduser()
+    if not path.exists() and NAME_GRAMMAR.fullmatch(text):
+        run = RunStore(home_from_environment(), text).folder
+        path = run if run.is_dir() else path
     if path.is_dir():
         inside = path / "checkpoints"  # of a run's folder
         folder = inside if inside.is_dir() else path
@@ -108,7 +111,9 @@ def _local(text: str) -> Start:
             raise SpecError(f"--from: there is no checkpoint-<step>.pt in {folder}; give a file, or a run's folder")
         path = max(found)[1]
     if not path.is_file():
-        raise SpecError(f"--from: there is no {path}; give a checkpoint, its folder, or s3://BUCKET/PREFIX")
+        raise SpecError(
+            f"--from: there is no {path}; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
+        )
     match = NAME.fullmatch(path.name)
     if match is None:
         raise SpecError(f"--from: {path.name} does not say its step; a checkpoint is called checkpoint-<step>.pt")

@@ -12,6 +12,7 @@ import pytest
 import orchestrator
 from orchestrator import world
 from orchestrator.cli import main
+from orchestrator.errors import SpecError
 from orchestrator.spec import NAME_GRAMMAR
 from tests.memory import MemoryCloud, VirtualClock
 
@@ -63,3 +64,8 @@ def test_a_dry_run_of_what_is_sent_is_a_result_with_the_files(at_home: Path, cap
     assert run.state == "PLANNED"
     assert run.details["files"] == ["a.py"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_command_is_a_list_of_words(at_home: Path) -> None:
+    with pytest.raises(SpecError, match=r"give its words in a list: \['python', 'a.py'\]"):
+        planned(workdir=".", command="python a.py")

@@ -9,11 +9,12 @@ import os
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from orchestrator import checking, standing
+from orchestrator import benching, checking, standing
 from orchestrator.cli import main
 from orchestrator.events import InstanceStarted
 from orchestrator.flags import EXAMPLES, parser
@@ -101,6 +102,7 @@ BAD = [
     ([*GOOD, "--budget", "lots"], "--budget"),
     ([*GOOD, "--max-duration", "-3h"], "--max-duration"),
     ([*GOOD, "--max-duration", "soon"], "--max-duration"),
+    ([*GOOD, "--max-duration", "5x"], "'5x' is no length of time"),
     ([*GOOD, "--idle-minutes-to-autostop", "0"], "--idle-minutes-to-autostop"),
     ([*GOOD, "--faults", "missing.yaml"], "--faults"),
     ([*GOOD, "--strategy", "luck"], "--strategy: 'luck'"),
@@ -134,8 +136,15 @@ BAD = [
     (["stop", "nobody"], "no run is called nobody"),
     ([*GOOD, "-f", "missing.yaml"], "cannot read missing.yaml"),
     ([*GOOD, "-f", "."], "cannot read ."),
-    ([*GOOD, "--bogus"], "--bogus"),
-    (["frobnicate"], "frobnicate"),
+    ([*GOOD, "--bogus"], "--bogus; pixel-orch launch --help lists the flags"),
+    ([*GOOD, "--max-prize", "1"], "did you mean --max-price?"),
+    ([*GOOD, "train.py"], "a program of your own stands behind --"),
+    (["frobnicate"], "there is no command 'frobnicate'; pixel-orch --help"),
+    (["lauch"], "there is no command 'lauch'; did you mean launch?"),
+    (["status", "--outptu", "json"], "did you mean --output?"),
+    (["cost-report", "--htlm", "x"], "did you mean --html?"),
+    ([*GOOD, "--workdir", ".", "--", "python x.py"], "'python x.py' is one word, in quotes; write -- python x.py"),
+    ([*GOOD, "--from", "nosuchrun"], "give a run's name, a checkpoint"),
     ([], "COMMAND"),
     (["status", "nobody"], "no run is called nobody"),
     (["status", "../x"], "is not a run's name"),
@@ -178,6 +187,8 @@ FILES = {
     "a list": (b"- p2.xlarge\n", "holds no key: value lines"),
     "a word": (b"hello", "holds no key: value lines"),
     "unknown key": (b"instnace: p2.xlarge\n", "did you mean instance"),
+    "yes": (b"instance: p2.xlarge\nyes: true\n", "yes is no setting of a run; give --yes on the command line"),
+    "a flag": (b"detach: true\n", "detach is no setting of a run"),
     "wrong type": (b"instance: p2.xlarge\nsteps: many\n", "steps must be int"),
     "bool for a number": (b"instance: p2.xlarge\nsteps: true\n", "steps must be int"),
     "both markets": (b"instance: p2.xlarge\nspot: true\non-demand: true\n", "two markets"),
@@ -367,3 +378,14 @@ def test_prune_refuses_a_name_that_no_run_has(at_home: Path, capsys: pytest.Capt
         assert main(["runs", "prune", *words, "-y"]) == 2
         assert "no run matches" in capsys.readouterr().err
     assert (at_home / "home" / "runs" / "torn").exists()
+
+
+def test_a_bench_passes_on_what_launch_takes(at_home: Path) -> None:
+    Path("run.yaml").write_text("budget: 3\ndisk-size: 200\n")
+    words = ["bench", "-t", "g4dn.xlarge", "--spot", "--cloud", "local", "-f", "run.yaml", "--env", "A=b c"]
+    words += ["--max-price", "0.4", "--ami", "ami-1", "--subnet", "subnet-0000000000000000a"]
+    child = benching._child(at_home / "home", "b", "g4dn.xlarge", parser().parse_args(words), [], share=2)
+    spec = child.spec
+    assert (spec.env, spec.ami, spec.disk_gib) == ({"A": "b c"}, "ami-1", 200)
+    assert (spec.max_price_usd_h, spec.subnets) == (Decimal("0.4"), ("subnet-0000000000000000a",))
+    assert spec.limits.budget_usd == Decimal("1.5"), "each type gets its share, of a file's budget too"

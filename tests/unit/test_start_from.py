@@ -55,10 +55,23 @@ def test_the_newest_of_a_folder_is_taken_and_becomes_the_runs_first(tmp_path: Pa
     assert store.state().attempts == []
 
 
+def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    old = RunStore.create(tmp_path / "home", spec(TrainConfig(steps=9), run="old"))
+    checkpoints.save(old.checkpoints, made(7))
+    start = start_from.local("old", spec(TrainConfig(steps=9)))
+    assert start is not None
+    assert start.path == old.checkpoints / "checkpoint-7.pt"
+    Path("old").mkdir()
+    with pytest.raises(SpecError, match=r"no checkpoint-<step>.pt in old"):
+        start_from.local("old", spec(TrainConfig(steps=9)))
+
+
 @pytest.mark.parametrize(
     ("place", "settings", "says"),
     [
-        ("nowhere", {}, "there is no nowhere; give a checkpoint, its folder, or s3://BUCKET/PREFIX"),
+        ("nowhere", {}, "there is no nowhere; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"),
         ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
         ("model.pt", {}, "model.pt does not say its step"),
         ("checkpoint-8.pt", {}, "checkpoint-8.pt is the checkpoint of step 7 under another name"),

@@ -49,8 +49,8 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
             return _refused()
         folder = resources.files("orchestrator.dashboard")
         nonce = secrets.token_urlsafe(16)
-        text = folder.joinpath("page.html").read_text().replace("{{nonce}}", nonce)
-        text = text.replace("{{script}}", folder.joinpath("page.js").read_text())
+        text = folder.joinpath("page.html").read_text(encoding="utf-8").replace("{{nonce}}", nonce)
+        text = text.replace("{{script}}", folder.joinpath("page.js").read_text(encoding="utf-8"))
         return HTMLResponse(text, headers=_headers(nonce))
 
     async def events(request: Request) -> Response:

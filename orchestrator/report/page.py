@@ -81,8 +81,8 @@ def as_html(report: Report, exhibits: Exhibits) -> str:
 
 def _document(title: str, body: str) -> str:
     package = resources.files("orchestrator.report")
-    style = package.joinpath("page.css").read_text()
-    script = package.joinpath("page.js").read_text()
+    style = package.joinpath("page.css").read_text(encoding="utf-8")
+    script = package.joinpath("page.js").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

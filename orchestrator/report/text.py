@@ -121,7 +121,10 @@ def basis_words(report: Report, workload: str) -> str:
     checks = [row for row in report.left_out if row.workload == workload]
     text = f"Predicted from {rows[0].basis}."
     if len(rows) > 1 and all(row.is_bound_by_kernels for row in rows):
-        text += " All types come out the same: so small a network is bound by kernel starts (6 us each, on any of them), not by the GPU."
+        text += (
+            " All types come out the same: so small a network is bound by kernel starts (6 us each, on any of them), "
+            "not by the GPU."
+        )
     if checks:
         errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
         text += f" Leaving each measured type out in turn, the prediction would have been off by: {errors}."

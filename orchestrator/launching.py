@@ -61,7 +61,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
                 world.start_embedded(home).add_fault(fault)
             born_at = resumed_store.state().created_at if resumed_store else None
             plan = make_plan(spec, cloud, world.home_id(home), born_at)
-            spec = world.settled(spec, home)
+            spec = world.settled(plan.spec, home)
             plan = preflight(replace(plan, spec=spec), cloud)
             if args.start_from and start is None:
                 start = start_from.fetched(args.start_from, spec, home)

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def make_plan(
         prices = {}
         ranked = offers.on_demand_offers(pools, listed)
     if born_at is None:
-        _refuse_boundless(spec, ranked, listed)
+        spec = _bounded(spec, ranked, listed)
     if not ranked:
         raise offers.explain_none(
             instance_types=spec.instances,
@@ -91,18 +92,24 @@ def _not_recorded(spec: RunSpec) -> SpecError:
     )
 
 
-def _refuse_boundless(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> None:
-    """Refuse a budget that cannot be kept: a spot hour may become as dear as on-demand, and that is not recorded."""
-    if spec.limits.budget_usd is None or spec.market != "spot" or spec.max_price_usd_h is not None:
-        return
-    for offer in ranked:
-        pool = offer.pool
-        if offers.recorded_usd_h(pool) is None:
-            known = f" (on-demand is ${price(listed[pool])} now)" if pool in listed else ""
-            raise SpecError(
-                f"--budget: how dear a spot hour of {pool.instance_type} may become in {pool.region} is not recorded"
-                f"{known}; add --max-price USD, and the budget will be kept"
-            )
+def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> RunSpec:
+    """Return a spec whose budget can be kept: a spot hour may become as dear as on-demand, so that must be known.
+
+    Where it is not recorded, the price list's becomes the request's MaxPrice: what EC2 takes for it anyway.
+
+    Raises:
+        SpecError: the price list does not say either.
+    """
+    unknown = [offer.pool for offer in ranked if offers.recorded_usd_h(offer.pool) is None]
+    if spec.limits.budget_usd is None or spec.market != "spot" or spec.max_price_usd_h is not None or not unknown:
+        return spec
+    caps = [offers.recorded_usd_h(offer.pool) or listed.get(offer.pool) for offer in ranked]
+    if not all(caps):
+        raise SpecError(
+            f"--budget: how dear a spot hour of {unknown[0].instance_type} may become in {unknown[0].region} is "
+            "neither recorded nor to be had of the price list; add --max-price USD, and the budget will be kept"
+        )
+    return spec.model_copy(update={"max_price_usd_h": Decimal(str(max(cap for cap in caps if cap)))})
 
 
 def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:

@@ -275,3 +275,10 @@ def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_
     cloud.terminate("us-east-1", [instance.instance_id, single.instance_id])
     place.until(instance, "terminated")
     place.until(single, "terminated")
+
+
+def test_the_price_list_gives_what_is_not_recorded(embedded: EmbeddedCloud) -> None:
+    cloud = AwsCloud(("us-west-2",), endpoint=world._client_settings(embedded), title="embedded")
+    there, nowhere = Pool("p5.4xlarge", "us-west-2b", "us-west-2"), Pool("no.such", "us-west-2b", "us-west-2")
+    assert offers.recorded_usd_h(there) is None
+    assert cloud.on_demand_prices([there, nowhere]) == {there: 6.88}

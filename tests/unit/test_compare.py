@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from model.config import config_from_settings
 from orchestrator import catalog, comparing
 from orchestrator.compare import as_of_2016, compare
 from orchestrator.errors import SpecError
+from orchestrator.predict import work_of
 from orchestrator.prices import recorded_rows
+from orchestrator.report import build
+from orchestrator.report.rows import Workload
 
 REGIONS = ["us-east-1", "us-west-2", "ap-northeast-1"]
 
@@ -111,3 +115,11 @@ def test_types_may_be_parted_by_commas(
     )
     with pytest.raises(SpecError, match="names no instance type"):
         run(monkeypatch, capsys, home, ",")
+
+
+def test_predictions_are_of_one_size_of_each_gpu_and_of_what_was_run() -> None:
+    work = work_of(config_from_settings({}))
+    workload = Workload("w", 32, 1000.0, work)
+    predicted = build([], 0.0, workloads={"w": workload}, prices=recorded_rows(["g5.xlarge"], REGIONS, 0)).predicted
+    assert {row.instance_type for row in predicted} == {known.name for known in catalog.one_of_each_gpu()}
+    assert {"g5.xlarge", "p4de.24xlarge"} <= {row.instance_type for row in predicted}

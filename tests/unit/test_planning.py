@@ -11,7 +11,7 @@ import pytest
 
 from infra.local import market
 from model.config import config_from_settings
-from orchestrator import catalog, world
+from orchestrator import catalog, limits, world
 from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
 from orchestrator.checking import QUOTA_CODES, preflight, rehearsal
 from orchestrator.cloud import Call, Image, Network
@@ -246,12 +246,20 @@ def test_a_type_without_a_recorded_price_is_offered_at_the_price_list_s(cloud: M
 
 def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: MemoryCloud) -> None:
     cloud.regions = ("us-west-2",)
-    cloud.listed = {"g5.2xlarge": 1.25}
     west: dict[str, Any] = {"instances": ("g5.2xlarge",), "regions": ("us-west-2",), "limits": Limits(budget_usd="5")}
     asked = RunSpec(run="plan", cloud="aws", market="spot", **west)
-    with pytest.raises(SpecError, match=r"on-demand is \$1.2500 now\); add --max-price"):
+    with pytest.raises(SpecError, match=r"may become in us-west-2 is neither recorded .* add --max-price USD"):
         make_plan(asked, cloud, "home")
-    assert make_plan(asked.model_copy(update={"max_price_usd_h": Decimal(1)}), cloud, "home").offers
+    cloud.listed = {"g5.2xlarge": 1.25}
+    plan = make_plan(asked, cloud, "home")
+    assert plan.spec.max_price_usd_h == Decimal("1.25"), "on-demand: what EC2 takes for it anyway"
+    request = plan.launch(plan.offers[0], 1, 1, "sg", "").parameters
+    assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "1.25"
+    assert limits.price_cap_usd_h(plan.spec, plan.offers[0]) < Decimal("1.27")
+    own = make_plan(asked.model_copy(update={"max_price_usd_h": Decimal("0.9")}), cloud, "home")
+    assert own.spec.max_price_usd_h == Decimal("0.9")
+    free = make_plan(asked.model_copy(update={"limits": Limits()}), cloud, "home")
+    assert free.spec.max_price_usd_h is None
 
 
 def test_the_embedded_cloud_offers_every_type_and_says_where_it_does_not() -> None:

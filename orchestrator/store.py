@@ -271,8 +271,7 @@ class RunStore:
         if not state.run:
             log = self.folder / "events.jsonl"
             state.run = self.run
-            with suppress(FileNotFoundError):  # it is about to be made: a bench looks before its launches begin
-                with suppress(OSError):  # the folder is being removed
+            with suppress(FileNotFoundError):  # about to be made (a bench looks before its launches begin), or removed
                 state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
         return state
 

@@ -84,6 +84,8 @@ def launch(
     unknown = sorted(set(flags) - set(vars(args)))
     if unknown:
         raise SpecError(f"launch(): unknown option {', '.join(unknown)}; `pixel-orch launch --help` lists them")
+    if flags.get("resume"):
+        raise SpecError(f"launch(): resume: give it to the command line: pixel-orch launch --resume {flags['resume']}")
     if isinstance(command, str):
         raise SpecError(f"launch(): command: give its words in a list: {command.split()!r}")
     given: dict[str, Any] = {

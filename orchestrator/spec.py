@@ -160,7 +160,8 @@ def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite() or amount <= 0:
-        raise SpecError(f"{flag}: {text!r} is not above zero; write for example {flag} {example}")
+        what = "above zero" if amount.is_finite() else "a number"
+        raise SpecError(f"{flag}: {text!r} is not {what}; write for example {flag} {example}")
     return amount
 
 

@@ -22,7 +22,7 @@ from orchestrator import world
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.cloud import Cloud
 from orchestrator.engine import Cancelled, Engine
-from orchestrator.errors import PixelOrchError
+from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.events import Attempt, Event, StateChanged
 from orchestrator.planning import engine_for
 from orchestrator.shared_cloud import SharedCloud
@@ -81,7 +81,7 @@ class Supervisor:
                 with self._lock:
                     self.engines[store.run] = engine
                 state = engine.run("attach", os.getpid()).state
-        except (Cancelled, RunBusyError) as error:
+        except (Cancelled, RunBusyError, BudgetError) as error:
             state = store.state().state
             self.screen.line(f"{store.run}: {error}")
         except PixelOrchError as error:

@@ -19,7 +19,7 @@ def dashboard(args: argparse.Namespace) -> int:
     """Do `pixel-orch dashboard`."""
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise SpecError("dashboard needs the extra dashboard: pip install 'pixel-orch[dashboard]'")
-    if not 0 <= args.port <= 65535:
+    if args.port != 0 and not 1024 <= args.port <= 65535:
         raise SpecError(f"--port: {args.port} is no port; give one from 1024 to 65535, or 0 for a free one")
     import uvicorn
 

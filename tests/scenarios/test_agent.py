@@ -144,7 +144,8 @@ def test_the_guard_is_held_while_the_agent_lives_and_no_longer_than_money_lasts(
 ) -> None:
     (machine.root / "run").mkdir()
     monkeypatch.setenv("PIXEL_ORCH_RUN", str(machine.root / "run"))
-    machine.agent("status", "0", "0", "100.0")
+    (machine.root / "agent").mkdir()
+    (machine.root / "agent" / "owner").write_text("100.0")  # what the owner's last look lets it go on for
     machine.start(owner_timeout_s=60)
     until((machine.root / "run" / "deadline").exists)
     uptime_s = float(Path("/proc/uptime").read_text().split()[0])

@@ -6,6 +6,7 @@ passes the same contract suite.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,6 +253,10 @@ class Setup:
     s3_python: str = ""  # the interpreter that has boto3, where it was asked for
     data_s: float = 0.0  # that the data took, beside the bootstrap
     data_how: str = ""  # "prepared", "fetched" from S3, or both: "prepared and being kept"
+
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
+"""As `infra/agent.py` finds them; group 1 is the step."""
 
 
 @dataclass(frozen=True)

@@ -441,11 +441,10 @@ class Engine:
                 instance = self.reaper.instance(attempt.instance_id)
                 if instance is not None and instance.state not in ("pending", "running"):
                     break
-                needs_address = not (self.spec.ssh_proxy or self.spec.is_private)
-                if instance is not None and instance.state == "running" and not instance.address:
+                if instance is not None and instance.state == "running":
+                    if instance.address or self.spec.ssh_proxy or self.spec.is_private:
+                        return self.connect(instance, attempt.login_user, host_key)
                     problem = "it runs, and has no address that we could reach; see --subnet, --private"
-                if instance is not None and instance.state == "running" and (instance.address or not needs_address):
-                    return self.connect(instance, attempt.login_user, host_key)
             except (UnreachableError, CloudError) as error:
                 problem = str(error)
                 if isinstance(error, WrongHostKeyError):  # cloud-init may be about to put ours in its place

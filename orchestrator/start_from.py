@@ -18,12 +18,11 @@ from model.errors import CheckpointError
 from model.peek import peek
 from orchestrator import world
 from orchestrator.clock import SystemClock
+from orchestrator.cloud import CHECKPOINT_NAME
 from orchestrator.errors import SpecError
 from orchestrator.events import CheckpointPulled
 from orchestrator.spec import NAME_GRAMMAR, RunSpec
 from orchestrator.store import RunStore, home_from_environment, sha256_of, sync_folder
-
-NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _local(text: str) -> Start:
     if path.is_dir():
         inside = path / "checkpoints"  # of a run's folder
         folder = inside if inside.is_dir() else path
-        found = [(int(m[1]), p) for p in folder.iterdir() if (m := NAME.fullmatch(p.name))]
+        found = [(int(m[1]), p) for p in folder.iterdir() if (m := CHECKPOINT_NAME.fullmatch(p.name))]
         if not found:
             raise SpecError(f"--from: there is no checkpoint-<step>.pt in {folder}; give a file, or a run's folder")
         path = max(found)[1]
@@ -114,7 +113,7 @@ def _local(text: str) -> Start:
         raise SpecError(
             f"--from: there is no {path}; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
         )
-    match = NAME.fullmatch(path.name)
+    match = CHECKPOINT_NAME.fullmatch(path.name)
     if match is None:
         raise SpecError(f"--from: {path.name} does not say its step; a checkpoint is called checkpoint-<step>.pt")
     return Start(path, path.name, int(match[1]), is_ours=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,14 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def trainers_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give pytest its signal handlers back after a training in this process; keep the caller's environment out of it."""
+    for name in ("PIXEL_ORCH_OUT", "PIXEL_ORCH_CONFIG", "PIXEL_ORCH_PROG"):
+        monkeypatch.delenv(name, raising=False)
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from orchestrator.aws.errors import USER_AGENT, at_the_sill
-from orchestrator.cloud import Output
+from orchestrator.cloud import CHECKPOINT_NAME, Output
 from orchestrator.errors import CloudError, SpecError
 from orchestrator.store import part_path, sha256_of, sync_folder
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
 
 
@@ -98,7 +96,7 @@ class S3Home:
             pages = self._s3.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
                 for entry in page.get("Contents", []):
-                    match = _CHECKPOINT.fullmatch(entry["Key"].rpartition("/")[2])
+                    match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
                     if match:
                         found.append((int(match[1]), match[0], int(entry["Size"])))
             return [Output(name, step, size, self._digest(name)) for step, name, size in sorted(found)[-most:]]
@@ -119,7 +117,7 @@ class S3Home:
                     Bucket=self.bucket, Prefix=prefix, Delimiter="/"
                 ):
                     for entry in page.get("Contents", []):
-                        match = _CHECKPOINT.fullmatch(entry["Key"].rpartition("/")[2])
+                        match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
                         if match and (prefix != place or entry["Key"] == place):
                             found.append((int(match[1]), entry["Key"], int(entry["Size"])))
             if not found:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +37,9 @@ from tests.data_files import (
     write_png_tar,
 )
 
+pytestmark = pytest.mark.usefixtures("trainers_signals")
 torch.set_num_threads(1)
 SMALL = ["hidden=3", "layers=1", "head=3", "samples=1", "device=cpu", "batch_size=8"]
-
-
-@pytest.fixture(autouse=True)
-def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give pytest its signal handlers back, and keep the caller's environment out."""
-    for name in ("PIXEL_ORCH_OUT", "PIXEL_ORCH_CONFIG", "PIXEL_ORCH_PROG"):
-        monkeypatch.delenv(name, raising=False)
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def call(*words: str | Path) -> int:

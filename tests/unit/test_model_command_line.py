@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,10 @@ from model.__main__ import main
 from model.checkpoint import load, path_of
 from model.config import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("trainers_signals")
 torch.set_num_threads(1)
 
 SMALL = ["hidden=2", "layers=1", "head=3", "samples=1", "device=cpu"]
-
-
-@pytest.fixture(autouse=True)
-def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give pytest its signal handlers back, and keep the caller's environment out."""
-    for name in ("PIXEL_ORCH_OUT", "PIXEL_ORCH_CONFIG", "PIXEL_ORCH_PROG"):
-        monkeypatch.delenv(name, raising=False)
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ def test_peeking_without_torch_sees_what_loading_sees(tmp_path: Path) -> None:
     assert (peeked.step, peeked.config) == (loaded.step, loaded.config)
 
 
-def test_peeking_runs_no_code(tmp_path: Path) -> None:
+def test_peeking_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoint-1.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'touch harmed'\ntR.")

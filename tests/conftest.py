@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trainers_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give pytest its signal handlers back after a training in this process; keep the caller's environment out of it."""
+    """Give pytest its signal handlers back after a training; keep the caller's environment out of it."""
     for name in ("PIXEL_ORCH_OUT", "PIXEL_ORCH_CONFIG", "PIXEL_ORCH_PROG"):
         monkeypatch.delenv(name, raising=False)
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.data.identity import LIST
 from model.datasets import MANIFEST, DatasetFacts
 from model.errors import DataError
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
+LIST = "sha256_of_list"  # of the files of a folder that is a source
 SHARD = re.compile(r"shard-\d{5}\.npy")
 
 

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from model.data import manifest as manifests
-from model.data.identity import lasting
+from model.data.files.disk import PARTS, VERSION, space
+from model.data.files.fingerprint import lasting
 from model.data.manifest import Column, Manifest, Shard
-from model.data.meter import Meter, amount
-from model.data.source import Source
+from model.data.meter import Meter
+from model.data.opening import open_source, same_files
+from model.data.source import Opened
 from model.data.writer import ShardWriter
 from model.datasets import MANIFEST, Registered, folder_of
 from model.errors import DataError
 from model.recipe import Options, check, find
-
-VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
-PARTS = ".parts"  # what is kept of bags between two runs
-SPARE_BYTES = 200 * 10**6  # left free on the disk
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A source, and where it comes from."""
-
-    source: Source
-    files: Callable[[], list[dict[str, Any]]]  # called at the end: some are hashed while they are read
-    plan: list[dict[str, Any]]  # what is known of them at the beginning
-    published: Callable[[], bool]
-    binarise: str | None = None
-    close: Callable[[], None] = lambda: None  # called when the manifest is written
 
 
 def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tuple[Manifest, Path, bool]:
@@ -54,8 +39,6 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
     check(entry, options)
     folder = options.out or folder_of(name)
     asked = options.asked(entry)
-    from model.data.opening import open_source, same_files
-
     if (folder / MANIFEST).exists():
         there = manifests.read(folder)
         if (there.name, there.version, there.recipe.get("asked")) == (name, VERSION, asked):
@@ -118,32 +101,6 @@ def _write(
     made = writer.finish(manifest)
     opened.close()
     return made
-
-
-def space(folder: Path, wanted: int) -> None:
-    """Make sure that the disk has room, before hours are spent.
-
-    Args:
-        folder: where to; what an interrupted run left there need not be written again.
-        wanted: bytes of the whole.
-
-    Raises:
-        DataError: it has not.
-    """
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    free, missing = shutil.disk_usage(there).free, wanted - _kept(folder)
-    if missing > 0 and free < missing + SPARE_BYTES:
-        needs = f"{amount(missing)}{' more' if missing < wanted else ''} and {amount(SPARE_BYTES)} to spare"
-        raise DataError(f"{folder} needs {needs}, its disk has {amount(free)} free; give another --out")
-
-
-def _kept(folder: Path) -> int:
-    """Weigh shards and parts: this run goes on with them, or removes them, so their room is its own either way."""
-    parts = (path for path in (folder / PARTS).rglob("*") if path.is_file())
-    shards = (path for path in folder.glob("shard-*.npy") if not path.name.endswith(".columns.npy"))
-    return sum(path.stat().st_size for path in (*parts, *shards))
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,18 @@ class Source(Protocol):
         Raises:
             DataError: a file is damaged.
         """
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source, and where it comes from."""
+
+    source: Source
+    files: Callable[[], list[dict[str, Any]]]  # called at the end: some are hashed while they are read
+    plan: list[dict[str, Any]]  # what is known of them at the beginning
+    published: Callable[[], bool]
+    binarise: str | None = None
+    close: Callable[[], None] = lambda: None  # called when the manifest is written
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.digest import sha256_of
 from model.data.manifest import Manifest, Shard
-from model.data.writer import sha256_of
 from model.errors import DataError
 
 CHECKED = ".checked.jsonl"

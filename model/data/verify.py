@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from model.data import manifest as manifests
+from model.data.digest import sha256_of
 from model.data.manifest import Manifest
 from model.data.meter import Meter
 from model.data.store import header
-from model.data.writer import row_type, sha256_of
+from model.data.writer import row_type
 from model.errors import DataError
 
 

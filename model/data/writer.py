@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.digest import sha256_of
 from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
 from model.errors import DataError
 from model.recipe import SHARD_BYTES
 
 JOURNAL = ".prepare.jsonl"
-READ_BYTES = 4 << 20
 Images = NDArray[np.uint8]  # (N, H, W, C)
 Rows = NDArray[Any]  # (N,), one field for each column
 
@@ -281,21 +281,3 @@ def save_array(path: Path, array: NDArray[Any]) -> str:
     hasher.update(body)
     write_file(path, body, head.getvalue())
     return hasher.hexdigest()
-
-
-def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None] = lambda _: None) -> str:
-    """Hash a file, `tell` how many bytes each time.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    hasher = hashlib.new(algorithm, usedforsecurity=False)
-    buffer = memoryview(bytearray(READ_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-            tell(count)
-    return hasher.hexdigest()
-
-
-__all__ = ["ShardWriter", "images_per_shard", "row_type", "save_array", "sha256_of", "sync_folder"]

@@ -506,7 +506,7 @@ def test_an_archive_is_compared_with_what_was_published(
 ) -> None:
     from dataclasses import replace
 
-    from model.data.writer import sha256_of
+    from model.data.digest import sha256_of
     from model.datasets import REGISTRY
 
     path = write_bag_archive(tmp_path / "dataset.bag.tar.gz", [bag])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from model.data.fetch import Patience, fetch, fetch_all
+from model.data.digest import sha256_of
+from model.data.files.download import Patience, fetch, fetch_all
 from model.data.prepare import prepare
 from model.data.verify import verify
-from model.data.writer import sha256_of
 from model.datasets import REGISTRY, SourceFile
 from model.errors import DataError
 from model.recipe import Options
@@ -270,7 +270,7 @@ def test_a_mirror_with_other_files_is_taken_only_unverified(
     monkeypatch.setenv("PIXEL_ORCH_DATA", str(tmp_path / "data"))
     seen = server(lambda handler: handler.answer((tmp_path / "in" / handler.path.rpartition("/")[2]).read_bytes()))
     mirror, patience = seen.url.rpartition("/")[0], Patience(tries=1)
-    monkeypatch.setattr("model.data.fetch.Patience", lambda: patience)
+    monkeypatch.setattr("model.data.files.download.Patience", lambda: patience)
     entry = REGISTRY["mnist-static"]
     entry = replace(entry, files=tuple(replace(file, urls=()) for file in entry.files))
     monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: entry})

@@ -20,11 +20,13 @@ from PIL import Image as Pictures
 from model.__main__ import main
 from model.data import manifest as manifests
 from model.data import writer as writers
+from model.data.digest import sha256_of
+from model.data.files.disk import space
 from model.data.manifest import Column, Image, Manifest, Shard
 from model.data.meter import Meter, amount
-from model.data.prepare import prepare, space
+from model.data.prepare import prepare
 from model.data.verify import verify
-from model.data.writer import JOURNAL, ShardWriter, images_per_shard, sha256_of
+from model.data.writer import JOURNAL, ShardWriter, images_per_shard
 from model.datasets import REGISTRY
 from model.errors import DataError
 from model.recipe import Options

@@ -166,7 +166,7 @@ def test_the_published_files_are_told_by_their_checksums(tmp_path: Path, monkeyp
         prepare("mnist-static", Options(source=str(tmp_path), out=tmp_path / "out"))
     from dataclasses import replace
 
-    from model.data.writer import sha256_of
+    from model.data.digest import sha256_of
 
     entry = REGISTRY["mnist-static"]
     files = tuple(

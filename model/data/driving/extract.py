@@ -20,7 +20,6 @@ from model.data.driving.frames import Recipe
 from model.data.driving.messages import field as value_of
 from model.data.driving.messages import layout, needed
 from model.data.driving.part import SLOT_NS, THINNED, Part, read_state
-from model.data.manifest import sync_folder
 from model.data.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
 from model.data.tar import MemberStream, members
 from model.errors import DataError
@@ -336,6 +335,3 @@ def _cannot(path: Path, folder: Path, error: OSError) -> DataError:
         return DataError(f"cannot write to {folder}: the disk is full; what is done is kept, run it again to go on")
     where = error.filename or path
     return DataError(f"cannot read or write {where}: {error.strerror or error}; run it again to go on")
-
-
-__all__ = ["Archive", "Stretch", "Wish", "extract", "extract_all", "extract_archive", "stretches", "sync_folder"]

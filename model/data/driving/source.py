@@ -32,11 +32,12 @@ from model.data.driving.extract import (
 )
 from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAME, FRAMES, SIGNALS, SLOT_NS, THINNED, read_rows, signal_type
-from model.data.identity import lasting, of_ends, of_folder
+from model.data.files.disk import PARTS, VERSION, space
+from model.data.files.fingerprint import lasting, of_ends, of_folder
+from model.data.files.published import published_files
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
-from model.data.prepare import PARTS, VERSION, Opened, space
-from model.data.source import Block
+from model.data.source import Block, Opened
 from model.data.stream import GZIP
 from model.datasets import Registered
 from model.errors import DataError
@@ -260,8 +261,6 @@ def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) 
         DataError: there are none, or none that can be fetched.
     """
     if options.source is None or ("://" in options.source and not entry.own):
-        from model.data.opening import published_files
-
         return published_files(entry, options, stream)
     place = Path(options.source).expanduser()
     if not place.exists():

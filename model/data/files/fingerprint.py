@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from model.data.manifest import LIST
 from model.errors import DataError
 
-LIST = "sha256_of_list"  # of the files of a folder
 ENDS = "sha256_of_ends"  # of a bag
 Known = dict[str, Any]  # what the manifest says of a source
 

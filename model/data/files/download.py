@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from model.data.digest import sha256_of
+from model.data.files.disk import space
 from model.data.meter import Meter
-from model.data.prepare import space
-from model.data.writer import sha256_of
 from model.datasets import Registered, SourceFile
 from model.errors import DataError
 

@@ -1,0 +1,24 @@
+"""The digest of a file, read in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+READ_BYTES = 4 << 20
+
+
+def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None] = lambda _: None) -> str:
+    """Hash a file, `tell` how many bytes each time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    buffer = memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+            tell(count)
+    return hasher.hexdigest()

@@ -1,0 +1,41 @@
+"""What a preparation takes of the disk: the room it needs, and the parts that it keeps there between two runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from model.data.meter import amount
+from model.errors import DataError
+
+VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
+
+PARTS = ".parts"  # what is kept of bags between two runs
+
+SPARE_BYTES = 200 * 10**6  # left free on the disk
+
+
+def space(folder: Path, wanted: int) -> None:
+    """Make sure that the disk has room, before hours are spent.
+
+    Args:
+        folder: where to; what an interrupted run left there need not be written again.
+        wanted: bytes of the whole.
+
+    Raises:
+        DataError: it has not.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free, missing = shutil.disk_usage(there).free, wanted - _kept(folder)
+    if missing > 0 and free < missing + SPARE_BYTES:
+        needs = f"{amount(missing)}{' more' if missing < wanted else ''} and {amount(SPARE_BYTES)} to spare"
+        raise DataError(f"{folder} needs {needs}, its disk has {amount(free)} free; give another --out")
+
+
+def _kept(folder: Path) -> int:
+    """Weigh shards and parts: this run goes on with them, or removes them, so their room is its own either way."""
+    parts = (path for path in (folder / PARTS).rglob("*") if path.is_file())
+    shards = (path for path in folder.glob("shard-*.npy") if not path.name.endswith(".columns.npy"))
+    return sum(path.stat().st_size for path in (*parts, *shards))

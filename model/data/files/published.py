@@ -1,0 +1,123 @@
+"""The files that a data set is made from: found in a folder or fetched, and compared with what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from model.data.digest import sha256_of
+from model.data.files.download import fetch_all
+from model.data.files.fingerprint import of_folder
+from model.data.meter import Meter
+from model.datasets import Registered, SourceFile, data_root
+from model.errors import DataError
+from model.recipe import Options
+
+
+def own(options: Options) -> list[Path]:
+    """Name the user's own files.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(options.source or "").expanduser()
+    if not path.exists():
+        raise DataError(f"there is no {path}; check --source")
+    return [path]
+
+
+def published_files(entry: Registered, options: Options, stream: TextIO | None = None) -> list[Path]:
+    """Find the published files of a data set in --source, or fetch them.
+
+    Raises:
+        DataError: one is not there and cannot be fetched.
+    """
+    source = options.source
+    if source is not None and "://" not in source:
+        return _in(Path(source).expanduser(), entry)
+    if source is not None and options.unverified:  # whatever it has under these names
+        unproven = [replace(file, bytes=None, sha256=None, md5=None, urls=(), infohash=None) for file in entry.files]
+        entry = replace(entry, files=tuple(unproven))
+    return fetch_all(entry, data_root() / "downloads" / entry.name, mirror=source, stream=stream)
+
+
+def _in(place: Path, entry: Registered) -> list[Path]:
+    if not place.exists():
+        raise DataError(f"there is no {place}; check --source")
+    if place.is_file():
+        if len(entry.files) == 1:
+            return [place]
+        names = ", ".join(file.name for file in entry.files)
+        raise DataError(f"{entry.name} needs {len(entry.files)} files ({names}); give their folder with --source")
+    found = []
+    for file in entry.files:
+        near = [place / file.name, place / file.name.removesuffix(".gz")]
+        path = next((path for path in near if path.exists()), None)
+        if path is None and entry.kind == "cifar":
+            others = [place / other.name for other in entry.also]
+            path = next((path for path in others if path.exists()), place)
+        if path is None:
+            raise DataError(
+                f"there is no {file.name} in {place}; pixel-orch data info {entry.name} says what is needed"
+            )
+        found.append(path)
+    return found
+
+
+def proven(
+    path: Path,
+    known: Iterable[SourceFile],
+    *,
+    unverified: bool,
+    reads: Callable[[str], bool] = lambda _: True,
+    stream: TextIO | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Compare a file with what was published of it.
+
+    Args:
+        path: of it.
+        known: the published ones.
+        unverified: whether another one will do.
+        reads: which files of a folder are read, by their names.
+        stream: for the progress.
+
+    Returns:
+        What the manifest says of it, and whether it is a published one.
+
+    Raises:
+        DataError: it is another one, and that was not allowed.
+    """
+    if path.is_dir():
+        if not unverified:
+            raise DataError(f"{path} is a folder, so its checksum cannot be compared; --unverified takes it as it is")
+        return of_folder(path, reads), False
+    wanted = next((file for file in known if file.name == path.name), None)
+    size = path.stat().st_size
+    if wanted is None and not unverified:
+        raise DataError(f"{path} is none of the published files, whose checksums are known; --unverified takes it")
+    if wanted is not None and wanted.bytes not in (None, size) and not unverified:
+        raise DataError(f"{path} has {size:,} bytes, the published one {wanted.bytes:,}; fetch it again")
+    algorithm = "sha256" if wanted is None or wanted.sha256 or not wanted.md5 else "md5"
+    got = hashed(path, algorithm, stream)
+    published = wanted is not None and got in (wanted.sha256, wanted.md5)
+    if not published and not unverified:
+        want = wanted and (wanted.sha256 or wanted.md5)
+        raise DataError(f"{path} is not the published file: its {algorithm} is {got}, not {want}; fetch it again")
+    return {"name": path.name, "bytes": size, algorithm: got}, published
+
+
+def hashed(path: Path, algorithm: str, stream: TextIO | None) -> str:
+    """Hash a file, and tell how far it is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    meter = Meter(f"checking {path.name}", path.stat().st_size, "B", stream=stream)
+    try:
+        return sha256_of(path, algorithm, meter.add)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the file") from None
+    finally:
+        meter.close()

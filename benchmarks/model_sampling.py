@@ -31,7 +31,7 @@ import torch
 from model_training import SETTINGS, network
 from torch import Tensor
 
-from model.cost import Sizes
+from model.config.cost import Sizes
 from model.device import device_name, pick_device
 from model.errors import SetupError
 from model.sampling import fill

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
+from model.config.presets import preset
 from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.options import parser
-from model.presets import preset
 from model.stop import StopFlag
 
 BEGAN_S = time.monotonic()

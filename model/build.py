@@ -6,7 +6,7 @@ from typing import Any
 
 from model.conditioned import Conditioned
 from model.config import TrainConfig
-from model.cost import evaluation_bytes, workspace_bytes
+from model.config.cost import evaluation_bytes, workspace_bytes
 from model.errors import ConfigError
 from model.likelihood import BATCH
 from model.multiscale import MultiScale

@@ -9,8 +9,8 @@ import textwrap
 from typing import NoReturn
 
 from model.config import DATASETS, MODELS, TrainConfig
-from model.data_options import add_commands
-from model.presets import PRESETS
+from model.config.data_flags import add_commands
+from model.config.presets import PRESETS
 
 ENGINES = ("auto", "native", "torch", "graph", "naive")
 WIDTH = 80  # columns of the help, at most

@@ -16,7 +16,7 @@ from model.board import Board
 from model.build import evaluation_batch
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig, settled
-from model.cost import workspace_bytes
+from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
 from model.device import device_name, memory_bytes, pick_device
 from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, TrainConfig, config_from_settings
+from model.config import TrainConfig, config_from_settings
+from model.errors import ConfigError
 from orchestrator import world
 from orchestrator.errors import SpecError
 from orchestrator.plan import NOBODY

@@ -15,9 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import REGISTRY, TrainConfig
+from model.config import REGISTRY, TrainConfig, checked
 from model.errors import DataError
-from model.recipe import checked
 from orchestrator import catalog
 from orchestrator.errors import SpecError
 

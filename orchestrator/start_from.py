@@ -13,9 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.config import network_mismatch
+from model.config import network_mismatch, peek
 from model.errors import CheckpointError
-from model.peek import peek
 from orchestrator import world
 from orchestrator.clock import SystemClock
 from orchestrator.cloud import CHECKPOINT_NAME

@@ -17,8 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.config import REGISTRY
-from model.recipe import checked, words_of
+from model.config import REGISTRY, checked, words_of
 from orchestrator import catalog, sync
 from orchestrator.cloud import BucketPlace, Cloud, Host, Instance, Job
 from orchestrator.errors import CloudError, SpecError

@@ -8,13 +8,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from model.config import REGISTRY
+from model.config.data_recipe import find, options_of
+from model.config.datasets import MANIFEST, Registered, data_root, folder_of, is_path
 from model.data import manifest as manifests
 from model.data import prepare as preparing
 from model.data.manifest import Manifest
 from model.data.meter import amount
-from model.datasets import MANIFEST, REGISTRY, Registered, data_root, folder_of, is_path
 from model.errors import DataError
-from model.recipe import find, options_of
 
 
 def run(args: argparse.Namespace) -> str:

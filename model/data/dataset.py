@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import DATASETS, REGISTRY, DatasetFacts
+from model.config.datasets import MANIFEST, folder_of
 from model.data import digits, photos
 from model.data import manifest as manifests
 from model.data.loader import drawn
 from model.data.manifest import Column, Manifest
 from model.data.store import ShardFiles
-from model.datasets import DATASETS, MANIFEST, REGISTRY, DatasetFacts, folder_of
 from model.errors import DataError
 
 Split = Literal["train", "valid", "test"]

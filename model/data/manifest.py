@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.datasets import MANIFEST, DatasetFacts
+from model.config import DatasetFacts
+from model.config.datasets import MANIFEST
 from model.errors import DataError
 
 FORMAT = 1

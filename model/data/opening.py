@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from model.config.data_recipe import Options
+from model.config.datasets import Registered
 from model.data.driving.folder import is_read
 from model.data.driving.source import open_driving, paths_of
 from model.data.files.fingerprint import same
@@ -18,9 +20,7 @@ from model.data.sources.cifar import BINARY, PICKLES
 from model.data.sources.mnist import from_amat, from_idx
 from model.data.sources.npz import NpzImages
 from model.data.sources.pictures import SUFFIXES, PictureFiles
-from model.datasets import Registered
 from model.errors import DataError
-from model.recipe import Options
 
 
 def open_source(entry: Registered, options: Options, folder: Path, *, stream: TextIO | None = None) -> Opened:

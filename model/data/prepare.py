@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from model.config.data_recipe import Options, check, find
+from model.config.datasets import MANIFEST, Registered, folder_of
 from model.data import manifest as manifests
 from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting
@@ -16,9 +18,7 @@ from model.data.meter import Meter
 from model.data.opening import open_source, same_files
 from model.data.source import Opened
 from model.data.writer import ShardWriter
-from model.datasets import MANIFEST, Registered, folder_of
 from model.errors import DataError
-from model.recipe import Options, check, find
 
 
 def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tuple[Manifest, Path, bool]:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.data_recipe import SHARD_BYTES
 from model.data.digest import sha256_of
 from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
 from model.errors import DataError
-from model.recipe import SHARD_BYTES
 
 JOURNAL = ".prepare.jsonl"
 Images = NDArray[np.uint8]  # (N, H, W, C)

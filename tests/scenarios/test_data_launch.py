@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from model.config.data_recipe import Options
 from model.data.prepare import prepare
-from model.recipe import Options
 from orchestrator.events import HostReady
 from orchestrator.store import RunStore
 from tests.data_files import Drive, write_bag, write_cifar

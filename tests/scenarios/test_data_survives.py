@@ -20,9 +20,9 @@ import pytest
 
 from model.checkpoint import digest, load, path_of, steps_in
 from model.config import TrainConfig
+from model.config.data_recipe import Options
 from model.data.prepare import prepare
 from model.data.verify import verify
-from model.recipe import Options
 from tests.data_files import Drive, write_bag, write_bag_archive
 
 pytestmark = pytest.mark.slow
@@ -124,7 +124,7 @@ def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
     archive = write_bag_archive(tmp_path / "raw.tar.gz", [bag])
     code = (
         "import sys; from pathlib import Path; from model.data.prepare import prepare\n"
-        "from model.recipe import Options\n"
+        "from model.config.data_recipe import Options\n"
         "prepare('udacity', Options(source=sys.argv[1], out=Path(sys.argv[2])))\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.config.data_recipe import Options
 from model.data import load
 from model.data.driving import frames, telemetry
 from model.data.driving.bag import Bag, Connection, read_index
@@ -29,7 +30,6 @@ from model.data.prepare import prepare
 from model.data.stream import FileStream
 from model.data.verify import verify
 from model.errors import DataError
-from model.recipe import Options
 from tests.data_files import (
     BEGAN_NS,
     Drive,
@@ -506,8 +506,8 @@ def test_an_archive_is_compared_with_what_was_published(
 ) -> None:
     from dataclasses import replace
 
+    from model.config import REGISTRY
     from model.data.digest import sha256_of
-    from model.datasets import REGISTRY
 
     path = write_bag_archive(tmp_path / "dataset.bag.tar.gz", [bag])
     options = Options(source=str(path), out=tmp_path / "out", size=SIZE)
@@ -517,7 +517,7 @@ def test_an_archive_is_compared_with_what_was_published(
 
     def publish(md5: str) -> None:
         file = replace(entry.files[0], bytes=path.stat().st_size, md5=md5)
-        monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: replace(entry, files=(file,), drive_s=2)})
+        monkeypatch.setattr("model.config.data_recipe.REGISTRY", {entry.name: replace(entry, files=(file,), drive_s=2)})
 
     publish("0" * 32)
     with pytest.raises(

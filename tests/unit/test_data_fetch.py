@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from model.config import REGISTRY
+from model.config.data_recipe import Options
+from model.config.datasets import SourceFile
 from model.data.digest import sha256_of
 from model.data.files.download import Patience, fetch, fetch_all
 from model.data.prepare import prepare
 from model.data.verify import verify
-from model.datasets import REGISTRY, SourceFile
 from model.errors import DataError
-from model.recipe import Options
 from tests.data_files import write_amat
 
 CONTENT = hashlib.sha256(b"").digest() * 9000  # 288,000 bytes
@@ -273,7 +274,7 @@ def test_a_mirror_with_other_files_is_taken_only_unverified(
     monkeypatch.setattr("model.data.files.download.Patience", lambda: patience)
     entry = REGISTRY["mnist-static"]
     entry = replace(entry, files=tuple(replace(file, urls=()) for file in entry.files))
-    monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: entry})
+    monkeypatch.setattr("model.config.data_recipe.REGISTRY", {entry.name: entry})
     options = Options(source=mirror, out=tmp_path / "out")
     with pytest.raises(DataError, match=r"train.amat: has 62,720 bytes, the published file 78,400,000"):
         prepare("mnist-static", options)

@@ -12,11 +12,11 @@ from typing import IO, Any
 import pytest
 
 from model.config import TrainConfig
+from model.config.data_recipe import Options
 from model.data import load
 from model.data.prepare import prepare
 from model.data.store import CHECKED
 from model.data.verify import verify
-from model.recipe import Options
 from orchestrator.errors import SpecError
 from orchestrator.spec import check_data, check_prepare
 

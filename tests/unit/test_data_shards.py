@@ -18,6 +18,8 @@ import pytest
 from PIL import Image as Pictures
 
 from model.__main__ import main
+from model.config import REGISTRY
+from model.config.data_recipe import Options
 from model.data import manifest as manifests
 from model.data import writer as writers
 from model.data.digest import sha256_of
@@ -27,9 +29,7 @@ from model.data.meter import Meter, amount
 from model.data.prepare import prepare
 from model.data.verify import verify
 from model.data.writer import JOURNAL, ShardWriter, images_per_shard
-from model.datasets import REGISTRY
 from model.errors import DataError
-from model.recipe import Options
 from tests.data_files import crops, write_amat, write_png_tar
 
 IMAGE = Image(8, 8, 3, 256)
@@ -413,7 +413,7 @@ def test_published_files_are_the_same_from_anywhere(tmp_path: Path, monkeypatch:
         replace(file, bytes=(folder / file.name).stat().st_size, sha256=sha256_of(folder / file.name))
         for file in entry.files
     ]
-    monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: replace(entry, files=tuple(files))})
+    monkeypatch.setattr("model.config.data_recipe.REGISTRY", {entry.name: replace(entry, files=tuple(files))})
     options = Options(source=str(folder), out=tmp_path / "out")
     assert prepare("mnist-static", options)[2]
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)

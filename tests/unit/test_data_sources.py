@@ -18,13 +18,13 @@ import pytest
 from PIL import Image as Pictures
 
 from model import picture
+from model.config import REGISTRY, DatasetFacts
+from model.config.data_recipe import Options
 from model.data import load, manifest
 from model.data.prepare import prepare
 from model.data.sources import cifar, mnist
 from model.data.verify import verify
-from model.datasets import REGISTRY, DatasetFacts
 from model.errors import DataError, SetupError
-from model.recipe import Options
 from tests.data_files import (
     Pixels,
     add,
@@ -173,7 +173,7 @@ def test_the_published_files_are_told_by_their_checksums(tmp_path: Path, monkeyp
         replace(file, bytes=(tmp_path / file.name).stat().st_size, sha256=sha256_of(tmp_path / file.name))
         for file in entry.files
     )
-    monkeypatch.setattr("model.recipe.REGISTRY", {entry.name: replace(entry, files=files)})
+    monkeypatch.setattr("model.config.data_recipe.REGISTRY", {entry.name: replace(entry, files=files)})
     result, _, _ = prepare("mnist-static", Options(source=str(tmp_path), out=tmp_path / "out"))
     assert result.published
     assert result.sources[0]["sha256"] == files[0].sha256

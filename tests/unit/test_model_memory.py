@@ -18,7 +18,7 @@ from model import workspace
 from model.__main__ import main
 from model.build import build, evaluation_batch
 from model.config import MODELS, DatasetFacts, TrainConfig
-from model.cost import evaluation_bytes
+from model.config.cost import evaluation_bytes
 from model.likelihood import nats_per_image
 from model.pixelrnn import Implementation
 

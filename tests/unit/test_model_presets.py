@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from model.build import build
-from model.config import DATASETS, TrainConfig
-from model.cost import Sizes, cost, cost_of
+from model.config import DATASETS, TrainConfig, cost_of
+from model.config.cost import Sizes, cost
+from model.config.presets import PRESETS, preset
 from model.errors import ConfigError
 from model.layers import MaskedConv2d
 from model.pixelcnn import PixelCNN
 from model.pixelrnn import PixelRNN
-from model.presets import PRESETS, preset
 from model.state import _optimizer
 
 torch.set_num_threads(1)
@@ -113,6 +113,6 @@ def test_an_unknown_preset_is_told_the_nearest() -> None:
 
 
 def test_neither_presets_nor_costs_need_torch() -> None:
-    code = "import model.presets, model.cost, sys; print('torch' in sys.modules)"
+    code = "import model.config.presets, model.config.cost, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

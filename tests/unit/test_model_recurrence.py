@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model import workspace
 from model.build import build
 from model.config import TrainConfig
-from model.cost import workspace_bytes
+from model.config.cost import workspace_bytes
 from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
 from model.likelihood import nats_per_image
 from model.row_lstm import RowLSTM

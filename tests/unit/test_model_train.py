@@ -18,7 +18,7 @@ from model import checkpoint as checkpoints
 from model.build import choose_implementation
 from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
-from model.cost import workspace_bytes
+from model.config.cost import workspace_bytes
 from model.data import load as load_data
 from model.device import memory_bytes
 from model.errors import CheckpointError, SetupError, TrainingError

@@ -7,8 +7,7 @@ import random
 
 import pytest
 
-from model.config import TrainConfig
-from model.cost import cost_of
+from model.config import TrainConfig, cost_of
 from orchestrator import catalog
 from orchestrator.predict import KERNEL_S, Observation, Work, bound_s, predict, work_of
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from model import checkpoint as checkpoints
-from model.config import TrainConfig
-from model.peek import peek
+from model.config import TrainConfig, peek
 from orchestrator import start_from
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec

@@ -45,7 +45,7 @@ def send(tree: Tree, target: Path) -> dict[str, str]:
 def test_only_the_bundled_trainer_is_sent_without_a_workdir() -> None:
     tree = bundled_tree()
     assert all(name.startswith("model/") and name.endswith((".py", ".json")) for name in tree.files)
-    assert "model/config.py" in tree.files
+    assert "model/config/train_config.py" in tree.files
 
 
 def test_without_git_the_usual_is_left_out(tmp_path: Path) -> None:

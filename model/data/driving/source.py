@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.data_recipe import DRIVING_SIZE, Options
+from model.config.datasets import Registered
 from model.data.driving import folder as folders
 from model.data.driving import frames, telemetry
 from model.data.driving.extract import (
@@ -39,9 +41,7 @@ from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.meter import Meter
 from model.data.source import Block, Opened
 from model.data.stream import GZIP
-from model.datasets import Registered
 from model.errors import DataError
-from model.recipe import DRIVING_SIZE, Options
 
 BLOCK = 256  # frames given out at a time
 HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from model.config.datasets import Registered, SourceFile
 from model.data.digest import sha256_of
 from model.data.files.disk import space
 from model.data.meter import Meter
-from model.datasets import Registered, SourceFile
 from model.errors import DataError
 
 BLOCK = 1 << 20

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from model.config.data_recipe import Options
+from model.config.datasets import Registered, SourceFile, data_root
 from model.data.digest import sha256_of
 from model.data.files.download import fetch_all
 from model.data.files.fingerprint import of_folder
 from model.data.meter import Meter
-from model.datasets import Registered, SourceFile, data_root
 from model.errors import DataError
-from model.recipe import Options
 
 
 def own(options: Options) -> list[Path]:

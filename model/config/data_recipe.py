@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model import data_options
-from model.datasets import REGISTRY, Registered
+from model.config.data_flags import add_prepare
+from model.config.datasets import REGISTRY, Registered
 from model.errors import DataError
 
 SHARD_BYTES = 100 << 20
@@ -113,7 +113,7 @@ def checked(name: str, pairs: Mapping[str, str]) -> Options:
         DataError: one is unknown, is not what it should be, or means nothing for this data set.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
-    data_options.add_prepare(parser)
+    add_prepare(parser)
     options = options_of(parser.parse_args([name, *words_of(pairs)]))
     check(find(name), options)
     return options

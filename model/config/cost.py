@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from model.config import DatasetFacts, TrainConfig
+from model.config.datasets import DatasetFacts
+from model.config.train_config import TrainConfig
 
 FLOAT_BYTES = 4
 UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.multiscale.Upsampler`

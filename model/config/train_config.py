@@ -16,22 +16,8 @@ from typing import Any, Literal, get_args
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from model.datasets import DATASETS, REGISTRY, DatasetFacts, check_name, prepared_facts, size_of
+from model.config.datasets import DATASETS, DatasetFacts, check_name, prepared_facts, size_of
 from model.errors import ConfigError
-
-__all__ = [
-    "DATASETS",
-    "MODELS",
-    "REGISTRY",
-    "ConfigError",
-    "DatasetFacts",
-    "TrainConfig",
-    "network_mismatch",
-    "config_from_settings",
-    "load_config",
-    "parse_assignments",
-    "settled",
-]
 
 ModelName = Literal["pixelcnn", "row-lstm", "diagonal-bilstm"]
 Setting = str | int | float

@@ -24,7 +24,7 @@ import torch
 from model.config import TrainConfig
 from model.data import Dataset, load
 from model.device import cpu_name
-from model.likelihood import Score, evaluate
+from model.networks.likelihood import Score, evaluate
 from model.state import Training
 
 VALIDATIONS = 20  # over the whole budget

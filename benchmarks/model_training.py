@@ -30,11 +30,11 @@ from torch import Tensor
 from model.config.cost import Sizes, cost
 from model.device import device_name, pick_device
 from model.errors import SetupError
-from model.layers import MaskedConv2d
-from model.likelihood import nats_per_image
-from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.networks.base import PixelNetwork
+from model.networks.likelihood import nats_per_image
+from model.networks.masked_conv import MaskedConv2d
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import PixelRNN
 
 SGEMM = {"cpu": 1024, "cuda": 8192}  # rows and columns
 WARM_UP = 3  # rounds that do not count: oneDNN chooses its kernels, the allocators fill

@@ -120,8 +120,8 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 def _sample(args: argparse.Namespace) -> str:
     from model.checkpoint import find, load
-    from model.conditioned import Conditioned, parse_values
     from model.device import pick_device
+    from model.networks.conditioned import Conditioned, parse_values
     from model.picture import write_grid
     from model.sample import draw
     from model.state import network_of

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.build import evaluation_batch
 from model.checkpoint import Checkpoint, find
 from model.checkpoint import load as load_checkpoint
-from model.conditioned import Conditioned
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
 from model.data.feed import check_columns, check_images
 from model.data.feed import judged as judged_images
 from model.device import device_name, memory_bytes, pick_device
-from model.likelihood import Score, nats_of_all, score
+from model.networks.build import evaluation_batch
+from model.networks.conditioned import Conditioned
+from model.networks.likelihood import Score, nats_of_all, score
 from model.paper import TABLES, Table
 from model.state import OTHER_DATA, network_of
 from model.train import make_repeatable

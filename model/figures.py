@@ -20,7 +20,7 @@ from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import pick_device
 from model.errors import SetupError
-from model.multiscale import MultiScale
+from model.networks.multiscale import MultiScale
 from model.state import network_of
 from model.train import make_repeatable
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model.conditioned import Conditioned
 from model.config import DatasetFacts
-from model.multiscale import MultiScale
+from model.networks.conditioned import Conditioned
+from model.networks.multiscale import MultiScale
 from model.sampling import Engine, fill, uniforms, uniforms_of_scales
 
 AT_A_TIME = 256  # images of a multi-scale network: their conditions are c x n x n numbers each

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.build import build, choose_implementation
 from model.checkpoint import Checkpoint
-from model.conditioned import Conditioned
 from model.config import TrainConfig, network_mismatch
 from model.data import Dataset, Prepared
 from model.data.feed import Feed, check_columns
 from model.data.order import parse
 from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
-from model.likelihood import nats_per_image
+from model.networks.build import build, choose_implementation
+from model.networks.conditioned import Conditioned
+from model.networks.likelihood import nats_per_image
 
 OTHER_DATA = "holds other images than those that it was trained on"  # they were prepared anew, or otherwise
 

@@ -13,15 +13,15 @@ import torch
 
 from model import checkpoint as checkpoints
 from model.board import Board
-from model.build import evaluation_batch
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig, settled
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
 from model.device import device_name, memory_bytes, pick_device
 from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
-from model.likelihood import bits_per_dim, evaluate
 from model.metrics import Metrics
+from model.networks.build import evaluation_batch
+from model.networks.likelihood import bits_per_dim, evaluate
 from model.progress import Progress
 from model.sample import draw
 from model.state import Training

@@ -4,7 +4,7 @@ The bound is a roofline (Williams, Waterman, Patterson 2009) with a third roof f
 
     seconds per image >= max(FLOPs / peak fp32, bytes / bandwidth, kernels started x 6 us)
 
-FLOPs are those of `model.config`; bytes and kernels are counted here from the network's sizes, to within a factor of two or so.
+FLOPs are `model.config`'s; bytes and kernels are counted here from the network's sizes, to within a factor of two.
 What a real run takes beyond the bound is its slowdown. The slowdowns of the types that were run are averaged (as
 logarithms) and taken for the types that were not; their scatter gives the interval, and leaving each type out in turn
 says how far off such a prediction would have been. A program of one's own has no counted work: between two types its

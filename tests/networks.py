@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.networks.base import PixelNetwork
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import PixelRNN
 
 torch.set_num_threads(1)
 

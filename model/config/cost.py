@@ -14,7 +14,7 @@ from model.config.datasets import DatasetFacts
 from model.config.train_config import TrainConfig
 
 FLOAT_BYTES = 4
-UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.multiscale.Upsampler`
+UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.networks.multiscale.Upsampler`
 OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats that the optimizer keeps for each parameter
 
 
@@ -76,7 +76,7 @@ def _sizes(config: TrainConfig, data: DatasetFacts) -> Sizes:
 
 
 def upsampling_cost(channels: int, maps: int, height: int, width: int, *, factor: int) -> Cost:
-    """Count the cost of `model.multiscale.Upsampler` for small images of height x width."""
+    """Count the cost of `model.networks.multiscale.Upsampler` for small images of height x width."""
     positions, parameters = height * width, (UPSAMPLING_TAPS * channels + 1) * maps
     first = forward = 2 * positions * UPSAMPLING_TAPS * channels * maps
     while factor > 1:
@@ -158,10 +158,10 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
 
 def _workspace(sizes: Sizes, images: int) -> int:
     h, c, L, H = sizes.hidden, sizes.condition, sizes.layers, sizes.height
-    if sizes.model == "row-lstm":  # the buffers of `model.row_wavefront`
+    if sizes.model == "row-lstm":  # the buffers of `model.networks.row_lstm_fast`
         K, T, cells = 7 * h + c + 1, H + L - 1, sizes.width * images
         floats = cells * L * (T * (K + 8 * h + 1) + K + 13 * h) + 2 * h * cells
-    elif sizes.model == "diagonal-bilstm":  # those of `model.diagonal_scan`, for each layer
+    elif sizes.model == "diagonal-bilstm":  # those of `model.networks.diagonal_bilstm_fast`, for each layer
         W = sizes.width + 1  # the zero column
         F = 2 * h + c
         K, cells, longest = F + 2 * h + 1, H * W * images, min(H, W) * images
@@ -223,6 +223,6 @@ class _Recurrence:
 
 
 def _groups(maps: int, colours: int) -> list[int]:
-    """Share maps out to colours as `model.layers.colour_of` does."""
+    """Share maps out to colours as `model.networks.masked_conv.colour_of` does."""
     owners = [index * colours // maps for index in range(maps)]
     return [owners.count(colour) for colour in range(colours)]

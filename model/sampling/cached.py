@@ -12,9 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.networks.base import PixelNetwork
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import PixelRNN
 from model.sampling.diagonal_bilstm import DiagonalLayers
 from model.sampling.ends import Entry, Exit
 from model.sampling.maps import bounds

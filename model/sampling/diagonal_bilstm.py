@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
-from model.network import PixelNetwork
-from model.pixelrnn import RecurrentBlock
-from model.row_lstm import GATES
+from model.networks.base import PixelNetwork
+from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
+from model.networks.pixelrnn import RecurrentBlock
+from model.networks.row_lstm import GATES
 from model.sampling.ends import Exit
 from model.sampling.maps import bias_of, gates_by_colour, groups, masked, parts, pointwise
 from model.sampling.row_lstm import lstm_step

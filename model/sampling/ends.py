@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model.layers import MaskedConv2d
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
+from model.networks.masked_conv import MaskedConv2d
 from model.sampling.maps import Product, bias_of, groups, masked, parts, pointwise, taps
 
 

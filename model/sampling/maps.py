@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.layers import MaskedConv2d, colour_of
+from model.networks.masked_conv import MaskedConv2d, colour_of
 
 
 def bounds(features: int, colours: int) -> list[int]:

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.layers import ResidualBlock
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
+from model.networks.masked_conv import ResidualBlock
 from model.sampling.ends import Exit
 from model.sampling.maps import bias_of, groups, masked, parts, pointwise, taps
 

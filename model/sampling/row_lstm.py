@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.network import PixelNetwork
-from model.pixelrnn import RecurrentBlock
-from model.row_lstm import GATES, RowLSTM
+from model.networks.base import PixelNetwork
+from model.networks.pixelrnn import RecurrentBlock
+from model.networks.row_lstm import GATES, RowLSTM
 from model.sampling.ends import Exit
 from model.sampling.maps import bias_of, gates_by_colour, groups, masked, parts, pointwise, taps
 

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
-from model.build import build
 from model.checkpoint import digest, load, path_of
-from model.conditioned import Conditioned, parse_values
 from model.config import TrainConfig, config_from_settings, cost_of
 from model.config.data_recipe import Options
 from model.data import load as load_data
 from model.data.prepare import prepare
 from model.errors import ConfigError, SetupError
-from model.likelihood import nats_per_image
+from model.networks.build import build
+from model.networks.conditioned import Conditioned, parse_values
+from model.networks.likelihood import nats_per_image
 from model.sample import draw
 from model.stop import StopFlag
 from model.train import train

@@ -1,4 +1,4 @@
-"""Imports point one way: of the model the orchestrator sees `model.config` and `model.errors`; vendors have one door each."""
+"""Imports point one way: the orchestrator sees only `model.config` and `model.errors`; vendors have one door each."""
 
 from __future__ import annotations
 
@@ -76,11 +76,8 @@ def test_model_knows_nothing_of_clouds(path: Path) -> None:
 
 
 def test_what_the_orchestrator_may_import_of_the_model_needs_neither_torch_nor_numpy() -> None:
-    for path in (
-        *(ROOT / "model" / "config").glob("*.py"),
-        ROOT / "model" / "errors.py",
-        ROOT / "model" / "__init__.py",
-    ):
+    model = ROOT / "model"
+    for path in (*(model / "config").glob("*.py"), model / "errors.py", model / "__init__.py"):
         assert not {n.split(".")[0] for n in imports(path)} & {"torch", "numpy"}
 
 

@@ -13,8 +13,8 @@ import torch
 from model.checkpoint import load, save
 from model.config import MODELS, TrainConfig
 from model.data import Dataset
-from model.multiscale import MultiScale
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
+from model.networks.multiscale import MultiScale
 from model.state import Training, network_of
 from tests.networks import (
     KINDS,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model.config import DatasetFacts
-from model.likelihood import bits_per_dim, evaluate, nats_per_image
-from model.pixelcnn import PixelCNN
+from model.networks.likelihood import bits_per_dim, evaluate, nats_per_image
+from model.networks.pixelcnn import PixelCNN
 from model.sample import draw
 from tests.networks import KINDS, network
 

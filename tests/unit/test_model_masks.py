@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.layers import MaskedConv2d, causal_mask, colour_of
-from model.likelihood import nats_per_image
+from model.networks.likelihood import nats_per_image
+from model.networks.masked_conv import MaskedConv2d, causal_mask, colour_of
 from tests.networks import dependencies, network, open_relus, strictly_before
 
 torch.set_num_threads(1)

@@ -14,13 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import workspace
 from model.__main__ import main
-from model.build import build, evaluation_batch
 from model.config import MODELS, DatasetFacts, TrainConfig
 from model.config.cost import evaluation_bytes
-from model.likelihood import nats_per_image
-from model.pixelrnn import Implementation
+from model.networks import buffers
+from model.networks.build import build, evaluation_batch
+from model.networks.likelihood import nats_per_image
+from model.networks.pixelrnn import Implementation
 
 torch.set_num_threads(1)
 
@@ -52,7 +52,7 @@ class Peak(TorchDispatchMode):
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[dict[str, Any]]]:
     """Hide what other tests' networks have left to be used again."""
     kept: dict[Any, list[dict[str, Any]]] = {}
-    monkeypatch.setattr(workspace, "_free", kept)
+    monkeypatch.setattr(buffers, "_free", kept)
     return kept
 
 
@@ -116,10 +116,10 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
     step(5)
     trained = kept()
     assert trained > 0
-    monkeypatch.setattr(workspace, "_idle_limit", lambda: 10 * trained)
+    monkeypatch.setattr(buffers, "_idle_limit", lambda: 10 * trained)
     step(7)
     assert kept() > trained  # both fit
-    monkeypatch.setattr(workspace, "_idle_limit", lambda: trained // 2)
+    monkeypatch.setattr(buffers, "_idle_limit", lambda: trained // 2)
     step(5)  # its buffers are there: nothing is made, nothing dropped
     assert kept() > trained
     step(8)
@@ -130,9 +130,9 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
 
 def test_buffers_are_used_again(nothing_kept: dict[Any, list[dict[str, Any]]]) -> None:
     like = torch.zeros(1)
-    first = workspace.Workspace(("some",), like).zeros("A", 1000)
-    assert workspace.Workspace(("some",), like).zeros("A", 1000) is first
-    assert workspace.Workspace(("other",), like).zeros("A", 1000) is not first
+    first = buffers.Workspace(("some",), like).zeros("A", 1000)
+    assert buffers.Workspace(("some",), like).zeros("A", 1000) is first
+    assert buffers.Workspace(("other",), like).zeros("A", 1000) is not first
 
 
 # Too little of it

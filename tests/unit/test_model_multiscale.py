@@ -17,14 +17,14 @@ from torch import Tensor
 
 from model import sample
 from model.__main__ import main
-from model.build import build
 from model.checkpoint import digest, load, path_of
 from model.config import DATASETS, MODELS, DatasetFacts, TrainConfig, config_from_settings, cost_of
 from model.config.presets import PRESETS
 from model.data import load as load_data
 from model.errors import CheckpointError, ConfigError
-from model.likelihood import evaluate, nats_by_scale, nats_of_all, nats_per_image
-from model.multiscale import MultiScale, Upsampler
+from model.networks.build import build
+from model.networks.likelihood import evaluate, nats_by_scale, nats_of_all, nats_per_image
+from model.networks.multiscale import MultiScale, Upsampler
 from model.sampling import fill, naive, uniforms, uniforms_of_scales
 from model.state import Training, network_of
 from model.stop import StopFlag

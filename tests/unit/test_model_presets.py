@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from model.build import build
 from model.config import DATASETS, TrainConfig, cost_of
 from model.config.cost import Sizes, cost
 from model.config.presets import PRESETS, preset
 from model.errors import ConfigError
-from model.layers import MaskedConv2d
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.networks.build import build
+from model.networks.masked_conv import MaskedConv2d
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import PixelRNN
 from model.state import _optimizer
 
 torch.set_num_threads(1)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import workspace
-from model.build import build
 from model.config import TrainConfig
 from model.config.cost import workspace_bytes
-from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
-from model.likelihood import nats_per_image
-from model.row_lstm import RowLSTM
+from model.networks import buffers
+from model.networks.build import build
+from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
+from model.networks.likelihood import nats_per_image
+from model.networks.row_lstm import RowLSTM
 from tests.networks import network
 
 
@@ -197,11 +197,11 @@ def test_the_memory_of_the_fast_networks_is_counted(
     model: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free: dict[Any, list[dict[str, Any]]] = {}
-    monkeypatch.setattr(workspace, "_free", free)
+    monkeypatch.setattr(buffers, "_free", free)
     config = TrainConfig.model_validate({"model": model, "multiscale": multiscale, "hidden": 5, "layers": 3})
     torch.manual_seed(0)
     nats_per_image(build(config), torch.randint(17, (6, 1, 8, 8))).sum().backward()
-    buffers = [thing for some in free.values() for things in some for thing in things.values()]
-    kept = sum(thing.numel() for thing in buffers if isinstance(thing, Tensor))
+    made = [thing for some in free.values() for things in some for thing in things.values()]
+    kept = sum(thing.numel() for thing in made if isinstance(thing, Tensor))
     assert workspace_bytes(config, 6) == 4 * kept > 0
     assert workspace_bytes(config.model_copy(update={"model": "pixelcnn"}), 6) == 0

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from model.config import DatasetFacts
 from model.errors import SetupError
-from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import PixelRNN
+from model.networks.base import PixelNetwork
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import PixelRNN
 from model.sample import draw
 from model.sampling import cached, fill, graphed, naive, native, uniforms
 from model.sampling.noise import choose

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from model import checkpoint as checkpoints
-from model.build import choose_implementation
 from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
 from model.config.cost import workspace_bytes
 from model.data import load as load_data
 from model.device import memory_bytes
 from model.errors import CheckpointError, SetupError, TrainingError
-from model.pixelrnn import PixelRNN
+from model.networks.build import choose_implementation
+from model.networks.pixelrnn import PixelRNN
 from model.progress import Progress
 from model.state import Training, learning_rate, network_of
 from model.stop import StopFlag

@@ -1,6 +1,6 @@
 """The Diagonal BiLSTM layer as the paper writes it (arXiv 1601.06759, section 3.2): skew, a loop over columns, unskew.
 
-`model.diagonal_scan` computes the same without skewing, and much faster.
+`model.networks.diagonal_bilstm_fast` computes the same without skewing, and much faster.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import MaskedConv2d
-from model.row_lstm import GATES, lstm_cell
+from model.networks.masked_conv import MaskedConv2d
+from model.networks.row_lstm import GATES, lstm_cell
 
 
 def skew(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.multiscale import scales
+from model.networks.multiscale import scales
 
 Given = Tensor | tuple[Tensor, Tensor | None]  # images, and what a conditioned network is told of them
 BATCH = 128  # images at a time in an evaluation

@@ -1,6 +1,6 @@
 """The Row LSTM layer as the paper writes it (arXiv 1601.06759, section 3.1): a loop over rows, for autograd.
 
-`model.row_wavefront` computes the same for all layers of a network at once, and much faster.
+`model.networks.row_lstm_fast` computes the same for all layers of a network at once, and much faster.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.layers import MaskedConv2d
+from model.networks.masked_conv import MaskedConv2d
 
 GATES = 4  # o, f, i, g, in this order (equation 3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
 
 REACH = 5  # kernel of the first layer of the upsampling network, in pixels of the small image
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import MaskedConv2d
+from model.networks.masked_conv import MaskedConv2d
 
 
 class PixelNetwork(nn.Module):

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
-from model.diagonal_scan import diagonal_layer
-from model.layers import MaskedConv2d
-from model.network import PixelNetwork
-from model.row_lstm import RowLSTM
-from model.row_wavefront import row_layers
+from model.networks.base import PixelNetwork
+from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
+from model.networks.diagonal_bilstm_fast import diagonal_layer
+from model.networks.masked_conv import MaskedConv2d
+from model.networks.row_lstm import RowLSTM
+from model.networks.row_lstm_fast import row_layers
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]

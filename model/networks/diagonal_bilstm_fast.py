@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model import lstm_step
-from model.lstm_step import scaled
-from model.workspace import Workspace
+from model.networks import lstm_kernel
+from model.networks.buffers import Workspace
+from model.networks.lstm_kernel import scaled
 
 Grads = tuple[Tensor | None, ...]
 
@@ -65,7 +65,7 @@ class _Scan(torch.autograd.Function):
             step.A_x[0].copy_(step.X[0])
             step.A_x[1].copy_(step.X[1])
             torch.bmm(weights, step.A, out=step.S).sigmoid_()
-            lstm_step.step(step.gates, step.C, memory=step.memory, squashed=step.V, state=step.state)
+            lstm_kernel.step(step.gates, step.C, memory=step.memory, squashed=step.V, state=step.state)
             step.Y[0].copy_(step.states[0])
             step.Y[1].copy_(step.states[1])
             for to, of in step.hand_on:
@@ -94,7 +94,7 @@ class _Scan(torch.autograd.Function):
             step.dc.zero_()
             for to, of in step.hand_back_c:
                 to.copy_(of)
-            lstm_step.step_back(
+            lstm_kernel.step_back(
                 step.d_state, step.dc,
                 gates=step.gates, squashed=step.V, before=step.C, d_gates=step.d_gates, spare=step.memory,
             )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.data.dataset import Told
 from model.errors import SetupError
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
 
 
 class Conditioned(nn.Module):

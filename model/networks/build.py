@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.conditioned import Conditioned
 from model.config import TrainConfig
 from model.config.cost import evaluation_bytes, workspace_bytes
 from model.errors import ConfigError
-from model.likelihood import BATCH
-from model.multiscale import MultiScale
-from model.network import PixelNetwork
-from model.pixelcnn import PixelCNN
-from model.pixelrnn import Implementation, PixelRNN
+from model.networks.base import PixelNetwork
+from model.networks.conditioned import Conditioned
+from model.networks.likelihood import BATCH
+from model.networks.multiscale import MultiScale
+from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelrnn import Implementation, PixelRNN
 
 SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down, or for a validation; the rest is for all else
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.lstm_step import scaled, step, step_back
-from model.workspace import Workspace
+from model.networks.buffers import Workspace
+from model.networks.lstm_kernel import scaled, step, step_back
 
 Grads = tuple[Tensor | None, ...]
 

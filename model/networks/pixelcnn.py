@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model.layers import ResidualBlock
-from model.network import PixelNetwork
+from model.networks.base import PixelNetwork
+from model.networks.masked_conv import ResidualBlock
 
 
 class PixelCNN(PixelNetwork):

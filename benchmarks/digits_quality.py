@@ -25,7 +25,7 @@ from model.config import TrainConfig
 from model.data import Dataset, load
 from model.device import cpu_name
 from model.networks.likelihood import Score, evaluate
-from model.state import Training
+from model.training.state import Training
 
 VALIDATIONS = 20  # over the whole budget
 

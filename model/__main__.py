@@ -19,7 +19,7 @@ from model.config import TrainConfig, config_from_settings, load_config, parse_a
 from model.config.presets import preset
 from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.options import parser
-from model.stop import StopFlag
+from model.training.stop import StopFlag
 
 BEGAN_S = time.monotonic()
 
@@ -92,7 +92,7 @@ def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
 def _train(args: argparse.Namespace, stop: StopFlag) -> int:
     config = _config(args)
     out = Path(args.out or os.environ.get("PIXEL_ORCH_OUT") or "out")
-    from model.train import train
+    from model.training.loop import train
 
     return train(config, out, stop, began_s=BEGAN_S)
 
@@ -119,13 +119,13 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 
 def _sample(args: argparse.Namespace) -> str:
-    from model.checkpoint import find, load
     from model.device import pick_device
     from model.networks.conditioned import Conditioned, parse_values
     from model.picture import write_grid
     from model.sample import draw
-    from model.state import network_of
-    from model.train import make_repeatable
+    from model.training.checkpoint import find, load
+    from model.training.loop import make_repeatable
+    from model.training.state import network_of
 
     saved = load(find(Path(args.checkpoint)))
     facts = saved.train_config.data

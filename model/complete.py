@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from model import picture, sample
-from model.checkpoint import find
-from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import pick_device
 from model.errors import SetupError
 from model.sampling import Engine
-from model.state import network_of
-from model.train import make_repeatable
+from model.training.checkpoint import find
+from model.training.checkpoint import load as load_checkpoint
+from model.training.loop import make_repeatable
+from model.training.state import network_of
 
 OF_DATA = re.compile(r"(train|valid|test):(\d{1,9})")
 BOX = re.compile(r"box:(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})")

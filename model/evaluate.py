@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, find
-from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
@@ -20,8 +18,10 @@ from model.networks.build import evaluation_batch
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import Score, nats_of_all, score
 from model.paper import TABLES, Table
-from model.state import OTHER_DATA, network_of
-from model.train import make_repeatable
+from model.training.checkpoint import Checkpoint, find
+from model.training.checkpoint import load as load_checkpoint
+from model.training.loop import make_repeatable
+from model.training.state import OTHER_DATA, network_of
 
 # What a multi-scale network's number means.
 BOUND = """(<=: -log p(small image) - log p(image | small image), the image's own small image being taken. The network

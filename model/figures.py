@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model import complete, picture, sample
-from model.checkpoint import find
-from model.checkpoint import load as load_checkpoint
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import pick_device
 from model.errors import SetupError
 from model.networks.multiscale import MultiScale
-from model.state import network_of
-from model.train import make_repeatable
+from model.training.checkpoint import find
+from model.training.checkpoint import load as load_checkpoint
+from model.training.loop import make_repeatable
+from model.training.state import network_of
 
 SAMPLES, IMAGES, COMPLETIONS, SCALES = 64, 4, 6, 16
 EXAMPLES = 512  # test images to choose from

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import digest, load, path_of, steps_in
 from model.config import TrainConfig
 from model.config.data_recipe import Options
 from model.data.prepare import prepare
 from model.data.verify import verify
+from model.training.checkpoint import digest, load, path_of, steps_in
 from tests.data_files import Drive, write_bag, write_bag_archive
 
 pytestmark = pytest.mark.slow
@@ -139,8 +139,8 @@ import sys, time
 from pathlib import Path
 import model.data.feed, model.data.order
 from model.config import TrainConfig
-from model.stop import StopFlag
-from model.train import train
+from model.training.stop import StopFlag
+from model.training.loop import train
 model.data.order.BLOCK, model.data.order.POOL = 8, 3
 model.data.feed.Feed._memory = property(lambda self: int(sys.argv[3]))
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())

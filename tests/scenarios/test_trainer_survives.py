@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import digest, load, path_of, steps_in
 from model.config import TrainConfig
+from model.training.checkpoint import digest, load, path_of, steps_in
 
 pytestmark = pytest.mark.slow
 

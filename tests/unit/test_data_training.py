@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
-from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig, config_from_settings, cost_of
 from model.config.data_recipe import Options
 from model.data import load as load_data
@@ -22,8 +21,9 @@ from model.networks.build import build
 from model.networks.conditioned import Conditioned, parse_values
 from model.networks.likelihood import nats_per_image
 from model.sample import draw
-from model.stop import StopFlag
-from model.train import train
+from model.training.checkpoint import digest, load, path_of
+from model.training.loop import train
+from model.training.stop import StopFlag
 from tests.data_files import (
     Drive,
     crops,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from model import checkpoint as checkpoints
-from model.checkpoint import Checkpoint, digest, load, newest, path_of, prune, save
 from model.config import TrainConfig
 from model.errors import CheckpointError
+from model.training import checkpoint as checkpoints
+from model.training.checkpoint import Checkpoint, digest, load, newest, path_of, prune, save
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
-from model.checkpoint import load, path_of
 from model.config import TrainConfig
+from model.training.checkpoint import load, path_of
 
 pytestmark = pytest.mark.usefixtures("trainers_signals")
 torch.set_num_threads(1)

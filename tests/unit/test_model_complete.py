@@ -12,10 +12,10 @@ from PIL import Image
 
 from model import complete, picture
 from model.__main__ import main
-from model.checkpoint import path_of
 from model.config import DATASETS, MODELS, DatasetFacts
 from model.data import load as load_data
 from model.errors import SetupError
+from model.training.checkpoint import path_of
 
 torch.set_num_threads(1)
 

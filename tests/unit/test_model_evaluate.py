@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from model.__main__ import main
-from model.checkpoint import digest, find, load, path_of
 from model.config import TrainConfig
 from model.data import manifest as manifests
 from model.data.dataset import Prepared
@@ -23,8 +22,9 @@ from model.data.manifest import Column, Image, Manifest
 from model.data.writer import ShardWriter
 from model.errors import CheckpointError
 from model.evaluate import _paper
-from model.stop import StopFlag
-from model.train import train
+from model.training.checkpoint import digest, find, load, path_of
+from model.training.loop import train
+from model.training.stop import StopFlag
 
 torch.set_num_threads(1)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load, save
 from model.config import MODELS, TrainConfig
 from model.data import Dataset
 from model.networks.base import PixelNetwork
 from model.networks.multiscale import MultiScale
-from model.state import Training, network_of
+from model.training.checkpoint import load, save
+from model.training.state import Training, network_of
 from tests.networks import (
     KINDS,
     condition_dependencies,

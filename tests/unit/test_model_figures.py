@@ -12,8 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from model import checkpoint as checkpoints
-from model.checkpoint import load, path_of
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.device import cpu_name, device_name, has_kernels
@@ -22,7 +20,9 @@ from model.evaluate import report
 from model.figures import chosen_pixels, predictive, read_metrics, write_all
 from model.paper import TABLES
 from model.sample import draw
-from model.state import Training, network_of
+from model.training import checkpoint as checkpoints
+from model.training.checkpoint import load, path_of
+from model.training.state import Training, network_of
 
 torch.set_num_threads(1)
 

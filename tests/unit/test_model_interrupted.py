@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint as checkpoints
-from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
 from model.data.manifest import Image, Manifest
 from model.data.order import Order, Strategy
 from model.data.store import Patience
 from model.data.writer import ShardWriter
 from model.errors import DataError
-from model.stop import StopFlag
-from model.train import train
+from model.training import checkpoint as checkpoints
+from model.training.checkpoint import digest, load, path_of
+from model.training.loop import train
+from model.training.stop import StopFlag
 
 torch.set_num_threads(1)
 

@@ -163,10 +163,10 @@ def signals() -> Iterator[None]:
 
 COMMANDS = {
     "evaluate": ("model.evaluate.report", "take --device cpu or a machine with more"),
-    "sample --out a.png": ("model.checkpoint.load", "take a smaller --count, --device cpu or"),
+    "sample --out a.png": ("model.training.checkpoint.load", "take a smaller --count, --device cpu or"),
     "complete --image a.png --occlude top --out b.png": ("model.complete.complete", "take a smaller --count"),
     "figures --out figures": ("model.figures.write_all", "take --device cpu or"),
-    "train": ("model.train.Training", "take a smaller batch_size, hidden or layers or"),
+    "train": ("model.training.loop.Training", "take a smaller batch_size, hidden or layers or"),
 }
 
 
@@ -188,8 +188,11 @@ def test_too_little_memory_is_one_line(
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ("model.state.nats_per_image", "the memory does not hold batch_size=32 with hidden=16, layers=5, 24.00 GiB"),
-        ("model.train.evaluate", "the memory does not hold a validation of 128 images at a time, 24.00 GiB"),
+        (
+            "model.training.state.nats_per_image",
+            "the memory does not hold batch_size=32 with hidden=16, layers=5, 24.00 GiB",
+        ),
+        ("model.training.loop.evaluate", "the memory does not hold a validation of 128 images at a time, 24.00 GiB"),
     ],
 )
 @pytest.mark.usefixtures("signals")

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from model import sample
 from model.__main__ import main
-from model.checkpoint import digest, load, path_of
 from model.config import DATASETS, MODELS, DatasetFacts, TrainConfig, config_from_settings, cost_of
 from model.config.presets import PRESETS
 from model.data import load as load_data
@@ -26,9 +25,10 @@ from model.networks.build import build
 from model.networks.likelihood import evaluate, nats_by_scale, nats_of_all, nats_per_image
 from model.networks.multiscale import MultiScale, Upsampler
 from model.sampling import fill, naive, uniforms, uniforms_of_scales
-from model.state import Training, network_of
-from model.stop import StopFlag
-from model.train import train
+from model.training.checkpoint import digest, load, path_of
+from model.training.loop import train
+from model.training.state import Training, network_of
+from model.training.stop import StopFlag
 from tests.networks import network, open_relus
 
 torch.set_num_threads(1)

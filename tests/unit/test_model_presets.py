@@ -17,7 +17,7 @@ from model.networks.build import build
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
-from model.state import _optimizer
+from model.training.state import _optimizer
 
 torch.set_num_threads(1)
 

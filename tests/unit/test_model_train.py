@@ -14,8 +14,6 @@ from typing import Any, cast
 import pytest
 import torch
 
-from model import checkpoint as checkpoints
-from model.checkpoint import digest, load, path_of
 from model.config import TrainConfig
 from model.config.cost import workspace_bytes
 from model.data import load as load_data
@@ -23,10 +21,12 @@ from model.device import memory_bytes
 from model.errors import CheckpointError, SetupError, TrainingError
 from model.networks.build import choose_implementation
 from model.networks.pixelrnn import PixelRNN
-from model.progress import Progress
-from model.state import Training, learning_rate, network_of
-from model.stop import StopFlag
-from model.train import train
+from model.training import checkpoint as checkpoints
+from model.training.checkpoint import digest, load, path_of
+from model.training.loop import train
+from model.training.progress import Progress
+from model.training.state import Training, learning_rate, network_of
+from model.training.stop import StopFlag
 
 torch.set_num_threads(1)
 
@@ -340,8 +340,8 @@ def test_too_little_memory_for_the_fast_lstms_gets_the_others_and_is_said(
     assert choose_implementation(config, int(needs / 0.6) + 1) == "fast"
     assert choose_implementation(config, int(needs / 0.6) - 1) == "reference"
     assert choose_implementation(config.model_copy(update={"implementation": "fast"}), 1) == "fast"
-    monkeypatch.setattr("model.state.memory_bytes", lambda _: 10**6)
-    monkeypatch.setattr("model.train.memory_bytes", lambda _: 10**6)
+    monkeypatch.setattr("model.training.state.memory_bytes", lambda _: 10**6)
+    monkeypatch.setattr("model.training.loop.memory_bytes", lambda _: 10**6)
     assert run(config, tmp_path) == 0
     assert "too much of the 0.0 GB here: the slower ones are taken" in capsys.readouterr().err
     net = network_of(load(path_of(tmp_path, 1)), torch.device("cpu"))

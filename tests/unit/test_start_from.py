@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model import checkpoint as checkpoints
 from model.config import TrainConfig, peek
+from model.training import checkpoint as checkpoints
 from orchestrator import start_from
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import torch
 
-from model import checkpoint as checkpoints
-from model.board import Board
-from model.checkpoint import Checkpoint
 from model.config import TrainConfig, settled
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
 from model.device import device_name, memory_bytes, pick_device
 from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
-from model.metrics import Metrics
 from model.networks.build import evaluation_batch
 from model.networks.likelihood import bits_per_dim, evaluate
-from model.progress import Progress
 from model.sample import draw
-from model.state import Training
-from model.stop import StopFlag, Stopped
+from model.training import checkpoint as checkpoints
+from model.training.checkpoint import Checkpoint
+from model.training.metrics import Metrics
+from model.training.progress import Progress
+from model.training.state import Training
+from model.training.stop import StopFlag, Stopped
+from model.training.tensorboard import Board
 
 FINISHED, STOPPED = "finished", "stopped"
 

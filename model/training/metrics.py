@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from model.board import Board
+from model.training.tensorboard import Board
 
 
 class Metrics:

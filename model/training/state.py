@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import Checkpoint
 from model.config import TrainConfig, network_mismatch
 from model.data import Dataset, Prepared
 from model.data.feed import Feed, check_columns
@@ -21,6 +20,7 @@ from model.errors import CheckpointError, TrainingError
 from model.networks.build import build, choose_implementation
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
+from model.training.checkpoint import Checkpoint
 
 OTHER_DATA = "holds other images than those that it was trained on"  # they were prepared anew, or otherwise
 

@@ -1,0 +1,1 @@
+"""The training loop, and what outlives a step: the state, checkpoints, metrics and the request to stop."""

@@ -119,12 +119,11 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 
 def _sample(args: argparse.Namespace) -> str:
-    from model.device import pick_device
+    from model.device import make_repeatable, pick_device
+    from model.image_files import write_grid
     from model.networks.conditioned import Conditioned, parse_values
-    from model.picture import write_grid
     from model.sample import draw
     from model.training.checkpoint import find, load
-    from model.training.loop import make_repeatable
     from model.training.state import network_of
 
     saved = load(find(Path(args.checkpoint)))

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import picture, sample
+from model import image_files, sample
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.feed import check_images
-from model.device import pick_device
+from model.device import make_repeatable, pick_device
 from model.errors import SetupError
 from model.sampling import Engine
 from model.training.checkpoint import find
 from model.training.checkpoint import load as load_checkpoint
-from model.training.loop import make_repeatable
 from model.training.state import network_of
 
 OF_DATA = re.compile(r"(train|valid|test):(\d{1,9})")
@@ -76,15 +75,17 @@ def complete(
         temperature=temperature,
         engine=engine,
     )
-    canvas = picture.grid(tiles(given, hidden, drawn.numpy(), K=facts.levels), columns=min(COLUMNS, count + 2))
+    canvas = image_files.grid(tiles(given, hidden, drawn.numpy(), K=facts.levels), columns=min(COLUMNS, count + 2))
     try:
-        picture.save(out, canvas)
+        image_files.save(out, canvas)
     except OSError as error:
         raise SetupError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
     return f"{count} completions of {image} ({int(hidden.sum())} pixels hidden) by step {saved.step:,} in {out}"
 
 
-def tiles(given: picture.Levels, hidden: NDArray[np.bool_], drawn: picture.Levels, *, K: int) -> picture.Pixels:
+def tiles(
+    given: image_files.Levels, hidden: NDArray[np.bool_], drawn: image_files.Levels, *, K: int
+) -> image_files.Pixels:
     """Lay out original, occluded and completions as images to set side by side.
 
     Args:
@@ -96,14 +97,17 @@ def tiles(given: picture.Levels, hidden: NDArray[np.bool_], drawn: picture.Level
     Returns:
         (2 + N, H, W, 3).
     """
-    original, shown = picture.bright(given[None], K=K), picture.bright(drawn, K=K)
+    original, shown = image_files.bright(given[None], K=K), image_files.bright(drawn, K=K)
     nothing = np.zeros_like(hidden)
     return np.concatenate(
-        [picture.covered(some, cover) for some, cover in ((original, nothing), (original, hidden), (shown, nothing))]
+        [
+            image_files.covered(some, cover)
+            for some, cover in ((original, nothing), (original, hidden), (shown, nothing))
+        ]
     )
 
 
-def image_levels(text: str, config: TrainConfig) -> picture.Levels:
+def image_levels(text: str, config: TrainConfig) -> image_files.Levels:
     """Find the image that a word names, (C, H, W).
 
     Raises:
@@ -112,7 +116,7 @@ def image_levels(text: str, config: TrainConfig) -> picture.Levels:
     facts, dataset = config.data, config.dataset
     match = OF_DATA.fullmatch(text)
     if match is None:
-        return picture.read(Path(text), facts)
+        return image_files.read(Path(text), (facts.channels, facts.height, facts.width), K=facts.levels)
     split, index = match[1], int(match[2])
     count = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
     if index >= count:
@@ -121,7 +125,7 @@ def image_levels(text: str, config: TrainConfig) -> picture.Levels:
     data = load_data(dataset)
     check_images(config, data)
     batches = data.batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern says which
-    levels: picture.Levels = next(batches)[0]
+    levels: image_files.Levels = next(batches)[0]
     return levels
 
 

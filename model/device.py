@@ -1,4 +1,4 @@
-"""Where a network runs: choosing a device that is there and that this torch has kernels for, and naming it."""
+"""Where a network runs: a device that is there and has kernels, its name and memory, and the same bits each time."""
 
 from __future__ import annotations
 
@@ -80,3 +80,21 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine() or "CPU"
+
+
+def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -> None:
+    """Make torch give the same bits each time on the same machine. The number of threads is part of that.
+
+    Args:
+        threads: of the CPU.
+        device: where it runs.
+        tf32: whether a GPU may round the factors of float32 products to 10 bits. Torch's default is that convolutions
+            do, by 1e-3 of a logit, and matrices do not: the samplers, which multiply matrices, would draw from another
+            distribution than the one that was scored.
+    """
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    if device.type == "cuda":  # on a CPU our operations are repeatable anyway, and the call costs a second of imports
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)

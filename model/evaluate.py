@@ -13,14 +13,13 @@ from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
 from model.data.feed import check_columns, check_images
 from model.data.feed import judged as judged_images
-from model.device import device_name, memory_bytes, pick_device
+from model.device import device_name, make_repeatable, memory_bytes, pick_device
 from model.networks.build import evaluation_batch
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import Score, nats_of_all, score
 from model.paper import TABLES, Table
 from model.training.checkpoint import Checkpoint, find
 from model.training.checkpoint import load as load_checkpoint
-from model.training.loop import make_repeatable
 from model.training.state import OTHER_DATA, network_of
 
 # What a multi-scale network's number means.

@@ -12,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model import complete, picture, sample
+from model import complete, image_files, sample
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.feed import check_images
-from model.device import pick_device
+from model.device import make_repeatable, pick_device
 from model.errors import SetupError
 from model.networks.multiscale import MultiScale
 from model.training.checkpoint import find
 from model.training.checkpoint import load as load_checkpoint
-from model.training.loop import make_repeatable
 from model.training.state import network_of
 
 SAMPLES, IMAGES, COMPLETIONS, SCALES = 64, 4, 6, 16
@@ -63,7 +62,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
         title = f"step {saved.step:,}, test image {varied}"
         _predictions(out / "predictions.png", net, test[varied], facts, title=title)
         levels = sample.draw(net, facts, count=SAMPLES, seed=seed)
-        picture.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
+        image_files.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
         if isinstance(net, MultiScale):
             _scales(out / "scales.png", net, facts, seed=seed)
         spread = test[:: max(1, len(test) // IMAGES)][:IMAGES]
@@ -86,7 +85,7 @@ def chosen_pixels(facts: DatasetFacts) -> list[tuple[int, int]]:
     return list(zip(rows, columns, strict=True))
 
 
-def predictive(net: nn.Module, image: picture.Levels, places: list[tuple[int, int]]) -> NDArray[np.float64]:
+def predictive(net: nn.Module, image: image_files.Levels, places: list[tuple[int, int]]) -> NDArray[np.float64]:
     """Ask for the distribution over the levels at some pixels, given all that come before each.
 
     Args:
@@ -105,13 +104,13 @@ def predictive(net: nn.Module, image: picture.Levels, places: list[tuple[int, in
     return found
 
 
-def _predictions(path: Path, net: nn.Module, image: picture.Levels, facts: DatasetFacts, *, title: str) -> None:
+def _predictions(path: Path, net: nn.Module, image: image_files.Levels, facts: DatasetFacts, *, title: str) -> None:
     """Plot the distributions beside the image that they are of; the level that came is marked."""
     figure, axes = _figure(2, 4, size=(11, 5))
     places, K = chosen_pixels(facts), facts.levels
     chances = predictive(net, image, places)  # (pixels, C, K)
     shown = axes[0, 0]
-    pixels = picture.bright(image[None], K=K)[0]  # (H, W, C)
+    pixels = image_files.bright(image[None], K=K)[0]  # (H, W, C)
     shown.imshow(pixels if facts.channels == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=255)
     shown.set_title(title)
     shown.axis("off")
@@ -141,10 +140,10 @@ def _scales(path: Path, net: MultiScale, facts: DatasetFacts, *, seed: int) -> N
     small, large = sample.complete_scales(net, facts, empty, everything, seed=seed)
     enlarged = small.repeat_interleave(net.factor, dim=2).repeat_interleave(net.factor, dim=3)
     pairs = torch.stack([enlarged, large], dim=1).flatten(0, 1)
-    picture.write_grid(path, pairs.numpy(), K=facts.levels, columns=8)
+    image_files.write_grid(path, pairs.numpy(), K=facts.levels, columns=8)
 
 
-def _completions(path: Path, net: nn.Module, images: picture.Levels, facts: DatasetFacts, *, seed: int) -> None:
+def _completions(path: Path, net: nn.Module, images: image_files.Levels, facts: DatasetFacts, *, seed: int) -> None:
     """Write a row for each image: original, lower half hidden, completions."""
     hidden = complete.hidden_part("bottom", facts)
     rows = []
@@ -152,7 +151,7 @@ def _completions(path: Path, net: nn.Module, images: picture.Levels, facts: Data
         same = torch.from_numpy(given).expand(COMPLETIONS, -1, -1, -1)
         drawn = sample.complete(net, facts, same, torch.from_numpy(hidden), seed=seed)
         rows.append(complete.tiles(given, hidden, drawn.numpy(), K=facts.levels))
-    picture.save(path, picture.grid(np.concatenate(rows), columns=COMPLETIONS + 2))
+    image_files.save(path, image_files.grid(np.concatenate(rows), columns=COMPLETIONS + 2))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from model.config.datasets import MANIFEST, Registered, data_root, folder_of, is
 from model.data import manifest as manifests
 from model.data import prepare as preparing
 from model.data.manifest import Manifest
-from model.data.meter import amount
 from model.errors import DataError
+from model.meter import amount
 
 
 def run(args: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from model import picture
+from model import image_files
 from model.data.dataset import Prepared, Split, load
 from model.data.manifest import Column
 from model.errors import DataError
@@ -36,14 +36,14 @@ def write(name: str, out: Path, *, split: Split, count: int) -> int:
         raise DataError(f"{name} has no {split} images")
     chosen = np.unique(np.linspace(0, there - 1, min(count, there)).round().astype(np.int64))
     levels = np.concatenate([next(data.batches(split, 1, most=1, first=int(index))) for index in chosen])
-    pixels = picture.bright(levels, K=facts.levels)
+    pixels = image_files.bright(levels, K=facts.levels)
     captions: list[list[str]] = []
     if isinstance(data, Prepared) and data.columns:
         rows = data.files(split).rows(chosen)
         captions = [_caption(row, data.columns) for row in rows]
-    canvas = _with_text(pixels, captions) if captions else picture.grid(pixels)
+    canvas = _with_text(pixels, captions) if captions else image_files.grid(pixels)
     try:
-        picture.save(out, canvas)
+        image_files.save(out, canvas)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
     return len(chosen)
@@ -68,7 +68,7 @@ def _with_text(pixels: NDArray[np.uint8], captions: list[list[str]]) -> NDArray[
     scale = max(1, -(-SIDE // max(H, W)))
     large = np.broadcast_to(pixels, (N, H, W, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
     rows = max(len(lines) for lines in captions)
-    cell = np.full((N, H * scale + rows * LINE + picture.GAP, W * scale, 3), 24, np.uint8)
+    cell = np.full((N, H * scale + rows * LINE + image_files.GAP, W * scale, 3), 24, np.uint8)
     cell[:, : H * scale] = large
     for at, lines in enumerate(captions):
         drawn = Image.fromarray(cell[at])
@@ -76,4 +76,4 @@ def _with_text(pixels: NDArray[np.uint8], captions: list[list[str]]) -> NDArray[
         for number, line in enumerate(lines):
             pen.text((2, H * scale + number * LINE + 1), line, fill=(235, 235, 235))
         cell[at] = np.asarray(drawn)
-    return picture.grid(cell, columns=min(N, max(1, int(np.ceil(np.sqrt(N) * 1.3)))))
+    return image_files.grid(cell, columns=min(N, max(1, int(np.ceil(np.sqrt(N) * 1.3)))))

@@ -9,10 +9,10 @@ import numpy as np
 from model.data import manifest as manifests
 from model.data.digest import sha256_of
 from model.data.manifest import Manifest
-from model.data.meter import Meter
 from model.data.store import header
 from model.data.writer import row_type
 from model.errors import DataError
+from model.meter import Meter
 
 
 def verify(folder: Path) -> Manifest:

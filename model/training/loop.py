@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -14,7 +13,7 @@ import torch
 from model.config import TrainConfig, settled
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
-from model.device import device_name, memory_bytes, pick_device
+from model.device import device_name, make_repeatable, memory_bytes, pick_device
 from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.networks.build import evaluation_batch
 from model.networks.likelihood import bits_per_dim, evaluate
@@ -201,7 +200,7 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
     config, path = run.config, out / f"samples-{run.step}.png"
     if config.samples == 0 or path.exists():
         return True
-    from model.picture import write_grid
+    from model.image_files import write_grid
 
     try:
         levels = draw(
@@ -216,24 +215,6 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
         return False
     write_grid(path, levels.numpy(), K=config.data.levels)
     return True
-
-
-def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -> None:
-    """Make torch give the same bits each time on the same machine. The number of threads is part of that.
-
-    Args:
-        threads: of the CPU.
-        device: where it runs.
-        tf32: whether a GPU may round the factors of float32 products to 10 bits. Torch's default is that convolutions
-            do, by 1e-3 of a logit, and matrices do not: the samplers, which multiply matrices, would draw from another
-            distribution than the one that was scored.
-    """
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    if device.type == "cuda":  # on a CPU our operations are repeatable anyway, and the call costs a second of imports
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _prepare_folder(out: Path) -> None:

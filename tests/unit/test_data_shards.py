@@ -25,11 +25,11 @@ from model.data import writer as writers
 from model.data.digest import sha256_of
 from model.data.files.disk import space
 from model.data.manifest import Column, Image, Manifest, Shard
-from model.data.meter import Meter, amount
 from model.data.prepare import prepare
 from model.data.verify import verify
 from model.data.writer import JOURNAL, ShardWriter, images_per_shard
 from model.errors import DataError
+from model.meter import Meter, amount
 from tests.data_files import crops, write_amat, write_png_tar
 
 IMAGE = Image(8, 8, 3, 256)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from model import picture
-from model.config import REGISTRY, DatasetFacts
+from model import image_files
+from model.config import REGISTRY
 from model.config.data_recipe import Options
 from model.data import load, manifest
 from model.data.prepare import prepare
@@ -598,7 +598,7 @@ def test_what_pillow_finds_behind_another_name_is_not_opened(tmp_path: Path) -> 
     (tmp_path / "in" / "a.png").write_bytes(out.getvalue())
     assert "a.png: no image, or a damaged one" in refusal("images", tmp_path / "in", tmp_path, size=8)
     with pytest.raises(SetupError, match=r"a\.png is no image"):
-        picture.read(tmp_path / "in" / "a.png", DatasetFacts(8, 8, 3, 256, 1, 0, 0))
+        image_files.read(tmp_path / "in" / "a.png", (3, 8, 8), K=256)
     (tmp_path / "in" / "a.png").unlink()
     for form in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF"):
         name = f"a.{form.lower()}".replace(".tiff", ".tif")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model import complete, picture
+from model import complete, image_files
 from model.__main__ import main
 from model.config import DATASETS, MODELS, DatasetFacts
 from model.data import load as load_data
@@ -20,7 +20,7 @@ from model.training.checkpoint import path_of
 torch.set_num_threads(1)
 
 FACTS = DATASETS["digits"]
-TILE = 64 + picture.GAP
+TILE = 64 + image_files.GAP
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def tile(path: Path, number: int) -> np.ndarray:
     """Cut a tile out of a picture of one row, as 8x8 pixels."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
-    left = picture.GAP + number * TILE
-    return pixels[picture.GAP : picture.GAP + 64 : 8, left : left + 64 : 8]
+    left = image_files.GAP + number * TILE
+    return pixels[image_files.GAP : image_files.GAP + 64 : 8, left : left + 64 : 8]
 
 
 @pytest.mark.parametrize("network", MODELS)
@@ -70,11 +70,11 @@ def test_the_picture_shows_original_occluded_and_completions(trained: Path, tmp_
     out = tmp_path / "c.png"
     assert call(trained, "complete", "--image", "test:7", "--occlude", occlude, "--count", "3", "--out", out) == 0
     with Image.open(out) as image:
-        assert image.size == (5 * TILE + picture.GAP, TILE + picture.GAP)
+        assert image.size == (5 * TILE + image_files.GAP, TILE + image_files.GAP)
     hidden = complete.hidden_part(occlude, FACTS)
     original = np.round(load_data("digits").test[7, 0] * (255 / 16)).astype(np.uint8)
     assert (tile(out, 0)[..., 0] == original).all()
-    assert (tile(out, 1)[hidden] == picture.HIDDEN).all()
+    assert (tile(out, 1)[hidden] == image_files.HIDDEN).all()
     for number in range(1, 5):  # what was given is untouched in all of them
         assert (tile(out, number)[~hidden] == original[~hidden][:, None]).all()
     assert (tile(out, 2) != tile(out, 3)).any()
@@ -132,13 +132,12 @@ def test_a_folder_that_is_not_there_is_one_line(trained: Path, capsys: pytest.Ca
 
 
 def test_a_colour_image_is_read_as_its_levels(tmp_path: Path) -> None:
-    facts = DatasetFacts(height=2, width=3, channels=3, levels=256, train=0, valid=0, test=0)
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert (picture.read(tmp_path / "a.png", facts) == pixels.transpose(2, 0, 1)).all()
+    assert (image_files.read(tmp_path / "a.png", (3, 2, 3), K=256) == pixels.transpose(2, 0, 1)).all()
     Image.fromarray(pixels).convert("RGBA").save(tmp_path / "b.png")
     with pytest.raises(SetupError, match=r"has mode RGBA, the network draws colour \(mode RGB\)"):
-        picture.read(tmp_path / "b.png", facts)
+        image_files.read(tmp_path / "b.png", (3, 2, 3), K=256)
 
 
 def test_halves_of_an_odd_image_hide_every_pixel_once() -> None:

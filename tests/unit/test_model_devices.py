@@ -19,13 +19,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from model import sample
 from model.__main__ import main
 from model.config import MODELS, DatasetFacts, TrainConfig
-from model.device import pick_device
+from model.device import make_repeatable, pick_device
 from model.errors import ConfigError, SetupError
 from model.networks.build import build
 from model.networks.likelihood import nats_per_image
 from model.sampling import cached, fill, graphed, naive
 from model.training.checkpoint import digest, load, path_of
-from model.training.loop import make_repeatable, train
+from model.training.loop import train
 from model.training.state import network_of
 from model.training.stop import StopFlag
 from tests.networks import network

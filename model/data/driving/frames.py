@@ -13,9 +13,9 @@ from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
 from model.data.driving.messages import needed
-from model.data.modes import eight_bits
 from model.data.source import quantised
 from model.errors import DataError
+from model.image_files import eight_bits
 
 # Encodings of sensor_msgs/Image: Pillow's raw mode, its mode, bytes of a pixel.
 RAW = {

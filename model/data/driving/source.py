@@ -38,10 +38,10 @@ from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting, of_ends, of_folder
 from model.data.files.published import published_files
 from model.data.manifest import SPLITS, Column, Image, write_file
-from model.data.meter import Meter
 from model.data.source import Block, Opened
 from model.data.stream import GZIP
 from model.errors import DataError
+from model.meter import Meter
 
 BLOCK = 256  # frames given out at a time
 HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space

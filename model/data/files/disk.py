@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from model.data.meter import amount
 from model.errors import DataError
+from model.meter import amount
 
 VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
 

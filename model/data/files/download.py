@@ -22,8 +22,8 @@ from typing import Any, TextIO
 from model.config.datasets import Registered, SourceFile
 from model.data.digest import sha256_of
 from model.data.files.disk import space
-from model.data.meter import Meter
 from model.errors import DataError
+from model.meter import Meter
 
 BLOCK = 1 << 20
 AGENT = "pixel-orch/0.1 (data prepare)"

@@ -12,8 +12,8 @@ from model.config.datasets import Registered, SourceFile, data_root
 from model.data.digest import sha256_of
 from model.data.files.download import fetch_all
 from model.data.files.fingerprint import of_folder
-from model.data.meter import Meter
 from model.errors import DataError
+from model.meter import Meter
 
 
 def own(options: Options) -> list[Path]:

@@ -14,11 +14,11 @@ from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
 from model.data.manifest import SPLITS, Column, Image
-from model.data.modes import FORMATS, eight_bits
 from model.data.source import BLOCK_BYTES, Block, quantised
 from model.data.stream import open_stream
 from model.data.tar import members
 from model.errors import DataError
+from model.image_files import FORMATS, eight_bits
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid"} | {

@@ -1,4 +1,4 @@
-"""Images as PNG files: written so that a person can look at them, and read as the levels of a data set."""
+"""Image files: written so that a person can look at them, and read as 8 bits a value or as levels, never clipped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from model.config import DatasetFacts
-from model.data.modes import FORMATS
-from model.errors import SetupError
+from model.errors import DataError, SetupError
 
 SIDE = 64  # pixels that an image gets at least, so that 8x8 can be seen
 GAP = 4  # pixels between two images
 HIDDEN = (70, 90, 150)  # RGB of a pixel that is hidden: no grey has it
+# What is meant by an image here. Pillow looks at the content, not at the name, and knows 40 formats more.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+SIXTEEN = ("PNG", "PPM")  # of these, mode I has 16 bits: neither format has more
 
 Levels = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]  # (N, H, W, 3) or (N, H, W, 1), values 0..255
@@ -78,15 +79,21 @@ def save(path: Path, canvas: Pixels) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path, facts: DatasetFacts) -> Levels:
+def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:
     """Read an image as levels of a data set: brightness 0..255 is rounded to the nearest of the K levels.
 
+    Args:
+        path: of a file.
+        shape: (C, H, W) that the image must have, C = 1 (gray) or 3 (RGB).
+        K: number of levels.
+
     Returns:
-        (C, H, W).
+        Levels of that shape.
 
     Raises:
         SetupError: it is no image, or one of another size or mode.
     """
+    C, H, W = shape
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
@@ -97,13 +104,28 @@ def read(path: Path, facts: DatasetFacts) -> Levels:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise SetupError(f"cannot read the image {path}: {reason}; check the file") from None
-    if size != (facts.width, facts.height):
-        raise SetupError(
-            f"{path} is {size[0]}x{size[1]} pixels, the network draws {facts.width}x{facts.height}; resize it"
-        )
-    fit = ("L", "1") if facts.channels == 1 else ("RGB",)
+    if size != (W, H):
+        raise SetupError(f"{path} is {size[0]}x{size[1]} pixels, the network draws {W}x{H}; resize it")
+    fit = ("L", "1") if C == 1 else ("RGB",)
     if mode not in fit:
-        wanted = "gray (mode L)" if facts.channels == 1 else "colour (mode RGB)"
+        wanted = "gray (mode L)" if C == 1 else "colour (mode RGB)"
         raise SetupError(f"{path} has mode {mode}, the network draws {wanted}; convert it")
-    levels = np.round(pixels.astype(np.float64) * ((facts.levels - 1) / 255)).astype(np.uint8)
-    return levels[None] if facts.channels == 1 else levels.transpose(2, 0, 1)
+    levels = np.round(pixels.astype(np.float64) * ((K - 1) / 255)).astype(np.uint8)
+    return levels[None] if C == 1 else levels.transpose(2, 0, 1)
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Keep the upper 8 of 16 bits, as of mono16; Pillow's own `convert` clips them, and all but black becomes white.
+
+    Args:
+        picture: as it was opened and loaded: later its format is not known any more.
+
+    Raises:
+        DataError: 32 bits or floats, of which nobody says what is white.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in SIXTEEN):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        kind = "32-bit integers" if picture.mode == "I" else "floats"
+        raise DataError(f"an image of {kind} (mode {picture.mode}), of which nobody says what is white; convert it")
+    return picture

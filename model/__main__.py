@@ -122,7 +122,7 @@ def _sample(args: argparse.Namespace) -> str:
     from model.device import make_repeatable, pick_device
     from model.image_files import write_grid
     from model.networks.conditioned import Conditioned, parse_values
-    from model.sample import draw
+    from model.sampling.generate import draw
     from model.training.checkpoint import find, load
     from model.training.state import network_of
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import image_files, sample
+from model import image_files
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import make_repeatable, pick_device
 from model.errors import SetupError
-from model.sampling import Engine
+from model.sampling import Engine, generate
 from model.training.checkpoint import find
 from model.training.checkpoint import load as load_checkpoint
 from model.training.state import network_of
@@ -66,7 +66,7 @@ def complete(
     given = image_levels(image, config)  # (C, H, W)
     where = pick_device(device)
     make_repeatable(1, where)
-    drawn = sample.complete(
+    drawn = generate.complete(
         network_of(saved, where),
         facts,
         torch.from_numpy(given).expand(count, -1, -1, -1),

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model import complete, image_files, sample
+from model import complete, image_files
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import make_repeatable, pick_device
 from model.errors import SetupError
 from model.networks.multiscale import MultiScale
+from model.sampling import generate
 from model.training.checkpoint import find
 from model.training.checkpoint import load as load_checkpoint
 from model.training.state import network_of
@@ -61,7 +62,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
         varied = int(test.reshape(len(test), -1).std(axis=1).argmax())  # of a plain sky there is little to predict
         title = f"step {saved.step:,}, test image {varied}"
         _predictions(out / "predictions.png", net, test[varied], facts, title=title)
-        levels = sample.draw(net, facts, count=SAMPLES, seed=seed)
+        levels = generate.draw(net, facts, count=SAMPLES, seed=seed)
         image_files.write_grid(out / "samples.png", levels.numpy(), K=facts.levels)
         if isinstance(net, MultiScale):
             _scales(out / "scales.png", net, facts, seed=seed)
@@ -137,7 +138,7 @@ def _scales(path: Path, net: MultiScale, facts: DatasetFacts, *, seed: int) -> N
     """Write pairs: a small image, each of its pixels as large as those that it stands for, and the large one of it."""
     empty = torch.zeros(SCALES, facts.channels, facts.height, facts.width, dtype=torch.uint8)
     everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
-    small, large = sample.complete_scales(net, facts, empty, everything, seed=seed)
+    small, large = generate.complete_scales(net, facts, empty, everything, seed=seed)
     enlarged = small.repeat_interleave(net.factor, dim=2).repeat_interleave(net.factor, dim=3)
     pairs = torch.stack([enlarged, large], dim=1).flatten(0, 1)
     image_files.write_grid(path, pairs.numpy(), K=facts.levels, columns=8)
@@ -149,7 +150,7 @@ def _completions(path: Path, net: nn.Module, images: image_files.Levels, facts: 
     rows = []
     for given in images:
         same = torch.from_numpy(given).expand(COMPLETIONS, -1, -1, -1)
-        drawn = sample.complete(net, facts, same, torch.from_numpy(hidden), seed=seed)
+        drawn = generate.complete(net, facts, same, torch.from_numpy(hidden), seed=seed)
         rows.append(complete.tiles(given, hidden, drawn.numpy(), K=facts.levels))
     image_files.save(path, image_files.grid(np.concatenate(rows), columns=COMPLETIONS + 2))
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from model.networks.base import PixelNetwork
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
-from model.sampling.diagonal_bilstm import DiagonalLayers
-from model.sampling.ends import Entry, Exit
-from model.sampling.maps import bounds
+from model.sampling.cached_diagonal_bilstm import DiagonalLayers
+from model.sampling.cached_pixelcnn import ConvolutionLayers
+from model.sampling.cached_row_lstm import RowLayers
+from model.sampling.colour_groups import bounds
+from model.sampling.edge_layers import FirstLayer, Head
 from model.sampling.noise import choose
-from model.sampling.pixelcnn import ConvolutionLayers
-from model.sampling.row_lstm import RowLayers
 
 
 class Cache:
@@ -48,27 +48,27 @@ class Cache:
         self.condition = None
         if condition is not None:
             self.condition = nn.functional.pad(condition, (0, self.inner_width - width)).movedim(1, 3)  # (B, H, W, n)
-        self.entry = Entry(net.first, batch=batch, width=self.inner_width)
-        self.exit = Exit(net, batch=batch)
+        self.first = FirstLayer(net.first, batch=batch, width=self.inner_width)
+        self.head = Head(net, batch=batch)
         self.layers: ConvolutionLayers | RowLayers | DiagonalLayers
         if isinstance(net, PixelCNN):
-            self.layers = ConvolutionLayers(net, self.exit, batch=batch, width=width)
+            self.layers = ConvolutionLayers(net, self.head, batch=batch, width=width)
         elif diagonal:
-            self.layers = DiagonalLayers(net, self.exit, batch=batch, width=self.inner_width)
+            self.layers = DiagonalLayers(net, self.head, batch=batch, width=self.inner_width)
         else:
-            self.layers = RowLayers(net, self.exit, batch=batch, width=width)
+            self.layers = RowLayers(net, self.head, batch=batch, width=width)
 
     def begin_row(self) -> None:
         """Go to the next row; to the first one too."""
         if self.rows and isinstance(self.layers, DiagonalLayers):
             for colour in range(self.colours):  # the zero column at the right
-                self.layers.at(self.width, colour, self.entry.at(self.width, colour))
+                self.layers.at(self.width, colour, self.first.at(self.width, colour))
             self.layers.scan_right()
         self.fold_in()
 
     def fold_in(self) -> None:
         """Compute what the row above, which is complete, gives to all pixels of the next one."""
-        self.entry.begin_row()
+        self.first.begin_row()
         self.layers.begin_row(self._conditioned(self.layers.conditions))
         if isinstance(self.layers, DiagonalLayers):
             self.layers.condition_right = self._conditioned(self.layers.conditions_right)
@@ -76,11 +76,11 @@ class Cache:
 
     def logits(self, column: int, colour: int) -> Tensor:
         """Predict the value that is next, (B, K). To be asked once for each value, in order."""
-        return self.exit.at(colour, self.layers.at(column, colour, self.entry.at(column, colour)))
+        return self.head.at(colour, self.layers.at(column, colour, self.first.at(column, colour)))
 
     def put(self, column: int, colour: int, levels: Tensor) -> None:
         """Tell the levels that were drawn, (B,)."""
-        self.entry.put(column, colour, 2 * levels.to(self.entry.now.dtype) / (self.levels - 1) - 1)
+        self.first.put(column, colour, 2 * levels.to(self.first.now.dtype) / (self.levels - 1) - 1)
 
     def _conditioned(self, maps: list[nn.Conv2d]) -> Tensor | None:
         """What the condition gives to each layer in this row, (L, B, W, maps)."""

@@ -10,16 +10,13 @@ there is one. Without one the same code runs on a CPU, with nothing recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.errors import SetupError
+from model.sampling.cached import Cache
 from model.sampling.noise import choose
-
-if TYPE_CHECKING:
-    from model.sampling.cached import Cache
 
 
 def require(device: torch.device) -> None:
@@ -43,7 +40,7 @@ class Row:
 
     def __init__(self, cache: Cache, *, batch: int, temperature: float) -> None:
         self.cache, self.temperature = cache, temperature
-        size, now = (cache.width, cache.colours, batch), cache.entry.now
+        size, now = (cache.width, cache.colours, batch), cache.first.now
         self.levels = torch.zeros(size, dtype=torch.long, device=now.device)  # given ones, then drawn ones
         self.noise = torch.zeros(size, dtype=torch.float64, device=now.device)
         self.hidden = torch.zeros(cache.width, dtype=torch.bool, device=now.device)

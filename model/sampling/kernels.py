@@ -92,27 +92,27 @@ def choose(logits: Floats, noise: float, temperature: float, sums: NDArray[np.fl
 
 
 @compiled
-def entry_at(out: Floats, b: int, column: int, colour: int, colours: int, start: int, entry: Any) -> None:
+def first_layer_at(out: Floats, b: int, column: int, colour: int, colours: int, start: int, first: Any) -> None:
     """Do the first layer for a colour, into its maps `out`; `start` is the first of them.
 
     Args:
-        entry: what the rows above give (B, W, 2h); this row's values (B, (W + 2 reach) C); weight (2h, (reach + 1) C).
+        first: what the rows above give (B, W, 2h); this row's values (B, (W + 2 reach) C); weight (2h, (reach + 1) C).
     """
-    above, now, beside = entry
+    above, now, beside = first
     seen = beside.shape[1] - colours + colour
     out[:] = above[b, column, start : start + out.size]
     add_product(out, now[b, column * colours : column * colours + seen], beside[start : start + out.size])
 
 
 @compiled
-def exit_at(logits: Floats, colour: int, maps: Floats, into: Floats, middle: Floats, exits: Any, bounds: Any) -> None:
+def head_at(logits: Floats, colour: int, maps: Floats, into: Floats, middle: Floats, weights: Any, bounds: Any) -> None:
     """Do the head for a colour: from its maps after the last layer, and all states in `into`, to its logits (K,).
 
     Args:
-        exits: weight (head, 2h + L h) and bias (head,), weight (C K, head) and bias (C K,) of the last two layers.
+        weights: weight (head, 2h + L h) and bias (head,), weight (C K, head) and bias (C K,) of the last two layers.
         bounds: where the maps of each colour begin, of 2h, h and head, (C + 1,) each.
     """
-    head, head_bias, last, last_bias = exits
+    head, head_bias, last, last_bias = weights
     wide, _, heads = bounds
     start, stop, first, end, K = wide[colour], wide[colour + 1], heads[colour], heads[colour + 1], logits.size
     relu(into[start:stop], maps)
@@ -302,27 +302,27 @@ def _row_drawer(through: Callable[..., None]) -> Callable[..., None]:
         noise: NDArray[np.float64],
         temperature: float,
         logits: Floats,
-        entry: Any,
+        first: Any,
         layers: Any,
-        exits: Any,
+        head: Any,
         bounds: Any,
         scratch: Any,
     ) -> None:
         wide = bounds[0]
-        now = entry[1]
+        now = first[1]
         B, W, C, K = logits.shape
-        inner = entry[0].shape[1]
+        inner = first[0].shape[1]
         left = now.shape[1] - inner * C
         all_maps, into, middle, sums = scratch
         for b in range(B):
             for c in range(inner):
                 for g in range(C):
                     maps = all_maps[wide[g] : wide[g + 1]]
-                    entry_at(maps, b, c, g, C, wide[g], entry)
+                    first_layer_at(maps, b, c, g, C, wide[g], first)
                     through(b, c, g, maps, into, layers, bounds)
                     if c >= W:  # the zero column at the right
                         continue
-                    exit_at(logits[b, c, g], g, maps, into, middle, exits, bounds)
+                    head_at(logits[b, c, g], g, maps, into, middle, head, bounds)
                     if hidden[c]:
                         levels[b, c, g] = choose(logits[b, c, g], noise[b, c, g], temperature, sums)
                     now[b, left // 2 + c * C + g] = 2 * now.dtype.type(levels[b, c, g]) / (K - 1) - 1

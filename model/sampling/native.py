@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import SetupError
-from model.sampling.diagonal_bilstm import DiagonalLayers
-from model.sampling.maps import Product
-from model.sampling.pixelcnn import ConvolutionLayers
-
-if TYPE_CHECKING:
-    from model.sampling.cached import Cache
-    from model.sampling.row_lstm import RowLayers
+from model.sampling.cached import Cache
+from model.sampling.cached_diagonal_bilstm import DiagonalLayers
+from model.sampling.cached_pixelcnn import ConvolutionLayers
+from model.sampling.cached_row_lstm import RowLayers
+from model.sampling.colour_groups import Product
 
 Array = NDArray[Any]
 PAYS_FROM = 8192  # values of an image
@@ -88,7 +86,7 @@ def sample(
     asked = hidden.numpy()
     draw_row, arguments = _prepare(cache)
     end_row = _end_of_row(cache.layers)
-    logits = np.zeros((B, W, C, cache.levels), _array(cache.entry.now).dtype)
+    logits = np.zeros((B, W, C, cache.levels), _array(cache.first.now).dtype)
     with torch.no_grad():
         for row in range(H):
             before_row()
@@ -106,7 +104,7 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
     """Choose the compiled function for the layers of a cache, and gather its arguments after the first five."""
     from model.sampling import kernels
 
-    entry, exit, layers = cache.entry, cache.exit, cache.layers
+    first, head, layers = cache.first, cache.head, cache.layers
     up = [_array(torch.stack([product.weight.t() for product in layers.up])), _biases(layers.up)]
     gates = (np.zeros(4 * layers.h, up[0].dtype), _scratch(4 * layers.h))
     beside = _transposed(layers.beside)
@@ -125,10 +123,10 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
         draw = kernels.draw_lstm_row
         buffers = (layers.x, layers.states, layers.memory, layers.above)
         state = (*gates, *(_array(buffer) for buffer in buffers), beside)
-    heads = (exit.head.weight.t(), exit.head.bias, exit.last.weight.t(), exit.last.bias)
-    scratch = (np.zeros(2 * layers.h, up[0].dtype), _array(exit.into[0]), _array(exit.middle[0]), np.zeros(exit.levels))
+    heads = (head.first.weight.t(), head.first.bias, head.last.weight.t(), head.last.bias)
+    scratch = (np.zeros(2 * layers.h, up[0].dtype), _array(head.into[0]), _array(head.middle[0]), np.zeros(head.levels))
     return draw, (
-        (_array(entry.above), _array(entry.now), _array(entry.weight_beside.t())),
+        (_array(first.above), _array(first.now), _array(first.weight_beside.t())),
         (layers.residual, *state, *up),
         tuple(_array(tensor) for tensor in heads),
         tuple(np.array(some, np.int64) for some in cache.bounds),

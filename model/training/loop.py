@@ -17,7 +17,7 @@ from model.device import device_name, make_repeatable, memory_bytes, pick_device
 from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.networks.build import evaluation_batch
 from model.networks.likelihood import bits_per_dim, evaluate
-from model.sample import draw
+from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import Checkpoint
 from model.training.metrics import Metrics

@@ -20,7 +20,7 @@ from model.errors import ConfigError, SetupError
 from model.networks.build import build
 from model.networks.conditioned import Conditioned, parse_values
 from model.networks.likelihood import nats_per_image
-from model.sample import draw
+from model.sampling.generate import draw
 from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.stop import StopFlag

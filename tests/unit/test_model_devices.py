@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from model import sample
 from model.__main__ import main
 from model.config import MODELS, DatasetFacts, TrainConfig
 from model.device import make_repeatable, pick_device
 from model.errors import ConfigError, SetupError
 from model.networks.build import build
 from model.networks.likelihood import nats_per_image
-from model.sampling import cached, fill, graphed, naive
+from model.sampling import cached, fill, generate, graphed, naive
 from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.state import network_of
@@ -117,10 +116,10 @@ def test_a_multi_scale_network_draws_the_same_images_and_costs_the_same(device: 
     net = build(TrainConfig(multiscale=4, hidden=5, layers=2, model="row-lstm")).double().eval()
     facts = DatasetFacts(height=8, width=8, channels=1, levels=17, train=0, valid=0, test=0)
     levels = torch.randint(17, (4, 1, 8, 8), dtype=torch.uint8)
-    nats, drawn = nats_per_image(net, levels), sample.draw(net, facts, count=2, seed=1, engine="naive")
+    nats, drawn = nats_per_image(net, levels), generate.draw(net, facts, count=2, seed=1, engine="naive")
     net.to(device)
     torch.testing.assert_close(nats_per_image(net, levels.to(device)).cpu(), nats)
-    assert torch.equal(sample.draw(net, facts, count=2, seed=1), drawn)
+    assert torch.equal(generate.draw(net, facts, count=2, seed=1), drawn)
 
 
 @pytest.fixture
@@ -181,7 +180,7 @@ def test_a_gpu_that_this_torch_has_no_kernels_for_is_one_line(monkeypatch: pytes
 def test_a_sampler_that_the_device_cannot_run_is_one_line() -> None:
     facts = DatasetFacts(height=2, width=2, channels=1, levels=3, train=0, valid=0, test=0)
     with pytest.raises(SetupError, match="the graph sampler runs on a GPU, not on cpu"):
-        sample.draw(network("pixelcnn"), facts, count=1, seed=0, engine="graph")
+        generate.draw(network("pixelcnn"), facts, count=1, seed=0, engine="graph")
 
 
 @pytest.mark.parametrize("hidden", [1, 2])

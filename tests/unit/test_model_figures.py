@@ -19,7 +19,7 @@ from model.errors import SetupError
 from model.evaluate import report
 from model.figures import chosen_pixels, predictive, read_metrics, write_all
 from model.paper import TABLES
-from model.sample import draw
+from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import load, path_of
 from model.training.state import Training, network_of

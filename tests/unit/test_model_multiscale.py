@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model import sample
 from model.__main__ import main
 from model.config import DATASETS, MODELS, DatasetFacts, TrainConfig, config_from_settings, cost_of
 from model.config.presets import PRESETS
@@ -24,7 +23,7 @@ from model.errors import CheckpointError, ConfigError
 from model.networks.build import build
 from model.networks.likelihood import evaluate, nats_by_scale, nats_of_all, nats_per_image
 from model.networks.multiscale import MultiScale, Upsampler
-from model.sampling import fill, naive, uniforms, uniforms_of_scales
+from model.sampling import fill, generate, naive, uniforms, uniforms_of_scales
 from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.state import Training, network_of
@@ -160,8 +159,8 @@ def test_the_small_image_is_drawn_first_and_the_large_one_given_it(kind: str, ch
     empty = torch.zeros(3, channels, 4, 6, dtype=torch.uint8)
     wanted = naive.sample(net.large, empty, torch.ones(4, 6) > 0, noise[1], condition=condition)
     for engine in ("torch", "naive"):
-        assert torch.equal(sample.draw(net, facts, count=3, seed=5, engine=engine), wanted)  # type: ignore[arg-type]
-    assert not torch.equal(sample.draw(net, facts, count=3, seed=6), wanted)
+        assert torch.equal(generate.draw(net, facts, count=3, seed=5, engine=engine), wanted)  # type: ignore[arg-type]
+    assert not torch.equal(generate.draw(net, facts, count=3, seed=6), wanted)
 
 
 def test_images_come_as_often_as_the_two_networks_say() -> None:
@@ -175,7 +174,7 @@ def test_images_come_as_often_as_the_two_networks_say() -> None:
             logits = net.large(images, net.condition(small).expand(16, -1, -1, -1))
             chances = torch.softmax(logits, dim=1).gather(1, images[:, None].long()).flatten(1).prod(dim=1)
             expected += chances * nats_per_image(net.small, small).neg().exp()
-    drawn = sample.draw(net, facts, count=20_000, seed=2)
+    drawn = generate.draw(net, facts, count=20_000, seed=2)
     codes = (drawn.flatten(1).long() * torch.tensor([8, 4, 2, 1])).sum(dim=1)
     counts = torch.bincount(codes, minlength=16).double()
     wanted = 20_000 * expected
@@ -197,7 +196,7 @@ def test_a_completion_keeps_what_is_given_and_takes_the_small_image_from_it() ->
     given = torch.randint(4, (2, 1, 4, 6)).to(torch.uint8)
     hidden = torch.zeros(4, 6, dtype=torch.bool)
     hidden[1, 1:] = True  # no pixel of the small image: all of that is known
-    drawn = sample.complete(net, facts, given, hidden, seed=0)
+    drawn = generate.complete(net, facts, given, hidden, seed=0)
     assert torch.equal(drawn[..., ~hidden], given[..., ~hidden])
     noise = uniforms_of_scales(
         [DatasetFacts(height=2, width=3, channels=1, levels=4, train=0, valid=0, test=0), facts], count=2, seed=0
@@ -210,9 +209,9 @@ def test_a_completion_keeps_what_is_given_and_takes_the_small_image_from_it() ->
 def test_more_images_than_go_at_a_time_are_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     net = pair("row-lstm").eval()
     facts = DatasetFacts(height=2, width=4, channels=1, levels=3, train=0, valid=0, test=0)
-    whole = sample.draw(net, facts, count=5, seed=1)
-    monkeypatch.setattr(sample, "AT_A_TIME", 2)
-    assert torch.equal(sample.draw(net, facts, count=5, seed=1), whole)
+    whole = generate.draw(net, facts, count=5, seed=1)
+    monkeypatch.setattr(generate, "AT_A_TIME", 2)
+    assert torch.equal(generate.draw(net, facts, count=5, seed=1), whole)
 
 
 # Training

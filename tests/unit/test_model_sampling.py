@@ -19,8 +19,8 @@ from model.errors import SetupError
 from model.networks.base import PixelNetwork
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
-from model.sample import draw
 from model.sampling import cached, fill, graphed, naive, native, uniforms
+from model.sampling.generate import draw
 from model.sampling.noise import choose
 
 torch.set_num_threads(1)
@@ -235,7 +235,7 @@ def test_a_batch_is_as_good_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network("diagonal-bilstm", channels=1, levels=5, hidden=3, layers=1, head=4)
     facts = DatasetFacts(height=3, width=4, channels=1, levels=5, train=0, valid=0, test=0)
     whole = draw(net, facts, count=7, seed=9)
-    monkeypatch.setattr("model.sampling.filling.AT_A_TIME", 3)
+    monkeypatch.setattr("model.sampling.engines.AT_A_TIME", 3)
     assert torch.equal(whole, draw(net, facts, count=7, seed=9))
 
 

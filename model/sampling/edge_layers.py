@@ -9,10 +9,10 @@ from torch import Tensor
 
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d
-from model.sampling.maps import Product, bias_of, groups, masked, parts, pointwise, taps
+from model.sampling.colour_groups import Product, bias_of, groups, masked, parts, pointwise, taps
 
 
-class Entry:
+class FirstLayer:
     """The first layer, a convolution with mask A, over an image that is still being drawn.
 
     What the rows above give is computed once for a row, for all its pixels; beside a pixel is then one small product.
@@ -67,7 +67,7 @@ class Entry:
         self.now[:, (column + self.reach) * self.channels + colour] = value
 
 
-class Exit:
+class Head:
     """The head: from the 2h maps after the last layer, and the h maps of each layer, to the logits of a pixel.
 
     Both go through 1x1 convolutions and are summed; so they lie side by side here, and one product does it::
@@ -81,11 +81,11 @@ class Exit:
 
     def __init__(self, net: PixelNetwork, *, batch: int) -> None:
         self.colours, self.levels, h, L = net.channels, net.levels, net.hidden, len(net.blocks)
-        head = pointwise(net.head)
+        first = pointwise(net.head)
         skips = [pointwise(skip).weight for skip in net.skips]  # (h, head) each
-        unused = head.weight.new_zeros(L * h, head.weight.shape[1])
-        weight = torch.cat([head.weight, *skips] if skips else [head.weight, unused])
-        self.head = Product(weight, head.bias)  # (2h + L*h, head)
+        unused = first.weight.new_zeros(L * h, first.weight.shape[1])
+        weight = torch.cat([first.weight, *skips] if skips else [first.weight, unused])
+        self.first = Product(weight, first.bias)  # (2h + L*h, head)
         self.last = _both_levels(pointwise(net.last)) if net.levels == 2 else pointwise(net.last)  # (head, C*K)
         self.wide = 2 * h
         self.into = weight.new_zeros(batch, len(weight))
@@ -105,7 +105,7 @@ class Exit:
         return [
             (
                 self.into[:, of],
-                Product(self.head.weight[:, to].contiguous(), self.head.bias[to].contiguous()),
+                Product(self.first.weight[:, to].contiguous(), self.first.bias[to].contiguous()),
                 self.middle[:, to],
                 self.middle[:, : to.stop],
                 product,
@@ -115,9 +115,9 @@ class Exit:
 
     def at(self, colour: int, maps: Tensor) -> Tensor:
         """Take a colour's maps after the last layer (B, maps); return its logits (B, K)."""
-        own, head, made, seen, last = self._views[colour]
+        own, first, made, seen, last = self._views[colour]
         torch.clamp(maps, min=0, out=own)
-        torch.addmm(head.bias, self.into, head.weight, out=made).relu_()
+        torch.addmm(first.bias, self.into, first.weight, out=made).relu_()
         return torch.addmm(last.bias, seen, last.weight)
 
 

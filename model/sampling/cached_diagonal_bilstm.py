@@ -12,9 +12,9 @@ from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
 from model.networks.pixelrnn import RecurrentBlock
 from model.networks.row_lstm import GATES
-from model.sampling.ends import Exit
-from model.sampling.maps import bias_of, gates_by_colour, groups, masked, parts, pointwise
-from model.sampling.row_lstm import lstm_step
+from model.sampling.cached_row_lstm import lstm_step
+from model.sampling.colour_groups import bias_of, gates_by_colour, groups, masked, parts, pointwise
+from model.sampling.edge_layers import Head
 
 
 class DiagonalLayers:
@@ -30,16 +30,16 @@ class DiagonalLayers:
 
     Args:
         net: a PixelRNN of Diagonal BiLSTM layers.
-        exit: takes the states of each layer.
+        head: takes the states of each layer.
         batch: images at a time, B.
         width: pixels of a row and one more, W + 1.
     """
 
-    def __init__(self, net: PixelNetwork, exit: Exit, *, batch: int, width: int) -> None:
+    def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
         blocks = [cast("RecurrentBlock", block) for block in net.blocks]
         lstms = [cast("DiagonalBiLSTM", block.lstm) for block in blocks]
         h, L = net.hidden, len(blocks)
-        self.exit, self.colours, self.h, self.layers, self.batch, self.width = exit, net.channels, h, L, batch, width
+        self.head, self.colours, self.h, self.layers, self.batch, self.width = head, net.channels, h, L, batch, width
         self.residual = blocks[0].residual
         self.order = order = gates_by_colour(h, net.channels, GATES)
         self.up = [pointwise(block.up) for block in blocks]
@@ -78,7 +78,7 @@ class DiagonalLayers:
         gates = self.beside.new_zeros(self.batch, GATES * h)
 
         def of(layer: int, column: int, colour: int, big: slice, small: slice) -> tuple[Tensor, ...]:
-            row, y, n, upper = self.row[layer], self.exit.states(layer), small.stop - small.start, up[layer][colour]
+            row, y, n, upper = self.row[layer], self.head.states(layer), small.stop - small.start, up[layer][colour]
             left = column * 3 * h  # where h(c-1) begins; x(c) and h(c) follow
             o, f, i, g = (gates[:, gate * n : (gate + 1) * n] for gate in range(GATES))
             return (

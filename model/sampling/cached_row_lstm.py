@@ -11,8 +11,8 @@ from torch import Tensor
 from model.networks.base import PixelNetwork
 from model.networks.pixelrnn import RecurrentBlock
 from model.networks.row_lstm import GATES, RowLSTM
-from model.sampling.ends import Exit
-from model.sampling.maps import bias_of, gates_by_colour, groups, masked, parts, pointwise, taps
+from model.sampling.colour_groups import bias_of, gates_by_colour, groups, masked, parts, pointwise, taps
+from model.sampling.edge_layers import Head
 
 
 def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tensor, c: Tensor, h: Tensor) -> None:
@@ -43,16 +43,16 @@ class RowLayers:
 
     Args:
         net: a PixelRNN of Row LSTM layers.
-        exit: takes the states of each layer.
+        head: takes the states of each layer.
         batch: images at a time, B.
         width: pixels of a row, W.
     """
 
-    def __init__(self, net: PixelNetwork, exit: Exit, *, batch: int, width: int) -> None:
+    def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
         blocks = [cast("RecurrentBlock", block) for block in net.blocks]
         lstms = [cast("RowLSTM", block.lstm) for block in blocks]
         h, L = net.hidden, len(blocks)
-        self.exit, self.colours, self.h, self.layers, self.batch, self.width = exit, net.channels, h, L, batch, width
+        self.head, self.colours, self.h, self.layers, self.batch, self.width = head, net.channels, h, L, batch, width
         self.residual = blocks[0].residual
         self.order = order = gates_by_colour(h, net.channels, GATES)
         inputs = [masked(lstm.input_to_state)[:, :, 0, :2] for lstm in lstms]  # (4h, 2h, 2) each: left, own
@@ -85,7 +85,7 @@ class RowLayers:
         gates = self.beside.new_zeros(self.batch, GATES * h)
 
         def of(layer: int, column: int, colour: int, big: slice, small: slice) -> tuple[Tensor, ...]:
-            x, y, n = self.x[layer], self.exit.states(layer), small.stop - small.start
+            x, y, n = self.x[layer], self.head.states(layer), small.stop - small.start
             left, own, upper = column * 2 * h, (column + 1) * 2 * h, up[layer][colour]
             o, f, i, g = (gates[:, gate * n : (gate + 1) * n] for gate in range(GATES))
             return (

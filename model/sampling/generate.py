@@ -105,9 +105,9 @@ def complete_scales(
         was not hidden is as it was given.
     """
     if isinstance(net, Conditioned):
-        told = net.values({}, len(levels)) if values is None else values
+        conditioning = net.values({}, len(levels)) if values is None else values
         with torch.no_grad():
-            maps = net.maps(told.to(next(net.parameters()).device), facts.height, facts.width)
+            maps = net.maps(conditioning.to(next(net.parameters()).device), facts.height, facts.width)
         noise = uniforms(facts, count=len(levels), seed=seed)
         return [
             fill(
@@ -115,9 +115,26 @@ def complete_scales(
                 temperature=temperature, condition=maps, engine=engine, before_row=before_row,
             )
         ]  # fmt: skip
-    if not isinstance(net, MultiScale):
-        noise = uniforms(facts, count=len(levels), seed=seed)
-        return [fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)]
+    if isinstance(net, MultiScale):
+        return _complete_multiscale(
+            net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, before_row=before_row
+        )
+    noise = uniforms(facts, count=len(levels), seed=seed)
+    return [fill(net, levels, hidden, noise, temperature=temperature, engine=engine, before_row=before_row)]
+
+
+def _complete_multiscale(
+    net: MultiScale,
+    facts: DatasetFacts,
+    levels: Tensor,
+    hidden: Tensor,
+    *,
+    seed: int,
+    temperature: float,
+    engine: Engine,
+    before_row: Callable[[], None],
+) -> list[Tensor]:
+    """Draw the small images first, then the large ones given them."""
     factor = net.factor
     small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
     noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)

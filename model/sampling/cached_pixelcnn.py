@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import ResidualBlock
-from model.sampling.ends import Exit
-from model.sampling.maps import bias_of, groups, masked, parts, pointwise, taps
+from model.sampling.colour_groups import bias_of, groups, masked, parts, pointwise, taps
+from model.sampling.edge_layers import Head
 
 
 class ConvolutionLayers:
@@ -26,15 +26,15 @@ class ConvolutionLayers:
 
     Args:
         net: a PixelCNN.
-        exit: takes the h maps of each block.
+        head: takes the h maps of each block.
         batch: images at a time, B.
         width: pixels of a row, W.
     """
 
-    def __init__(self, net: PixelNetwork, exit: Exit, *, batch: int, width: int) -> None:
+    def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
         blocks = [cast("ResidualBlock", block) for block in net.blocks]
         looks = [block.look for block in blocks]
-        self.exit, self.colours, self.h, self.layers = exit, net.channels, net.hidden, len(blocks)
+        self.head, self.colours, self.h, self.layers = head, net.channels, net.hidden, len(blocks)
         self.batch, self.width = batch, width
         self.residual = blocks[0].residual
         self.down, self.up = [pointwise(block.down) for block in blocks], [pointwise(block.up) for block in blocks]
@@ -56,7 +56,7 @@ class ConvolutionLayers:
         down, up = [parts(product, C) for product in self.down], [parts(product, C) for product in self.up]
 
         def of(layer: int, column: int, colour: int, big: slice, small: slice) -> tuple[Tensor, ...]:
-            x, u, y = self.x[layer], self.u[layer], self.exit.states(layer)
+            x, u, y = self.x[layer], self.u[layer], self.head.states(layer)
             own, lower, upper = (column + 1) * h, down[layer][colour], up[layer][colour]
             return (
                 *(x[:, big], x[:, : big.stop], lower.bias, lower.weight, u[:, own + small.start : own + small.stop]),

@@ -113,7 +113,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 
 def _evaluate(args: argparse.Namespace) -> str:
-    from model.evaluate import report
+    from model.evaluation.evaluate import report
 
     return report(Path(args.checkpoint), split=args.split, style=args.output, device=args.device)
 
@@ -151,7 +151,7 @@ def _sample(args: argparse.Namespace) -> str:
 
 
 def _complete(args: argparse.Namespace) -> str:
-    from model.complete import complete
+    from model.evaluation.complete import complete
 
     return complete(
         Path(args.checkpoint),
@@ -167,7 +167,7 @@ def _complete(args: argparse.Namespace) -> str:
 
 
 def _figures(args: argparse.Namespace) -> str:
-    from model.figures import write_all
+    from model.evaluation.figures import write_all
 
     return write_all(Path(args.checkpoint), Path(args.out), seed=args.seed, device=args.device)
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from model import complete, image_files
+from model import image_files
 from model.__main__ import main
 from model.config import DATASETS, MODELS, DatasetFacts
 from model.data import load as load_data
 from model.errors import SetupError
+from model.evaluation import complete
 from model.training.checkpoint import path_of
 
 torch.set_num_threads(1)

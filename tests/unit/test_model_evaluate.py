@@ -21,7 +21,7 @@ from model.data.dataset import Prepared
 from model.data.manifest import Column, Image, Manifest
 from model.data.writer import ShardWriter
 from model.errors import CheckpointError
-from model.evaluate import _paper
+from model.evaluation.evaluate import _paper
 from model.training.checkpoint import digest, find, load, path_of
 from model.training.loop import train
 from model.training.stop import StopFlag

@@ -16,9 +16,9 @@ from model.config import TrainConfig
 from model.data import load as load_data
 from model.device import cpu_name, device_name, has_kernels
 from model.errors import SetupError
-from model.evaluate import report
-from model.figures import chosen_pixels, predictive, read_metrics, write_all
-from model.paper import TABLES
+from model.evaluation.evaluate import report
+from model.evaluation.figures import chosen_pixels, predictive, read_metrics, write_all
+from model.evaluation.paper import TABLES
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import load, path_of
@@ -113,7 +113,7 @@ def test_the_papers_figures_are_beside_the_data_sets_that_it_reports_on(
     ours = json.loads(report(path_of(folder, 1), split="test", style="json", device="cpu"))
     assert ours["paper"] is None
     assert "the paper" not in report(path_of(folder, 1), split="test", style="table", device="cpu")
-    monkeypatch.setattr("model.evaluate.TABLES", {"digits": TABLES["cifar10"]})
+    monkeypatch.setattr("model.evaluation.evaluate.TABLES", {"digits": TABLES["cifar10"]})
     table = report(path_of(folder, 1), split="test", style="table", device="cpu")
     assert "the paper on CIFAR-10, test, bits/dim:" in table
     assert "  Diagonal BiLSTM            3.00  (train 2.93)" in table

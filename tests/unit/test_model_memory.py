@@ -162,10 +162,13 @@ def signals() -> Iterator[None]:
 
 
 COMMANDS = {
-    "evaluate": ("model.evaluate.report", "take --device cpu or a machine with more"),
+    "evaluate": ("model.evaluation.evaluate.report", "take --device cpu or a machine with more"),
     "sample --out a.png": ("model.training.checkpoint.load", "take a smaller --count, --device cpu or"),
-    "complete --image a.png --occlude top --out b.png": ("model.complete.complete", "take a smaller --count"),
-    "figures --out figures": ("model.figures.write_all", "take --device cpu or"),
+    "complete --image a.png --occlude top --out b.png": (
+        "model.evaluation.complete.complete",
+        "take a smaller --count",
+    ),
+    "figures --out figures": ("model.evaluation.figures.write_all", "take --device cpu or"),
     "train": ("model.training.loop.Training", "take a smaller batch_size, hidden or layers or"),
 }
 
@@ -210,6 +213,6 @@ def test_other_failures_are_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("model.evaluate.report", fails)
+    monkeypatch.setattr("model.evaluation.evaluate.report", fails)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         main(["evaluate", "--checkpoint", "c.pt"])

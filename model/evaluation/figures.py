@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model import complete, image_files
+from model import image_files
 from model.config import DatasetFacts
 from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import make_repeatable, pick_device
 from model.errors import SetupError
+from model.evaluation import complete
 from model.networks.multiscale import MultiScale
 from model.sampling import generate
 from model.training.checkpoint import find

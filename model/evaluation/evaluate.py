@@ -14,10 +14,10 @@ from model.data.dataset import Dataset, Prepared, Split
 from model.data.feed import check_columns, check_images
 from model.data.feed import judged as judged_images
 from model.device import device_name, make_repeatable, memory_bytes, pick_device
+from model.evaluation.paper import TABLES, Table
 from model.networks.build import evaluation_batch
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import Score, nats_of_all, score
-from model.paper import TABLES, Table
 from model.training.checkpoint import Checkpoint, find
 from model.training.checkpoint import load as load_checkpoint
 from model.training.state import OTHER_DATA, network_of

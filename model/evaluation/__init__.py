@@ -1,0 +1,1 @@
+"""What a checkpoint is worth, in nats and in pictures."""

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from model.cli.flags import parser
 from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
 from model.config.presets import preset
 from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
-from model.options import parser
 from model.training.stop import StopFlag
 
 BEGAN_S = time.monotonic()
@@ -176,7 +176,7 @@ def _data(args: argparse.Namespace) -> str:
     missing = [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[data]'")
-    from model.data.command import run
+    from model.cli.data import run
 
     return run(args)
 

@@ -1,4 +1,4 @@
-"""The words of `data ...` on the command line; `model.data.command` does what they say. Nothing heavy is imported."""
+"""The words of `data ...` on the command line; `model.cli.data` does what they say. Nothing heavy is imported."""
 
 from __future__ import annotations
 

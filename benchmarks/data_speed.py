@@ -31,12 +31,12 @@ from model.data import manifest as manifests
 from model.data.driving.extract import Archive, Wish, extract, extract_archive, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAMES
+from model.data.formats.pictures import PictureFiles
 from model.data.loader import Loader
 from model.data.manifest import Image, Manifest, Shard
-from model.data.order import BLOCK, POOL, Order, Strategy
-from model.data.sources.pictures import PictureFiles
-from model.data.store import ShardFiles
-from model.data.writer import ShardWriter
+from model.data.prepare.shard_writer import ShardWriter
+from model.data.shards import ShardFiles
+from model.data.shuffle import BLOCK, POOL, Order, Strategy
 from tests.data_files import Drive, crops, typestore, write_bag, write_bag_archive, write_png_tar
 
 SIDE, ROUNDS = 64, 3

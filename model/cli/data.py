@@ -12,8 +12,8 @@ from model.config import REGISTRY
 from model.config.data_recipe import find, options_of
 from model.config.datasets import MANIFEST, Registered, data_root, folder_of, is_path
 from model.data import manifest as manifests
-from model.data import prepare as preparing
 from model.data.manifest import Manifest
+from model.data.prepare import prepare as preparing
 from model.errors import DataError
 from model.meter import amount
 
@@ -87,7 +87,7 @@ def info(args: argparse.Namespace) -> str:
 
 def verify(args: argparse.Namespace) -> str:
     """Compare every byte with the manifest."""
-    from model.data.verify import verify as compare
+    from model.data.prepare.verify import verify as compare
 
     folder = folder_of(args.name)
     if _is_built_in(args.name, folder):
@@ -98,7 +98,7 @@ def verify(args: argparse.Namespace) -> str:
 
 def preview(args: argparse.Namespace) -> str:
     """Draw a grid of images."""
-    from model.data.preview import write
+    from model.data.prepare.preview import write
 
     folder = folder_of(args.name)
     count = write(args.name, Path(args.out), split=args.split, count=args.count)
@@ -114,7 +114,7 @@ def _is_built_in(name: str, folder: Path) -> bool:
 def _state(name: str) -> tuple[str, Manifest | None]:
     folder = folder_of(name)
     if not (folder / MANIFEST).exists():
-        from model.data.writer import JOURNAL
+        from model.data.prepare.shard_writer import JOURNAL
 
         if REGISTRY[name].kind == "builtin":
             return "built in", None

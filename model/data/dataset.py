@@ -16,7 +16,7 @@ from model.data import digits, photos
 from model.data import manifest as manifests
 from model.data.loader import drawn
 from model.data.manifest import Column, Manifest
-from model.data.store import ShardFiles
+from model.data.shards import ShardFiles
 from model.errors import DataError
 
 Split = Literal["train", "valid", "test"]

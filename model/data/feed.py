@@ -9,12 +9,11 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.config.datasets import size_of
-from model.data.batches import batch_indices
 from model.data.dataset import Dataset, Prepared, Split, Told, known
 from model.data.loader import Loader
 from model.data.manifest import Column
-from model.data.order import FULL, Order, Strategy, choose
-from model.data.store import memory_bytes
+from model.data.shards import memory_bytes
+from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose
 from model.errors import ConfigError, DataError
 
 

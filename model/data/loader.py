@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.order import Order, slice_of
-from model.data.store import ShardFiles
+from model.data.shards import ShardFiles
+from model.data.shuffle import Order, slice_of
 
 AHEAD = 4  # batches
 CACHED_BYTES_S = 10**9  # what is read faster than that is in the system's memory

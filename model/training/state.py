@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.config import TrainConfig, network_mismatch
 from model.data import Dataset, Prepared
 from model.data.feed import Feed, check_columns
-from model.data.order import parse
+from model.data.shuffle import parse
 from model.device import memory_bytes
 from model.errors import CheckpointError, TrainingError
 from model.networks.build import build, choose_implementation

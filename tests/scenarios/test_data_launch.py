@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model.config.data_recipe import Options
-from model.data.prepare import prepare
+from model.data.prepare.prepare import prepare
 from orchestrator.events import HostReady
 from orchestrator.store import RunStore
 from tests.data_files import Drive, write_bag, write_cifar

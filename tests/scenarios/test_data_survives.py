@@ -20,8 +20,8 @@ import pytest
 
 from model.config import TrainConfig
 from model.config.data_recipe import Options
-from model.data.prepare import prepare
-from model.data.verify import verify
+from model.data.prepare.prepare import prepare
+from model.data.prepare.verify import verify
 from model.training.checkpoint import digest, load, path_of, steps_in
 from tests.data_files import Drive, write_bag, write_bag_archive
 
@@ -123,7 +123,7 @@ def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
     )
     archive = write_bag_archive(tmp_path / "raw.tar.gz", [bag])
     code = (
-        "import sys; from pathlib import Path; from model.data.prepare import prepare\n"
+        "import sys; from pathlib import Path; from model.data.prepare.prepare import prepare\n"
         "from model.config.data_recipe import Options\n"
         "prepare('udacity', Options(source=sys.argv[1], out=Path(sys.argv[2])))\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -137,11 +137,11 @@ def test_memory_does_not_grow_with_the_bag(tmp_path: Path) -> None:
 TRAIN = """
 import sys, time
 from pathlib import Path
-import model.data.feed, model.data.order
+import model.data.feed, model.data.shuffle
 from model.config import TrainConfig
 from model.training.stop import StopFlag
 from model.training.loop import train
-model.data.order.BLOCK, model.data.order.POOL = 8, 3
+model.data.shuffle.BLOCK, model.data.shuffle.POOL = 8, 3
 model.data.feed.Feed._memory = property(lambda self: int(sys.argv[3]))
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
 print("go", flush=True)

@@ -25,10 +25,10 @@ from model.data.driving.extract import CAMERAS, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import Layout
 from model.data.driving.part import Part
+from model.data.formats.stream import FileStream
 from model.data.manifest import Manifest
-from model.data.prepare import prepare
-from model.data.stream import FileStream
-from model.data.verify import verify
+from model.data.prepare.prepare import prepare
+from model.data.prepare.verify import verify
 from model.errors import DataError
 from tests.data_files import (
     BEGAN_NS,

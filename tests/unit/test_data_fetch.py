@@ -19,8 +19,8 @@ from model.config.data_recipe import Options
 from model.config.datasets import SourceFile
 from model.data.digest import sha256_of
 from model.data.files.download import Patience, fetch, fetch_all
-from model.data.prepare import prepare
-from model.data.verify import verify
+from model.data.prepare.prepare import prepare
+from model.data.prepare.verify import verify
 from model.errors import DataError
 from tests.data_files import write_amat
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from model.data import manifest as manifests
-from model.data.batches import batch_indices
 from model.data.loader import Loader, drawn
 from model.data.manifest import Column, Image, Manifest, Shard
-from model.data.order import FULL, Order, Strategy, choose, parse, slice_of
-from model.data.store import CHECKED, Patience, ShardFiles, memory_bytes
-from model.data.writer import ShardWriter
+from model.data.prepare.shard_writer import ShardWriter
+from model.data.shards import CHECKED, Patience, ShardFiles, memory_bytes
+from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose, parse, slice_of
 from model.errors import DataError
 
 IMAGE = Image(2, 2, 3, 256)

@@ -14,9 +14,9 @@ import pytest
 from model.config import TrainConfig
 from model.config.data_recipe import Options
 from model.data import load
-from model.data.prepare import prepare
-from model.data.store import CHECKED
-from model.data.verify import verify
+from model.data.prepare.prepare import prepare
+from model.data.prepare.verify import verify
+from model.data.shards import CHECKED
 from orchestrator.errors import SpecError
 from orchestrator.spec import check_data, check_prepare
 

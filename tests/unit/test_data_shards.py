@@ -21,13 +21,13 @@ from model.__main__ import main
 from model.config import REGISTRY
 from model.config.data_recipe import Options
 from model.data import manifest as manifests
-from model.data import writer as writers
 from model.data.digest import sha256_of
 from model.data.files.disk import space
 from model.data.manifest import Column, Image, Manifest, Shard
-from model.data.prepare import prepare
-from model.data.verify import verify
-from model.data.writer import JOURNAL, ShardWriter, images_per_shard
+from model.data.prepare import shard_writer as writers
+from model.data.prepare.prepare import prepare
+from model.data.prepare.shard_writer import JOURNAL, ShardWriter, images_per_shard
+from model.data.prepare.verify import verify
 from model.errors import DataError
 from model.meter import Meter, amount
 from tests.data_files import crops, write_amat, write_png_tar
@@ -335,7 +335,7 @@ def interrupt(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "_note", dies)
-        patch.setattr("model.data.sources.pictures.BLOCK_BYTES", 4 * IMAGE.bytes)
+        patch.setattr("model.data.formats.pictures.BLOCK_BYTES", 4 * IMAGE.bytes)
         with pytest.raises(KeyboardInterrupt):
             own(source, out)
     assert len(list(out.glob("shard-*"))) == 3

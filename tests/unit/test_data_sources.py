@@ -21,9 +21,9 @@ from model import image_files
 from model.config import REGISTRY
 from model.config.data_recipe import Options
 from model.data import load, manifest
-from model.data.prepare import prepare
-from model.data.sources import cifar, mnist
-from model.data.verify import verify
+from model.data.formats import cifar, mnist
+from model.data.prepare.prepare import prepare
+from model.data.prepare.verify import verify
 from model.errors import DataError, SetupError
 from tests.data_files import (
     Pixels,

@@ -15,7 +15,7 @@ from model.__main__ import main
 from model.config import TrainConfig, config_from_settings, cost_of
 from model.config.data_recipe import Options
 from model.data import load as load_data
-from model.data.prepare import prepare
+from model.data.prepare.prepare import prepare
 from model.errors import ConfigError, SetupError
 from model.networks.build import build
 from model.networks.conditioned import Conditioned, parse_values
@@ -171,8 +171,8 @@ def test_a_resume_in_mid_epoch_is_equal_in_every_bit_also_with_other_memory(
     began_mb: int, condition: str, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards that fit and shards that do not: the order stays the one that the run began with."""
-    monkeypatch.setattr("model.data.order.BLOCK", 4)
-    monkeypatch.setattr("model.data.order.POOL", 2)
+    monkeypatch.setattr("model.data.shuffle.BLOCK", 4)
+    monkeypatch.setattr("model.data.shuffle.POOL", 2)
 
     def memory(mb: int) -> None:
         # One MiB is more than these frames have; the limit is lowered below them.
@@ -300,7 +300,7 @@ def test_a_conditioned_network_learns_what_its_values_say(tmp_path: Path) -> Non
     """Dark and light images, told apart by a label: what is drawn for each is of its kind."""
     from model.data.manifest import Column, Manifest
     from model.data.manifest import Image as Size
-    from model.data.writer import ShardWriter
+    from model.data.prepare.shard_writer import ShardWriter
 
     writer = ShardWriter(tmp_path / "data", Size(4, 4, 1, 2), (Column("light", "|u1"),), plan={})
     for split in ("train", "valid"):

@@ -19,7 +19,7 @@ from model.config import TrainConfig
 from model.data import manifest as manifests
 from model.data.dataset import Prepared
 from model.data.manifest import Column, Image, Manifest
-from model.data.writer import ShardWriter
+from model.data.prepare.shard_writer import ShardWriter
 from model.errors import CheckpointError
 from model.evaluation.evaluate import _paper
 from model.training.checkpoint import digest, find, load, path_of

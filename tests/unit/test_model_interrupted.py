@@ -14,9 +14,9 @@ import torch
 
 from model.config import TrainConfig
 from model.data.manifest import Image, Manifest
-from model.data.order import Order, Strategy
-from model.data.store import Patience
-from model.data.writer import ShardWriter
+from model.data.prepare.shard_writer import ShardWriter
+from model.data.shards import Patience
+from model.data.shuffle import Order, Strategy
 from model.errors import DataError
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import digest, load, path_of
@@ -69,7 +69,7 @@ class Shards:
         self.now_s, self.polls = 0.0, 0
         self.during = lambda: None
         patience = Patience(timeout_s=timeout_s, sleep=self._sleep, clock=lambda: self.now_s)
-        monkeypatch.setattr("model.data.store.Patience", lambda: patience)
+        monkeypatch.setattr("model.data.shards.Patience", lambda: patience)
 
     def _sleep(self, seconds: float) -> None:
         self.now_s += seconds
@@ -101,8 +101,8 @@ def test_stopped_while_a_validation_waits_for_a_shard_it_keeps_its_steps(
 def test_a_shard_that_never_comes_ends_the_training_with_its_steps_kept(
     split: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.data.order.BLOCK", 4)  # a shard
-    monkeypatch.setattr("model.data.order.POOL", 1)
+    monkeypatch.setattr("model.data.shuffle.BLOCK", 4)  # a shard
+    monkeypatch.setattr("model.data.shuffle.POOL", 1)
     monkeypatch.setattr("model.data.feed.Feed._memory", 0)  # they come shard by shard, as they would from a bucket
     assert run(config(images), tmp_path / "whole") == 0
     third = int(Order(0, [4] * 4, Strategy(4, 1)).at(8, 1)[0][0]) // 4

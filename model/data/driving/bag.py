@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data.stream import FileStream, Stream
+from model.data.formats.stream import FileStream, Stream
 from model.errors import DataError
 
 MAGIC = b"#ROSBAG V2.0\n"

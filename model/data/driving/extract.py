@@ -20,8 +20,8 @@ from model.data.driving.frames import Recipe
 from model.data.driving.messages import field as value_of
 from model.data.driving.messages import layout, needed
 from model.data.driving.part import SLOT_NS, THINNED, Part, read_state
-from model.data.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
-from model.data.tar import MemberStream, members
+from model.data.formats.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
+from model.data.formats.tar import MemberStream, members
 from model.errors import DataError
 
 CAMERAS = ("left", "center", "right")

@@ -37,9 +37,9 @@ from model.data.driving.part import FRAME, FRAMES, SIGNALS, SLOT_NS, THINNED, re
 from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting, of_ends, of_folder
 from model.data.files.published import published_files
+from model.data.formats.stream import GZIP
 from model.data.manifest import SPLITS, Column, Image, write_file
 from model.data.source import Block, Opened
-from model.data.stream import GZIP
 from model.errors import DataError
 from model.meter import Meter
 

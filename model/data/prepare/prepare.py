@@ -14,9 +14,9 @@ from model.data import manifest as manifests
 from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting
 from model.data.manifest import Column, Manifest, Shard
-from model.data.opening import open_source, same_files
+from model.data.prepare.opening import open_source, same_files
+from model.data.prepare.shard_writer import ShardWriter
 from model.data.source import Opened
-from model.data.writer import ShardWriter
 from model.errors import DataError
 from model.meter import Meter
 

@@ -9,8 +9,8 @@ import numpy as np
 from model.data import manifest as manifests
 from model.data.digest import sha256_of
 from model.data.manifest import Manifest
-from model.data.store import header
-from model.data.writer import row_type
+from model.data.shards import header
+from model.data.source import row_dtype
 from model.errors import DataError
 from model.meter import Meter
 
@@ -58,5 +58,5 @@ def _columns(folder: Path, manifest: Manifest, shard: manifests.Shard) -> None:
     if sha256_of(path) != shard.columns_sha256:
         raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare the data set again")
     rows = np.load(path)
-    if rows.dtype != row_type(manifest.columns) or rows.shape != (shard.images,):
+    if rows.dtype != row_dtype(manifest.columns) or rows.shape != (shard.images,):
         raise DataError(f"{path} holds {rows.dtype} of {rows.shape}; the manifest says otherwise")

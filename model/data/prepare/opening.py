@@ -12,14 +12,14 @@ from model.data.driving.folder import is_read
 from model.data.driving.source import open_driving, paths_of
 from model.data.files.fingerprint import same
 from model.data.files.published import hashed, own, proven, published_files
+from model.data.formats import cifar
+from model.data.formats.builtin import of_name
+from model.data.formats.cifar import BINARY, PICKLES
+from model.data.formats.mnist import from_amat, from_idx
+from model.data.formats.npz import NpzImages
+from model.data.formats.pictures import SUFFIXES, PictureFiles
 from model.data.manifest import Image, Manifest
 from model.data.source import Opened
-from model.data.sources import cifar
-from model.data.sources.builtin import of_name
-from model.data.sources.cifar import BINARY, PICKLES
-from model.data.sources.mnist import from_amat, from_idx
-from model.data.sources.npz import NpzImages
-from model.data.sources.pictures import SUFFIXES, PictureFiles
 from model.errors import DataError
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.formats.stream import read_all
 from model.data.manifest import Image
 from model.data.source import Arrays, InMemory, check_labels
-from model.data.stream import read_all
 from model.errors import DataError
 
 SIDE, VALUES = 28, 784

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model.config.data_recipe import SHARD_BYTES
 from model.data.digest import sha256_of
 from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
+from model.data.source import row_dtype
 from model.errors import DataError
 
 JOURNAL = ".prepare.jsonl"
@@ -29,11 +30,6 @@ def images_per_shard(image: Image, shard_bytes: int = SHARD_BYTES) -> int:
     """Give the power of two of images that fits: 8,192 of 64x64x3 are 100 MB."""
     fit = max(1, shard_bytes // image.bytes)
     return int(2 ** (fit.bit_length() - 1))
-
-
-def row_type(columns: list[Column] | tuple[Column, ...]) -> np.dtype[Any] | None:
-    """Give the type of a row of columns; None if there are none."""
-    return np.dtype([(column.name, column.dtype) for column in columns]) if columns else None
 
 
 class ShardWriter:
@@ -63,7 +59,7 @@ class ShardWriter:
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self.folder, self.image, self.columns = folder, image, columns
-        self.rows_type = row_type(columns)
+        self.rows_type = row_dtype(columns) if columns else None
         self.per_shard = images_per_shard(image, shard_bytes)
         self.shards: list[Shard] = []
         self._open: dict[str, _OpenShard] = {}

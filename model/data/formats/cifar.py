@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.formats.stream import open_stream
+from model.data.formats.tar import members
 from model.data.manifest import Image
 from model.data.source import Arrays, InMemory, Pixels, check_labels, quantised
-from model.data.stream import open_stream
-from model.data.tar import members
 from model.errors import DataError
 
 SIDE, CLASSES = 32, 10

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.data.stream import CutError, Stream
+from model.data.formats.stream import CutError, Stream
 from model.errors import DataError
 
 BLOCK = 512

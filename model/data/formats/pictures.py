@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
+from model.data.formats.stream import open_stream
+from model.data.formats.tar import members
 from model.data.manifest import SPLITS, Column, Image
 from model.data.source import BLOCK_BYTES, Block, quantised
-from model.data.stream import open_stream
-from model.data.tar import members
 from model.errors import DataError
 from model.image_files import FORMATS, eight_bits
 

@@ -1,0 +1,1 @@
+"""The formats that data sets are published in, one file a format, each read strictly."""

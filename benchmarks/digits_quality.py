@@ -72,9 +72,9 @@ def train(config: TrainConfig, data: Dataset, budget_s: float) -> Outcome:
         if spent >= budget_s * (validated + 1) / VALIDATIONS:
             validated += 1
             run.check()
-            score = evaluate(run.judged, images["valid"])
+            score = evaluate(run.eval_net, images["valid"])
             if best is None or score.nats < best[0]:
-                best = (score.nats, run.step, score, copy.deepcopy(run.judged))
+                best = (score.nats, run.step, score, copy.deepcopy(run.eval_net))
     if best is None:
         raise SystemExit("the budget is too small for a single validation")
     return Outcome(run.step, spent, best[1], best[2], evaluate(best[3], images["test"]))

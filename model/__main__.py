@@ -131,13 +131,13 @@ def _sample(args: argparse.Namespace) -> str:
     device = pick_device(args.device)
     make_repeatable(1, device)
     net = network_of(saved, device)
-    told = parse_values(args.condition)
-    if told and not isinstance(net, Conditioned):
+    values = parse_values(args.condition)
+    if values and not isinstance(net, Conditioned):
         raise SetupError("--condition: this network is not told anything; train one with --condition NAMES")
     levels = draw(
         net,
         facts,
-        values=net.values(told, args.count) if isinstance(net, Conditioned) else None,
+        values=net.values(values, args.count) if isinstance(net, Conditioned) else None,
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,

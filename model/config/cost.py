@@ -50,9 +50,9 @@ class Cost:
 def cost_of(config: TrainConfig) -> Cost:
     """Count the cost of a config's network on its data set; of a multi-scale one's all three parts."""
     if config.conditions:
-        maps, told = config.hidden, 2 * len(config.conditions)
+        maps, inputs = config.hidden, 2 * len(config.conditions)
         plain = cost(replace(_sizes(config, config.data), condition=maps))
-        return replace(plain, parameters=plain.parameters + (told + 1 + maps + 1) * maps)  # once an image: no time
+        return replace(plain, parameters=plain.parameters + (inputs + 1 + maps + 1) * maps)  # once an image: no time
     if config.small is None:
         return cost(_sizes(config, config.data))
     small, maps = config.small, config.hidden
@@ -138,8 +138,8 @@ def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
         images: at a time.
         fast: whether the fast LSTMs run.
     """
-    told = config.hidden * (bool(config.conditions) or config.small is not None)
-    large = replace(_sizes(config, config.data), condition=told)
+    maps = config.hidden * (bool(config.conditions) or config.small is not None)
+    large = replace(_sizes(config, config.data), condition=maps)
     parts = [large] if config.small is None else [_sizes(config, config.small), large]
     return sum(_scoring(part, images) + (_workspace_of_scoring(part, images) if fast else 0) for part in parts)
 

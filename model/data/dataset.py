@@ -22,11 +22,11 @@ from model.errors import DataError
 Split = Literal["train", "valid", "test"]
 Levels = NDArray[np.uint8]  # (N, C, H, W), values 0..K-1
 Values = NDArray[np.float32]  # (N, V)
-FIXED_DRAW = 2**32 - 1  # the "epoch" of the one draw that validation and test of dynamic data are judged on
+FIXED_DRAW = 2**32 - 1  # the "epoch" of the one draw that validation and test of dynamic data are evaluated on
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditioning:
     """The columns that a network is told, and their mean and spread as it learned them: those of its training images.
 
     Data that were prepared anew have others; by those the same angle would be another value to the network.
@@ -60,12 +60,12 @@ class Dataset:
         """Return one split by its name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
-    def judged_on(self, name: Split) -> Split:
+    def eval_split(self, name: Split) -> Split:
         """Say which split is meant: the same, since all three are there."""
         return name
 
     def batches(
-        self, name: Split, size: int, most: int = 0, *, first: int = 0, look: Callable[[], None] = lambda: None
+        self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[Levels]:
         """Give a split in batches, from its image `first` on, `most` images if that is not 0."""
         images = self.split(name)[first : first + most if most else None]
@@ -106,7 +106,7 @@ class Prepared:
         """What is known of each image."""
         return self.manifest.columns
 
-    def judged_on(self, name: Split) -> Split:
+    def eval_split(self, name: Split) -> Split:
         """Say which split stands for one: some data sets have no validation or no test images of their own."""
         other: Split = "test" if name == "valid" else "valid"
         if self.manifest.splits.get(name):
@@ -122,7 +122,7 @@ class Prepared:
         return self._files[name]
 
     def batches(
-        self, name: Split, size: int, most: int = 0, *, first: int = 0, look: Callable[[], None] = lambda: None
+        self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[Levels]:
         """Give a split in batches, as `Dataset.batches` does. Of dynamic data: its fixed draw.
 
@@ -131,14 +131,14 @@ class Prepared:
             size: images in a batch.
             most: images in all, if that is not 0.
             first: image to begin with.
-            look: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called while a shard is waited for; what it raises ends the wait.
         """
         files = self.files(name)
         image = self.manifest.image
         last = min(len(files), first + most) if most else len(files)
         for start in range(first, last, size):
             images = np.empty((min(size, last - start), image.height, image.width, image.channels), np.uint8)
-            files.read_range(start, start + len(images), images, look)
+            files.read_range(start, start + len(images), images, check_stop)
             if self.dynamic:
                 images = np.stack([drawn(gray, 0, FIXED_DRAW, start + at) for at, gray in enumerate(images)])
             yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -147,9 +147,11 @@ class Prepared:
         """Read a whole split."""
         return np.concatenate(list(self.batches(name, 1024)))
 
-    def rows(self, name: Split, first: int, last: int, look: Callable[[], None] = lambda: None) -> NDArray[np.void]:
+    def rows(
+        self, name: Split, first: int, last: int, check_stop: Callable[[], None] = lambda: None
+    ) -> NDArray[np.void]:
         """Give what is known of images that follow one another."""
-        return self.files(name).rows(np.arange(first, last), look)
+        return self.files(name).rows(np.arange(first, last), check_stop)
 
 
 def load(name: str) -> Dataset | Prepared:
@@ -185,17 +187,17 @@ def _prepared(name: str) -> Prepared:
     return Prepared(name, folder)
 
 
-def known(rows: NDArray[np.void], told: Told) -> Values:
+def known(rows: NDArray[np.void], conditioning: Conditioning) -> Values:
     """Turn columns into what a network is conditioned on: each one standardised, and whether it is known.
 
     Args:
         rows: (N,), a field for each column.
-        told: which columns, and what they are standardised by.
+        conditioning: which columns, and what they are standardised by.
 
     Returns:
         (N, 2 * names): the values, 0 where one is missing, then 1 where it is known and 0 where not.
     """
-    raw = np.stack([rows[name].astype(np.float64) for name in told.names], axis=1)  # (N, V)
+    raw = np.stack([rows[name].astype(np.float64) for name in conditioning.names], axis=1)  # (N, V)
     there = ~np.isnan(raw)
-    scaled = np.where(there, (raw - np.array(told.mean)) / np.array(told.std), 0.0)
+    scaled = np.where(there, (raw - np.array(conditioning.mean)) / np.array(conditioning.std), 0.0)
     return np.concatenate([scaled, there], axis=1).astype(np.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.config.datasets import size_of
-from model.data.dataset import Dataset, Prepared, Split, Told, known
+from model.data.dataset import Conditioning, Dataset, Prepared, Split, known
 from model.data.loader import Loader
 from model.data.manifest import Column
 from model.data.shards import memory_bytes
@@ -17,15 +17,15 @@ from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose
 from model.errors import ConfigError, DataError
 
 
-def judged(
+def eval_batches(
     data: Dataset | Prepared,
     split: Split,
     device: torch.device,
     *,
     size: int,
     most: int = 0,
-    told: Told | None = None,
-    look: Callable[[], None] = lambda: None,
+    conditioning: Conditioning | None = None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Give the images of a split in batches, in order, and what a conditioned network is told of them.
 
@@ -35,15 +35,15 @@ def judged(
         device: where they are wanted.
         size: images in a batch.
         most: images in all, if that is not 0.
-        told: the columns of a conditioned network.
-        look: called while a shard is waited for; what it raises ends the wait.
+        conditioning: the columns of a conditioned network.
+        check_stop: called while a shard is waited for; what it raises ends the wait.
     """
     first = 0
-    for levels in data.batches(split, size, most, look=look):
+    for levels in data.batches(split, size, most, check_stop=check_stop):
         values = None
-        if told is not None and isinstance(data, Prepared):
-            rows = data.rows(split, first, first + len(levels), look)
-            values = torch.from_numpy(known(rows, told)).to(device)
+        if conditioning is not None and isinstance(data, Prepared):
+            rows = data.rows(split, first, first + len(levels), check_stop)
+            values = torch.from_numpy(known(rows, conditioning)).to(device)
         first += len(levels)
         yield torch.from_numpy(levels).to(device), values
 
@@ -86,7 +86,7 @@ class Feed:
 
     def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
         self._config, self._data, self._device = config, data, device
-        self.told: Told | None = None  # of a conditioned network
+        self.conditioning: Conditioning | None = None  # of a conditioned network
         self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole set, if it is on the device
         self._strategy: Strategy | None = None
         self._loader: Loader | None = None
@@ -110,12 +110,12 @@ class Feed:
     def strategy(self, strategy: Strategy) -> None:
         self._strategy = strategy
 
-    def at(self, position: int, look: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
+    def at(self, position: int, check_stop: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
         """Give the batch that comes after `position` images: levels (B, C, H, W), and what the network is told of them.
 
         Args:
             position: images seen before, over all epochs.
-            look: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called while a shard is waited for; what it raises ends the wait.
 
         Raises:
             DataError: a shard is damaged or did not come.
@@ -127,18 +127,20 @@ class Feed:
         if self._loader is None or position != self._next:
             self._start(position)
         assert self._loader is not None  # noqa: S101 - _start has made it
-        batch = self._loader.next(look)
+        batch = self._loader.next(check_stop)
         self._next = position + size
         levels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
-        if batch.rows is None or self.told is None:
+        if batch.rows is None or self.conditioning is None:
             return levels, None
-        return levels, torch.from_numpy(known(batch.rows, self.told)).to(self._device)
+        return levels, torch.from_numpy(known(batch.rows, self.conditioning)).to(self._device)
 
-    def images_of(
-        self, split: Split, size: int, most: int = 0, *, look: Callable[[], None] = lambda: None
+    def eval_batches(
+        self, split: Split, size: int, most: int = 0, *, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Give the images of a split in batches, and what the network is told; the arguments are `judged`'s."""
-        return judged(self._data, split, self._device, size=size, most=most, told=self.told, look=look)
+        """Give the images of a split in batches, and their conditioning; the arguments are those of the function."""
+        return eval_batches(
+            self._data, split, self._device, size=size, most=most, conditioning=self.conditioning, check_stop=check_stop
+        )
 
     def close(self) -> None:
         """End the loader's thread."""
@@ -169,5 +171,5 @@ class Feed:
             position=position,
             memory=files.all() if fits and files.complete else None,
             binarise=self._data.dynamic,
-            columns=self.told is not None,
+            columns=self.conditioning is not None,
         )

@@ -73,11 +73,11 @@ class Loader:
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True, name="loader")
         self._thread.start()
 
-    def next(self, look: Callable[[], None] = lambda: None) -> Batch:
+    def next(self, check_stop: Callable[[], None] = lambda: None) -> Batch:
         """Give the next batch; the one before is overwritten from now on.
 
         Args:
-            look: called while it is waited for; what it raises ends the wait.
+            check_stop: called while it is waited for; what it raises ends the wait.
 
         Raises:
             DataError: a shard is damaged, or did not come.
@@ -90,7 +90,7 @@ class Loader:
                 made = self._made.get(timeout=LOOK_S)
                 break
             except Empty:
-                look()
+                check_stop()
         if isinstance(made, Exception):
             raise made
         self._given = made.images

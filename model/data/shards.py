@@ -90,20 +90,20 @@ class ShardFiles:
             if got != size:
                 raise DataError(f"{self.folder / self.shards[number].file} became shorter while it was read")
 
-    def read_range(self, first: int, last: int, into: Pixels, look: Callable[[], None] = lambda: None) -> None:
+    def read_range(self, first: int, last: int, into: Pixels, check_stop: Callable[[], None] = lambda: None) -> None:
         """Read images that follow one another.
 
         Args:
             first: place of the first one.
             last: place behind the last one.
             into: buffer (N, H, W, C).
-            look: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called while a shard is waited for; what it raises ends the wait.
         """
         size, at = self.image.bytes, 0
         flat = into.reshape(-1).data
         while first + at < last:
             number = int(np.searchsorted(self._starts, first + at, side="right")) - 1
-            opened = self._files[number] or self._open(number, look)
+            opened = self._files[number] or self._open(number, check_stop)
             behind = min(last, int(self._starts[number + 1]))
             offset = opened[1] + (first + at - int(self._starts[number])) * size
             wanted = (behind - first - at) * size
@@ -128,32 +128,32 @@ class ShardFiles:
         offset = head + (first - int(self._starts[number])) * size
         os.posix_fadvise(descriptor, offset, (last - first) * size, os.POSIX_FADV_WILLNEED)
 
-    def rows(self, indices: NDArray[np.int64], look: Callable[[], None] = lambda: None) -> NDArray[Any]:
-        """Give what is known of images by their places: (N,), a field for each column; `look` as for `read_range`."""
+    def rows(self, indices: NDArray[np.int64], check_stop: Callable[[], None] = lambda: None) -> NDArray[Any]:
+        """Give what is known of images by their places: (N,), a field for each column. `read_range` says the rest."""
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         found = [
-            self._rows_of(number, look)[index - int(self._starts[number])]
+            self._rows_of(number, check_stop)[index - int(self._starts[number])]
             for number, index in zip(numbers.tolist(), indices.tolist(), strict=True)
         ]
-        return np.array(found, dtype=self._rows_of(0, look).dtype)
+        return np.array(found, dtype=self._rows_of(0, check_stop).dtype)
 
-    def _rows_of(self, number: int, look: Callable[[], None]) -> NDArray[Any]:
+    def _rows_of(self, number: int, check_stop: Callable[[], None]) -> NDArray[Any]:
         rows = self._rows[number]
         if rows is None:
             shard = self.shards[number]
             if shard.columns_sha256 is None:
                 raise DataError(f"{self.folder} has no columns: nothing is known of its images")
             path = self.folder / shard.columns_file
-            self._wait(path, look)
+            self._wait(path, check_stop)
             if sha256_of(path) != shard.columns_sha256:
                 raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare or fetch it again")
             rows = self._rows[number] = np.load(path)
         return rows
 
-    def _open(self, number: int, look: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    def _open(self, number: int, check_stop: Callable[[], None] = lambda: None) -> tuple[int, int]:
         shard = self.shards[number]
         path = self.folder / shard.file
-        self._wait(path, look)
+        self._wait(path, check_stop)
         check_once(self.folder, shard)
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -167,11 +167,11 @@ class ShardFiles:
         opened = self._files[number] = (descriptor, head)
         return opened
 
-    def _wait(self, path: Path, look: Callable[[], None]) -> None:
+    def _wait(self, path: Path, check_stop: Callable[[], None]) -> None:
         patience = self._patience
         began_s = patience.clock()
         while not path.exists():
-            look()
+            check_stop()
             if self.given_up():
                 raise DataError(f"{path} is not waited for any more")
             if patience.clock() - began_s > patience.timeout_s:

@@ -11,8 +11,7 @@ from torch import Tensor
 from model.config import DatasetFacts, TrainConfig
 from model.data import load as load_data
 from model.data.dataset import Dataset, Prepared, Split
-from model.data.feed import check_columns, check_images
-from model.data.feed import judged as judged_images
+from model.data.feed import check_columns, check_images, eval_batches
 from model.device import device_name, make_repeatable, memory_bytes, pick_device
 from model.evaluation.paper import TABLES, Table
 from model.networks.build import evaluation_batch
@@ -47,12 +46,12 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     make_repeatable(1, where)
     net = network_of(saved, where)
     data = load_data(config.dataset)
-    judged = data.judged_on(split)
+    scored = data.eval_split(split)
     check_images(config, data)
     check_columns(config, data)
     size = evaluation_batch(config, memory_bytes(where))
-    told = net.told if isinstance(net, Conditioned) else None
-    nats = nats_of_all(net, judged_images(data, judged, where, size=size, told=told))
+    conditioning = net.conditioning if isinstance(net, Conditioned) else None
+    nats = nats_of_all(net, eval_batches(data, scored, where, size=size, conditioning=conditioning))
     whole = score(nats.sum(dim=1), config.data.dims)
     scales = _scales(nats, config.small, config.data) if config.small is not None else {}
     facts = {
@@ -63,14 +62,14 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
         "dataset": config.dataset,
     }
     table, reasons = _paper(config, data)
-    remarks = [*_remarks(saved, data, split, judged), *reasons]
+    remarks = [*_remarks(saved, data, split, scored), *reasons]
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
         apart = {"upper_bound": bool(scales), **{name: asdict(one) for name, (_, one) in scales.items()}}
-        answer = {**facts, "split": judged, **asdict(whole), **apart, "device": device_name(where), "paper": paper}
+        answer = {**facts, "split": scored, **asdict(whole), **apart, "device": device_name(where), "paper": paper}
         answer |= {"data": data.id, "remarks": remarks}
         return json.dumps(answer)
-    rows = {**facts, "split": f"{judged}, {whole.images:,} images", **_rows(whole, bound="<= " if scales else "")}
+    rows = {**facts, "split": f"{scored}, {whole.images:,} images", **_rows(whole, bound="<= " if scales else "")}
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     for title, one in scales.values():
         lines += [title, *(f"  {name:<10}  {value}" for name, value in _rows(one).items())]
@@ -80,15 +79,15 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
     return "\n".join([*lines, *(["", str(table)] if table else [])])
 
 
-def _remarks(saved: Checkpoint, data: Dataset | Prepared, asked: Split, judged: Split) -> list[str]:
+def _remarks(saved: Checkpoint, data: Dataset | Prepared, asked: Split, scored: Split) -> list[str]:
     """Say what a reader of the figures has to know of the images, and of how the checkpoint came to be chosen."""
     config, best = saved.train_config, saved.progress["best"]
     remarks: list[str] = []
-    if judged != asked:
-        remarks.append(f"there are no {asked} images; these are the {judged} ones")
-    if judged == data.judged_on("valid") and best is not None and best[0] == saved.step:
-        own = "" if judged == "valid" else ", there being no valid ones"
-        remarks.append(f"this checkpoint was chosen as the best by {judged} images too{own}")
+    if scored != asked:
+        remarks.append(f"there are no {asked} images; these are the {scored} ones")
+    if scored == data.eval_split("valid") and best is not None and best[0] == saved.step:
+        own = "" if scored == "valid" else ", there being no valid ones"
+        remarks.append(f"this checkpoint was chosen as the best by {scored} images too{own}")
     if saved.progress.get("data", data.id) != data.id:
         remarks.append(f"{config.dataset} {OTHER_DATA}")
     if config.conditions:

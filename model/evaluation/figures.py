@@ -57,7 +57,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     net = network_of(saved, where)
     data = load_data(saved.train_config.dataset)
     check_images(saved.train_config, data)
-    test = next(data.batches(data.judged_on("test"), EXAMPLES))
+    test = next(data.batches(data.eval_split("test"), EXAMPLES))
     try:
         out.mkdir(parents=True, exist_ok=True)
         varied = int(test.reshape(len(test), -1).std(axis=1).argmax())  # of a plain sky there is little to predict

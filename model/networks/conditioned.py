@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.data.dataset import Told
+from model.data.dataset import Conditioning
 from model.errors import SetupError
 from model.networks.base import PixelNetwork
 
@@ -48,9 +48,9 @@ class Conditioned(nn.Module):
         self.std.copy_(torch.tensor(std, dtype=torch.float64))
 
     @property
-    def told(self) -> Told:
+    def conditioning(self) -> Conditioning:
         """The columns that it is told, as it learned them. On a GPU this waits for it."""
-        return Told(self.names, tuple(self.mean.tolist()), tuple(self.std.tolist()))
+        return Conditioning(self.names, tuple(self.mean.tolist()), tuple(self.std.tolist()))
 
     def values(self, given: Mapping[str, float], count: int) -> Tensor:
         """Make what `forward` takes, (count, 2V), of some values by name; the others are those of the mean image.

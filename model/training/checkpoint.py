@@ -115,7 +115,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def find(path: Path) -> Path:
-    """Name the checkpoint that a path means: a file is itself, a folder its best one, or its newest if none was judged.
+    """Name the checkpoint that a path means: a file is itself, a folder its best one, or its newest if none was scored.
 
     Raises:
         CheckpointError: a folder without checkpoints.

@@ -52,7 +52,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     data = load(config.dataset)
     if isinstance(data, Prepared):
         config = settled(config, data.facts)
-        data.judged_on("valid")  # that there is something to validate on is better known now
+        data.eval_split("valid")  # that there is something to validate on is better known now
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)
     spare = [name for name, _ in refused]
@@ -63,18 +63,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     _tell_start(run, saved, refused)
     progress = Progress(config.steps, first=run.step)
     with Metrics(out, began_s=began_s, board=board) as metrics:
-        metrics.event(
-            "start",
-            device=device.type,
-            device_name=device_name(device),
-            torch=torch.__version__,
-            python=platform.python_version(),
-            resumed_from=run.step,  # 0: from the beginning
-            steps=config.steps,
-            batch_size=config.batch_size,
-            images_per_epoch=run.feed.count,
-            refused=[{"name": name, "reason": reason} for name, reason in refused],
-        )
+        _note_start(metrics, run, refused)
         try:
             reason = _loop(run, data, out, stop, metrics=metrics, progress=progress, spare=spare)
         except DataError:  # before a step was begun
@@ -83,16 +72,37 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            raise TrainingError(
-                f"the memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
-                f"layers={config.layers}{wanted_memory(error)}; lower one of them, or give implementation=reference"
-            ) from None
+            raise _too_large(config, error) from None
         finally:
             run.feed.close()
             progress.close()
         metrics.event("end", step=run.step, reason=reason)
     print(f"{reason} at step {run.step:,} of {config.steps:,}", flush=True)
     return 0 if reason == FINISHED else stop.exit_code
+
+
+def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]]) -> None:
+    """Write down what this process trains on, and from which step."""
+    metrics.event(
+        "start",
+        device=run.device.type,
+        device_name=device_name(run.device),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        resumed_from=run.step,  # 0: from the beginning
+        steps=run.config.steps,
+        batch_size=run.config.batch_size,
+        images_per_epoch=run.feed.count,
+        refused=[{"name": name, "reason": reason} for name, reason in refused],
+    )
+
+
+def _too_large(config: TrainConfig, error: BaseException) -> TrainingError:
+    """Say which settings need less memory."""
+    return TrainingError(
+        f"the memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
+        f"layers={config.layers}{wanted_memory(error)}; lower one of them, or give implementation=reference"
+    )
 
 
 def _loop(
@@ -124,7 +134,7 @@ def _loop(
 
         began_s = time.monotonic()
         try:
-            run.advance(look=stop.check)
+            run.advance(check_stop=stop.check)
         except Stopped:
             continue  # it was waiting for data: the step was not begun
         trained_images += config.batch_size
@@ -147,8 +157,10 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
     run.check()
     try:
         batch = evaluation_batch(run.config, memory_bytes(run.device))
-        images = run.feed.images_of(data.judged_on("valid"), batch, run.config.validate_images, look=stop.check)
-        score = evaluate(run.judged, images, before_batch=stop.check)
+        images = run.feed.eval_batches(
+            data.eval_split("valid"), batch, run.config.validate_images, check_stop=stop.check
+        )
+        score = evaluate(run.eval_net, images, before_batch=stop.check)
     except Stopped:
         return False
     except (RuntimeError, MemoryError) as error:
@@ -204,7 +216,7 @@ def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
 
     try:
         levels = draw(
-            run.judged,
+            run.eval_net,
             config.data,
             count=config.samples,
             seed=config.seed,

@@ -39,7 +39,7 @@ class Training:
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = _optimizer(config, self.net)
         self.feed = Feed(config, data, device)
-        self.feed.told = self.net.told if isinstance(self.net, Conditioned) else None
+        self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.data_id = data.id
         self.step = 0
         self.position = 0  # training images seen, over all epochs
@@ -50,7 +50,7 @@ class Training:
         self._norms = torch.zeros((), device=device)  # not finite as soon as one gradient since the last check was not
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_net(self) -> nn.Module:
         """The network to evaluate and to draw from: the running mean of the weights if there is one."""
         return self.net if self.ema is None else self.ema
 
@@ -59,18 +59,18 @@ class Training:
         """Passes over the training images so far."""
         return self.position / self.feed.count
 
-    def advance(self, rate: float | None = None, *, look: Callable[[], None] = lambda: None) -> None:
+    def advance(self, rate: float | None = None, *, check_stop: Callable[[], None] = lambda: None) -> None:
         """Do one step. On a GPU this only queues it: nothing here waits for a result.
 
         Args:
             rate: learning rate, if not the settings' schedule decides it.
-            look: called while data are waited for; what it raises ends the step before it has changed anything.
+            check_stop: called while data are waited for; what it raises ends the step before it has changed anything.
 
         Raises:
             DataError: a shard is damaged or did not come.
         """
         config = self.config
-        levels, values = self.feed.at(self.position, look)  # (B, C, H, W), (B, 2V)
+        levels, values = self.feed.at(self.position, check_stop)  # (B, C, H, W), (B, 2V)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step) if rate is None else rate
         nats = nats_per_image(self.net, levels, values).mean()
@@ -167,7 +167,7 @@ class Training:
         _load_weights(self.net, saved, saved.model)
         if self.ema is not None:  # switched on for this run: it begins at the weights
             _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)
-        self.feed.told = self.net.told if isinstance(self.net, Conditioned) else None
+        self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.optimizer.load_state_dict(saved.optimizer)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.weight_decay  # the settings of this run hold, not the checkpoint's

@@ -148,7 +148,7 @@ def test_masks_hold_through_training_weight_decay_running_mean_and_checkpoint(
     again = Training(config, Dataset("digits", images, images, images), torch.device("cpu"))
     again.restore(saved)
     judged = network_of(saved, torch.device("cpu"))
-    for net in (run.net, run.judged, again.net, again.judged, judged):
+    for net in (run.net, run.eval_net, again.net, again.eval_net, judged):
         moved = {name for name, weight in net.state_dict().items() if not torch.equal(weight, begun[name])}
         assert moved == begun.keys()
         for one in (net.small, net.large) if isinstance(net, MultiScale) else (net,):

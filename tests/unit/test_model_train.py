@@ -265,16 +265,16 @@ def test_what_is_evaluated_and_drawn_from_is_the_running_mean_of_the_weights(tmp
         training.advance()
         keep = min(0.5, (1 + step) / (10 + step))
         mean = [keep * old + (1 - keep) * new for old, new in zip(mean, training.net.parameters(), strict=True)]
-    for got, wanted in zip(training.judged.parameters(), mean, strict=True):
+    for got, wanted in zip(training.eval_net.parameters(), mean, strict=True):
         torch.testing.assert_close(got, wanted)
     saved = training.checkpoint()
     asked = network_of(saved, torch.device("cpu"))
     levels = training.feed.images[:5]
-    assert torch.equal(asked(levels), training.judged(levels))
+    assert torch.equal(asked(levels), training.eval_net(levels))
     assert not torch.equal(asked(levels), training.net(levels))
     without = Training(config.model_copy(update={"ema": 0.0}), load_data("digits"), torch.device("cpu"))
     without.restore(saved)
-    assert without.judged is without.net
+    assert without.eval_net is without.net
 
 
 def test_masks_hold_in_the_running_mean_too() -> None:
@@ -283,9 +283,9 @@ def test_masks_hold_in_the_running_mean_too() -> None:
     for _ in range(3):
         training.advance()
     levels = training.feed.images[:2].clone()
-    before = training.judged(levels)
+    before = training.eval_net(levels)
     levels[:, :, 4:] = 0  # rows 4 and on are the future of row 4's first pixel and of all before it
-    after = training.judged(levels)
+    after = training.eval_net(levels)
     assert torch.equal(before[:, :, :, :4], after[:, :, :, :4])
     assert torch.equal(before[:, :, :, 4, 0], after[:, :, :, 4, 0])
 

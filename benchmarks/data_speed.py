@@ -37,7 +37,7 @@ from model.data.manifest import Image, Manifest, Shard
 from model.data.prepare.shard_writer import ShardWriter
 from model.data.shards import ShardFiles
 from model.data.shuffle import BLOCK, POOL, Order, Strategy
-from tests.data_files import Drive, crops, typestore, write_bag, write_bag_archive, write_png_tar
+from tests.support.data_files import Drive, crops, typestore, write_bag, write_bag_archive, write_png_tar
 
 SIDE, ROUNDS = 64, 3
 Timed = Callable[[], float]  # does the work, returns the amount of it

@@ -10,7 +10,7 @@ class PixelCNN(PixelNetwork):
     """The convolutional network: 7x7 mask A, `layers` residual blocks of 3x3 mask B, the head.
 
     Its field is bounded, and blind to a part at the right of the rows above (van den Oord et al. 2016, arXiv
-    1606.05328, section 2.2). The exact field is in `tests/unit/test_model_fields.py`.
+    1606.05328, section 2.2). The exact field is in `tests/unit/model/networks/test_fields.py`.
 
     Args:
         channels: colours of a pixel, C.

@@ -23,7 +23,7 @@ from model.config.data_recipe import Options
 from model.data.prepare.prepare import prepare
 from model.data.prepare.verify import verify
 from model.training.checkpoint import digest, load, path_of, steps_in
-from tests.data_files import Drive, write_bag, write_bag_archive
+from tests.support.data_files import Drive, write_bag, write_bag_archive
 
 pytestmark = pytest.mark.slow
 

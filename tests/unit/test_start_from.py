@@ -13,7 +13,7 @@ from orchestrator import start_from
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec
 from orchestrator.store import RunStore
-from tests.unit.test_model_checkpoint import made
+from tests.unit.model.training.test_checkpoint import made
 
 
 def spec(trainer: TrainConfig | None, **more: object) -> RunSpec:

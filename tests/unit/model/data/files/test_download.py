@@ -22,7 +22,7 @@ from model.data.files.download import Patience, fetch, fetch_all
 from model.data.prepare.prepare import prepare
 from model.data.prepare.verify import verify
 from model.errors import DataError
-from tests.data_files import write_amat
+from tests.support.data_files import write_amat
 
 CONTENT = hashlib.sha256(b"").digest() * 9000  # 288,000 bytes
 OTHER = CONTENT[::-1]

@@ -16,7 +16,7 @@ from model.networks.base import PixelNetwork
 from model.networks.multiscale import MultiScale
 from model.training.checkpoint import load, save
 from model.training.state import Training, network_of
-from tests.networks import (
+from tests.support.networks import (
     KINDS,
     condition_dependencies,
     condition_field,

@@ -12,7 +12,7 @@ from model.config import DatasetFacts
 from model.networks.likelihood import bits_per_dim, evaluate, nats_per_image
 from model.networks.pixelcnn import PixelCNN
 from model.sampling.generate import draw
-from tests.networks import KINDS, network
+from tests.support.networks import KINDS, network
 
 torch.set_num_threads(1)
 

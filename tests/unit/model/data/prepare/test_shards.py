@@ -30,7 +30,7 @@ from model.data.prepare.shard_writer import JOURNAL, ShardWriter, images_per_sha
 from model.data.prepare.verify import verify
 from model.errors import DataError
 from model.meter import Meter, amount
-from tests.data_files import crops, write_amat, write_png_tar
+from tests.support.data_files import crops, write_amat, write_png_tar
 
 IMAGE = Image(8, 8, 3, 256)
 COLUMNS = (Column("angle", "<f4", "rad"), Column("label", "|u1"))

@@ -27,7 +27,7 @@ from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.state import network_of
 from model.training.stop import StopFlag
-from tests.networks import network
+from tests.support.networks import network
 
 torch.set_num_threads(1)
 

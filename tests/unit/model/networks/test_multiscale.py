@@ -28,7 +28,7 @@ from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.state import Training, network_of
 from model.training.stop import StopFlag
-from tests.networks import network, open_relus
+from tests.support.networks import network, open_relus
 
 torch.set_num_threads(1)
 

@@ -113,9 +113,13 @@ def test_cached_knows_every_wiring(kind: str, wiring: dict[str, Any]) -> None:
 def test_native_draws_what_the_plain_sampler_draws_interpreted() -> None:
     """Without compiling, which would take longer than all other tests: numba leaves it out in a process of its own."""
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     subprocess.run(
-        [sys.executable, "-m", "tests.unit.test_model_sampling"], env=environment, cwd=root, check=True, timeout=120
+        [sys.executable, "-m", "tests.unit.model.sampling.test_samplers"],
+        env=environment,
+        cwd=root,
+        check=True,
+        timeout=120,
     )
 
 

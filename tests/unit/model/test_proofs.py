@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "model.md").read_text())
+ROOT = Path(__file__).parents[3]
+NAMED = re.findall(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "model.md").read_text())
 
 
 def test_the_table_is_found() -> None:
@@ -17,4 +17,4 @@ def test_the_table_is_found() -> None:
 
 @pytest.mark.parametrize(("file", "test"), NAMED, ids=lambda name: name)
 def test_a_test_that_the_docs_name_is_there(file: str, test: str) -> None:
-    assert f"def {test}(" in (ROOT / "tests" / "unit" / file).read_text()
+    assert f"def {test}(" in (ROOT / "tests" / "unit" / "model" / file).read_text()

@@ -10,7 +10,7 @@ from torch import nn
 
 from model.networks.likelihood import nats_per_image
 from model.networks.masked_conv import MaskedConv2d, causal_mask, colour_of
-from tests.networks import dependencies, network, open_relus, strictly_before
+from tests.support.networks import dependencies, network, open_relus, strictly_before
 
 torch.set_num_threads(1)
 

@@ -24,7 +24,7 @@ from model.sampling.generate import draw
 from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
 from model.training.stop import StopFlag
-from tests.data_files import (
+from tests.support.data_files import (
     Drive,
     crops,
     write_amat,

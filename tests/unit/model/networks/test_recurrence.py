@@ -16,7 +16,7 @@ from model.networks.build import build
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
 from model.networks.likelihood import nats_per_image
 from model.networks.row_lstm import RowLSTM
-from tests.networks import network
+from tests.support.networks import network
 
 
 def seen_colours(out: int, into: int, colours: int) -> Tensor:

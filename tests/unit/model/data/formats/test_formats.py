@@ -25,7 +25,7 @@ from model.data.formats import cifar, mnist
 from model.data.prepare.prepare import prepare
 from model.data.prepare.verify import verify
 from model.errors import DataError, SetupError
-from tests.data_files import (
+from tests.support.data_files import (
     Pixels,
     add,
     cifar_batches,

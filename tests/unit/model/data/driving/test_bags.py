@@ -30,7 +30,7 @@ from model.data.manifest import Manifest
 from model.data.prepare.prepare import prepare
 from model.data.prepare.verify import verify
 from model.errors import DataError
-from tests.data_files import (
+from tests.support.data_files import (
     BEGAN_NS,
     Drive,
     speed_at,
@@ -42,7 +42,7 @@ from tests.data_files import (
 
 SIZE = 16
 SHORT = Drive(seconds=2)
-PAGE = Path(__file__).parents[2] / "docs" / "data-damage.md"
+PAGE = Path(__file__).parents[5] / "docs" / "data-damage.md"
 
 
 def made(source: Path, out: Path, **options: object) -> Manifest:
@@ -415,12 +415,12 @@ def test_a_number_that_is_none_becomes_nan_and_costs_nothing_else(value: str, tm
 
 
 def test_an_infinite_sample_of_a_bag_becomes_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.data_files.steering_at", lambda t: np.inf if 0.13 < t < 0.15 else 0.5)
+    monkeypatch.setattr("tests.support.data_files.steering_at", lambda t: np.inf if 0.13 < t < 0.15 else 0.5)
     made(write_bag(tmp_path / "a.bag", Drive(seconds=1, fps=7)), tmp_path / "out")
     angles = rows(tmp_path / "out")["steering_angle"]
     assert np.isnan(angles).tolist() == [False, True, *[False] * 5]
     assert (np.delete(angles, 1) == 0.5).all()
-    monkeypatch.setattr("tests.data_files.speed_at", lambda t: 1e100)
+    monkeypatch.setattr("tests.support.data_files.speed_at", lambda t: 1e100)
     path = write_bag(tmp_path / "b.bag", Drive(seconds=1, topics=("camera", "twist")))
     made(path, tmp_path / "twist")
     assert np.isnan(rows(tmp_path / "twist")["speed"]).all()

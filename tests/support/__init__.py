@@ -1,0 +1,1 @@
+"""What several tests share: data, networks and stand-ins to test against."""

@@ -1,16 +1,40 @@
-"""What befalls instances and the market by a fault's word: events when an instance is launched, states at once."""
+"""What a fault does: its event to an instance that was launched, its state to the account and the market at once."""
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from infra.local import ec2, market
+from infra.local.conditions import Conditions
 from infra.local.faults import Fault
 from infra.local.host import Quirks
 from infra.local.moves import Move
 
-if TYPE_CHECKING:
-    from infra.local.cloud import Cloud
+Later = Callable[[float, Callable[[], object]], None]
+
+
+class FaultTarget(Protocol):
+    """What faults need of the cloud. An action on an instance that does not run raises."""
+
+    def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
+        """Interrupt a spot instance; `notice_s` None is the cloud's usual notice."""
+
+    def rebalance(self, instance_id: str) -> None:
+        """Recommend a rebalance."""
+
+    def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
+        """Let the host hang, or go on."""
+
+    def cut(self, instance_id: str, after_bytes: int | None) -> None:
+        """Reset the SSH connections now, or the next one after so many bytes."""
+
+    def set_link(self, instance_id: str, *, down: bool) -> None:
+        """Refuse SSH connections, or accept them again."""
+
+    def fill_disk(self, instance_id: str, *, full: bool) -> None:
+        """Let no file of the instance grow, or let them grow again."""
+
+    def move_prices(self, move: Move) -> None:
+        """Move spot prices, and interrupt instances that are outbid."""
 
 
 def quirks(faults: list[Fault]) -> Quirks:
@@ -33,56 +57,52 @@ def hidden_s(faults: list[Fault]) -> float:
     return max((fault.get("for_s") for fault in faults if fault.event == "not-found"), default=0.0)
 
 
-Later = Callable[[float, Callable[[], object]], None]
-
-
-def plan(cloud: "Cloud", instance_id: str, faults: list[Fault], later: Later) -> None:
+def plan(target: FaultTarget, instance_id: str, faults: list[Fault], later: Later) -> None:
     """Plan what happens to an instance that runs now; `later(seconds, action)` does it, unless it is gone by then."""
     for fault in faults:
-        actions = _actions(cloud, instance_id, fault)
+        actions = _actions(target, instance_id, fault)
         for delay_s, action in actions:
             later(fault.get("after_s") + delay_s, action)
 
 
-def _actions(cloud: "Cloud", instance_id: str, fault: Fault) -> list[tuple[float, Callable[[], object]]]:
+def _actions(target: FaultTarget, instance_id: str, fault: Fault) -> list[tuple[float, Callable[[], object]]]:
     """(seconds after `after_s`, action) of one event; none for what was done at the launch."""
     for_s = fault.numbers.get("for_s")
     undone = for_s if for_s is not None else 0.0
 
     def interrupt(notice: bool, terminate: bool) -> Callable[[], object]:
         notice_s = fault.numbers.get("notice_s")
-        return lambda: cloud.interrupt(instance_id, notice=notice, notice_s=notice_s, terminate=terminate)
+        return lambda: target.interrupt(instance_id, notice=notice, notice_s=notice_s, terminate=terminate)
 
     def switched(switch: Callable[[bool], object]) -> list[tuple[float, Callable[[], object]]]:
         return [(0.0, lambda: switch(True)), *([(undone, lambda: switch(False))] if for_s is not None else [])]
 
     if fault.event == "cut-link" and (for_s is None or "after_bytes" in fault.numbers):
         after_bytes = fault.numbers.get("after_bytes")
-        return [(0.0, lambda: cloud.cut(instance_id, None if after_bytes is None else int(after_bytes)))]
+        return [(0.0, lambda: target.cut(instance_id, None if after_bytes is None else int(after_bytes)))]
     by_event: dict[str, Callable[[], list[tuple[float, Callable[[], object]]]]] = {
         "interruption": lambda: [(0.0, interrupt(True, True))],
         "interruption-without-notice": lambda: [(0.0, interrupt(False, True))],
         "notice-without-interruption": lambda: [(0.0, interrupt(True, False))],
-        "rebalance": lambda: [(0.0, lambda: cloud.rebalance(instance_id))],
-        "frozen-host": lambda: switched(lambda on: cloud.freeze(instance_id, thaw=not on)),
-        "cut-link": lambda: switched(lambda on: cloud.set_link(instance_id, down=on)),
-        "full-disk": lambda: switched(lambda on: cloud.fill_disk(instance_id, full=on)),
+        "rebalance": lambda: [(0.0, lambda: target.rebalance(instance_id))],
+        "frozen-host": lambda: switched(lambda on: target.freeze(instance_id, thaw=not on)),
+        "cut-link": lambda: switched(lambda on: target.set_link(instance_id, down=on)),
+        "full-disk": lambda: switched(lambda on: target.fill_disk(instance_id, full=on)),
     }
     return by_event[fault.event]() if fault.event in by_event else []
 
 
-def apply_state(cloud: "Cloud", fault: Fault) -> None:
+def apply_state(target: FaultTarget, conditions: Conditions, fault: Fault) -> None:
     """Make it so: a pool's room, a quota, a price, no image."""
     if fault.state == "capacity":
-        cloud.capacity[(fault.type or "", fault.zone or "")] = int(fault.get("count"))
+        conditions.set_capacity(fault.type or "", fault.zone or "", int(fault.get("count")))
     elif fault.state == "quota":
-        cloud.account.set(fault.code, fault.get("vcpus"), fault.region)
+        conditions.account.set(fault.code, fault.get("vcpus"), fault.region)
     elif fault.state == "no-image":
-        cloud.without_images.update([fault.region] if fault.region else market.regions())
-        ec2.hide_images(cloud.without_images)
+        conditions.remove_images([fault.region] if fault.region else ())
     else:
         usd_h = fault.numbers.get("usd_h")
         move = Move(
             time.time() + fault.get("after_s"), usd_h, fault.get("factor", 1.0), fault.type, fault.zone, fault.region
         )
-        cloud.move_prices(move)
+        target.move_prices(move)

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.local import befalls, ec2
+from infra.local.conditions import Conditions
 from infra.local.ec2 import Ec2Instance
 from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
 from infra.local.faults import Call, Fault, FaultList
 from infra.local.host import EmbeddedHost, HostFacts
-from infra.local.moves import Move, MovedMarket
+from infra.local.moves import Move
 from infra.local.processes import Children
-from infra.local.quotas import Account
 from infra.local.wire import ApiError
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
@@ -58,10 +58,7 @@ class Cloud:
         self.settings = settings
         self.cloud_id = secrets.token_hex(8)
         self.faults = FaultList()
-        self.capacity: dict[tuple[str, str], int] = {}
-        self.account = Account()
-        self.prices = MovedMarket()
-        self.without_images: set[str] = set()
+        self.conditions = Conditions()
         self.requests: dict[str, int] = {}
         self.lock = threading.RLock()
         self.api_url = ""
@@ -88,7 +85,7 @@ class Cloud:
         """Give a new record its host and let it boot; call with the lock held, from an API thread."""
         facts = self._facts(record)
         folder = self._state / "instances" / record.id
-        events = list(self.faults.befall(Call("", facts.zone, facts.instance_type, facts.lifecycle)))
+        events = list(self.faults.strike_instance(Call("", facts.zone, facts.instance_type, facts.lifecycle)))
         host = EmbeddedHost(
             facts,
             folder=folder,
@@ -258,21 +255,17 @@ class Cloud:
     def apply(self, fault: Fault) -> None:
         """Take a fault in: it waits for its calls and instances, or, a state, it is so at once."""
         if fault.state:
-            befalls.apply_state(self, fault)
+            befalls.apply_state(self, self.conditions, fault)
         self.faults.add(fault)
 
-    def be_kind(self) -> None:
+    def clear_faults(self) -> None:
         """No fault, no move of prices, no limit of capacity or quota any more."""
         self.faults.clear()
-        self.prices.clear()
-        self.capacity.clear()
-        self.account.clear()
-        self.without_images.clear()
-        ec2.hide_images(self.without_images)
+        self.conditions.clear()
 
     def move_prices(self, move: Move) -> None:
         """Spot prices move; whoever bids less than they cost then is interrupted, with notice."""
-        self.prices.add(move)
+        self.conditions.prices.add(move)
         delay_s = max(0.0, move.time - time.time())
         self.in_loop(lambda: self._loop.call_later(delay_s, self._interrupt_outbid, move))
 
@@ -281,7 +274,7 @@ class Cloud:
             pool = (record.instance_type, str(record.availability_zone))
             if record.state != "running" or record.max_price_usd_h is None or not move.is_meant(*pool):
                 continue
-            if self.prices.spot_usd_h(*pool, time.time()) > record.max_price_usd_h:
+            if self.conditions.prices.spot_usd_h(*pool, time.time()) > record.max_price_usd_h:
                 with contextlib.suppress(RefusedError):
                     self.interrupt(record.id, notice=True, notice_s=None, terminate=True)
 

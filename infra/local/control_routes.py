@@ -38,7 +38,7 @@ class ControlRoutes:
             "thaw": lambda body: cloud.freeze(body["instance_id"], thaw=True),
             "cut": lambda body: cloud.cut(body["instance_id"], body.get("after_bytes")),
             "add-faults": self._add_faults,
-            "clear-faults": lambda _: cloud.be_kind(),
+            "clear-faults": lambda _: cloud.clear_faults(),
             "fill-disk": lambda body: cloud.fill_disk(body["instance_id"], full=bool(body.get("full", True))),
             "set-link": lambda body: cloud.set_link(body["instance_id"], down=bool(body["down"])),
             "dump": lambda _: dump(cloud),
@@ -84,15 +84,14 @@ class ControlRoutes:
             self._cloud.apply(fault)
 
     def _set_capacity(self, body: dict[str, Any]) -> None:
-        pool = (str(body["type"]), str(body["zone"]))
-        if body.get("count") is None:
-            self._cloud.capacity.pop(pool, None)
-        else:
-            self._cloud.capacity[pool] = int(body["count"])
+        count = body.get("count")
+        conditions = self._cloud.conditions
+        conditions.set_capacity(str(body["type"]), str(body["zone"]), None if count is None else int(count))
 
     def _set_quota(self, body: dict[str, Any]) -> None:
         vcpus = body.get("vcpus")
-        self._cloud.account.set(str(body["code"]), None if vcpus is None else float(vcpus), body.get("region"))
+        account = self._cloud.conditions.account
+        account.set(str(body["code"]), None if vcpus is None else float(vcpus), body.get("region"))
 
     def _expect(self, body: dict[str, Any]) -> None:
         """A process is about to launch; it may also say how long a notice is from now on."""

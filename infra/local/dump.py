@@ -15,9 +15,9 @@ def dump(cloud: Cloud) -> dict[str, Any]:
         "instances": cloud.describe(),
         "security_groups": [group for region in market.regions() for group in ec2.security_groups(region)],
         "faults": [fault.described() for fault in cloud.faults.all()],
-        "capacity": [{"type": name, "zone": zone, "count": n} for (name, zone), n in cloud.capacity.items()],
-        "quotas": cloud.account.described(),
-        "prices": [dataclasses.asdict(move) for move in cloud.prices.moves()],
-        "without_images": sorted(cloud.without_images),
+        "capacity": [{"type": name, "zone": zone, "count": n} for (name, zone), n in cloud.conditions.capacity.items()],
+        "quotas": cloud.conditions.account.described(),
+        "prices": [dataclasses.asdict(move) for move in cloud.conditions.prices.moves()],
+        "without_images": sorted(cloud.conditions.without_images),
         "requests": dict(sorted(cloud.requests.items())),
     }

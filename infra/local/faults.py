@@ -3,7 +3,7 @@
 A file is a list, or a mapping with `faults` (the list) and `seed`. An entry is one of three kinds:
 
     - {operation: RunInstances, error: InsufficientInstanceCapacity, zone: us-east-1a, times: 2}    # a call is refused
-    - {event: interruption, type: p2.xlarge, after_s: 20, notice_s: 5, probability: 0.5}    # it befalls an instance
+    - {event: interruption, type: p2.xlarge, after_s: 20, notice_s: 5, probability: 0.5}    # it strikes an instance
     - {state: quota, code: L-7212CCBC, vcpus: 0}    # so it is from now on
 
 Which calls and which instances is said by `region`, `zone`, `type` and `market`; how many of those by `skip` (so many
@@ -308,7 +308,7 @@ def table() -> str:
 
 
 class FaultList:
-    """The faults in force: calls that are refused, and what befalls instances."""
+    """The faults in force: calls that are refused, and events that strike instances."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -334,8 +334,8 @@ class FaultList:
             if fault.operation and fault.served == served and only(fault) and fault.strikes(call):
                 raise api_error(fault.error, call, fault.message)
 
-    def befall(self, instance: Call) -> Iterable[Fault]:
-        """What befalls a new instance: each event that strikes it, counted."""
+    def strike_instance(self, instance: Call) -> Iterable[Fault]:
+        """Return the events that strike a new instance, each of them counted."""
         return [fault for fault in self._faults if fault.event and fault.strikes(instance)]
 
 

@@ -186,13 +186,13 @@ class Fleets:
         def price(pool: PoolWanted) -> float:
             try:
                 if market_name == "spot" and pool.zone:
-                    return self._cloud.prices.spot_usd_h(pool.instance_type, pool.zone, time.time())
+                    return self._cloud.conditions.prices.spot_usd_h(pool.instance_type, pool.zone, time.time())
                 return market.on_demand_usd_h(pool.instance_type, market.region_of(pool.zone or "us-east-1a"))
             except KeyError:
                 return float("inf")
 
         def room(pool: PoolWanted) -> float:
-            limit = self._cloud.capacity.get((pool.instance_type, pool.zone or ""))
+            limit = self._cloud.conditions.capacity.get((pool.instance_type, pool.zone or ""))
             if limit is None:
                 return float("inf")
             return limit - self._cloud.used(pool.instance_type, pool.zone or "")

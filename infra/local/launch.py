@@ -94,7 +94,7 @@ class Launcher:
         self._check_quota(instance_type, zone, call, _count(form))
         if max_price is not None:
             self._check_max_price(max_price, call)
-        room = self._cloud.capacity.get((instance_type, zone))
+        room = self._cloud.conditions.capacity.get((instance_type, zone))
         if room is not None and self._cloud.used(instance_type, zone) + _count(form) > room:
             raise api_error("InsufficientInstanceCapacity", call)
 
@@ -103,11 +103,11 @@ class Launcher:
         quota = quotas.quota_for(instance_type, call.market or "on-demand")
         more = count * quotas.vcpus(instance_type)
         region = market.region_of(zone)
-        if self._cloud.account.has_room(quota, region, self._cloud.counted(), more):
+        if self._cloud.conditions.account.has_room(quota, region, self._cloud.counted(), more):
             return
         if quota.market == "spot":
             raise api_error("MaxSpotInstanceCountExceeded", call)
-        limit = f"{self._cloud.account.value(quota.code, region):.0f}"
+        limit = f"{self._cloud.conditions.account.value(quota.code, region):.0f}"
         raise api_error("VcpuLimitExceeded", call, vcpu_limit=limit)
 
     def _check_max_price(self, max_price: str, call: Call) -> None:
@@ -119,7 +119,7 @@ class Launcher:
             raise ApiError(
                 "InvalidParameterValue", f"Invalid value '{max_price}' for spot price. Must be greater than 0.001."
             )
-        spot_usd_h = self._cloud.prices.spot_usd_h(call.type or "", call.zone or "", time.time())
+        spot_usd_h = self._cloud.conditions.prices.spot_usd_h(call.type or "", call.zone or "", time.time())
         if usd_h < spot_usd_h:
             raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
 

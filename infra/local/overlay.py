@@ -151,7 +151,7 @@ class Overlay:
         if service == "pricing" and operation == "GetProducts":
             answer = pricelist.get_products(request)
         elif service == "servicequotas" and operation in QUOTA_OPERATIONS:
-            answer = self._cloud.account.answer(operation, request, region, ec2.ACCOUNT_ID)
+            answer = self._cloud.conditions.account.answer(operation, request, region, ec2.ACCOUNT_ID)
         else:
             raise ApiError("UnknownOperationException", f"Not in the embedded cloud: {operation}")
         return json_reply(answer)
@@ -182,7 +182,7 @@ class Overlay:
             "DeleteLaunchTemplate": lambda: self._fleets.delete_template(region, form, moto),
             "TerminateInstances": lambda: self._terminate(region, form),
             "DescribeSpotPriceHistory": lambda: prices.describe_spot_price_history(
-                region, form, history=self._cloud.prices.history
+                region, form, history=self._cloud.conditions.prices.history
             ),
         }
         reply = ours[operation]() if operation in ours else self._by_moto(operation, region, form, moto)
@@ -229,7 +229,7 @@ class Overlay:
         from moto.ssm.models import Parameter, ssm_backends
 
         parameters = ssm_backends[ec2.ACCOUNT_ID][region]._parameters
-        if region in self._cloud.without_images:
+        if region in self._cloud.conditions.without_images:
             self._ssm_regions.discard(region)
             for image in images.images(region):
                 parameters.pop(image.parameter, None)

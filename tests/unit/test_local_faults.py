@@ -185,9 +185,9 @@ def test_the_seed_of_a_file_is_for_all_of_it_and_differs_from_entry_to_entry(tmp
 def test_an_event_befalls_the_instances_that_it_names() -> None:
     faults = make({"event": "rebalance", "zone": "us-east-1a", "times": 1}, {"event": "wrong-host-key"}, ICE)
     here, there = Call("", "us-east-1a", "p2.xlarge", "spot"), Call("", "us-east-1b", "p2.xlarge", "spot")
-    assert [fault.event for fault in faults.befall(there)] == ["wrong-host-key"]
-    assert [fault.event for fault in faults.befall(here)] == ["rebalance", "wrong-host-key"]
-    assert [fault.event for fault in faults.befall(here)] == ["wrong-host-key"]
+    assert [fault.event for fault in faults.strike_instance(there)] == ["wrong-host-key"]
+    assert [fault.event for fault in faults.strike_instance(here)] == ["rebalance", "wrong-host-key"]
+    assert [fault.event for fault in faults.strike_instance(here)] == ["wrong-host-key"]
 
 
 def test_an_answer_that_is_lost_strikes_after_the_work() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-INFRA = Path(__file__).parents[2] / "infra"
+INSTANCE = Path(__file__).parents[2] / "infra" / "instance"
 REAL = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]  # without our environment's packages
 
 # A Python of any version. Its packages lie in `site` beside it; `-m venv` and `-m pip` do what the machine lets them:
@@ -78,7 +78,7 @@ def machine(tmp_path: Path) -> Path:
     (tmp_path / "run" / "bin").mkdir(parents=True)
     (tmp_path / "programs").mkdir()
     for name in ("bootstrap.sh", "common.sh", "data.sh", "torch_builds.json"):
-        shutil.copy(INFRA / name, tmp_path / "run" / "bin")
+        shutil.copy(INSTANCE / name, tmp_path / "run" / "bin")
     tools = ["bash", "cat", "chmod", "cp", "date", "env", "grep", "ln", "mkdir", "mv", "rm", "sh", "touch", "true"]
     for name in [*tools, *(["flock"] if shutil.which("flock") else [])]:
         (tmp_path / "programs" / name).symlink_to(str(shutil.which(name)))
@@ -315,10 +315,10 @@ def test_a_torch_that_was_installed_and_sees_no_gpu_is_refused_unless_the_cpu_is
     ("name", "has"), [("Tesla T4", True), ("NVIDIA A10G", True), ("Tesla K80", True), ("GRID K520", False)]
 )
 def test_the_table_says_what_is_installed_for_a_gpu(name: str, has: bool) -> None:
-    table = json.loads((INFRA / "torch_builds.json").read_text())
+    table = json.loads((INSTANCE / "torch_builds.json").read_text())
     capability = next(cc for gpu_name, cc in table["gpus"].items() if gpu_name in name)
     assert any(capability in build["capabilities"] for build in table["builds"]) is has
-    assert os.access(INFRA / "bootstrap.sh", os.R_OK)
+    assert os.access(INSTANCE / "bootstrap.sh", os.R_OK)
 
 
 # -- the Python
@@ -355,7 +355,7 @@ def test_a_python_too_old_for_the_bundled_trainer_is_one_line(machine: Path) -> 
 @pytest.mark.parametrize("words", [("", ""), ("s3://bucket/digits", "")])
 def test_data_are_prepared_by_a_python_that_the_trainers_code_knows(machine: Path, words: tuple[str, str]) -> None:
     python(machine, minor=9)
-    (machine / "run" / "bin" / "s3_data.py").write_text("import sys; sys.exit(4)")
+    (machine / "run" / "bin" / "dataset_sync.py").write_text("import sys; sys.exit(4)")
     (machine / "programs" / "wheels").mkdir()
     code, _, err = run(machine, "data.sh", "digits", *words)
     assert code == 3
@@ -400,7 +400,7 @@ def test_where_no_package_can_help_it_is_one_line_at_once(machine: Path) -> None
 def test_an_environment_whose_making_broke_off_is_made_anew(machine: Path, script: str) -> None:
     site = python(machine, ensurepip=False)
     venv = machine / "pixel-orch" / {"bootstrap": "venv", "s3": "s3-venv", "data": "data-venv"}[script]
-    (machine / "run" / "bin" / "s3_data.py").write_text("")
+    (machine / "run" / "bin" / "dataset_sync.py").write_text("")
     wheels(machine)
     (machine / "programs" / "wheels" / "boto3.py").touch()
     if script == "s3":
@@ -422,7 +422,7 @@ def test_two_scripts_at_once_do_not_run_apt_at_once(machine: Path) -> None:
     python(machine, ensurepip=False)
     wheels(machine)
     (machine / "programs" / "wheels" / "boto3.py").touch()
-    (machine / "run" / "bin" / "s3_data.py").write_text("")
+    (machine / "run" / "bin" / "dataset_sync.py").write_text("")
     busy = "mkdir PROGRAMS/busy || { touch PROGRAMS/collided; exit 100; }\n/bin/sleep 0.2\n"
     text = APT.replace("LOCKED", "0").replace('case "$*" in', busy + 'case "$*" in', 1)
     program(machine, "apt-get", text + "rmdir PROGRAMS/busy\n")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from infra.instance import dataset_sync
 from model.config import TrainConfig
 from model.data import load
 from model.data.prepare import prepare
@@ -19,13 +20,6 @@ from model.data.verify import verify
 from model.recipe import Options
 from orchestrator.errors import SpecError
 from orchestrator.spec import check_data, check_prepare
-
-PATH = Path(__file__).parents[2] / "infra" / "s3_data.py"
-spec = importlib.util.spec_from_file_location("s3_data", PATH)
-assert spec is not None
-assert spec.loader is not None
-s3_data = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(s3_data)
 
 
 class Store:
@@ -44,12 +38,12 @@ class Store:
         path = self.folder / Key.rpartition("/")[2]
         if not path.exists():
             error = {"Error": {"Code": "NoSuchKey", "Message": "The specified key does not exist."}}
-            raise s3_data.ClientError(error, "GetObject")
+            raise ClientError(error, "GetObject")
         return {"Body": io.BytesIO(path.read_bytes())}
 
     def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         if Key not in self.kept:
-            raise s3_data.ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
+            raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
         return {"Metadata": self.kept[Key]}
 
     def put_object(self, *, Bucket: str, Key: str, Body: IO[bytes], Metadata: dict[str, str]) -> None:
@@ -69,8 +63,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fill(store: Store, folder: Path, waits: list[float] | None = None) -> tuple[dict[str, Any], list[list[str]]]:
     there: list[list[str]] = []
     sleep = [].append if waits is None else waits.append
-    source = s3_data.Source("s3://bucket/some/where", store, sleep)
-    told = s3_data.fill(source, str(folder), lambda _: there.append(sorted(p.name for p in folder.glob("[!.]*"))))
+    source = dataset_sync.Source("s3://bucket/some/where", store, sleep)
+    told = dataset_sync.fill(source, str(folder), lambda _: there.append(sorted(p.name for p in folder.glob("[!.]*"))))
     return told, there
 
 
@@ -109,32 +103,36 @@ def test_a_damaged_object_never_gets_its_name(prepared: Path, tmp_path: Path) ->
     shard = damaged / "shard-00001.npy"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     sha256 = hashlib.sha256(shard.read_bytes()).hexdigest()
-    with pytest.raises(s3_data.DataError, match=rf"cannot fetch s3://bucket/some/where/shard-00001.npy: .*{sha256}"):
+    with pytest.raises(
+        dataset_sync.DataError, match=rf"cannot fetch s3://bucket/some/where/shard-00001.npy: .*{sha256}"
+    ):
         fill(Store(damaged), tmp_path / "data")
     assert not (tmp_path / "data" / "shard-00001.npy").exists()
 
 
 def test_what_is_not_there_is_one_line_at_once(tmp_path: Path) -> None:
     store, waits = Store(tmp_path), list[float]()
-    with pytest.raises(s3_data.DataError, match=r"cannot fetch s3://bucket/some/where/manifest.json: .*does not exist"):
+    with pytest.raises(
+        dataset_sync.DataError, match=r"cannot fetch s3://bucket/some/where/manifest.json: .*does not exist"
+    ):
         fill(store, tmp_path / "data", waits)
     assert waits == []
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": 3}))
-    with pytest.raises(s3_data.DataError, match=r"manifest.json is no manifest"):
+    with pytest.raises(dataset_sync.DataError, match=r"manifest.json is no manifest"):
         fill(store, tmp_path / "data")
-    with pytest.raises(s3_data.DataError, match=r"is no place in S3; give s3://BUCKET/PREFIX"):
-        s3_data.Source("https://bucket", store)
+    with pytest.raises(dataset_sync.DataError, match=r"is no place in S3; give s3://BUCKET/PREFIX"):
+        dataset_sync.Source("https://bucket", store)
 
 
 def test_what_was_prepared_is_kept_with_the_manifest_last_and_comes_back_equal(prepared: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.failures = [OSError("reset")]
-    source = s3_data.Source("s3://bucket/some/where", store, lambda _: None)
-    told = s3_data.keep(source, str(prepared))
+    source = dataset_sync.Source("s3://bucket/some/where", store, lambda _: None)
+    told = dataset_sync.keep(source, str(prepared))
     assert told["files"] == len(store.kept) == len(list(prepared.glob("[!.]*")))
     assert list(store.kept)[-1] == "some/where/manifest.json"
     assert told["bytes"] == sum(path.stat().st_size for path in prepared.glob("[!.]*"))
-    assert s3_data.keep(source, str(prepared))["bytes"] == 0  # nothing is written twice
+    assert dataset_sync.keep(source, str(prepared))["bytes"] == 0  # nothing is written twice
     fill(store, tmp_path / "data")
     assert verify(tmp_path / "data") == verify(prepared)
 
@@ -142,18 +140,20 @@ def test_what_was_prepared_is_kept_with_the_manifest_last_and_comes_back_equal(p
 def test_another_file_is_never_written_over(prepared: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.kept["some/where/shard-00001.npy"] = {"sha256": "another"}
-    with pytest.raises(s3_data.DataError, match=r"shard-00001.npy is another file; give another --data-bucket"):
-        s3_data.keep(s3_data.Source("s3://bucket/some/where", store), str(prepared))
+    with pytest.raises(dataset_sync.DataError, match=r"shard-00001.npy is another file; give another --data-bucket"):
+        dataset_sync.keep(dataset_sync.Source("s3://bucket/some/where", store), str(prepared))
     assert "some/where/manifest.json" not in store.kept
 
 
 def test_data_of_another_recipe_are_refused(prepared: Path, tmp_path: Path) -> None:
-    source = s3_data.Source("s3://bucket/some/where", Store(prepared))
+    source = dataset_sync.Source("s3://bucket/some/where", Store(prepared))
     made = json.loads((prepared / "manifest.json").read_text())["recipe"]["asked"]
-    with pytest.raises(s3_data.DataError, match=r'not {"size": 32}; give another --data-bucket, or leave out --prep'):
-        s3_data.fill(source, str(tmp_path / "data"), lambda _: None, {"size": 32})
+    with pytest.raises(
+        dataset_sync.DataError, match=r'not {"size": 32}; give another --data-bucket, or leave out --prep'
+    ):
+        dataset_sync.fill(source, str(tmp_path / "data"), lambda _: None, {"size": 32})
     assert not (tmp_path / "data" / "manifest.json").exists()
-    s3_data.fill(source, str(tmp_path / "data"), lambda _: None, made)
+    dataset_sync.fill(source, str(tmp_path / "data"), lambda _: None, made)
 
 
 @pytest.mark.parametrize(

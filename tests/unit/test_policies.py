@@ -157,7 +157,7 @@ def test_every_call_of_setup_is_in_its_policy() -> None:
 
 
 def test_every_call_of_the_instance_is_in_its_policy() -> None:
-    assert called(ROOT / "infra" / "s3_home.py") <= allowed("instance.json")
+    assert called(ROOT / "infra" / "instance" / "checkpoint_uploader.py") <= allowed("instance.json")
 
 
 def test_the_operator_has_no_permission_that_no_call_needs() -> None:

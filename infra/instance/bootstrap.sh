@@ -5,15 +5,15 @@
 #   bootstrap.sh ROOT bundled     the bundled trainer: torch and its other packages are needed
 #   bootstrap.sh ROOT own         a program of the user's own: torch is installed on a rented GPU only, nothing else is
 #   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: without a driver that works, exit code 3
-#   bootstrap.sh ROOT ... s3      also a Python with boto3, for s3_home.py: its path is `s3_python` in the answer
+#   bootstrap.sh ROOT ... s3      also a Python with boto3, for checkpoint_uploader.py: its path is `s3_python` in the answer
 #   bootstrap.sh ROOT ... cpu     go on, on the CPU, where the GPU cannot be used
 set -euo pipefail
 root=$1
 purpose=$2
-second_home="" allow_cpu="" is_rented_gpu=""
+uploads="" allow_cpu="" is_rented_gpu=""
 for word in "${@:3}"; do
   case $word in
-    s3) second_home=yes ;;
+    s3) uploads=yes ;;
     cpu) allow_cpu=yes ;;
     gpu) is_rented_gpu=yes ;;
   esac
@@ -101,7 +101,7 @@ last_line() { echo "${1##*$'\n'}"; }  # torch may warn before
 # nothing is installed beside the trainer's packages.
 with_boto3() {
   local candidate path makers=()
-  if [ -z "$second_home" ]; then return; fi
+  if [ -z "$uploads" ]; then return; fi
   for candidate in "$1" python3 "$ours/s3-venv/bin/python"; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
     if "$path" -c 'import boto3' 2>/dev/null; then echo "$path"; return; fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The second home of a run's checkpoints: a process beside the agent that carries them to S3, by the instance's role.
+"""Takes a run's checkpoints to S3: a process beside the agent, with the credentials of the instance's role.
 
-    s3_home.py watch ROOT PLACE          carry each finished checkpoint, the metrics and the log, as long as it lives
-    s3_home.py restore ROOT PLACE STEP   fetch the newest whole checkpoints of STEP and later into `out/`
+    checkpoint_uploader.py watch ROOT PLACE          store each finished checkpoint, the metrics and the log
+    checkpoint_uploader.py restore ROOT PLACE STEP   fetch the newest whole checkpoints of STEP and later into `out/`
 
 PLACE is a JSON object: bucket, prefix, region. Below the prefix there are
 
@@ -29,8 +29,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import agent  # type: ignore[import-not-found]  # beside us on the instance: bin/agent.py
+from infra.instance.metadata import Metadata
+from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, sha256_of, write_json
 
 PART_BYTES = 16 << 20
 LOOK_EVERY_S = 1.0
@@ -47,7 +47,7 @@ def client(region: str) -> Any:
     return boto3.client("s3", region_name=region, config=Config(retries=retries, connect_timeout=10, read_timeout=60))
 
 
-class Home:
+class RemoteStore:
     """The place in S3 of one run, and what of this instance is there."""
 
     def __init__(self, root: str, place: dict[str, Any], s3: Any) -> None:
@@ -56,7 +56,7 @@ class Home:
         self.prefix: str = place["prefix"].rstrip("/")
         self.s3 = s3
         self.ledger = os.path.join(root, "agent", "s3.json")
-        known = agent.read_json(self.ledger, {})
+        known = read_json(self.ledger, {})
         self.stored: dict[str, dict[str, Any]] = {entry["sha256"]: entry for entry in known.get("stored", [])}
         self.problem = ""
         self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) as it was sent last
@@ -86,8 +86,8 @@ class Home:
 
     def carry(self) -> None:
         """One round: the checkpoints first, so that a state that says "ended" in S3 has all of them beside it."""
-        state = agent.read_json(os.path.join(self.root, "agent", "state.json"), {})
-        for output in agent.outputs(self.root, state.get("started_at", 0.0)):
+        state = read_json(os.path.join(self.root, "agent", "state.json"), {})
+        for output in outputs(self.root, state.get("started_at", 0.0)):
             if output["sha256"] not in self.stored and output["name"].startswith("checkpoint-"):
                 self.store(output)
         has_ended = state.get("trainer", {}).get("state") == "exited"
@@ -118,7 +118,7 @@ class Home:
         )
         head = self.s3.head_object(Bucket=self.bucket, Key=key)
         is_same = head["ContentLength"] == output["size_bytes"] and head["Metadata"].get("sha256") == output["sha256"]
-        if is_same and os.path.exists(path) and agent.sha256_of(path) == output["sha256"]:
+        if is_same and os.path.exists(path) and sha256_of(path) == output["sha256"]:
             self.stored[output["sha256"]] = output
             self.write_ledger()
 
@@ -150,14 +150,14 @@ class Home:
     def instance_id(self) -> str:
         """Who we are, by the instance metadata."""
         if not self._instance_id:
-            self._instance_id = agent.Metadata().get("instance-id") or "unknown"
+            self._instance_id = Metadata().get("instance-id") or "unknown"
         return self._instance_id
 
     def write_ledger(self) -> None:
         """Tell what is stored; on a full disk the next round tells it."""
         with contextlib.suppress(OSError):
             told = {"stored": list(self.stored.values()), "problem": self.problem, "done": self.is_done}
-            agent.write_json(self.ledger, told)
+            write_json(self.ledger, told)
 
     # -- fetching
 
@@ -171,7 +171,7 @@ class Home:
             part, final = (os.path.join(self.root, "out", one) for one in (f".{name}.part", name))
             wanted = self.s3.head_object(Bucket=self.bucket, Key=key)["Metadata"].get("sha256", "")
             self.s3.download_file(self.bucket, key, part)
-            found = agent.sha256_of(part)
+            found = sha256_of(part)
             if found != wanted:
                 os.unlink(part)
                 refused.append({"name": name, "reason": "its digest in S3 is not what was stored"})
@@ -190,7 +190,7 @@ class Home:
         for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
             for entry in page.get("Contents", []):
                 name = entry["Key"].rpartition("/")[2]
-                match = agent.CHECKPOINT.fullmatch(name)
+                match = CHECKPOINT.fullmatch(name)
                 if match:
                     found.append((int(match.group(1)), name, entry["Key"]))
         return sorted(found, reverse=True)
@@ -204,18 +204,18 @@ def told(error: Exception) -> str:
 def main(argv: list[str]) -> int:
     """Do one verb; see the module's text."""
     verb, root, place = argv[1], os.path.abspath(os.path.expanduser(argv[2])), json.loads(argv[3])
-    home = Home(root, place, client(place["region"]))
+    store = RemoteStore(root, place, client(place["region"]))
     if verb == "watch":
-        home.watch()
+        store.watch()
     elif verb == "restore":
         os.makedirs(os.path.join(root, "out"), exist_ok=True)
         try:
-            answer = home.restore(int(argv[4]))
+            answer = store.restore(int(argv[4]))
         except FAILURES as error:
             answer = {"restored": [], "refused": [], "problem": told(error)}
         print(json.dumps(answer))
     else:
-        raise SystemExit(f"s3_home.py: unknown verb {verb!r}")
+        raise SystemExit(f"checkpoint_uploader.py: unknown verb {verb!r}")
     return 0
 
 

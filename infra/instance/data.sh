@@ -47,7 +47,7 @@ finish() {  # how it was had
 if [ -n "$url" ]; then
   with_s3=$(with_packages "the data bucket" 3.8 boto3 boto3)
   status=0
-  "$with_s3" "$root/bin/s3_data.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
+  "$with_s3" "$root/bin/dataset_sync.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
   if [ "$status" = 0 ]; then finish "fetched"; fi
   if [ "$status" != 4 ]; then exit "$status"; fi
   echo "data: nothing lies at $url yet" >&2
@@ -59,5 +59,5 @@ python=$(with_packages "the preparation of data" 3.10 "numpy PIL pydantic simple
   exit "$status"
 }
 if [ -z "$url" ]; then finish "prepared"; fi
-setsid nohup "$with_s3" "$root/bin/s3_data.py" keep "$data/$name" "$url" >"$data/.$name.keep.log" 2>&1 </dev/null &
+setsid nohup "$with_s3" "$root/bin/dataset_sync.py" keep "$data/$name" "$url" >"$data/.$name.keep.log" 2>&1 </dev/null &
 finish "prepared, and on its way to $url,"

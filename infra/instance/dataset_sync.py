@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fills the folder of a prepared data set from S3, on the instance: the trainer begins when its first shard is there.
 
-    s3_data.py fetch FOLDER s3://BUCKET/PREFIX [ASKED]
-    s3_data.py keep FOLDER s3://BUCKET/PREFIX
+    dataset_sync.py fetch FOLDER s3://BUCKET/PREFIX [ASKED]
+    dataset_sync.py keep FOLDER s3://BUCKET/PREFIX
 
 Below the prefix lie `manifest.json` and the shards, as `pixel-orch data prepare` wrote them. The manifest comes first,
 then the first training shard; then this command returns, and a process that it leaves behind fetches the rest: the
@@ -60,7 +60,7 @@ class Source:
     """
 
     def __init__(self, url: str, s3: Any, sleep: Callable[[float], None] = time.sleep) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        bucket, _, prefix = url[len("s3://") :].partition("/")
         if not url.startswith("s3://") or not bucket:
             raise DataError(f"{url} is no place in S3; give s3://BUCKET/PREFIX")
         self.bucket, self.prefix, self.s3, self.sleep = bucket, prefix.strip("/"), s3, sleep
@@ -257,12 +257,12 @@ def main(argv: list[str]) -> int:
         else:
             fill(Source(url, s3), folder, leave_behind, asked)
     except NothingThereError as error:
-        print(f"s3_data.py: {error}", file=sys.stderr)
+        print(f"dataset_sync.py: {error}", file=sys.stderr)
         return NOTHING_THERE
     except DataError as error:
         if verb == "fetch" and os.path.isdir(folder):
             tell(folder, {"problem": str(error)})
-        print(f"s3_data.py: {error}", file=sys.stderr)
+        print(f"dataset_sync.py: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""The policies of infra/policies: known actions, no more than the code needs, and only what bears our tag."""
+"""The policies of infra/account/policies: known actions, no more than the code needs, and only what bears our tag."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from botocore import xform_name
 
 from infra.local.permissions import may
 
-ROOT = Path(__file__).parents[2]
-POLICIES = ROOT / "infra" / "policies"
+ROOT = Path(__file__).parents[4]
+POLICIES = ROOT / "infra" / "account" / "policies"
 BUCKET = "pixel-orch-123456789012-us-east-1"
 OURS = {"aws:ResourceTag/pixel-orch:managed": "true", "aws:RequestTag/pixel-orch:managed": "true"}
 # One request checks several kinds of resources, and our tag can only be asked of some: AWS's own examples split such an
@@ -232,7 +232,7 @@ def _held(loader: Loader, node: yaml.Node) -> Any:
 
 @pytest.fixture(scope="module")
 def template() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.load((ROOT / "infra" / "stack.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
+    found: dict[str, Any] = yaml.load((ROOT / "infra" / "account" / "stack.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
     return found
 
 
@@ -296,5 +296,7 @@ def test_cfn_lint_has_nothing_to_say() -> None:
     import subprocess
 
     lint = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([lint, ROOT / "infra" / "stack.yaml"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [lint, ROOT / "infra" / "account" / "stack.yaml"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")

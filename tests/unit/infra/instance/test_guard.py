@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.plan import user_data
 
-AGENT = Path(__file__).parents[2] / "infra" / "instance" / "agent.py"
+AGENT = Path(__file__).parents[4] / "infra" / "instance" / "agent.py"
 TICK_S = "0.02"
 LIMIT_S = 20.0
 FAKE = '#!/bin/sh\necho "$0 $*" >> "$PIXEL_ORCH_RUN/log"\n[ "${0##*/}" != systemd-run ]\n'

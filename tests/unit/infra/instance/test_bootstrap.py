@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-INSTANCE = Path(__file__).parents[2] / "infra" / "instance"
+INSTANCE = Path(__file__).parents[4] / "infra" / "instance"
 REAL = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]  # without our environment's packages
 
 # A Python of any version. Its packages lie in `site` beside it; `-m venv` and `-m pip` do what the machine lets them:

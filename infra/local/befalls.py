@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from infra.local.aws.price_moves import Move
 from infra.local.conditions import Conditions
 from infra.local.faults import Fault
 from infra.local.host import Quirks
-from infra.local.moves import Move
 
 Later = Callable[[float, Callable[[], object]], None]
 

@@ -18,15 +18,16 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
-from infra.local import befalls, ec2
+from infra.local import befalls
+from infra.local.aws import moto_ec2
+from infra.local.aws.moto_ec2 import Ec2Instance
+from infra.local.aws.price_moves import Move
+from infra.local.aws.wire import ApiError
 from infra.local.conditions import Conditions
-from infra.local.ec2 import Ec2Instance
 from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
 from infra.local.faults import Call, Fault, FaultList
 from infra.local.host import EmbeddedHost, HostFacts
-from infra.local.moves import Move
 from infra.local.processes import Children
-from infra.local.wire import ApiError
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
 ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
@@ -103,7 +104,7 @@ class Cloud:
         log.info("%s launched: %s %s %s", record.id, facts.instance_type, facts.zone, facts.lifecycle)
 
     def _facts(self, record: Ec2Instance) -> HostFacts:
-        backend = ec2.backend(record.region_name)
+        backend = moto_ec2.backend(record.region_name)
         pair = backend.key_pairs.get(record.key_name) if record.key_name else None
         user_data = str(record.user_data) if record.user_data else ""
         return HostFacts(
@@ -113,12 +114,12 @@ class Cloud:
             instance_type=record.instance_type,
             image_id=record.image_id,
             lifecycle="spot" if record.is_spot else "on-demand",
-            account_id=ec2.ACCOUNT_ID,
+            account_id=moto_ec2.ACCOUNT_ID,
             private_ip=str(record.private_ip),
             launched=record.launch_time.replace(tzinfo=timezone.utc),
             user_data=base64.b64decode(user_data) if user_data else b"",
             authorized_keys=(_public_line(pair),) if pair is not None else (),
-            role=ec2.role_of(record),
+            role=moto_ec2.role_of(record),
             role_key_id=self._role_key(record),
         )
 
@@ -130,7 +131,7 @@ class Cloud:
     def role_of(self, access_key_id: str) -> str | None:
         """The role whose temporary key this is; None if it is none, or its instance is gone."""
         record = self._role_keys.get(access_key_id)
-        return ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
+        return moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
 
     async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:
         began = time.monotonic()

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from infra.local import ec2, market
-from infra.local.moves import MovedMarket
-from infra.local.quotas import Account
+from infra.local.aws import moto_ec2, spot_market
+from infra.local.aws.price_moves import MovedMarket
+from infra.local.aws.quotas import Account
 
 
 class Conditions:
@@ -27,8 +27,8 @@ class Conditions:
 
     def remove_images(self, regions: Iterable[str] = ()) -> None:
         """Remove the Deep Learning AMI from these regions, or from all if none is given."""
-        self.without_images.update(list(regions) or market.regions())
-        ec2.hide_images(self.without_images)
+        self.without_images.update(list(regions) or spot_market.regions())
+        moto_ec2.hide_images(self.without_images)
 
     def clear(self) -> None:
         """Take every limit and every price move away."""
@@ -36,4 +36,4 @@ class Conditions:
         self.capacity.clear()
         self.account.clear()
         self.without_images.clear()
-        ec2.hide_images(self.without_images)
+        moto_ec2.hide_images(self.without_images)

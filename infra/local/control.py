@@ -164,7 +164,7 @@ class EmbeddedCloud:
         self._post("capacity", {"type": instance_type, "zone": zone, "count": count})
 
     def set_quota(self, code: str, vcpus: float | None, *, region: str | None = None) -> None:
-        """What a vCPU quota allows (codes in `infra.local.quotas`), in one region or in all; None is plenty again."""
+        """What a vCPU quota allows (codes: `infra.local.aws.quotas`), in one region or in all; None is plenty again."""
         self._post("quota", {"code": code, "vcpus": vcpus, "region": region})
 
     def instances(self) -> list[dict[str, Any]]:

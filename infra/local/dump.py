@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from infra.local import ec2, market
+from infra.local.aws import moto_ec2, spot_market
 from infra.local.cloud import Cloud
 
 
@@ -13,7 +13,7 @@ def dump(cloud: Cloud) -> dict[str, Any]:
         "cloud_id": cloud.cloud_id,
         "notice_s": cloud.settings.notice_s,
         "instances": cloud.describe(),
-        "security_groups": [group for region in market.regions() for group in ec2.security_groups(region)],
+        "security_groups": [group for region in spot_market.regions() for group in moto_ec2.security_groups(region)],
         "faults": [fault.described() for fault in cloud.faults.all()],
         "capacity": [{"type": name, "zone": zone, "count": n} for (name, zone), n in cloud.conditions.capacity.items()],
         "quotas": cloud.conditions.account.described(),

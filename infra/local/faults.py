@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.local import market, operations, quotas
-from infra.local.errors import NOT_IN_A_DRY_RUN, STATUS_AND_TEXT, error_from
-from infra.local.wire import ApiError
+from infra.local.aws import operations, quotas, spot_market
+from infra.local.aws.errors import NOT_IN_A_DRY_RUN, STATUS_AND_TEXT, error_from
+from infra.local.aws.wire import ApiError
 
 WHERE = ("region", "zone", "type", "market")
 HOW_OFTEN = ("times", "skip", "probability", "seed")
@@ -124,7 +124,7 @@ class Fault:
         """Whether the call, or the instance, is one of those that it names."""
         if call.dry_run and self.error in NOT_IN_A_DRY_RUN:
             return False
-        region = call.region or (market.region_of(call.zone) if call.zone else None)
+        region = call.region or (spot_market.region_of(call.zone) if call.zone else None)
         return self.operation == call.operation and all(
             wanted is None or wanted == given
             for wanted, given in (
@@ -233,8 +233,8 @@ def _check_numbers(entry: dict[str, Any]) -> None:
 
 def _check_places(entry: dict[str, Any]) -> None:
     """A fault in a place that does not exist would strike nothing, and its writer would wonder."""
-    every_zone = [zone for region in market.regions() for zone in market.zones(region)]
-    for key, known in (("region", market.regions()), ("zone", every_zone), ("type", market.instance_types())):
+    every_zone = [zone for region in spot_market.regions() for zone in spot_market.zones(region)]
+    for key, known in (("region", spot_market.regions()), ("zone", every_zone), ("type", spot_market.instance_types())):
         if entry.get(key) is not None and entry[key] not in known:
             raise ValueError(f"{key} {entry[key]!r} in a fault is not there; known: {', '.join(known)}")
     if entry.get("code") is not None and quotas.find(entry["code"]) is None:

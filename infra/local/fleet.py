@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.local import market
+from infra.local.aws import spot_market
+from infra.local.aws.wire import ApiError, Form, Reply, Xml, xml_reply
 from infra.local.cloud import Cloud
 from infra.local.faults import Call, Fault
 from infra.local.launch import Launcher, Moto
-from infra.local.wire import ApiError, Form, Reply, Xml, xml_reply
 
 _DATA = "LaunchTemplateData."
 _IN_ERRORS = {
@@ -187,7 +187,7 @@ class Fleets:
             try:
                 if market_name == "spot" and pool.zone:
                     return self._cloud.conditions.prices.spot_usd_h(pool.instance_type, pool.zone, time.time())
-                return market.on_demand_usd_h(pool.instance_type, market.region_of(pool.zone or "us-east-1a"))
+                return spot_market.on_demand_usd_h(pool.instance_type, spot_market.region_of(pool.zone or "us-east-1a"))
             except KeyError:
                 return float("inf")
 

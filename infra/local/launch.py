@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from infra.local import ec2, market, quotas
+from infra.local.aws import moto_ec2, moto_iam, quotas, spot_market
+from infra.local.aws.moto_ec2 import Ec2Instance
+from infra.local.aws.wire import EC2_NAMESPACE, ApiError, Form, Reply
 from infra.local.cloud import Cloud
-from infra.local.ec2 import Ec2Instance
 from infra.local.faults import Call, api_error
-from infra.local.wire import EC2_NAMESPACE, ApiError, Form, Reply
 
 Moto = Callable[[Form], Reply]
 _MAX_USER_DATA = 16384
@@ -87,7 +87,7 @@ class Launcher:
         dry_run = form.flag("DryRun")
         call = Call(operation, zone, instance_type, "spot" if is_spot else "on-demand", max_price, dry_run)
         self._cloud.faults.strike(call)
-        if zone not in market.offering_zones(instance_type, market.region_of(zone)):
+        if zone not in spot_market.offering_zones(instance_type, spot_market.region_of(zone)):
             raise api_error("Unsupported", call)
         if dry_run:
             return
@@ -102,7 +102,7 @@ class Launcher:
         """The account's vCPUs of that family and market: no other zone would help."""
         quota = quotas.quota_for(instance_type, call.market or "on-demand")
         more = count * quotas.vcpus(instance_type)
-        region = market.region_of(zone)
+        region = spot_market.region_of(zone)
         if self._cloud.conditions.account.has_room(quota, region, self._cloud.counted(), more):
             return
         if quota.market == "spot":
@@ -146,7 +146,7 @@ class Launcher:
 
 def _known_type(form: Form) -> str:
     instance_type = form.get("InstanceType") or "m1.small"
-    if instance_type not in market.instance_types():
+    if instance_type not in spot_market.instance_types():
         raise ApiError("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.")
     return instance_type
 
@@ -157,7 +157,7 @@ def _check_image_and_key(region: str, form: Form) -> None:
         raise ApiError("MissingParameter", "The request must contain the parameter ImageId")
     if re.fullmatch(r"ami-[0-9a-f]+", image_id) is None:
         raise ApiError("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-...")')
-    backend = ec2.backend(region)
+    backend = moto_ec2.backend(region)
     if image_id not in backend.amis:
         raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
     key = form.get("KeyName")
@@ -175,7 +175,7 @@ def _check_user_data(form: Form) -> None:
 def _check_profile(form: Form) -> None:
     """EC2 says this for some seconds after a profile was made, too."""
     name = form.get("IamInstanceProfile.Name")
-    if name is not None and not ec2.has_profile(name):
+    if name is not None and not moto_iam.has_profile(name):
         text = f"Value ({name}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
         raise ApiError("InvalidParameterValue", text)
 
@@ -189,15 +189,15 @@ def _candidate_zones(region: str, instance_type: str, form: Form) -> list[str]:
     subnet_id = form.get("SubnetId") or form.get("NetworkInterface.1.SubnetId")
     if subnet_id is not None:
         try:
-            return [str(ec2.backend(region).get_subnet(subnet_id).availability_zone)]
-        except ec2.ServiceException as error:
+            return [str(moto_ec2.backend(region).get_subnet(subnet_id).availability_zone)]
+        except moto_ec2.ServiceException as error:
             raise ApiError(error.code, error.message) from error
     zone = form.get("Placement.AvailabilityZone")
     if zone is not None:
-        if zone not in market.zones(region):
+        if zone not in spot_market.zones(region):
             raise ApiError("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
         return [zone]
-    return market.offering_zones(instance_type, region) or market.zones(region)[:1]
+    return spot_market.offering_zones(instance_type, region) or spot_market.zones(region)[:1]
 
 
 def _count(form: Form) -> int:

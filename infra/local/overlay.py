@@ -6,7 +6,6 @@ Nothing is answered without the access key id of this start: otherwise any local
 key of their own, and have a shell as us.
 """
 
-import importlib.util
 import io
 import json
 import logging
@@ -14,20 +13,12 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from infra.local import ec2, images, market, pricelist, prices
-from infra.local.cloud import Cloud
-from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
-from infra.local.endings import ended_by_user
-from infra.local.faults import Call
-from infra.local.fleet import Fleets
-from infra.local.launch import Launcher
-from infra.local.quotas import OPERATIONS as QUOTA_OPERATIONS
-from infra.local.storage import Journal, Storage
-from infra.local.wire import (
+from infra.local.aws import moto_cloudformation, moto_ec2, moto_ssm, price_list, spot_market, spot_price_history
+from infra.local.aws.quotas import OPERATIONS as QUOTA_OPERATIONS
+from infra.local.aws.wire import (
     STATUS_LINES,
     ApiError,
     Form,
@@ -39,6 +30,14 @@ from infra.local.wire import (
     query_error,
     xml_reply,
 )
+from infra.local.cloud import Cloud
+from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
+from infra.local.endings import ended_by_user
+from infra.local.faults import Call
+from infra.local.fleet import Fleets
+from infra.local.launch import Launcher
+from infra.local.request_journal import RequestJournal
+from infra.local.storage import Storage
 
 log = logging.getLogger("pixel-orch.local")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
@@ -60,9 +59,9 @@ class Overlay:
         self._control = control
         self._launcher = Launcher(cloud)
         self._fleets = Fleets(cloud, self._launcher)
-        self._moto = ec2.application()
+        self._moto = moto_ec2.application()
         self._storage = Storage(state / "s3", self._moto, cloud)
-        self._journal = Journal(state / "standing.jsonl", self._moto)
+        self._journal = RequestJournal(state / "standing.jsonl", self._moto)
         self._ssm_regions: set[str] = set()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -112,8 +111,8 @@ class Overlay:
         return (ec2_error if service == "ec2" else query_error)(refusal)
 
     def _answer(self, service: str, region: str, environ: dict[str, Any], body: bytes) -> Reply:
-        if region not in market.regions():
-            known = ", ".join(market.regions())
+        if region not in spot_market.regions():
+            known = ", ".join(spot_market.regions())
             raise ApiError("InvalidParameterValue", f"The embedded cloud has no region '{region}'; it has {known}.")
         with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
             if service == "ec2":
@@ -135,11 +134,11 @@ class Overlay:
         self._cloud.count(operation)
         self._cloud.faults.strike(Call(operation))
         if "cloudformation" in environ.get("HTTP_AUTHORIZATION", ""):
-            _check_cloudformation()
+            moto_cloudformation.check_installed()
         self._journal.replay()
         self._storage.read_back()
-        for region in market.regions():
-            ec2.backend(region)  # a stack's security group goes into its default VPC
+        for region in spot_market.regions():
+            moto_ec2.backend(region)  # a stack's security group goes into its default VPC
         self._journal.refuse_no_change(body)
         reply = self._pass_on(environ, body)
         if reply.status < 300:
@@ -149,9 +148,9 @@ class Overlay:
     def _json(self, service: str, region: str, operation: str, request: dict[str, Any]) -> Reply:
         """The price list and the quotas, which moto does not have for EC2."""
         if service == "pricing" and operation == "GetProducts":
-            answer = pricelist.get_products(request)
+            answer = price_list.get_products(request)
         elif service == "servicequotas" and operation in QUOTA_OPERATIONS:
-            answer = self._cloud.conditions.account.answer(operation, request, region, ec2.ACCOUNT_ID)
+            answer = self._cloud.conditions.account.answer(operation, request, region, moto_ec2.ACCOUNT_ID)
         else:
             raise ApiError("UnknownOperationException", f"Not in the embedded cloud: {operation}")
         return json_reply(answer)
@@ -162,7 +161,7 @@ class Overlay:
         def moto(changed: Form) -> Reply:
             return self._pass_on(environ, changed.encode())
 
-        ec2.backend(region)
+        moto_ec2.backend(region)
         self._cloud.count(operation)
         if any(name.startswith("IamInstanceProfile.") for name in form.values):
             self._journal.replay()
@@ -181,7 +180,7 @@ class Overlay:
             "CreateLaunchTemplateVersion": lambda: self._fleets.create_template(region, form, moto),
             "DeleteLaunchTemplate": lambda: self._fleets.delete_template(region, form, moto),
             "TerminateInstances": lambda: self._terminate(region, form),
-            "DescribeSpotPriceHistory": lambda: prices.describe_spot_price_history(
+            "DescribeSpotPriceHistory": lambda: spot_price_history.describe_spot_price_history(
                 region, form, history=self._cloud.conditions.prices.history
             ),
         }
@@ -195,7 +194,7 @@ class Overlay:
         if operation not in ("DescribeInstances", "DescribeInstanceStatus"):
             return moto(form)
         self._cloud.hide(form.numbered("InstanceId"))
-        with ec2.without(region, self._cloud.hidden_ids()):
+        with moto_ec2.without(region, self._cloud.hidden_ids()):
             return moto(form)
 
     def _terminate(self, region: str, form: Form) -> Reply:
@@ -204,8 +203,8 @@ class Overlay:
         if not ids:
             raise ApiError("InvalidParameterCombination", "No instances specified")
         try:
-            records = ec2.backend(region).get_multi_instances_by_id(ids)
-        except ec2.ServiceException as error:
+            records = moto_ec2.backend(region).get_multi_instances_by_id(ids)
+        except moto_ec2.ServiceException as error:
             raise ApiError(error.code, error.message) from error
         if form.flag("DryRun"):
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
@@ -225,33 +224,13 @@ class Overlay:
         return xml_reply("TerminateInstances", {"instancesSet": changes})
 
     def _know_images(self, region: str) -> None:
-        """Put the images' parameters into moto's SSM, which lets no client write below /aws."""
-        from moto.ssm.models import Parameter, ssm_backends
-
-        parameters = ssm_backends[ec2.ACCOUNT_ID][region]._parameters
+        """Make the images' parameters as the faults want them."""
         if region in self._cloud.conditions.without_images:
             self._ssm_regions.discard(region)
-            for image in images.images(region):
-                parameters.pop(image.parameter, None)
-            return
-        if region in self._ssm_regions:
-            return
-        self._ssm_regions.add(region)
-        for image in images.images(region):
-            parameters[image.parameter].append(
-                Parameter(  # type: ignore[abstract] # moto makes it so itself
-                    account_id=ec2.ACCOUNT_ID,
-                    name=image.parameter,
-                    value=image.image_id,
-                    parameter_type="String",
-                    description=None,
-                    allowed_pattern=None,
-                    keyid=None,
-                    last_modified_date=datetime.fromtimestamp(image.created, timezone.utc),
-                    version=1,
-                    data_type="aws:ec2:image",
-                )
-            )
+            moto_ssm.remove_image_parameters(region)
+        elif region not in self._ssm_regions:
+            self._ssm_regions.add(region)
+            moto_ssm.add_image_parameters(region)
 
     def _pass_on(self, environ: dict[str, Any], body: bytes) -> Reply:
         """Let moto answer."""
@@ -267,7 +246,7 @@ class Overlay:
 
     def warm_up(self) -> None:
         """Make moto load what a first request would wait for: models, the default VPC."""
-        scope = f"Credential={self._access_key_id}/20260101/{market.regions()[0]}/ec2/aws4_request, Signature=0"
+        scope = f"Credential={self._access_key_id}/20260101/{spot_market.regions()[0]}/ec2/aws4_request, Signature=0"
         for operation in ("DescribeInstances", "DescribeSecurityGroups"):
             body = f"Action={operation}&Version=2016-11-15".encode()
             environ = {
@@ -285,14 +264,6 @@ class Overlay:
                 "wsgi.errors": io.StringIO(),
             }
             self._reply(environ)
-
-
-def _check_cloudformation() -> None:
-    """moto's CloudFormation imports every service that it can make."""
-    missing = [name for name in ("cfnlint", "openapi_spec_validator", "graphql") if not importlib.util.find_spec(name)]
-    if missing:
-        text = f"CloudFormation on the embedded cloud needs {missing[0]}: pip install 'moto[cloudformation]'"
-        raise ApiError("UnsupportedOperation", text)
 
 
 def _state(record: Any) -> dict[str, Xml]:

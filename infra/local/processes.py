@@ -30,6 +30,36 @@ def become_subreaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _stat_fields(pid)[:1] != ["Z"]
+
+
+def process_start(pid: int) -> str:
+    """When a process began, as the kernel counts it.
+
+    With the pid it names a process for good. "" where it is not known.
+    """
+    fields = _stat_fields(pid)
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """/proc/PID/stat from the state on; empty on systems without it."""
+    if not _LINUX:
+        return []
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 @dataclass(frozen=True)
 class Seen:
     """One process of the machine, as /proc or ps shows it; `mark` is None where its environment cannot be read."""

@@ -19,10 +19,11 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from infra.local import market, processes
+from infra.local import processes
+from infra.local.aws import spot_market
 from infra.local.cloud import Cloud, Settings
 from infra.local.control_routes import ControlRoutes
-from infra.local.endpoint import Endpoint, process_start
+from infra.local.endpoint import Endpoint
 from infra.local.faults import load_faults, parse_faults
 from infra.local.overlay import Overlay
 
@@ -62,8 +63,8 @@ class Server:
             secret_access_key=secrets.token_urlsafe(30),
             cloud_id=self._cloud.cloud_id,
             pid=os.getpid(),
-            pid_start=process_start(os.getpid()),
-            regions=market.regions(),
+            pid_start=processes.process_start(os.getpid()),
+            regions=spot_market.regions(),
         ).write(self._endpoint_file)
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)

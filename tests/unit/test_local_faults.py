@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import operations
-from infra.local.errors import STATUS_AND_TEXT
+from infra.local.aws import operations
+from infra.local.aws.errors import STATUS_AND_TEXT
+from infra.local.aws.permissions import action_of
+from infra.local.aws.wire import ApiError
 from infra.local.faults import Call, FaultList, load_faults, parse_fault, parse_faults, table
-from infra.local.permissions import action_of
-from infra.local.wire import ApiError
 
 ICE = {"operation": "RunInstances", "error": "InsufficientInstanceCapacity"}
 CALL = Call("RunInstances", "us-east-1a", "p2.xlarge", "spot")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from infra.local.permissions import may
+from infra.local.aws.permissions import may
 
 ROOT = Path(__file__).parents[4]
 POLICIES = ROOT / "infra" / "account" / "policies"

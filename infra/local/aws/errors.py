@@ -5,8 +5,8 @@ aws-ethereum-miner#23, runs-on#251, aws-parallelcluster's guide); where none was
 reference's list of error codes. InsufficientInstanceCapacity is a 500, which SDKs retry by themselves.
 """
 
-from infra.local import market
-from infra.local.wire import ApiError
+from infra.local.aws import spot_market
+from infra.local.aws.wire import ApiError
 
 _CAPACITY = (
     "We currently do not have sufficient {type} capacity in the Availability Zone you requested ({zone}). Our"
@@ -173,7 +173,7 @@ def error_from(code: str, values: dict[str, str], message: str | None = None) ->
     """
     status, text = STATUS_AND_TEXT[code]
     zone, instance_type = values.get("zone", ""), values.get("type", "")
-    offering = market.offering_zones(instance_type, market.region_of(zone))
+    offering = spot_market.offering_zones(instance_type, spot_market.region_of(zone))
     others = [name for name in offering if name != zone]
     filled = text.format(
         operation=values.get("operation", ""),

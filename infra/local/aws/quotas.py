@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from infra.local import market
-from infra.local.wire import ApiError
+from infra.local.aws import spot_market
+from infra.local.aws.wire import ApiError
 
 PLENTY_VCPUS = 20_000.0
 OPERATIONS = ("GetServiceQuota", "ListServiceQuotas", "GetAWSDefaultServiceQuota")
@@ -142,4 +142,4 @@ class Account:
 
 def vcpus(instance_type: str) -> int:
     """The default vCPUs of a type. Raises KeyError for an unknown one."""
-    return int(market.load_pools()["types"][instance_type]["vcpus"])
+    return int(spot_market.load_pools()["types"][instance_type]["vcpus"])

@@ -3,7 +3,7 @@
 import difflib
 from functools import lru_cache
 
-from infra.local.quotas import OPERATIONS as QUOTA_OPERATIONS
+from infra.local.aws.quotas import OPERATIONS as QUOTA_OPERATIONS
 
 USUAL = frozenset(
     {

@@ -1,4 +1,4 @@
-"""What an instance's role may do to S3, by the policies that moto keeps for it.
+"""What an instance's role may do to S3, by its policies. Pure.
 
 A small part of IAM's evaluation (IAM User Guide, "Policy evaluation logic"): an explicit Deny wins, else one Allow is
 needed; wildcards in actions and resources. An Allow under conditions counts only if they are of the kinds below; a Deny
@@ -6,7 +6,6 @@ under conditions that are not counts, so that what is not understood is refused.
 """
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,18 +31,6 @@ def action_of(method: str, key: str, query: Mapping[str, str]) -> tuple[str, str
     if method == "POST":
         return ("CreateMultipartUpload" if "uploads" in query else "CompleteMultipartUpload"), "s3:PutObject"
     return ("HeadObject" if method == "HEAD" else "GetObject"), "s3:GetObject"
-
-
-def role_policies(account_id: str, role_name: str) -> list[dict[str, Any]]:
-    """The role's policy documents, inline and attached; none for a role that is not there."""
-    from moto.iam.models import iam_backends
-
-    backend = iam_backends[account_id]["aws"]
-    role = next((role for role in backend.get_roles() if role.name == role_name), None)
-    if role is None:
-        return []
-    texts = [*role.policies.values(), *(policy.versions[-1].document for policy in role.managed_policies.values())]
-    return [text if isinstance(text, dict) else json.loads(text) for text in texts]
 
 
 def may(policies: Iterable[Mapping[str, Any]], action: str, resource: str, context: Mapping[str, str]) -> bool:

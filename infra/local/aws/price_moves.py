@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infra.local import market
-from infra.local.market import PriceChange
+from infra.local.aws import spot_market
+from infra.local.aws.spot_market import PriceChange
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Move:
 
     def is_meant(self, instance_type: str, zone: str) -> bool:
         """Whether it moves that pool's price."""
-        given = {"instance_type": instance_type, "zone": zone, "region": market.region_of(zone)}
+        given = {"instance_type": instance_type, "zone": zone, "region": spot_market.region_of(zone)}
         return all(getattr(self, name) in (None, value) for name, value in given.items())
 
 
@@ -44,15 +44,15 @@ class MovedMarket:
 
     def spot_usd_h(self, instance_type: str, zone: str, time: float) -> float:
         """The price in force at `time`. Raises KeyError where the zone does not offer the type."""
-        usd_h = market.spot_usd_h(instance_type, zone, time)
+        usd_h = spot_market.spot_usd_h(instance_type, zone, time)
         for move in self._moves:
             if move.time <= time and move.is_meant(instance_type, zone):
                 usd_h = move.usd_h if move.usd_h is not None else usd_h * move.factor
-        return round(min(usd_h, market.on_demand_usd_h(instance_type, market.region_of(zone))), 4)
+        return round(min(usd_h, spot_market.on_demand_usd_h(instance_type, spot_market.region_of(zone))), 4)
 
     def history(self, instance_type: str, zone: str, start: float, end: float) -> Iterator[PriceChange]:
-        """As `market.history`: the changes in the window and the last one before it, newest first."""
-        recorded = list(market.history(instance_type, zone, start, end))
+        """As `spot_market.history`: the changes in the window and the last one before it, newest first."""
+        recorded = list(spot_market.history(instance_type, zone, start, end))
         if not recorded:
             return
         moved = [move.time for move in self._moves if move.time <= end and move.is_meant(instance_type, zone)]

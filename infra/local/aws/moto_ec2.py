@@ -1,4 +1,4 @@
-"""The only file that knows moto: its EC2 with our regions, types, images and instances in it.
+"""moto's EC2 with our regions, types, images and instances in it. It sets moto up, so every file with moto imports it.
 
 moto keeps the records (reservations, security groups, key pairs, tags, filters); an `Ec2Instance` adds what makes an
 instance of ours: it begins as pending, has a spot request's id, and stopping or ending it is the cloud's business.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
-from infra.local import images, market
+from infra.local.aws import images, spot_market
 
 ACCOUNT_ID = "123456789012"
 os.environ.update(
@@ -31,14 +31,14 @@ def _only_our_regions_and_types() -> Iterator[None]:
 
     def load_ours(resource: str) -> Any:
         if resource.startswith("ec2/resources/instance_types."):
-            return {name: _type_description(name) for name in market.instance_types()}
+            return {name: _type_description(name) for name in spot_market.instance_types()}
         if resource.startswith("ec2/resources/instance_type_offerings"):
             location, _, file = resource.rpartition("/")
             return _offerings(location.rpartition("/")[2], file.partition(".")[0])
         return load(resource)
 
     moto_files.load_resource = load_ours
-    boto3.Session.get_available_regions = lambda *_args, **_more: market.regions()
+    boto3.Session.get_available_regions = lambda *_args, **_more: spot_market.regions()
     try:
         yield
     finally:
@@ -48,7 +48,7 @@ def _only_our_regions_and_types() -> Iterator[None]:
 
 def _type_description(name: str) -> dict[str, Any]:
     """One entry of DescribeInstanceTypes."""
-    known = market.load_pools()["types"][name]
+    known = spot_market.load_pools()["types"][name]
     gpu = known["gpu"]
     return {
         "InstanceType": name,
@@ -76,7 +76,7 @@ def _type_description(name: str) -> dict[str, Any]:
 
 def _offerings(location_type: str, region: str) -> list[dict[str, str]]:
     """DescribeInstanceTypeOfferings of a region, by region or by zone name. Zone ids are not kept."""
-    offered = {name: market.offering_zones(name, region) for name in market.instance_types()}
+    offered = {name: spot_market.offering_zones(name, region) for name in spot_market.instance_types()}
     if location_type == "region":
         return [{"InstanceType": name, "Location": region} for name, zones in offered.items() if zones]
     if location_type == "availability-zone":
@@ -194,13 +194,6 @@ def without(region: str, hidden: set[str]) -> Iterator[None]:
         found.reservations.update(every)
 
 
-def has_profile(name: str) -> bool:
-    """Whether IAM has an instance profile of that name."""
-    from moto.iam.models import iam_backends
-
-    return any(profile.name == name for profile in iam_backends[ACCOUNT_ID]["aws"].instance_profiles.values())
-
-
 def role_of(record: Ec2Instance) -> str | None:
     """The role of an instance's profile; None where it has none."""
     associations = ec2_backends[ACCOUNT_ID][record.region_name].iam_instance_profile_associations
@@ -253,7 +246,7 @@ def backend(region: str) -> Any:
                 hypervisor="xen",
                 root_device_type="ebs",
                 creation_date=datetime.fromtimestamp(image.created, timezone.utc).replace(tzinfo=None),
-                region_name=market.zones(region)[0],
+                region_name=spot_market.zones(region)[0],
             )
     return found
 
@@ -264,7 +257,6 @@ __all__ = [
     "ServiceException",
     "application",
     "backend",
-    "has_profile",
     "hide_images",
     "role_of",
     "without",

@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
-from infra.local import market
-from infra.local.wire import ApiError, Form, Reply, Xml, xml_reply
+from infra.local.aws import spot_market
+from infra.local.aws.wire import ApiError, Form, Reply, Xml, xml_reply
 
 PRODUCT = "Linux/UNIX"
 _PRODUCTS = {PRODUCT, "Linux/UNIX (Amazon VPC)"}
 _PAGE = 1000
-History = Callable[[str, str, float, float], Iterable[market.PriceChange]]
+History = Callable[[str, str, float, float], Iterable[spot_market.PriceChange]]
 _FILTERS = {"availability-zone", "instance-type", "product-description", "spot-price", "timestamp"}
 
 
 def describe_spot_price_history(
-    region: str, form: Form, now: float | None = None, history: History = market.history
+    region: str, form: Form, now: float | None = None, history: History = spot_market.history
 ) -> Reply:
     """One page, newest first: the changes in the window, and for each pool the last one before it."""
     now = time.time() if now is None else now
@@ -24,14 +24,15 @@ def describe_spot_price_history(
     for name in filters:
         if name not in _FILTERS:
             raise ApiError("InvalidParameterValue", f"The filter '{name}' is invalid")
-    start = max(_time(form, "StartTime", now - market.HISTORY_S), now - market.HISTORY_S)
+    start = max(_time(form, "StartTime", now - spot_market.HISTORY_S), now - spot_market.HISTORY_S)
     end = min(_time(form, "EndTime", now), now)
+    zones = spot_market.zones(region)
     changes = [
         change
         for instance_type in _wanted(
-            form.numbered("InstanceType"), filters.get("instance-type"), market.instance_types()
+            form.numbered("InstanceType"), filters.get("instance-type"), spot_market.instance_types()
         )
-        for zone in _wanted(_one(form.get("AvailabilityZone")), filters.get("availability-zone"), market.zones(region))
+        for zone in _wanted(_one(form.get("AvailabilityZone")), filters.get("availability-zone"), zones)
         for change in history(instance_type, zone, start, end)
         if _matches(f"{change.usd_h:.6f}", filters.get("spot-price"))
         and _matches(_iso(change.time), filters.get("timestamp"))

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from infra.local import market
-from infra.local.wire import ApiError
+from infra.local.aws import spot_market
+from infra.local.aws.wire import ApiError
 
 ENDPOINTS = ("us-east-1", "eu-central-1", "ap-south-1")
 """The only regions that have an endpoint of this API."""
@@ -83,9 +83,9 @@ def _offset(token: Any) -> int:
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    for name in market.instance_types():
-        for region in market.regions():
-            if market.offering_zones(name, region):
+    for name in spot_market.instance_types():
+        for region in spot_market.regions():
+            if spot_market.offering_zones(name, region):
                 for capacity in _CAPACITY:
                     yield _row(name, region, capacity)
 
@@ -93,7 +93,7 @@ def _rows() -> Iterator[dict[str, Any]]:
 def _row(name: str, region: str, capacity: str) -> dict[str, Any]:
     usage = f"{_USAGE_PREFIX[region]}{_CAPACITY[capacity]}:{name}"
     sku = hashlib.sha256(f"{usage}|Linux|Shared".encode()).hexdigest()[:16].upper()
-    usd_h = 0.0 if capacity == "AllocatedCapacityReservation" else market.on_demand_usd_h(name, region)
+    usd_h = 0.0 if capacity == "AllocatedCapacityReservation" else spot_market.on_demand_usd_h(name, region)
     term, rate = f"{sku}.{_OFFER_TERM}", f"{sku}.{_OFFER_TERM}.{_RATE}"
     dimension = {
         "unit": "Hrs",
@@ -125,7 +125,7 @@ def _row(name: str, region: str, capacity: str) -> dict[str, Any]:
 
 
 def _hardware(name: str) -> dict[str, str]:
-    known = market.load_pools()["types"][name]
+    known = spot_market.load_pools()["types"][name]
     return {
         "instanceType": name,
         "instanceFamily": "GPU instance",

@@ -7,7 +7,7 @@ from typing import Protocol
 from infra.local.aws.price_moves import Move
 from infra.local.conditions import Conditions
 from infra.local.faults import Fault
-from infra.local.host import Quirks
+from infra.local.machine.host import Quirks
 
 Later = Callable[[float, Callable[[], object]], None]
 

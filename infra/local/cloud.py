@@ -26,8 +26,8 @@ from infra.local.aws.wire import ApiError
 from infra.local.conditions import Conditions
 from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
 from infra.local.faults import Call, Fault, FaultList
-from infra.local.host import EmbeddedHost, HostFacts
-from infra.local.processes import Children
+from infra.local.machine.host import EmbeddedHost, HostFacts
+from infra.local.machine.processes import Children
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
 ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.local import processes
 from infra.local.endpoint import Endpoint
+from infra.local.machine import processes
 
 _NEEDED = ("moto", "asyncssh", "flask", "boto3")
 _START_LIMIT_S = 60.0

@@ -13,7 +13,7 @@ from infra.local.aws.wire import Reply, json_reply
 from infra.local.cloud import Cloud, RefusedError
 from infra.local.dump import dump
 from infra.local.faults import parse_faults
-from infra.local.processes import is_running
+from infra.local.machine.processes import is_running
 
 CONTROL_PREFIX = "/_pixel-orch/"
 _EXPECT_S = 5.0

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.local.processes import is_running, process_start
+from infra.local.machine.processes import is_running, process_start
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from infra.local import processes
 from infra.local.aws import spot_market
 from infra.local.cloud import Cloud, Settings
 from infra.local.control_routes import ControlRoutes
 from infra.local.endpoint import Endpoint
 from infra.local.faults import load_faults, parse_faults
+from infra.local.machine import processes
 from infra.local.overlay import Overlay
 
 log = logging.getLogger("pixel-orch.local")

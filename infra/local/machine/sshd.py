@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 import asyncssh
 
-from infra.local.processes import InstanceChildren
+from infra.local.machine.processes import InstanceChildren
 
 LOGIN_USERS = ("ubuntu", "ec2-user")
 _CHUNK = 64 * 1024
@@ -39,7 +39,7 @@ class Machine:
 
 
 class SshServer:
-    """Serves the connections that a Gate hands over."""
+    """Serves the connections that a TcpGate hands over."""
 
     def __init__(self, machine: Machine, host_key: Path, authorized_keys: Sequence[str]) -> None:
         self._machine = machine

@@ -1,6 +1,6 @@
 """The TCP door of an instance's SSH server, where the network between client and instance can fail.
 
-    client <--TCP--> Gate <--socketpair--> asyncssh
+    client <--TCP--> TcpGate <--socketpair--> asyncssh
 
 Bytes pass through unchanged. `freeze` stops them both ways while connections stay open and new ones are still accepted,
 as with a host that hangs; `cut` resets connections, as with a route that is lost. Doing this outside of asyncssh needs
@@ -16,7 +16,7 @@ _CHUNK = 256 * 1024
 Serve = Callable[[socket.socket], Awaitable[object]]
 
 
-class Gate:
+class TcpGate:
     """A listening port on 127.0.0.1. The port is bound at once and refuses connections until `open`."""
 
     def __init__(self) -> None:

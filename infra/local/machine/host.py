@@ -20,10 +20,10 @@ from typing import Any
 
 import asyncssh
 
-from infra.local import processes, shims
-from infra.local.gate import Gate
-from infra.local.imds import MetadataService, identity_document
-from infra.local.sshd import LOGIN_USERS, Machine, SshServer
+from infra.local.machine import processes, shims
+from infra.local.machine.imds import MetadataService, identity_document
+from infra.local.machine.sshd import LOGIN_USERS, Machine, SshServer
+from infra.local.machine.tcp_gate import TcpGate
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class EmbeddedHost:
         self._config = CloudConfig.parse(facts.user_data)
         self._thawed = asyncio.Event()
         self._thawed.set()
-        self._gate = Gate()
+        self._gate = TcpGate()
         self.ssh_port = self._gate.port
         self._metadata = MetadataService(self._metadata_paths, self._thawed)
         self._environment: dict[str, str] = {}

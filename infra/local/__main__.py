@@ -35,7 +35,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--dump"]:
         dump(sys.argv[2:])
     elif sys.argv[1:] == ["--faults"]:
-        from infra.local.faults import table
+        from infra.local.cloud.faults import table
 
         print(table())
     elif len(sys.argv) != 4:

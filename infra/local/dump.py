@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from infra.local.aws import moto_ec2, spot_market
-from infra.local.cloud import Cloud
+from infra.local.cloud.cloud import Cloud
 
 
 def dump(cloud: Cloud) -> dict[str, Any]:

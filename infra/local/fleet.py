@@ -15,8 +15,8 @@ from typing import Any
 
 from infra.local.aws import spot_market
 from infra.local.aws.wire import ApiError, Form, Reply, Xml, xml_reply
-from infra.local.cloud import Cloud
-from infra.local.faults import Call, Fault
+from infra.local.cloud.cloud import Cloud
+from infra.local.cloud.faults import Call, Fault
 from infra.local.launch import Launcher, Moto
 
 _DATA = "LaunchTemplateData."

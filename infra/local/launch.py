@@ -13,8 +13,8 @@ from typing import Any
 from infra.local.aws import moto_ec2, moto_iam, quotas, spot_market
 from infra.local.aws.moto_ec2 import Ec2Instance
 from infra.local.aws.wire import EC2_NAMESPACE, ApiError, Form, Reply
-from infra.local.cloud import Cloud
-from infra.local.faults import Call, api_error
+from infra.local.cloud.cloud import Cloud
+from infra.local.cloud.faults import Call, api_error
 
 Moto = Callable[[Form], Reply]
 _MAX_USER_DATA = 16384

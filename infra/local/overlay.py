@@ -30,10 +30,10 @@ from infra.local.aws.wire import (
     query_error,
     xml_reply,
 )
-from infra.local.cloud import Cloud
+from infra.local.cloud.cloud import Cloud
+from infra.local.cloud.faults import Call
+from infra.local.cloud.state_reasons import ended_by_user
 from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
-from infra.local.endings import ended_by_user
-from infra.local.faults import Call
 from infra.local.fleet import Fleets
 from infra.local.launch import Launcher
 from infra.local.request_journal import RequestJournal

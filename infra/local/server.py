@@ -20,10 +20,10 @@ from typing import Any
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from infra.local.aws import spot_market
-from infra.local.cloud import Cloud, Settings
+from infra.local.cloud.cloud import Cloud, Settings
+from infra.local.cloud.faults import load_faults, parse_faults
 from infra.local.control_routes import ControlRoutes
 from infra.local.endpoint import Endpoint
-from infra.local.faults import load_faults, parse_faults
 from infra.local.machine import processes
 from infra.local.overlay import Overlay
 

@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 from infra.local.aws import moto_ec2, moto_iam, moto_s3
 from infra.local.aws.permissions import action_of, may
 from infra.local.aws.wire import STATUS_LINES, ApiError
-from infra.local.cloud import Cloud
-from infra.local.faults import Call
+from infra.local.cloud.cloud import Cloud
+from infra.local.cloud.faults import Call
 
 StartResponse = Callable[..., Any]
 Moto = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]

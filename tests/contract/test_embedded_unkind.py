@@ -13,7 +13,7 @@ import paramiko
 import pytest
 
 from infra.local import EmbeddedCloud
-from infra.local.faults import EVENTS, STATES
+from infra.local.cloud.faults import EVENTS, STATES
 from tests.contract.test_embedded_fixtures import (
     PARAMETER,
     SPOT,

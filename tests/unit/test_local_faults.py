@@ -8,7 +8,7 @@ from infra.local.aws import operations
 from infra.local.aws.errors import STATUS_AND_TEXT
 from infra.local.aws.permissions import action_of
 from infra.local.aws.wire import ApiError
-from infra.local.faults import Call, FaultList, load_faults, parse_fault, parse_faults, table
+from infra.local.cloud.faults import Call, FaultList, load_faults, parse_fault, parse_faults, table
 
 ICE = {"operation": "RunInstances", "error": "InsufficientInstanceCapacity"}
 CALL = Call("RunInstances", "us-east-1a", "p2.xlarge", "spot")

@@ -18,14 +18,20 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
-from infra.local import befalls
 from infra.local.aws import moto_ec2
 from infra.local.aws.moto_ec2 import Ec2Instance
 from infra.local.aws.price_moves import Move
 from infra.local.aws.wire import ApiError
-from infra.local.conditions import Conditions
-from infra.local.endings import Ending, ended_by_interruption, ended_by_itself, ended_by_user, failed_to_launch
-from infra.local.faults import Call, Fault, FaultList
+from infra.local.cloud import fault_effects
+from infra.local.cloud.conditions import Conditions
+from infra.local.cloud.faults import Call, Fault, FaultList
+from infra.local.cloud.state_reasons import (
+    StateReason,
+    ended_by_interruption,
+    ended_by_itself,
+    ended_by_user,
+    failed_to_launch,
+)
 from infra.local.machine.host import EmbeddedHost, HostFacts
 from infra.local.machine.processes import Children
 
@@ -93,9 +99,9 @@ class Cloud:
             cloud_id=self.cloud_id,
             api_url=self.api_url,
             children=self._children,
-            quirks=befalls.quirks(events),
+            quirks=fault_effects.quirks(events),
         )
-        self._hidden_until[record.id] = time.monotonic() + befalls.hidden_s(events)
+        self._hidden_until[record.id] = time.monotonic() + fault_effects.hidden_s(events)
         self._records[record.id] = record
         self._hosts[record.id] = host
         self._hidden.setdefault(record.id, self.settings.hidden_describes)
@@ -135,7 +141,7 @@ class Cloud:
 
     async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:
         began = time.monotonic()
-        boot_s = befalls.boot_s(events, self.settings.boot_s)
+        boot_s = fault_effects.boot_s(events, self.settings.boot_s)
         try:
             if boot_s is not None:
                 await host.boot()
@@ -149,7 +155,7 @@ class Cloud:
         if record.state == "pending":
             record.set_public_ip("127.0.0.1")
             record.set_state("running", 16)
-            befalls.plan(self, record.id, events, self._later)
+            fault_effects.plan(self, record.id, events, self._later)
 
     def _later(self, delay_s: float, action: Callable[[], object]) -> None:
         """Do something to an instance after a while; one that is gone by then is left in peace."""
@@ -165,14 +171,14 @@ class Cloud:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def end(self, record: Ec2Instance, ending: Ending, *, state: str = "terminated") -> None:
+    def end(self, record: Ec2Instance, reason: StateReason, *, state: str = "terminated") -> None:
         """Begin to end an instance, from any thread: shutting-down at once, `state` when nothing of it is left."""
         with self._ending:  # an interruption's timer and TerminateInstances may come at once
             if record.state in ("terminated", "shutting-down"):
                 return
-            record.set_reasons(ending.code, ending.message, ending.transition)
+            record.set_reasons(reason.code, reason.message, reason.transition)
             record.set_state(*(("shutting-down", 32) if state == "terminated" else ("stopping", 64)))
-        log.info("%s ends: %s", record.id, ending.code)
+        log.info("%s ends: %s", record.id, reason.code)
         self.in_loop(lambda: self._spawn(self._finish(record, state)))
 
     async def _finish(self, record: Ec2Instance, state: str) -> None:
@@ -198,9 +204,9 @@ class Cloud:
                 shutil.rmtree(self._state / "instances" / record.id / name, ignore_errors=True)
 
     def _on_stop(self, record: Ec2Instance) -> None:
-        ending = ended_by_user()
+        reason = ended_by_user()
         record.set_state("running", 16)  # moto has set stopped; `end` goes there by way of stopping
-        self.end(record, ending, state="stopped")
+        self.end(record, reason, state="stopped")
 
     def _on_start(self, record: Ec2Instance) -> None:
         self.add(record)
@@ -256,7 +262,7 @@ class Cloud:
     def apply(self, fault: Fault) -> None:
         """Take a fault in: it waits for its calls and instances, or, a state, it is so at once."""
         if fault.state:
-            befalls.apply_state(self, self.conditions, fault)
+            fault_effects.apply_state(self, self.conditions, fault)
         self.faults.add(fault)
 
     def clear_faults(self) -> None:

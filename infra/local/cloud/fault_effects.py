@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from infra.local.aws.price_moves import Move
-from infra.local.conditions import Conditions
-from infra.local.faults import Fault
+from infra.local.cloud.conditions import Conditions
+from infra.local.cloud.faults import Fault
 from infra.local.machine.host import Quirks
 
 Later = Callable[[float, Callable[[], object]], None]

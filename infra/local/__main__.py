@@ -22,7 +22,7 @@ def detach() -> None:
 
 def dump(words: list[str]) -> None:
     """Print the state of the running embedded cloud."""
-    from infra.local.control import EmbeddedCloud
+    from infra.local.client import EmbeddedCloud
 
     home = Path(words[0] if words else os.environ.get("PIXEL_ORCH_HOME", "~/.pixel-orch")).expanduser()
     found = EmbeddedCloud.find(home)

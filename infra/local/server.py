@@ -19,13 +19,13 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from infra.local.api.control_routes import ControlRoutes
+from infra.local.api.overlay import Overlay
 from infra.local.aws import spot_market
 from infra.local.cloud.cloud import Cloud, Settings
 from infra.local.cloud.faults import load_faults, parse_faults
-from infra.local.control_routes import ControlRoutes
 from infra.local.endpoint import Endpoint
 from infra.local.machine import processes
-from infra.local.overlay import Overlay
 
 log = logging.getLogger("pixel-orch.local")
 _HOUSEKEEPING_S = 5.0

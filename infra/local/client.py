@@ -152,7 +152,7 @@ class EmbeddedCloud:
         return self._post("dump", {})
 
     def add_fault(self, fault: dict[str, Any]) -> None:
-        """Let something go wrong, by `infra.local.cloud.faults`. Raises EmbeddedCloudError for one that makes no sense."""
+        """Let something go wrong (see `infra.local.cloud.faults`). Raises EmbeddedCloudError for a wrong fault."""
         self._post("add-faults", {"faults": [fault]})
 
     def clear_faults(self) -> None:

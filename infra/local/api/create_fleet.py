@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.local.api.run_instances import Launcher, Moto
 from infra.local.aws import spot_market
 from infra.local.aws.wire import ApiError, Form, Reply, Xml, xml_reply
 from infra.local.cloud.cloud import Cloud
 from infra.local.cloud.faults import Call, Fault
-from infra.local.launch import Launcher, Moto
 
 _DATA = "LaunchTemplateData."
 _IN_ERRORS = {

@@ -23,7 +23,7 @@ StartResponse = Callable[..., Any]
 Moto = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-class Storage:
+class S3:
     """S3, path style: /bucket/key.
 
     Args:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from infra.local.api.dump import dump
 from infra.local.aws.wire import Reply, json_reply
 from infra.local.cloud.cloud import Cloud, RefusedError
 from infra.local.cloud.faults import parse_faults
-from infra.local.dump import dump
 from infra.local.machine.processes import is_running
 
 CONTROL_PREFIX = "/_pixel-orch/"

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from infra.local.api.s3 import Moto
 from infra.local.aws import moto_cloudformation, moto_iam
 from infra.local.aws.wire import ApiError, Form
-from infra.local.storage import Moto
 
 
 class RequestJournal:

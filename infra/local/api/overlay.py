@@ -16,6 +16,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from infra.local.api.control_routes import CONTROL_PREFIX, ControlRoutes
+from infra.local.api.create_fleet import Fleets
+from infra.local.api.request_journal import RequestJournal
+from infra.local.api.run_instances import Launcher
+from infra.local.api.s3 import S3
 from infra.local.aws import moto_cloudformation, moto_ec2, moto_ssm, price_list, spot_market, spot_price_history
 from infra.local.aws.quotas import OPERATIONS as QUOTA_OPERATIONS
 from infra.local.aws.wire import (
@@ -33,11 +38,6 @@ from infra.local.aws.wire import (
 from infra.local.cloud.cloud import Cloud
 from infra.local.cloud.faults import Call
 from infra.local.cloud.state_reasons import ended_by_user
-from infra.local.control_routes import CONTROL_PREFIX, ControlRoutes
-from infra.local.fleet import Fleets
-from infra.local.launch import Launcher
-from infra.local.request_journal import RequestJournal
-from infra.local.storage import Storage
 
 log = logging.getLogger("pixel-orch.local")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
@@ -60,7 +60,7 @@ class Overlay:
         self._launcher = Launcher(cloud)
         self._fleets = Fleets(cloud, self._launcher)
         self._moto = moto_ec2.application()
-        self._storage = Storage(state / "s3", self._moto, cloud)
+        self._s3_api = S3(state / "s3", self._moto, cloud)
         self._journal = RequestJournal(state / "standing.jsonl", self._moto)
         self._ssm_regions: set[str] = set()
 
@@ -88,7 +88,7 @@ class Overlay:
             return None
         with self._cloud.lock:
             self._journal.replay()
-        return self._storage.answer(environ, start_response, role)
+        return self._s3_api.answer(environ, start_response, role)
 
     def _reply(self, environ: dict[str, Any]) -> Reply:
         path = environ.get("PATH_INFO", "/")
@@ -136,7 +136,7 @@ class Overlay:
         if "cloudformation" in environ.get("HTTP_AUTHORIZATION", ""):
             moto_cloudformation.check_installed()
         self._journal.replay()
-        self._storage.read_back()
+        self._s3_api.read_back()
         for region in spot_market.regions():
             moto_ec2.backend(region)  # a stack's security group goes into its default VPC
         self._journal.refuse_no_change(body)

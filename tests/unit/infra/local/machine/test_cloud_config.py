@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infra.local.machine.host import CloudConfig
+from infra.local.machine.cloud_config import CloudConfig
 
 
 def test_json_and_yaml_say_the_same() -> None:

@@ -83,7 +83,7 @@ class Server:
                 log.info("endpoint.json is gone: no one can find this process any more")
                 self._stop.set()
             unused_s = time.monotonic() - self._cloud.last_request
-            if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.is_idle):
+            if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.instances.is_idle):
                 log.info("unused for %.0f s", unused_s)
                 self._stop.set()
 

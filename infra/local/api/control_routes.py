@@ -11,8 +11,9 @@ from typing import Any
 
 from infra.local.api.dump import dump
 from infra.local.aws.wire import Reply, json_reply
-from infra.local.cloud.cloud import Cloud, RefusedError
+from infra.local.cloud.cloud import Cloud
 from infra.local.cloud.faults import parse_faults
+from infra.local.cloud.instances import RefusedError
 from infra.local.machine.processes import is_running
 
 CONTROL_PREFIX = "/_pixel-orch/"
@@ -31,7 +32,7 @@ class ControlRoutes:
         self._expected: dict[int, float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
             "health": lambda _: {"cloud_id": cloud.cloud_id},
-            "instances": lambda _: {"instances": cloud.describe()},
+            "instances": lambda _: {"instances": cloud.instances.describe()},
             "interrupt": self._interrupt,
             "rebalance": lambda body: cloud.rebalance(body["instance_id"]),
             "freeze": lambda body: cloud.freeze(body["instance_id"]),
@@ -105,7 +106,7 @@ class ControlRoutes:
 
     def _stop_if_idle(self, body: dict[str, Any]) -> dict[str, object]:
         with self._cloud.lock:  # no launch may slip in between the look and the decision
-            idle = self._cloud.is_idle()
+            idle = self._cloud.instances.is_idle()
             wait_s = self._wait_s(int(body["pid"])) if idle else 0.0
             stopping = idle and wait_s <= 0
             self._cloud.stopping = self._cloud.stopping or stopping

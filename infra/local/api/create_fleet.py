@@ -195,7 +195,7 @@ class Fleets:
             limit = self._cloud.conditions.capacity.get((pool.instance_type, pool.zone or ""))
             if limit is None:
                 return float("inf")
-            return limit - self._cloud.used(pool.instance_type, pool.zone or "")
+            return limit - self._cloud.instances.used(pool.instance_type, pool.zone or "")
 
         def priority(pool: PoolWanted) -> float:
             return float(pool.override.get("Priority") or "inf")
@@ -226,8 +226,8 @@ class Fleets:
                 errors.append(_refused(pool, market_name, error.code, error.message))
                 continue
             for instance_id in ids:
-                self._cloud.record(instance_id).add_tag("aws:ec2:fleet-id", fleet_id)
-                zone = str(self._cloud.record(instance_id).availability_zone)
+                self._cloud.instances.record(instance_id).add_tag("aws:ec2:fleet-id", fleet_id)
+                zone = str(self._cloud.instances.record(instance_id).availability_zone)
                 instances.append(_served(pool, market_name, instance_id, zone))
         return xml_reply("CreateFleet", {"fleetId": fleet_id, "errorSet": errors, "fleetInstanceSet": instances})
 

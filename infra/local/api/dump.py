@@ -12,7 +12,7 @@ def dump(cloud: Cloud) -> dict[str, Any]:
     return {
         "cloud_id": cloud.cloud_id,
         "notice_s": cloud.settings.notice_s,
-        "instances": cloud.describe(),
+        "instances": cloud.instances.describe(),
         "security_groups": [group for region in spot_market.regions() for group in moto_ec2.security_groups(region)],
         "faults": [fault.described() for fault in cloud.faults.all()],
         "capacity": [{"type": name, "zone": zone, "count": n} for (name, zone), n in cloud.conditions.capacity.items()],

@@ -83,7 +83,7 @@ class Overlay:
         if found is None or found[3] != "s3" or environ.get("PATH_INFO", "/").startswith(CONTROL_PREFIX):
             return None
         self._cloud.last_request = time.monotonic()
-        role = self._cloud.role_of(found[1])
+        role = self._cloud.instances.role_of(found[1])
         if role is None and not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
             return None
         with self._cloud.lock:
@@ -193,8 +193,8 @@ class Overlay:
         """What moto answers, but for the instances that it must not show yet."""
         if operation not in ("DescribeInstances", "DescribeInstanceStatus"):
             return moto(form)
-        self._cloud.hide(form.numbered("InstanceId"))
-        with moto_ec2.without(region, self._cloud.hidden_ids()):
+        self._cloud.instances.hide(form.numbered("InstanceId"))
+        with moto_ec2.without(region, self._cloud.instances.hidden_ids()):
             return moto(form)
 
     def _terminate(self, region: str, form: Form) -> Reply:

@@ -95,7 +95,7 @@ class Launcher:
         if max_price is not None:
             self._check_max_price(max_price, call)
         room = self._cloud.conditions.capacity.get((instance_type, zone))
-        if room is not None and self._cloud.used(instance_type, zone) + _count(form) > room:
+        if room is not None and self._cloud.instances.used(instance_type, zone) + _count(form) > room:
             raise api_error("InsufficientInstanceCapacity", call)
 
     def _check_quota(self, instance_type: str, zone: str, call: Call, count: int) -> None:
@@ -103,7 +103,7 @@ class Launcher:
         quota = quotas.quota_for(instance_type, call.market or "on-demand")
         more = count * quotas.vcpus(instance_type)
         region = spot_market.region_of(zone)
-        if self._cloud.conditions.account.has_room(quota, region, self._cloud.counted(), more):
+        if self._cloud.conditions.account.has_room(quota, region, self._cloud.instances.counted(), more):
             return
         if quota.market == "spot":
             raise api_error("MaxSpotInstanceCountExceeded", call)

@@ -21,10 +21,10 @@ from typing import Any
 from infra.local.aws import moto_ec2
 from infra.local.aws.moto_ec2 import Ec2Instance
 from infra.local.aws.price_moves import Move
-from infra.local.aws.wire import ApiError
 from infra.local.cloud import fault_effects
 from infra.local.cloud.conditions import Conditions
 from infra.local.cloud.faults import Call, Fault, FaultList
+from infra.local.cloud.instances import Instances, RefusedError
 from infra.local.cloud.state_reasons import (
     StateReason,
     ended_by_interruption,
@@ -36,7 +36,6 @@ from infra.local.machine.host import EmbeddedHost, HostFacts
 from infra.local.machine.processes import Children
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"
-ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
 log = logging.getLogger("pixel-orch.local")
 
 
@@ -54,33 +53,24 @@ class Settings:
     """The cloud ends by itself after so long without an instance and without a request."""
 
 
-class RefusedError(Exception):
-    """A control request that cannot be done; the text says why."""
-
-
 class Cloud:
-    """All instances, by id, with their hosts."""
+    """How instances begin, run and end; `instances` says which there are, `conditions` what they may use and cost."""
 
     def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self.cloud_id = secrets.token_hex(8)
         self.faults = FaultList()
         self.conditions = Conditions()
+        self.instances = Instances(state / "instances")
         self.requests: dict[str, int] = {}
         self.lock = threading.RLock()
         self.api_url = ""
         self.last_request = time.monotonic()
         self.stopping = False
-        self._state = state
         self._loop = loop
         self._children = Children(loop)
-        self._records: dict[str, Ec2Instance] = {}
-        self._hosts: dict[str, EmbeddedHost] = {}
         self._ending = threading.Lock()
-        self._hidden: dict[str, int] = {}
-        self._hidden_until: dict[str, float] = {}
         self._planned_power: dict[str, asyncio.TimerHandle] = {}
-        self._role_keys: dict[str, Ec2Instance] = {}
         self._background: set[asyncio.Task[Any]] = set()
         Ec2Instance.on_stop = self._on_stop
         Ec2Instance.on_start = self._on_start
@@ -91,7 +81,7 @@ class Cloud:
     def add(self, record: Ec2Instance) -> None:
         """Give a new record its host and let it boot; call with the lock held, from an API thread."""
         facts = self._facts(record)
-        folder = self._state / "instances" / record.id
+        folder = self.instances.folder / record.id
         events = list(self.faults.strike_instance(Call("", facts.zone, facts.instance_type, facts.lifecycle)))
         host = EmbeddedHost(
             facts,
@@ -101,10 +91,9 @@ class Cloud:
             children=self._children,
             quirks=fault_effects.quirks(events),
         )
-        self._hidden_until[record.id] = time.monotonic() + fault_effects.hidden_s(events)
-        self._records[record.id] = record
-        self._hosts[record.id] = host
-        self._hidden.setdefault(record.id, self.settings.hidden_describes)
+        self.instances.add(
+            record, host, hidden_s=fault_effects.hidden_s(events), hidden_describes=self.settings.hidden_describes
+        )
         record.add_tag(SSH_PORT_TAG, str(host.ssh_port))
         self.in_loop(lambda: self._spawn(self._boot(record, host, events)))
         log.info("%s launched: %s %s %s", record.id, facts.instance_type, facts.zone, facts.lifecycle)
@@ -126,18 +115,8 @@ class Cloud:
             user_data=base64.b64decode(user_data) if user_data else b"",
             authorized_keys=(_public_line(pair),) if pair is not None else (),
             role=moto_ec2.role_of(record),
-            role_key_id=self._role_key(record),
+            role_key_id=self.instances.new_role_key(record),
         )
-
-    def _role_key(self, record: Ec2Instance) -> str:
-        key = f"ASIA{secrets.token_hex(8).upper()}"
-        self._role_keys[key] = record
-        return key
-
-    def role_of(self, access_key_id: str) -> str | None:
-        """The role whose temporary key this is; None if it is none, or its instance is gone."""
-        record = self._role_keys.get(access_key_id)
-        return moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
 
     async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:
         began = time.monotonic()
@@ -182,7 +161,7 @@ class Cloud:
         self.in_loop(lambda: self._spawn(self._finish(record, state)))
 
     async def _finish(self, record: Ec2Instance, state: str) -> None:
-        host = self._hosts.pop(record.id, None)
+        host = self.instances.hosts.pop(record.id, None)
         if host is not None:
             survivors = await host.end()
             if survivors:
@@ -201,7 +180,7 @@ class Cloud:
             record.set_state(state, 48 if state == "terminated" else 80)
         if state == "terminated":
             for name in ("home", "bin"):  # the log of its first boot stays for whoever asks why
-                shutil.rmtree(self._state / "instances" / record.id / name, ignore_errors=True)
+                shutil.rmtree(self.instances.folder / record.id / name, ignore_errors=True)
 
     def _on_stop(self, record: Ec2Instance) -> None:
         reason = ended_by_user()
@@ -212,7 +191,7 @@ class Cloud:
         self.add(record)
 
     def _on_reboot(self, record: Ec2Instance) -> None:
-        host = self._hosts.get(record.id)
+        host = self.instances.hosts.get(record.id)
         if host is not None:
             self.in_loop(lambda: self._spawn(host.reboot()))
 
@@ -220,7 +199,7 @@ class Cloud:
 
     def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
         """A spot interruption. Raises RefusedError if there is no such running spot instance."""
-        record, host = self._running(instance_id)
+        record, host = self.instances.running(instance_id)
         if not record.is_spot:
             raise RefusedError(f"{instance_id} is on-demand: EC2 interrupts spot instances only")
         delay_s = (self.settings.notice_s if notice_s is None else notice_s) if notice else 0.0
@@ -236,27 +215,27 @@ class Cloud:
 
     def rebalance(self, instance_id: str) -> None:
         """The rebalance recommendation appears. Raises RefusedError if the instance is not running."""
-        _, host = self._running(instance_id)
+        _, host = self.instances.running(instance_id)
         self.in_loop(host.recommend_rebalance)
 
     def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
         """The host stops answering, or answers again. Raises RefusedError if the instance is not running."""
-        _, host = self._running(instance_id)
+        _, host = self.instances.running(instance_id)
         self.in_loop(host.thaw if thaw else host.freeze)
 
     def cut(self, instance_id: str, after_bytes: int | None) -> None:
         """SSH connections are reset. Raises RefusedError if the instance is not running."""
-        _, host = self._running(instance_id)
+        _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.cut(after_bytes))
 
     def set_link(self, instance_id: str, *, down: bool) -> None:
         """No SSH connection lives while it is down. Raises RefusedError if the instance is not running."""
-        _, host = self._running(instance_id)
+        _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.set_link(down=down))
 
     def fill_disk(self, instance_id: str, *, full: bool) -> None:
         """Its files cannot grow, or can again. Raises RefusedError if the instance is not running."""
-        _, host = self._running(instance_id)
+        _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.fill_disk(full=full))
 
     def apply(self, fault: Fault) -> None:
@@ -277,7 +256,7 @@ class Cloud:
         self.in_loop(lambda: self._loop.call_later(delay_s, self._interrupt_outbid, move))
 
     def _interrupt_outbid(self, move: Move) -> None:
-        for record in self.records():
+        for record in self.instances.all():
             pool = (record.instance_type, str(record.availability_zone))
             if record.state != "running" or record.max_price_usd_h is None or not move.is_meant(*pool):
                 continue
@@ -287,10 +266,10 @@ class Cloud:
 
     def power(self, instance_id: str, secret: str, action: str, delay_s: float) -> None:
         """What the instance's own `shutdown` asks for. Raises RefusedError with a wrong secret."""
-        host = self._hosts.get(instance_id)
+        host = self.instances.hosts.get(instance_id)
         if host is None or not secrets.compare_digest(host.power_secret, secret):
             raise RefusedError("no such instance")
-        record = self.record(instance_id)
+        record = self.instances.record(instance_id)
         self.in_loop(lambda: self._plan_power(record, action, delay_s))
 
     def _plan_power(self, record: Ec2Instance, action: str, delay_s: float) -> None:
@@ -305,82 +284,9 @@ class Cloud:
         stops = record.instance_initiated_shutdown_behavior == "stop" and not record.is_spot
         self.end(record, ended_by_itself(), state="stopped" if stops else "terminated")
 
-    # --- looking -----------------------------------------------------------------------------------------------------
-
-    def record(self, instance_id: str) -> Ec2Instance:
-        """The record of an instance. Raises RefusedError if there is none."""
-        found = self._records.get(instance_id)
-        if found is None:
-            raise RefusedError(f"the embedded cloud has no instance {instance_id}")
-        return found
-
-    def _running(self, instance_id: str) -> tuple[Ec2Instance, EmbeddedHost]:
-        record = self.record(instance_id)
-        host = self._hosts.get(instance_id)
-        if host is None:
-            raise RefusedError(f"{instance_id} is {record.state}")
-        return record, host
-
-    def records(self) -> list[Ec2Instance]:
-        """All instances that ever were, in the order of their launch."""
-        return list(self._records.values())
-
-    def describe(self) -> list[dict[str, Any]]:
-        """For tests: each instance's id, state, zone, type, lifecycle, ssh_port, home and the pids of its processes."""
-        found = []
-        for record in self.records():
-            host = self._hosts.get(record.id)
-            found.append(
-                {
-                    "id": record.id,
-                    "state": record.state,
-                    "zone": record.availability_zone,
-                    "type": record.instance_type,
-                    "market": "spot" if record.is_spot else "on-demand",
-                    "reason": record.state_reason.code or None,
-                    "ssh_port": host.ssh_port if host else None,
-                    "frozen": host.frozen if host else False,
-                    "folder": str(self._state / "instances" / record.id),
-                    "pids": host.pids() if host else [],
-                }
-            )
-        return found
-
-    def hide(self, instance_ids: list[str]) -> None:
-        """Count a describe call by id. Raises the NotFound that EC2 gives while an instance is not yet visible."""
-        for instance_id in instance_ids:
-            too_new = instance_id in self.hidden_ids()
-            if too_new or self._hidden.get(instance_id, 0) > 0:
-                self._hidden[instance_id] -= 0 if too_new else 1
-                raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
-
-    def hidden_ids(self) -> set[str]:
-        """The instances that no describe shows yet."""
-        return {instance_id for instance_id, until in self._hidden_until.items() if until > time.monotonic()}
-
     def count(self, operation: str) -> None:
         """Count a request."""
         self.requests[operation] = self.requests.get(operation, 0) + 1
-
-    def is_idle(self) -> bool:
-        """Whether no instance is on its way, running or ending."""
-        return not any(record.state in ACTIVE_STATES for record in self.records())
-
-    def used(self, instance_type: str, zone: str) -> int:
-        """How many instances a capacity pool holds now."""
-        return sum(
-            record.state in ACTIVE_STATES
-            for record in self.records()
-            if (record.instance_type, record.availability_zone) == (instance_type, zone)
-        )
-
-    def counted(self) -> list[tuple[str, str, str]]:
-        """(type, market, region) of each instance that a vCPU quota counts now."""
-        return [
-            (record.instance_type, "spot" if record.is_spot else "on-demand", record.region_name)
-            for record in self.records()
-            if record.state in ACTIVE_STATES
-        ]
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -412,7 +318,8 @@ class Cloud:
 
     async def end_all(self) -> None:
         """End every instance at once, for the end of the process."""
-        hosts, self._hosts = list(self._hosts.values()), {}
+        hosts = list(self.instances.hosts.values())
+        self.instances.hosts.clear()
         await asyncio.gather(*(host.end() for host in hosts))
 
 

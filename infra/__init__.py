@@ -1,1 +1,1 @@
-"""What a run stands on: the bootstrap and agent that go to the instance, and the embedded cloud."""
+"""What a run stands on: what is sent to the instance, what setup makes in the account, and the embedded cloud."""

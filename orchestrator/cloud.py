@@ -256,7 +256,7 @@ class Setup:
 
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
-"""As `infra/agent.py` finds them; group 1 is the step."""
+"""As `infra/instance/trainer_files.py` finds them; group 1 is the step."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A host as the engine knows it, over SSH: everything goes through `infra/agent.py`, one command each."""
+"""A host as the engine knows it, over SSH: everything goes through `infra/instance/agent.py`, one command each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
+from infra.instance.layout import files_to_send
 from orchestrator import sync
 from orchestrator.cloud import CommandResult, Cursor, Job, Look, Output, RestFile, Setup
 from orchestrator.errors import CommandError, HostError, UnreachableError
@@ -102,10 +102,7 @@ class SshHost:
         return {"data_s": float(told["seconds"]), "data_how": str(told["how"])}
 
     def _send_own_files(self, job: Job) -> None:
-        own = resources.files("infra")
-        names = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json", *(("s3_home.py",) if job.bucket else ()))
-        names += ("data.sh", "s3_data.py") if job.data else ()
-        files = {f"bin/{name}": own.joinpath(name).read_bytes() for name in names}
+        files = files_to_send(has_bucket=bool(job.bucket), has_dataset=bool(job.data))
         if job.config_json is not None:
             files["config.json"] = job.config_json
         packed = io.BytesIO()
@@ -159,13 +156,15 @@ class SshHost:
         self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
 
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
-        """One `s3_home.py restore`: the instance is nearer to S3 than we are."""
+        """One `checkpoint_uploader.py restore`: the instance is nearer to S3 than we are."""
         words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
-        command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/s3_home.py", *words])
+        command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
         result = self.shell.run(command, timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
         if not result.ok or not lines:
-            return (), CommandError("s3_home.py restore", result.exit_code, result.stderr.decode(errors="replace")).tail
+            return (), CommandError(
+                "checkpoint_uploader.py restore", result.exit_code, result.stderr.decode(errors="replace")
+            ).tail
         answer = json.loads(lines[-1])
         troubles = [f"{one['name']}: {one['reason']}" for one in answer["refused"]]
         found = tuple(Output(**entry) for entry in answer["restored"])
@@ -321,7 +320,7 @@ def _unpack(packed: IO[bytes], folder: Path) -> None:
 
 
 def _place(job: Job, setup: Setup) -> dict[str, str] | None:
-    """Return where `s3_home.py` carries checkpoints, and what runs it."""
+    """Return where `checkpoint_uploader.py` carries checkpoints, and what runs it."""
     if job.bucket is None:
         return None
     place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}

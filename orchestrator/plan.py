@@ -225,7 +225,8 @@ def user_data(
     """Return the cloud-config of one instance.
 
     The host key is made by us, so that it is known before the first connection; it is the one secret that user-data
-    holds. The guard (`infra/guard.sh`) ends the machine should we die before the agent runs, or the agent later.
+    holds. The guard (`infra/instance/guard.sh`) ends the machine should we die before the agent runs, or the agent
+    later.
 
     Args:
         host_key_private: in OpenSSH's form.
@@ -234,7 +235,7 @@ def user_data(
         alone_min: after so many minutes nobody need have asked for the machine to go on.
         most_min: after so many it ends even if a long set-up asked for more; 0: there is no such limit.
     """
-    guard = resources.files("infra").joinpath("guard.sh").read_text()
+    guard = resources.files("infra.instance").joinpath("guard.sh").read_text()
     config = {
         "ssh_deletekeys": True,
         "ssh_keys": {"ed25519_private": host_key_private, "ed25519_public": host_key_public},

@@ -1,6 +1,7 @@
 """What a run does with its second home in S3: resume from it, hear what is stored there, catch up after we were away.
 
-The instance itself carries checkpoints there (`infra/s3_home.py`), so that none of this is needed for them to be safe.
+The instance itself carries checkpoints there (`infra/instance/checkpoint_uploader.py`), so that none of
+this is needed for them to be safe.
 """
 
 from __future__ import annotations

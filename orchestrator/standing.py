@@ -181,7 +181,7 @@ def expected(parameters: dict[str, str]) -> set[str]:
 
 
 def _template() -> str:
-    return resources.files("infra").joinpath("stack.yaml").read_text()
+    return resources.files("infra.account").joinpath("stack.yaml").read_text()
 
 
 # -- saying it
@@ -214,7 +214,7 @@ def _print_dry(stack: Stack, parameters: dict[str, str], args: argparse.Namespac
         print(json.dumps({"dry_run": True, "stack": stack.name, "parameters": parameters, "resources": makes}))
         return 0
     verb = "updated" if stack.describe() is not None else "created"
-    head = f"Stack {stack.name} in {stack.region} would be {verb} (infra/stack.yaml); nothing is created."
+    head = f"Stack {stack.name} in {stack.region} would be {verb} (infra/account/stack.yaml); nothing is created."
     print(wrapped(head, WIDTH) + "\n")
     for key, value in parameters.items():
         print(f"  {key:12} {value or '-'}")

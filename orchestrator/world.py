@@ -369,7 +369,7 @@ def torch_has_kernels(compute_capability: str) -> bool:
 
     Binaries run on the same major version from their own minor version upwards (CUDA C Programming Guide).
     """
-    table = json.loads(resources.files("infra").joinpath("torch_builds.json").read_text())
+    table = json.loads(resources.files("infra.instance").joinpath("torch_builds.json").read_text())
     major, _, minor = compute_capability.partition(".")
     for build in table["builds"]:
         for known in build["capabilities"]:

@@ -1,7 +1,8 @@
 """S3 as the in-memory cloud has it: what the machines carried there by when, and the laptop's sight of it.
 
-A machine carries a finished checkpoint within `carry_s`, as `infra/s3_home.py` does beside the trainer. What was not
-there when it was interrupted is lost; one that ends itself waits until all is there, unless S3 refuses.
+A machine carries a finished checkpoint within `carry_s`, as `infra/instance/checkpoint_uploader.py` does beside the
+trainer. What was not there when it was interrupted is lost; one that ends itself waits until all is there, unless S3
+refuses.
 """
 
 from __future__ import annotations

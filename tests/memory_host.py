@@ -1,7 +1,7 @@
 """One machine of the in-memory cloud: its trainer, the agent that watches over it, and the link to it.
 
-The trainer's state is a function of the time. The agent's own limits are as `infra/agent.py` has them: an owner who is
-silent for too long, and what the budget surely buys; until it is started, the guard of user-data holds.
+The trainer's state is a function of the time. The agent's own limits are as `infra/instance/watch.py` has them: an
+owner who is silent for too long, and what the budget surely buys; until it is started, the guard of user-data holds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.memory import MemoryCloud
 
 FIRST_HOUR_S = 3600.0
-LEAVE_TO_AWS_S = 180.0  # agent.py: from a notice on, in the first hour
+LEAVE_TO_AWS_S = 180.0  # watch.py: from a notice on, in the first hour
 
 
 @dataclass
@@ -79,7 +79,7 @@ def guard_s(user_data: str) -> float | None:
 
 
 class Agent:
-    """What ends a machine from within: `Watch.look_at_limits` of infra/agent.py, and the timer before it."""
+    """What ends a machine from within: `Watch.look_at_limits` of infra/instance/watch.py, and the timer before it."""
 
     def __init__(self, cloud: MemoryCloud, machine: Machine) -> None:
         self.cloud = cloud

@@ -3,7 +3,7 @@
 Importing this costs nothing beyond the standard library; moto and asyncssh live in the process that `ensure` starts.
 """
 
-from infra.local.control import EmbeddedCloud, EmbeddedCloudError
-from infra.local.faults import load_faults
+from infra.local.client import EmbeddedCloud, EmbeddedCloudError
+from infra.local.cloud.faults import load_faults
 
 __all__ = ["EmbeddedCloud", "EmbeddedCloudError", "load_faults"]

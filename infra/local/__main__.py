@@ -22,7 +22,7 @@ def detach() -> None:
 
 def dump(words: list[str]) -> None:
     """Print the state of the running embedded cloud."""
-    from infra.local.control import EmbeddedCloud
+    from infra.local.client import EmbeddedCloud
 
     home = Path(words[0] if words else os.environ.get("PIXEL_ORCH_HOME", "~/.pixel-orch")).expanduser()
     found = EmbeddedCloud.find(home)
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--dump"]:
         dump(sys.argv[2:])
     elif sys.argv[1:] == ["--faults"]:
-        from infra.local.faults import table
+        from infra.local.cloud.faults import table
 
         print(table())
     elif len(sys.argv) != 4:

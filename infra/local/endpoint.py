@@ -5,9 +5,10 @@ Where the running embedded cloud is, and the key to it. Standard library only; c
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from infra.local.machine.processes import is_running, process_start
 
 
 @dataclass(frozen=True)
@@ -42,33 +43,3 @@ class Endpoint:
     def is_alive(self) -> bool:
         """Whether its process runs: the same one, not another that has got its pid since."""
         return is_running(self.pid) and process_start(self.pid) == self.pid_start
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return _stat_fields(pid)[:1] != ["Z"]
-
-
-def process_start(pid: int) -> str:
-    """When a process began, as the kernel counts it.
-
-    With the pid it names a process for good. "" where it is not known.
-    """
-    fields = _stat_fields(pid)
-    return fields[19] if len(fields) > 19 else ""
-
-
-def _stat_fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on; empty on systems without it."""
-    if not sys.platform.startswith("linux"):
-        return []
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []

@@ -19,12 +19,13 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from infra.local import market, processes
-from infra.local.cloud import Cloud, Settings
-from infra.local.control_routes import ControlRoutes
-from infra.local.endpoint import Endpoint, process_start
-from infra.local.faults import load_faults, parse_faults
-from infra.local.overlay import Overlay
+from infra.local.api.control_routes import ControlRoutes
+from infra.local.api.overlay import Overlay
+from infra.local.aws import spot_market
+from infra.local.cloud.cloud import Cloud, Settings
+from infra.local.cloud.faults import load_faults, parse_faults
+from infra.local.endpoint import Endpoint
+from infra.local.machine import processes
 
 log = logging.getLogger("pixel-orch.local")
 _HOUSEKEEPING_S = 5.0
@@ -62,8 +63,8 @@ class Server:
             secret_access_key=secrets.token_urlsafe(30),
             cloud_id=self._cloud.cloud_id,
             pid=os.getpid(),
-            pid_start=process_start(os.getpid()),
-            regions=market.regions(),
+            pid_start=processes.process_start(os.getpid()),
+            regions=spot_market.regions(),
         ).write(self._endpoint_file)
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
@@ -82,7 +83,7 @@ class Server:
                 log.info("endpoint.json is gone: no one can find this process any more")
                 self._stop.set()
             unused_s = time.monotonic() - self._cloud.last_request
-            if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.is_idle):
+            if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.instances.is_idle):
                 log.info("unused for %.0f s", unused_s)
                 self._stop.set()
 

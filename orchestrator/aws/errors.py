@@ -61,7 +61,9 @@ def _meanings(
     return {code: Meaning(kind, scope, does, says_so) for code in codes}
 
 
-CREDENTIALS = "check the credentials (aws sts get-caller-identity) and the policy (infra/policies/operator.json)"
+CREDENTIALS = (
+    "check the credentials (aws sts get-caller-identity) and the policy (infra/account/policies/operator.json)"
+)
 RAISE_QUOTA = "a person must raise the quota in Service Quotas; another zone does not help"
 
 MEANINGS: dict[str, Meaning] = {

@@ -1,6 +1,6 @@
 """S3 as a run's second home, seen from this machine: is the bucket usable, and what did the instances store there.
 
-The layout below a run's prefix is that of `infra/s3_home.py`, which writes it.
+The layout below a run's prefix is that of `infra/instance/checkpoint_uploader.py`, which writes it.
 """
 
 from __future__ import annotations

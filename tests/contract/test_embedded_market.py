@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.local import EmbeddedCloud, EmbeddedCloudError
-from infra.local.quotas import QUOTAS, quota_for
+from infra.local.aws.quotas import QUOTAS, quota_for
 from tests.contract.test_embedded_fixtures import (
     PARAMETER,
     ami,

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infra.local import EmbeddedCloud
-from infra.local.permissions import action_of, may
+from infra.local.aws.permissions import action_of, may
 from tests.contract.test_embedded_fixtures import PARAMETER, client, wait_for
 
 TRUST = {

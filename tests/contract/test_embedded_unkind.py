@@ -13,7 +13,7 @@ import paramiko
 import pytest
 
 from infra.local import EmbeddedCloud
-from infra.local.faults import EVENTS, STATES
+from infra.local.cloud.faults import EVENTS, STATES
 from tests.contract.test_embedded_fixtures import (
     PARAMETER,
     SPOT,
@@ -42,7 +42,7 @@ class Stage:
     def __init__(self, cloud: EmbeddedCloud, ec2: Any, launch: Launch, key: paramiko.PKey) -> None:
         self.cloud, self.ec2, self.launch, self.key = cloud, ec2, launch, key
 
-    def befall(self, name: str, **keys: Any) -> None:
+    def strike(self, name: str, **keys: Any) -> None:
         self.cloud.add_fault({"event": name, "times": 1, **keys})
 
     def log_in(self, instance_id: str) -> Login:
@@ -84,7 +84,7 @@ def eventually(ready: Callable[[], Any], limit_s: float = 10) -> None:
 
 @checks("slow-boot")
 def slow_boot(stage: Stage) -> None:
-    stage.befall("slow-boot", boot_s=0.6)
+    stage.strike("slow-boot", boot_s=0.6)
     began = time.monotonic()
     stage.launch()
     assert 0.5 < time.monotonic() - began < 3
@@ -94,14 +94,14 @@ def slow_boot(stage: Stage) -> None:
 
 @checks("failed-boot")
 def failed_boot(stage: Stage) -> None:
-    stage.befall("failed-boot")
+    stage.strike("failed-boot")
     gone = wait_for(stage.ec2, stage.launch(wait=False), "terminated")
     assert gone["StateReason"]["Code"] == "Server.InternalError"
 
 
 @checks("not-found")
 def not_found(stage: Stage) -> None:
-    stage.befall("not-found", for_s=0.5)
+    stage.strike("not-found", for_s=0.5)
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "unseen", "Value": "yes"}]}]
     instance_id = stage.launch(wait=False, TagSpecifications=tags)
     by_tag = [{"Name": "tag:unseen", "Values": ["yes"]}]
@@ -113,7 +113,7 @@ def not_found(stage: Stage) -> None:
 
 @checks("interruption")
 def interruption(stage: Stage) -> None:
-    stage.befall("interruption", notice_s=2.0)
+    stage.strike("interruption", notice_s=2.0)
     instance_id = stage.launch()
     assert json.loads(stage.metadata(instance_id, "spot/instance-action"))["action"] == "terminate"
     gone = wait_for(stage.ec2, instance_id, "terminated")
@@ -122,7 +122,7 @@ def interruption(stage: Stage) -> None:
 
 @checks("interruption-without-notice")
 def interruption_without_notice(stage: Stage) -> None:
-    stage.befall("interruption-without-notice", after_s=0.2)
+    stage.strike("interruption-without-notice", after_s=0.2)
     instance_id = stage.launch()
     gone = wait_for(stage.ec2, instance_id, "terminated")
     assert gone["StateReason"]["Code"] == "Server.SpotInstanceTermination"
@@ -130,7 +130,7 @@ def interruption_without_notice(stage: Stage) -> None:
 
 @checks("notice-without-interruption")
 def notice_without_interruption(stage: Stage) -> None:
-    stage.befall("notice-without-interruption", notice_s=0.1)
+    stage.strike("notice-without-interruption", notice_s=0.1)
     instance_id = stage.launch()
     time.sleep(0.3)
     assert "terminate" in stage.metadata(instance_id, "spot/instance-action")
@@ -139,13 +139,13 @@ def notice_without_interruption(stage: Stage) -> None:
 
 @checks("rebalance")
 def rebalance(stage: Stage) -> None:
-    stage.befall("rebalance")
+    stage.strike("rebalance")
     assert "noticeTime" in stage.metadata(stage.launch(), "events/recommendations/rebalance")
 
 
 @checks("frozen-host")
 def frozen_host(stage: Stage) -> None:
-    stage.befall("frozen-host", for_s=0.5)
+    stage.strike("frozen-host", for_s=0.5)
     instance_id = stage.launch()
     assert next(one for one in stage.cloud.instances() if one["id"] == instance_id)["frozen"]
     began = time.monotonic()
@@ -155,12 +155,12 @@ def frozen_host(stage: Stage) -> None:
 
 @checks("cut-link")
 def cut_link(stage: Stage) -> None:
-    stage.befall("cut-link", for_s=0.5)
+    stage.strike("cut-link", for_s=0.5)
     instance_id = stage.launch()
     with pytest.raises((OSError, EOFError, paramiko.SSHException)):
         stage.log_in(instance_id)
     eventually(lambda: _answers(stage, instance_id))
-    stage.befall("cut-link", after_bytes=100_000)
+    stage.strike("cut-link", after_bytes=100_000)
     session = stage.log_in(stage.launch())
     try:
         received = len(session.run("head -c 1000000 /dev/zero")[0])
@@ -201,7 +201,7 @@ def full_disk(stage: Stage) -> None:
     stage.cloud.fill_disk(instance_id, full=False)
     assert session.run("echo x > new && cat new")[0] == b"x\n"
     session.close()
-    stage.befall("full-disk")
+    stage.strike("full-disk")
     session = stage.log_in(stage.launch())
     assert session.run("echo x > new && cat new")[0] == b""
     session.close()
@@ -218,7 +218,7 @@ def wrong_host_key(stage: Stage) -> None:
     wanted = paramiko.Ed25519Key.from_private_key(_file(private)).get_base64()
     good = stage.log_in(stage.launch(given))
     assert good.client.get_transport().get_remote_server_key().get_base64() == wanted  # type: ignore[union-attr]
-    stage.befall("wrong-host-key")
+    stage.strike("wrong-host-key")
     bad = stage.log_in(stage.launch(given))
     assert bad.client.get_transport().get_remote_server_key().get_base64() != wanted  # type: ignore[union-attr]
 
@@ -231,7 +231,7 @@ def _file(text: str) -> Any:
 
 @checks("clock-skew")
 def clock_skew(stage: Stage) -> None:
-    stage.befall("clock-skew", skew_s=-900)
+    stage.strike("clock-skew", skew_s=-900)
     session = stage.log_in(stage.launch())
     script = "import os,time; open('f','w').close(); print(time.time(), os.stat('f').st_mtime, time.gmtime().tm_min)"
     said, errors, code = session.run(f'python3 -c "{script}"; date +%s')

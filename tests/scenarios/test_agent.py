@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from infra.instance.layout import files_to_send
+
 pytestmark = pytest.mark.slow
-AGENT = Path(__file__).parents[2] / "infra" / "agent.py"
 SAVES_ON_SIGTERM = (
     "import signal, sys, time, os\n"
     "def save(*_):\n"
@@ -75,10 +76,13 @@ class Machine:
         self.code.mkdir()
         (self.code / "t.py").write_text(SAVES_ON_SIGTERM)
         self.is_down = root / "down"
+        for name, content in files_to_send(has_bucket=False, has_dataset=False).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
 
     def agent(self, verb: str, *words: str, data: str = "") -> dict[str, Any]:
         """Run a verb."""
-        command = [sys.executable, str(AGENT), verb, str(self.root), *words]
+        command = [sys.executable, str(self.root / "bin" / "agent.py"), verb, str(self.root), *words]
         done = subprocess.run(command, input=data, capture_output=True, text=True, check=True)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -185,7 +189,7 @@ def test_with_a_second_home_the_budget_still_ends_the_machine_and_waits_for_noth
 
 def test_a_second_home_that_cannot_be_reached_is_told(machine: Machine) -> None:
     machine.start(s3={**PLACE, "python": "/no/such/python"})
-    until(lambda: "cannot start s3_home.py" in machine.status()["s3_problem"])
+    until(lambda: "cannot start checkpoint_uploader.py" in machine.status()["s3_problem"])
     assert machine.status()["trainer"]["state"] == "running"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import agent
+from infra.instance.watch import Watch, gpu_facts
 from infra.local import EmbeddedCloud
 from orchestrator.store import RunStore
 from tests.scenarios.stage import Stage, last_json, staged
@@ -116,7 +116,7 @@ def test_the_agent_lets_nvidia_smi_write_and_ends_it_with_the_trainer(
     (tmp_path / "out").mkdir()
     (tmp_path / "code").mkdir()
     job = {"command": ["true"], "env": {}, "path_first": "/usr/bin"}
-    watch = agent.Watch(str(tmp_path), job)
+    watch = Watch(str(tmp_path), job)
     watch.start_trainer()
     watch.watch_gpu()
     give_up_at = time.monotonic() + 20
@@ -127,5 +127,5 @@ def test_the_agent_lets_nvidia_smi_write_and_ends_it_with_the_trainer(
     watch.look_at_trainer()
     assert watch.gpu_watch is not None
     assert watch.gpu_watch.poll() is not None, "it has ended with the trainer"
-    facts = agent.gpu_facts(str(tmp_path / "agent" / "gpu.csv"))
+    facts = gpu_facts(str(tmp_path / "agent" / "gpu.csv"))
     assert (facts["name"], facts["utilization_percent"], facts["memory_peak_mib"]) == ("Tesla T4", 91.5, 3102)

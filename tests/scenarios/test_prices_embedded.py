@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import EmbeddedCloud, market
+from infra.local import EmbeddedCloud
+from infra.local.aws import spot_market
 from orchestrator.price_cache import PriceCache
 from orchestrator.prices import Change
 from tests.scenarios.stage import Stage, last_json, staged
@@ -51,8 +52,8 @@ def test_ten_types_in_four_regions(stage: Stage) -> None:
     answer = last_json(said)
     rows = {(row["instance_type"], row["zone"]): row for row in answer["prices"] if row["zone"]}
     offered = {
-        (name, zone) for name in TYPES.split(",") for region in market.regions()
-        for zone in market.offering_zones(name, region)
+        (name, zone) for name in TYPES.split(",") for region in spot_market.regions()
+        for zone in spot_market.offering_zones(name, region)
     }  # fmt: skip
     assert set(rows) == offered, "every pool, whatever the page it was on"
     assert {row["source"] for row in rows.values()} == {"embedded"}

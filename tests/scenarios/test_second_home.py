@@ -49,10 +49,10 @@ def client(stage: Stage, service: str) -> Any:
 
 
 def prepare(stage: Stage) -> None:
-    """Make what `setup` makes, as far as a run needs it: the bucket, and a role by infra/policies/instance.json."""
+    """Make what a run needs of `setup`: the bucket, and a role by infra/account/policies/instance.json."""
     client(stage, "s3").create_bucket(Bucket=BUCKET)
     iam = client(stage, "iam")
-    policy = (Path(__file__).parents[2] / "infra" / "policies" / "instance.json").read_text()
+    policy = (Path(__file__).parents[2] / "infra" / "account" / "policies" / "instance.json").read_text()
     iam.create_role(RoleName="pixel-orch", AssumeRolePolicyDocument=json.dumps(TRUST))
     iam.put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=policy.replace("BUCKET", BUCKET))
     iam.create_instance_profile(InstanceProfileName="pixel-orch")

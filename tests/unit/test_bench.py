@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from infra.agent import gpu_facts
+from infra.instance.watch import gpu_facts
 from orchestrator.bench import BenchRow, as_json, as_text, bench_row, common_target, ranked, steps_to
 from orchestrator.cli import main
 from orchestrator.events import GpuSeen, InstanceStarted, fold

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.local import market
+from infra.local.aws import spot_market
 from model.config import config_from_settings
 from orchestrator import catalog, limits, world
 from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
@@ -264,11 +264,11 @@ def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: Memory
 
 def test_the_embedded_cloud_offers_every_type_and_says_where_it_does_not() -> None:
     for known in catalog.all_types():
-        zones = market.offering_zones(known.name, "us-east-1")
+        zones = spot_market.offering_zones(known.name, "us-east-1")
         assert zones, known.name
         recorded = known.on_demand_usd_h["us-east-1"]
-        assert market.on_demand_usd_h(known.name, "us-east-1") == pytest.approx(recorded, rel=1e-4)
-        described = market.load_pools()["types"][known.name]
+        assert spot_market.on_demand_usd_h(known.name, "us-east-1") == pytest.approx(recorded, rel=1e-4)
+        described = spot_market.load_pools()["types"][known.name]
         assert (described["vcpus"], described["gpu"]["count"]) == (known.vcpus, known.gpus)
     nowhere = MemoryCloud(VirtualClock(), regions=())
     spec = RunSpec(run="x", cloud="local", instances=("g5.2xlarge",), market="spot", regions=("us-west-2",))

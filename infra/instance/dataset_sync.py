@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Fills the folder of a prepared data set from S3, on the instance: the trainer begins when its first shard is there.
+
+    dataset_sync.py fetch FOLDER s3://BUCKET/PREFIX [ASKED]
+    dataset_sync.py keep FOLDER s3://BUCKET/PREFIX
+
+Below the prefix lie `manifest.json` and the shards, as `pixel-orch data prepare` wrote them. The manifest comes first,
+then the first training shard; then this command returns, and a process that it leaves behind fetches the rest: the
+small splits, then the training shards in the order in which a first epoch takes them. Each file gets its name only when
+its SHA-256 is the manifest's, and is then written down as checked. The last line that is printed is a JSON object.
+ASKED is what the preparation was to be asked for (JSON); a manifest of another one is refused. Exit code 4: there is no
+manifest yet.
+
+`keep` copies a folder that was prepared here to that place, the manifest last: it is there when all is. What lies there
+already is not written again, and never over another file.
+
+It needs boto3, and finds its credentials as boto3 does: the role of the instance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+MANIFEST, CHECKED, STATE = "manifest.json", ".checked.jsonl", ".fetching.json"
+PIECE = 1 << 20
+TRIES = 6  # of one file, in a row
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+NOTHING_THERE = 4
+MISSING = ("404", "NoSuchKey")
+FINAL = ("404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied")  # another try would not help
+FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
+
+
+class DataError(Exception):
+    """It cannot be fetched, in one line."""
+
+
+class NothingThereError(DataError):
+    """There is no manifest."""
+
+
+class Source:
+    """The place of a data set in S3.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        s3: the client.
+        sleep: waits between two tries.
+    """
+
+    def __init__(self, url: str, s3: Any, sleep: Callable[[float], None] = time.sleep) -> None:
+        bucket, _, prefix = url[len("s3://") :].partition("/")
+        if not url.startswith("s3://") or not bucket:
+            raise DataError(f"{url} is no place in S3; give s3://BUCKET/PREFIX")
+        self.bucket, self.prefix, self.s3, self.sleep = bucket, prefix.strip("/"), s3, sleep
+
+    def key(self, name: str) -> str:
+        """Name an object."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def fetch(self, name: str, folder: str, sha256: str | None) -> int:
+        """Fetch a file whole, or raise; return its bytes. One that is there already is not fetched again.
+
+        Raises:
+            DataError: S3 does not have it, or has another file.
+        """
+        path = os.path.join(folder, name)
+        if os.path.exists(path) and (sha256 is None or hash_of(path) == sha256):
+            return 0
+        return self._tried(f"fetch s3://{self.bucket}/{self.key(name)}", lambda: self._transfer(name, path, sha256))
+
+    def keep(self, name: str, folder: str, sha256: str) -> int:
+        """Copy a file there, unless it is; return the bytes that went.
+
+        Raises:
+            DataError: S3 does not take it, or has another file of this name.
+        """
+        return self._tried(f"write s3://{self.bucket}/{self.key(name)}", lambda: self._put(name, folder, sha256))
+
+    def _tried(self, what: str, does: Callable[[], int]) -> int:
+        wait_s, problem, kind = FIRST_WAIT_S, "", DataError
+        for number in range(TRIES):
+            if number:
+                self.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            try:
+                return does()
+            except FAILURES as error:
+                problem = " ".join(str(error).split())[:200]
+                code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+                kind = NothingThereError if code in MISSING else DataError
+                if code in FINAL:
+                    break
+        raise kind(f"cannot {what}: {problem}")
+
+    def _put(self, name: str, folder: str, sha256: str) -> int:
+        place = {"Bucket": self.bucket, "Key": self.key(name)}
+        try:
+            there = self.s3.head_object(**place)["Metadata"].get("sha256")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in MISSING:
+                raise
+        else:
+            if there == sha256:
+                return 0
+            raise DataError(f"s3://{self.bucket}/{self.key(name)} is another file; give another --data-bucket")
+        path = os.path.join(folder, name)
+        with open(path, "rb") as body:
+            self.s3.put_object(**place, Body=body, Metadata={"sha256": sha256})
+        return os.path.getsize(path)
+
+    def _transfer(self, name: str, path: str, sha256: str | None) -> int:
+        part = f"{os.path.dirname(path)}/.{name}.part"
+        body = self.s3.get_object(Bucket=self.bucket, Key=self.key(name))["Body"]
+        hasher, size = hashlib.sha256(), 0
+        with open(part, "wb") as file:
+            while piece := body.read(PIECE):
+                file.write(piece)
+                hasher.update(piece)
+                size += len(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if sha256 is not None and hasher.hexdigest() != sha256:
+            os.unlink(part)
+            raise OSError(f"its SHA-256 is {hasher.hexdigest()}, the manifest says {sha256}")
+        os.replace(part, path)
+        return size
+
+
+def hash_of(path: str) -> str:
+    """Hash a file."""
+    hasher = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def files_in_order(manifest: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """List (name, SHA-256, whether it is a shard): a training shard, the small splits, the other training ones."""
+    train = [shard for shard in manifest["shards"] if shard["split"] == "train"]
+    others = [shard for shard in manifest["shards"] if shard["split"] != "train"]
+    found: list[tuple[str, str, bool]] = []
+    for shard in [*train[:1], *others, *train[1:]]:
+        if shard["columns_sha256"]:
+            found.append((shard["file"][: -len(".npy")] + ".columns.npy", shard["columns_sha256"], False))
+        found.append((shard["file"], shard["sha256"], True))
+    return found
+
+
+def note_checked(folder: str, name: str, sha256: str) -> None:
+    """Write down that a shard is whole, so that the trainer need not read all of it once more."""
+    status = os.stat(os.path.join(folder, name))
+    mark = {"file": name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+    with open(os.path.join(folder, CHECKED), "a", encoding="utf-8") as file:
+        file.write(json.dumps(mark, sort_keys=True) + "\n")
+
+
+def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None], asked: Any = None) -> dict[str, Any]:
+    """Fetch everything; `leave` is called when the trainer can begin.
+
+    Args:
+        source: the place in S3.
+        folder: to fill.
+        leave: called once, with what was done so far.
+        asked: what the recipe must have been asked for; None: anything.
+
+    Returns:
+        What was done: bytes and seconds in all.
+
+    Raises:
+        DataError: something cannot be fetched.
+    """
+    began_s = time.monotonic()
+    os.makedirs(folder, exist_ok=True)
+    size = source.fetch(MANIFEST, folder, None)
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        try:
+            manifest = json.load(file)
+            wanted, made = files_in_order(manifest), manifest["recipe"]["asked"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"s3://{source.bucket}/{source.key(MANIFEST)} is no manifest ({error!r})") from None
+    if asked is not None and asked != made:
+        os.unlink(os.path.join(folder, MANIFEST))
+        raise DataError(
+            f"s3://{source.bucket}/{source.prefix} was prepared with {json.dumps(made)}, not {json.dumps(asked)}; "
+            "give another --data-bucket, or leave out --prepare"
+        )
+    told = {"bytes": size, "seconds": 0.0, "files": 1, "of": len(wanted) + 1}
+    can_begin = False
+    for name, sha256, is_shard in wanted:
+        told["bytes"] += source.fetch(name, folder, sha256)
+        told["files"] += 1
+        told["seconds"] = round(time.monotonic() - began_s, 3)
+        if is_shard:
+            note_checked(folder, name, sha256)
+        tell(folder, told)
+        if is_shard and not can_begin:
+            can_begin = True
+            leave(told)
+    return told
+
+
+def keep(source: Source, folder: str) -> dict[str, Any]:
+    """Copy a prepared folder to S3, the manifest last.
+
+    Raises:
+        DataError: S3 does not take a file, or has another one of its name.
+    """
+    began_s, size = time.monotonic(), 0
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        files = [(name, sha256) for name, sha256, _ in files_in_order(json.load(file))]
+    for name, sha256 in [*files, (MANIFEST, hash_of(os.path.join(folder, MANIFEST)))]:
+        size += source.keep(name, folder, sha256)
+    return {"bytes": size, "files": len(files) + 1, "seconds": round(time.monotonic() - began_s, 3)}
+
+
+def tell(folder: str, told: dict[str, Any]) -> None:
+    """Write down how far it is, for those who look."""
+    path = os.path.join(folder, STATE)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        json.dump(told, file)
+    os.replace(path + ".tmp", path)
+
+
+def leave_behind(told: dict[str, Any]) -> None:
+    """Go on in a process of our own; the command ends, and has said how far it is."""
+    print(json.dumps(told), flush=True)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+def main(argv: list[str]) -> int:
+    """Fill a folder, or keep one; see the module's text."""
+    verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
+    asked = json.loads(argv[4]) if len(argv) > 4 and argv[4] else None
+    retries = {"mode": "standard", "total_max_attempts": 4}
+    s3 = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    try:
+        if verb == "keep":
+            print(json.dumps(keep(Source(url, s3), folder)), flush=True)
+        else:
+            fill(Source(url, s3), folder, leave_behind, asked)
+    except NothingThereError as error:
+        print(f"dataset_sync.py: {error}", file=sys.stderr)
+        return NOTHING_THERE
+    except DataError as error:
+        if verb == "fetch" and os.path.isdir(folder):
+            tell(folder, {"problem": str(error)})
+        print(f"dataset_sync.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,37 @@
+"""Which files are sent to a rented machine, and where they lie in its folder `bin/`.
+
+    bin/agent.py, bin/bootstrap.sh ...      the programs, which are run by their path
+    bin/infra/instance/watch.py ...         the modules that the programs import, under the names that they have here
+
+Python looks for the imports of a script in the script's own folder first. So `from infra.instance.watch import Watch`
+means the same file under `python3 bin/agent.py`, in the tests and for mypy; nothing is installed on the machine. The
+packages' `__init__.py` are sent too: without them an installed package of the name `infra` would be preferred.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json")
+PROGRAMS_FOR_BUCKET = ("checkpoint_uploader.py",)
+PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
+MODULES = ("__init__.py", "metadata.py", "trainer_files.py", "watch.py")
+
+
+def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
+    """Return the content of each file by its path on the machine.
+
+    Args:
+        has_bucket: checkpoints go to S3.
+        has_dataset: a data set is prepared or fetched before the trainer starts.
+    """
+    own = resources.files("infra")
+    programs = (
+        *PROGRAMS,
+        *(PROGRAMS_FOR_BUCKET if has_bucket else ()),
+        *(PROGRAMS_FOR_DATASET if has_dataset else ()),
+    )
+    files = {f"bin/{name}": own.joinpath("instance").joinpath(name).read_bytes() for name in programs}
+    for name in ("__init__.py", *(f"instance/{module}" for module in MODULES)):
+        files[f"bin/infra/{name}"] = own.joinpath(name).read_bytes()
+    return files

@@ -1,0 +1,263 @@
+"""moto's EC2 with our regions, types, images and instances in it. It sets moto up, so every file with moto imports it.
+
+moto keeps the records (reservations, security groups, key pairs, tags, filters); an `Ec2Instance` adds what makes an
+instance of ours: it begins as pending, has a spot request's id, and stopping or ending it is the cloud's business.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, ClassVar
+
+from infra.local.aws import images, spot_market
+
+ACCOUNT_ID = "123456789012"
+os.environ.update(
+    MOTO_EC2_LOAD_DEFAULT_AMIS="false",  # images of 2017; ours are in images.py
+    MOTO_ACCOUNT_ID=ACCOUNT_ID,
+    MOTO_DISABLE_GLOBAL_CORS="true",  # no browser has any business here
+)
+
+
+@contextmanager
+def _only_our_regions_and_types() -> Iterator[None]:
+    """While moto is imported: our types instead of 90 files of offerings (1 s), our regions instead of all (0.6 s)."""
+    import boto3
+    import moto.utilities.utils as moto_files
+
+    load, list_regions = moto_files.load_resource, boto3.Session.get_available_regions
+
+    def load_ours(resource: str) -> Any:
+        if resource.startswith("ec2/resources/instance_types."):
+            return {name: _type_description(name) for name in spot_market.instance_types()}
+        if resource.startswith("ec2/resources/instance_type_offerings"):
+            location, _, file = resource.rpartition("/")
+            return _offerings(location.rpartition("/")[2], file.partition(".")[0])
+        return load(resource)
+
+    moto_files.load_resource = load_ours
+    boto3.Session.get_available_regions = lambda *_args, **_more: spot_market.regions()
+    try:
+        yield
+    finally:
+        moto_files.load_resource = load
+        boto3.Session.get_available_regions = list_regions
+
+
+def _type_description(name: str) -> dict[str, Any]:
+    """One entry of DescribeInstanceTypes."""
+    known = spot_market.load_pools()["types"][name]
+    gpu = known["gpu"]
+    return {
+        "InstanceType": name,
+        "CurrentGeneration": known["current_generation"],
+        "SupportedUsageClasses": ["on-demand", "spot"],
+        "SupportedRootDeviceTypes": ["ebs"],
+        "SupportedVirtualizationTypes": ["hvm"],
+        "BareMetal": False,
+        "ProcessorInfo": {"SupportedArchitectures": ["x86_64"]},
+        "VCpuInfo": {"DefaultVCpus": known["vcpus"]},
+        "MemoryInfo": {"SizeInMiB": known["memory_mib"]},
+        "GpuInfo": {
+            "Gpus": [
+                {
+                    "Name": gpu["name"],
+                    "Manufacturer": "NVIDIA",
+                    "Count": gpu["count"],
+                    "MemoryInfo": {"SizeInMiB": gpu["memory_mib"]},
+                }
+            ],
+            "TotalGpuMemoryInMiB": gpu["count"] * gpu["memory_mib"],
+        },
+    }
+
+
+def _offerings(location_type: str, region: str) -> list[dict[str, str]]:
+    """DescribeInstanceTypeOfferings of a region, by region or by zone name. Zone ids are not kept."""
+    offered = {name: spot_market.offering_zones(name, region) for name in spot_market.instance_types()}
+    if location_type == "region":
+        return [{"InstanceType": name, "Location": region} for name, zones in offered.items() if zones]
+    if location_type == "availability-zone":
+        return [{"InstanceType": name, "Location": zone} for name, zones in offered.items() for zone in zones]
+    return []
+
+
+with _only_our_regions_and_types():
+    import moto.ec2.models.instances as moto_instances
+    from moto.core.exceptions import ServiceException
+    from moto.ec2.exceptions import EC2ClientError
+    from moto.ec2.models import ec2_backends
+    from moto.ec2.models.amis import Ami
+    from moto.ec2.utils import filter_dict_attribute_mapping as moto_filters
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+StateHook = Callable[["Ec2Instance"], None]
+
+
+class Ec2Instance(moto_instances.Instance):
+    """moto's record of an instance, with the states that EC2 goes through."""
+
+    born: ClassVar[list["Ec2Instance"]] = []
+    """Those made since the list was last emptied: RunInstances finds its new instances here."""
+    on_stop: StateHook
+    on_start: StateHook
+    on_reboot: StateHook
+    max_price_usd_h: float | None = None
+    """Above this spot price EC2 interrupts it; None is the on-demand price, which no spot price exceeds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_spot = kwargs.get("instance_market_options") == "spot"
+        self.spot_instance_request_id = f"sir-{secrets.token_hex(4)}" if self.is_spot else None
+        self.set_state("pending", 0)
+        self.set_public_ip(None)
+        self.born.append(self)
+
+    def set_state(self, name: str, code: int) -> None:
+        """The state as describe shows it."""
+        self._state.name, self._state.code = name, code
+
+    def set_reasons(self, code: str, message: str, transition: str) -> None:
+        """StateReason and StateTransitionReason."""
+        self.state_reason = moto_instances.StateReason(message, code)
+        self._reason = transition
+
+    def set_public_ip(self, address: str | None) -> None:
+        """The address of the first network interface."""
+        self.nics[0].public_ip_auto_assign = False  # moto would draw an address of AWS's at the next change
+        self.nics[0].public_ip = address
+
+    @property
+    def public_dns_name(self) -> str | None:
+        """A name that leads to this machine, not to whoever has moto's made-up one."""
+        return "localhost" if self.public_ip else None
+
+    def release(self) -> None:
+        """Give back volumes and network interfaces at the end, which is what moto's terminate does."""
+        reason, transition = self.state_reason, self._reason
+        super().terminate()
+        self.state_reason, self._reason = reason, transition
+
+    def stop(self) -> Any:
+        """StopInstances. Refused for spot, whose requests are one-time here."""
+        if self.is_spot:
+            raise EC2ClientError(
+                "UnsupportedOperation",
+                f"You can't stop the Spot Instance '{self.id}' because it is associated with a one-time Spot Instance"
+                " request. You can only stop Spot Instances associated with persistent Spot Instance requests.",
+            )
+        previous = super().stop()
+        self.on_stop(self)
+        return previous
+
+    def start(self) -> Any:
+        """StartInstances, from stopped."""
+        if self.state != "stopped":
+            raise EC2ClientError(
+                "IncorrectInstanceState",
+                f"The instance '{self.id}' is not in a state from which it can be started.",
+            )
+        previous = super().start()
+        self.set_state("pending", 0)
+        self.on_start(self)
+        return previous
+
+    def reboot(self) -> None:
+        """RebootInstances."""
+        self.on_reboot(self)
+
+
+moto_instances.Instance = Ec2Instance  # type: ignore[misc]
+moto_filters.update(
+    {
+        "client-token": "client_token",
+        "instance-lifecycle": "lifecycle",
+        "spot-instance-request-id": "spot_instance_request_id",
+    }
+)
+
+
+@contextmanager
+def without(region: str, hidden: set[str]) -> Iterator[None]:
+    """While inside, moto does not know these instances: EC2 lists a new one after some seconds."""
+    found = ec2_backends[ACCOUNT_ID][region]
+    every = dict(found.reservations)
+    for key, reservation in every.items():
+        if any(instance.id in hidden for instance in reservation.instances):
+            del found.reservations[key]
+    try:
+        yield
+    finally:
+        found.reservations.clear()
+        found.reservations.update(every)
+
+
+def role_of(record: Ec2Instance) -> str | None:
+    """The role of an instance's profile; None where it has none."""
+    associations = ec2_backends[ACCOUNT_ID][record.region_name].iam_instance_profile_associations
+    found = associations.get(record.id)
+    roles = found.iam_instance_profile.roles if found is not None else []
+    return str(roles[0].name) if roles else None
+
+
+def security_groups(region: str) -> list[dict[str, Any]]:
+    """The security groups of a region but for those that each VPC has: id, name and tags."""
+    groups = ec2_backends[ACCOUNT_ID][region].describe_security_groups()
+    return [
+        {"id": one.id, "name": one.name, "region": region, "tags": {t["key"]: t["value"] for t in one.get_tags()}}
+        for one in groups
+        if one.name != "default"
+    ]
+
+
+def application() -> Callable[[dict[str, Any], Any], Any]:
+    """moto's WSGI application."""
+    return DomainDispatcherApplication(create_backend_app)
+
+
+_without_images: set[str] = set()
+
+
+def hide_images(regions: set[str]) -> None:
+    """From now on these regions have no image, and all others have."""
+    _without_images.clear()
+    _without_images.update(regions)
+
+
+def backend(region: str) -> Any:
+    """moto's EC2 of a region, with our images in it. Makes the default VPC and subnets on first use (0.1 s)."""
+    found = ec2_backends[ACCOUNT_ID][region]
+    for image in images.images(region):
+        if region in _without_images:
+            found.amis.pop(image.image_id, None)
+        elif image.image_id not in found.amis:
+            found.amis[image.image_id] = Ami(
+                found,
+                image.image_id,
+                name=image.name,
+                description=image.name,
+                owner_id=images.DLAMI_OWNER,
+                owner_alias="amazon",
+                public=True,
+                virtualization_type="hvm",
+                architecture="x86_64",
+                hypervisor="xen",
+                root_device_type="ebs",
+                creation_date=datetime.fromtimestamp(image.created, timezone.utc).replace(tzinfo=None),
+                region_name=spot_market.zones(region)[0],
+            )
+    return found
+
+
+__all__ = [
+    "ACCOUNT_ID",
+    "Ec2Instance",
+    "ServiceException",
+    "application",
+    "backend",
+    "hide_images",
+    "role_of",
+    "without",
+]

@@ -1,0 +1,32 @@
+"""moto's IAM: instance profiles, and what the policies of a role say. moto is imported when IAM is first asked for."""
+
+import json
+from typing import Any
+
+from infra.local.aws.moto_ec2 import ACCOUNT_ID
+
+
+def _backend() -> Any:
+    from moto.iam.models import iam_backends
+
+    return iam_backends[ACCOUNT_ID]["aws"]
+
+
+def has_profile(name: str) -> bool:
+    """Whether IAM has an instance profile of that name."""
+    return any(profile.name == name for profile in _backend().instance_profiles.values())
+
+
+def is_empty() -> bool:
+    """Whether there is no role and no instance profile."""
+    iam = _backend()
+    return not iam.get_roles() and not iam.instance_profiles
+
+
+def role_policies(role_name: str) -> list[dict[str, Any]]:
+    """The role's policy documents, inline and attached; none for a role that is not there."""
+    role = next((role for role in _backend().get_roles() if role.name == role_name), None)
+    if role is None:
+        return []
+    texts = [*role.policies.values(), *(policy.versions[-1].document for policy in role.managed_policies.values())]
+    return [text if isinstance(text, dict) else json.loads(text) for text in texts]

@@ -1,0 +1,318 @@
+"""The embedded cloud as the orchestrator sees it: find it, start it, stop it, and do to it what EC2 does to instances.
+
+Standard library only, and cheap to import: moto, asyncssh and flask live in the server's process.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.local.endpoint import Endpoint
+from infra.local.machine import processes
+
+_NEEDED = ("moto", "asyncssh", "flask", "boto3")
+_START_LIMIT_S = 60.0
+_ANSWER_LIMIT_S = 10.0
+_SETTINGS = {  # what the environment may set, and the type
+    "notice_s": float,
+    "boot_s": float,
+    "hidden_describes": int,
+    "idle_s": float,
+    "faults": str,
+}
+
+
+class EmbeddedCloudError(Exception):
+    """The embedded cloud cannot start, does not answer, or refuses; the text says which and what to do."""
+
+
+@dataclass(frozen=True)
+class EmbeddedCloud:
+    """A running embedded cloud. Its state is in `<home>/local`."""
+
+    home: Path
+    endpoint: Endpoint
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where AWS's API is served, for example http://127.0.0.1:40123."""
+        return self.endpoint.endpoint_url
+
+    @property
+    def regions(self) -> list[str]:
+        """The regions that it has; others are refused."""
+        return list(self.endpoint.regions)
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log."""
+        return self.home / "local" / "server.log"
+
+    @classmethod
+    def find(cls, home: Path) -> "EmbeddedCloud | None":
+        """The running one, or None. What a killed one has left (processes, endpoint.json) is cleared away.
+
+        Raises EmbeddedCloudError if its process runs but does not answer for 10 s.
+        """
+        state = home / "local"
+        endpoint = Endpoint.read(state / "endpoint.json")
+        if endpoint is None:
+            return None
+        if not endpoint.is_alive():
+            _clear_left_over(state, endpoint)
+            return None
+        found = cls(home, endpoint)
+        return found if found._answers() else None
+
+    @classmethod
+    def ensure(cls, home: Path, *, notice_s: float | None = None) -> "EmbeddedCloud":
+        """The running one, or a new one, detached from this process.
+
+        `notice_s` (seconds from an interruption notice to the end; 10 unless told otherwise) holds for a running one
+        too. `PIXEL_ORCH_LOCAL_NOTICE_S`, `_BOOT_S`, `_HIDDEN_DESCRIBES`, `_IDLE_S` and `_FAULTS` (a file) set a new
+        one's defaults. Raises EmbeddedCloudError if it cannot start, with the last lines of its log.
+        """
+        state = home / "local"
+        _private_folder(home, state)
+        with _locked(state / "lock"):
+            found = cls.find(home)
+            if found is None:
+                _start(state)
+                found = cls.find(home)
+            if found is None:
+                raise EmbeddedCloudError(
+                    f"the embedded cloud has ended as soon as it was ready; see {state}/server.log"
+                )
+            # From here to the first launch no other command may take it for idle; see stop_if_idle.
+            found._post("expect", {"pid": os.getpid(), **({} if notice_s is None else {"notice_s": notice_s})})
+        return found
+
+    def environment(self) -> dict[str, str]:
+        """What boto3 needs in the environment to reach this cloud and no other."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.endpoint.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.endpoint.secret_access_key,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_DEFAULT_REGION": self.endpoint.regions[0],
+        }
+
+    def interrupt(
+        self, instance_id: str, *, notice: bool = True, notice_s: float | None = None, terminate: bool = True
+    ) -> None:
+        """A spot interruption by EC2: the notice at once, the end `notice_s` later (the cloud's own if None).
+
+        Without `notice` it ends at once; without `terminate` it outlives its notice. Raises EmbeddedCloudError if it is
+        not running or not spot.
+        """
+        self._post(
+            "interrupt",
+            {"instance_id": instance_id, "notice": notice, "notice_s": notice_s, "terminate": terminate},
+        )
+
+    def rebalance(self, instance_id: str) -> None:
+        """The rebalance recommendation appears in the instance's metadata."""
+        self._post("rebalance", {"instance_id": instance_id})
+
+    def freeze(self, instance_id: str) -> None:
+        """The host hangs: TCP connects and stays open, nothing is answered, its processes are stopped."""
+        self._post("freeze", {"instance_id": instance_id})
+
+    def thaw(self, instance_id: str) -> None:
+        """The host goes on where freeze stopped it."""
+        self._post("thaw", {"instance_id": instance_id})
+
+    def cut(self, instance_id: str, *, after_bytes: int | None = None) -> None:
+        """Reset its SSH connections now; or the next one to be made, once `after_bytes` bytes went to the client."""
+        self._post("cut", {"instance_id": instance_id, "after_bytes": after_bytes})
+
+    def fill_disk(self, instance_id: str, *, full: bool = True) -> None:
+        """No file of its commands can grow (errno EFBIG), or they can again."""
+        self._post("fill-disk", {"instance_id": instance_id, "full": full})
+
+    def set_link(self, instance_id: str, *, down: bool) -> None:
+        """While it is down, its SSH connections are reset and none is accepted."""
+        self._post("set-link", {"instance_id": instance_id, "down": down})
+
+    def dump(self) -> dict[str, Any]:
+        """All that there is: instances, security groups, faults with what they struck, capacity, quotas, price moves,
+        and how often each operation was called."""
+        return self._post("dump", {})
+
+    def add_fault(self, fault: dict[str, Any]) -> None:
+        """Let something go wrong (see `infra.local.cloud.faults`). Raises EmbeddedCloudError for a wrong fault."""
+        self._post("add-faults", {"faults": [fault]})
+
+    def clear_faults(self) -> None:
+        """No fault, no move of prices, no limit of capacity or quota any more."""
+        self._post("clear-faults", {})
+
+    def set_capacity(self, instance_type: str, zone: str, count: int | None) -> None:
+        """How many instances a capacity pool has room for; None is no limit, which is how it starts."""
+        self._post("capacity", {"type": instance_type, "zone": zone, "count": count})
+
+    def set_quota(self, code: str, vcpus: float | None, *, region: str | None = None) -> None:
+        """What a vCPU quota allows (codes: `infra.local.aws.quotas`), in one region or in all; None is plenty again."""
+        self._post("quota", {"code": code, "vcpus": vcpus, "region": region})
+
+    def instances(self) -> list[dict[str, Any]]:
+        """Every instance that ever was: id, state, zone, type, market, reason, ssh_port, frozen, folder, pids."""
+        found: list[dict[str, Any]] = self._post("instances", {})["instances"]
+        return found
+
+    def stop_if_idle(self) -> bool:
+        """End the cloud unless an instance is pending, running or ending. True if it is gone when this returns.
+
+        Waits up to 5 s where another process that lives called `ensure` just now: it is about to launch.
+        """
+        while self.endpoint.is_alive():
+            with _locked(self.home / "local" / "lock"):  # no one may find it while it ends
+                try:
+                    answer = self._post("stop-if-idle", {"pid": os.getpid()})
+                except EmbeddedCloudError:
+                    if self.endpoint.is_alive():
+                        raise
+                    return True
+                if answer["stopping"]:
+                    self._wait_until_gone()
+                elif answer["wait_s"] <= 0:
+                    return False
+            time.sleep(answer["wait_s"])
+        return True
+
+    def stop(self) -> None:
+        """End the cloud and every process of every instance. Returns when it is gone."""
+        with _locked(self.home / "local" / "lock"):
+            with contextlib.suppress(EmbeddedCloudError):
+                self._post("stop", {})
+            self._wait_until_gone()
+
+    def _wait_until_gone(self) -> None:
+        give_up = time.monotonic() + 30
+        while self.endpoint.is_alive():
+            if time.monotonic() > give_up:
+                raise EmbeddedCloudError(
+                    f"the embedded cloud (pid {self.endpoint.pid}) does not end; see {self.log_path}"
+                )
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        """Whether it answers; False if it has ended meanwhile. Raises EmbeddedCloudError if it stays silent."""
+        give_up = time.monotonic() + _ANSWER_LIMIT_S
+        while True:
+            try:
+                return bool(self._post("health", {}, timeout_s=_ANSWER_LIMIT_S)["cloud_id"] == self.endpoint.cloud_id)
+            except EmbeddedCloudError:
+                if not self.endpoint.is_alive():
+                    return False
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.05)
+
+    def _post(self, verb: str, body: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+        request = urllib.request.Request(  # noqa: S310 - our own http://127.0.0.1
+            f"{self.endpoint_url}/_pixel-orch/{verb}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "X-Pixel-Orch-Key": self.endpoint.access_key_id},
+        )
+        # A proxy from the environment must not see the key, nor could it reach 127.0.0.1.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=timeout_s) as response:
+                answer: dict[str, Any] = json.load(response)
+                return answer
+        except urllib.error.HTTPError as refusal:
+            with contextlib.suppress(ValueError, AttributeError):
+                raise EmbeddedCloudError(json.load(refusal)["error"]) from None
+            raise EmbeddedCloudError(f"the embedded cloud answered {refusal.code} to {verb}") from None
+        except OSError as error:
+            raise EmbeddedCloudError(
+                f"the embedded cloud at {self.endpoint_url} (pid {self.endpoint.pid}) does not answer: {error};"
+                f" see {self.log_path}"
+            ) from error
+
+
+def _private_folder(home: Path, state: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state.mkdir(exist_ok=True, mode=0o700)
+        state.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedCloudError(f"the embedded cloud cannot keep its state in {state}: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the kernel frees it when its holder dies."""
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(state: Path) -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EmbeddedCloudError(f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]'")
+    options = _options_from_environment()
+    # The instances' processes must not keep the starter's terminal, nor find the project in front of their own modules.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    log_path = state / "server.log"
+    with contextlib.suppress(FileNotFoundError):
+        log_path.replace(state / "server.log.1")
+    ready, tell = os.pipe()
+    with open(log_path, "wb") as log, open(ready, "rb", buffering=0) as reading:
+        log_path.chmod(0o600)
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "infra.local", str(state.resolve()), str(tell), json.dumps(options)],
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(tell,),
+                start_new_session=True,
+                check=False,
+            )
+        finally:
+            os.close(tell)
+        readable, _, _ = select.select([reading], [], [], _START_LIMIT_S)
+        said = reading.read(16) if readable else None
+    if said != b"ready\n":
+        last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+        what = "did not start" if said is not None else f"was not ready in {_START_LIMIT_S:.0f} s"
+        raise EmbeddedCloudError("\n".join([f"the embedded cloud {what}; the end of {log_path}:", *last]))
+
+
+def _options_from_environment() -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, kind in _SETTINGS.items():
+        variable = f"PIXEL_ORCH_LOCAL_{name.upper()}"
+        text = os.environ.get(variable)
+        if text is None:
+            continue
+        try:
+            options[name] = kind(text)
+        except ValueError:
+            raise EmbeddedCloudError(f"{variable} must be a number, not {text!r}") from None
+    return options
+
+
+def _clear_left_over(state: Path, endpoint: Endpoint) -> None:
+    """After a SIGKILL of the server: end what its instances still run, and remove what leads to it."""
+    processes.kill_all(f"{endpoint.cloud_id}/")
+    with contextlib.suppress(FileNotFoundError):
+        if Endpoint.read(state / "endpoint.json") == endpoint:
+            (state / "endpoint.json").unlink()

@@ -1,0 +1,1 @@
+"""The instances that run, and what goes wrong with them."""

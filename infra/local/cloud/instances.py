@@ -1,0 +1,130 @@
+"""The instances of the embedded cloud: which there are, their hosts, and who sees them already."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from infra.local.aws import moto_ec2
+from infra.local.aws.moto_ec2 import Ec2Instance
+from infra.local.aws.wire import ApiError
+from infra.local.machine.host import EmbeddedHost
+
+ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
+
+
+class RefusedError(Exception):
+    """A control request that cannot be done; the text says why."""
+
+
+class Instances:
+    """All instances that ever were, by id; those that have not ended have a host.
+
+    Args:
+        folder: where each instance has a folder of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hosts: dict[str, EmbeddedHost] = {}
+        self._records: dict[str, Ec2Instance] = {}
+        self._hidden: dict[str, int] = {}
+        self._hidden_until: dict[str, float] = {}
+        self._role_keys: dict[str, Ec2Instance] = {}
+
+    def add(self, record: Ec2Instance, host: EmbeddedHost, *, hidden_s: float, hidden_describes: int) -> None:
+        """Take in an instance that was launched or started again.
+
+        Args:
+            record: what describe shows of it.
+            host: its machine.
+            hidden_s: for so long no describe shows it.
+            hidden_describes: so many describe calls by its id do not find it.
+        """
+        self._hidden_until[record.id] = time.monotonic() + hidden_s
+        self._records[record.id] = record
+        self.hosts[record.id] = host
+        self._hidden.setdefault(record.id, hidden_describes)
+
+    def new_role_key(self, record: Ec2Instance) -> str:
+        """Make the access key id of an instance's temporary credentials."""
+        key = f"ASIA{secrets.token_hex(8).upper()}"
+        self._role_keys[key] = record
+        return key
+
+    def role_of(self, access_key_id: str) -> str | None:
+        """The role whose temporary key this is; None if it is none, or its instance is gone."""
+        record = self._role_keys.get(access_key_id)
+        return moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
+
+    def record(self, instance_id: str) -> Ec2Instance:
+        """The record of an instance. Raises RefusedError if there is none."""
+        found = self._records.get(instance_id)
+        if found is None:
+            raise RefusedError(f"the embedded cloud has no instance {instance_id}")
+        return found
+
+    def running(self, instance_id: str) -> tuple[Ec2Instance, EmbeddedHost]:
+        """The record and the host of an instance. Raises RefusedError if it has none any more."""
+        record = self.record(instance_id)
+        host = self.hosts.get(instance_id)
+        if host is None:
+            raise RefusedError(f"{instance_id} is {record.state}")
+        return record, host
+
+    def all(self) -> list[Ec2Instance]:
+        """All instances that ever were, in the order of their launch."""
+        return list(self._records.values())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For tests: each instance's id, state, zone, type, lifecycle, ssh_port, home and the pids of its processes."""
+        found = []
+        for record in self.all():
+            host = self.hosts.get(record.id)
+            found.append(
+                {
+                    "id": record.id,
+                    "state": record.state,
+                    "zone": record.availability_zone,
+                    "type": record.instance_type,
+                    "market": "spot" if record.is_spot else "on-demand",
+                    "reason": record.state_reason.code or None,
+                    "ssh_port": host.ssh_port if host else None,
+                    "frozen": host.frozen if host else False,
+                    "folder": str(self.folder / record.id),
+                    "pids": host.pids() if host else [],
+                }
+            )
+        return found
+
+    def hide(self, instance_ids: list[str]) -> None:
+        """Count a describe call by id. Raises the NotFound that EC2 gives while an instance is not yet visible."""
+        for instance_id in instance_ids:
+            too_new = instance_id in self.hidden_ids()
+            if too_new or self._hidden.get(instance_id, 0) > 0:
+                self._hidden[instance_id] -= 0 if too_new else 1
+                raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+
+    def hidden_ids(self) -> set[str]:
+        """The instances that no describe shows yet."""
+        return {instance_id for instance_id, until in self._hidden_until.items() if until > time.monotonic()}
+
+    def is_idle(self) -> bool:
+        """Whether no instance is on its way, running or ending."""
+        return not any(record.state in ACTIVE_STATES for record in self.all())
+
+    def used(self, instance_type: str, zone: str) -> int:
+        """How many instances a capacity pool holds now."""
+        return sum(
+            record.state in ACTIVE_STATES
+            for record in self.all()
+            if (record.instance_type, record.availability_zone) == (instance_type, zone)
+        )
+
+    def counted(self) -> list[tuple[str, str, str]]:
+        """(type, market, region) of each instance that a vCPU quota counts now."""
+        return [
+            (record.instance_type, "spot" if record.is_spot else "on-demand", record.region_name)
+            for record in self.all()
+            if record.state in ACTIVE_STATES
+        ]

@@ -1,0 +1,302 @@
+"""The policies of infra/account/policies: known actions, no more than the code needs, and only what bears our tag."""
+
+from __future__ import annotations
+
+import ast
+import importlib.resources
+import json
+import re
+import sys
+import types
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+import yaml
+from botocore import xform_name
+
+from infra.local.aws.permissions import may
+
+ROOT = Path(__file__).parents[4]
+POLICIES = ROOT / "infra" / "account" / "policies"
+BUCKET = "pixel-orch-123456789012-us-east-1"
+OURS = {"aws:ResourceTag/pixel-orch:managed": "true", "aws:RequestTag/pixel-orch:managed": "true"}
+# One request checks several kinds of resources, and our tag can only be asked of some: AWS's own examples split such an
+# action over two statements ("Example policies for working with the Amazon EC2 API"). The linter looks at each alone.
+SPLIT = {"ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateSecurityGroup"}
+
+
+def policy(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((POLICIES / name).read_text().replace("BUCKET", BUCKET))
+    return found
+
+
+def listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def allows(name: str, action: str, resource: str, **context: str) -> bool:
+    return may([policy(name)], action, resource, context)
+
+
+@pytest.fixture(scope="module")
+def parliament() -> Any:
+    """The linter. It asks for pkg_resources, which setuptools has dropped: the little that it uses of it is here."""
+    pytest.importorskip("boto3")
+    shim = types.ModuleType("pkg_resources")
+
+    def path(package: str, name: str) -> Path:
+        return Path(str(importlib.resources.files(package))) / name
+
+    shim.resource_filename = lambda package, name: str(path(package, name))  # type: ignore[attr-defined]
+    shim.resource_exists = lambda package, name: path(package, name).exists()  # type: ignore[attr-defined]
+    shim.resource_string = lambda package, name: path(package, name).read_bytes()  # type: ignore[attr-defined]
+    shim.resource_stream = lambda package, name: path(package, name).open("rb")  # type: ignore[attr-defined]
+    had = sys.modules.setdefault("pkg_resources", shim)
+    linter = pytest.importorskip("parliament")
+    yield linter
+    if had is shim:
+        del sys.modules["pkg_resources"]
+
+
+@pytest.mark.parametrize("name", ["instance.json", "operator.json", "setup.json"])
+def test_the_linter_has_nothing_to_say_but_of_split_statements(parliament: Any, name: str) -> None:
+    found = parliament.analyze_policy_string(json.dumps(policy(name))).findings
+    for finding in found:
+        if finding.issue == "RESOURCE_MISMATCH":
+            assert {one["action"] for one in finding.detail} <= SPLIT, finding
+            for one in finding.detail:
+                assert is_covered(policy(name), one["action"], one["required_format"]), one
+        else:  # who sets the bucket up may decide who reads it
+            assert (name, finding.issue) == ("setup.json", "RESOURCE_POLICY_PRIVILEGE_ESCALATION"), finding
+
+
+def is_covered(document: dict[str, Any], action: str, required: str) -> bool:
+    """Whether another statement allows the action on that kind of resource."""
+    kind = required.rpartition(":")[2]
+    return any(
+        action in listed(statement["Action"]) and any(one.endswith(kind) for one in listed(statement["Resource"]))
+        for statement in document["Statement"]
+    )
+
+
+def test_the_linter_would_say_something(parliament: Any) -> None:
+    bad = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ec2:Explode", "Resource": "*"}]}
+    assert parliament.analyze_policy_string(json.dumps(bad)).findings
+
+
+# -- the code and its policy
+
+SERVICES = {
+    "ec2": "ec2",
+    "ssm": "ssm",
+    "service-quotas": "servicequotas",
+    "pricing": "pricing",
+    "s3": "s3",
+    "iam": "iam",
+    "cloudformation": "cloudformation",
+    "sts": "sts",
+}
+ALWAYS = {"sts:GetCallerIdentity"}  # needs no permission
+RENAMED = {  # IAM's name for what an API operation needs
+    "s3:HeadBucket": "s3:ListBucket",
+    "s3:HeadObject": "s3:GetObject",
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:DownloadFile": "s3:GetObject",
+    "s3:UploadFile": "s3:PutObject",
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
+    "s3:ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "s3:DeleteObjects": "s3:DeleteObject",
+}
+
+
+@lru_cache(maxsize=1)
+def operations() -> dict[str, list[str]]:
+    """Return {python name: [service:Operation, ...]} of the services that the orchestrator asks."""
+    session, found = botocore.session.get_session(), {}
+    for service, prefix in SERVICES.items():
+        for name in session.get_service_model(service).operation_names:
+            found.setdefault(xform_name(name), []).append(f"{prefix}:{name}")
+    found["download_file"], found["upload_file"] = ["s3:DownloadFile"], ["s3:UploadFile"]
+    return found
+
+
+def called(path: Path) -> set[str]:
+    """Return the API operations that a file names, as a method or as a string."""
+    known, found = operations(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.attr] if isinstance(node, ast.Attribute) else []
+        names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+        for name in names:
+            found.update(known.get(name, []) if "_" in name else [])
+    return {RENAMED.get(one, one) for one in found} - ALWAYS
+
+
+def allowed(name: str) -> set[str]:
+    return {action for statement in policy(name)["Statement"] for action in listed(statement["Action"])}
+
+
+OF_SETUP = {"orchestrator/aws/stack.py"}
+
+
+def test_every_call_of_a_run_is_in_the_operators_policy() -> None:
+    paths = [
+        path for path in (ROOT / "orchestrator" / "aws").glob("*.py") if str(path.relative_to(ROOT)) not in OF_SETUP
+    ]
+    needed = set().union(*(called(path) for path in paths))
+    assert {"ec2:RunInstances", "ec2:CreateFleet", "ec2:TerminateInstances", "s3:GetObject"} <= needed
+    assert needed <= allowed("operator.json")
+
+
+def test_every_call_of_setup_is_in_its_policy() -> None:
+    needed = called(ROOT / "orchestrator" / "aws" / "stack.py")
+    assert {"cloudformation:CreateStack", "s3:DeleteObject"} <= needed
+    assert needed <= allowed("setup.json")
+
+
+def test_every_call_of_the_instance_is_in_its_policy() -> None:
+    assert called(ROOT / "infra" / "instance" / "checkpoint_uploader.py") <= allowed("instance.json")
+
+
+def test_the_operator_has_no_permission_that_no_call_needs() -> None:
+    implied = {"ec2:CreateTags", "iam:PassRole", "iam:CreateServiceLinkedRole", "iam:GetInstanceProfile"}
+    paths = (ROOT / "orchestrator" / "aws").glob("*.py")
+    assert allowed("operator.json") - implied <= set().union(*(called(path) for path in paths))
+
+
+# -- what they let through
+
+INSTANCE = "arn:aws:ec2:us-east-1:123456789012:instance/i-1"
+GROUP = "arn:aws:ec2:us-east-1:123456789012:security-group/sg-1"
+
+
+@pytest.mark.parametrize(
+    ("action", "resource"),
+    [
+        ("ec2:TerminateInstances", INSTANCE),
+        ("ec2:RunInstances", INSTANCE),
+        ("ec2:DeleteSecurityGroup", GROUP),
+        ("ec2:AuthorizeSecurityGroupIngress", GROUP),
+        ("ec2:CreateSecurityGroup", GROUP),
+    ],
+)
+def test_the_operator_may_do_it_to_what_bears_our_tag_and_to_nothing_else(action: str, resource: str) -> None:
+    assert allows("operator.json", action, resource, **OURS)
+    assert not allows("operator.json", action, resource)
+    assert not allows("operator.json", action, resource, **dict.fromkeys(OURS, "false"))
+
+
+def test_the_operator_may_not_tag_what_is_there_nor_pass_another_role() -> None:
+    making = {"ec2:CreateAction": "RunInstances"}
+    assert allows("operator.json", "ec2:CreateTags", INSTANCE, **making)
+    assert not allows("operator.json", "ec2:CreateTags", INSTANCE), "it would make anybody's instance ours to end"
+    passing = {"iam:PassedToService": "ec2.amazonaws.com"}
+    assert allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/pixel-orch", **passing)
+    assert not allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/Admin", **passing)
+    elsewhere = {"iam:PassedToService": "lambda.amazonaws.com"}
+    assert not allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/pixel-orch", **elsewhere)
+
+
+def test_the_instance_may_store_and_fetch_below_its_prefix_and_delete_nothing() -> None:
+    inside, outside = f"arn:aws:s3:::{BUCKET}/pixel-orch/run/x", f"arn:aws:s3:::{BUCKET}/other"
+    for action in ("s3:PutObject", "s3:GetObject"):
+        assert allows("instance.json", action, inside)
+        assert not allows("instance.json", action, outside)
+    assert not allows("instance.json", "s3:DeleteObject", inside)
+    assert not allows("instance.json", "ec2:TerminateInstances", INSTANCE)
+    bucket = f"arn:aws:s3:::{BUCKET}"
+    assert allows("instance.json", "s3:ListBucket", bucket, **{"s3:prefix": "pixel-orch/run/checkpoints/"})
+    assert not allows("instance.json", "s3:ListBucket", bucket, **{"s3:prefix": ""})
+
+
+# -- the template
+
+
+class Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms as what they hold."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _, node: _held(loader, node))
+
+
+def _held(loader: Loader, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.MappingNode)
+    return loader.construct_mapping(node, deep=True)
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load((ROOT / "infra" / "account" / "stack.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
+    return found
+
+
+def test_the_role_of_the_stack_has_the_instances_policy(template: dict[str, Any]) -> None:
+    (own,) = template["Resources"]["Role"]["Properties"]["Policies"]
+    text = json.dumps(own["PolicyDocument"]).replace("${AWS::Partition}", "aws").replace("${BucketName}", BUCKET)
+    assert json.loads(text) == policy("instance.json")
+
+
+def test_the_bucket_is_private_encrypted_and_outlives_the_stack(template: dict[str, Any]) -> None:
+    bucket = template["Resources"]["Bucket"]
+    assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+    assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["Properties"]["BucketEncryption"]
+    rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert not any("ExpirationInDays" in rule for rule in rules), "nothing deletes checkpoints"
+    (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+def test_the_security_group_lets_nobody_in(template: dict[str, Any]) -> None:
+    assert "SecurityGroupIngress" not in template["Resources"]["SecurityGroup"]["Properties"]
+
+
+ALLOWED = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")  # EC2: "GroupDescription", "IpRange"
+
+
+def descriptions(value: Any) -> list[str]:
+    """Return all that is called a description below a value."""
+    if isinstance(value, list):
+        return [found for one in value for found in descriptions(one)]
+    if not isinstance(value, dict):
+        return []
+    own = [text for key, text in value.items() if key in ("Description", "GroupDescription") and isinstance(text, str)]
+    return own + [found for one in value.values() for found in descriptions(one)]
+
+
+def test_ec2_takes_the_descriptions_of_the_security_group(template: dict[str, Any]) -> None:
+    groups = [one for one in template["Resources"].values() if one["Type"].startswith("AWS::EC2::SecurityGroup")]
+    found = descriptions(groups)
+    assert len(found) == 2
+    for text in found:
+        assert ALLOWED.fullmatch(text), text
+
+
+def test_ec2_takes_the_descriptions_that_the_code_sends() -> None:
+    found = []
+    for path in [*(ROOT / "orchestrator").glob("*.py"), *(ROOT / "orchestrator" / "aws").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                found += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "Description"]
+    assert len(found) == 2, "the security group of a run, and its rule"
+    for value in found:
+        assert isinstance(value, ast.Constant), ast.unparse(value)
+        assert ALLOWED.fullmatch(value.value), value.value
+
+
+@pytest.mark.slow
+def test_cfn_lint_has_nothing_to_say() -> None:
+    import subprocess
+
+    lint = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run(
+        [lint, ROOT / "infra" / "account" / "stack.yaml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,71 @@
+"""Data that no instance can have, and preparations that cannot work, are refused before a machine is rented."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.config import TrainConfig
+from orchestrator.errors import SpecError
+from orchestrator.spec import check_data, check_prepare
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pairs", "says"),
+    [
+        ("digits", {"levels": "4"}, "--prepare: digits comes with the trainer; leave it out"),
+        ("/data/mine", {"levels": "4"}, "--prepare is for a data set that is known by name"),
+        ("cifar10", {"out": "here"}, "--prepare out: the machine has a place of its own"),
+        ("cifar10", {"source": "cifar.tar.gz"}, "'cifar.tar.gz' is no address; the machine fetches from http://"),
+        ("cifar10", {"source": "s3://b/cifar"}, "is no address"),
+        ("cifar10", {"levels": "300"}, "--prepare: argument --levels: '300' is not a whole number from 2 to 256"),
+        ("cifar10", {"colour": "4"}, "--prepare: unrecognized arguments: --colour=4"),
+        ("cifar10", {"size": "32"}, "--prepare: --size means nothing for cifar10; leave it out"),
+        ("cifar10", {"unverified": "maybe"}, "--prepare: argument --unverified: ignored explicit argument 'maybe'"),
+        ("cifar10", {"lev": "8"}, "--prepare: unrecognized arguments: --lev=8"),
+    ],
+)
+def test_a_preparation_that_cannot_work_is_refused_before_a_machine_is_rented(
+    dataset: str, pairs: dict[str, str], says: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_prepare(TrainConfig(dataset=dataset), pairs)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_preparation_that_can_work() -> None:
+    drive = {"size": "32", "stride": "4", "min_speed": "2", "unverified": "true", "source": "https://here.example.com"}
+    assert check_prepare(TrainConfig(dataset="udacity-2-1"), drive) == drive
+    assert check_prepare(TrainConfig(), {}) == {}
+    with pytest.raises(SpecError, match="--prepare is for the bundled trainer"):
+        check_prepare(None, drive)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "url", "says"),
+    [
+        ("/data/mine", None, "is a folder of this machine; give the data set's name"),
+        ("imagenet-small-64", None, "no server has its files; prepare it here"),
+        ("udacity-2-1", None, "give --data-bucket s3://BUCKET/PREFIX"),
+        ("images", None, "no server has its files"),
+        ("cifar10", "my-bucket/cifar10", "is no place in S3; for example s3://my-data/cifar10"),
+        ("cifar10", "s3://x", "is no place in S3"),
+        ("digits", "s3://my-data/digits", "digits comes with the trainer; leave it out"),
+    ],
+)
+def test_data_that_an_instance_cannot_have_are_refused_before_it_is_rented(
+    dataset: str, url: str | None, says: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_data(TrainConfig(dataset=dataset), url)
+    assert says in str(caught.value)
+
+
+def test_data_that_an_instance_can_have() -> None:
+    assert check_data(TrainConfig(), None) is None
+    assert check_data(TrainConfig(dataset="mnist-static"), None) is None  # it is fetched there
+    assert check_data(TrainConfig(dataset="udacity-2-1"), "s3://my-data/drive") == "s3://my-data/drive"
+    assert check_data(TrainConfig(dataset="udacity-2-1"), None, "https://mirror.example.com/udacity") is None
+    assert check_data(None, None) is None
+    with pytest.raises(SpecError, match="--data-bucket is for the bundled trainer"):
+        check_data(None, "s3://my-data/drive")

@@ -27,15 +27,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from infra.local import EmbeddedCloud
-from orchestrator import sync, world
-from orchestrator.cloud import Job
-from orchestrator.events import InterruptionNoticed
-from orchestrator.host import SshHost
-from orchestrator.plan import user_data
-from orchestrator.planning import make_plan
-from orchestrator.spec import RunSpec
-from orchestrator.ssh import SshShell, make_key_pair
-from orchestrator.store import RunStore
+from orchestrator.cloud.connect import EMBEDDED_TITLE, _client_settings
+from orchestrator.host import sync
+from orchestrator.host.base import Job
+from orchestrator.host.shell import SshShell, make_key_pair
+from orchestrator.host.ssh_host import SshHost
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.requests import user_data
+from orchestrator.runs.events import InterruptionNoticed
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
 
 FILES = 1000
 # torch imports half of itself (dynamo) when the first optimizer is made, whoever makes it.
@@ -136,10 +137,10 @@ def measure_sync(rounds: int) -> None:
 
 
 def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
-    from orchestrator.aws import AwsCloud
+    from orchestrator.cloud.aws import AwsCloud
 
-    settings = world._client_settings(cloud)
-    aws = AwsCloud(("us-east-1",), endpoint=settings, title=world.EMBEDDED_TITLE)
+    settings = _client_settings(cloud)
+    aws = AwsCloud(("us-east-1",), endpoint=settings, title=EMBEDDED_TITLE)
     spec = RunSpec(run="sync", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
     plan = make_plan(spec, aws, "bench")
     host_private, host_public = make_key_pair("host")

@@ -22,10 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from orchestrator import world
-from orchestrator.events import InstanceEnded, InstanceStarted, Progress, RunCreated, StateChanged
-from orchestrator.spec import RecoveryPolicy, RunSpec
-from orchestrator.store import RunStore
+from orchestrator.cloud.connect import EMBEDDED_TITLE
+from orchestrator.host.connect import make_run_key
+from orchestrator.runs.events import InstanceEnded, InstanceStarted, Progress, RunCreated, StateChanged
+from orchestrator.runs.spec import RecoveryPolicy, RunSpec
+from orchestrator.runs.store import RunStore
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -47,8 +48,8 @@ def make_runs(home: Path, work: Path, count: int) -> list[RunStore]:
             recovery=policy,
         )
         store = RunStore.create(home, spec)
-        world.make_run_key(store)
-        store.append(RunCreated(at=time.time(), run=spec.run, cloud=world.EMBEDDED_TITLE))
+        make_run_key(store)
+        store.append(RunCreated(at=time.time(), run=spec.run, cloud=EMBEDDED_TITLE))
         stores.append(store)
     return stores
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from orchestrator.aws.errors import MEANINGS, translate
+from orchestrator.cloud.aws.errors import MEANINGS, translate
 
 SCOPES = {
     "pool": "this type in this zone; the next pool is tried",

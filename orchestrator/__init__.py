@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.version import VERSION
+
 if TYPE_CHECKING:
     from orchestrator.api import RunResult, launch, result
-
-VERSION = "0.1.0"
 
 __all__ = ["VERSION", "RunResult", "launch", "result"]
 

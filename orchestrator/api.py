@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import world
+from orchestrator.cli.flags import parser
+from orchestrator.cli.launch import dry_run
+from orchestrator.cli.launch import launch as launch_command
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
-from orchestrator.flags import parser
-from orchestrator.launching import dry_run
-from orchestrator.launching import launch as launch_command
-from orchestrator.store import RunStore, home_from_environment
-from orchestrator.summary import summary_json
+from orchestrator.report.summary import summary_json
+from orchestrator.runs.home import fresh_name, home_from_environment
+from orchestrator.runs.store import RunStore
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def launch(
         "spot": spot,
         "on_demand": not spot,
         "cloud": cloud,
-        "name": name or world.fresh_name(Path(workdir).resolve().name if workdir else "run"),
+        "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),
         "set": [f"{key}={value}" for key, value in (settings or {}).items()],
         "env": [f"{key}={value}" for key, value in (env or {}).items()],

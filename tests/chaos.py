@@ -27,8 +27,8 @@ import traceback
 from decimal import Decimal
 from pathlib import Path
 
-from orchestrator.events import Event
-from orchestrator.spec import Limits
+from orchestrator.runs.events import Event
+from orchestrator.runs.spec import Limits
 from tests import invariants
 from tests.memory import WEST, ZONES
 from tests.tale import Fault, Setting, Tale

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from orchestrator.billing import LEAST_BILLED_S, bill, total_usd
-from orchestrator.cloud import Offer, Pool
-from orchestrator.events import (
-    Attempt,
+from orchestrator.market.billing import LEAST_BILLED_S, bill, total_usd
+from orchestrator.market.budget import price_cap_usd_h
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
     CheckpointStored,
     InterruptionNoticed,
-    RunState,
     TerminateRequested,
     TrainerStarted,
-    fold,
 )
-from orchestrator.limits import price_cap_usd_h
+from orchestrator.runs.state import Attempt, RunState, fold
 from tests.memory_host import Machine
 from tests.tale import Tale
 

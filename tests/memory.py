@@ -13,21 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import catalog
-from orchestrator.aws.errors import MEANINGS
-from orchestrator.aws.fleet import refusal
-from orchestrator.cloud import (
-    ATTEMPT_TAG,
-    MANAGED_TAG,
-    RUN_TAG,
-    Call,
-    Image,
-    Instance,
-    Network,
-    Pool,
-    PricePoint,
-)
+from orchestrator.cloud.aws.errors import MEANINGS
+from orchestrator.cloud.aws.fleet import refusal
+from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network
 from orchestrator.errors import AccessError, CloudError, ThrottledError
+from orchestrator.market import catalog
+from orchestrator.market.pools import Pool, PricePoint
 from tests.memory_bucket import carried_until
 from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
 

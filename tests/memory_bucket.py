@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cloud import BucketPlace, Output
 from orchestrator.errors import CloudError
+from orchestrator.host.base import BucketPlace
+from orchestrator.runs.outputs import Output
 from tests.memory_host import Machine, MemoryHost, output_of
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cloud import Cursor, Instance, Job, Look, Output, RestFile, Setup
+from orchestrator.cloud.base import Instance
 from orchestrator.errors import CommandError, UnreachableError
+from orchestrator.host.base import Cursor, Job, Look, Setup
+from orchestrator.runs.outputs import Output, RestFile
 
 if TYPE_CHECKING:
     from tests.memory import MemoryCloud

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import FINAL_STATES
+from orchestrator.runs.events import FINAL_STATES
 from tests.scenarios.stage import Stage
 from tests.scenarios.tiny_trainer import expected, load
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainConfig
-from orchestrator.events import (
+from orchestrator.runs.events import (
     CheckpointPulled,
     Event,
     InstanceEnded,
@@ -21,8 +21,8 @@ from orchestrator.events import (
     StateChanged,
     TrainerStarted,
 )
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
 
 BORN = 1_790_000_000.0
 PNG = bytes.fromhex(

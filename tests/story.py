@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainConfig
-from orchestrator import offers
-from orchestrator.cloud import Image, Job, Offer
-from orchestrator.engine import Engine
-from orchestrator.events import Event, RunCreated
-from orchestrator.plan import Plan
-from orchestrator.spec import RecoveryPolicy, RunSpec
-from orchestrator.store import RunStore
+from orchestrator.cloud.base import Image
+from orchestrator.engine.engine import Engine
+from orchestrator.host.base import Job
+from orchestrator.market import offers
+from orchestrator.market.pools import Offer
+from orchestrator.plan.requests import Plan
+from orchestrator.runs.events import Event, RunCreated
+from orchestrator.runs.spec import RecoveryPolicy, RunSpec
+from orchestrator.runs.store import RunStore
 from tests.memory import Machine, MemoryCloud, VirtualClock
 
 

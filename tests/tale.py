@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.cloud import PricePoint
-from orchestrator.engine import Engine
+from orchestrator.engine.engine import Engine
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
-from orchestrator.events import Event, State
-from orchestrator.spec import Limits, RecoveryPolicy
+from orchestrator.market.pools import PricePoint
+from orchestrator.runs.events import Event, State
+from orchestrator.runs.spec import Limits, RecoveryPolicy
 from tests.memory import VirtualClock, refusal_of
 from tests.memory_bucket import PLACE, MemoryS3
 from tests.memory_host import Machine

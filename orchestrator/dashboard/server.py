@@ -21,8 +21,8 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from orchestrator.dashboard.state import snapshot
-from orchestrator.spec import NAME_GRAMMAR
-from orchestrator.store import RunStore
+from orchestrator.runs.spec import NAME_GRAMMAR
+from orchestrator.runs.store import RunStore
 
 EVERY_S = 1.0
 ALIVE_EVERY = 15  # looks without news, after which a comment keeps the connection open

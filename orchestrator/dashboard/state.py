@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.billing import total_usd
 from orchestrator.clock import iso
 from orchestrator.errors import SpecError
-from orchestrator.events import Attempt, Progress, RunState
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore
-from orchestrator.summary import steps_done
-from orchestrator.terminal import event_words
+from orchestrator.market.billing import total_usd
+from orchestrator.report.event_text import event_words
+from orchestrator.report.summary import steps_done
+from orchestrator.runs.events import Progress
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.store import RunStore
 
 MOST_RUNS = 12  # those that go on, then the newest that are over
 MOST_EVENTS = 12

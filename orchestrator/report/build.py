@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from orchestrator import catalog
-from orchestrator.billing import DEFAULT_RULE, Billed, SpotRule, bill
 from orchestrator.errors import SpecError
-from orchestrator.events import Attempt, RunState
-from orchestrator.predict import Observation, predict
-from orchestrator.prices import MarketRow, lowest
+from orchestrator.market import catalog
+from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
+from orchestrator.market.spot_prices import MarketRow, lowest
+from orchestrator.market.throughput import Observation, predict
 from orchestrator.report.metrics import Digest
 from orchestrator.report.rows import (
     EMBEDDED,
@@ -28,6 +27,7 @@ from orchestrator.report.rows import (
     TypeRow,
     Workload,
 )
+from orchestrator.runs.state import Attempt, RunState
 
 NOTHING = Decimal(0)
 

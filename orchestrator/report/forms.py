@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.clock import iso
+from orchestrator.formatting import money, number
 from orchestrator.report.rows import Report
 from orchestrator.report.text import compact, ranked_types, when
-from orchestrator.terminal import money, number
 
 TIMES = ("started_at", "ended_at", "created_at", "generated_at")
 

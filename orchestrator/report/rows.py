@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from orchestrator.predict import Work
+from orchestrator.market.throughput import Work
 
 EMBEDDED = "embedded cloud"
 

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
+from orchestrator.formatting import WIDTH, money, number, span, table
 from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
-from orchestrator.terminal import WIDTH, money, number, span, table
 
 MOST_RUNS = 40
 EMPTY = "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"

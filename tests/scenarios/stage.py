@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.local import EmbeddedCloud
-from orchestrator.events import CheckpointPulled, RunState
-from orchestrator.store import RunStore
+from orchestrator.runs.events import CheckpointPulled
+from orchestrator.runs.state import RunState
+from orchestrator.runs.store import RunStore
 from tests.scenarios import tiny_trainer
 
 TINY = Path(__file__).with_name("tiny_trainer.py")

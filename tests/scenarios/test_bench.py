@@ -14,7 +14,7 @@ import pytest
 
 from infra.instance.watch import Watch, gpu_facts
 from infra.local import EmbeddedCloud
-from orchestrator.store import RunStore
+from orchestrator.runs.store import RunStore
 from tests.scenarios.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import Progress, StateChanged
+from orchestrator.runs.events import Progress, StateChanged
 from tests import browser
 from tests.report_runs import BORN, PNG, Had, write_run
 from tests.scenarios.stage import Stage, staged

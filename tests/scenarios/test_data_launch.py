@@ -13,8 +13,8 @@ import pytest
 
 from model.config.data_recipe import Options
 from model.data.prepare.prepare import prepare
-from orchestrator.events import HostReady
-from orchestrator.store import RunStore
+from orchestrator.runs.events import HostReady
+from orchestrator.runs.store import RunStore
 from tests.scenarios import test_second_home as second
 from tests.scenarios.stage import Stage
 from tests.support.data_files import Drive, write_bag, write_cifar

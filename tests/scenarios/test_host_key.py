@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import HostKeyRenewed
-from orchestrator.host_key import fingerprint
+from orchestrator.host.host_keys import fingerprint
+from orchestrator.runs.events import HostKeyRenewed
 from tests.scenarios.stage import Stage, staged
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import pytest
 
 from infra.local import EmbeddedCloud
 from infra.local.aws import spot_market
-from orchestrator.price_cache import PriceCache
-from orchestrator.prices import Change
+from orchestrator.cloud.price_cache import PriceCache
+from orchestrator.market.price_series import Change
 from tests.scenarios.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow

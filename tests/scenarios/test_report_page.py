@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import main
-from orchestrator.terminal import money, number
+from orchestrator.cli.main import main
+from orchestrator.formatting import money, number
 from tests import browser
 from tests.browser import Page
 from tests.report_runs import PNG, Had, write_run
@@ -172,7 +172,7 @@ def test_it_prints(page: Page, report: tuple[Path, dict[str, Any]]) -> None:
 
 def test_an_empty_store_is_a_page_too(page: Page, tmp_path: Path) -> None:
     from orchestrator.report import build
-    from orchestrator.report.page import Exhibits, as_html
+    from orchestrator.report.html.page import Exhibits, as_html
 
     (tmp_path / "empty.html").write_text(as_html(build([], 0.0), Exhibits()))
     opened(page, tmp_path / "empty.html", 390)

@@ -15,8 +15,8 @@ import boto3
 import pytest
 
 from infra.local import EmbeddedCloud
-from orchestrator.events import CheckpointStored, TrainerExited
-from orchestrator.store import RunStore
+from orchestrator.runs.events import CheckpointStored, TrainerExited
+from orchestrator.runs.store import RunStore
 from tests.contract.test_embedded_s3 import TRUST
 from tests.scenarios.stage import Stage, last_json, staged
 from tests.scenarios.tiny_trainer import expected, load

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import sync
-from orchestrator.cloud import CommandResult, Cursor, Job, Setup
-from orchestrator.host import SshHost
-from orchestrator.ssh import Write
+from orchestrator.host import sync
+from orchestrator.host.base import CommandResult, Cursor, Job, Setup
+from orchestrator.host.shell import Write
+from orchestrator.host.ssh_host import SshHost
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from infra.local import EmbeddedCloud
-from orchestrator.cli import main
-from orchestrator.store import RunStore
+from orchestrator.cli.main import main
+from orchestrator.runs.store import RunStore
 from tests.contract.test_embedded_fixtures import PARAMETER, client, wait_for
 from tests.scenarios import tiny_trainer
 

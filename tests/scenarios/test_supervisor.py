@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import RunStore
+from orchestrator.runs.store import RunStore
 from tests.scenarios.stage import Stage, last_json, staged
 from tests.scenarios.tiny_trainer import expected, load
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import orchestrator
-from orchestrator import world
-from orchestrator.cli import main
+from orchestrator.cli import launch as launching
+from orchestrator.cli.main import main
 from orchestrator.errors import SpecError
-from orchestrator.spec import NAME_GRAMMAR
+from orchestrator.runs.spec import NAME_GRAMMAR
 from tests.memory import MemoryCloud, VirtualClock
 
 
@@ -23,7 +23,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path / "home"))
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    monkeypatch.setattr(world, "cloud_of", lambda spec, home: nullcontext(MemoryCloud(VirtualClock())))
+    monkeypatch.setattr(launching, "cloud_of", lambda spec, home: nullcontext(MemoryCloud(VirtualClock())))
     return tmp_path
 
 

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 
 from docs.make_ec2_errors import error_page
-from orchestrator.aws.errors import MEANINGS, at_the_sill, translate
+from orchestrator.cloud.aws.errors import MEANINGS, at_the_sill, translate
 from orchestrator.errors import (
     AccessError,
     CapacityError,

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from infra.instance.watch import gpu_facts
-from orchestrator.bench import BenchRow, as_json, as_text, bench_row, common_target, ranked, steps_to
-from orchestrator.cli import main
-from orchestrator.events import GpuSeen, InstanceStarted, fold
-from orchestrator.records import record_of
+from orchestrator.cli.main import main
+from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, ranked, steps_to
 from orchestrator.report.metrics import Digest
 from orchestrator.report.metrics import digest as made
-from orchestrator.store import RunStore
+from orchestrator.report.records import record_of
+from orchestrator.runs.events import GpuSeen, InstanceStarted
+from orchestrator.runs.state import fold
+from orchestrator.runs.store import RunStore
 from tests.report_runs import BORN, Had, write_run
 
 NOW = BORN + 10**6
@@ -126,7 +127,7 @@ def test_the_gpus_clock_utilisation_and_memory_are_shown(home: Path) -> None:
 
 
 def as_json_gpu(found: BenchRow) -> str:
-    from orchestrator.bench import gpu_words
+    from orchestrator.report.bench import gpu_words
 
     return gpu_words(found)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import catalog
-from orchestrator.billing import SPOT_RULES, beside_usd_h, bill, total_usd
-from orchestrator.events import (
-    Attempt,
+from orchestrator.market import catalog
+from orchestrator.market.billing import SPOT_RULES, beside_usd_h, bill, total_usd
+from orchestrator.runs.events import (
     CheckpointPulled,
     Event,
     InstanceEnded,
@@ -24,8 +23,8 @@ from orchestrator.events import (
     InterruptionNoticed,
     PriceChanged,
     PriceSeen,
-    fold,
 )
+from orchestrator.runs.state import Attempt, fold
 
 START = 1_790_000_000.0
 APRIL = float(calendar.timegm((2026, 4, 10, 0, 0, 0)))  # a month of 30 days, as in AWS's example

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator import engine, limits, reaper
-from orchestrator.engine import Engine
-from orchestrator.plan import Plan
-from orchestrator.reaper import Reaper
-from orchestrator.rent import Renter
-from orchestrator.spec import Limits
-from orchestrator.store import RunStore
+from orchestrator.engine import engine, reaper
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.provisioner import Renter
+from orchestrator.engine.reaper import Reaper
+from orchestrator.market import budget as limits
+from orchestrator.plan.requests import Plan
+from orchestrator.runs.spec import Limits
+from orchestrator.runs.store import RunStore
 from tests import chaos
 from tests.tale import Fault, Setting
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import benching, checking, standing
-from orchestrator.cli import main
-from orchestrator.events import InstanceStarted
-from orchestrator.flags import EXAMPLES, parser
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore
+from orchestrator.cli import bench as benching
+from orchestrator.cli import check as checking
+from orchestrator.cli import setup as standing
+from orchestrator.cli.flags import EXAMPLES, parser
+from orchestrator.cli.main import main
+from orchestrator.runs.events import InstanceStarted
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
 
 LOCAL = ["launch", "--cloud", "local", "-y"]
 GOOD = [*LOCAL, "--instance", "p2.xlarge", "--spot"]
@@ -209,7 +211,7 @@ def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.Capt
 
 
 def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.asking import spec_from
+    from orchestrator.plan.settings import spec_from
 
     Path("run.yaml").write_text(
         "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"
@@ -287,7 +289,7 @@ def test_what_check_and_setup_say_keeps_to_80_columns() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from orchestrator.cli import main\n"
+        "import sys; from orchestrator.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'boto3', 'fabric', 'pydantic', 'yaml', 'torch'} & set(sys.modules)))"
     )
@@ -297,8 +299,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_no_command_of_the_orchestrator_imports_torch(at_home: Path) -> None:
     code = (
-        "import sys; from orchestrator import launching, running, world, host, ssh\n"
-        "from orchestrator.aws import AwsCloud\n"
+        "import sys; from orchestrator.cli import launch, status; from orchestrator.host import shell, ssh_host\n"
+        "from orchestrator.cloud.aws import AwsCloud\n"
         "print('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from model.config import config_from_settings
-from orchestrator import catalog, comparing
-from orchestrator.compare import as_of_2016, compare
+from orchestrator.cli import compare as comparing
 from orchestrator.errors import SpecError
-from orchestrator.predict import work_of
-from orchestrator.prices import recorded_rows
+from orchestrator.market import catalog
+from orchestrator.market.comparison import as_of_2016, compare
+from orchestrator.market.spot_prices import recorded_rows
+from orchestrator.market.throughput import work_of
 from orchestrator.report import build
 from orchestrator.report.rows import Workload
 

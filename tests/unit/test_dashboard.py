@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.billing import total_usd
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 from orchestrator.dashboard import snapshot
-from orchestrator.spec import Limits
+from orchestrator.market.billing import total_usd
+from orchestrator.runs.spec import Limits
 from tests.report_runs import BORN, PNG, Had, write_run
 
 pytest.importorskip("starlette")
@@ -21,7 +21,7 @@ NOW = BORN + 3000.0
 
 
 def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None:
-    from orchestrator.events import Progress
+    from orchestrator.runs.events import Progress
 
     seen = [Progress(at=BORN + 90, attempt=1, step=40, images_per_s=900.0)]
     had = Had(ended_by=None, extra=list(seen))
@@ -38,7 +38,7 @@ def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None
 
 
 def test_its_step_is_that_of_the_newest_thing_at_home_as_in_status(home: Path) -> None:
-    from orchestrator.events import Progress
+    from orchestrator.runs.events import Progress
 
     late = [Progress(at=BORN + 90, attempt=1, step=40)]
     store = write_run(home, "going", [Had(ended_by=None, extra=list(late))])

@@ -6,7 +6,7 @@ import pytest
 
 from model.config import TrainConfig
 from orchestrator.errors import SpecError
-from orchestrator.spec import check_data, check_prepare
+from orchestrator.plan.validators import check_data, check_prepare
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import _split
-from orchestrator.flags import OF_THE_MODEL, parser
+from orchestrator.cli.flags import OF_THE_MODEL, parser
+from orchestrator.cli.main import _split
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

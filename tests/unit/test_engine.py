@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import Clock
-from orchestrator.cloud import Instance
-from orchestrator.engine import Cancelled
+from orchestrator.cloud.base import Instance
+from orchestrator.engine.engine import Cancelled
 from orchestrator.errors import (
     AccessError,
     BudgetError,
@@ -24,7 +24,7 @@ from orchestrator.errors import (
     TrainingError,
     UnreachableError,
 )
-from orchestrator.events import (
+from orchestrator.runs.events import (
     FINAL_STATES,
     CheckpointPulled,
     CheckpointRefused,
@@ -36,9 +36,9 @@ from orchestrator.events import (
     RestPulled,
     StateChanged,
     TrainerExited,
-    fold,
 )
-from orchestrator.spec import Limits, RecoveryPolicy
+from orchestrator.runs.spec import Limits, RecoveryPolicy
+from orchestrator.runs.state import fold
 from tests.memory import BrokenSetup, Machine, VirtualClock, refusal_of
 from tests.story import Story
 
@@ -712,7 +712,7 @@ def test_a_disk_that_stays_full_ends_the_run_after_half_an_hour(home: Path) -> N
 def test_what_else_the_trainer_wrote_comes_home_and_what_is_too_large_is_named(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.rest.LARGEST_BYTES", 100)
+    monkeypatch.setattr("orchestrator.engine.collect.LARGEST_BYTES", 100)
 
     def writes(number: int, machine: Machine) -> None:
         machine.rest = {"results.csv": b"a,b", "best.json": b'{"step": 50}', "model.bin": b"x" * 101}

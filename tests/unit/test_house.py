@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import orchestrator
-from orchestrator.asking import settings_file
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 from orchestrator.errors import SpecError
-from orchestrator.events import StateChanged
-from orchestrator.store import RunStore
+from orchestrator.plan.settings import settings_file
+from orchestrator.runs.events import StateChanged
+from orchestrator.runs.store import RunStore
 from tests.story import Story
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.aws.images import OSS_DRIVER_FAMILIES, supported_families
+from orchestrator.cloud.aws.images import OSS_DRIVER_FAMILIES, supported_families
 
 NAME = "Deep Learning OSS Nvidia Driver AMI GPU PyTorch 2.9 (Ubuntu 24.04) 20260317"
 

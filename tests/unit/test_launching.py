@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launching, world
-from orchestrator.busy import busy
-from orchestrator.cli import main
+from orchestrator.cli import launch as launching
+from orchestrator.cli.console import Screen, busy
+from orchestrator.cli.lead import _lead
+from orchestrator.cli.main import main
+from orchestrator.cli.run_view import RunView
 from orchestrator.errors import CapacityError
-from orchestrator.events import CapacityAwaited
-from orchestrator.spec import Limits, RecoveryPolicy
-from orchestrator.sync import Tree
-from orchestrator.terminal import RunView, Screen
+from orchestrator.host.sync import Tree
+from orchestrator.runs.events import CapacityAwaited
+from orchestrator.runs.spec import Limits, RecoveryPolicy
 from tests.story import Story
 
 
@@ -32,10 +33,10 @@ class Terminal(io.StringIO):
 def told(story: Story, capsys: Any, monkeypatch: pytest.MonkeyPatch, *, verb: str = "launch") -> tuple[int, str]:
     """Lead a story as the command does; return its exit code and what is on standard error."""
     engine = story.engine()
-    monkeypatch.setattr(launching, "engine_from", lambda *_, **__: engine)
+    monkeypatch.setattr("orchestrator.cli.lead.engine_from", lambda *_, **__: engine)
     screen = Screen(io.StringIO())
     tree = Tree(story.home, ())
-    code = launching._lead(story.store, engine.plan, tree, story.cloud, screen, output="none", verb=verb)
+    code = _lead(story.store, engine.plan, tree, story.cloud, screen, output="none", verb=verb)
     return code, capsys.readouterr().err.strip()
 
 
@@ -102,7 +103,7 @@ def test_ctrl_c_before_anything_is_rented_says_so(home: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    monkeypatch.setattr(world, "cloud_of", never)
+    monkeypatch.setattr(launching, "cloud_of", never)
     assert main(["launch", "--cloud", "local", "-t", "p2.xlarge", "--spot", "-y"]) == 130
     assert capsys.readouterr() == ("Nothing was created.\n", "")
     assert not (home / "runs").exists()

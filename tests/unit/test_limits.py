@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.billing import beside_usd_h, total_usd
-from orchestrator.cloud import Offer, Pool
 from orchestrator.errors import BudgetError
-from orchestrator.limits import price_cap_usd_h, surely_buys_s, too_little_to_begin
-from orchestrator.spec import Limits
+from orchestrator.market.billing import beside_usd_h, total_usd
+from orchestrator.market.budget import price_cap_usd_h, surely_buys_s, too_little_to_begin
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.runs.spec import Limits
 from tests.memory import Machine
 from tests.story import Story
 from tests.unit.test_billing import START, attempt

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from orchestrator import catalog
-from orchestrator.cloud import Offer, Pool, PricePoint
 from orchestrator.errors import Scope
-from orchestrator.offers import is_market_signal, next_round, on_demand_offers, rules_out, spot_offers
-from orchestrator.spec import check_price
+from orchestrator.market import catalog
+from orchestrator.market.offers import is_market_signal, next_round, on_demand_offers, rules_out, spot_offers
+from orchestrator.market.pools import Offer, Pool, PricePoint
+from orchestrator.plan.validators import check_price
 
 A, B, C = (Pool("g4dn.xlarge", f"us-east-1{z}", "us-east-1") for z in "abc")
 PRICES = {A: PricePoint(0, 0.21), B: PricePoint(0, 0.19), C: PricePoint(0, 0.23)}

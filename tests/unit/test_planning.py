@@ -11,16 +11,19 @@ import pytest
 
 from infra.local.aws import spot_market
 from model.config import config_from_settings
-from orchestrator import catalog, limits, world
-from orchestrator.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
-from orchestrator.checking import QUOTA_CODES, preflight, rehearsal
-from orchestrator.cloud import Call, Image, Network
+from orchestrator.cloud.aws.images import OSS_DRIVER_FAMILIES, login_user, supported_families
+from orchestrator.cloud.base import Call, Image, Network
 from orchestrator.errors import AccessError, QuotaError, SpecError
-from orchestrator.offers import ranked_by_value
-from orchestrator.plan import Plan
-from orchestrator.planning import Draft, make_plan
-from orchestrator.spec import Limits, RunSpec
-from orchestrator.sync import Tree
+from orchestrator.host.sync import Tree
+from orchestrator.market import budget as limits
+from orchestrator.market import catalog
+from orchestrator.market.offers import ranked_by_value
+from orchestrator.plan.job import torch_has_kernels
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.preflight import QUOTA_CODES, preflight, rehearsal
+from orchestrator.plan.preview import Draft
+from orchestrator.plan.requests import Plan
+from orchestrator.runs.spec import Limits, RunSpec
 from tests.memory import MemoryCloud, VirtualClock
 
 SUBNETS = ("subnet-0000000000000000a", "subnet-0000000000000000b")
@@ -152,7 +155,7 @@ def test_a_retired_type_is_refused_before_any_request(cloud: MemoryCloud, name: 
     [("3.0", False), ("3.7", True), ("5.2", True), ("6.1", False), ("7.0", True), ("7.5", True), ("8.9", True)],
 )
 def test_which_gpus_have_a_torch_build(capability: str, has: bool) -> None:
-    assert world.torch_has_kernels(capability) is has
+    assert torch_has_kernels(capability) is has
 
 
 def test_an_image_whose_driver_lacks_the_family_is_refused(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +199,7 @@ def test_a_small_disk_grows_to_the_images_size(cloud: MemoryCloud, monkeypatch: 
 
 
 def test_a_home_without_runs_has_measured_nothing(home: Path) -> None:
-    from orchestrator.planning import measured_speeds
+    from orchestrator.plan.planner import measured_speeds
 
     spec = RunSpec(run="x", cloud="aws", instances=("g4dn.xlarge", "g5.xlarge"), market="spot", regions=("us-east-1",))
     assert measured_speeds(home, spec) == {}

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from model.config import TrainConfig, cost_of
-from orchestrator import catalog
-from orchestrator.predict import KERNEL_S, Observation, Work, bound_s, predict, work_of
+from orchestrator.market import catalog
+from orchestrator.market.throughput import KERNEL_S, Observation, Work, bound_s, predict, work_of
 
 TYPES = ["p2.xlarge", "p3.2xlarge", "g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge", "p4d.24xlarge"]
 COMPUTE = Work(flops=1e10, bytes=1e3, kernels=0)

@@ -18,13 +18,14 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from orchestrator import quoting
-from orchestrator.aws.prices import Pace, PriceSource
-from orchestrator.cloud import Pool
+from orchestrator.cli import prices as quoting
+from orchestrator.cloud.aws.prices import Pace, PriceSource
+from orchestrator.cloud.price_cache import Entry, PriceCache
+from orchestrator.cloud.quotes import Quoted, quote
 from orchestrator.errors import AccessError, CloudError, SpecError
-from orchestrator.price_cache import Entry, PriceCache
-from orchestrator.prices import (
-    Change,
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import Change, window
+from orchestrator.market.spot_prices import (
     MarketRow,
     cheapest_zones,
     doubt,
@@ -33,7 +34,6 @@ from orchestrator.prices import (
     ranked,
     recorded_rows,
     saves,
-    window,
 )
 
 START = 1_790_000_000.0
@@ -264,7 +264,7 @@ def test_the_cache_gives_money_back_as_it_was_given(home: Path) -> None:
         assert PriceCache(home, "aws").entries == {}
 
 
-def quoted(home: Path, now: float, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> quoting.Quoted:
+def quoted(home: Path, now: float, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> Quoted:
     """Ask for two regions where nobody is to be reached (or, without an error, must not be asked)."""
 
     @contextmanager
@@ -273,8 +273,8 @@ def quoted(home: Path, now: float, monkeypatch: pytest.MonkeyPatch, error: Excep
         raise error
         yield
 
-    monkeypatch.setattr(quoting, "open_source", nobody)
-    return quoting.quote(home, "aws", ["p2.xlarge"], ["us-east-1"], now)
+    monkeypatch.setattr("orchestrator.cloud.quotes.open_source", nobody)
+    return quote(home, "aws", ["p2.xlarge"], ["us-east-1"], now)
 
 
 def test_a_fresh_answer_is_not_asked_for_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import main
-from orchestrator.events import HostReady
-from orchestrator.records import record_of, records_of
+from orchestrator.cli.main import main
+from orchestrator.cli.report import report_of
 from orchestrator.report import as_csv, as_json, as_markdown, as_text, build
-from orchestrator.report.charts import Spot, front
+from orchestrator.report.html.charts import Spot, front
 from orchestrator.report.metrics import Digest, digest, joined, parse, thinned
-from orchestrator.reporting import report_of
-from orchestrator.store import RunStore
+from orchestrator.report.records import record_of, records_of
+from orchestrator.runs.events import HostReady
+from orchestrator.runs.store import RunStore
 from tests.report_runs import BORN, PNG, Had, write_run
 
 NOW = BORN + 10**6
@@ -227,7 +227,7 @@ def test_what_was_measured_on_aws_calibrates_what_was_not(home: Path) -> None:
 
 
 def test_the_rule_of_billing_can_be_set(home: Path) -> None:
-    from orchestrator.events import PriceChanged
+    from orchestrator.runs.events import PriceChanged
 
     changes = [PriceChanged(at=BORN, attempt=1, since=BORN - 50, price_usd_h=0.2),
                PriceChanged(at=BORN, attempt=1, since=BORN + 10 + 900, price_usd_h=0.4)]  # fmt: skip
@@ -260,8 +260,8 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 
 def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: Path) -> None:
-    from orchestrator.report.page import as_html
-    from orchestrator.reporting import exhibits_of
+    from orchestrator.cli.report import exhibits_of
+    from orchestrator.report.html.page import as_html
 
     for number in range(14):
         store = write_run(home, f"run-{number:02}", [Had("p2.xlarge", last_step=60)], cloud="embedded cloud",
@@ -287,7 +287,7 @@ def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: 
      (True, True, "1 step trained again, over all runs")],
 )  # fmt: skip
 def test_the_tile_of_interruptions_counts_in_words(home: Path, interrupted: bool, again: bool, says: str) -> None:
-    from orchestrator.report.page import Exhibits, as_html
+    from orchestrator.report.html.page import Exhibits, as_html
 
     first = Had(last_step=60, ended_by="aws" if interrupted else "pixel-orch")
     write_run(home, "one", [first, Had(first_step=60 if again else 61, last_step=70)])
@@ -421,7 +421,7 @@ def test_reading_many_lines_is_quick() -> None:
 def test_a_report_needs_no_library_that_draws_unless_it_draws(home: Path) -> None:
     write_run(home, "one", [Had()])
     code = (
-        "import sys; from orchestrator.cli import main; main(['report']); "
+        "import sys; from orchestrator.cli.main import main; main(['report']); "
         "print(sorted({'matplotlib', 'numpy', 'boto3', 'torch'} & set(sys.modules)))"
     )
     import os

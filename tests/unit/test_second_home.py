@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cloud import BucketPlace, Cursor, Look, Output
-from orchestrator.engine import Engine
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.remote_store import is_carried, tell_trouble
 from orchestrator.errors import CloudError, SpecError, TrainingError
-from orchestrator.events import CheckpointStored, SecondHomeTroubled, TrainerExited
-from orchestrator.second_home import is_carried, tell_trouble
-from orchestrator.spec import check_bucket, check_profile
+from orchestrator.host.base import BucketPlace, Cursor, Look
+from orchestrator.plan.validators import check_bucket, check_profile
+from orchestrator.runs.events import CheckpointStored, SecondHomeTroubled, TrainerExited
+from orchestrator.runs.outputs import Output
 from tests.memory_host import MemoryHost, output_of
 from tests.story import Story
 

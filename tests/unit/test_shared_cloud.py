@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from orchestrator.cloud import RUN_TAG, Instance
-from orchestrator.shared_cloud import RATES, SharedCloud, TokenBucket
+from orchestrator.cloud.base import RUN_TAG, Instance
+from orchestrator.cloud.shared import RATES, SharedCloud, TokenBucket
 from tests.memory import MemoryCloud, VirtualClock
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from model.config import TrainConfig, peek
 from model.training import checkpoint as checkpoints
-from orchestrator import start_from
 from orchestrator.errors import SpecError
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore
+from orchestrator.plan import initial_checkpoint as start_from
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
 from tests.unit.model.training.test_checkpoint import made
 
 

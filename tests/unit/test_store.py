@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.events import KINDS, CheckpointPulled, Event, RunCreated, StateChanged, fold, from_json
-from orchestrator.store import RunBusyError, RunStore, make_home, read_jsonl, write_atomically
+from orchestrator.runs.events import KINDS, CheckpointPulled, Event, RunCreated, StateChanged, from_json
+from orchestrator.runs.files import read_jsonl, write_atomically
+from orchestrator.runs.home import make_home
+from orchestrator.runs.state import fold
+from orchestrator.runs.store import RunBusyError, RunStore
 from tests.story import Story
 
 
@@ -68,7 +71,7 @@ def test_an_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
 def test_a_second_owner_is_refused_and_the_lock_goes_with_the_process(home: Path) -> None:
     store = Story(home).store
     code = (
-        "import sys, pathlib; from orchestrator.store import RunStore\n"
+        "import sys, pathlib; from orchestrator.runs.store import RunStore\n"
         "with RunStore(pathlib.Path(sys.argv[1]), 'story').owned():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import world
-from orchestrator.cli import main
-from orchestrator.cloud import OWNER_TAG, RUN_TAG, Instance
-from orchestrator.events import RunCreated
-from orchestrator.spec import RunSpec
-from orchestrator.store import RunStore
+from orchestrator.cli import cleanup
+from orchestrator.cli.main import main
+from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Instance
+from orchestrator.runs.events import RunCreated
+from orchestrator.runs.home import home_id
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
 
 SWEEP = ["sweep", "--region", "us-east-1"]
 
@@ -52,14 +53,14 @@ def left(home: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
     """Give such a cloud as AWS, and no terminal."""
     cloud = Left()
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    monkeypatch.setattr(world, "open_cloud", lambda *_: nullcontext(cloud))
+    monkeypatch.setattr(cleanup, "open_cloud", lambda *_: nullcontext(cloud))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     return cloud
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--dry-run", "-y"]])
 def test_it_lists_what_is_billed_and_ends_nothing(left: Left, home: Path, capsys: Any, more: list[str]) -> None:
-    left.add("i-1", world.home_id(home))
+    left.add("i-1", home_id(home))
     left.add("i-2", "another")
     assert main([*SWEEP, *more]) == 1
     out, err = capsys.readouterr()
@@ -72,7 +73,7 @@ def test_it_lists_what_is_billed_and_ends_nothing(left: Left, home: Path, capsys
 
 
 def test_for_programs_it_only_lists_without_leave(left: Left, home: Path, capsys: Any) -> None:
-    left.add("i-1", world.home_id(home))
+    left.add("i-1", home_id(home))
     assert main([*SWEEP, "-o", "json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert [(one["instance_id"], one["run"]) for one in said["billed"]] == [("i-1", "lost-1")]

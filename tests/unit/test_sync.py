@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.sync import Tree, bundled_tree, changes, manifest, workdir_tree, write_tar
+from orchestrator.host.sync import Tree, bundled_tree, changes, manifest, workdir_tree, write_tar
 
 AGENT = Path(__file__).parents[2] / "infra" / "instance" / "agent.py"
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.billing import total_usd
-from orchestrator.cli import main
+from orchestrator.cli.console import Screen
+from orchestrator.cli.main import main
+from orchestrator.cli.run_view import RunView
 from orchestrator.errors import TrainingError
-from orchestrator.events import Event, InstanceEnded, Progress, StateChanged
-from orchestrator.store import RunStore
-from orchestrator.summary import summary_text
-from orchestrator.terminal import RunView, Screen, counted, money, table, wrapped
+from orchestrator.formatting import counted, money, table, wrapped
+from orchestrator.market.billing import total_usd
+from orchestrator.report.summary import summary_text
+from orchestrator.runs.events import Event, InstanceEnded, Progress, StateChanged
+from orchestrator.runs.store import RunStore
 from tests.memory import Machine
 from tests.report_runs import BORN, Had, write_run
 from tests.story import Story
@@ -265,7 +267,7 @@ def test_a_stream_of_a_narrow_encoding_gets_ascii_rather_than_an_error(home: Pat
               cloud="embedded cloud")  # fmt: skip
     for encoding in ("latin-1", "ascii"):
         done = subprocess.run(
-            [sys.executable, "-c", "from orchestrator.cli import main; main(['report']); print('cut\\u2026')"],
+            [sys.executable, "-c", "from orchestrator.cli.main import main; main(['report']); print('cut\\u2026')"],
             capture_output=True, check=False,
             env={**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONIOENCODING": encoding},
         )  # fmt: skip

@@ -138,12 +138,14 @@ def allowed(name: str) -> set[str]:
     return {action for statement in policy(name)["Statement"] for action in listed(statement["Action"])}
 
 
-OF_SETUP = {"orchestrator/aws/stack.py"}
+OF_SETUP = {"orchestrator/cloud/aws/stack.py"}
 
 
 def test_every_call_of_a_run_is_in_the_operators_policy() -> None:
     paths = [
-        path for path in (ROOT / "orchestrator" / "aws").glob("*.py") if str(path.relative_to(ROOT)) not in OF_SETUP
+        path
+        for path in (ROOT / "orchestrator" / "cloud" / "aws").glob("*.py")
+        if str(path.relative_to(ROOT)) not in OF_SETUP
     ]
     needed = set().union(*(called(path) for path in paths))
     assert {"ec2:RunInstances", "ec2:CreateFleet", "ec2:TerminateInstances", "s3:GetObject"} <= needed
@@ -151,7 +153,7 @@ def test_every_call_of_a_run_is_in_the_operators_policy() -> None:
 
 
 def test_every_call_of_setup_is_in_its_policy() -> None:
-    needed = called(ROOT / "orchestrator" / "aws" / "stack.py")
+    needed = called(ROOT / "orchestrator" / "cloud" / "aws" / "stack.py")
     assert {"cloudformation:CreateStack", "s3:DeleteObject"} <= needed
     assert needed <= allowed("setup.json")
 
@@ -162,7 +164,7 @@ def test_every_call_of_the_instance_is_in_its_policy() -> None:
 
 def test_the_operator_has_no_permission_that_no_call_needs() -> None:
     implied = {"ec2:CreateTags", "iam:PassRole", "iam:CreateServiceLinkedRole", "iam:GetInstanceProfile"}
-    paths = (ROOT / "orchestrator" / "aws").glob("*.py")
+    paths = (ROOT / "orchestrator" / "cloud" / "aws").glob("*.py")
     assert allowed("operator.json") - implied <= set().union(*(called(path) for path in paths))
 
 
@@ -280,7 +282,7 @@ def test_ec2_takes_the_descriptions_of_the_security_group(template: dict[str, An
 
 def test_ec2_takes_the_descriptions_that_the_code_sends() -> None:
     found = []
-    for path in [*(ROOT / "orchestrator").glob("*.py"), *(ROOT / "orchestrator" / "aws").glob("*.py")]:
+    for path in (ROOT / "orchestrator").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Dict):
                 pairs = zip(node.keys, node.values, strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import user_data
+from orchestrator.plan.requests import user_data
 
 AGENT = Path(__file__).parents[4] / "infra" / "instance" / "agent.py"
 TICK_S = "0.02"

@@ -1,0 +1,382 @@
+"""`bench`: launch each type for a few steps, side by side, end all of them, and say what a training would cost on each.
+
+Each type is an ordinary `launch` in a process of its own: whatever befalls one does not touch the others, each ends its
+own machine on every exit path, and a bench that is killed leaves launches that end by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.cli.console import Screen
+from orchestrator.cli.flags import parser
+from orchestrator.cli.report import report_of, write_html
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.connect import check_credentials, embedded_endpoint, start_embedded
+from orchestrator.cloud.quotes import quote
+from orchestrator.errors import SpecError
+from orchestrator.formatting import money, number
+from orchestrator.market.spot_prices import lowest, recorded_regions
+from orchestrator.plan.settings import settings_file, spec_from
+from orchestrator.plan.validators import check_amount, check_instances
+from orchestrator.report import metrics as digesting
+from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
+from orchestrator.report.metrics import Digest
+from orchestrator.report.records import Record, record_of
+from orchestrator.runs.home import fresh_name, home_from_environment, make_home
+from orchestrator.runs.spec import RunSpec, check_name
+from orchestrator.runs.store import RunStore
+
+LOOK_EVERY_S = 1.0
+TELL_EVERY_S = 10.0
+WARMUP_SHARE = 0.2
+LOG_LINES = 20  # measurements of the whole bench
+RUN_NAME_ROOM = 40
+
+
+@dataclass
+class Child:
+    """The launch of one type."""
+
+    instance_type: str
+    spec: RunSpec
+    words: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+
+def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """Do `pixel-orch bench`; 0 if every type was measured, 1 if some were not, 2 if it cannot work as asked."""
+    home, clock = home_from_environment(), SystemClock()
+    if args.command_line is not None:
+        import shlex
+
+        if command:
+            raise SpecError("--command and a command after -- are two; give one of them")
+        command = shlex.split(args.command_line)
+    names = check_instances(args.instance or "")
+    if args.steps < 2:
+        raise SpecError(f"--steps: {args.steps} is too few; the first step is warm-up, so give at least 2, better 100")
+    warmup = round(args.steps * WARMUP_SHARE) if args.warmup_steps is None else args.warmup_steps
+    if not 0 <= warmup < args.steps:
+        raise SpecError(f"--warmup-steps: {warmup} leaves nothing of {args.steps} steps to measure")
+    name = check_name(args.name) if args.name else fresh_name("bench")
+    children = [_child(home, name, one, args, command, share=len(names)) for one in names]
+    faults = _faults(args)
+    _agree(args, children, home, clock.now())
+    make_home(home)
+    screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
+    kept: AbstractContextManager[object] = embedded_endpoint(home) if args.cloud == "local" else nullcontext()
+    with kept:
+        for fault in faults:
+            start_embedded(home).add_fault(fault)
+        code = _run(children, home, screen, clock)
+    now = clock.now()
+    rows, records = _rows(children, home, now, args, warmup)
+    _conclude(args, name, rows, records=records, home=home, now=now)
+    return code or (0 if all(not row.says for row in rows) else 1)
+
+
+def _child(
+    home: Path, name: str, instance_type: str, args: argparse.Namespace, command: Sequence[str], *, share: int
+) -> Child:
+    """Return the launch of one type, its flags checked as `launch` checks them.
+
+    Raises:
+        SpecError: the launch could not work as asked.
+    """
+    run = check_name(f"{name[: RUN_NAME_ROOM - len(instance_type) - 1]}-{instance_type.replace('.', '-')}")
+    words = ["launch", "--instance", instance_type, "-n", run, "-y", "-o", "json"]
+    words += ["--spot"] if args.spot else []
+    words += ["--on-demand"] if args.on_demand else []
+    for key in ("cloud", "profile", "workdir", "max_price", "ami", "env_file", "file"):
+        value = getattr(args, key)
+        words += [] if value is None else ["--" + key.replace("_", "-"), value]
+    for key in ("region", "subnet", "env"):
+        for value in getattr(args, key) or []:
+            words += ["--" + key, value]
+    asked = args.budget if args.budget is not None else settings_file(args.file).get("budget")
+    if asked is not None:
+        budget = check_amount(asked, flag="--budget", example="5")
+        words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
+    words += _trainer_words(args) if not command else []
+    given = parser().parse_args(words)
+    spec = spec_from(given, command)
+    if (home / "runs" / run / "spec.json").exists():
+        raise SpecError(f"--name: there is a run called {run} already; choose another name")
+    after = ["--", *command] if command else []
+    return Child(instance_type, spec, [*words, *after], home / "benches" / name / f"{instance_type}.log")
+
+
+def _trainer_words(args: argparse.Namespace) -> list[str]:
+    """Return the bundled trainer's settings: it measures often, and spends no time on what a bench does not need."""
+    given = {text.partition("=")[0].strip() for text in args.set or []}
+    own = {
+        "log_every": max(1, args.steps // LOG_LINES),
+        "validate_every": max(1, args.steps // 4),
+        "samples": 0,
+    }
+    words = ["--steps", str(args.steps)]
+    words += [] if "checkpoint_every" in given else ["--checkpoint-every", str(args.steps)]
+    for flag, value in (("--model", args.model), ("--dataset", args.dataset), ("--data-bucket", args.data_bucket)):
+        words += [] if value is None else [flag, value]
+    for text in args.prepare or []:
+        words += ["--prepare", text]
+    for text in [*(args.set or []), *(f"{key}={value}" for key, value in own.items() if key not in given)]:
+        words += ["--set", text]
+    return words
+
+
+def _faults(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if not args.faults:
+        return []
+    if args.cloud != "local":
+        raise SpecError("--faults is an option of the embedded cloud; add --cloud local")
+    from infra.local import load_faults
+
+    try:
+        return load_faults(Path(args.faults))
+    except ValueError as error:
+        raise SpecError(f"--faults: {error}") from None
+
+
+def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now: float) -> None:
+    """Show what it would rent and ask, unless told not to.
+
+    Raises:
+        SpecError: there is nobody to ask, or they said no.
+    """
+    if children[0].spec.cloud == "aws":
+        from orchestrator.plan.planner import refuse_retired
+
+        for child in children:
+            refuse_retired(child.spec)
+        check_credentials(args.profile)
+    if args.yes:
+        return
+    if not sys.stdin.isatty():
+        raise SpecError("bench asks before it spends money, and here is no terminal to ask on; add -y to go on without")
+    names = [child.instance_type for child in children]
+    best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
+    for name in names:
+        print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
+    limit = f", ${args.budget} at most" if args.budget else ""
+    try:
+        answer = input(f"Rent {len(names)} machines side by side{limit}? [Y/n] ").strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        answer = "n"
+    if answer not in ("", "y", "yes"):
+        raise SpecError("not started; nothing was created")
+
+
+# -- running them
+
+
+def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClock) -> int:
+    """Start all launches, look on until the last has ended, and leave none behind. Returns 130 if broken off."""
+    code, told_at = 0, 0.0
+    asked = 0
+    try:
+        with _signals() as count:
+            for child in children:
+                child.log.parent.mkdir(parents=True, exist_ok=True)
+                with child.log.open("wb") as log:
+                    child.process = subprocess.Popen(
+                        [sys.executable, "-m", "orchestrator.cli", *child.words],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,  # Ctrl-C is for us; we pass it on
+                        env={**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": _path()},
+                    )
+            screen.line(f"{len(children)} types side by side: {', '.join(child.instance_type for child in children)}")
+            while any(child.process is not None and child.process.poll() is None for child in children):
+                if count[0] > asked:
+                    asked, code = count[0], 130
+                    screen.line("Stopping: every machine is ended. (Again: at once.)")
+                    _signal(children, signal.SIGINT)
+                if clock.now() - told_at >= (LOOK_EVERY_S if screen.is_terminal else TELL_EVERY_S):
+                    told_at = clock.now()
+                    _tell(children, home, screen)
+                clock.sleep(0.2)
+    finally:
+        _signal(children, signal.SIGTERM)
+        for child in children:
+            if child.process is not None:
+                child.process.wait()
+        _end_what_is_left(children, home)
+    return code
+
+
+def _path() -> str:
+    own = str(Path(__file__).parents[1])
+    before = os.environ.get("PYTHONPATH")
+    return f"{own}{os.pathsep}{before}" if before else own
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Count the signals that ask us to stop."""
+    count = [0]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        count[0] += 1
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield count
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal(children: Sequence[Child], number: int) -> None:
+    for child in children:
+        if child.process is not None and child.process.poll() is None:
+            os.kill(child.process.pid, number)
+
+
+def _tell(children: Sequence[Child], home: Path, screen: Screen) -> None:
+    words = []
+    for child in children:
+        state = RunStore(home, child.spec.run).state()
+        words.append(f"{child.instance_type} {state.state.lower() or 'starting'} {number(state.step)}")
+    text = "; ".join(words)
+    if screen.is_terminal:
+        screen.live(text)
+    else:
+        screen.line(text)
+
+
+def _end_what_is_left(children: Sequence[Child], home: Path) -> None:
+    """End the runs of launches that were killed: their machines may be alive."""
+    left = []
+    for child in children:
+        store = RunStore(home, child.spec.run)
+        if (store.folder / "spec.json").exists() and not store.state().is_final:
+            left.append(child.spec.run)
+    if left:
+        words = [sys.executable, "-m", "orchestrator.cli", "down", *left, "-y"]
+        environment = {**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": _path()}
+        subprocess.run(words, env=environment, check=False, stdout=subprocess.DEVNULL)
+
+
+# -- what came of it
+
+
+def _rows(
+    children: Sequence[Child], home: Path, now: float, args: argparse.Namespace, warmup: int
+) -> tuple[list[BenchRow], list[Record]]:
+    records: dict[str, Record] = {}
+    digests: dict[str, Digest] = {}
+    attempts: dict[str, int | None] = {}
+    for child in children:
+        store = RunStore(home, child.spec.run)
+        if (store.folder / "spec.json").exists():
+            records[child.instance_type] = record_of(store, now)
+            attempts[child.instance_type], digests[child.instance_type] = _digest(store, warmup)
+    target = args.target if args.target is not None else common_target(list(digests.values()))
+    rows = []
+    for child in children:
+        record = records.get(child.instance_type)
+        digest = digests.get(child.instance_type, Digest())
+        rows.append(
+            bench_row(
+                child.instance_type,
+                record.row if record else None,
+                digest,
+                full_steps=args.full_steps or _full_steps(child.spec),
+                target_bits=target,
+                says=_says(child, record, digest),
+                gpu=_gpu(record),
+                attempt=attempts.get(child.instance_type),
+            )
+        )
+    return rows, list(records.values())
+
+
+def _digest(store: RunStore, warmup: int) -> tuple[int | None, Digest]:
+    """Digest the metrics of the attempt that measured most, and say which: an interrupted one may have little."""
+    found: list[tuple[int | None, Digest]] = [
+        (a.number, digesting.read(store.folder / "attempts" / str(a.number) / "metrics.jsonl", skip_until_step=warmup))
+        for a in store.state().attempts
+    ]
+    return max(found, key=lambda one: one[1].measured, default=(None, Digest()))
+
+
+def _full_steps(spec: RunSpec) -> int | None:
+    """Return the steps of a whole training: the default of the bundled trainer's settings."""
+    return None if spec.trainer is None else int(type(spec.trainer).model_fields["steps"].default)
+
+
+def _says(child: Child, record: Record | None, digest: Digest) -> str:
+    """Return what happened to a type that has no figures, or that did not end well; "" if all went well."""
+    if record is not None and record.row.state == "SUCCEEDED":
+        return "; ".join(digest.problems) if digest.images_per_s is None else ""
+    if record is not None and record.row.reason:
+        return f"{record.row.state}: {record.row.reason.splitlines()[0]}"
+    return _last_words(child.log)
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    last = next((line for line in reversed(lines) if "error:" in line), lines[-1] if lines else "it did not start")
+    return last.partition("error: ")[2] or last
+
+
+def _gpu(record: Record | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for attempt in record.state.attempts if record else []:
+        facts = dict(attempt.gpu) or facts
+    return facts
+
+
+def _conclude(
+    args: argparse.Namespace, name: str, rows: list[BenchRow], *, records: list[Record], home: Path, now: float
+) -> None:
+    built = report_of(records, home, now, "hour-start")
+    asked = {row.instance_type for row in rows}
+    is_embedded = any(row.is_embedded for row in rows)
+    predicted = [row for row in built.predicted if row.instance_type in asked] if is_embedded else []
+    notes = _notes(rows, args, built.notes, is_embedded=is_embedded)
+    if args.html:
+        write_html(Path(args.html), built, records, home)
+        notes.append(f"Page: {args.html}")
+    notes.append(f"Runs: pixel-orch report {' '.join(record.row.run for record in records)}")
+    if args.output == "json":
+        print(json.dumps(as_json(name, rows, predicted, notes), allow_nan=False))
+        return
+    print()
+    print(as_text(rows, predicted, [textwrap.fill(note, 80, break_on_hyphens=False) for note in notes]))
+
+
+def _notes(rows: Sequence[BenchRow], args: argparse.Namespace, own: Sequence[str], *, is_embedded: bool) -> list[str]:
+    billed = sum((row.billed_usd for row in rows), Decimal(0))
+    share = args.warmup_steps if args.warmup_steps is not None else round(args.steps * WARMUP_SHARE)
+    notes = [
+        f"Steady state: the first {share} of {args.steps} steps are warm-up. EST is for a whole training"
+        + (f" of {args.full_steps:,} steps." if args.full_steps else " of the trainer's default length."),
+        f"The bench itself was billed ${money(billed)}, disks and all.",
+    ]
+    facts = [f"{row.instance_type}: {gpu_words(row)}" for row in rows if row.gpu]
+    if facts:
+        notes.append("GPUs: " + "; ".join(facts) + ".")
+    if is_embedded:
+        notes.append(
+            "The embedded cloud measures this machine, whatever type was asked for: compare the predicted figures."
+        )
+    return [*notes, *own]

@@ -1,0 +1,193 @@
+"""`compare`: instance types side by side, for people and for programs. Offline; needs no account."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from orchestrator.cli.prices import age_words
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.quotes import quote
+from orchestrator.errors import SpecError
+from orchestrator.formatting import money, number, table
+from orchestrator.market import catalog
+from orchestrator.market.comparison import Comparison, Side, Then, compare
+from orchestrator.market.spot_prices import recorded_regions
+from orchestrator.runs.home import home_from_environment
+
+
+def do_compare(args: argparse.Namespace) -> int:
+    """Do `pixel-orch compare`: offline, from the catalog and from prices that were asked before."""
+    words = [word.strip() for text in args.types for word in text.split(",") if word.strip()]
+    if not words:
+        raise SpecError("TYPE: this names no instance type; for example pixel-orch compare g4dn.xlarge g5.xlarge")
+    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in words))
+    home, now = home_from_environment(), SystemClock().now()
+    quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
+    note = "; ".join(age_words(quoted.rows, now))
+    compared = compare(names, quoted.rows, note)
+    print(json.dumps(comparison_json(compared)) if args.output == "json" else comparison_text(compared))
+    return 0
+
+
+def comparison_text(compared: Comparison) -> str:
+    """Return the comparison for a terminal of 80 columns."""
+    parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
+    if compared.ratios:
+        first = compared.sides[0].known.name
+        head = [f"OVER {first}", "SPOT", "ON-DEM", "FP32", "MEMORY", "GB/S", "FP32 PER $"]
+        rows = [
+            [r.name, *(_times(v) for v in (r.spot, r.on_demand, r.fp32, r.memory, r.bandwidth, r.tflops_per_usd))]
+            for r in compared.ratios
+        ]
+        parts += ["", table(head, rows, " ".join(head[1:]))]
+    if compared.then:
+        parts += ["", *_then_text(compared.then)]
+    parts += ["", *_remarks(compared)]
+    return "\n".join(parts)
+
+
+def _hardware(sides: Sequence[Side]) -> str:
+    head = ["TYPE", "GPU", "TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
+    rows = [
+        [
+            s.known.name,
+            f"{s.known.gpus}x {s.known.gpu}" if s.known.gpus > 1 else s.known.gpu,
+            number(float(s.fp32_tflops)),
+            number(float(s.memory_gib)),
+            number(float(s.bandwidth_gb_s)),
+            f"gone {s.known.retired}" if s.known.is_retired else "current",
+            s.known.replacement or "-",
+        ]
+        for s in sides
+    ]
+    return table(head, rows, "TFLOPS GIB GB/S")
+
+
+def _prices_of(sides: Sequence[Side]) -> str:
+    head = ["TYPE", "SPOT $/H", "WHERE", "ON-DEM $/H", "WHERE ", "TFLOPS PER $"]
+    rows = [
+        [
+            s.known.name,
+            money(s.spot_usd_h),
+            "-" if s.spot is None else s.spot.zone or s.spot.region,
+            money(s.on_demand_usd_h),
+            s.on_demand_region or "-",
+            number(None if s.tflops_per_usd is None else float(s.tflops_per_usd)),
+        ]
+        for s in sides
+    ]
+    return table(head, rows, "SPOT $/H ON-DEM $/H TFLOPS PER $")
+
+
+def _times(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _then_text(lines: Sequence[Then]) -> list[str]:
+    head = ["2016", "g2.2xlarge", "p2.xlarge", "RATIO", "KNOWN: g2", "p2", "RATIO "]
+    rows = [
+        [
+            line.what,
+            f"{line.then[0].normalize():f}",
+            f"{line.then[1].normalize():f}",
+            f"{line.then_ratio:.1f}",
+            *(("-", "-", "-") if line.known is None else (_short(line.known[0]), _short(line.known[1]))),
+            *([] if line.known_ratio is None else [f"{line.known_ratio:.2f}"]),
+        ]
+        for line in lines
+    ]
+    title = "The comparison of 2016 by its own inputs, and what is known of them"
+    return [title, table(head, rows, " ".join(head[1:])), *(_bullet(f"{line.what}: {line.why}") for line in lines)]
+
+
+def _short(value: Decimal) -> str:
+    return f"{value:.4g}"
+
+
+def _bullet(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+
+
+def _remarks(compared: Comparison) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for s in compared.sides if not compared.then else ():
+        notes.setdefault(s.known.note, []).append(s.known.name)
+    texts = [f"{', '.join(names)}: {note}" for note, names in notes.items() if note]
+    gone = [s.known for s in compared.sides if s.known.is_retired]
+    if gone:
+        names = ", ".join(known.name for known in gone)
+        texts.append(f"{names}: still in AWS's price list, and no longer to be rented; --cloud local shows how it was.")
+    if any(s.known.gpus > 1 for s in compared.sides):
+        texts.append("Rates and memory are of all GPUs of a machine; the bundled trainer uses one of them.")
+    without = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is not None]
+    if without:
+        texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ is at the on-demand price.")
+    unpriced = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is None]
+    if unpriced:
+        texts.append(f"{', '.join(unpriced)}: no price is known; pixel-orch prices asks AWS.")
+    texts.append("TFLOPS is peak fp32, SPOT the lowest price over all zones and regions that are known.")
+    texts.append("Rates are peaks by the makers' sheets, not measured: pixel-orch bench measures.")
+    texts.append(f"Prices, {compared.price_note}.")
+    return [textwrap.fill(text, 80, break_on_hyphens=False) for text in texts]
+
+
+def comparison_json(compared: Comparison) -> dict[str, Any]:
+    """Return the comparison for `-o json`."""
+    return {
+        "types": [
+            {
+                "instance_type": s.known.name,
+                "gpu": s.known.gpu,
+                "gpus": s.known.gpus,
+                "fp32_tflops": float(s.fp32_tflops),
+                "memory_gib": float(s.memory_gib),
+                "bandwidth_gb_s": float(s.bandwidth_gb_s),
+                "lowest_spot_usd_h": _float(s.spot_usd_h),
+                "lowest_spot_region": s.spot.region if s.spot else None,
+                "on_demand_usd_h": _float(s.on_demand_usd_h),
+                "on_demand_region": s.on_demand_region or None,
+                "tflops_per_usd_h": _float(s.tflops_per_usd),
+                "status": s.known.status,
+                "retired": s.known.retired,
+                "replacement": s.known.replacement,
+                "note": s.known.note,
+            }
+            for s in compared.sides
+        ],
+        "ratios": [
+            {
+                "instance_type": r.name,
+                "over": compared.sides[0].known.name,
+                "spot": _float(r.spot),
+                "on_demand": _float(r.on_demand),
+                "fp32": float(r.fp32),
+                "memory": float(r.memory),
+                "bandwidth": float(r.bandwidth),
+                "tflops_per_usd_h": _float(r.tflops_per_usd),
+            }
+            for r in compared.ratios
+        ],
+        "of_2016": [
+            {
+                "what": line.what,
+                "g2.2xlarge": float(line.then[0]),
+                "p2.xlarge": float(line.then[1]),
+                "ratio": float(line.then_ratio),
+                "known_g2.2xlarge": _float(line.known[0] if line.known else None),
+                "known_p2.xlarge": _float(line.known[1] if line.known else None),
+                "known_ratio": _float(line.known_ratio),
+                "why": line.why,
+            }
+            for line in compared.then
+        ],
+        "prices": compared.price_note,
+    }
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,115 @@
+"""What a person sees: tables as wide as the terminal, a line for each event, one live line in a terminal.
+
+A pipe gets plain lines.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from orchestrator.formatting import WIDTH, _cut, columns, wrapped
+
+
+def say_error(text: str) -> None:
+    """Print to standard error: broken between words in a terminal, as it is elsewhere."""
+    width = columns(sys.stderr)
+    print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+
+
+PLAIN_LETTERS = {"…": "...", "\u2013": "-", "\u2014": "-", "\u00d7": "x"}
+
+
+def make_safe(stream: TextIO) -> None:
+    """Let a stream of a narrow encoding write what it has no letter for as ASCII, rather than fail."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if "utf" not in encoding.lower() and isinstance(stream, io.TextIOWrapper):
+        codecs.register_error("pixel-orch", _spelled)
+        stream.reconfigure(errors="pixel-orch")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(PLAIN_LETTERS.get(letter, "?") for letter in missing), error.end
+
+
+class Screen:
+    """Where the lines go. On a terminal the last line may be live: it is written again in place.
+
+    A terminal that can do no more than print (`TERM=dumb`) gets plain lines, as a pipe does.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.stream = stream or sys.stdout
+        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = ""
+        self._clock = clock
+        make_safe(self.stream)
+
+    @property
+    def width(self) -> int | None:
+        """The columns there are now: a terminal may be made wider or narrower at any time. None: no terminal."""
+        return columns(self.stream)
+
+    def line(self, text: str, at: float | None = None) -> None:
+        """Print one line with the time of day before it: of now, or of when it happened; with the day, if another."""
+        now = self._clock()
+        moment = time.localtime(now if at is None else at)
+        is_today = moment[:3] == time.localtime(now)[:3]
+        stamp = time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", moment)
+        text = f"{stamp} {text}"
+        self.plain(wrapped(text, self.width, indent=" " * 11) if self.width else text)
+
+    def plain(self, text: str) -> None:
+        """Print as it is; what is too long for the terminal is broken between words."""
+        width = self.width
+        self._write(self._erase() + (wrapped(text, width) if width else text) + "\n")
+        self._live = ""
+
+    def live(self, text: str) -> None:
+        """Replace the live line; nothing happens where there is no terminal."""
+        if self.is_terminal:
+            text = _cut(text, (self.width or WIDTH) - 1)
+            self._write(self._erase() + text)
+            self._live = text
+
+    def _erase(self) -> str:
+        return "\r\x1b[K" if self._live else ""
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # the terminal was closed: the run is still to be brought to its end
+            self.stream.write(text)
+            self.stream.flush()
+
+
+WORDS = {"local": "starting the embedded cloud ...", "aws": "asking AWS ..."}
+
+
+@contextmanager
+def busy(cloud: str, screen: Screen | None = None, *, if_broken_off: str = "") -> Iterator[None]:
+    """Say in a terminal, and only there, what is going on; after Ctrl-C what has come of it.
+
+    Args:
+        cloud: "aws" or "local".
+        screen: where to; None: standard error.
+        if_broken_off: what Ctrl-C leaves behind: nothing, as a rule.
+    """
+    screen = screen or Screen(sys.stderr)
+    screen.live(WORDS[cloud])
+    try:
+        yield
+    except KeyboardInterrupt:
+        screen.live("")
+        if if_broken_off:
+            screen.plain(if_broken_off)
+        raise
+    finally:
+        screen.live("")

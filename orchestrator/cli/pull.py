@@ -1,0 +1,119 @@
+"""Reaching a run's machine: pull, ssh, and an entry for one's own ssh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.base import Cloud, Instance
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.errors import SpecError
+from orchestrator.host.base import Cursor, Host
+from orchestrator.host.connect import connector
+from orchestrator.plan.storage import second_home
+from orchestrator.report.summary import newest_checkpoint, newest_samples
+from orchestrator.runs.events import CheckpointPulled
+from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.outputs import Output
+from orchestrator.runs.state import Attempt
+from orchestrator.runs.store import RunStore
+
+
+def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
+    open_attempts = [a for a in store.state().open_attempts() if not a.lost_because]
+    known = {i.instance_id: i for i in cloud.instances(store.run)}
+    for attempt in reversed(open_attempts):
+        instance = known.get(attempt.instance_id)
+        if instance is not None and instance.state == "running":
+            return attempt, instance
+    return None
+
+
+def _host(store: RunStore, attempt: Attempt, instance: Instance) -> Host:
+    host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
+    return connector(store, store.spec())(instance, attempt.login_user, host_key)
+
+
+def pull(args: argparse.Namespace) -> int:
+    """Do `pixel-orch pull`: bring home what is not there yet; with --out copy the newest to a folder of one's own."""
+    home = home_from_environment()
+    store = RunStore.open(home, args.run)
+    spec = store.spec()
+    fetched = 0
+    if store.state().open_attempts() or spec.bucket:
+        with cloud_of(spec, home) as cloud:
+            live = _live(store, cloud)
+            fetched = _fetch_all(store, *live) if live else _fetch_from_s3(store, home)
+    checkpoint, samples = newest_checkpoint(store), newest_samples(store)
+    if args.out:
+        checkpoint, samples = (_copied(path, Path(args.out)) for path in (checkpoint, samples))
+    answer = {
+        "run": store.run,
+        "fetched": fetched,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "samples": str(samples) if samples else None,
+        "checkpoints": sorted(p.name for p in store.checkpoints.glob("checkpoint-*")),
+    }
+    if args.output == "json":
+        print(json.dumps(answer))
+    elif checkpoint is None:
+        print(f"{store.run}: no checkpoint has been written yet")
+    else:
+        print(f"{store.run}: {fetched} new; the newest whole one at home:\n{checkpoint}")
+    return 0
+
+
+def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
+    host = _host(store, attempt, instance)
+    have = {pulled.sha256 for pulled in store.state().checkpoints.values()}
+    root, count = f"pixel-orch/{store.run}", 0
+    try:
+        for output in host.look(root, Cursor(1 << 60, 1 << 60)).outputs:
+            folder = store.checkpoints if output.is_checkpoint else store.folder
+            if output.sha256 in have or not host.fetch(root, output, folder / output.name):
+                continue
+            count += 1
+            if output.is_checkpoint:
+                store.append(_pulled(output, attempt.number))
+    finally:
+        host.close()
+    return count
+
+
+def _fetch_from_s3(store: RunStore, home: Path) -> int:
+    """Bring home the newest checkpoint of the second home, where there is one; return how many came."""
+    place, state = second_home(store.spec(), home), store.state()
+    have = {pulled.sha256 for pulled in state.checkpoints.values()}
+    newest = place.checkpoints(most=1) if place is not None else []
+    if place is None or not newest or newest[0].sha256 in have:
+        return 0
+    output = newest[0]
+    if not place.fetch(output, store.checkpoints / output.name):
+        return 0
+    number = state.attempts[-1].number if state.attempts else 0
+    store.append(_pulled(output, number))
+    return 1
+
+
+def _pulled(output: Output, number: int) -> CheckpointPulled:
+    return CheckpointPulled(
+        at=SystemClock().now(),
+        attempt=number,
+        step=output.step,
+        name=output.name,
+        sha256=output.sha256,
+        size_bytes=output.size_bytes,
+    )
+
+
+def _copied(path: Path | None, folder: Path) -> Path | None:
+    if path is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy2(path, folder / path.name))
+    except OSError as error:
+        raise SpecError(f"--out: cannot write to {folder} ({error.strerror}); name a folder of yours") from None

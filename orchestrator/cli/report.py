@@ -1,0 +1,157 @@
+"""`report`: the terminal, JSON, CSV, Markdown, and one HTML file for those who would rather look than read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.prices import age_words
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.price_cache import PriceCache
+from orchestrator.cloud.quotes import quote
+from orchestrator.errors import SpecError
+from orchestrator.formatting import columns, counted
+from orchestrator.market.spot_prices import chosen_types, recorded_regions
+from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
+from orchestrator.report.records import Record, records_of
+from orchestrator.report.rows import EMBEDDED
+from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from orchestrator.report.html.charts import History
+    from orchestrator.report.html.page import Exhibits, Gallery, Sample
+
+MOST_GALLERIES = 12  # runs whose samples and curves are shown
+MOST_SAMPLES = 8  # grids of a run
+
+
+def report(args: argparse.Namespace) -> int:
+    """Do `pixel-orch report`: cost and performance, by measurement."""
+    home, now = home_from_environment(), SystemClock().now()
+    stores = [RunStore.open(home, run) for run in dict.fromkeys(args.runs)] if args.runs else RunStore.all(home)
+    records = records_of(stores, now, args.billing_rule)
+    built = report_of(records, home, now, args.billing_rule)
+    if args.html:
+        write_html(Path(args.html), built, records, home)
+        if args.output == "table" and not args.out:
+            print(f"{counted(len(records), 'run')}: {args.html}")
+            return 0
+    text = {
+        "json": lambda: json.dumps(as_json(built), allow_nan=False),
+        "csv": lambda: as_csv(built),
+        "markdown": lambda: as_markdown(built),
+        "table": lambda: as_text(built, math.inf if args.out else columns(sys.stdout) or math.inf),
+    }[args.output]()
+    if args.out:
+        _write_out(Path(args.out), text + "\n", flag="--out")
+    else:
+        print(text)
+    return 0
+
+
+def report_of(records: list[Record], home: Path, now: float, rule: str) -> Report:
+    """Return the report over these runs, with the prices that are known without asking anybody."""
+    workloads: dict[str, Workload] = {}
+    for record in records:
+        if record.workload.name and record.row.attempts:
+            workloads.setdefault(record.workload.name, record.workload)
+    own = {a.instance_type for record in records for a in record.row.attempts}
+    names = tuple(dict.fromkeys([*chosen_types(None), *_known(own)]))
+    quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
+    return build(
+        [record.row for record in records],
+        now,
+        rule=rule,  # type: ignore[arg-type]  # argparse has checked it
+        workloads=workloads,
+        prices=quoted.rows,
+        price_note="; ".join(age_words(quoted.rows, now)),
+    )
+
+
+def _known(names: set[str]) -> list[str]:
+    from orchestrator.market import catalog
+
+    return [known.name for known in catalog.all_types() if known.name in names]
+
+
+def write_html(path: Path, built: Report, records: list[Record], home: Path) -> None:
+    """Write the page.
+
+    Raises:
+        SpecError: the library that draws is missing, or the file cannot be written.
+    """
+    from orchestrator.report.html.page import as_html
+
+    _write_out(path, as_html(built, exhibits_of(records, home, built.generated_at)), flag="--html")
+
+
+def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
+    """Return what the page shows beside the figures: curves, price histories, sample grids."""
+    from orchestrator.report.html.charts import Curve
+    from orchestrator.report.html.page import Exhibits
+    from orchestrator.report.metrics import joined
+
+    curves = []
+    for record in records[-4 * MOST_GALLERIES :]:
+        parts = [(a.resumed_from, record.digests[a.number]) for a in record.state.attempts]
+        train, valid = joined(parts)
+        curves.append(Curve(record.row.run, train, valid))
+    drawn = [store for record in records if any((store := RunStore(home, record.row.run)).folder.glob("samples-*.png"))]
+    galleries = tuple(_gallery(store) for store in drawn[-MOST_GALLERIES:])
+    return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries, len(drawn))
+
+
+def _gallery(store: RunStore) -> Gallery:
+    from orchestrator.report.html.page import Gallery, Sample
+
+    samples = []
+    for path in store.folder.glob("samples-*.png"):
+        step = path.stem.split("-")[1]
+        if step.isdigit():
+            samples.append(Sample(int(step), path.read_bytes()))
+    samples.sort(key=lambda sample: sample.step)
+    return Gallery(store.run, tuple(_spread(samples, MOST_SAMPLES)))
+
+
+def _spread(items: list[Sample], most: int) -> list[Sample]:
+    """Return at most so many, evenly over the whole, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
+
+
+def _histories(records: list[Record], home: Path, now: float) -> list[History]:
+    """Return the price of each type's cheapest zone as it was asked for, else what the attempts saw."""
+    from orchestrator.report.html.charts import History
+
+    own = list(dict.fromkeys(a.instance_type for record in reversed(records) for a in record.row.attempts))
+    is_embedded = all(record.row.cloud == EMBEDDED for record in records)
+    cache = PriceCache(home, "local" if is_embedded else "aws")
+    found: dict[str, History] = {}
+    for (name, _), entry in sorted(cache.entries.items()):
+        for zone, changes in entry.zones.items():
+            seen = found.get(name)
+            if changes and (seen is None or float(changes[-1].usd_h) < seen.changes[-1][1]):
+                points = tuple((change.at, float(change.usd_h)) for change in changes)
+                found[name] = History(f"{name} {zone}", points, entry.end, "embedded" if is_embedded else "cached")
+    for record in records:
+        for attempt in record.state.attempts:
+            if attempt.price_changes and attempt.instance_type not in found:
+                points = tuple(sorted(attempt.price_changes.items()))
+                label = f"{attempt.instance_type} {attempt.zone}"
+                end = attempt.ended_at if attempt.ended_at is not None else now
+                source = "embedded" if record.row.cloud == EMBEDDED else "seen by a run"
+                found[attempt.instance_type] = History(label, points, end, source)
+    return [found[name] for name in own if name in found] or list(found.values())
+
+
+def _write_out(path: Path, text: str, *, flag: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{flag}: cannot write {path} ({error.strerror}); name a file in a folder of yours") from None

@@ -1,0 +1,90 @@
+"""The live view of one run: a line for each event, progress in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from orchestrator.cli.console import Screen
+from orchestrator.clock import Clock
+from orchestrator.formatting import WIDTH, money, number
+from orchestrator.market.billing import total_usd
+from orchestrator.report.event_text import event_words
+from orchestrator.runs import events as ev
+from orchestrator.runs.state import Attempt, RunState, fold
+
+PLAIN_PROGRESS_EVERY_S = 10.0
+
+
+class RunView:
+    """A `Watcher` that tells a person what happens to a run.
+
+    Args:
+        screen: where to.
+        steps: how many there are to do, None if only the trainer knows.
+        clock: the time.
+        past: what has happened to the run before: it is in the bill too.
+    """
+
+    def __init__(self, screen: Screen, steps: int | None, clock: Clock, past: Iterable[ev.Event] = ()) -> None:
+        self.screen = screen
+        self.steps = steps
+        self.clock = clock
+        self._told_at = -math.inf
+        self._events = list(past)
+        self._state: RunState | None = None
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Show how far it is: live in a terminal, every ten seconds in a pipe."""
+        if attempt.first_step_at is None:
+            return
+        now = self.clock.now()
+        if self.screen.is_terminal:
+            self.screen.live(self._live_words(step, images_per_s))
+        elif now - self._told_at >= PLAIN_PROGRESS_EVERY_S:
+            self.screen.line(self._progress(step, images_per_s, bar=20))
+            self._told_at = now
+
+    def look(self) -> None:
+        """Show, in a terminal, how far a run is that another process leads: as far as its events say."""
+        running = [a for a in self._run().open_attempts() if a.first_step_at is not None]
+        if running and self.screen.is_terminal:
+            speeds = [e.images_per_s for e in self._events[-200:] if isinstance(e, ev.Progress)]
+            self.tick(running[-1], running[-1].last_step, speeds[-1] if speeds else None)
+
+    def _run(self) -> RunState:
+        if self._state is None:
+            self._state = fold(self._events)
+        return self._state
+
+    def _live_words(self, step: int, images_per_s: float | None) -> str:
+        """Return the live line: where there is little room, the bar gives way, then the speed."""
+        room = (self.screen.width or WIDTH) - 1
+        for indent, bar, speed in ((9, 20, images_per_s), (9, 10, images_per_s), (0, 10, images_per_s),
+                                   (0, 0, images_per_s), (0, 0, None)):  # fmt: skip
+            text = " " * indent + self._progress(step, speed, bar=bar)
+            if len(text) <= room:
+                break
+        return text
+
+    def _progress(self, step: int, images_per_s: float | None, *, bar: int) -> str:
+        text = f"step {step}"
+        if self.steps:
+            text += f"/{self.steps}"
+        if self.steps and bar:
+            done = round(bar * min(step / self.steps, 1))
+            text += f" [{'#' * done}{'.' * (bar - done)}]"
+        if images_per_s:
+            text += f"  {number(images_per_s)} images/s"
+        billed = total_usd(self._run().attempts, self.clock.now())
+        return text + f"  ~${money(billed)} so far"
+
+    def event(self, event: ev.Event) -> None:
+        """Print the line of an event, if people want to know of it, with the time at which it happened."""
+        self._events.append(event)
+        self._state = None
+        text = event_words(event, event.at)
+        for line in text.splitlines():
+            self.screen.line(line, event.at)
+        if isinstance(event, ev.CapacityAwaited):
+            self.screen.live(f"{' ' * 9}waiting for capacity; nothing is billed; Ctrl-C gives up")

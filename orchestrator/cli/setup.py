@@ -1,0 +1,259 @@
+"""`setup` and `teardown`: what stands in an account between runs, and what is left of it afterwards: nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cloud.base import MANAGED_TAG, Cloud
+from orchestrator.cloud.connect import EMBEDDED_TITLE, embedded_endpoint, regions_for
+from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.formatting import WIDTH, wrapped
+from orchestrator.plan.validators import check_amount
+from orchestrator.runs.home import home_from_environment, make_home
+
+if TYPE_CHECKING:
+    from orchestrator.cloud.aws.stack import Stack, StackEvent
+
+STACK_TAG = "pixel-orch:stack"
+NAME_GRAMMAR = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{0,39}")
+EMAIL_GRAMMAR = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+AT_REST = (
+    "At rest: role, profile, security group and alarm are free; S3 bills what the\n"
+    "bucket holds, about $0.023 a GB and month, $0.0125 once it is 30 days old\n"
+    "(infra/README.md)."
+)
+
+
+def setup(args: argparse.Namespace) -> int:
+    """Do `pixel-orch setup`: deploy the stack, or bring it up to date. Asked twice, it changes nothing."""
+    name = check_stack_name(args.stack_name)
+    usd, email = check_alarm(args.budget_alarm, args.email)
+    say = _voice(args)
+    with _stack(args, name) as (stack, _):
+        parameters = _parameters(stack, usd, email, args)
+        if args.dry_run:
+            return _print_dry(stack, parameters, args)
+        is_new = stack.describe() is None
+        tags = {MANAGED_TAG: "true", STACK_TAG: name}
+        events = _tell(stack.deploy(_template(), parameters, tags), say)
+        outputs, missing = stack.outputs(), sorted(expected(parameters) - set(stack.resources()))
+    for resource in missing:
+        say(f"  {resource} is not there" + (": the embedded cloud makes none" if args.cloud == "local" else ""))
+    answer = {"stack": name, "region": stack.region, "changed": events > 0, **outputs, "missing": missing}
+    if args.output == "json":
+        print(json.dumps(answer))
+        return 0
+    say("made" if is_new else "brought up to date" if events else "there already, nothing to change")
+    say(f"bucket            {outputs['Bucket']}   (launch --bucket {outputs['Bucket']})")
+    say(f"instance profile  {outputs['InstanceProfile']}   {_how_used(name)}")
+    say(f"security group    {outputs.get('SecurityGroup', 'none: the region has no default VPC')}")
+    alarm = f"${parameters['BudgetUsd']} a month, to {parameters['Email']}" if parameters["Email"] else ""
+    say(f"budget alarm      {alarm or 'none (--budget-alarm USD --email ADDRESS)'}")
+    say(AT_REST)
+    return 0
+
+
+def teardown(args: argparse.Namespace) -> int:
+    """Do `pixel-orch teardown`: remove the stack; the bucket too if it is empty, or if its data is to go."""
+    name = check_stack_name(args.stack_name)
+    say = _voice(args)
+    with _stack(args, name) as (stack, cloud):
+        bucket = stack.parameters().get("BucketName") or bucket_name(name, stack.account(), stack.region)
+        is_there, held = stack.describe() is not None, stack.contents(bucket)
+        plan = _plan(name, bucket, is_there, held, args.delete_bucket_data)
+        if args.dry_run:
+            for line in plan:
+                say(line)
+            if args.output == "json":
+                print(json.dumps({"dry_run": True, "plan": plan}))
+            return 0
+        if not is_there and held is None:
+            say(f"there is no stack {name} in {stack.region}, and no bucket {bucket}: nothing to do")
+        elif not _agreed(plan, args):
+            say("Nothing was removed.")
+            return 1
+        check_nothing_runs(i.instance_id for i in cloud.instances() if not i.is_gone)
+        _tell(stack.delete(), say)
+        goes = held is not None and (held.objects == 0 or args.delete_bucket_data)
+        if goes:
+            stack.delete_bucket(bucket)
+            say(f"bucket {bucket} is gone")
+        elif held is not None:
+            say(plan[-1])
+    if args.output == "json":
+        kept = bucket if held is not None and not goes else None
+        print(json.dumps({"stack": name, "removed": is_there, "bucket_kept": kept}))
+    return 0
+
+
+@contextmanager
+def _stack(args: argparse.Namespace, name: str) -> Iterator[tuple[Stack, Cloud]]:
+    """Give the stack and the cloud that it is in.
+
+    Raises:
+        SpecError: the cloud or the region is none.
+    """
+    from orchestrator.cloud.aws import AwsCloud
+    from orchestrator.cloud.aws.stack import Stack
+
+    cloud_name = args.cloud or "aws"
+    if cloud_name not in ("aws", "local"):
+        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
+    regions = regions_for(cloud_name, tuple(args.region or ()), args.profile)
+    if len(regions) != 1:
+        raise SpecError(f"--region: a stack is in one region, not in {', '.join(regions)}")
+    if cloud_name == "aws":
+        yield Stack(name, regions[0], profile=args.profile), AwsCloud(regions, profile=args.profile)
+        return
+    with embedded_endpoint(make_home(home_from_environment())) as endpoint:
+        cloud = AwsCloud(regions, endpoint=endpoint, title=EMBEDDED_TITLE)
+        yield Stack(name, regions[0], endpoint=endpoint, look_every_s=0.1), cloud
+
+
+# -- what is asked for
+
+
+def check_stack_name(name: str) -> str:
+    """Return the name of a stack, which its role and profile have too.
+
+    Raises:
+        SpecError: CloudFormation would refuse it.
+    """
+    if not NAME_GRAMMAR.fullmatch(name):
+        raise SpecError(f"--stack-name: {name!r} is none; 1 to 40 letters, digits and '-', beginning with a letter")
+    return name
+
+
+def check_alarm(usd: str | None, email: str | None) -> tuple[str, str]:
+    """Return the dollars a month and the address of the alarm, ("0", "") for none.
+
+    Raises:
+        SpecError: one of them is missing, or makes no sense.
+    """
+    if (usd is None) != (email is None):
+        raise SpecError("--budget-alarm USD and --email ADDRESS go together: who is to be told, and of how much")
+    if usd is None or email is None:
+        return "0", ""
+    if not EMAIL_GRAMMAR.fullmatch(email):
+        raise SpecError(f"--email: {email!r} is no address; for example --email you@example.org")
+    return f"{check_amount(usd, flag='--budget-alarm', example='20').normalize():f}", email
+
+
+def bucket_name(stack: str, account: str, region: str) -> str:
+    """Return the name of the stack's bucket: bucket names are everybody's, so that the account is part of it."""
+    return f"{stack.lower()}-{account}-{region}"
+
+
+def _parameters(stack: Stack, usd: str, email: str, args: argparse.Namespace) -> dict[str, str]:
+    """The parameters of this deployment; a stack that is there keeps its bucket and whatever is not said anew."""
+    before = stack.parameters()
+    bucket = before.get("BucketName") or bucket_name(stack.name, stack.account(), stack.region)
+    makes = before.get("MakeBucket") or ("false" if stack.contents(bucket) is not None else "true")
+    if not email and before.get("Email"):
+        usd, email = before["BudgetUsd"], before["Email"]
+    return {
+        "BucketName": bucket,
+        "MakeBucket": makes,
+        "VpcId": before.get("VpcId") or stack.default_vpc(),
+        "SsmAccess": "true" if args.ssm else before.get("SsmAccess", "false"),
+        "BudgetUsd": usd,
+        "Email": email,
+    }
+
+
+def expected(parameters: dict[str, str]) -> set[str]:
+    """Return the logical names of what the template makes with these parameters."""
+    names = {"Role", "InstanceProfile", "BucketPolicy"}
+    if parameters["MakeBucket"] == "true":
+        names.add("Bucket")
+    if parameters["VpcId"]:
+        names.add("SecurityGroup")
+    if parameters["Email"]:
+        names.add("BudgetAlarm")
+    return names
+
+
+def _template() -> str:
+    return resources.files("infra.account").joinpath("stack.yaml").read_text()
+
+
+# -- saying it
+
+
+def _voice(args: argparse.Namespace) -> Any:
+    file = sys.stderr if args.output == "json" else sys.stdout
+    return lambda text: print(text, file=file)
+
+
+def _tell(events: Iterable[StackEvent], say: Any) -> int:
+    """Print events as they come; return how many there were."""
+    count = 0
+    for event in events:
+        count += 1
+        if not event.status.endswith("_IN_PROGRESS"):
+            say(f"  {event.status:24} {event.resource}" + (f": {event.reason}" if event.reason else ""))
+    return count
+
+
+def _how_used(name: str) -> str:
+    from orchestrator.cloud.aws.stack import DEFAULT_NAME
+
+    return "(launch takes it by itself)" if name == DEFAULT_NAME else f"(launch --instance-profile {name})"
+
+
+def _print_dry(stack: Stack, parameters: dict[str, str], args: argparse.Namespace) -> int:
+    makes = sorted(expected(parameters))
+    if args.output == "json":
+        print(json.dumps({"dry_run": True, "stack": stack.name, "parameters": parameters, "resources": makes}))
+        return 0
+    verb = "updated" if stack.describe() is not None else "created"
+    head = f"Stack {stack.name} in {stack.region} would be {verb} (infra/account/stack.yaml); nothing is created."
+    print(wrapped(head, WIDTH) + "\n")
+    for key, value in parameters.items():
+        print(f"  {key:12} {value or '-'}")
+    print("\n" + wrapped(f"It holds: {', '.join(makes)}.\n{AT_REST}", WIDTH))
+    return 0
+
+
+def _plan(name: str, bucket: str, is_there: bool, held: Any, with_data: bool) -> list[str]:
+    lines = [f"stack {name}: role, instance profile, security group, alarm"] if is_there else []
+    if held is None:
+        return lines
+    if held.objects == 0:
+        return [*lines, f"bucket {bucket}, which is empty"]
+    what = f"{held.objects} objects, {held.size_bytes / 1e6:.1f} MB"
+    if with_data:
+        return [*lines, f"bucket {bucket} WITH ITS DATA: {what}; they cannot be brought back"]
+    return [*lines, f"kept: bucket {bucket} ({what}); teardown --delete-bucket-data removes it"]
+
+
+def _agreed(plan: list[str], args: argparse.Namespace) -> bool:
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise SpecError("teardown asks before it removes anything, and here is no terminal to ask on; add -y")
+    print("To be removed:", *plan, sep="\n  ")
+    try:
+        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
+def check_nothing_runs(machines: Iterable[str]) -> None:
+    """Refuse to take the role from under machines that run.
+
+    Raises:
+        PixelOrchError: some do.
+    """
+    running = list(machines)
+    if running:
+        raise PixelOrchError(
+            f"{len(running)} machine(s) of ours still run ({', '.join(running[:3])}); end them: pixel-orch down -a"
+        )

@@ -1,0 +1,81 @@
+"""`ssh`: OpenSSH with the run's key and the pinned host key."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.cli.pull import _live
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.errors import SpecError
+from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder
+from orchestrator.host.host_keys import known_hosts_lines
+from orchestrator.runs.files import write_atomically
+from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.store import RunStore
+
+
+def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """Do `pixel-orch ssh`: OpenSSH with the run's key and the pinned host key."""
+    home = home_from_environment()
+    if args.add_include:
+        return _add_include(home)
+    if not args.run:
+        raise SpecError("ssh: name a run; pixel-orch status lists them")
+    store = RunStore.open(home, args.run)
+    spec = store.spec()
+    if shutil.which("ssh") is None:
+        raise SpecError("ssh: there is no `ssh` program on this machine; install OpenSSH's client")
+    nobody = SpecError(f"RUN: no instance of {store.run} is running now; pixel-orch status {store.run} says more")
+    if not store.state().open_attempts():
+        raise nobody
+    with cloud_of(spec, home) as cloud:
+        live = _live(store, cloud)
+        if live is None:
+            raise nobody
+        attempt, instance = live
+        host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
+        address, proxy = address_of(instance, spec), proxy_of(instance, spec)
+        store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
+        options = {
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": _quoted(store.known_hosts),
+            "LogLevel": "ERROR",
+            **({"ProxyCommand": proxy} if proxy else {}),
+        }
+        words = ["ssh", "-F", "none", "-i", str(store.key_path), "-p", str(instance.ssh_port)]
+        for name, value in options.items():
+            words += ["-o", f"{name}={value}"]
+        return _run_in_foreground([*words, f"{attempt.login_user}@{address}", *command])
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path) + '"'  # ssh splits an option's value at blanks
+
+
+def _run_in_foreground(words: list[str]) -> int:
+    import subprocess
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program over there
+    try:
+        return subprocess.run(words, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _add_include(home: Path) -> int:
+    """Let the user's own `ssh`, `scp` and editors know `pixel-orch-RUN`: one Include line in ~/.ssh/config, once."""
+    config = Path("~/.ssh/config").expanduser()
+    line = f'Include "{ssh_config_folder(home)}/*"'
+    before = config.read_text() if config.exists() else ""
+    if line in before.splitlines():
+        print(f"{config} has it already: {line}")
+        return 0
+    config.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(config, f"{line}\n\n{before}".encode(), mode=0o600)  # before the first Host, or it would be within
+    print(f"added to {config}: {line}\nNow: ssh pixel-orch-RUN, for any run that is running.")
+    return 0

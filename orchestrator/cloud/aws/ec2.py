@@ -1,0 +1,297 @@
+"""EC2 behind the `Cloud` seam: RunInstances with InstanceMarketOptions per pool, by tag, without leftovers."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from orchestrator.cloud.aws import account
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.fleet import create_fleet
+from orchestrator.cloud.aws.images import find_image
+from orchestrator.cloud.aws.prices import PriceSource
+from orchestrator.cloud.base import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, admission
+from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
+from orchestrator.market.pools import Pool, PricePoint
+
+SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
+PRODUCT = "Linux/UNIX"
+PAGE = 200
+THROTTLED_WAITS_S = (1.0, 2.0, 4.0, 8.0)
+
+
+class AwsCloud:
+    """EC2 in the given regions.
+
+    Args:
+        regions: where to look and to launch; the first is asked for who we are.
+        endpoint: `{"endpoint_url": ..., "aws_access_key_id": ..., ...}` for the embedded cloud, empty for AWS itself.
+        title: how it is named to people.
+        profile: of ~/.aws/config; None takes AWS_PROFILE, or the default one.
+
+    Raises:
+        AccessError: there are no credentials.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[str],
+        *,
+        endpoint: Mapping[str, str] | None = None,
+        title: str = "AWS",
+        profile: str | None = None,
+    ) -> None:
+        self.title = title
+        self.profile = profile
+        self.regions = tuple(regions)
+        self._endpoint = dict(endpoint or {})
+        self._clients: dict[tuple[str, str, bool], Any] = {}
+        with at_the_sill("credentials"):
+            if not self._endpoint and self._session.get_credentials() is None:
+                raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
+
+    @cached_property
+    def _session(self) -> Any:
+        with at_the_sill("credentials"):
+            return boto3.session.Session(profile_name=self.profile)
+
+    def _client(self, service: str, region: str, *, once: bool = False) -> Any:
+        """Return a client; `once` sends each request a single time.
+
+        EC2's "no capacity" is HTTP 500, which the SDK retries.
+        """
+        key = (service, region, once)
+        if key not in self._clients:
+            retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
+            config = Config(
+                retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra=USER_AGENT, tcp_keepalive=True
+            )
+            self._clients[key] = self._session.client(service, region_name=region, config=config, **self._endpoint)
+        return self._clients[key]
+
+    def _pages(self, region: str, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        with at_the_sill(region):
+            for page in self._client("ec2", region).get_paginator(operation).paginate(**parameters):
+                yield from page[key]
+
+    def who(self) -> str:
+        """Return the caller's ARN.
+
+        Raises:
+            AccessError: the credentials do not work.
+        """
+        with at_the_sill("who we are"):
+            return str(self._client("sts", self.regions[0]).get_caller_identity()["Arn"])
+
+    # -- what there is
+
+    def offerings(self, instance_types: Sequence[str]) -> list[Pool]:
+        """DescribeInstanceTypeOfferings: the price list also names what can no longer be had."""
+        found = []
+        for region in self.regions:
+            filters = [{"Name": "instance-type", "Values": list(instance_types)}]
+            for offering in self._pages(
+                region,
+                "describe_instance_type_offerings",
+                "InstanceTypeOfferings",
+                LocationType="availability-zone",
+                Filters=filters,
+            ):
+                found.append(Pool(offering["InstanceType"], offering["Location"], region))
+        return sorted(found)
+
+    def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
+        """Return the price in force now: of a window of no length, EC2 gives the last change before it."""
+        now = time.time()
+        prices: dict[Pool, PricePoint] = {}
+        for region in {pool.region for pool in pools}:
+            types = sorted({pool.instance_type for pool in pools if pool.region == region})
+            for pool, point in self._price_changes(region, types, now, now):
+                if pool in pools and (pool not in prices or point.at > prices[pool].at):
+                    prices[pool] = point
+        return prices
+
+    def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
+        """GetProducts, a request for each type; who may not ask the price list, or gets no answer, knows none."""
+        try:
+            source = PriceSource(endpoint=self._endpoint, profile=self.profile)
+            listed = source.on_demand(sorted({pool.instance_type for pool in pools}))
+        except CloudError:
+            return {}
+        found = ((pool, listed.get((pool.instance_type, pool.region))) for pool in pools)
+        return {pool: float(price) for pool, price in found if price is not None}
+
+    def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
+        """DescribeSpotPriceHistory, all pages, put in order: they come newest first, and not strictly so."""
+        changes = self._price_changes(pool.region, [pool.instance_type], start, end, zone=pool.zone)
+        return sorted((point for found, point in changes if found == pool), key=lambda point: point.at)
+
+    def _price_changes(
+        self, region: str, types: Sequence[str], start: float, end: float, zone: str | None = None
+    ) -> Iterator[tuple[Pool, PricePoint]]:
+        parameters: dict[str, Any] = {
+            "InstanceTypes": list(types),
+            "ProductDescriptions": [PRODUCT],
+            "StartTime": datetime.fromtimestamp(start, tz=timezone.utc),
+            "EndTime": datetime.fromtimestamp(end, tz=timezone.utc),
+        }
+        if zone:
+            parameters["AvailabilityZone"] = zone
+        for change in self._pages(region, "describe_spot_price_history", "SpotPriceHistory", **parameters):
+            pool = Pool(change["InstanceType"], change["AvailabilityZone"], region)
+            yield pool, PricePoint(change["Timestamp"].timestamp(), float(change["SpotPrice"]))
+
+    def image(self, region: str, image_id: str | None = None) -> Image:
+        """Return the image named, else AWS's Deep Learning AMI; see `images.py`."""
+        return find_image(self._client("ec2", region), self._client("ssm", region), region, image_id)
+
+    def network(self, region: str, subnets: Sequence[str]) -> Network:
+        """Return the VPC and the zones of these subnets; see `account.py`."""
+        return account.network(self._client("ec2", region), region, subnets)
+
+    def quota_vcpus(self, region: str, code: str) -> float | None:
+        """Return a quota of EC2 in vCPUs; see `account.py`."""
+        return account.quota_vcpus(self._client("service-quotas", region), region, code)
+
+    def rehearse(self, call: Call) -> None:
+        """Send a request as a DryRun; see `account.py`."""
+        account.rehearse(self._client("ec2", call.region), call)  # creates nothing: it may be repeated when throttled
+
+    def credentials_end_at(self) -> float | None:
+        """Return when the credentials in hand expire; see `account.py`."""
+        return None if self._endpoint else account.credentials_end_at(self._session)
+
+    def caller_cidr(self) -> str:
+        """Return our public address as AWS sees it (checkip.amazonaws.com), or 127.0.0.1/32 on the embedded cloud."""
+        if self._endpoint:
+            return "127.0.0.1/32"
+        try:
+            with urllib.request.urlopen("https://checkip.amazonaws.com", timeout=10) as answer:
+                return f"{ipaddress.ip_address(answer.read().decode().strip())}/32"
+        except (OSError, ValueError) as error:
+            raise CloudError(f"cannot find out this machine's public address ({error}); check the network") from None
+
+    # -- the door
+
+    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+        """CreateSecurityGroup and the rule for our address; a group that is there gets the rule that it lacks."""
+        ec2 = self._client("ec2", region)
+        name = call.parameters["GroupName"]
+        with at_the_sill(f"{region}, security group {name}"):
+            filters = [{"Name": "group-name", "Values": [name]}]
+            if "VpcId" in call.parameters:
+                filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
+            existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+            group = existing[0] if existing else ec2.create_security_group(**call.parameters)
+            rules = existing[0].get("IpPermissions", []) if existing else []
+        if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
+            self._admit(region, str(group["GroupId"]), cidr)
+        return str(group["GroupId"])
+
+    def _admit(self, region: str, group_id: str, cidr: str) -> None:
+        """AuthorizeSecurityGroupIngress; a group that was made a moment ago EC2 may not know of yet."""
+        rule = admission(region, group_id, cidr)
+        for wait_s in (*THROTTLED_WAITS_S, None):
+            try:
+                with at_the_sill(f"{region}, security group {group_id}"):
+                    self._client("ec2", region).authorize_security_group_ingress(**rule.parameters)
+                return
+            except CloudError as error:
+                if error.code == "InvalidPermission.Duplicate":
+                    return
+                if wait_s is None or not isinstance(error, NotFoundError):
+                    raise
+                time.sleep(wait_s)
+
+    def close_door(self, region: str, run: str) -> None:
+        """DeleteSecurityGroup by tag, and launch templates that a killed process left."""
+        ec2 = self._client("ec2", region)
+        filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+        with at_the_sill(f"{region}, launch templates of {run}"):
+            for template in ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]:
+                ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
+        with at_the_sill(f"{region}, security group of {run}"):
+            groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+        for group in groups:
+            try:
+                with at_the_sill(f"{region}, security group {group['GroupId']}"):
+                    ec2.delete_security_group(GroupId=group["GroupId"])
+            except NotFoundError:
+                continue
+
+    # -- instances
+
+    def launch(self, call: Call, template: Call | None = None) -> Instance:
+        """RunInstances or CreateFleet, sent once. The client token makes a repeated request the same instance."""
+        once = self._client("ec2", call.region, once=True)
+        if template is not None:
+            return create_fleet(self._client("ec2", call.region), once, template, call)
+        placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
+        with at_the_sill(f"{call.parameters['InstanceType']} in {placement}"):
+            answer = once.run_instances(**call.parameters)
+        return _instance(answer["Instances"][0], call.region)
+
+    def instances(self, run: str | None = None) -> list[Instance]:
+        """DescribeInstances by tag, paginated."""
+        value = (
+            {"Name": f"tag:{RUN_TAG}", "Values": [run]} if run else {"Name": f"tag:{MANAGED_TAG}", "Values": ["true"]}
+        )
+        found: list[Instance] = []
+        for region in self.regions:
+            for reservation in self._pages(
+                region,
+                "describe_instances",
+                "Reservations",
+                Filters=[value],
+                PaginationConfig={"PageSize": PAGE},
+            ):
+                found.extend(_instance(raw, region) for raw in reservation["Instances"])
+        return sorted(found, key=lambda instance: instance.launched_at)
+
+    def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
+        """TerminateInstances; tolerates those that EC2 does not know (yet, or any more) and waits out throttling."""
+        for wait_s in (*THROTTLED_WAITS_S, None):
+            try:
+                with at_the_sill(", ".join(instance_ids)):
+                    self._client("ec2", region).terminate_instances(InstanceIds=list(instance_ids))
+                return
+            except (NotFoundError, ThrottledError):
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
+
+
+def configured_region(profile: str | None) -> str | None:
+    """Return the region that `aws configure` set, or None."""
+    with at_the_sill("configuration"):
+        name = boto3.session.Session(profile_name=profile).region_name
+    return str(name) if name else None
+
+
+def _instance(raw: Mapping[str, Any], region: str) -> Instance:
+    tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
+    reason = raw.get("StateReason") or {}
+    return Instance(
+        instance_id=raw["InstanceId"],
+        instance_type=raw["InstanceType"],
+        zone=raw["Placement"]["AvailabilityZone"],
+        region=region,
+        market="spot" if raw.get("InstanceLifecycle") == "spot" else "on-demand",
+        state=raw["State"]["Name"],
+        launched_at=raw["LaunchTime"].timestamp(),
+        address=raw.get("PublicIpAddress") or raw.get("PublicDnsName") or "",
+        private_address=raw.get("PrivateIpAddress") or "",
+        ssh_port=int(tags.get(SSH_PORT_TAG, 22)),
+        reason_code=reason.get("Code", ""),
+        reason=reason.get("Message", "") or raw.get("StateTransitionReason", ""),
+        client_token=raw.get("ClientToken", ""),
+        tags=tags,
+    )

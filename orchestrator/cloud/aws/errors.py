@@ -1,0 +1,298 @@
+"""EC2's error codes, and what each of them rules out.
+
+One table, so that capacity (try the next pool), quota (a person must act), access and time-outs are never mixed up.
+Codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html. The texts of AWS are passed on as
+they are; a hint in them ("choosing us-east-1b...") is a hint and never followed: it has been seen to be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    TokenRetrievalError,
+)
+
+from orchestrator.errors import (
+    AccessError,
+    CapacityError,
+    CloudError,
+    NotFoundError,
+    QuotaError,
+    Scope,
+    SpecError,
+    ThrottledError,
+)
+from orchestrator.version import VERSION
+
+USER_AGENT = f"pixel-orch/{VERSION}"  # what AWS's logs show beside boto3's own name
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What one of EC2's codes says to us.
+
+    Args:
+        kind: our error's type.
+        scope: how far the refusal reaches, see `orchestrator.errors.Scope`.
+        does: what pixel-orch does about it, or what a person must do; the reader of the error sees the latter.
+        says_so: whether `does` is added to AWS's text; where the engine acts by itself there is nothing to add.
+    """
+
+    kind: type[CloudError]
+    scope: Scope
+    does: str
+    says_so: bool = False
+
+
+def _meanings(
+    kind: type[CloudError], scope: Scope, does: str, *codes: str, says_so: bool = False
+) -> dict[str, Meaning]:
+    return {code: Meaning(kind, scope, does, says_so) for code in codes}
+
+
+CREDENTIALS = (
+    "check the credentials (aws sts get-caller-identity) and the policy (infra/account/policies/operator.json)"
+)
+RAISE_QUOTA = "a person must raise the quota in Service Quotas; another zone does not help"
+
+MEANINGS: dict[str, Meaning] = {
+    # The pool cannot serve. InsufficientInstanceCapacity comes with HTTP 500: the SDK would retry it by itself.
+    **_meanings(
+        CapacityError,
+        "pool",
+        "the next pool is tried, then all of them again after a wait",
+        "InsufficientInstanceCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "InsufficientCapacity",
+        "ReservationCapacityExceeded",
+        "SpotMaxPriceTooLow",  # this pool's price is above our cap
+        "UnfulfillableCapacity",
+        "Unsupported",  # this zone does not have the type; its text names others, which is a hint
+        "Server.InsufficientInstanceCapacity",
+    ),
+    **_meanings(
+        CapacityError,
+        "zone",
+        "the next zone is tried: no type can start in this subnet",
+        "InsufficientFreeAddressesInSubnet",
+    ),
+    # The account's limits: a person must act.
+    **_meanings(
+        QuotaError,
+        "quota",
+        RAISE_QUOTA,
+        "VcpuLimitExceeded",
+        "InstanceLimitExceeded",
+        "MaxSpotInstanceCountExceeded",
+        says_so=True,
+    ),
+    **_meanings(
+        QuotaError,
+        "region",
+        "another region, or raise the quota in Service Quotas",
+        "MaxFleetCountExceeded",
+        "SecurityGroupLimitExceeded",
+        "VolumeLimitExceeded",
+        "Client.VolumeLimitExceeded",
+        "AddressLimitExceeded",
+        "LaunchTemplateLimitExceeded",
+        says_so=True,
+    ),
+    # Credentials, policy, the account itself.
+    **_meanings(
+        AccessError,
+        "account",
+        CREDENTIALS,
+        "AuthFailure",
+        "AccessDenied",
+        "AccessDeniedException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "account",
+        "log in again (aws sso login, or new keys); what runs on AWS goes on within its own limits meanwhile",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        says_so=True,
+    ),
+    **_meanings(AccessError, "account", "set this machine's clock", "RequestExpired", says_so=True),
+    **_meanings(
+        AccessError,
+        "account",
+        "run once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "account",
+        "AWS is still checking this account or it is blocked: see its e-mails, or ask its support",
+        "Blocked",
+        "PendingVerification",
+        "AccountDisabled",
+        says_so=True,
+    ),
+    **_meanings(
+        AccessError,
+        "region",
+        "enable the region, or accept the image's terms, in the AWS console",
+        "OptInRequired",
+        says_so=True,
+    ),
+    # The same request again, later.
+    **_meanings(
+        ThrottledError,
+        "moment",
+        "the same request is sent again after a growing wait, with the same token",
+        "EC2ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "SlowDown",
+    ),
+    **_meanings(
+        CloudError,
+        "moment",
+        "the same request is sent again after a growing wait, with the same token",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "ServiceUnavailable",
+        "ServerInternal",
+        "Unavailable",
+    ),
+    # Not there, or not there yet.
+    **_meanings(
+        NotFoundError,
+        "moment",
+        "asked again: EC2 is eventually consistent for some seconds after a launch",
+        "InvalidInstanceID.NotFound",
+        "InvalidGroup.NotFound",
+        "InvalidSpotInstanceRequestID.NotFound",
+        "InvalidLaunchTemplateId.NotFound",
+        "InvalidLaunchTemplateName.NotFoundException",
+        "ParameterNotFound",
+    ),
+    # What this region does not have. Another region may.
+    **_meanings(
+        CloudError,
+        "region",
+        "image ids are of one region: leave --ami out, or give one of this region",
+        "InvalidAMIID.NotFound",
+        "InvalidAMIID.Malformed",
+        "InvalidAMIID.Unavailable",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "region",
+        "give --subnet a subnet of this region, or create a default VPC (aws ec2 create-default-vpc)",
+        "InvalidSubnetID.NotFound",
+        "InvalidSubnet",
+        "VPCIdNotSpecified",
+        "MissingInput",
+        "DefaultVpcDoesNotExist",
+        says_so=True,
+    ),
+    # The request is wrong, wherever it is sent.
+    **_meanings(
+        CloudError,
+        "request",
+        "the request cannot work as it is; what AWS says names the parameter",
+        "InvalidParameter",
+        "InvalidParameterCombination",
+        "InvalidParameterValue",
+        "InvalidInput",
+        "InvalidBlockDeviceMapping",
+        "InvalidUserData.Malformed",
+        "MissingParameter",
+        "UnknownParameter",
+        "ValidationError",
+        "UnsupportedOperation",
+        "InvalidInstanceAttributeValue",
+        "Client.InvalidSnapshot.NotFound",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "request",
+        "the key pair, role or group named there does not exist",
+        "InvalidKeyPair.NotFound",
+        "InvalidIamInstanceProfileArn.Malformed",
+        "InvalidGroupId.Malformed",
+        says_so=True,
+    ),
+    **_meanings(
+        CloudError,
+        "request",
+        "a defect of pixel-orch: one token stood for two requests; please report it",
+        "IdempotentParameterMismatch",
+        "IdempotentInstanceTerminated",
+        says_so=True,
+    ),
+}
+"""Every code that pixel-orch tells apart. One that is not here is a `CloudError` of scope "request": it is passed on as
+it is, and nothing else is tried. `docs/ec2-errors.md` is made from this table."""
+
+_ENCODED = re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL)
+
+
+def translate(error: ClientError, where: str) -> CloudError:
+    """Return our error for one of AWS's. `where` says which zone, type or region the call was about."""
+    answer: dict[str, Any] = error.response
+    code = str(answer.get("Error", {}).get("Code", ""))
+    text = _ENCODED.sub("", str(answer.get("Error", {}).get("Message", ""))).strip()
+    meaning = MEANINGS.get(code, Meaning(CloudError, "request", ""))
+    if code == "MissingInput" and "availability zone" in text.lower():  # "No default subnet for availability zone: ..."
+        meaning = replace(meaning, scope="zone")
+    message = f"{error.operation_name}{f' ({where})' if where else ''}: {code}: {text.rstrip('.') or 'no message'}"
+    if meaning.says_so:
+        message += f"; {meaning.does}"
+    request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
+    return meaning.kind(
+        message, code=code, operation=str(error.operation_name), request_id=request_id, scope=meaning.scope
+    )
+
+
+@contextmanager
+def at_the_sill(where: str = "") -> Iterator[None]:
+    """Let no error of boto3 past this point: everything that goes wrong inside comes out as one of ours."""
+    try:
+        yield
+    except ClientError as error:
+        raise translate(error, where) from error
+    except (NoCredentialsError, PartialCredentialsError, TokenRetrievalError, ProfileNotFound) as error:
+        raise AccessError(f"no usable AWS credentials ({error}); {NO_CREDENTIALS}", code="NoCredentials") from error
+    except NoRegionError as error:
+        raise SpecError("no AWS region is set; say --region, for example --region us-east-1") from error
+    except BotoCoreError as error:
+        text = " ".join(str(error).split())
+        raise CloudError(
+            f"{where or 'AWS'}: {text}; check the network and try again", code=type(error).__name__
+        ) from error
+
+
+NO_CREDENTIALS = "run `aws configure` (or set AWS_PROFILE), or try it without an account: --cloud local"

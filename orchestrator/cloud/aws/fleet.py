@@ -1,0 +1,90 @@
+"""CreateFleet `instant`: one request over many pools, and what each of them refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from orchestrator.cloud.aws.errors import at_the_sill, translate
+from orchestrator.cloud.base import Call, Instance
+from orchestrator.errors import CapacityError, CloudError
+
+
+def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
+    """Make the launch template, send the fleet, remove the template.
+
+    Args:
+        ec2: a client that repeats what may be repeated.
+        once: a client that sends each request a single time.
+        template, fleet: see `Plan.fleet`.
+
+    Raises:
+        CapacityError: no pool served; the message says what each of them answered.
+        CloudError: what a pool answered rules out more than itself.
+    """
+    name = template.parameters["LaunchTemplateName"]
+    try:
+        with at_the_sill(f"{template.region}, launch template {name}"):
+            ec2.create_launch_template(**template.parameters)
+    except CloudError as error:
+        if error.code != "InvalidLaunchTemplateName.AlreadyExistsException":  # our own, from before a lost answer
+            raise
+    try:
+        with at_the_sill(f"{fleet.region}, {len(fleet.parameters['LaunchTemplateConfigs'][0]['Overrides'])} pools"):
+            answer = once.create_fleet(**fleet.parameters)
+    finally:
+        with suppress(ClientError):  # one that stays costs nothing, and goes with the run's security group
+            ec2.delete_launch_template(LaunchTemplateName=name)
+    started = [entry for entry in answer.get("Instances", []) if entry.get("InstanceIds")]
+    if started:
+        instance = _instance(started[0], fleet)
+        return instance if instance.zone else replace(instance, zone=_zone_of(ec2, started[0]))
+    raise refusal(answer.get("Errors", []), fleet.region)
+
+
+def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
+    """Return one error for the answers of all pools: the worst of them, since that one decides what may help."""
+    each: list[CloudError] = []
+    for entry in errors:
+        answer: Any = {"Error": {"Code": entry.get("ErrorCode", ""), "Message": entry.get("ErrorMessage", "")}}
+        override = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
+        where = f"{override.get('InstanceType', '?')} in {override.get('AvailabilityZone') or override.get('SubnetId')}"
+        each.append(translate(ClientError(answer, "CreateFleet"), where))
+    fatal = [error for error in each if not isinstance(error, CapacityError)]
+    if fatal and not any(isinstance(error, CapacityError) for error in each):
+        return fatal[0]
+    counts: dict[str, int] = {}
+    for error in each:
+        counts[error.code] = counts.get(error.code, 0) + 1
+    told = ", ".join(f"{code} x{count}" for code, count in counts.items()) or "it names no reason"
+    text = f"CreateFleet ({region}): none of {len(each)} pools served: {told}"
+    return CapacityError(text, code="UnfulfillableCapacity", scope="region")
+
+
+def _zone_of(ec2: Any, entry: Mapping[str, Any]) -> str:
+    """Return the zone of the subnet that was asked for by name; "" if EC2 does not say it now."""
+    subnet = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {}).get("SubnetId")
+    with suppress(ClientError):
+        return str(ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["AvailabilityZone"])
+    return ""
+
+
+def _instance(entry: Mapping[str, Any], fleet: Call) -> Instance:
+    override = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
+    tags = fleet.parameters["TagSpecifications"][0]["Tags"]
+    return Instance(
+        instance_id=entry["InstanceIds"][0],
+        instance_type=entry.get("InstanceType") or override.get("InstanceType", ""),
+        zone=override.get("AvailabilityZone", ""),
+        region=fleet.region,
+        market="spot" if entry.get("Lifecycle") == "spot" else "on-demand",
+        state="pending",
+        launched_at=time.time(),
+        client_token=fleet.parameters["ClientToken"],
+        tags={tag["Key"]: tag["Value"] for tag in tags},
+    )

@@ -1,0 +1,214 @@
+"""The prices of EC2, asked for: spot history from each region, on-demand from the Price List API.
+
+Asked side by side, since a region answers a page in a few tenths of a second, and never faster than `calls_per_s` a
+region: EC2 refills its bucket of describe calls at some tens a second, for everything that the account does
+(https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
+from orchestrator.errors import AccessError, CloudError
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import Change
+
+PRODUCT = "Linux/UNIX"
+PRICE_LIST_REGION = "us-east-1"  # the Price List API has endpoints in few regions, and answers for all of them
+CALLS_PER_S = 10.0
+WORKERS = 8
+ON_DEMAND_FILTERS = {
+    "operatingSystem": "Linux",
+    "preInstalledSw": "NA",
+    "tenancy": "Shared",
+    "capacitystatus": "Used",  # the other two rows of a type are prices of capacity reservations
+}
+
+
+@dataclass
+class Quotes:
+    """What was asked and answered.
+
+    `problems` says, for a region, why it did not answer; the other regions stand.
+    """
+
+    spot: dict[Pool, list[Change]] = field(default_factory=dict)
+    on_demand_usd_h: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # by (type, region)
+    problems: dict[str, str] = field(default_factory=dict)
+    requests: int = 0
+
+
+class PriceSource:
+    """Asks EC2 and the price list.
+
+    Args:
+        endpoint: `{"endpoint_url": ..., ...}` for the embedded cloud, empty for AWS itself.
+        profile: of `~/.aws/config`; None is the default one.
+        calls_per_s: the most requests a second to one region.
+
+    Raises:
+        AccessError: there are no credentials.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        calls_per_s: float = CALLS_PER_S,
+    ) -> None:
+        self._endpoint = dict(endpoint or {})
+        self._calls_per_s = calls_per_s
+        with at_the_sill("credentials"):
+            self._session = boto3.session.Session(profile_name=profile)
+            if not self._endpoint and self._session.get_credentials() is None:
+                raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
+
+    def _client(self, service: str, region: str) -> Any:
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=WORKERS,
+            user_agent_extra=USER_AGENT,
+        )
+        return self._session.client(service, region_name=region, config=config, **self._endpoint)
+
+    def ask(self, instance_types: Sequence[str], regions: Sequence[str], start: float, end: float) -> Quotes:
+        """Return the spot price changes of the window, with the last one before it, and the on-demand prices.
+
+        Raises:
+            AccessError: no region lets us in.
+            CloudError: no region answers.
+        """
+        quotes = Quotes()
+        lock = threading.Lock()
+        clients = {region: self._client("ec2", region) for region in regions}  # making clients is not thread-safe
+        price_list = self._client("pricing", PRICE_LIST_REGION)
+        paces = {region: Pace(self._calls_per_s) for region in (*regions, "price list")}
+        failures: dict[str, CloudError] = {}
+
+        def spot(region: str, name: str) -> None:
+            found = list(self._changes(clients[region], paces[region], region, name, start=start, end=end))
+            with lock:
+                for pool, change in found:
+                    quotes.spot.setdefault(pool, []).append(change)
+
+        def on_demand(_: str, name: str) -> None:
+            found = {(name, region): price for region, price in _on_demand(price_list, paces["price list"], name)}
+            with lock:
+                quotes.on_demand_usd_h.update(found)
+
+        def guarded(task: Any, region: str, name: str) -> None:
+            if region in failures:
+                return  # what it answered once it will answer again
+            try:
+                task(region, name)
+            except CloudError as error:
+                failures[region] = error
+
+        with ThreadPoolExecutor(WORKERS) as pool_of_threads:
+            # The regions take turns, so that none of them is asked by all threads at once.
+            for name in instance_types:
+                pool_of_threads.submit(guarded, on_demand, "price list", name)
+                for region in regions:
+                    pool_of_threads.submit(guarded, spot, region, name)
+        if regions and all(region in failures for region in regions):
+            raise failures[regions[0]]
+        quotes.problems = {region: str(error) for region, error in failures.items()}
+        quotes.requests = sum(pace.count for pace in paces.values())
+        return quotes
+
+    def on_demand(self, instance_types: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+        """Return the on-demand prices an hour by (type, region).
+
+        Raises:
+            CloudError: the price list does not answer, or does not let us in.
+        """
+        client, pace = self._client("pricing", PRICE_LIST_REGION), Pace(self._calls_per_s)
+        return {(name, region): price for name in instance_types for region, price in _on_demand(client, pace, name)}
+
+    @staticmethod
+    def _changes(
+        client: Any, pace: Pace, region: str, name: str, *, start: float, end: float
+    ) -> Iterator[tuple[Pool, Change]]:
+        """DescribeSpotPriceHistory, all pages."""
+        parameters = {
+            "InstanceTypes": [name],
+            "ProductDescriptions": [PRODUCT],
+            "StartTime": datetime.fromtimestamp(start, tz=timezone.utc),
+            "EndTime": datetime.fromtimestamp(end, tz=timezone.utc),
+        }
+        with at_the_sill(region):
+            for page in pace.pages(client.get_paginator("describe_spot_price_history").paginate(**parameters)):
+                for raw in page["SpotPriceHistory"]:
+                    pool = Pool(raw["InstanceType"], raw["AvailabilityZone"], region)
+                    yield pool, Change(raw["Timestamp"].timestamp(), Decimal(raw["SpotPrice"]))
+
+
+def _on_demand(client: Any, pace: Pace, name: str) -> Iterator[tuple[str, Decimal]]:
+    """GetProducts: yield (region, dollars an hour) of a type in every region that has it."""
+    wanted = {"instanceType": name, **ON_DEMAND_FILTERS}
+    filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in wanted.items()]
+    with at_the_sill("price list"):
+        for page in pace.pages(client.get_paginator("get_products").paginate(ServiceCode="AmazonEC2", Filters=filters)):
+            for text in page["PriceList"]:
+                product = json.loads(text)
+                region = product["product"]["attributes"].get("regionCode")
+                price = _price_of(product)
+                if region and price is not None:
+                    yield region, price
+
+
+def _price_of(product: Mapping[str, Any]) -> Decimal | None:
+    """Return the one price an hour of a product's on-demand terms; zero is a placeholder."""
+    for term in product.get("terms", {}).get("OnDemand", {}).values():
+        for dimension in term["priceDimensions"].values():
+            price = Decimal(dimension["pricePerUnit"].get("USD", "0"))
+            if dimension.get("unit") == "Hrs" and price > 0:
+                return price.normalize()
+    return None
+
+
+class Pace:
+    """Lets through at most so many calls a second, from however many threads."""
+
+    def __init__(self, per_s: float) -> None:
+        self._gap_s = 1 / per_s
+        self._lock = threading.Lock()
+        self._next_at = 0.0
+        self.count = 0
+
+    def pages(self, pages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Yield the pages of a paginator, each asked for when it is our turn."""
+        asked = iter(pages)
+        while True:
+            self.wait()
+            page = next(asked, None)
+            if page is None:
+                return
+            yield page
+            if not page.get("NextToken"):
+                return
+
+    def wait(self) -> None:
+        """Return when it is our turn."""
+        with self._lock:
+            now = time.monotonic()
+            turn_at = max(now, self._next_at)
+            self._next_at = turn_at + self._gap_s
+            self.count += 1
+        if turn_at > now:
+            time.sleep(turn_at - now)

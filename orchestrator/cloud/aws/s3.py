@@ -1,0 +1,166 @@
+"""S3 as a run's second home, seen from this machine: is the bucket usable, and what did the instances store there.
+
+The layout below a run's prefix is that of `infra/instance/checkpoint_uploader.py`, which writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from orchestrator.cloud.aws.errors import USER_AGENT, at_the_sill
+from orchestrator.errors import CloudError, SpecError
+from orchestrator.runs.files import part_path, sha256_of, sync_folder
+from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
+
+SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
+
+
+class S3Home:
+    """The place of one run in a bucket.
+
+    Args:
+        bucket: its name.
+        prefix: the run's part of it, without a slash at the end.
+        endpoint: as for `AwsCloud`.
+        profile: of ~/.aws/config.
+    """
+
+    def __init__(
+        self, bucket: str, prefix: str, *, endpoint: Mapping[str, str] | None = None, profile: str | None = None
+    ) -> None:
+        self.bucket = bucket
+        self.prefix = prefix
+        self._endpoint = dict(endpoint or {})
+        self._profile = profile
+
+    @property
+    def url(self) -> str:
+        """How people name it."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @cached_property
+    def _s3(self) -> Any:
+        with at_the_sill("S3"):
+            session = boto3.session.Session(profile_name=self._profile)
+            config = Config(
+                retries={"mode": "standard", "total_max_attempts": 4},
+                connect_timeout=10,
+                read_timeout=60,
+                user_agent_extra=USER_AGENT,
+            )
+            region = session.region_name or "us-east-1"
+            return session.client("s3", region_name=region, config=config, **self._endpoint)
+
+    def check(self, flag: str = "--bucket") -> str:
+        """Return the bucket's region.
+
+        Args:
+            flag: that named it.
+
+        Raises:
+            SpecError: there is no such bucket, or it is not ours to read; nothing has been rented yet.
+        """
+        try:
+            answer = self._s3.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == 404:
+                raise SpecError(
+                    f"{flag}: there is no bucket {self.bucket}; `pixel-orch setup` makes one and says its name"
+                ) from None
+            if status == 403:
+                raise SpecError(
+                    f"{flag}: {self.bucket} is another account's, or the policy does not let you list it "
+                    "(s3:ListBucket); choose another one"
+                ) from None
+            if status != 301:  # it is in another region, which the answer names
+                with at_the_sill(f"bucket {self.bucket}"):
+                    raise
+            answer = error.response
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or "us-east-1")
+
+    def checkpoints(self, most: int = 20) -> list[Output]:
+        """Return the newest stored checkpoints, oldest first, with the digests that they were stored with."""
+        found: list[tuple[int, str, int]] = []
+        with at_the_sill(self.url):
+            pages = self._s3.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
+                for entry in page.get("Contents", []):
+                    match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
+                    if match:
+                        found.append((int(match[1]), match[0], int(entry["Size"])))
+            return [Output(name, step, size, self._digest(name)) for step, name, size in sorted(found)[-most:]]
+
+    def _digest(self, name: str) -> str:
+        head = self._s3.head_object(Bucket=self.bucket, Key=f"{self.prefix}/checkpoints/{name}")
+        return str(head["Metadata"].get("sha256", ""))
+
+    def newest_below(self, place: str) -> tuple[str, Output] | None:
+        """Return (key, what it is) of a checkpoint that a key names, or of the newest one below it; None without any.
+
+        One that somebody copied there has no digest beside it: its sha256 is "".
+        """
+        found: list[tuple[int, str, int]] = []
+        with at_the_sill(f"s3://{self.bucket}/{place}"):
+            for prefix in (place, f"{place}/", f"{place}/checkpoints/"):
+                for page in self._s3.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+                ):
+                    for entry in page.get("Contents", []):
+                        match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
+                        if match and (prefix != place or entry["Key"] == place):
+                            found.append((int(match[1]), entry["Key"], int(entry["Size"])))
+            if not found:
+                return None
+            step, key, size = max(found)
+            head = self._s3.head_object(Bucket=self.bucket, Key=key)
+        return key, Output(key.rpartition("/")[2], step, size, str(head["Metadata"].get("sha256", "")))
+
+    def fetch(self, output: Output, destination: Path, key: str | None = None) -> bool:
+        """Bring a checkpoint home, whole and compared by digest, or not at all (False).
+
+        Args:
+            output: which.
+            destination: its path here.
+            key: of one that is not this run's; it may have no digest.
+        """
+        part = part_path(destination, output.sha256)
+        with at_the_sill(self.url):
+            self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
+        if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
+            part.unlink()
+            return False
+        os.replace(part, destination)
+        sync_folder(destination.parent)
+        return True
+
+    def file(self, instance_id: str, name: str) -> bytes:
+        """Return what an instance stored as `metrics.jsonl` or `trainer.log`; b"" if it stored none."""
+        try:
+            with at_the_sill(self.url):
+                answer = self._s3.get_object(
+                    Bucket=self.bucket,
+                    Key=f"{self.prefix}/attempts/{instance_id}/{name}",
+                    Range=f"bytes=0-{SMALL_BYTES - 1}",
+                )
+                return bytes(answer["Body"].read())
+        except CloudError as error:
+            if error.code in ("NoSuchKey", "InvalidRange", "404"):
+                return b""
+            raise
+
+    def last_words(self, instance_id: str) -> dict[str, Any]:
+        """Return the agent's state as the instance stored it last; {} if it stored none."""
+        text = self.file(instance_id, "state.json")
+        state = json.loads(text) if text else {}
+        return state if isinstance(state, dict) else {}

@@ -1,0 +1,256 @@
+"""CloudFormation: the stack of what stands between runs, its bucket, and the questions that others ask about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from orchestrator.cloud.aws.errors import USER_AGENT, at_the_sill
+from orchestrator.errors import AccessError, CloudError
+
+DEFAULT_NAME = "pixel-orch"
+"""Of the stack, its role and its instance profile."""
+LIMIT_S = 900.0
+NOT_MADE = ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")  # CloudFormation can only delete these
+BATCH = 1000  # objects in one DeleteObjects
+
+
+def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None, profile: str | None) -> Any:
+    with at_the_sill("credentials"):
+        session = boto3.session.Session(profile_name=profile)
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra=USER_AGENT
+        )
+        return session.client(service, region_name=region or "us-east-1", config=config, **dict(endpoint or {}))
+
+
+def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile: str | None = None) -> bool:
+    """Return whether there is an instance profile of that name; False also if we may not know."""
+    try:
+        with at_the_sill(f"instance profile {name}"):
+            _client("iam", None, endpoint, profile).get_instance_profile(InstanceProfileName=name)
+    except AccessError:
+        return False
+    except CloudError as error:
+        if error.code == "NoSuchEntity":
+            return False
+        raise
+    return True
+
+
+@dataclass(frozen=True)
+class StackEvent:
+    """One line of a deployment: what of the stack came to which state, and why it failed."""
+
+    resource: str
+    kind: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bucket holds."""
+
+    objects: int
+    size_bytes: int
+
+
+class Stack:
+    """One CloudFormation stack and the bucket that belongs to it.
+
+    Args:
+        name: of the stack.
+        region: where it is.
+        endpoint, profile: as for `AwsCloud`.
+        look_every_s: pause between two looks at a deployment.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        region: str,
+        *,
+        endpoint: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        look_every_s: float = 3.0,
+    ) -> None:
+        self.name = name
+        self.region = region
+        self.look_every_s = look_every_s
+        self._where = f"stack {name} in {region}"
+        self._cloudformation = _client("cloudformation", region, endpoint, profile)
+        self._ec2 = _client("ec2", region, endpoint, profile)
+        self._s3 = _client("s3", region, endpoint, profile)
+        self._sts = _client("sts", region, endpoint, profile)
+
+    # -- looking
+
+    def account(self) -> str:
+        """Return the number of the account."""
+        with at_the_sill("who we are"):
+            return str(self._sts.get_caller_identity()["Account"])
+
+    def default_vpc(self) -> str:
+        """Return the id of the region's default VPC, "" if it has none."""
+        with at_the_sill(self._where):
+            found = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+        return str(found[0]["VpcId"]) if found else ""
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return the stack's state, parameters and outputs as CloudFormation has them; None if there is none."""
+        try:
+            with at_the_sill(self._where):
+                found = self._cloudformation.describe_stacks(StackName=self.name)["Stacks"]
+        except CloudError as error:
+            if "does not exist" in str(error):
+                return None
+            raise
+        return dict(found[0]) if found and found[0]["StackStatus"] != "DELETE_COMPLETE" else None
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters that the stack was deployed with."""
+        found = self.describe() or {}
+        return {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", [])}
+
+    def outputs(self) -> dict[str, str]:
+        """Return what the stack tells: Bucket, InstanceProfile, SecurityGroup."""
+        found = self.describe() or {}
+        return {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", [])}
+
+    def resources(self) -> dict[str, str]:
+        """Return the type of each thing that the stack holds, by its logical name."""
+        with at_the_sill(self._where):
+            found = self._cloudformation.describe_stack_resources(StackName=self.name)["StackResources"]
+        return {one["LogicalResourceId"]: one["ResourceType"] for one in found if "LogicalResourceId" in one}
+
+    # -- changing
+
+    def deploy(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[StackEvent]:
+        """Create the stack, or bring it to what the template says; yields events. No change yields none.
+
+        Raises:
+            CloudError: CloudFormation refused, or a resource could not be made; then the stack is rolled back.
+        """
+        request = {
+            "StackName": self.name,
+            "TemplateBody": template,
+            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+            "Capabilities": ["CAPABILITY_NAMED_IAM"],
+        }
+        before = self.describe()
+        if before is not None and before["StackStatus"] in NOT_MADE:
+            yield from self.delete()
+            before = None
+        seen = self._event_ids()
+        try:
+            with at_the_sill(self._where):
+                if before is None:
+                    self._cloudformation.create_stack(**request)
+                else:
+                    self._cloudformation.update_stack(**request)
+        except CloudError as error:
+            if "No updates are to be performed" in str(error):
+                return
+            raise
+        yield from self._follow(seen)
+
+    def delete(self) -> Iterator[StackEvent]:
+        """Delete the stack and all that it made but the bucket; yields events. None there is no error."""
+        found = self.describe()
+        if found is None:
+            return
+        self.name, by_name = str(found["StackId"]), self.name  # a deleted stack is only known by its id
+        try:
+            seen = self._event_ids()
+            with at_the_sill(self._where):
+                self._cloudformation.delete_stack(StackName=self.name)
+            yield from self._follow(seen)
+        finally:
+            self.name = by_name
+
+    def _event_ids(self) -> set[str]:
+        return {str(raw["EventId"]) for raw in self._raw_events()}
+
+    def _raw_events(self) -> list[dict[str, Any]]:
+        """Events, oldest first; none where there is no stack."""
+        try:
+            with at_the_sill(self._where):
+                pages = self._cloudformation.get_paginator("describe_stack_events").paginate(StackName=self.name)
+                found = [dict(raw) for page in pages for raw in page["StackEvents"]]
+        except CloudError as error:
+            if "does not exist" in str(error):
+                return []
+            raise
+        return found[::-1]
+
+    def _follow(self, seen: set[str]) -> Iterator[StackEvent]:
+        give_up_at = time.monotonic() + LIMIT_S
+        failure = ""
+        while True:
+            status = self._status()
+            for raw in self._raw_events():
+                if raw["EventId"] in seen:
+                    continue
+                seen.add(raw["EventId"])
+                event = StackEvent(
+                    raw["LogicalResourceId"],
+                    raw["ResourceType"],
+                    raw["ResourceStatus"],
+                    raw.get("ResourceStatusReason", ""),
+                )
+                if event.status.endswith("_FAILED") and not failure:
+                    failure = f"{event.resource} ({event.kind}): {event.reason}"
+                yield event
+            if not status.endswith("_IN_PROGRESS"):
+                break
+            if time.monotonic() > give_up_at:
+                raise CloudError(f"{self._where} is still {status} after {LIMIT_S:.0f} s; look at it in the console")
+            time.sleep(self.look_every_s)
+        if "ROLLBACK" in status or status.endswith("_FAILED"):
+            raise CloudError(f"{self._where} is {status}: {failure or 'see its events in the console'}", code=status)
+
+    def _status(self) -> str:
+        try:
+            with at_the_sill(self._where):
+                return str(self._cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]["StackStatus"])
+        except CloudError as error:
+            if "does not exist" in str(error):
+                return "DELETE_COMPLETE"
+            raise
+
+    # -- the bucket
+
+    def contents(self, bucket: str) -> Contents | None:
+        """Return what a bucket holds; None if there is none that is ours."""
+        objects = size = 0
+        try:
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                for entry in page.get("Contents", []):
+                    objects, size = objects + 1, size + int(entry["Size"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchBucket", "404", "AccessDenied", "403"):
+                return None
+            with at_the_sill(f"bucket {bucket}"):
+                raise
+        return Contents(objects, size)
+
+    def delete_bucket(self, bucket: str) -> None:
+        """Delete a bucket with everything in it, versions and broken-off uploads too."""
+        with at_the_sill(f"bucket {bucket}"):
+            for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                entries = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                keys = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
+                for first in range(0, len(keys), BATCH):
+                    self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys[first : first + BATCH]})
+            for page in self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+                for upload in page.get("Uploads", []):
+                    self._s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            self._s3.delete_bucket(Bucket=bucket)

@@ -1,0 +1,98 @@
+"""What EC2 last said of its prices, kept in `PIXEL_ORCH_HOME/cache/`, so that a question is not asked twice an hour.
+
+One entry for each type and region: when it was asked, over which window, the on-demand price and each zone's changes.
+Money is written as text: a price comes back as it was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from orchestrator.market.price_series import Change
+from orchestrator.runs.files import write_atomically
+
+FRESH_S = 3600.0  # a spot price changes a few times a day
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one type in one region."""
+
+    asked_at: float  # unix seconds
+    start: float  # the window that was asked for
+    end: float
+    on_demand_usd_h: Decimal | None
+    zones: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)  # empty: the region does not have it
+
+    def is_fresh(self, now: float, start: float) -> bool:
+        """Return whether it still answers a question about the time from `start` on."""
+        return 0 <= now - self.asked_at < FRESH_S and self.start <= start + FRESH_S
+
+
+class PriceCache:
+    """The file of one cloud's prices. A damaged one counts as empty: it is asked again.
+
+    Args:
+        home: PIXEL_ORCH_HOME.
+        cloud: "aws" or "local".
+    """
+
+    def __init__(self, home: Path, cloud: str) -> None:
+        self.path = home / "cache" / f"prices-{cloud}.json"
+        self.entries: dict[tuple[str, str], Entry] = _read(self.path)
+
+    def get(self, instance_type: str, region: str) -> Entry | None:
+        """Return what is known, however old."""
+        return self.entries.get((instance_type, region))
+
+    def put(self, instance_type: str, region: str, entry: Entry) -> None:
+        """Remember an answer; `save` writes it."""
+        self.entries[instance_type, region] = entry
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        raw = {"format": FORMAT, "entries": [_to_json(*key, entry) for key, entry in sorted(self.entries.items())]}
+        write_atomically(self.path, json.dumps(raw, separators=(",", ":")).encode())
+
+
+def _to_json(instance_type: str, region: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "instance_type": instance_type,
+        "region": region,
+        "asked_at": entry.asked_at,
+        "start": entry.start,
+        "end": entry.end,
+        "on_demand_usd_h": None if entry.on_demand_usd_h is None else str(entry.on_demand_usd_h),
+        "zones": {zone: [[c.at, str(c.usd_h)] for c in changes] for zone, changes in entry.zones.items()},
+    }
+
+
+def _read(path: Path) -> dict[tuple[str, str], Entry]:
+    try:
+        raw = json.loads(path.read_bytes())
+        if raw["format"] != FORMAT:
+            return {}
+        return {(one["instance_type"], one["region"]): _entry(one) for one in raw["entries"]}
+    except (OSError, ValueError, KeyError, TypeError, InvalidOperation):
+        return {}
+
+
+def _entry(raw: Mapping[str, Any]) -> Entry:
+    price = raw["on_demand_usd_h"]
+    return Entry(
+        asked_at=float(raw["asked_at"]),
+        start=float(raw["start"]),
+        end=float(raw["end"]),
+        on_demand_usd_h=None if price is None else Decimal(price),
+        zones={
+            zone: tuple(Change(float(at), Decimal(usd_h)) for at, usd_h in changes)
+            for zone, changes in raw["zones"].items()
+        },
+    )

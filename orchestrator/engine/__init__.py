@@ -1,0 +1,1 @@
+"""Leads one run to its end, and many at once."""

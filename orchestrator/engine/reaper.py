@@ -1,0 +1,289 @@
+"""Ending machines: ask, wait until they are gone, write down who ended them and at what price they ran.
+
+Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its
+tag.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from orchestrator.clock import Clock
+from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Instance
+from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError
+from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.runs.events import (
+    EndedBy,
+    Event,
+    InstanceEnded,
+    InstanceStarted,
+    PriceChanged,
+    PriceSeen,
+    TerminateRequested,
+)
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.state import Attempt, RunState
+
+FREE_WHEN_INTERRUPTED_S = 3600.0
+"""AWS bills nothing for a spot instance that it interrupts within its first hour
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html)."""
+
+PRICES_EVERY_S = 60.0
+ACCESS_TIMEOUT_S = 60.0
+UNSURE_S = 30.0  # EC2 is eventually consistent: so long after a launch it may not list the instance
+CLOCKS_DIFFER_S = 600.0  # this machine's and AWS's
+GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
+
+
+class Reaper:
+    """Ends the instances of one run.
+
+    Args:
+        cloud: where they are.
+        clock: the time.
+        state: gives the fold of all events so far.
+        emit: writes an event down, for good, before anything else happens.
+        outlives_notice_s: how long past its notice an instance may stay before we end it ourselves.
+        look_every_s: pause between two DescribeInstances.
+        spec: tells the disk and the address of an instance that only the cloud knows of.
+        home_id: instances of another home, whose run has the same name, are left alone; "" asks for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        cloud: Cloud,
+        clock: Clock,
+        state: Callable[[], RunState],
+        emit: Callable[[Event], None],
+        outlives_notice_s: float,
+        look_every_s: float,
+        spec: RunSpec | None = None,
+        home_id: str = "",
+    ) -> None:
+        self.run = run
+        self.cloud = cloud
+        self.clock = clock
+        self.state = state
+        self.emit = emit
+        self.outlives_notice_s = outlives_notice_s
+        self.look_every_s = look_every_s
+        self.spec = spec
+        self.home_id = home_id
+        self._looked_at = self._priced_at = -math.inf
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
+        return next((i for i in self.cloud.instances(self.run) if i.instance_id == instance_id), None)
+
+    def should_leave_to_aws(self, attempt: Attempt, even_under_notice: bool = False) -> bool:
+        """Return whether AWS is about to end it, for free: then we must not, or it is billed."""
+        if even_under_notice or attempt.noticed_ends_at is None or attempt.market != "spot":
+            return False
+        is_free = attempt.noticed_ends_at - attempt.started_at < FREE_WHEN_INTERRUPTED_S
+        return is_free and self.clock.now() < attempt.noticed_ends_at + self.outlives_notice_s
+
+    def end(self, attempt: Attempt, reason: str, *, even_under_notice: bool = False) -> None:
+        """Ask EC2 to end it, unless AWS does so for free. Does not wait."""
+        if attempt.is_over or self.should_leave_to_aws(attempt, even_under_notice):
+            return
+        instance = self.instance(attempt.instance_id)
+        if instance is not None and instance.state in ("shutting-down", "terminated"):
+            return  # it ends already: whoever did that, it was not us
+        self.emit(
+            TerminateRequested(
+                at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason
+            )
+        )
+        self.cloud.terminate(attempt.region, [attempt.instance_id])
+
+    def look(self, *, force: bool = False) -> None:
+        """Ask EC2 (not more often than every `look_every_s`) which of our instances are gone, and write it down.
+
+        No answer is no news: a laptop that is offline for a while must not end a training that goes on well.
+        """
+        now = self.clock.now()
+        if not force and now - self._looked_at < self.look_every_s:
+            return
+        self._looked_at = now
+        with suppress(CloudError):
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        open_attempts = self.state().open_attempts()
+        if not open_attempts:
+            return
+        known = {instance.instance_id: instance for instance in self.cloud.instances(self.run)}
+        for unknown in self._unknown(known.values()):
+            self._end_unknown(unknown)
+        for attempt in open_attempts:
+            instance = known.get(attempt.instance_id)
+            is_young = now - attempt.started_at < 60  # EC2 is eventually consistent: it may not be listed yet
+            if (instance is not None and instance.is_gone) or (instance is None and not is_young):
+                self._write_down_end(attempt, instance)
+            elif attempt.noticed_ends_at is not None and now > attempt.noticed_ends_at + self.outlives_notice_s:
+                self.end(attempt, "outlived its interruption notice")
+
+    def lost_requests(self) -> list[Instance]:
+        """Return instances of the run that no event speaks of: we died between RunInstances and its answer."""
+        return self._unknown(self.cloud.instances(self.run))
+
+    def _unknown(self, found: Iterable[Instance]) -> list[Instance]:
+        """Of instances with the run's name, return those that are ours, though no event speaks of them."""
+        state = self.state()
+        had = {attempt.instance_id for attempt in state.attempts}
+        return [
+            instance
+            for instance in found
+            if instance.instance_id not in had
+            and self.home_id in ("", instance.tags.get(OWNER_TAG, self.home_id))
+            and any(r.at - CLOCKS_DIFFER_S < instance.launched_at for r in state.requests)  # not of an older run
+        ]
+
+    def note(self, instance: Instance) -> None:
+        """Write down an instance that nobody asked for twice: it is billed like any other."""
+        state = self.state()
+        number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
+        asked = next((r for r in reversed(state.requests) if r.attempt == number), state.requests[-1])
+        if state.attempt(number) is not None:
+            number = 1 + max(a.number for a in state.attempts)
+        self.emit(
+            InstanceStarted(
+                at=min(self.clock.now(), instance.launched_at),
+                attempt=number,
+                instance_id=instance.instance_id,
+                instance_type=instance.instance_type,
+                zone=instance.zone,
+                region=instance.region,
+                market=instance.market,
+                price_usd_h=asked.price_usd_h,
+                disk_gib=self.spec.disk_gib if self.spec else 0.0,
+                public_addresses=0 if self.spec is None or self.spec.is_private else 1,
+            )
+        )
+
+    def _end_unknown(self, instance: Instance) -> None:
+        self.note(instance)
+        attempt = self.state().attempts[-1]
+        if instance.state in ("pending", "running"):
+            self.end(attempt, "no event speaks of it")
+
+    def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
+        """End every instance of the run and wait until EC2 says that they are gone.
+
+        Returns the ids of those that are not.
+        """
+        began_at = self.clock.now()
+        give_up_at = began_at + GONE_TIMEOUT_S
+        asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
+        unsure_until = began_at + (UNSURE_S if self.has_unsure_requests() else 0.0)
+        while True:
+            problem = []
+            try:
+                self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
+            except CloudError as error:  # the network is away, or EC2 throttles: again, until the time is up
+                if isinstance(error, AccessError):  # a person may log in meanwhile
+                    give_up_at = min(give_up_at, began_at + ACCESS_TIMEOUT_S)
+                if self.clock.now() > give_up_at:
+                    raise
+                problem = [str(error)]
+            self.look(force=True)
+            left = [attempt.instance_id for attempt in self.state().open_attempts()] + problem
+            if (not left and self.clock.now() >= unsure_until) or self.clock.now() > give_up_at:
+                return left
+            self.clock.sleep(self.look_every_s)
+
+    def has_unsure_requests(self) -> bool:
+        """Return whether EC2 may have started something lately of which it does not tell yet."""
+        state = self.state()
+        lost = [f.at for f in state.failures if f.code.endswith(OFF_THE_LINE)]
+        moments = [request.at for request in state.unanswered_requests()] + lost
+        return any(self.clock.now() - at < 4 * UNSURE_S for at in moments)
+
+    def _ask_for_ends(self, asked: set[str], reason: str, *, even_under_notice: bool) -> None:
+        """Ask for the end of whatever has not been asked yet."""
+        for instance in self.lost_requests():
+            self.note(instance)
+        for attempt in self.state().open_attempts():
+            if attempt.instance_id not in asked and not self.should_leave_to_aws(attempt, even_under_notice):
+                self.end(attempt, reason, even_under_notice=even_under_notice)
+                asked.add(attempt.instance_id)
+
+    def close_doors(self, regions: set[str]) -> None:
+        """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""
+        for region in regions:
+            try:
+                self.cloud.close_door(region, self.run)
+            except CloudError:
+                continue
+
+    def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
+        ended_by, reason = who_ended(attempt, instance)
+        ended_at = self.clock.now()
+        if instance is None and attempt.noticed_ends_at is not None:
+            ended_at = min(ended_at, attempt.noticed_ends_at)
+        self._write_down_prices(attempt, ended_at)
+        self.emit(
+            InstanceEnded(
+                at=self.clock.now(),
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                ended_at=ended_at,
+                ended_by=ended_by,
+                reason=reason,
+            )
+        )
+
+    def note_prices(self, number: int) -> None:
+        """Write down the price of each instance-hour as it begins: a budget is kept to by the market's price."""
+        attempt = self.state().attempt(number)
+        if attempt is not None and not attempt.is_over:
+            hours = 1 + int((self.clock.now() - attempt.started_at) // 3600)
+            if len(attempt.prices_usd_h) < hours and self.clock.now() - self._priced_at > PRICES_EVERY_S:
+                self._priced_at = self.clock.now()
+                self._write_down_prices(attempt, self.clock.now())
+
+    def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
+        if attempt.market != "spot":
+            return
+        pool = Pool(attempt.instance_type, attempt.zone, attempt.region)
+        try:
+            history = self.cloud.price_history(pool, attempt.started_at, ended_at)
+        except CloudError:
+            return  # the bill then takes the price at the launch, and says so
+        for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
+            price = price_at(history, attempt.started_at + 3600 * hour)
+            if price is not None and hour not in attempt.prices_usd_h:
+                self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=price))
+        for point in history:
+            if point.at < ended_at and point.at not in attempt.price_changes:
+                self.emit(
+                    PriceChanged(
+                        at=self.clock.now(), attempt=attempt.number, since=point.at, price_usd_h=point.price_usd_h
+                    )
+                )
+
+
+def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str]:
+    """Return who ended it, and EC2's words, from StateReason.Code; the bill depends on it. Pure."""
+    if instance is None:
+        if attempt.terminate_requested:
+            return "pixel-orch", "no longer listed"
+        return (
+            ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
+        )
+    words = instance.reason if instance.reason_code in instance.reason else f"{instance.reason_code}: {instance.reason}"
+    if instance.reason_code.startswith("Server."):
+        return "aws", words
+    if instance.reason_code == "Client.InstanceInitiatedShutdown":
+        return "instance", words
+    return ("pixel-orch" if attempt.terminate_requested else "other"), words
+
+
+def price_at(history: list[PricePoint], at: float) -> float | None:
+    """Return the price in force at `at`, from changes in the order of time. Pure."""
+    in_force = [point.price_usd_h for point in history if point.at <= at]
+    return in_force[-1] if in_force else None

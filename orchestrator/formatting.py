@@ -1,0 +1,141 @@
+"""Money, figures, lengths of time and tables as text; knows nothing of runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TextIO
+
+WIDTH = 80
+
+
+def money(usd: float | Decimal | None) -> str:
+    """Return dollars with as many digits as say something: 12.30, 0.271, 0.00045."""
+    if usd is None:
+        return "-"
+    value = float(usd)
+    if value == 0:
+        return "0"
+    if value >= 10:
+        return f"{value:.2f}"
+    return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}" if value < 1 else f"{value:.3f}"
+
+
+def price(usd_h: float) -> str:
+    """Return dollars per hour as EC2 writes them, to a hundredth of a cent."""
+    return f"{usd_h:.4f}"
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    """Return a figure for people, "-" for none."""
+    if value is None:
+        return "-"
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time: 8s, 3m12s, 2h05m."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things: 1 run, 2 runs."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return how wide the terminal behind a stream is; None where there is none."""
+    if not stream.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
+
+
+def prose_width(stream: TextIO | None = None) -> int:
+    """Return at which column our sentences end: at 80, or where the terminal does."""
+    return min(columns(stream or sys.stdout) or WIDTH, WIDTH)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """Break lines that are too long between words, never in one; a path stays whole."""
+    return "\n".join(
+        line
+        if len(line) <= width
+        else textwrap.fill(
+            line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: str = "",
+    *,
+    width: float | None = None,
+    whole: Sequence[str] = ("RUN",),
+    drop: Sequence[str] = (),
+) -> str:
+    """Return aligned columns, two blanks between them.
+
+    Args:
+        head: names of the columns.
+        rows: their cells.
+        right: columns that are set to the right.
+        width: what there is room for; None: the terminal's width, and no limit in a pipe.
+        whole: columns that are never cut: what they hold is to be copied.
+        drop: columns that are left out, and named below, in this order, before any other is cut.
+    """
+    if width is None:
+        width = columns(sys.stdout) or math.inf
+    cells = [list(head), *[list(row) for row in rows]]
+    widths = {name: max(len(row[i]) for row in cells) for i, name in enumerate(head)}
+    dropped = []
+    for name in drop:
+        if _needed(widths) > width and name in widths:
+            dropped.append(name)
+            del widths[name]
+    while _needed(widths) > width:
+        able = [name for name in widths if name not in whole and widths[name] > 8]
+        able = [name for name in able if name not in right] or able  # words before figures
+        if not able:
+            break
+        widths[max(able, key=lambda name: widths[name])] -= 1
+    lines = []
+    for row in cells:
+        set_cells = [
+            _cut(cell, widths[name]).rjust(widths[name])
+            if name in right
+            else _cut(cell, widths[name]).ljust(widths[name])
+            for cell, name in zip(row, head, strict=True)
+            if name in widths
+        ]
+        lines.append("  ".join(set_cells).rstrip())
+    if dropped:
+        lines.append(wrapped(f"(no room for {', '.join(dropped)}: in a wider terminal, or -o json)", int(width)))
+    return "\n".join(lines)
+
+
+def _needed(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

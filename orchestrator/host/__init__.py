@@ -1,0 +1,1 @@
+"""A rented machine: its protocol, and SSH behind it."""

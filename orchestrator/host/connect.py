@@ -1,0 +1,103 @@
+"""Connects to a run's instances by SSH: keys, addresses, proxies, entries for the user's own ssh."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.cloud.base import Instance
+from orchestrator.host.base import Connect, Host
+from orchestrator.host.host_keys import known_hosts_lines
+from orchestrator.runs.files import write_atomically
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
+
+
+def address_of(instance: Instance, spec: RunSpec) -> str:
+    """Return where to knock: through a proxy without a public address, at the private one."""
+    if spec.is_private or (spec.ssh_proxy and not instance.address):
+        return instance.private_address or instance.instance_id
+    return instance.address
+
+
+def proxy_of(instance: Instance, spec: RunSpec) -> str | None:
+    """Return the ProxyCommand for this instance; %h and %p are left to who runs it."""
+    return spec.ssh_proxy and spec.ssh_proxy.replace("%i", instance.instance_id).replace("%r", instance.region)
+
+
+def connector(store: RunStore, spec: RunSpec) -> Connect:
+    """Return the function that connects to an instance of this run by SSH."""
+    policy = spec.recovery
+
+    def connect(instance: Instance, user: str, host_key: str) -> Host:
+        from orchestrator.host.shell import SshShell
+        from orchestrator.host.ssh_host import SshHost
+
+        shell = SshShell(
+            address=address_of(instance, spec),
+            port=instance.ssh_port,
+            user=user,
+            key_path=store.key_path,
+            host_key=host_key,
+            connect_timeout_s=policy.answer_timeout_s,
+            proxy_command=proxy_of(instance, spec),
+        )
+        shell.open()
+        _write_ssh_config(store, instance, user, spec, host_key)
+        return SshHost(
+            shell,
+            answer_timeout_s=policy.answer_timeout_s,
+            setup_timeout_s=policy.setup_timeout_s,
+            renewed=lambda key: _write_ssh_config(store, instance, user, spec, key),
+        )
+
+    return connect
+
+
+def ssh_config_folder(home: Path) -> Path:
+    """Return the folder with one entry for each run that is reachable; ~/.ssh/config may include it."""
+    return home / "ssh_config.d"
+
+
+def _write_ssh_config(store: RunStore, instance: Instance, user: str, spec: RunSpec, host_key: str) -> None:
+    address, proxy = address_of(instance, spec), proxy_of(instance, spec)
+    store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
+    lines = [
+        f"Host pixel-orch-{store.run}",
+        f"  HostName {address}",
+        f"  Port {instance.ssh_port}",
+        f"  User {user}",
+        f'  IdentityFile "{store.key_path}"',
+        "  IdentitiesOnly yes",
+        "  StrictHostKeyChecking yes",
+        f'  UserKnownHostsFile "{store.known_hosts}"',
+        *([f"  ProxyCommand {proxy}"] if proxy else []),
+    ]
+    folder = ssh_config_folder(store.home)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(folder / store.run, ("\n".join(lines) + "\n").encode(), mode=0o600)
+
+
+def forget_ssh_config(store: RunStore) -> None:
+    """Remove the entry of a run that is over."""
+    (ssh_config_folder(store.home) / store.run).unlink(missing_ok=True)
+
+
+def make_run_key(store: RunStore, own: str | None = None) -> None:
+    """Make the run's SSH key, for its owner's eyes only; or point to one of the user's own.
+
+    Raises:
+        SpecError: that one cannot be read.
+    """
+    from orchestrator.host.shell import make_key_pair, public_half
+
+    if own is not None:
+        store.key_path.with_suffix(".pub").write_text(public_half(Path(own)) + "\n")
+        store.key_path.symlink_to(own)
+        return
+
+    private, public = make_key_pair(f"pixel-orch-{store.run}")
+    descriptor = os.open(store.key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(private)
+    store.key_path.with_suffix(".pub").write_text(public + "\n")

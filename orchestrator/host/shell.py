@@ -1,0 +1,259 @@
+"""The only file that says Fabric: a shell on a rented machine, with time-outs that hold and a host key known
+beforehand.
+
+Fabric opens and authenticates the connection. Commands run on channels of its transport with our own deadline, because
+`Connection.run(timeout=...)` was seen to hang on a frozen host (SIGSTOP of sshd) for as long as one cared to wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fabric import Config, Connection
+from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy, SSHException
+from paramiko.hostkeys import HostKeyEntry
+
+from orchestrator.errors import SpecError, UnreachableError, WrongHostKeyError
+from orchestrator.host.base import CommandResult
+from orchestrator.host.host_keys import known_hosts_lines
+
+Write = Callable[[bytes], object]
+PIECE = 1 << 16
+RELOAD_S = 15.0  # an SSH server that is reloaded listens again by then
+
+# Without a handler, paramiko's background thread prints its tracebacks to our standard error when a host goes away.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
+
+
+def make_key_pair(comment: str) -> tuple[str, str]:
+    """Return a new Ed25519 key as (private, public) in OpenSSH's form."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    ).decode()
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    return private, f"{public} {comment}"
+
+
+def public_half(path: Path) -> str:
+    """Return the public half of a private key of the user's own, in OpenSSH's form.
+
+    Raises:
+        SpecError: it is no private key, or it has a passphrase, which nobody could type for a run in the background.
+    """
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise SpecError(f"--key: cannot read {path}: {error.strerror}") from None
+    except TypeError:
+        raise SpecError(f"--key: {path} has a passphrase; give a key without one, or leave --key out") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SpecError(f"--key: {path} is not a private key in OpenSSH's or PEM form") from None
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return f"{public.decode()} {path.name}"
+
+
+class SshShell:
+    """One SSH connection.
+
+    Args:
+        address: host name or address.
+        port: of its SSH server.
+        user: the login user.
+        key_path: our private key.
+        host_key: the public key that the host must show, or several lines of which it must show one; any other ends the
+            connection before we authenticate.
+        connect_timeout_s: for each of TCP, banner and authentication.
+        proxy_command: a program that connects instead of us; %h and %p stand for address and port.
+
+    Raises:
+        UnreachableError: from every method, if there is no answer in time.
+        OSError: of a `sink`: what came could not be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        port: int,
+        user: str,
+        key_path: Path,
+        host_key: str,
+        connect_timeout_s: float = 10.0,
+        proxy_command: str | None = None,
+    ) -> None:
+        self.where = f"{user}@{address}:{port}"
+        self._address, self._port = address, port
+        self._host_lines = known_hosts_lines(address, port, host_key)
+        self._connection = Connection(
+            host=address,
+            user=user,
+            port=port,
+            config=Config(overrides={"load_ssh_configs": False}),  # ~/.ssh/config must not redirect us
+            gateway=proxy_command,
+            connect_kwargs={
+                "key_filename": str(key_path),
+                "allow_agent": False,
+                "look_for_keys": False,
+                "timeout": connect_timeout_s,
+                "banner_timeout": connect_timeout_s,
+                "auth_timeout": connect_timeout_s,
+                "channel_timeout": connect_timeout_s,
+            },
+        )
+
+    def open(self) -> None:
+        """Connect and authenticate, unless that has been done."""
+        if self._connection.is_connected:
+            return
+        for line in self._host_lines:
+            is_last = line == self._host_lines[-1]
+            try:
+                self._open_with(line)
+                break
+            except BadHostKeyException:
+                if is_last:
+                    raise WrongHostKeyError(
+                        f"{self.where}: shows another host key than the one we gave it; not connecting"
+                    ) from None
+            except AuthenticationException:
+                raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
+            except (SSHException, OSError, EOFError) as error:
+                raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
+        self._transport.set_keepalive(15)
+
+    def _open_with(self, host_line: str) -> None:
+        client = self._connection.client
+        client.set_missing_host_key_policy(RejectPolicy())  # Fabric's own choice is to accept any
+        entry = HostKeyEntry.from_line(host_line)
+        if entry is None or entry.key is None or not entry.hostnames:
+            raise UnreachableError(f"{self.where}: the host key on record cannot be read")
+        client.get_host_keys().clear()
+        client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
+        self._connection.open()
+
+    def trust(self, host_key: str) -> None:
+        """From now on take this host key, and no other; connects anew.
+
+        For a moment after it was told of its new key an SSH server does not listen, or still shows the old one.
+
+        Raises:
+            UnreachableError: the host does not show it.
+        """
+        self._host_lines = known_hosts_lines(self._address, self._port, host_key)
+        give_up_at = time.monotonic() + RELOAD_S
+        while True:
+            self.close()
+            try:
+                return self.open()
+            except UnreachableError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(0.2)
+
+    @property
+    def _transport(self) -> Any:
+        return self._connection.transport
+
+    def run(
+        self, command: str, *, timeout_s: float, feed: Callable[[Write], None] | None = None, sink: Write | None = None
+    ) -> CommandResult:
+        """Run a shell command (already quoted) and return what it came to.
+
+        Args:
+            command: for the login user's shell.
+            timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two
+            pieces. feed: is given a function that writes to the command's standard input. sink: gets standard output
+            piece by piece instead of `CommandResult.stdout`.
+        """
+        self.open()
+        try:
+            channel = self._transport.open_session(timeout=timeout_s)
+            try:
+                channel.settimeout(timeout_s)
+                channel.exec_command(command)
+                if feed is not None:
+                    feed(channel.sendall)
+                channel.shutdown_write()
+                return self._collect(channel, command, timeout_s, sink, moving=feed is not None or sink is not None)
+            finally:
+                channel.close()
+        except _SinkError as error:
+            self.close()  # the rest of what was on its way
+            raise error.error from None
+        except (SSHException, OSError, EOFError) as error:
+            self.close()
+            raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
+
+    def _collect(
+        self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool
+    ) -> CommandResult:
+        output: list[bytes] = []
+        errors: list[bytes] = []
+        take = output.append if sink is None else _kept_apart(sink)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            finished = channel.exit_status_ready() or channel.closed
+            got = False
+            while channel.recv_ready():
+                take(channel.recv(PIECE))
+                got = True
+            while channel.recv_stderr_ready():
+                errors.append(channel.recv_stderr(PIECE))
+                got = True
+            if finished and (channel.eof_received or channel.closed) and not got:
+                break
+            if got and moving:
+                deadline = time.monotonic() + timeout_s
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+            if not got:
+                select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, 1.0))
+        status = int(channel.recv_exit_status())
+        if status == -1 and _has_ended(channel.get_transport()):
+            raise EOFError("the connection was cut")
+        return CommandResult(command, status, b"".join(output), b"".join(errors))
+
+    def close(self) -> None:
+        """Hang up, also on a host that does not answer any more."""
+        with suppress(SSHException, OSError, EOFError):
+            self._connection.close()
+
+
+class _SinkError(Exception):
+    """What was received could not be written here: our disk is full, and the host is well."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _kept_apart(sink: Write) -> Write:
+    """Let an error of our own disk not be taken for one of the connection."""
+
+    def take(piece: bytes) -> None:
+        try:
+            sink(piece)
+        except OSError as error:
+            raise _SinkError(error) from None
+
+    return take
+
+
+def _has_ended(transport: Any, wait_s: float = 1.0) -> bool:
+    """Return whether a connection is gone; paramiko closes its channels a moment before it says so."""
+    give_up_at = time.monotonic() + wait_s
+    while transport.is_active() and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    return not transport.is_active()

@@ -1,0 +1,339 @@
+"""A host as the engine knows it, over SSH: everything goes through `infra/instance/agent.py`, one command each."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from infra.instance.layout import files_to_send
+from orchestrator.errors import CommandError, HostError, UnreachableError
+from orchestrator.host import sync
+from orchestrator.host.base import CommandResult, Cursor, Job, Look, Setup
+from orchestrator.host.shell import SshShell, Write
+from orchestrator.runs.files import part_path, sha256_of, sync_folder
+from orchestrator.runs.outputs import Output, RestFile
+
+PIECE = 1 << 18
+HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the machine's guard waits so long for our next word
+DATA_TIMEOUT_S = 6 * 3600.0  # 131 GB come in half an hour at 100 MB/s, and are read in another
+
+
+class SshHost:
+    """The `Host` seam over one `SshShell`.
+
+    Args:
+        shell: the connection; it is opened again by itself after a cut.
+        answer_timeout_s: for a short command, and for a pause within a transfer.
+        setup_timeout_s: for the bootstrap, which may install torch.
+        renewed: is told the host's new public key once it is in use.
+    """
+
+    def __init__(
+        self,
+        shell: SshShell,
+        *,
+        answer_timeout_s: float,
+        setup_timeout_s: float,
+        renewed: Callable[[str], None] = lambda key: None,
+    ) -> None:
+        self.shell = shell
+        self.answer_timeout_s = answer_timeout_s
+        self.setup_timeout_s = setup_timeout_s
+        self.renewed = renewed
+
+    # -- setting up
+
+    def set_up(self, job: Job) -> Setup:
+        """Send our own files, then let the bootstrap look for a Python while the code is synced and the data come."""
+        self._send_own_files(job)
+        answer: list[Setup | Exception] = []
+        bootstrap = threading.Thread(target=self._bootstrap_into, args=(job, answer), name="bootstrap", daemon=True)
+        bootstrap.start()
+        try:
+            self._sync(job)
+            with self._holding(job):
+                data = self._data(job) if job.data else {}
+        finally:
+            bootstrap.join()
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        return replace(answer[0], **data)
+
+    @contextmanager
+    def _holding(self, job: Job) -> Iterator[None]:
+        """Let the machine's guard wait for as long as we do: data may take hours, and no agent watches yet."""
+        over = threading.Event()
+
+        def hold() -> None:
+            while not over.wait(HOLD_EVERY_S):
+                with suppress(HostError):
+                    self._agent(job.root, "hold", job.root, str(HOLD_S))
+
+        thread = threading.Thread(target=hold, name="hold", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _data(self, job: Job) -> dict[str, Any]:
+        """Let the data be fetched or prepared over there; return the seconds that it took, and how they were had."""
+        asked = json.dumps(job.data_asked, sort_keys=True) if job.data_asked is not None else ""
+        words = [job.root, job.data or "", job.data_url or "", asked, *job.data_words]
+        # One after the other, also with another run's on this machine: two that write one folder would spoil it.
+        lock = f"pixel-orch/data.{job.data}.lock"
+        command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
+        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
+        told = json.loads(lines[-1])
+        return {"data_s": float(told["seconds"]), "data_how": str(told["how"])}
+
+    def _send_own_files(self, job: Job) -> None:
+        files = files_to_send(has_bucket=bool(job.bucket), has_dataset=bool(job.data))
+        if job.config_json is not None:
+            files["config.json"] = job.config_json
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o755 if name.startswith("bin/") else 0o600
+                tar.addfile(member, io.BytesIO(content))
+        root = shlex.quote(job.root)
+        self._do(f"mkdir -p {root}/code {root}/out {root}/agent && tar -xf - -C {root}", data=packed.getvalue())
+
+    def _bootstrap_into(self, job: Job, answer: list[Setup | Exception]) -> None:
+        try:
+            answer.append(self._bootstrap(job))
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that waits for us)
+            answer.append(error)
+
+    def _bootstrap(self, job: Job) -> Setup:
+        purpose = "bundled" if job.is_bundled else "own"
+        root = shlex.quote(job.root)
+        asked = {"s3": bool(job.bucket), "gpu": job.has_gpu, "cpu": job.allow_cpu}
+        words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
+        # One after the other: the first may still run over there if the line was cut and we are here again.
+        alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
+        result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            raise CommandError(
+                "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")
+            )
+        told = json.loads(lines[-1])
+        return Setup(**{name: told[name] for name in Setup.__dataclass_fields__ if name in told})
+
+    def _sync(self, job: Job) -> None:
+        tree = sync.Tree(job.tree, job.files)
+        code = f"{job.root}/code"
+        send, delete = sync.changes(sync.manifest(tree), self._agent(job.root, "manifest", code))
+        self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
+
+    def send(self, job: Job, path: Path) -> None:
+        """Stream a checkpoint to a temporary name; it gets its own only if every byte has arrived."""
+        target = f"{job.root}/out/{path.name}"
+        part, final = shlex.quote(f"{job.root}/out/.{path.name}.part"), shlex.quote(target)
+
+        def feed(write: Write) -> None:
+            with path.open("rb") as file:
+                while piece := file.read(PIECE):
+                    write(piece)
+
+        size = path.stat().st_size
+        self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
+
+    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+        """One `checkpoint_uploader.py restore`: the instance is nearer to S3 than we are."""
+        words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
+        command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
+        result = self.shell.run(command, timeout_s=self.setup_timeout_s)
+        lines = result.stdout.decode(errors="replace").strip().splitlines()
+        if not result.ok or not lines:
+            return (), CommandError(
+                "checkpoint_uploader.py restore", result.exit_code, result.stderr.decode(errors="replace")
+            ).tail
+        answer = json.loads(lines[-1])
+        troubles = [f"{one['name']}: {one['reason']}" for one in answer["refused"]]
+        found = tuple(Output(**entry) for entry in answer["restored"])
+        return found, "; ".join([*troubles, *([answer["problem"]] if answer.get("problem") else [])])
+
+    def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
+        """`agent.py rekey`: made over there, pinned here, put in place, connected anew."""
+        public = str(self._agent(job_root, "rekey", job_root, "prepare")["public"])
+        pin(public)
+        self._agent(job_root, "rekey", job_root, "activate")
+        self.shell.trust(public)
+        self.renewed(public)
+        return public
+
+    def start(self, job: Job, setup: Setup) -> None:
+        """Hand the agent its job on standard input: the user's variables never stand on a command line or on a disk."""
+        env = dict(job.env)
+        where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
+        if job.is_bundled:
+            env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
+        words = {"{python}": setup.python, "{root}": where}
+        order = {
+            "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
+            "env": env,
+            "path_first": os.path.dirname(setup.python),
+            "owner_timeout_s": job.owner_timeout_s,
+            "stop_timeout_s": job.stop_timeout_s,
+            "metadata_poll_s": job.metadata_poll_s,
+            "time_limit_s": job.time_limit_s,
+            "idle_s": job.idle_s,
+            "s3": _place(job, setup),
+            "shutdown": ["sudo", "shutdown", "-h", "now"],
+        }
+        self._agent(job.root, "start", job.root, feed=lambda write: write(json.dumps(order).encode()))
+
+    @staticmethod
+    def _filled(word: str, words: Mapping[str, str]) -> str:
+        for name, value in words.items():
+            if word.startswith(name):
+                return value + word[len(name) :]
+        return word
+
+    # -- watching
+
+    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+        """One `agent.py status`."""
+        words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
+        raw = self._agent(job_root, "status", *words)
+        trainer, notice = raw["trainer"], raw["notice"]
+        return Look(
+            trainer=trainer["state"],
+            exit_code=trainer.get("exit_code"),
+            asked=bool(trainer.get("asked")),
+            notice_ends_at=_notice_time(notice, raw["now"]) if notice else None,
+            rebalance=raw["rebalance"],
+            ending=raw["ending"],
+            agent_alive=raw["agent_alive"],
+            metrics=raw["metrics"],
+            log=raw["log"],
+            cursor=Cursor(raw["metrics_offset"], raw["log_offset"]),
+            outputs=tuple(Output(**entry) for entry in raw["outputs"]),
+            stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
+            s3_trouble=raw.get("s3_problem", ""),
+            s3_done=raw.get("s3_done", False),
+            gpu=raw.get("gpu", {}),
+        )
+
+    def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
+        """Stream into `.part` (going on where an earlier try was cut), compare the digest, rename."""
+        part = part_path(destination, output.sha256)
+        offset = part.stat().st_size if part.exists() else 0
+        with part.open("ab") as file:
+            result = self.shell.run(
+                self._command(job_root, "read", job_root, output.name, str(offset)),
+                timeout_s=self.answer_timeout_s,
+                sink=file.write,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        if not result.ok or sha256_of(part) != output.sha256:
+            part.unlink()  # pruned or replaced while we read: the next look knows what there is now
+            return False
+        os.replace(part, destination)
+        sync_folder(destination.parent)
+        return True
+
+    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+        """One `agent.py rest`."""
+        return tuple(RestFile(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
+
+    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+        """One `agent.py pack`, unpacked here: plain files only, and none outside of the folder."""
+        names = json.dumps([file.name for file in files]).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as packed:
+
+            def feed(write: Write) -> None:
+                write(names)
+
+            command = self._command(job_root, "pack", job_root)
+            result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed, sink=packed.write)
+            if not result.ok:
+                raise CommandError("agent.py pack", result.exit_code, result.stderr.decode(errors="replace"))
+            packed.seek(0)
+            try:
+                _unpack(packed, folder.resolve())
+            except tarfile.TarError as error:
+                raise CommandError("agent.py pack", 0, f"what came is no whole tar: {error}") from None
+
+    def stop(self, job_root: str) -> None:
+        """Ask the agent to SIGTERM the trainer."""
+        self._agent(job_root, "stop", job_root)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.shell.close()
+
+    # -- speaking
+
+    def _command(self, root: str, verb: str, *words: str) -> str:
+        return shlex.join(["python3", f"{root}/bin/agent.py", verb, *words])
+
+    def _agent(self, root: str, verb: str, *words: str, feed: Any = None) -> dict[str, Any]:
+        command = self._command(root, verb, *words)
+        result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
+        if not result.ok:
+            raise CommandError(f"agent.py {verb}", result.exit_code, result.stderr.decode(errors="replace"))
+        with suppress(ValueError):
+            answer = json.loads(result.stdout)
+            if isinstance(answer, dict):
+                return answer
+        raise HostError(f"{self.shell.where}: agent.py {verb} gave no answer that can be read: {result.stdout[:80]!r}")
+
+    def _do(self, command: str, data: bytes | None = None, feed: Any = None) -> CommandResult:
+        if data is not None:
+            feed = lambda write: write(data)  # noqa: E731
+        result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
+        if not result.ok:
+            raise CommandError(command, result.exit_code, result.stderr.decode(errors="replace"))
+        return result
+
+
+def _unpack(packed: IO[bytes], folder: Path) -> None:
+    """Write the plain files of a tar below a folder; whatever else is in it, or points elsewhere, is left out."""
+    with tarfile.open(fileobj=packed) as tar:
+        for member in tar:
+            target = (folder / member.name).resolve()
+            content = tar.extractfile(member) if member.isfile() and target.is_relative_to(folder) else None
+            if content is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+
+
+def _place(job: Job, setup: Setup) -> dict[str, str] | None:
+    """Return where `checkpoint_uploader.py` carries checkpoints, and what runs it."""
+    if job.bucket is None:
+        return None
+    place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
+    return {**place, "python": setup.s3_python or "python3"}
+
+
+def _notice_time(notice: Mapping[str, Any], now: float) -> float:
+    """Return when AWS will end the instance (unix seconds); two minutes from now if the notice does not say."""
+    try:
+        return datetime.fromisoformat(str(notice["time"]).replace("Z", "+00:00")).timestamp()
+    except (KeyError, ValueError):
+        return now + 120.0
+
+
+__all__ = ["SshHost", "UnreachableError"]

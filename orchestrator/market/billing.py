@@ -1,0 +1,190 @@
+"""Pure: what AWS bills for each attempt, from the events alone.
+
+The instance: per second, 60 s at least; nothing for a spot instance that AWS interrupts within its first hour, all
+seconds of one that we end. Which spot price a second costs is a named rule, since AWS's own texts say two things:
+
+`hour-start`  the price in force at the start of each instance-hour, which is the default ("you will continue to pay
+              the Spot price that's in effect at the beginning of each instance-hour", AWS, November 2017)
+`in-effect`   the price in effect at each second ("You pay the Spot price that's in effect, billed to the nearest
+              second", AWS whitepaper "Leveraging Amazon EC2 Spot Instances at Scale")
+
+The volume: GB-months of gp3, per second of the month that it is, 60 s at least; also while the instance is free. The
+public IPv4 address: per hour, prorated. Data out: at list price; the account's first 100 GB a month are free, whoever
+uses them, so this part is an estimate on the high side.
+
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html
+https://aws.amazon.com/ebs/pricing/
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import ROUND_CEILING, Decimal
+from typing import Literal, get_args
+
+from orchestrator.errors import SpecError
+from orchestrator.market import catalog
+from orchestrator.runs.state import Attempt
+
+SpotRule = Literal["hour-start", "in-effect"]
+SPOT_RULES: tuple[str, ...] = get_args(SpotRule)
+DEFAULT_RULE: SpotRule = "hour-start"
+LEAST_BILLED_S = Decimal(60)
+HOUR_S = Decimal(3600)
+DAY_S = Decimal(86400)
+GB = Decimal(10**9)
+NOTHING = Decimal(0)
+
+
+@dataclass(frozen=True)
+class Billed:
+    """What one attempt cost, in its parts.
+
+    `is_estimate` is true while the instance runs, and where a price was not to be had. Data out is an estimate always.
+    """
+
+    instance_usd: Decimal
+    volume_usd: Decimal
+    address_usd: Decimal
+    data_out_usd: Decimal
+    on_demand_usd: Decimal | None  # all of the above, had the instance been on-demand for as long; None: price unknown
+    seconds: Decimal  # billed for the instance, not elapsed
+    is_free: bool  # the instance; its volume and address never are
+    is_estimate: bool
+
+    @property
+    def usd(self) -> Decimal:
+        """The sum of the parts."""
+        return self.instance_usd + self.beside_usd
+
+    @property
+    def beside_usd(self) -> Decimal:
+        """What is billed beside the instance."""
+        return self.volume_usd + self.address_usd + self.data_out_usd
+
+
+def is_free(attempt: Attempt) -> bool:
+    """Return whether AWS interrupted a spot instance within its first hour: then nothing is billed for it."""
+    if attempt.market != "spot" or attempt.ended_at is None or attempt.ended_by != "aws":
+        return False
+    by_interruption = attempt.end_reason.startswith("Server.Spot") or attempt.noticed_ends_at is not None
+    return by_interruption and attempt.ended_at - attempt.started_at < float(HOUR_S)
+
+
+def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
+    """Return what an attempt is billed up to its end or, as an estimate, up to `now` (unix seconds)."""
+    elapsed_s = _elapsed_s(attempt, now)
+    billed_s = max(elapsed_s, LEAST_BILLED_S)
+    volume_usd, address_usd, data_out_usd, is_known = _beside(attempt, billed_s)
+    beside_usd = volume_usd + address_usd + data_out_usd
+    free = is_free(attempt)
+    instance_usd, has_all_prices = (NOTHING, True) if free else _instance(attempt, billed_s, rule)
+    on_demand = on_demand_usd_h(attempt)
+    return Billed(
+        instance_usd=instance_usd,
+        volume_usd=volume_usd,
+        address_usd=address_usd,
+        data_out_usd=data_out_usd,
+        on_demand_usd=None if on_demand is None else on_demand * billed_s / HOUR_S + beside_usd,
+        seconds=NOTHING if free else billed_s,
+        is_free=free,
+        is_estimate=attempt.ended_at is None or not (has_all_prices and is_known),
+    )
+
+
+def total_usd(attempts: Iterable[Attempt], now: float, rule: SpotRule = DEFAULT_RULE) -> Decimal:
+    """Return the sum over the attempts."""
+    return sum((bill(attempt, now, rule).usd for attempt in attempts), NOTHING)
+
+
+def on_demand_usd_h(attempt: Attempt) -> Decimal | None:
+    """Return the on-demand price of the attempt's type in its region; None if it is not known."""
+    if attempt.market == "on-demand":
+        return _decimal(attempt.price_usd_h)
+    try:
+        price = catalog.find(attempt.instance_type).on_demand_usd_h.get(attempt.region)
+    except SpecError:
+        return None  # of a newer version's catalog
+    return None if price is None else _decimal(price)
+
+
+def beside_usd_h(region: str, disk_gib: float, public_addresses: int) -> Decimal:
+    """Return what an hour costs beside the instance at most: in the shortest month. Data out is not in it."""
+    found = catalog.charges(region)
+    if found is None:
+        return NOTHING
+    volume = found.gp3_usd_gb_month * _decimal(disk_gib) * HOUR_S / (DAY_S * 28)
+    return volume + found.public_ipv4_usd_h * public_addresses
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(str(value))
+
+
+def _elapsed_s(attempt: Attempt, now: float) -> Decimal:
+    """Return the seconds from start to end, a begun one counted whole; none if a clock went back."""
+    ended_at = attempt.ended_at if attempt.ended_at is not None else now
+    elapsed_s = _decimal(ended_at) - _decimal(attempt.started_at)
+    return max(elapsed_s, NOTHING).to_integral_value(ROUND_CEILING)
+
+
+def _instance(attempt: Attempt, billed_s: Decimal, rule: SpotRule) -> tuple[Decimal, bool]:
+    """Return (dollars, whether every price was known)."""
+    if attempt.market != "spot":
+        return _decimal(attempt.price_usd_h) * billed_s / HOUR_S, True
+    spans = _by_hour(attempt, billed_s) if rule == "hour-start" else _by_change(attempt, billed_s)
+    usd, is_known = NOTHING, True
+    for seconds, price in spans:
+        is_known = is_known and price is not None
+        usd += _decimal(attempt.price_usd_h if price is None else price) * seconds / HOUR_S
+    return usd, is_known
+
+
+def _by_hour(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, float | None]]:
+    """Yield (seconds, price at the start of their instance-hour)."""
+    hour, left_s = 0, billed_s
+    while left_s > 0:
+        seconds = min(left_s, HOUR_S)
+        yield seconds, attempt.prices_usd_h.get(hour)
+        left_s -= seconds
+        hour += 1
+
+
+def _by_change(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, float | None]]:
+    """Yield (seconds, price in effect during them)."""
+    start = _decimal(attempt.started_at)
+    end = start + billed_s
+    changes = sorted((_decimal(at), price) for at, price in attempt.price_changes.items() if _decimal(at) < end)
+    before = [price for at, price in changes if at <= start]
+    moment, price = start, before[-1] if before else None
+    for at, later in changes:
+        if at > start:
+            yield at - moment, price
+            moment, price = at, later
+    yield end - moment, price
+
+
+def _beside(attempt: Attempt, billed_s: Decimal) -> tuple[Decimal, Decimal, Decimal, bool]:
+    """Return (volume, address, data out, whether the region's prices are known)."""
+    found = catalog.charges(attempt.region)
+    if found is None:
+        return NOTHING, NOTHING, NOTHING, not (attempt.disk_gib or attempt.public_addresses or attempt.pulled_bytes)
+    months = sum((seconds / month_s for seconds, month_s in _by_month(attempt.started_at, billed_s)), NOTHING)
+    volume = found.gp3_usd_gb_month * _decimal(attempt.disk_gib) * months if attempt.disk_gib else NOTHING
+    address = found.public_ipv4_usd_h * attempt.public_addresses * billed_s / HOUR_S
+    return volume, address, found.data_out_usd_gb * attempt.pulled_bytes / GB, True
+
+
+def _by_month(start: float, seconds: Decimal) -> Iterator[tuple[Decimal, Decimal]]:
+    """Yield (seconds, length of their month in seconds, UTC): a GB-month is another length in each month."""
+    moment, end = _decimal(start), _decimal(start) + seconds
+    while moment < end:
+        date = datetime.fromtimestamp(float(moment), tz=timezone.utc)
+        days = calendar.monthrange(date.year, date.month)[1]
+        first = Decimal(calendar.timegm((date.year, date.month, 1, 0, 0, 0)))
+        until = min(end, first + days * DAY_S)
+        yield until - moment, days * DAY_S
+        moment = until

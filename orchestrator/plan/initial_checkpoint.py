@@ -1,0 +1,163 @@
+"""`launch --from`: a new run that begins with a checkpoint of another one, from a file or from S3.
+
+So a run goes on whose laptop is gone, or which is to train for longer. Before anything is rented the checkpoint is
+here, and is known to fit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import network_mismatch, peek
+from model.errors import CheckpointError
+from orchestrator.clock import SystemClock
+from orchestrator.errors import SpecError
+from orchestrator.plan.storage import s3_files
+from orchestrator.runs.events import CheckpointPulled
+from orchestrator.runs.files import sha256_of, sync_folder
+from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.outputs import CHECKPOINT_NAME
+from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec
+from orchestrator.runs.store import RunStore
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint that is on this machine."""
+
+    path: Path
+    name: str
+    step: int
+    is_ours: bool  # a copy that was made for this launch, and may be moved
+
+
+def local(text: str, spec: RunSpec) -> Start | None:
+    """Find the checkpoint that `--from` names; None if it is in S3.
+
+    Raises:
+        SpecError: there is none, or it does not fit the run.
+    """
+    if text.startswith("s3://"):
+        _place(text)
+        return None
+    start = _local(text)
+    _check(start, spec)
+    return start
+
+
+def fetched(text: str, spec: RunSpec, home: Path) -> Start:
+    """Fetch the checkpoint that `--from` names in S3.
+
+    Raises:
+        SpecError: there is none, or it does not fit the run.
+        CloudError: S3 does not answer.
+    """
+    start = _fetched(text, spec, home)
+    try:
+        _check(start, spec)
+    except SpecError:
+        discard(start)
+        raise
+    return start
+
+
+def discard(start: Start | None) -> None:
+    """Remove what was fetched for a launch that does not come about."""
+    if start is not None and start.is_ours:
+        shutil.rmtree(start.path.parent, ignore_errors=True)
+
+
+def adopt(store: RunStore, start: Start) -> None:
+    """Make it the first checkpoint of a run, as if attempt 0 had brought it home.
+
+    Raises:
+        SpecError: it cannot be copied.
+    """
+    target = store.checkpoints / start.name
+    try:
+        if start.is_ours:
+            os.replace(start.path, target)
+            discard(start)
+        else:
+            part = target.with_name(f".{target.name}.part")
+            shutil.copyfile(start.path, part)
+            os.replace(part, target)
+        sync_folder(store.checkpoints)
+        digest, size = sha256_of(target), target.stat().st_size
+    except OSError as error:
+        raise SpecError(f"--from: cannot copy {start.name} to {store.checkpoints}: {error.strerror}") from None
+    store.append(
+        CheckpointPulled(
+            at=SystemClock().now(), attempt=0, step=start.step, name=start.name, sha256=digest, size_bytes=size
+        )
+    )
+
+
+def _local(text: str) -> Start:
+    path = Path(text).expanduser()
+    if not path.exists() and NAME_GRAMMAR.fullmatch(text):
+        run = RunStore(home_from_environment(), text).folder
+        path = run if run.is_dir() else path
+    if path.is_dir():
+        inside = path / "checkpoints"  # of a run's folder
+        folder = inside if inside.is_dir() else path
+        found = [(int(m[1]), p) for p in folder.iterdir() if (m := CHECKPOINT_NAME.fullmatch(p.name))]
+        if not found:
+            raise SpecError(f"--from: there is no checkpoint-<step>.pt in {folder}; give a file, or a run's folder")
+        path = max(found)[1]
+    if not path.is_file():
+        raise SpecError(
+            f"--from: there is no {path}; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
+        )
+    match = CHECKPOINT_NAME.fullmatch(path.name)
+    if match is None:
+        raise SpecError(f"--from: {path.name} does not say its step; a checkpoint is called checkpoint-<step>.pt")
+    return Start(path, path.name, int(match[1]), is_ours=False)
+
+
+def _place(text: str) -> tuple[str, str]:
+    """Return (bucket, prefix)."""
+    place = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(\S+?)/*", text)
+    if place is None:
+        raise SpecError(f"--from: {text!r} is no place in S3; give s3://BUCKET/PREFIX of a run, or of a checkpoint")
+    return place[1], place[2]
+
+
+def _fetched(text: str, spec: RunSpec, home: Path) -> Start:
+    bucket, prefix = _place(text)
+    files = s3_files(spec, home, bucket)
+    files.check("--from")
+    found = files.newest_below(prefix)
+    if found is None:
+        raise SpecError(f"--from: there is no checkpoint below {text}")
+    key, output = found
+    folder = Path(tempfile.mkdtemp(prefix=".from-", dir=home))
+    if not files.fetch(output, folder / output.name, key=key):
+        shutil.rmtree(folder)
+        raise SpecError(f"--from: s3://{bucket}/{key} is not what its digest says: damaged; give an earlier one")
+    return Start(folder / output.name, output.name, output.step, is_ours=True)
+
+
+def _check(start: Start, spec: RunSpec) -> None:
+    """Refuse what the trainer would refuse, before anything is billed."""
+    if spec.trainer is None:
+        return
+    try:
+        peeked = peek(start.path)
+    except CheckpointError as error:
+        raise SpecError(f"--from: {error}") from None
+    if peeked.step != start.step:
+        raise SpecError(f"--from: {start.name} is the checkpoint of step {peeked.step} under another name; rename it")
+    problem = network_mismatch(peeked.config, spec.trainer)
+    if problem is not None:
+        raise SpecError(f"--from: {start.name} is of another network: {problem}")
+    if start.step >= spec.trainer.steps:
+        raise SpecError(
+            f"--from: {start.name} has {start.step} steps done, and --steps is {spec.trainer.steps}: nothing is left "
+            "to train; give more steps"
+        )

@@ -1,0 +1,162 @@
+"""From a spec to a plan: which pools are offered, at what price, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.base import Cloud, Image, Network
+from orchestrator.cloud.connect import EMBEDDED_REGION, EMBEDDED_TITLE
+from orchestrator.errors import SpecError
+from orchestrator.market import catalog, offers
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.plan.job import torch_has_kernels
+from orchestrator.plan.requests import Plan
+from orchestrator.report.records import records_of, workload_of
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.store import RunStore
+
+
+def make_plan(
+    spec: RunSpec,
+    cloud: Cloud,
+    home_id: str,
+    born_at: float | None = None,
+    *,
+    images_per_s: Mapping[str, float] | None = None,
+) -> Plan:
+    """Ask for offerings and prices, and return the plan.
+
+    Args:
+        spec: what is asked for.
+        cloud: whom to ask.
+        home_id: of this home, for the tags.
+        born_at: when the run was created; None for one that is about to be.
+        images_per_s: measured by instance type, see `measured_speeds`: then value counts, not price.
+
+    Raises:
+        SpecError: there is nothing to offer; the message says why.
+    """
+    if not spec.is_embedded:
+        refuse_retired(spec)
+        _refuse_without_kernels(spec)
+    pools = cloud.offerings(spec.instances)
+    if not pools and spec.is_embedded:
+        raise _not_recorded(spec)
+    unknown = [pool for pool in pools if offers.recorded_usd_h(pool) is None]
+    listed = cloud.on_demand_prices(unknown) if unknown else {}
+    if spec.market == "spot":
+        prices = cloud.spot_prices(pools)
+        ranked = offers.spot_offers(pools, prices, spec.max_price_usd_h, listed)
+    else:
+        prices = {}
+        ranked = offers.on_demand_offers(pools, listed)
+    if born_at is None:
+        spec = _bounded(spec, ranked, listed)
+    if not ranked:
+        raise offers.explain_none(
+            instance_types=spec.instances,
+            market=spec.market,
+            max_price_usd_h=spec.max_price_usd_h,
+            regions=spec.regions,
+            pools=pools,
+            prices=prices,
+        )
+    regions = {offer.pool.region for offer in ranked}
+    networks = {region: cloud.network(region, spec.subnets) for region in regions}
+    ranked = [offer for offer in ranked if _is_reachable(offer, networks[offer.pool.region])]
+    if not ranked:
+        zones = ", ".join(zone for network in networks.values() for zone in (*network.subnets, *network.zones))
+        raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
+    ranked = offers.ranked_by_value(ranked, images_per_s or {})
+    images = {region: cloud.image(region, spec.ami) for region in regions}
+    if not spec.is_embedded:
+        _refuse_unsupported(spec, images.values())
+    born_at = SystemClock().now() if born_at is None else born_at
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {})
+
+
+def _not_recorded(spec: RunSpec) -> SpecError:
+    """Return why the embedded cloud does not have it: it offers what a price was recorded of."""
+    return SpecError(
+        f"--instance: the embedded cloud has no price of {', '.join(spec.instances)} in {', '.join(spec.regions)}; "
+        f"it has one of every type in {EMBEDDED_REGION}"
+    )
+
+
+def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> RunSpec:
+    """Return a spec whose budget can be kept: a spot hour may become as dear as on-demand, so that must be known.
+
+    Where it is not recorded, the price list's becomes the request's MaxPrice: what EC2 takes for it anyway.
+
+    Raises:
+        SpecError: the price list does not say either.
+    """
+    unknown = [offer.pool for offer in ranked if offers.recorded_usd_h(offer.pool) is None]
+    if spec.limits.budget_usd is None or spec.market != "spot" or spec.max_price_usd_h is not None or not unknown:
+        return spec
+    caps = [offers.recorded_usd_h(offer.pool) or listed.get(offer.pool) for offer in ranked]
+    if not all(caps):
+        raise SpecError(
+            f"--budget: how dear a spot hour of {unknown[0].instance_type} may become in {unknown[0].region} is "
+            "neither recorded nor to be had of the price list; add --max-price USD, and the budget will be kept"
+        )
+    return spec.model_copy(update={"max_price_usd_h": Decimal(str(max(cap for cap in caps if cap)))})
+
+
+def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
+    """Return images/s by instance type, from runs of the same workload on AWS; a choice of one type needs none.
+
+    The embedded cloud's throughput is this machine's and says nothing about any type.
+    """
+    if spec.is_embedded or len(spec.instances) < 2:
+        return {}
+    wanted, found = workload_of(spec).name, {}
+    for record in records_of(RunStore.all(home), SystemClock().now()):
+        if record.row.workload == wanted and record.row.cloud != EMBEDDED_TITLE:
+            for attempt in record.row.attempts:
+                if attempt.images_per_s:
+                    found[attempt.instance_type] = attempt.images_per_s  # the latest counts
+    return found
+
+
+def _is_reachable(offer: Offer, network: Network) -> bool:
+    if network.subnets:
+        return offer.pool.zone in network.subnets
+    return not network.zones or offer.pool.zone in network.zones
+
+
+def refuse_retired(spec: RunSpec) -> None:
+    """Raise SpecError for a type that AWS no longer rents, with what to take instead."""
+    for name in spec.instances:
+        known = catalog.find(name)
+        if known.is_retired:
+            raise SpecError(
+                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
+                f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+            )
+
+
+def _refuse_unsupported(spec: RunSpec, images: Iterable[Image]) -> None:
+    for image in images:
+        for name in spec.instances:
+            family = name.partition(".")[0]
+            if image.families and family not in image.families:
+                raise SpecError(
+                    f"--instance: the driver of {image.image_id} ({image.name}) does not support {family}; it does "
+                    f"{', '.join(image.families)}. Name an image that does with --ami"
+                )
+
+
+def _refuse_without_kernels(spec: RunSpec) -> None:
+    if spec.trainer is None or spec.allow_cpu:
+        return
+    for name in spec.instances:
+        known = catalog.find(name)
+        if not torch_has_kernels(known.compute_capability):
+            raise SpecError(
+                f"--instance: no torch build has kernels for {name}'s {known.gpu} (compute capability "
+                f"{known.compute_capability}); choose another type, or insist on its CPU with --allow-cpu"
+            )

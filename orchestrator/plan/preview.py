@@ -1,0 +1,143 @@
+"""The plan as a person or a program reads it: offers, requests, files; nothing is created."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cloud.base import Call
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.errors import CloudError
+from orchestrator.formatting import WIDTH, counted, price, table
+from orchestrator.host import sync
+from orchestrator.market import catalog
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
+from orchestrator.runs.home import home_id
+from orchestrator.runs.spec import RunSpec
+
+MOST_OFFERS_SHOWN = 12
+
+
+def offer_rows(ranked: Sequence[Offer]) -> str:
+    """Return the table of offers, the first tried on top."""
+    rows = []
+    for place, offer in enumerate(ranked[:MOST_OFFERS_SHOWN], 1):
+        known = catalog.find(offer.pool.instance_type)
+        gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
+        rows.append([str(place), known.name, gpu, offer.pool.zone, price(offer.price_usd_h), offer.source])
+    rate = f"{ranked[0].market.upper()} $/H"  # a launch is of one market
+    return table(["#", "TYPE", "GPU", "ZONE", rate, "PRICE FROM"], rows, right=f"# {rate}")
+
+
+def tree_json(tree: sync.Tree) -> dict[str, Any]:
+    """Return what would be sent."""
+    return {"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}
+
+
+def tree_text(tree: sync.Tree) -> str:
+    """Return the same for people, a file a line."""
+    size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
+    return "\n".join([*tree.files, size])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a launch would do; nothing of it is done."""
+
+    plan: Plan
+    title: str  # of the cloud
+    cidr: str  # our address as the world sees it
+    tree: sync.Tree
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs; `requests` are what would be sent, in that order."""
+        low, high = cost_ceiling(self.plan.offers)
+        return {
+            "run": self.plan.spec.run,
+            "cloud": self.title,
+            "dry_run": True,
+            "requests": [_call_json(call) for call in self.plan.calls(self.cidr)],
+            "offers": [_offer_json(offer) for offer in self.plan.offers],
+            "sync": {"files": len(self.tree.files), "bytes": self.tree.size_bytes()},
+            "estimated_usd_h": [low, high],
+            "notes": unused_gpus(self.plan),
+        }
+
+    def as_text(self) -> str:
+        """Return it for people, within 80 columns but for the requests."""
+        spec, tree = self.plan.spec, self.tree
+        low, high = cost_ceiling(self.plan.offers)
+        lines = [f"Plan for {spec.run} on {self.title}; nothing is created.\n", offer_rows(self.plan.offers)]
+        order = "Requests, in this order; a RunInstances only if the one before it found no capacity:"
+        lines += ["", filled(order)]
+        for index, call in enumerate(self.plan.calls(self.cidr), 1):
+            lines.append(f"{index}. {call.operation} ({call.region})")
+            lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
+        size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
+        texts = [] if spec.is_embedded else [
+            "Where the image has no torch it is installed there: 2 to 3 GB, minutes that are billed."
+        ]  # fmt: skip
+        if spec.bucket:
+            place = f"s3://{spec.bucket}/"
+            texts.append(f"Checkpoints also go to {place}, by the role of the instance profile (pixel-orch setup).")
+        texts.append(f"Then: sync {size}, train, pull checkpoints, terminate, delete the security group.")
+        texts.append(
+            f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report)."
+        )
+        for text in (*texts, *unused_gpus(self.plan)):
+            lines += ["", filled(text)]
+        return "\n".join(lines)
+
+
+def draft(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree) -> Draft:
+    """Ask for prices, image and address, and return what a launch would do.
+
+    The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
+    """
+    with cloud_of(spec, cloud_home) as cloud:
+        plan = make_plan(spec, cloud, home_id(home, write=False))
+        cidr = OWN_ADDRESS
+        if spec.ssh_cidr is None:
+            with suppress(CloudError):  # no way to the internet but to AWS: the placeholder says what will be asked for
+                cidr = cloud.caller_cidr()
+        return Draft(plan, cloud.title, cidr, tree)
+
+
+def unused_gpus(plan: Plan) -> list[str]:
+    """Return a line that names the machines of which the bundled trainer leaves GPUs idle, if there are any."""
+    if plan.spec.trainer is None:
+        return []
+    names = dict.fromkeys(offer.pool.instance_type for offer in plan.offers)
+    several = [known for known in map(catalog.find, names) if known.gpus > 1]
+    if not several:
+        return []
+    told = ", ".join(f"{known.name} has {known.gpus}" for known in several)
+    return [f"The bundled trainer uses one GPU: {told}, and all of them are billed."]
+
+
+def filled(text: str) -> str:
+    """Return prose broken at 80 columns."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _call_json(call: Call) -> dict[str, Any]:
+    return {"operation": call.operation, "region": call.region, "parameters": dict(call.parameters)}
+
+
+def _offer_json(offer: Offer) -> dict[str, Any]:
+    pool: Pool = offer.pool
+    return {
+        "instance_type": pool.instance_type,
+        "zone": pool.zone,
+        "region": pool.region,
+        "market": offer.market,
+        "price_usd_h": offer.price_usd_h,
+        "price_from": offer.source,
+    }

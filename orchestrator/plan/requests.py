@@ -1,0 +1,245 @@
+"""Pure: what was asked for, plus offers, gives the exact requests.
+
+A dry run is this, printed; a launch is this, sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Network, admission
+from orchestrator.market.pools import Offer
+from orchestrator.runs.spec import RunSpec
+
+LATER_GROUP = "<the security group made above>"
+OWN_ADDRESS = "<this machine's address>"
+LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
+NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch will do: the offers in the order in which they are tried, and what is the same for all of them."""
+
+    spec: RunSpec
+    offers: tuple[Offer, ...]
+    images: Mapping[str, Image]  # by region
+    born_at: float  # tells two runs of one name apart
+    home_id: str
+    networks: Mapping[str, Network] = field(default_factory=dict)  # by region
+    images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
+
+    def login_user(self, region: str) -> str:
+        """Return who logs in on the image of that region."""
+        return self.spec.login_user or self.images.get(region, Image("")).login_user
+
+    def disk_gib(self, region: str) -> int:
+        """Return the size of the root disk: what was asked for, but not less than the image needs."""
+        return max(self.spec.disk_gib, self.images.get(region, Image("")).least_disk_gib)
+
+    def door(self, region: str) -> Call:
+        """Return the request for the security group. Its one rule admits SSH from the caller's address."""
+        parameters: dict[str, Any] = {
+            "GroupName": f"pixel-orch-{self.spec.run}",
+            "Description": "pixel-orch: SSH from the caller only",
+            "TagSpecifications": [{"ResourceType": "security-group", "Tags": self._tags()}],
+        }
+        if self._network(region).vpc_id:
+            parameters["VpcId"] = self._network(region).vpc_id
+        return Call("CreateSecurityGroup", region, parameters)
+
+    def client_token(self, offer: Offer, attempt: int, turn: int) -> str:
+        """Return the token of one request: the same for a repetition of it, another for any other."""
+        pool = offer.pool
+        text = f"{self.home_id}|{self.spec.run}|{self.born_at}|{attempt}|{pool}|{offer.market}|{turn}"
+        return "po-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+
+    def launch(self, offer: Offer, attempt: int, turn: int, group: str, user_data: str) -> Call:
+        """Return the RunInstances request for one offer."""
+        parameters: dict[str, Any] = {
+            "InstanceType": offer.pool.instance_type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "ClientToken": self.client_token(offer, attempt, turn),
+            **self._common(offer.pool.region, attempt, group, user_data),
+            "TagSpecifications": self._tag_specifications(attempt),
+        }
+        subnet = self._network(offer.pool.region).subnets.get(offer.pool.zone)
+        if subnet is None:
+            parameters["Placement"] = {"AvailabilityZone": offer.pool.zone}
+        elif "NetworkInterfaces" in parameters:
+            parameters["NetworkInterfaces"][0]["SubnetId"] = subnet
+        else:
+            parameters["SubnetId"] = subnet
+        if offer.market == "spot":
+            options: dict[str, Any] = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+            if self.spec.max_price_usd_h is not None:
+                options["MaxPrice"] = str(self.spec.max_price_usd_h)
+            parameters["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
+        return Call("RunInstances", offer.pool.region, parameters)
+
+    def fleet(self, offers: Sequence[Offer], attempt: int, turn: int, group: str, user_data: str) -> tuple[Call, Call]:
+        """Return (CreateLaunchTemplate, CreateFleet) for offers of one region and market: EC2 chooses among them.
+
+        `instant` answers at once, with what it started and with what each pool refused; a fleet of this type needs no
+        deleting (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instant-fleet.html).
+        """
+        region, market = offers[0].pool.region, offers[0].market
+        name = f"pixel-orch-{self.spec.run}-{attempt}-{turn}"
+        common = self._common(region, attempt, group, user_data)
+        common["UserData"] = base64.b64encode(user_data.encode()).decode()  # RunInstances encodes it by itself
+        template = Call(
+            "CreateLaunchTemplate",
+            region,
+            {
+                "LaunchTemplateName": name,
+                "LaunchTemplateData": {**common, "TagSpecifications": self._tag_specifications(attempt)},
+                "TagSpecifications": [{"ResourceType": "launch-template", "Tags": self._tags(attempt)}],
+            },
+        )
+        config = {
+            "LaunchTemplateSpecification": {"LaunchTemplateName": name, "Version": "$Latest"},
+            "Overrides": [self._override(offer) for offer in offers],
+        }
+        parameters: dict[str, Any] = {
+            "Type": "instant",
+            "ClientToken": self.fleet_token(region, market, attempt, turn),
+            "LaunchTemplateConfigs": [config],
+            "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": market},
+            "TagSpecifications": [{"ResourceType": "fleet", "Tags": self._tags(attempt)}],
+        }
+        if market == "spot":
+            parameters["SpotOptions"] = {
+                "AllocationStrategy": "price-capacity-optimized",
+                "InstanceInterruptionBehavior": "terminate",
+            }
+        else:
+            parameters["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
+        return template, Call("CreateFleet", region, parameters)
+
+    def _override(self, offer: Offer) -> dict[str, Any]:
+        override: dict[str, Any] = {"InstanceType": offer.pool.instance_type}
+        subnet = self._network(offer.pool.region).subnets.get(offer.pool.zone)
+        if subnet is None:
+            override["AvailabilityZone"] = offer.pool.zone
+        else:
+            override["SubnetId"] = subnet
+        if offer.market == "spot" and self.spec.max_price_usd_h is not None:
+            override["MaxPrice"] = str(self.spec.max_price_usd_h)
+        return override
+
+    def fleet_token(self, region: str, market: str, attempt: int, turn: int) -> str:
+        """Return the token of one CreateFleet."""
+        text = f"{self.home_id}|{self.spec.run}|{self.born_at}|{attempt}|{region}|{market}|fleet|{turn}"
+        return "po-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+
+    def _common(self, region: str, attempt: int, group: str, user_data: str) -> dict[str, Any]:
+        image = self.images.get(region, Image("<the Deep Learning AMI>"))
+        common: dict[str, Any] = {
+            "ImageId": image.image_id,
+            "UserData": user_data,
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            # IMDSv2 only: a request forged by a server-side program on the instance cannot read the role's credentials.
+            "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
+            "BlockDeviceMappings": [
+                {
+                    "DeviceName": image.root_device,
+                    "Ebs": {
+                        "VolumeSize": self.disk_gib(region),
+                        "VolumeType": "gp3",
+                        "Encrypted": True,
+                        "DeleteOnTermination": True,
+                    },
+                }
+            ],
+        }
+        if self.spec.instance_profile is not None:
+            common["IamInstanceProfile"] = {"Name": self.spec.instance_profile}
+        if self.spec.is_private or self._network(region).subnets:  # only a default subnet gives an address by itself
+            is_public = not self.spec.is_private
+            interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": is_public, "Groups": [group]}
+            return {**common, "NetworkInterfaces": [interface]}
+        return {**common, "SecurityGroupIds": [group]}
+
+    def _tag_specifications(self, attempt: int) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": self._tags(attempt)} for kind in ("instance", "volume")]
+
+    def _network(self, region: str) -> Network:
+        return self.networks.get(region, Network())
+
+    def calls(self, cidr: str = OWN_ADDRESS) -> list[Call]:
+        """Return the requests of a first attempt in the order in which they are sent.
+
+        A launch is sent only if the one before it found no capacity.
+        What only reads is not among them.
+
+        Args:
+            cidr: our address as the world sees it; admitted unless the spec says who else.
+        """
+        regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
+        doors: list[Call] = []
+        for region in regions:
+            doors.append(self.door(region))
+            admitted = self.spec.ssh_cidr or cidr
+            if admitted != NOBODY:
+                doors.append(admission(region, LATER_GROUP, admitted))
+        if self.spec.strategy == "price":
+            return doors + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
+        fleets: list[Call] = []
+        for region in regions:
+            there = [offer for offer in self.offers if offer.pool.region == region]
+            template, fleet = self.fleet(there, 1, 1, LATER_GROUP, LATER_USER_DATA)
+            template.parameters["LaunchTemplateData"]["UserData"] = LATER_USER_DATA
+            name = {"LaunchTemplateName": template.parameters["LaunchTemplateName"]}
+            fleets += [template, fleet, Call("DeleteLaunchTemplate", region, name)]
+        return doors + fleets
+
+    def _tags(self, attempt: int | None = None) -> list[dict[str, str]]:
+        tags = {
+            **self.spec.tags,
+            MANAGED_TAG: "true",
+            RUN_TAG: self.spec.run,
+            OWNER_TAG: self.home_id,
+            "Name": f"pixel-orch-{self.spec.run}",
+        }
+        if attempt is not None:
+            tags[ATTEMPT_TAG] = str(attempt)
+        return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def user_data(
+    host_key_private: str, host_key_public: str, authorized_key: str, alone_min: int, most_min: int = 0
+) -> str:
+    """Return the cloud-config of one instance.
+
+    The host key is made by us, so that it is known before the first connection; it is the one secret that user-data
+    holds. The guard (`infra/instance/guard.sh`) ends the machine should we die before the agent runs, or the agent
+    later.
+
+    Args:
+        host_key_private: in OpenSSH's form.
+        host_key_public: its public half.
+        authorized_key: who may log in.
+        alone_min: after so many minutes nobody need have asked for the machine to go on.
+        most_min: after so many it ends even if a long set-up asked for more; 0: there is no such limit.
+    """
+    guard = resources.files("infra.instance").joinpath("guard.sh").read_text()
+    config = {
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": host_key_private, "ed25519_public": host_key_public},
+        "ssh_authorized_keys": [authorized_key],
+        "bootcmd": [["sh", "-c", guard, "pixel-orch-guard", str(alone_min), str(most_min)]],
+    }
+    return "#cloud-config\n" + json.dumps(config)
+
+
+def cost_ceiling(offers: Sequence[Offer]) -> tuple[float, float]:
+    """Return the lowest and the highest price per hour among the offers."""
+    prices = [offer.price_usd_h for offer in offers]
+    return min(prices), max(prices)

@@ -1,0 +1,284 @@
+"""Checks of single settings; each complaint is one line that names the flag and the remedy."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from model.config import REGISTRY, TrainConfig, checked
+from model.errors import DataError
+from orchestrator.errors import SpecError
+from orchestrator.market import catalog
+
+BUCKET_GRAMMAR = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+
+PROFILE_GRAMMAR = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
+
+ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
+
+
+def check_instances(text: str) -> tuple[str, ...]:
+    """Split `a,b,c` into known instance types, in the order given.
+
+    Raises:
+        SpecError: it is empty, or names a type that the catalog does not know.
+    """
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge")
+    return tuple(dict.fromkeys(catalog.find(name).name for name in names))
+
+
+def check_price(text: str | float, *, flag: str = "--max-price") -> Decimal:
+    """Return dollars per hour as a decimal.
+
+    Raises:
+        SpecError: it is no number, not finite, or not above EC2's least price.
+    """
+    try:
+        price = Decimal(str(text))
+    except InvalidOperation:
+        raise SpecError(f"{flag}: {text!r} is no price; give dollars per hour, for example {flag} 0.35") from None
+    if not price.is_finite() or price <= LOWEST_MAX_PRICE_USD_H:
+        raise SpecError(f"{flag}: {text} is no price; give dollars per hour above {LOWEST_MAX_PRICE_USD_H}")
+    return price
+
+
+def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
+    """Return a number above zero as a decimal.
+
+    Raises:
+        SpecError: it is none.
+    """
+    try:
+        amount = Decimal(str(text))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount <= 0:
+        what = "above zero" if amount.is_finite() else "a number"
+        raise SpecError(f"{flag}: {text!r} is not {what}; write for example {flag} {example}")
+    return amount
+
+
+def check_cidr(text: str | None) -> str | None:
+    """Return who may connect by SSH, as a network in CIDR form, or "none".
+
+    Raises:
+        SpecError: it is no IPv4 network, or it is the whole internet.
+    """
+    if text is None or text == "none":
+        return text
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise SpecError(f"--ssh-cidr: {text!r} is no network; write for example --ssh-cidr 203.0.113.7/32") from None
+    if network.version != 4:
+        raise SpecError(f"--ssh-cidr: {text} is IPv6, which the security group's rule does not take; give an IPv4 one")
+    if network.prefixlen < 8:
+        raise SpecError(f"--ssh-cidr: {text} lets half the internet knock; give your own network")
+    return str(network)
+
+
+def check_disk(size_gib: int) -> int:
+    """Return the size of the root disk in GiB.
+
+    Raises:
+        SpecError: it is none that gp3 has.
+    """
+    if 8 <= size_gib <= 16384:
+        return size_gib
+    raise SpecError(f"--disk-size: {size_gib} GiB is no size of a gp3 disk; give 8 to 16384")
+
+
+def check_key(path_text: str | None) -> str | None:
+    """Return the absolute path of a private key of the user's own.
+
+    Raises:
+        SpecError: there is no such file.
+    """
+    if path_text is None:
+        return None
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise SpecError(f"--key: {path_text} is not a file; give a private key, or leave --key out and one is made")
+    return str(path)
+
+
+def check_subnets(names: Sequence[str]) -> tuple[str, ...]:
+    """Return subnet ids.
+
+    Raises:
+        SpecError: one is none.
+    """
+    for name in names:
+        if not re.fullmatch(r"subnet-[0-9a-f]{8,17}", name):
+            raise SpecError(f"--subnet: {name!r} is no subnet id; they look like subnet-0123456789abcdef0")
+    return tuple(dict.fromkeys(names))
+
+
+def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags for whatever is created.
+
+    Raises:
+        SpecError: AWS would refuse one, or it is ours (https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html).
+    """
+    for key, value in tags.items():
+        if not key or len(key) > 128 or len(value) > 256:
+            raise SpecError(f"--tag: {key[:40]!r}: a key has 1 to 128 characters, a value up to 256")
+        if key.lower().startswith(("aws:", "pixel-orch")):
+            raise SpecError(f"--tag: {key} is reserved; choose another key")
+    if len(tags) > 40:
+        raise SpecError(f"--tag: {len(tags)} tags are too many; EC2 takes 50, and 5 are ours: give up to 40")
+    return dict(tags)
+
+
+def check_user(name: str | None) -> str | None:
+    """Return the login user.
+
+    Raises:
+        SpecError: it is no user name.
+    """
+    if name is None or re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
+        return name
+    raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
+
+
+def check_data(trainer: TrainConfig | None, data_url: str | None, mirror: str | None = None) -> str | None:
+    """Return the place of the prepared data in S3, if the trainer's data set can be had on an instance at all.
+
+    Args:
+        trainer: the bundled trainer's settings.
+        data_url: where in S3 the data lie, or are to be put.
+        mirror: an address that has the published files.
+
+    Raises:
+        SpecError: it cannot: it is a folder of this machine, or no server has its files.
+    """
+    if data_url is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s'\"]*)?", data_url):
+        raise SpecError(f"--data-bucket: {data_url!r} is no place in S3; for example s3://my-data/cifar10")
+    if trainer is None:
+        if data_url is not None:
+            raise SpecError("--data-bucket is for the bundled trainer; a program of your own fetches its own data")
+        return None
+    known = REGISTRY.get(trainer.dataset)
+    if known is None:
+        raise SpecError(
+            f"--dataset {trainer.dataset} is a folder of this machine; give the data set's name, and with "
+            "--data-bucket the place in S3 where you copied the folder to"
+        )
+    if known.kind == "builtin":
+        if data_url is not None:
+            raise SpecError(f"--data-bucket: {known.name} comes with the trainer; leave it out")
+        return None
+    can_fetch = not known.own and (mirror is not None or all(file.urls for file in known.files))
+    if data_url is None and not can_fetch:
+        raise SpecError(
+            f"--dataset {known.name}: no server has its files; prepare it here (pixel-orch data prepare {known.name}), "
+            "copy the folder to S3, and give --data-bucket s3://BUCKET/PREFIX"
+            + ("" if known.own else "; or give a mirror of yours: --prepare source=https://...")
+        )
+    return data_url
+
+
+def check_prepare(trainer: TrainConfig | None, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of `data prepare` on the machine.
+
+    Raises:
+        SpecError: there is nothing to prepare, or `data prepare` would refuse them.
+    """
+    if not pairs:
+        return {}
+    if trainer is None:
+        raise SpecError("--prepare is for the bundled trainer; a program of your own prepares its own data")
+    known = REGISTRY.get(trainer.dataset)
+    if known is None:
+        raise SpecError("--prepare is for a data set that is known by name; a folder was prepared here already")
+    if known.kind == "builtin":
+        raise SpecError(f"--prepare: {known.name} comes with the trainer; leave it out")
+    if "out" in pairs:
+        raise SpecError("--prepare out: the machine has a place of its own for data; leave it out")
+    source = pairs.get("source")
+    if source is not None and not re.match(r"https?://[^/]", source):
+        raise SpecError(
+            f"--prepare source: {source!r} is no address; the machine fetches from http://... or https://..."
+        )
+    try:
+        checked(known.name, pairs)
+    except DataError as error:
+        raise SpecError(f"--prepare: {error}") from None
+    return dict(pairs)
+
+
+def check_bucket(name: str | None) -> str | None:
+    """Return the name of an S3 bucket.
+
+    Raises:
+        SpecError: S3 has no bucket of such a name.
+    """
+    if name is None:
+        return None
+    bare = name.removeprefix("s3://").rstrip("/")
+    if not BUCKET_GRAMMAR.fullmatch(bare) or ".." in bare:
+        raise SpecError(
+            f"--bucket: {name!r} is no bucket's name; 3 to 63 of a-z, 0-9, '-' and '.', for example my-runs"
+        )
+    return bare
+
+
+def check_profile(name: str | None) -> str | None:
+    """Return the name of an instance profile.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if name is not None and not PROFILE_GRAMMAR.fullmatch(name):
+        raise SpecError(f"--instance-profile: {name!r} is no name of one; give its name, not its ARN")
+    return name
+
+
+def check_env(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for the trainer.
+
+    Raises:
+        SpecError: a name is no name of a variable, or a value holds a NUL byte.
+    """
+    for name, value in pairs.items():
+        if not ENV_GRAMMAR.fullmatch(name):
+            raise SpecError(f"--env: {name!r} is no variable name; write --env NAME=VALUE")
+        if name.startswith("PIXEL_ORCH_"):
+            raise SpecError(f"--env: {name} is set by pixel-orch itself; choose another name")
+        if "\0" in value:
+            raise SpecError(f"--env: the value of {name} holds a NUL byte, which no environment can carry")
+    return dict(pairs)
+
+
+def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[str, ...]) -> str | None:
+    """Return the folder to send as an absolute path, or None for the bundled trainer.
+
+    Raises:
+        SpecError: the folder is missing, or it and the command do not go together.
+    """
+    if workdir is None:
+        if command:
+            raise SpecError(
+                "a command after -- needs --workdir DIR, the folder that it runs in; nothing is sent by accident"
+            )
+        if include:
+            raise SpecError("--include needs --workdir DIR: without it only the bundled trainer is sent")
+        return None
+    path = Path(workdir).expanduser().resolve()
+    if not path.is_dir():
+        raise SpecError(f"--workdir: {workdir} is not a folder; give the folder that holds your program")
+    if not command:
+        raise SpecError(
+            "--workdir needs the command to run there: add -- COMMAND..., for example -- python my_train.py"
+        )
+    for entry in include:
+        if not (path / entry).exists():
+            raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")
+    return str(path)

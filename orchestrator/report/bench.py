@@ -1,0 +1,232 @@
+"""Pure: what a bench found, type by type, in the columns that people know from `sky bench`, and what follows from them.
+
+What is measured is the steady state: the steps of the warm-up do not count. $ are of the instance alone, at its price
+an hour; what the bench itself was billed, disks and all, stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from orchestrator.formatting import money, number, table
+from orchestrator.report.forms import plain
+from orchestrator.report.metrics import Digest
+from orchestrator.report.rows import PredictedRow, RunRow
+from orchestrator.report.text import compact
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One type of a bench: what was measured on it, or what happened instead."""
+
+    instance_type: str
+    run: str
+    state: str
+    says: str  # what happened, "" if all went well
+    is_embedded: bool
+    market: str
+    zone: str
+    price_usd_h: Decimal | None
+    images_per_s: float | None
+    slow_images_per_s: float | None
+    fast_images_per_s: float | None
+    seconds_per_step: float | None
+    usd_per_step: Decimal | None
+    est_hours: float | None  # of the whole training
+    est_usd: Decimal | None
+    usd_per_epoch: Decimal | None
+    images_per_usd: float | None
+    usd_to_target: Decimal | None
+    target_bits: float | None
+    device: str
+    gpu: Mapping[str, Any]  # what nvidia-smi said: name, clocks, utilisation, memory; empty without one
+    billed_usd: Decimal
+    steps: int
+
+
+def bench_row(
+    instance_type: str,
+    run: RunRow | None,
+    digest: Digest,
+    *,
+    full_steps: int | None,
+    target_bits: float | None,
+    says: str,
+    gpu: Mapping[str, Any] | None = None,
+    attempt: int | None = None,
+) -> BenchRow:
+    """Return the row of one type.
+
+    Args:
+        instance_type: that was asked for.
+        run: its run; None if not even that came to be.
+        digest: of its metrics, without the warm-up.
+        full_steps: of the training that the bench stands for.
+        target_bits: bits/dim to reach.
+        says: what happened, "" if all went well.
+        gpu: what the instance said of its GPU.
+        attempt: the number of the one that the metrics are of; None: the last.
+    """
+    measured = [row for row in run.attempts if attempt in (None, row.number)] if run else []
+    had = measured[-1] if measured else None
+    price = had.price_usd_h if had else None
+    step_s = 1 / digest.steps_per_s if digest.steps_per_s else None
+    usd_per_step = None if price is None or step_s is None else Decimal(repr(step_s)) * price / 3600
+    per_image = None if not price or not digest.images_per_s else price / 3600 / Decimal(repr(digest.images_per_s))
+    to_target = steps_to(digest, target_bits)
+    return BenchRow(
+        instance_type=instance_type,
+        run=run.run if run else "",
+        state=run.state if run else "FAILED",
+        says=says,
+        is_embedded=bool(run and run.cloud == "embedded cloud"),
+        market=had.market if had else "",
+        zone=had.zone if had else "",
+        price_usd_h=price,
+        images_per_s=digest.images_per_s,
+        slow_images_per_s=digest.slow_images_per_s,
+        fast_images_per_s=digest.fast_images_per_s,
+        seconds_per_step=step_s,
+        usd_per_step=usd_per_step,
+        est_hours=None if step_s is None or not full_steps else step_s * full_steps / 3600,
+        est_usd=None if usd_per_step is None or not full_steps else usd_per_step * full_steps,
+        usd_per_epoch=None
+        if per_image is None or not digest.images_per_epoch
+        else per_image * Decimal(repr(digest.images_per_epoch)),
+        images_per_usd=None if not per_image else float(1 / per_image),
+        usd_to_target=None if usd_per_step is None or to_target is None else usd_per_step * to_target,
+        target_bits=target_bits,
+        device=digest.device or (had.device if had else ""),
+        gpu=gpu or {},
+        billed_usd=run.cost_usd if run else Decimal(0),
+        steps=run.steps if run else 0,
+    )
+
+
+def steps_to(digest: Digest, target_bits: float | None) -> int | None:
+    """Return the first step at which the validation (else the training) was at the target or below."""
+    if target_bits is None:
+        return None
+    curve = digest.valid_curve or digest.train_curve
+    return next((step for step, bits in curve if bits <= target_bits), None)
+
+
+def common_target(digests: Sequence[Digest]) -> float | None:
+    """Return the bits/dim that every type with a curve has reached: the worst of their best."""
+    best = [min(bits for _, bits in curve) for d in digests if (curve := d.valid_curve or d.train_curve)]
+    return max(best) if best else None
+
+
+def ranked(rows: Sequence[BenchRow]) -> list[BenchRow]:
+    """Return the rows by images for a dollar; a type without figures, or of the embedded cloud, is not ranked."""
+    return sorted(rows, key=lambda row: (row.is_embedded, -(row.images_per_usd or 0) if not row.is_embedded else 0))
+
+
+def as_text(rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]) -> str:
+    """Return what a bench prints at its end: within 80 columns."""
+    good = [row for row in ranked(rows) if row.images_per_s]
+    is_embedded = any(row.is_embedded for row in rows)
+    parts = []
+    if good:
+        title = "Measured" + (" on this machine's CPU (embedded cloud); the types are not ranked" * is_embedded)
+        parts += [title, _measured(good), "", _more(good)]
+    failed = [row for row in rows if row.says]
+    if failed:
+        parts += ["" if parts else "nothing was measured", *_what_happened(failed)]
+    if predicted:
+        parts += ["", "Predicted for these types on AWS, not measured", _predicted(predicted)]
+    return "\n".join([*parts, "", *notes])
+
+
+def _measured(rows: Sequence[BenchRow]) -> str:
+    head = ["TYPE", "IMAGES/S", "SEC/STEP", "$/STEP", "EST(hr)", "EST($)", "$/EPOCH"]
+    cells = [
+        [
+            row.instance_type,
+            number(row.images_per_s),
+            number(row.seconds_per_step),
+            money(row.usd_per_step),
+            number(row.est_hours),
+            money(row.est_usd),
+            money(row.usd_per_epoch),
+        ]
+        for row in rows
+    ]
+    return table(head, cells, " ".join(head[1:]))
+
+
+def _more(rows: Sequence[BenchRow]) -> str:
+    target = next((row.target_bits for row in rows if row.target_bits is not None), None)
+    reach = "$ TO TARGET" if target is None else f"$ TO {target:.3g}"
+    head = ["TYPE", "$/H", "MARKET", "10-90 %", "IMAGES/$", reach, "BILLED $", "GPU"]
+    cells = [
+        [
+            row.instance_type,
+            money(row.price_usd_h),
+            row.market,
+            f"{number(row.slow_images_per_s)}-{number(row.fast_images_per_s)}",
+            compact(row.images_per_usd),
+            money(row.usd_to_target),
+            money(row.billed_usd),
+            gpu_words(row),
+        ]
+        for row in rows
+    ]
+    return table(head, cells, " ".join(head[1:2] + head[3:7]))
+
+
+def gpu_words(row: BenchRow) -> str:
+    """Return what is known of the device: `T4 1590 MHz, 97 %, 3.1 GiB`."""
+    if not row.gpu:
+        return row.device or "-"
+    words = [str(row.gpu.get("name", ""))]
+    if row.gpu.get("sm_clock_mhz"):
+        words.append(f"{row.gpu['sm_clock_mhz']:.0f} MHz")
+    if row.gpu.get("utilization_percent") is not None:
+        words.append(f"{row.gpu['utilization_percent']:.0f} %")
+    if row.gpu.get("memory_peak_mib"):
+        words.append(f"{row.gpu['memory_peak_mib'] / 1024:.1f} GiB")
+    return ", ".join(words)
+
+
+def _what_happened(rows: Sequence[BenchRow]) -> list[str]:
+    import textwrap
+
+    return [
+        textwrap.fill(f"{row.instance_type}: {row.says}", 80, initial_indent="- ", subsequent_indent="  ")
+        for row in rows
+    ]
+
+
+def _predicted(rows: Sequence[PredictedRow]) -> str:
+    head = ["TYPE", "IMAGES/S", "90 % BETWEEN", "$/H", "PRICE", "$/EPOCH", "IMAGES/$"]
+    cells = [
+        [
+            row.instance_type,
+            compact(row.images_per_s),
+            f"{compact(row.low_images_per_s)} - {compact(row.high_images_per_s)}",
+            money(row.price_usd_h),
+            row.price_source.removeprefix("spot, "),
+            money(row.usd_per_epoch),
+            compact(row.images_per_usd),
+        ]
+        for row in rows
+    ]
+    return table(head, cells, "IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$")
+
+
+def as_json(
+    name: str, rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the bench for `-o json`; types in the order in which they rank."""
+    return {
+        "bench": name,
+        "types": [{**plain(row), "gpu": dict(row.gpu), "origin": "measured", "is_ranked": not row.is_embedded}
+                  for row in ranked(rows)],
+        "predicted": [{**plain(row), "origin": "predicted"} for row in predicted],
+        "billed_usd": float(sum((row.billed_usd for row in rows), Decimal(0))),
+        "notes": list(notes),
+    }  # fmt: skip

@@ -1,0 +1,283 @@
+"""The report as one HTML file that needs nothing else: charts as SVG, tables, samples; light, dark, narrow, printed."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import resources
+
+from orchestrator.formatting import counted, money, span
+from orchestrator.report.forms import (
+    Table,
+    attempts_table,
+    left_out_table,
+    predicted_table,
+    runs_table,
+    types_table,
+)
+from orchestrator.report.html import charts
+from orchestrator.report.html.charts import Curve, History
+from orchestrator.report.html.svg import Picture, check_library
+from orchestrator.report.rows import Report
+from orchestrator.report.text import basis_words, compact, ranked_types, when
+
+MOST_ROWS = 1500  # of a table; the JSON has them all
+MOST_GALLERY_BYTES = 1_000_000
+WORD_COLUMNS = {
+    "run", "state", "type", "market", "cloud", "workload", "zone", "ended by", "began, UTC", "price", "says",
+}  # fmt: skip
+
+LONG_COLUMNS = {"workload", "says"}  # these may wrap
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A grid of images that a run drew."""
+
+    step: int
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The grids of one run, in the order of their steps."""
+
+    run: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What the page shows beside the report's own figures."""
+
+    curves: tuple[Curve, ...] = ()
+    histories: tuple[History, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
+    drawn: int = 0  # runs that have drawn any images
+
+
+def as_html(report: Report, exhibits: Exhibits) -> str:
+    """Return the page.
+
+    Raises:
+        SpecError: the library that draws is not installed.
+    """
+    check_library()
+    if not report.runs:
+        return _document("pixel-orch: no runs yet", _empty())
+    workloads = list(dict.fromkeys(row.workload for row in report.types))
+    sections = [
+        _head(report),
+        *_workloads(report, workloads),
+        *_common(report, exhibits),
+        _tables(report),
+        _foot(report),
+    ]
+    return _document("pixel-orch report", "\n".join(sections))
+
+
+def _document(title: str, body: str) -> str:
+    package = resources.files("orchestrator.report.html")
+    style = package.joinpath("page.css").read_text(encoding="utf-8")
+    script = package.joinpath("page.js").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        '<a class="skip" href="#main">Skip to the figures</a>\n'
+        f"{body}\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _empty() -> str:
+    return (
+        '<header><h1>No runs yet</h1></header><main id="main"><p>Begin with: <code>pixel-orch launch --cloud local '
+        "--instance p2.xlarge --spot</code></p></main>"
+    )
+
+
+def _e(text: object) -> str:
+    return html.escape(str(text))
+
+
+# -- the head
+
+
+def _head(report: Report) -> str:
+    runs = report.runs
+    total = sum((run.cost_usd for run in runs), Decimal(0))
+    known = [run for run in runs if run.on_demand_usd]
+    on_demand = sum((run.on_demand_usd or Decimal(0) for run in known), Decimal(0))
+    same = sum((run.cost_usd for run in known), Decimal(0))
+    done = sum(run.state == "SUCCEEDED" for run in runs)
+    attempts = sum(len(run.attempts) for run in runs)
+    mark = "~" if any(run.is_estimate for run in runs) else ""
+    cards = [
+        (
+            str(len(runs)),
+            "runs" if len(runs) != 1 else "run",
+            f"{done} succeeded, {counted(attempts, 'instance')}",
+        ),
+        (f"{mark}${money(total)}", "billed", "instances, disks, addresses, data out"),
+    ]
+    if on_demand:
+        cards.append((f"{100 * (1 - same / on_demand):.0f} %", "saved", f"the same on on-demand: ${money(on_demand)}"))
+    interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
+    cards.append(
+        (
+            str(interruptions),
+            "interruption" if interruptions == 1 else "interruptions",
+            f"{counted(lost, 'step')} trained again, over all runs" if lost else "no step was trained again",
+        )
+    )
+    waited, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
+    if waited:
+        detail = f"boot and set-up; data came in {span(data_s)} of it" if data_s else "boot and set-up"
+        cards.append((f"{mark}${money(waited)}", "before a first step", detail))
+    best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
+    if best is not None:
+        cards.append(
+            (compact(best.images_per_usd), "images a dollar", f"{best.instance_type}, {best.market}: the most")
+        )
+    shown = "".join(
+        f'<div class="card"><b>{_e(figure)}</b><span>{_e(name)}</span><small>{_e(detail)}</small></div>'
+        for figure, name, detail in cards
+    )
+    notes = "".join(f'<p class="notice" role="note">{_e(note[0].upper() + note[1:])}</p>' for note in report.notes)
+    return (
+        f'<header><p class="brand">pixel-orch</p><h1>Which machine, at what price</h1>'
+        f'<p class="when">{counted(len(runs), "run")}, as of {when(report.generated_at)}</p>'
+        f'{notes}<div class="cards">{shown}</div></header>\n<main id="main">'
+    )
+
+
+# -- the charts
+
+
+def _figure(picture: Picture, origin: str) -> str:
+    return (
+        f'<figure id="{picture.key}"><h3>{_e(picture.title)} <span class="origin">{_e(origin)}</span></h3>'
+        f"<figcaption>{_e(picture.caption)}</figcaption>{picture.svg}</figure>"
+    )
+
+
+def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
+    """Return a section for each of the newest workloads: what to train it on."""
+    newest = list(dict.fromkeys(run.workload for run in reversed(report.runs) if run.workload in workloads))
+    sections = []
+    for index, workload in enumerate(newest[: charts.MOST_WORKLOADS]):
+        pictures = [
+            charts.price_and_speed(report, workload, f"speed-{index}"),
+            charts.cost_per_epoch(report, workload, f"epoch-{index}"),
+        ]
+        drawn = "".join(_figure(p, _origin(report, workload)) for p in pictures if p is not None)
+        if not drawn:
+            drawn = '<p class="none">No attempt of it has written a speed yet.</p>'
+        sections.append(
+            f'<section><h2>{_e(workload or "Workload not recorded")}</h2><div class="figures">{drawn}</div>'
+            f"{_prediction_note(report, workload)}</section>"
+        )
+    left = len(newest) - len(sections)
+    if left > 0:
+        sections.append(f'<p class="none">{left} older workloads are in the tables only.</p>')
+    return sections
+
+
+def _origin(report: Report, workload: str) -> str:
+    mine = [row for row in report.types if row.workload == workload and row.images_per_s]
+    kinds = ["measured"] if any(row.is_ranked for row in mine) else []
+    kinds += ["measured on this CPU"] if any(row.is_embedded for row in mine) else []
+    kinds += ["predicted"] if any(row.workload == workload for row in report.predicted) else []
+    return ", ".join(kinds)
+
+
+def _prediction_note(report: Report, workload: str) -> str:
+    mine = [row for row in report.predicted if row.workload == workload]
+    if not mine:
+        return ""
+    text = basis_words(report, workload)
+    return f'<p class="basis">{_e(text)}</p>'
+
+
+def _common(report: Report, exhibits: Exhibits) -> list[str]:
+    money_pictures = [
+        (charts.price_history(exhibits.histories, "prices"), ", ".join({h.source for h in exhibits.histories})),
+        (charts.learning(exhibits.curves, "learning", len(report.runs)), "measured"),
+        (charts.timeline(report, "attempts"), "billed"),
+    ]
+    drawn = "".join(_figure(p, origin) for p, origin in money_pictures if p is not None)
+    sections = [f'<section><h2>What happened</h2><div class="figures">{drawn}</div></section>'] if drawn else []
+    gallery = _galleries(exhibits, len(report.runs))
+    return sections + ([gallery] if gallery else [])
+
+
+def _galleries(exhibits: Exhibits, of: int) -> str:
+    room, parts, left_out = MOST_GALLERY_BYTES, [], 0
+    for gallery in reversed(exhibits.galleries):  # the newest run first
+        pictures = []
+        for sample in gallery.samples:
+            room -= len(sample.png) * 4 // 3
+            if room < 0:
+                left_out += 1
+                continue
+            data = base64.b64encode(sample.png).decode()
+            pictures.append(
+                f'<figure><img src="data:image/png;base64,{data}" '
+                f'alt="Images that {_e(gallery.run)} drew at step {sample.step}">'
+                f"<figcaption>step {sample.step:,}</figcaption></figure>"
+            )
+        if pictures:
+            parts.append(f'<div><h3>{_e(gallery.run)}</h3><div class="samples">{"".join(pictures)}</div></div>')
+    if not parts:
+        return ""
+    said = f"{exhibits.drawn} of {of} runs have drawn any." if exhibits.drawn < of else ""
+    said += f" The newest {len(parts)} are here." if len(parts) < exhibits.drawn else ""
+    said += f" {left_out} older grids are left out to keep this file small." if left_out else ""
+    more = f'<p class="none">{said.strip()}</p>' if said else ""
+    return f'<section><h2>Samples as they grew</h2><div class="galleries">{"".join(parts)}</div>{more}</section>'
+
+
+# -- the tables
+
+
+def _tables(report: Report) -> str:
+    problems: Table = (["run", "says"], [[run.run, text] for run in report.runs for text in run.problems])
+    tables = [
+        ("Instance types", "measured, billed", "types", types_table(report)),
+        ("Types that were not run", "predicted", "predicted", predicted_table(report)),
+        ("How good the predictions are", "each type predicted from the others", "left-out", left_out_table(report)),
+        ("Runs", "measured, billed", "runs", runs_table(report)),
+        ("Attempts", "measured, billed", "all-attempts", attempts_table(report)),
+        ("Left out, or to be known", "", "problems", problems),
+    ]
+    shown = "".join(_table(*one) for one in tables if one[3][1])
+    return f'<section><h2>Every figure</h2><p class="hint">A column\'s head sorts it.</p>{shown}</section>'
+
+
+def _table(title: str, origin: str, key: str, table: Table) -> str:
+    head, rows = table
+    cut = f" The first {MOST_ROWS:,} of {len(rows):,}; -o json has them all." if len(rows) > MOST_ROWS else ""
+    heads = "".join(
+        f'<th scope="col"{"" if name in WORD_COLUMNS else " class=n"}><button type="button">{_e(name)}</button></th>'
+        for name in head
+    )
+    kinds = [" class=w" if name in LONG_COLUMNS else "" if name in WORD_COLUMNS else " class=n" for name in head]
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{_e(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows[:MOST_ROWS]
+    )  # fmt: skip
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{_e(title)}"><table id="table-{key}">'
+        f'<caption>{_e(title)} <span class="origin">{_e(origin)}</span>{_e(cut)}'
+        '<span class="more">more columns to the right: scroll &rarr;</span></caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _foot(report: Report) -> str:
+    return f"</main>\n<footer><p>{_e(report.billing_note)}</p></footer>"

@@ -1,0 +1,118 @@
+"""From a run's folder to its row in the report: events folded, metrics digested (once), the workload named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import SpecError
+from orchestrator.market.billing import DEFAULT_RULE, SpotRule
+from orchestrator.market.throughput import work_of
+from orchestrator.report import RunRow, Workload, run_row
+from orchestrator.report import metrics as digesting
+from orchestrator.report.metrics import Digest
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.store import RunStore
+
+DIGEST = "digest.json"  # beside `metrics.jsonl`, of an attempt that is over
+DIGEST_FORMAT = 2  # 2: steps/s from images/s
+WORTH_A_PROCESS = 40  # runs; below that, starting processes costs more than it saves
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the report needs it."""
+
+    row: RunRow
+    state: RunState
+    digests: dict[int, Digest]
+    workload: Workload
+
+
+def record_of(store: RunStore, now: float, rule: SpotRule = DEFAULT_RULE) -> Record:
+    """Read one run from its folder alone."""
+    state = store.state()
+    workload = workload_of(_spec(store))
+    digests = {attempt.number: _digest(store, attempt) for attempt in state.attempts}
+    return Record(run_row(state, digests, now, workload=workload, rule=rule), state, digests, workload)
+
+
+def row_of(store: RunStore, now: float) -> RunRow:
+    """Return the report's row of a run."""
+    return record_of(store, now).row
+
+
+def records_of(stores: Sequence[RunStore], now: float, rule: SpotRule = DEFAULT_RULE) -> list[Record]:
+    """Read many runs, on all processors where there are enough of them to be worth it."""
+    workers = min(os.cpu_count() or 1, 8)
+    if len(stores) < WORTH_A_PROCESS or workers == 1:
+        return [record_of(store, now, rule) for store in stores]
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(workers) as pool:
+        asked = [(store.home, store.run, now, rule) for store in stores]
+        return list(pool.map(_record_elsewhere, asked, chunksize=max(1, len(stores) // (4 * workers))))
+
+
+def _record_elsewhere(asked: tuple[Path, str, float, SpotRule]) -> Record:
+    home, run, now, rule = asked
+    return record_of(RunStore(home, run), now, rule)
+
+
+def _spec(store: RunStore) -> RunSpec | None:
+    with suppress(SpecError):
+        return store.spec()
+    return None  # damaged, or of another version: the events still tell
+
+
+def workload_of(spec: RunSpec | None) -> Workload:
+    """Return what a run trains: the network, or the command of the user's own."""
+    if spec is None:
+        return Workload("")
+    if spec.trainer is None:
+        return Workload(" ".join(spec.command)[:60] or "a program")
+    config = spec.trainer
+    name = (
+        f"{config.model} {config.dataset}, {config.layers} layers, h {config.hidden}, head {config.head}, "
+        f"batch {config.batch_size}"
+    )
+    try:
+        return Workload(name, config.batch_size, float(config.data.train), work_of(config))
+    except ValueError:  # its sizes depend on how the data were prepared, which was not on this machine
+        return Workload(name, config.batch_size)
+
+
+def _digest(store: RunStore, attempt: Attempt) -> Digest:
+    """Digest an attempt's metrics; of one that is over, only once."""
+    folder = store.folder / "attempts" / str(attempt.number)
+    path = folder / "metrics.jsonl"
+    try:
+        status = path.stat()
+    except OSError:
+        return Digest()
+    key = [DIGEST_FORMAT, status.st_size, status.st_mtime_ns]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads((folder / DIGEST).read_bytes())
+        if kept["key"] == key:
+            return digesting.from_json(kept["digest"])
+    found = digesting.read(path)
+    if attempt.is_over:
+        with suppress(OSError):  # a home that cannot be written: it is digested again next time
+            text = json.dumps({"key": key, "digest": digesting.to_json(found)}, separators=(",", ":"))
+            _write(folder / DIGEST, text.encode())
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that may be lost: renamed, so that nobody reads half of it, but not synced."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+__all__ = ["Record", "record_of", "records_of", "row_of", "workload_of"]

@@ -1,0 +1,159 @@
+"""What a run came to, from its folder alone: one object for programs, one page for people."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from orchestrator.clock import iso
+from orchestrator.formatting import money, number, price, prose_width, table, wrapped
+from orchestrator.report import build
+from orchestrator.report.records import row_of
+from orchestrator.report.rows import RunRow
+from orchestrator.report.text import duration_words
+from orchestrator.runs.state import RunState
+from orchestrator.runs.store import RunStore
+
+TAIL_BYTES = 1 << 14  # of a file of metrics: its last lines
+
+
+def newest_checkpoint(store: RunStore) -> Path | None:
+    """Return the newest checkpoint at home that is whole."""
+    for _, pulled in sorted(store.state().checkpoints.items(), reverse=True):
+        if store.is_whole(pulled):
+            return store.checkpoint_path(pulled)
+    return None
+
+
+def summary_json(store: RunStore, now: float) -> dict[str, Any]:
+    """Return the one object that `launch -o json` prints last. Its fields are stable; more may come."""
+    row = row_of(store, now)
+    checkpoint = newest_checkpoint(store)
+    samples = newest_samples(store)
+    return {
+        "run": row.run,
+        "state": row.state,
+        "reason": row.reason,
+        "cloud": row.cloud,
+        "attempts": [
+            {
+                "instance_id": a.instance_id,
+                "instance_type": a.instance_type,
+                "zone": a.zone,
+                "region": a.region,
+                "market": a.market,
+                "price_usd_h": float(a.price_usd_h),
+                "started_at": iso(a.started_at),
+                "ended_at": iso(a.ended_at) if a.ended_at is not None else None,
+                "ended_by": a.ended_by,
+                "first_step": a.first_step,
+                "last_step": a.last_step,
+                "images_per_s": a.images_per_s,
+                "billed_usd": float(a.billed_usd),
+            }
+            for a in row.attempts
+        ],
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "samples": str(samples) if samples else None,
+        "steps": row.steps,
+        "images_per_s": row.images_per_s or 0.0,
+        "cost_usd": float(row.cost_usd),
+        "cost_is_estimate": row.is_estimate,
+        "data_s": row.data_s,
+        "data_usd": float(row.data_usd),
+        "device": row.device,
+        "interruptions": row.interruptions,
+        "folder": str(store.folder),
+    }
+
+
+def steps_done(store: RunStore, state: RunState) -> int:
+    """Return how far a run is by what is at home: events, checkpoints and, while it goes on, its metrics."""
+    known = max((attempt.last_step for attempt in state.attempts), default=0)
+    if state.is_final or not state.attempts:
+        return known
+    path = store.folder / "attempts" / str(state.attempts[-1].number) / "metrics.jsonl"
+    return max([known, *_last_steps(path)])
+
+
+def _last_steps(path: Path) -> list[int]:
+    """Return the steps of the last lines of a file of metrics; torn lines have none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            pieces = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for piece in pieces:
+        try:
+            line = json.loads(piece)
+        except ValueError:
+            continue
+        step = line.get("step") if isinstance(line, dict) else None
+        if type(step) is int:
+            found.append(step)
+    return found
+
+
+def newest_samples(store: RunStore) -> Path | None:
+    """Return the last sample grid that came home."""
+    found = sorted(store.folder.glob("samples-*.png"), key=lambda p: int(p.stem.split("-")[1]))
+    return found[-1] if found else None
+
+
+def summary_text(store: RunStore, now: float) -> str:
+    """Return what stands at the end of a run, for a terminal: within 80 columns, or as many as there are."""
+    row, width = row_of(store, now), prose_width()
+    head = ["ATT", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
+    rows = [
+        [
+            str(a.number),
+            a.instance_type,
+            a.zone,
+            price(float(a.price_usd_h)),
+            f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
+            number(a.images_per_s),
+            a.ended_by or "-",
+            ("~" if a.is_estimate else "") + money(a.billed_usd) + ("*" if a.is_free else ""),
+        ]
+        for a in row.attempts
+    ]
+    said = f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else "")
+    lines = ["", wrapped(said, width, indent="  "), ""]
+    if rows:
+        lines += [
+            table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $", drop=("ZONE", "$/H", "ENDED BY", "IMAGES/S")),
+            "",
+        ]
+    quality = (
+        f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
+    )
+    lines.append(f"steps       {row.steps}{quality}")
+    lines.append(f"speed       {_speed_words(row)}")
+    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}")
+    if row.on_demand_usd:
+        beside = row.volume_usd + row.address_usd + row.data_out_usd
+        lines.append(f"            of that ${money(beside)} for disk, address and data out")
+        if any(a.is_free for a in row.attempts):
+            lines.append("            *: AWS bills no instance that it interrupts in its first hour")
+        lines.append(f"            the same on on-demand: ${money(row.on_demand_usd)}")
+    if row.to_first_step_usd:
+        lines.append(f"            before a first step (boot, set-up): ${money(row.to_first_step_usd)}")
+    if row.data_s:
+        lines.append(f"data        {row.data_s:.1f} s beside the set-up: ${money(row.data_usd)} of the cost")
+    checkpoint, samples = newest_checkpoint(store), newest_samples(store)
+    lines.append(f"checkpoint  {checkpoint or 'none'}")
+    if samples:
+        lines.append(f"samples     {samples}")
+    lines.append(f"report      pixel-orch report {row.run}")
+    lines += ["", *(textwrap.fill(note, width) for note in build([row], now).notes)]
+    return "\n".join(lines)
+
+
+def _speed_words(row: RunRow) -> str:
+    if row.images_per_s is None:
+        return "none: nothing was trained" if row.is_untrained else "not measured"
+    return f"{number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}"

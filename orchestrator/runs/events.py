@@ -1,0 +1,328 @@
+"""Frozen facts about a run, and `fold`, which turns them into its state.
+
+Events are only ever appended. Whatever pixel-orch knows of a run after a crash, it knows from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
+FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
+
+EndedBy = Literal["aws", "pixel-orch", "instance", "other"]
+"""Who ended an instance: a spot interruption by AWS, us, the instance's own shutdown, or somebody else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A fact, and when it became one (`at`: unix seconds)."""
+
+    at: float
+    kind: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what goes into `events.jsonl`."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCreated(Event):
+    """The run exists in the store; nothing is rented yet."""
+
+    kind: ClassVar[str] = "run_created"
+    run: str
+    cloud: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRequested(Event):
+    """Written and synced before RunInstances is sent, so that an instance can always be found again by its token."""
+
+    kind: ClassVar[str] = "launch_requested"
+    attempt: int
+    client_token: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchFailed(Event):
+    """The pool did not serve. `scope` is the error's type: what it rules out."""
+
+    kind: ClassVar[str] = "launch_failed"
+    attempt: int
+    client_token: str
+    instance_type: str
+    zone: str
+    code: str
+    scope: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceStarted(Event):
+    """EC2 gave an instance: from `at` on it is billed."""
+
+    kind: ClassVar[str] = "instance_started"
+    attempt: int
+    instance_id: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float
+    disk_gib: float = 0.0  # of its volume; 0 where an older version did not write it down
+    public_addresses: int = 0  # IPv4, billed by the hour
+    login_user: str = "ubuntu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostReady(Event):
+    """The first SSH session stands. `python` is the interpreter that the bootstrap chose."""
+
+    kind: ClassVar[str] = "host_ready"
+    attempt: int
+    instance_id: str
+    python: str
+    setup_s: float
+    data_s: float = 0.0  # of that, while the data were fetched or prepared beside the bootstrap
+    data_how: str = ""  # which of the two
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostKeyRenewed(Event):
+    """The host key that came with user-data was replaced by one made on the instance; or why it was not."""
+
+    kind: ClassVar[str] = "host_key_renewed"
+    attempt: int
+    instance_id: str
+    fingerprint: str  # SHA256, as `ssh-keygen -l` prints it; "" if it was not
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerStarted(Event):
+    """The trainer's process runs. `resumed_from` is the step of the checkpoint that was sent, 0 for none."""
+
+    kind: ClassVar[str] = "trainer_started"
+    attempt: int
+    resumed_from: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """The trainer was seen to have done `step` steps. Written for the first one, then every few seconds."""
+
+    kind: ClassVar[str] = "progress"
+    attempt: int
+    step: int
+    images_per_s: float | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebalanceRecommended(Event):
+    """EC2 says that the instance is at elevated risk of interruption."""
+
+    kind: ClassVar[str] = "rebalance_recommended"
+    attempt: int
+    instance_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterruptionNoticed(Event):
+    """EC2 will end the instance at `ends_at` (unix seconds)."""
+
+    kind: ClassVar[str] = "interruption_noticed"
+    attempt: int
+    instance_id: str
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPulled(Event):
+    """A checkpoint is home, its digest compared: it is acknowledged, and must never be lost."""
+
+    kind: ClassVar[str] = "checkpoint_pulled"
+    attempt: int
+    step: int
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStored(Event):
+    """A checkpoint is whole in the run's second home in S3: it is acknowledged, whether or not it is at home too."""
+
+    kind: ClassVar[str] = "checkpoint_stored"
+    attempt: int
+    step: int
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondHomeTroubled(Event):
+    """S3 refuses, or cannot be reached from the instance; the training goes on, its checkpoints come home."""
+
+    kind: ClassVar[str] = "second_home_troubled"
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRefused(Event):
+    """A checkpoint is damaged; the one before it is used."""
+
+    kind: ClassVar[str] = "checkpoint_refused"
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerExited(Event):
+    """The trainer ended. `asked` is true if we, or a notice, had told it to."""
+
+    kind: ClassVar[str] = "trainer_exited"
+    attempt: int
+    exit_code: int
+    asked: bool
+    last_step: int
+    tail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptLost(Event):
+    """The instance cannot be used any more: interrupted, gone, or silent for too long."""
+
+    kind: ClassVar[str] = "attempt_lost"
+    attempt: int
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestPulled(Event):
+    """What else the trainer wrote is home, in `outputs/`; and what is not, with its size."""
+
+    kind: ClassVar[str] = "rest_pulled"
+    attempt: int
+    files: int
+    size_bytes: int
+    left: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskFull(Event):
+    """Our own disk has no room. Only told, never written down: for that there is no room either."""
+
+    kind: ClassVar[str] = "disk_full"
+    folder: str
+    gives_up_at: float  # unix seconds: then the run ends, resumable from what is at home
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacityAwaited(Event):
+    """A round over all pools has found none with capacity; nothing is billed until the next."""
+
+    kind: ClassVar[str] = "capacity_awaited"
+    pools: int
+    again_at: float  # unix seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminateRequested(Event):
+    """Written before TerminateInstances is sent: what ends after this, we ended."""
+
+    kind: ClassVar[str] = "terminate_requested"
+    attempt: int
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceEnded(Event):
+    """EC2 says `terminated`, or no longer knows the instance: `ended_at` is when the billing stopped."""
+
+    kind: ClassVar[str] = "instance_ended"
+    attempt: int
+    instance_id: str
+    ended_at: float
+    ended_by: EndedBy
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceSeen(Event):
+    """The spot price of the attempt's pool at an instance-hour's start, as the price history gives it."""
+
+    kind: ClassVar[str] = "price_seen"
+    attempt: int
+    hour: int
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceChanged(Event):
+    """The spot price of the attempt's pool is this one from `since` on (unix seconds), as the history gives it."""
+
+    kind: ClassVar[str] = "price_changed"
+    attempt: int
+    since: float
+    price_usd_h: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuSeen(Event):
+    """What the instance's nvidia-smi said of its first GPU while the trainer ran: name, clocks, utilisation, memory."""
+
+    kind: ClassVar[str] = "gpu_seen"
+    attempt: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged(Event):
+    """The run moved to another state. `reason` is for people."""
+
+    kind: ClassVar[str] = "state_changed"
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CredentialsExpiring(Event):
+    """The AWS credentials in hand end at `ends_at` (unix seconds), and nothing has renewed them yet."""
+
+    kind: ClassVar[str] = "credentials_expiring"
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerChanged(Event):
+    """A process took the run over (launch, attach, down)."""
+
+    kind: ClassVar[str] = "owner_changed"
+    pid: int
+    verb: str
+
+
+KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in Event.__subclasses__()}
+
+
+def from_json(raw: Mapping[str, Any]) -> Event | None:
+    """Return the event that `to_json` wrote, or None for a kind of a newer version."""
+    cls = KINDS.get(str(raw.get("kind")))
+    if cls is None:
+        return None
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{key: value for key, value in raw.items() if key in names})

@@ -1,0 +1,32 @@
+"""The files that a trainer hands over: checkpoints, samples, and others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
+"""As `infra/instance/trainer_files.py` finds them; group 1 is the step."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that the trainer finished: a checkpoint or a sample grid."""
+
+    name: str
+    step: int
+    size_bytes: int
+    sha256: str
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether a run can be resumed from it."""
+        return self.name.startswith("checkpoint-")
+
+
+@dataclass(frozen=True)
+class RestFile:
+    """A file that the trainer wrote and that we know nothing of."""
+
+    name: str  # its path below the trainer's folder
+    size_bytes: int

@@ -1,0 +1,237 @@
+"""`fold`: from events to the state of a run and its attempts; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.runs.events import (
+    FINAL_STATES,
+    AttemptLost,
+    CheckpointPulled,
+    CheckpointRefused,
+    CheckpointStored,
+    EndedBy,
+    Event,
+    GpuSeen,
+    HostReady,
+    InstanceEnded,
+    InstanceStarted,
+    InterruptionNoticed,
+    LaunchFailed,
+    LaunchRequested,
+    OwnerChanged,
+    PriceChanged,
+    PriceSeen,
+    Progress,
+    RestPulled,
+    RunCreated,
+    SecondHomeTroubled,
+    State,
+    StateChanged,
+    TerminateRequested,
+    TrainerExited,
+    TrainerStarted,
+)
+
+
+@dataclass
+class Attempt:
+    """One instance's share of a run, as the events tell it."""
+
+    number: int
+    instance_id: str
+    instance_type: str
+    zone: str
+    region: str
+    market: str
+    price_usd_h: float  # at the launch
+    started_at: float
+    ended_at: float | None = None
+    ended_by: EndedBy | None = None
+    end_reason: str = ""
+    resumed_from: int = 0
+    last_step: int = 0  # steps done by the end of this attempt
+    device: str = ""
+    first_step_at: float | None = None
+    noticed_ends_at: float | None = None
+    setup_s: float = 0.0  # from the first SSH session until the trainer could start
+    data_s: float = 0.0  # of that, while the data came
+    trainer_started_at: float | None = None
+    trainer_exit: TrainerExited | None = None
+    lost_because: str = ""
+    terminate_requested: bool = False
+    prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
+    price_changes: dict[float, float] = field(default_factory=dict)  # price by the moment (unix seconds) it came
+    disk_gib: float = 0.0
+    public_addresses: int = 0
+    login_user: str = "ubuntu"
+    pulled_bytes: int = 0  # checkpoints that came home: data out
+    gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi said; {} without one
+
+    @property
+    def first_step(self) -> int:
+        """The first step that this attempt trained (or would have: then `last_step` is one less)."""
+        return self.resumed_from + 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether EC2 has said that the instance is gone."""
+        return self.ended_at is not None
+
+
+@dataclass
+class RunState:
+    """Everything that the events say of a run."""
+
+    run: str = ""
+    cloud: str = ""
+    state: State = "PENDING"
+    reason: str = ""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    attempts: list[Attempt] = field(default_factory=list)
+    requests: list[LaunchRequested] = field(default_factory=list)
+    failures: list[LaunchFailed] = field(default_factory=list)
+    checkpoints: dict[int, CheckpointPulled] = field(default_factory=dict)  # by step
+    stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
+    s3_trouble: str = ""  # why S3 was last refused, "" if it never was
+    refused: list[CheckpointRefused] = field(default_factory=list)
+    step: int = 0
+    led_since: float = 0.0  # when it was launched, or resumed
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.state in FINAL_STATES
+
+    @property
+    def interruptions(self) -> int:
+        """How many attempts AWS ended."""
+        return sum(attempt.ended_by == "aws" for attempt in self.attempts)
+
+    def attempt(self, number: int) -> Attempt | None:
+        """Return the attempt with this number, if its instance was really had."""
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
+
+    def open_attempts(self) -> list[Attempt]:
+        """Return the attempts whose instance EC2 has not yet called terminated."""
+        return [attempt for attempt in self.attempts if not attempt.is_over]
+
+    def unanswered_requests(self) -> list[LaunchRequested]:
+        """Return the launches of which neither an instance nor a refusal was written down (we died in between)."""
+        answered = {failure.client_token for failure in self.failures}
+        had = {attempt.number for attempt in self.attempts}
+        return [r for r in self.requests if r.client_token not in answered and r.attempt not in had]
+
+
+def fold(events: Iterable[Event]) -> RunState:
+    """Return the state that the events, in their order, amount to. Pure: no I/O, no clock."""
+    state = RunState()
+    for event in events:
+        state.updated_at = max(state.updated_at, event.at)
+        _apply(state, event)
+    return state
+
+
+def _apply(state: RunState, event: Event) -> None:
+    match event:
+        case RunCreated():
+            state.run, state.cloud, state.created_at = event.run, event.cloud, event.at
+        case StateChanged():
+            state.state, state.reason = event.state, event.reason
+        case OwnerChanged() if event.verb in ("launch", "resume"):
+            state.led_since = event.at
+        case LaunchRequested():
+            state.requests.append(event)
+        case LaunchFailed():
+            state.failures.append(event)
+        case InstanceStarted():
+            if state.attempt(event.attempt) is None:
+                state.attempts.append(_attempt_from(event))
+        case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | SecondHomeTroubled():
+            _apply_to_checkpoints(state, event)
+        case _:
+            _apply_to_attempt(state, event)
+
+
+def _apply_to_checkpoints(
+    state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | SecondHomeTroubled
+) -> None:
+    match event:
+        case CheckpointPulled():
+            state.checkpoints[event.step] = event
+            source = state.attempt(event.attempt)
+            if source is not None:
+                source.pulled_bytes += event.size_bytes
+                source.last_step = max(source.last_step, event.step)  # though we died before its Progress
+        case CheckpointStored():
+            state.stored[event.step] = event
+        case CheckpointRefused():
+            state.refused.append(event)
+            state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
+        case SecondHomeTroubled():
+            state.s3_trouble = event.reason
+
+
+def _attempt_from(event: InstanceStarted) -> Attempt:
+    return Attempt(
+        number=event.attempt,
+        instance_id=event.instance_id,
+        instance_type=event.instance_type,
+        zone=event.zone,
+        region=event.region,
+        market=event.market,
+        price_usd_h=event.price_usd_h,
+        started_at=event.at,
+        disk_gib=event.disk_gib,
+        public_addresses=event.public_addresses,
+        login_user=event.login_user,
+    )
+
+
+def _apply_to_attempt(state: RunState, event: Event) -> None:
+    attempt = state.attempt(getattr(event, "attempt", -1))
+    if attempt is None:
+        return
+    match event:
+        case HostReady():
+            attempt.setup_s, attempt.data_s = event.setup_s, event.data_s
+        case TrainerStarted():
+            attempt.resumed_from = event.resumed_from
+            if attempt.first_step_at is None:
+                attempt.last_step = event.resumed_from
+            attempt.trainer_started_at = event.at
+        case Progress():
+            attempt.last_step = max(attempt.last_step, event.step)
+            attempt.first_step_at = attempt.first_step_at or event.at
+            attempt.device = event.device or attempt.device
+            state.step = event.step
+        case InterruptionNoticed():
+            attempt.noticed_ends_at = event.ends_at
+        case TrainerExited():
+            attempt.trainer_exit = event
+            attempt.last_step = max(attempt.last_step, event.last_step)
+            state.step = max(state.step, event.last_step)
+        case AttemptLost():
+            attempt.lost_because = event.reason
+        case TerminateRequested():
+            attempt.terminate_requested = True
+        case InstanceEnded():
+            if not attempt.is_over:
+                attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
+        case PriceSeen() | PriceChanged() | GpuSeen() | RestPulled():
+            _apply_seen(attempt, event)
+
+
+def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | RestPulled) -> None:
+    match event:
+        case RestPulled():
+            attempt.pulled_bytes += event.size_bytes
+        case PriceSeen():
+            attempt.prices_usd_h[event.hour] = event.price_usd_h
+        case PriceChanged():
+            attempt.price_changes[event.since] = event.price_usd_h
+        case GpuSeen():
+            attempt.gpu = event.facts

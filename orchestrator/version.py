@@ -1,0 +1,3 @@
+"""The version of pixel-orch."""
+
+VERSION = "0.1.0"

@@ -65,7 +65,7 @@ class RemoteStore:
         self._metrics_at = 0.0
         self._instance_id = ""
 
-    # -- carrying
+    # -- uploading
 
     def watch(self) -> None:
         """Carry what is new, until the machine is gone. A failure is told, and tried again after a growing wait."""
@@ -73,7 +73,7 @@ class RemoteStore:
         self.write_ledger()
         while True:
             try:
-                self.carry()
+                self.upload_new_files()
                 if self.problem:
                     self.problem = ""
                     self.write_ledger()
@@ -84,7 +84,7 @@ class RemoteStore:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             time.sleep(wait_s)
 
-    def carry(self) -> None:
+    def upload_new_files(self) -> None:
         """One round: the checkpoints first, so that a state that says "ended" in S3 has all of them beside it."""
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
         for output in outputs(self.root, state.get("started_at", 0.0)):

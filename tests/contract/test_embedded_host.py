@@ -266,6 +266,7 @@ def test_a_frozen_host_accepts_connections_and_says_nothing(
     instance_id = launch()
     session = Login(describe(ec2, instance_id), private_key)
     session.run("(setsid sh -c 'while :; do date >> ticks; sleep 0.02; done' > /dev/null 2>&1 &)")
+    session.run("until [ -s ticks ]; do sleep 0.01; done")
     cloud.freeze(instance_id)
     (one,) = (one for one in cloud.instances() if one["id"] == instance_id)
     assert one["frozen"]

@@ -176,7 +176,7 @@ def test_a_resume_in_mid_epoch_is_equal_in_every_bit_also_with_other_memory(
 
     def memory(mb: int) -> None:
         # One MiB is more than these frames have; the limit is lowered below them.
-        monkeypatch.setattr("model.data.feed.Feed._memory", property(lambda _: 1000 if mb else 2**30))
+        monkeypatch.setattr("model.data.feed.Feed.available_bytes", property(lambda _: 1000 if mb else 2**30))
 
     memory(began_mb)
     assert run(config(drive, condition=condition), tmp_path / "whole") == 0

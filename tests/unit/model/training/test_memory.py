@@ -52,7 +52,7 @@ class Peak(TorchDispatchMode):
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[dict[str, Any]]]:
     """Hide what other tests' networks have left to be used again."""
     kept: dict[Any, list[dict[str, Any]]] = {}
-    monkeypatch.setattr(buffers, "_free", kept)
+    monkeypatch.setattr(buffers, "free_buffers", kept)
     return kept
 
 
@@ -116,10 +116,10 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
     step(5)
     trained = kept()
     assert trained > 0
-    monkeypatch.setattr(buffers, "_idle_limit", lambda: 10 * trained)
+    monkeypatch.setattr(buffers, "idle_limit", lambda: 10 * trained)
     step(7)
     assert kept() > trained  # both fit
-    monkeypatch.setattr(buffers, "_idle_limit", lambda: trained // 2)
+    monkeypatch.setattr(buffers, "idle_limit", lambda: trained // 2)
     step(5)  # its buffers are there: nothing is made, nothing dropped
     assert kept() > trained
     step(8)

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_files import write_file
 from model.config.data_recipe import DRIVING_SIZE, Options
 from model.config.datasets import Registered
 from model.data.driving import folder as folders
@@ -38,7 +39,7 @@ from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting, of_ends, of_folder
 from model.data.files.published import published_files
 from model.data.formats.stream import GZIP
-from model.data.manifest import SPLITS, Column, Image, write_file
+from model.data.manifest import SPLITS, Column, Image
 from model.data.source import Block, Opened
 from model.errors import DataError
 from model.meter import Meter

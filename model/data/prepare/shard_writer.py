@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_files import sync_folder, write_file
 from model.config.data_recipe import SHARD_BYTES
 from model.data.digest import sha256_of
-from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
+from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, write
 from model.data.source import row_dtype
 from model.errors import DataError
 

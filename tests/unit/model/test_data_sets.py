@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
+from model.cli.flags import parse_values
 from model.config import TrainConfig, config_from_settings, cost_of
 from model.config.data_recipe import Options
 from model.data import load as load_data
 from model.data.prepare.prepare import prepare
 from model.errors import ConfigError, SetupError
 from model.networks.build import build
-from model.networks.conditioned import Conditioned, parse_values
+from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
 from model.sampling.generate import draw
 from model.training.checkpoint import digest, load, path_of

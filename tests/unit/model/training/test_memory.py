@@ -163,7 +163,7 @@ def signals() -> Iterator[None]:
 
 COMMANDS = {
     "evaluate": ("model.evaluation.evaluate.report", "take --device cpu or a machine with more"),
-    "sample --out a.png": ("model.training.checkpoint.load", "take a smaller --count, --device cpu or"),
+    "sample --out a.png": ("model.evaluation.samples.draw_samples", "take a smaller --count, --device cpu or"),
     "complete --image a.png --occlude top --out b.png": (
         "model.evaluation.complete.complete",
         "take a smaller --count",

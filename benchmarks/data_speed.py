@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from model.data import manifest as manifests
-from model.data.driving.extract import Archive, Wish, extract, extract_archive, stretches
+from model.data.driving.extract import Archive, Selection, extract, extract_archive, stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAMES
 from model.data.formats.pictures import PictureFiles
@@ -61,7 +61,7 @@ def turns(unit: str, ways: dict[str, Timed], goal: str, clock: Callable[[], floa
 
 def bags(folder: Path, seconds: float) -> None:
     cameras = ("left", "center", "right")
-    wish = Wish(Recipe(SIDE), cameras)
+    selection = Selection(Recipe(SIDE), cameras)
     for title, jpeg, compression, goal in (
         ("raw bgr8", False, "none", "(wanted: 400)"),
         ("raw bgr8 in lz4 chunks", False, "lz4", ""),
@@ -76,7 +76,7 @@ def bags(folder: Path, seconds: float) -> None:
             out = folder / "parts"
             shutil.rmtree(out, ignore_errors=True)
             for stretch in stretches(bag, out, stretch_bytes=4 << 30):
-                extract(stretch, wish)
+                extract(stretch, selection)
             assert (out / "000" / FRAMES).stat().st_size == count * SIDE * SIDE * 3
             return bag.stat().st_size / 1e6
 
@@ -91,7 +91,7 @@ def bags(folder: Path, seconds: float) -> None:
             def streamed(archive: Path = archive, size: int = size) -> float:
                 out = folder / "parts"
                 shutil.rmtree(out, ignore_errors=True)
-                extract_archive(Archive(archive, out), wish)
+                extract_archive(Archive(archive, out), selection)
                 return size / 1e6
 
             def gunzip(archive: Path = archive, size: int = size) -> float:

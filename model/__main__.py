@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from model.cli.flags import parser
+from model.cli.flags import parse_values, parser
 from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
 from model.config.presets import preset
 from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
@@ -119,35 +119,18 @@ def _evaluate(args: argparse.Namespace) -> str:
 
 
 def _sample(args: argparse.Namespace) -> str:
-    from model.device import make_repeatable, pick_device
-    from model.image_files import write_grid
-    from model.networks.conditioned import Conditioned, parse_values
-    from model.sampling.generate import draw
-    from model.training.checkpoint import find, load
-    from model.training.state import network_of
+    from model.evaluation.samples import draw_samples
 
-    saved = load(find(Path(args.checkpoint)))
-    facts = saved.train_config.data
-    device = pick_device(args.device)
-    make_repeatable(1, device)
-    net = network_of(saved, device)
-    values = parse_values(args.condition)
-    if values and not isinstance(net, Conditioned):
-        raise SetupError("--condition: this network is not told anything; train one with --condition NAMES")
-    levels = draw(
-        net,
-        facts,
-        values=net.values(values, args.count) if isinstance(net, Conditioned) else None,
+    return draw_samples(
+        Path(args.checkpoint),
+        Path(args.out),
+        values=parse_values(args.condition),
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,
+        device=args.device,
         engine=args.engine,
     )
-    try:
-        write_grid(Path(args.out), levels.numpy(), K=facts.levels)
-    except OSError as error:
-        raise SetupError(f"cannot write {args.out}: {error.strerror or error}; give another --out") from None
-    return f"{len(levels)} images of step {saved.step:,} in {args.out}"
 
 
 def _complete(args: argparse.Namespace) -> str:

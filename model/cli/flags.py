@@ -6,11 +6,13 @@ import argparse
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import NoReturn
 
 from model.config import DATASETS, MODELS, TrainConfig
 from model.config.data_flags import add_commands
 from model.config.presets import PRESETS
+from model.errors import SetupError
 
 ENGINES = ("auto", "native", "torch", "graph", "naive")
 WIDTH = 80  # columns of the help, at most
@@ -195,3 +197,23 @@ def settings_help(prog: str) -> str:
             rows.append(textwrap.fill(text, WIDTH - 1, subsequent_indent=" " * 23, break_long_words=False))
     example = f"example:\n  {prog} train --steps 300 --set learning_rate=0.001 --out out"
     return "\n".join([presets, "", "settings for --set:", *rows, "", example])
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, float]:
+    """Read `--condition NAME=VALUE[,NAME=VALUE]` words.
+
+    Raises:
+        SetupError: one is none.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        for word in text.split(","):
+            name, equals, value = word.partition("=")
+            try:
+                number = float(value)
+            except ValueError:
+                number = float("nan")
+            if not equals or number != number or abs(number) > 1e30 or name.strip() in found:  # noqa: PLR0124 - nan
+                raise SetupError(f"--condition {text!r}: give NAME=NUMBER, each name once: steering_angle=0.3")
+            found[name.strip()] = number
+    return found

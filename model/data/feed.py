@@ -103,7 +103,7 @@ class Feed:
         if self._strategy is None:
             files = self._data.files("train") if isinstance(self._data, Prepared) else None
             complete = files is None or files.complete
-            self._strategy = choose(self._bytes, self._memory, complete=complete)
+            self._strategy = choose(self._bytes, self.available_bytes, complete=complete)
         return self._strategy
 
     @strategy.setter
@@ -153,13 +153,14 @@ class Feed:
         return self._data.facts.dims * self.count
 
     @property
-    def _memory(self) -> int:
-        return self._config.data_memory_mb * 2**21 or memory_bytes()  # half of it is for the data
+    def available_bytes(self) -> int:
+        """Memory of which half is for the data: what the settings give, or all that this machine has."""
+        return self._config.data_memory_mb * 2**21 or memory_bytes()
 
     def _start(self, position: int) -> None:
         self.close()
         assert isinstance(self._data, Prepared)  # noqa: S101 - the others are on the device
-        files, fits = self._data.files("train"), 2 * self._bytes <= self._memory
+        files, fits = self._data.files("train"), 2 * self._bytes <= self.available_bytes
         if self._order is None:
             self._order = Order(self._config.seed, files.counts, self.strategy)
         if not fits and not self._order.strategy.block:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from model.atomic_files import write_file
 from model.config import DatasetFacts
 from model.config.datasets import MANIFEST
 from model.errors import DataError
@@ -142,35 +142,6 @@ def read(folder: Path) -> Manifest:
     if not sound:
         raise DataError(f"{path} does not match its own digest; prepare the data set again")
     return manifest
-
-
-def write_file(path: Path, content: bytes | memoryview, head: bytes = b"") -> None:
-    """Write a file so that it is whole the moment that it has its name.
-
-    Raises:
-        OSError: the disk is full or the folder is gone.
-    """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(head)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(manifest: Manifest) -> Mapping[str, Any]:

@@ -43,17 +43,17 @@ def load(name: str) -> tuple[Patches, Patches, Patches]:
         DataError: scikit-learn is not installed, or its file is damaged.
     """
     recipe = RECIPES[name]
-    photographs = [_levels(pixels, recipe) for pixels in _photographs()]  # (H, W, 3) each
+    shrunk = [shrunk_levels(pixels, recipe) for pixels in photographs()]  # (H, W, 3) each
     left, right = recipe.ends
     spans = (slice(0, left), slice(left, right), slice(right, None))
     train, valid, test = (
-        np.concatenate([_cut(photograph[:, span], recipe.side, stride) for photograph in photographs])
+        np.concatenate([_cut(photograph[:, span], recipe.side, stride) for photograph in shrunk])
         for span, stride in zip(spans, recipe.strides, strict=True)
     )
     return train, valid, test
 
 
-def _levels(pixels: Patches, recipe: Recipe) -> Patches:
+def shrunk_levels(pixels: Patches, recipe: Recipe) -> Patches:
     """Shrink a photograph (H, W, 3) by averaging, and leave its K levels."""
     H, W, step = pixels.shape[0], pixels.shape[1], recipe.shrink
     whole = pixels[: H - H % step, : W - W % step].astype(np.float64)
@@ -68,7 +68,12 @@ def _cut(part: Patches, side: int, stride: int) -> Patches:
     return np.ascontiguousarray(windows.reshape(-1, 3, side, side))
 
 
-def _photographs() -> list[Patches]:
+def photographs() -> list[Patches]:
+    """Read the photographs that come with scikit-learn, (H, W, 3) each.
+
+    Raises:
+        DataError: scikit-learn is not installed, or its file is damaged.
+    """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("the photographs need scikit-learn: pip install 'pixel-orch[train]'")

@@ -61,7 +61,7 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
         "model": config.model,
         "dataset": config.dataset,
     }
-    table, reasons = _paper(config, data)
+    table, reasons = paper_table(config, data)
     remarks = [*_remarks(saved, data, split, scored), *reasons]
     if style == "json":
         paper = {"unit": table.unit, **{row.network: row.value for row in table.results}} if table else None
@@ -97,7 +97,7 @@ def _remarks(saved: Checkpoint, data: Dataset | Prepared, asked: Split, scored: 
     return remarks
 
 
-def _paper(config: TrainConfig, data: Dataset | Prepared) -> tuple[Table | None, list[str]]:
+def paper_table(config: TrainConfig, data: Dataset | Prepared) -> tuple[Table | None, list[str]]:
     """Find the paper's table for a data set, if the figures mean the same; say why where they do not."""
     table = TABLES.get(data.manifest.name if isinstance(data, Prepared) else data.name)
     if table is None or not isinstance(data, Prepared):

@@ -20,7 +20,7 @@ IDLE_SHARE = 0.1  # of the memory, for buffers of other shapes that lie idle whi
 
 T = TypeVar("T")
 _Key = tuple[object, ...]
-_free: dict[_Key, list[dict[str, Any]]] = {}  # the shape used last is at the end
+free_buffers: dict[_Key, list[dict[str, Any]]] = {}  # the shape used last is at the end
 
 
 class Workspace:
@@ -38,7 +38,7 @@ class Workspace:
         self._key = (*key, like.dtype, like.device)
         self._keep = like.device.type == "cpu"
         self._like = like.new_empty(0)
-        free = _free.get(self._key)
+        free = free_buffers.get(self._key)
         self._things: dict[str, Any] = free.pop() if free else {}
 
     def zeros(self, name: str, *shape: int) -> Tensor:
@@ -48,18 +48,18 @@ class Workspace:
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Give the thing of that name, and make it if it is not there: views of the buffers, say."""
         if name not in self._things:
-            _make_room(_idle_limit())
+            _make_room(idle_limit())
             self._things[name] = make()
         return cast("T", self._things[name])
 
     def __del__(self) -> None:
         if not self._keep:
             return
-        free = _free.pop(self._key, [])
+        free = free_buffers.pop(self._key, [])
         free.append(self._things)
-        _free[self._key] = free
-        while len(_free) > KEPT_SHAPES:
-            del _free[next(iter(_free))]
+        free_buffers[self._key] = free
+        while len(free_buffers) > KEPT_SHAPES:
+            del free_buffers[next(iter(free_buffers))]
 
 
 def _make_room(limit: int) -> None:
@@ -67,9 +67,9 @@ def _make_room(limit: int) -> None:
 
     Only when new ones are made: a training's own, which may be more, lie idle between two of its steps.
     """
-    idle = sum(_bytes(things) for free in _free.values() for things in free)
+    idle = sum(_bytes(things) for free in free_buffers.values() for things in free)
     while idle > limit:
-        idle -= sum(_bytes(things) for things in _free.pop(next(iter(_free))))
+        idle -= sum(_bytes(things) for things in free_buffers.pop(next(iter(free_buffers))))
 
 
 def _bytes(things: dict[str, Any]) -> int:
@@ -77,5 +77,6 @@ def _bytes(things: dict[str, Any]) -> int:
 
 
 @cache
-def _idle_limit() -> int:
+def idle_limit() -> int:
+    """Bytes of idle buffers of other shapes that may stay while new ones are made."""
     return int(IDLE_SHARE * memory_bytes(torch.device("cpu")))

@@ -87,23 +87,3 @@ class Conditioned(nn.Module):
             values = self.values({}, len(levels))
         logits: Tensor = self.net(levels, self.maps(values, levels.shape[2], levels.shape[3]))
         return logits
-
-
-def parse_values(texts: Sequence[str]) -> dict[str, float]:
-    """Read `--condition NAME=VALUE[,NAME=VALUE]` words.
-
-    Raises:
-        SetupError: one is none.
-    """
-    found: dict[str, float] = {}
-    for text in texts:
-        for word in text.split(","):
-            name, equals, value = word.partition("=")
-            try:
-                number = float(value)
-            except ValueError:
-                number = float("nan")
-            if not equals or number != number or abs(number) > 1e30 or name.strip() in found:  # noqa: PLR0124 - nan
-                raise SetupError(f"--condition {text!r}: give NAME=NUMBER, each name once: steering_angle=0.3")
-            found[name.strip()] = number
-    return found

@@ -49,6 +49,11 @@ class Row:
         self._drawn = 0
         self._records = now.device.type == "cuda"
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the rows are started as one graph."""
+        return self._graph is not None
+
     def draw(self) -> None:
         """Draw the row that the cache is at."""
         if self._records and self._drawn == 1:  # the first row went plainly: that readied cuBLAS, as a capture needs

@@ -19,6 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from model.atomic_files import sync_folder, write_file
 from model.config import TrainConfig
 from model.errors import CheckpointError
 
@@ -168,13 +169,7 @@ def prune(folder: Path, *, step: int, keep: int, best: int | None, spare: Collec
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a small JSON file at once."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    write_file(path, (json.dumps(value, allow_nan=False) + "\n").encode())
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -182,15 +177,6 @@ def remove_leftovers(folder: Path) -> None:
     for pattern in (f"{TEMPORARY}*.tmp", ".best.json-*.tmp", ".samples-*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def digest(value: object) -> str:

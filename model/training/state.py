@@ -37,7 +37,7 @@ class Training:
             columns = check_columns(config, data)
             self.net.standardise([column.mean for column in columns], [column.std for column in columns])
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
-        self.optimizer = _optimizer(config, self.net)
+        self.optimizer = build_optimizer(config, self.net)
         self.feed = Feed(config, data, device)
         self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.data_id = data.id
@@ -207,7 +207,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
 
 
-def _optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer that the settings name."""
     parameters: list[Tensor] = list(net.parameters())
     if config.optimizer == "rmsprop":  # the paper's; it gives no constants, these are usual ones
         return torch.optim.RMSprop(

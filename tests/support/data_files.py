@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.data import photos
 from model.data.digits import load as load_digits
-from model.data.photos import _photographs
 
 Pixels = NDArray[np.uint8]
 BEGAN_NS = 1_475_522_414_000_000_000  # 3 October 2016, 12:20 in Mountain View
@@ -29,7 +29,7 @@ CAMERAS = ("left", "center", "right")
 @functools.cache
 def photographs() -> tuple[Pixels, ...]:
     """The two photographs, (427, 640, 3) each."""
-    return tuple(_photographs())
+    return tuple(photos.photographs())
 
 
 def crops(count: int, side: int, seed: int = 0) -> Pixels:

@@ -41,7 +41,7 @@ Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Selection:
     """What is taken out of a bag."""
 
     recipe: Recipe
@@ -95,13 +95,13 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
     return found
 
 
-def extract(stretch: Stretch, wish: Wish, tell: Tell = lambda _: None) -> None:
+def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None) -> None:
     """Do a stretch, or what is left of it.
 
     Raises:
         DataError: it is no bag, or the disk is full.
     """
-    size = wish.recipe.size
+    size = selection.recipe.size
     try:
         with Part(stretch.folder, size * size * 3) as part:
             if part.state.done:
@@ -113,14 +113,14 @@ def extract(stretch: Stretch, wish: Wish, tell: Tell = lambda _: None) -> None:
             stream = FileStream(stretch.path, start, tell)
             try:
                 known = {**stretch.connections, **part.state.known()}
-                _take(stream, part, wish, known=known, behind=stretch.behind)
+                _take(stream, part, selection, known=known, behind=stretch.behind)
             finally:
                 stream.close()
     except OSError as error:
         raise _cannot(stretch.path, stretch.folder, error) from None
 
 
-def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
+def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
     """Do all bags of an archive, or what is left of them.
 
     Returns:
@@ -130,7 +130,7 @@ def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -
         DataError: there is no bag in it, or the disk is full.
     """
     hashed = Hashed(archive.algorithm) if archive.algorithm else None
-    size = wish.recipe.size
+    size = selection.recipe.size
     bags = 0
     try:
         tar = open_stream(archive.path, hashed=hashed, tell=tell)
@@ -147,7 +147,7 @@ def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -
                     if not part.state.done:
                         skip = max(0, part.state.next_offset - len(MAGIC))
                         if stream.skip(skip) == skip:
-                            _take(stream, part, wish, known=part.state.known(), begun=True)
+                            _take(stream, part, selection, known=part.state.known(), begun=True)
                 if stream.damage:
                     raise stream.damage
             while hashed is not None and tar.read(1 << 20):
@@ -165,7 +165,7 @@ def extract_archive(archive: Archive, wish: Wish, tell: Tell = lambda _: None) -
     return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None
 
 
-def extract_all(todo: list[Stretch], wish: Wish, *, jobs: int, tell: Tell) -> None:
+def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: Tell) -> None:
     """Do all stretches, several at a time.
 
     Raises:
@@ -173,13 +173,13 @@ def extract_all(todo: list[Stretch], wish: Wish, *, jobs: int, tell: Tell) -> No
     """
     if jobs == 1 or len(todo) == 1:
         for stretch in todo:
-            extract(stretch, wish, tell)
+            extract(stretch, selection, tell)
         return
     context = get_context("spawn")  # threads of the caller do not survive a fork
     total = context.Value("q", 0)
     told = 0
     with ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(total,)) as pool:
-        running: set[Future[None]] = {pool.submit(_extract_shared, stretch, wish) for stretch in todo}
+        running: set[Future[None]] = {pool.submit(_extract_shared, stretch, selection) for stretch in todo}
         while running:
             done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             tell(total.value - told)
@@ -200,18 +200,18 @@ def _share(total: Any) -> None:
     _shared = total
 
 
-def _extract_shared(stretch: Stretch, wish: Wish) -> None:
+def _extract_shared(stretch: Stretch, selection: Selection) -> None:
     def tell(count: int) -> None:
         with _shared.get_lock():
             _shared.value += count
 
-    extract(stretch, wish, tell)
+    extract(stretch, selection, tell)
 
 
 def _take(
     stream: Stream,
     part: Part,
-    wish: Wish,
+    selection: Selection,
     *,
     known: dict[int, Connection],
     behind: int | None = None,
@@ -221,19 +221,19 @@ def _take(
     bag = Bag(stream, known, part.state.note)
     if stream.offset == 0 and not begun:
         bag.begin()
-    taker = _Taker(bag, part, wish)
+    taker = _Taker(bag, part, selection)
     committed = stream.offset
     for chunk in bag.chunks(behind):
         taker.take(chunk)
-        if chunk.next_offset - committed >= wish.commit_bytes:
+        if chunk.next_offset - committed >= selection.commit_bytes:
             part.commit(chunk.next_offset, bag.connections)
             committed = chunk.next_offset
     part.commit(stream.offset, bag.connections, done=True)
 
 
 class _Taker:
-    def __init__(self, bag: Bag, part: Part, wish: Wish) -> None:
-        self.bag, self.part, self.wish = bag, part, wish
+    def __init__(self, bag: Bag, part: Part, selection: Selection) -> None:
+        self.bag, self.part, self.selection = bag, part, selection
         self._cameras: dict[int, str] = {}
 
     def take(self, chunk: Chunk) -> None:
@@ -252,22 +252,22 @@ class _Taker:
             return connection.type in SIGNAL_TYPES
         if connection.id not in self._cameras:
             self._cameras[connection.id] = _camera(connection, self.bag.name)
-        return self._cameras[connection.id] in self.wish.cameras
+        return self._cameras[connection.id] in self.selection.cameras
 
     def _frame(self, message: Message) -> None:
         camera, seen = self._cameras[message.connection.id], self.part.state.seen
         number = seen.get(camera, 0)
         seen[camera] = number + 1
-        if number % self.wish.stride:
+        if number % self.selection.stride:
             return
         fields = layout(message.connection.type, message.connection.definition).read(message.data)
         stamp_ns = needed(fields, "header.stamp", int)
         if not stamp_ns:
             raise DataError("an image without a stamp")
         if message.connection.type == "sensor_msgs/Image":
-            made = frames.from_raw(fields, self.wish.recipe)
+            made = frames.from_raw(fields, self.selection.recipe)
         else:
-            made = frames.from_compressed(needed(fields, "data", memoryview), self.wish.recipe)
+            made = frames.from_compressed(needed(fields, "data", memoryview), self.selection.recipe)
         self.part.frame(stamp_ns, CAMERAS.index(camera), made)
 
     def _signal(self, message: Message) -> None:

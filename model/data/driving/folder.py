@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.data.driving import frames
+from model.data.driving.extract import CAMERAS, Selection
 from model.data.driving.part import Part
 from model.errors import DataError
 
@@ -21,7 +22,6 @@ TABLES = {
     "throttle": ("throttle.csv", ("throttle_input",)),
     "gear": ("gear.csv", ("gear_state",)),
 }
-CAMERAS = ("left", "center", "right")
 COMMIT = 500  # frames
 
 
@@ -35,16 +35,13 @@ def is_read(name: str) -> bool:
     return name.lower().endswith((".csv", ".jpg", ".jpeg", ".png"))
 
 
-def extract(source: Path, place: Path, wish: object) -> None:
+def extract(source: Path, place: Path, selection: Selection) -> None:
     """Take frames and signals out of a folder, into a part; goes on where it was interrupted.
 
     Raises:
         DataError: a table makes no sense, or the disk is full.
     """
-    from model.data.driving.extract import Wish
-
-    assert isinstance(wish, Wish)  # noqa: S101 - the import of it would go in a circle
-    size = wish.recipe.size
+    size = selection.recipe.size
     try:
         with Part(place / "000", size * size * 3) as part:
             if part.state.done:
@@ -58,12 +55,14 @@ def extract(source: Path, place: Path, wish: object) -> None:
                 camera = next((name for name in CAMERAS if name in row.get("frame_id", "")), "center")
                 seen = part.state.seen.get(camera, 0)
                 part.state.seen[camera] = seen + 1
-                if camera in wish.cameras and seen % wish.stride == 0:
+                if camera in selection.cameras and seen % selection.stride == 0:
                     try:
                         stamp_ns = int(row["timestamp"])
                         content = _inside(source, row["filename"]).read_bytes()
                         part.frame(
-                            stamp_ns, CAMERAS.index(camera), frames.from_compressed(memoryview(content), wish.recipe)
+                            stamp_ns,
+                            CAMERAS.index(camera),
+                            frames.from_compressed(memoryview(content), selection.recipe),
                         )
                     except (OSError, ValueError, KeyError) as error:  # a DataError is a ValueError
                         reason = getattr(error, "strerror", None) or error

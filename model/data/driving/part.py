@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_files import write_file
 from model.data.driving.bag import Connection
-from model.data.manifest import write_file
 from model.errors import DataError
 
 STATE = "state.json"

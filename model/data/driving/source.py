@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_files import write_file
 from model.config.data_recipe import DRIVING_SIZE, Options
 from model.config.datasets import Registered
 from model.data.driving import folder as folders
@@ -23,8 +24,8 @@ from model.data.driving import frames, telemetry
 from model.data.driving.extract import (
     CAMERAS,
     Archive,
+    Selection,
     Stretch,
-    Wish,
     extract_all,
     extract_archive,
     is_archive,
@@ -38,7 +39,7 @@ from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting, of_ends, of_folder
 from model.data.files.published import published_files
 from model.data.formats.stream import GZIP
-from model.data.manifest import SPLITS, Column, Image, write_file
+from model.data.manifest import SPLITS, Column, Image
 from model.data.source import Block, Opened
 from model.errors import DataError
 from model.meter import Meter
@@ -57,26 +58,33 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
     paths = paths_of(entry, options, stream)
     cameras = _cameras(options.cameras)
     recipe = Recipe(options.size or DRIVING_SIZE, options.crop, options.levels)
-    wish = Wish(recipe, cameras, options.stride, options.commit_bytes)
+    selection = Selection(recipe, cameras, options.stride, options.commit_bytes)
     if entry.drive_s:
         frame_count = entry.drive_s * HZ * len(cameras) // options.stride
-        space(folder, 2 * frame_count * wish.recipe.size**2 * 3)  # parts and shards
-    return Driving(entry, options, folder, paths=paths, wish=wish, stream=stream).opened()
+        space(folder, 2 * frame_count * selection.recipe.size**2 * 3)  # parts and shards
+    return Driving(entry, options, folder, paths=paths, selection=selection, stream=stream).opened()
 
 
 class Driving:
     """Frames of a drive in the order of their stamps, each with what the car did."""
 
     def __init__(
-        self, entry: Registered, options: Options, folder: Path, *, paths: list[Path], wish: Wish, stream: TextIO | None
+        self,
+        entry: Registered,
+        options: Options,
+        folder: Path,
+        *,
+        paths: list[Path],
+        selection: Selection,
+        stream: TextIO | None,
     ) -> None:
-        self.entry, self.options, self.wish = entry, options, wish
-        size = wish.recipe.size
+        self.entry, self.options, self.selection = entry, options, selection
+        size = selection.recipe.size
         self.image = Image(size, size, 3, options.levels)
         self.columns: tuple[Column, ...] = telemetry.COLUMNS
         self.recipe: dict[str, Any] = {
-            **wish.recipe.words(),
-            "cameras": list(wish.cameras),
+            **selection.recipe.words(),
+            "cameras": list(selection.cameras),
             "telemetry": "linear in header.stamp, gear nearest; NaN beyond max_gap_ms (position: 1,100 ms)",
             "splits": "by time: of 20 stretches of a minute (or a 20th of a short drive) the 10th valid, the 20th test",
         }
@@ -107,7 +115,7 @@ class Driving:
             self.notes.append(f"{int((~keep).sum()):,} frames below {self.options.min_speed:g} m/s were left out")
             order, rows = order[keep], rows[keep]
         if not len(order):
-            raise DataError(f"no frames of {', '.join(self.wish.cameras)} in {self._paths[0]}; {self._why()}")
+            raise DataError(f"no frames of {', '.join(self.selection.cameras)} in {self._paths[0]}; {self._why()}")
         self.notes += notes_of(self._parts)
         splits, strays = telemetry.splits_of(order["stamp_ns"])
         if strays:
@@ -139,15 +147,15 @@ class Driving:
             for number, path in enumerate(self._paths):
                 place = self._parts / f"{number:03d}"
                 if path.is_dir():
-                    folders.extract(path, place, self.wish)
+                    folders.extract(path, place, self.selection)
                 elif is_archive(path):
                     self._archives.add(path.name)
-                    hashed = extract_archive(Archive(path, place, self._algorithm(path)), self.wish, meter.add)
+                    hashed = extract_archive(Archive(path, place, self._algorithm(path)), self.selection, meter.add)
                     if hashed:
                         self._hashes[path.name] = hashed
                 else:
                     todo += stretches(path, place, stretch_bytes=self.options.stretch_bytes)
-            extract_all(todo, self.wish, jobs=self.options.jobs, tell=meter.add)
+            extract_all(todo, self.selection, jobs=self.options.jobs, tell=meter.add)
         finally:
             meter.close()
         self._prove()

@@ -47,7 +47,7 @@ def read(path: Path, *, holdout: int = 0, levels: int = 256) -> InMemory:
     missing = [name for name in names if name not in contents]
     if missing:
         raise DataError(f"{path} has no {missing[0]}; give CIFAR-10's tar.gz or what is in it")
-    batches = [(_binary if names is BINARY else _pickled)(name, contents[name]) for name in names]
+    batches = [(_binary_batch if names is BINARY else pickled_batch)(name, contents[name]) for name in names]
     images = [quantised(part, levels) for part, _ in batches]
     labels = [part for _, part in batches]
     train, train_labels = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
@@ -80,7 +80,7 @@ def _of_tar(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _binary(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
+def _binary_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
     """Read 10,000 x (label, 1,024 red, 1,024 green, 1,024 blue)."""
     if not content or len(content) % RECORD:
         raise DataError(f"{name} is cut off: it ends at byte {len(content)}, an image has {RECORD} bytes")
@@ -90,7 +90,12 @@ def _binary(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
     return _pixels(records[:, 1:]), labels
 
 
-def _pickled(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
+def pickled_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
+    """Read one batch of the Python version.
+
+    Raises:
+        DataError: it is none.
+    """
     batch = unpickle(name, content)
     data: Any = batch.get(b"data")
     labels: Any = batch.get(b"labels")

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from model import image_files
 from model.data.dataset import Prepared, Split, load
+from model.data.driving.extract import CAMERAS
 from model.data.manifest import Column
 from model.errors import DataError
 
@@ -17,7 +18,6 @@ LINE = 12  # pixels of a line of text
 SHOWN = 7  # columns at most
 SIDE = 128  # pixels that an image gets at least, where there is text below it
 SHORT = {"latitude": "lat", "longitude": "lon", "steering_angle": "steer", "camera": "cam"}
-CAMERAS = ("left", "center", "right")
 
 
 def write(name: str, out: Path, *, split: Split, count: int) -> int:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_files import sync_folder, write_file
 from model.config.data_recipe import SHARD_BYTES
 from model.data.digest import sha256_of
-from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, sync_folder, write, write_file
+from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, write
 from model.data.source import row_dtype
 from model.errors import DataError
 
@@ -62,7 +63,7 @@ class ShardWriter:
         self.rows_type = row_dtype(columns) if columns else None
         self.per_shard = images_per_shard(image, shard_bytes)
         self.shards: list[Shard] = []
-        self._open: dict[str, _OpenShard] = {}
+        self._open: dict[str, OpenShard] = {}
         self._plan = json.loads(json.dumps({"plan": plan, "image": asdict(image), "per_shard": self.per_shard}))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +125,9 @@ class ShardWriter:
         (self.folder / JOURNAL).unlink(missing_ok=True)
         return made
 
-    def _begin(self, split: str) -> _OpenShard:
+    def _begin(self, split: str) -> OpenShard:
         shape = (self.per_shard, self.image.height, self.image.width, self.image.channels)
-        shard = self._open[split] = _OpenShard(self.folder / f".{split}-{os.getpid()}.tmp", shape)
+        shard = self._open[split] = OpenShard(self.folder / f".{split}-{os.getpid()}.tmp", shape)
         return shard
 
     def _close(self, split: str) -> None:
@@ -137,9 +138,9 @@ class ShardWriter:
             columns_sha256 = save_array(self.folder / Shard(name, split, 0, "").columns_file, rows)
         sha256 = shard.finish(self.folder / name)
         del self._open[split]
-        self._note(Shard(name, split, shard.images, sha256, columns_sha256))
+        self.commit(Shard(name, split, shard.images, sha256, columns_sha256))
 
-    def _note(self, shard: Shard) -> None:
+    def commit(self, shard: Shard) -> None:
         """Write a shard down as whole; only now does it count."""
         self.shards.append(shard)
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
@@ -213,7 +214,7 @@ class ShardWriter:
         return DataError(f"cannot write to {self.folder}: {reason}; {kept} shards are kept, run it again to go on")
 
 
-class _OpenShard:
+class OpenShard:
     """A shard on its way to the disk: nothing of it is kept in memory but its columns.
 
     Args:
@@ -227,12 +228,13 @@ class _OpenShard:
         self._file = path.open("w+b", buffering=0)
         head = _head(shape)
         self._hasher = hashlib.sha256(head)
-        self._put(head)
+        self.write(head)
 
     def add(self, images: Images, rows: Rows | None) -> None:
+        """Write images behind those that came before; keep their rows."""
         body = np.ascontiguousarray(images).reshape(-1).data
         self._hasher.update(body)
-        self._put(body)
+        self.write(body)
         self.images += len(images)
         if rows is not None:
             self.rows.append(rows)
@@ -242,7 +244,7 @@ class _OpenShard:
         full = self.images == self._shape[0]
         if not full:
             self._file.seek(0)
-            self._put(_head((self.images, *self._shape[1:])))
+            self.write(_head((self.images, *self._shape[1:])))
         os.fsync(self._file.fileno())
         self._file.close()
         sha256 = self._hasher.hexdigest() if full else sha256_of(self._path)
@@ -250,7 +252,12 @@ class _OpenShard:
         sync_folder(path.parent)
         return sha256
 
-    def _put(self, content: bytes | memoryview) -> None:
+    def write(self, content: bytes | memoryview) -> None:
+        """Write all of it: a raw file may take less at a time.
+
+        Raises:
+            OSError: the disk is full.
+        """
         left = memoryview(content)
         while left.nbytes:
             left = left[self._file.write(left) :]

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from model.__main__ import main
+from model.cli.flags import parse_values
 from model.config import TrainConfig, config_from_settings, cost_of
 from model.config.data_recipe import Options
 from model.data import load as load_data
 from model.data.prepare.prepare import prepare
 from model.errors import ConfigError, SetupError
 from model.networks.build import build
-from model.networks.conditioned import Conditioned, parse_values
+from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
 from model.sampling.generate import draw
 from model.training.checkpoint import digest, load, path_of
@@ -176,7 +177,7 @@ def test_a_resume_in_mid_epoch_is_equal_in_every_bit_also_with_other_memory(
 
     def memory(mb: int) -> None:
         # One MiB is more than these frames have; the limit is lowered below them.
-        monkeypatch.setattr("model.data.feed.Feed._memory", property(lambda _: 1000 if mb else 2**30))
+        monkeypatch.setattr("model.data.feed.Feed.available_bytes", property(lambda _: 1000 if mb else 2**30))
 
     memory(began_mb)
     assert run(config(drive, condition=condition), tmp_path / "whole") == 0

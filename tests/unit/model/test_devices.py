@@ -90,7 +90,7 @@ def test_rows_are_recorded_on_a_gpu(kind: str) -> None:
         for _ in range(3):
             cache.begin_row()
             row.draw()
-    assert row._graph is not None
+    assert row.recorded
 
 
 @pytest.mark.parametrize("multiscale", [0, 4])

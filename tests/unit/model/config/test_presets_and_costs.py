@@ -17,7 +17,7 @@ from model.networks.build import build
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
-from model.training.state import _optimizer
+from model.training.state import build_optimizer
 
 torch.set_num_threads(1)
 
@@ -101,7 +101,7 @@ def test_what_the_paper_does_not_say_is_declared(name: str) -> None:
     assert [word for word in words if word not in found.chosen] == []
     assert (found.settings["ema"], found.settings["grad_clip"]) == (0.998, 1.0)
     net = build(TrainConfig(model="row-lstm", layers=1, head=8))
-    assert {group["alpha"] for group in _optimizer(TrainConfig(optimizer="rmsprop"), net).param_groups} == {0.95}
+    assert {group["alpha"] for group in build_optimizer(TrainConfig(optimizer="rmsprop"), net).param_groups} == {0.95}
     assert (net.head.out_channels, net.last.out_channels) == (8, 17)  # type: ignore[union-attr]
 
 

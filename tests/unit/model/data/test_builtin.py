@@ -44,7 +44,7 @@ def test_patches_of_photographs_are_real_and_no_two_parts_share_a_pixel(name: st
     assert np.array_equal(patches.train[0, :, :, stride:], patches.train[1, :, :, :-stride])  # they overlap
     neighbours = np.diff(patches.train.astype(int), axis=3)
     assert np.abs(neighbours).mean() < recipe.levels / 12  # as in photographs, unlike in noise: that has a third
-    photograph = photos._levels(photos._photographs()[0], recipe)
+    photograph = photos.shrunk_levels(photos.photographs()[0], recipe)
     for part, left in ((patches.train, 0), (patches.valid, recipe.ends[0]), (patches.test, recipe.ends[1])):
         assert np.array_equal(part[0], photograph[: recipe.side, left : left + recipe.side].transpose(2, 0, 1))
 

@@ -21,7 +21,7 @@ from model.data.dataset import Prepared
 from model.data.manifest import Column, Image, Manifest
 from model.data.prepare.shard_writer import ShardWriter
 from model.errors import CheckpointError
-from model.evaluation.evaluate import _paper
+from model.evaluation.evaluate import paper_table
 from model.training.checkpoint import digest, find, load, path_of
 from model.training.loop import train
 from model.training.stop import StopFlag
@@ -175,7 +175,7 @@ def published(name: str = "cifar10", **more: Any) -> Prepared:
 
 def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() -> None:
     plain = TrainConfig(dataset="cifar10")
-    table, remarks = _paper(plain, published())
+    table, remarks = paper_table(plain, published())
     assert "3.00" in str(table)
     assert remarks == []
     for change, says in (
@@ -183,9 +183,9 @@ def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() 
         ({"recipe": {"asked": {"holdout": None, "levels": 8}}}, "prepared with levels = 8"),
         ({"published": False}, "its files are not the published ones"),
     ):
-        assert _paper(plain, published(**change)) == (None, [f"not beside the paper's figures: {says}"])
+        assert paper_table(plain, published(**change)) == (None, [f"not beside the paper's figures: {says}"])
     for other in ("imagenet-box-32", "mnist-dynamic", "mnist-threshold", "mnist-static-own"):
-        assert _paper(plain, published(other)) == (None, [])
+        assert paper_table(plain, published(other)) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,6 @@ def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() 
 def test_the_papers_figures_do_not_stand_beside_what_they_do_not_measure(
     dataset: str, setting: dict[str, Any], says: str
 ) -> None:
-    assert _paper(TrainConfig(dataset=dataset), published(dataset))[0] is not None
-    found = _paper(TrainConfig(dataset=dataset, **setting), published(dataset))
+    assert paper_table(TrainConfig(dataset=dataset), published(dataset))[0] is not None
+    found = paper_table(TrainConfig(dataset=dataset, **setting), published(dataset))
     assert found == (None, [f"not beside the paper's figures: {says}"])

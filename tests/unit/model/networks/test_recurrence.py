@@ -197,7 +197,7 @@ def test_the_memory_of_the_fast_networks_is_counted(
     model: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free: dict[Any, list[dict[str, Any]]] = {}
-    monkeypatch.setattr(buffers, "_free", free)
+    monkeypatch.setattr(buffers, "free_buffers", free)
     config = TrainConfig.model_validate({"model": model, "multiscale": multiscale, "hidden": 5, "layers": 3})
     torch.manual_seed(0)
     nats_per_image(build(config), torch.randint(17, (6, 1, 8, 8))).sum().backward()

@@ -103,7 +103,9 @@ def test_a_shard_that_never_comes_ends_the_training_with_its_steps_kept(
 ) -> None:
     monkeypatch.setattr("model.data.shuffle.BLOCK", 4)  # a shard
     monkeypatch.setattr("model.data.shuffle.POOL", 1)
-    monkeypatch.setattr("model.data.feed.Feed._memory", 0)  # they come shard by shard, as they would from a bucket
+    monkeypatch.setattr(
+        "model.data.feed.Feed.available_bytes", 0
+    )  # they come shard by shard, as they would from a bucket
     assert run(config(images), tmp_path / "whole") == 0
     third = int(Order(0, [4] * 4, Strategy(4, 1)).at(8, 1)[0][0]) // 4
     late, step = ("shard-00005.npy", 5) if split == "valid" else (f"shard-0000{third}.npy", 2)

@@ -52,7 +52,7 @@ class Peak(TorchDispatchMode):
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[dict[str, Any]]]:
     """Hide what other tests' networks have left to be used again."""
     kept: dict[Any, list[dict[str, Any]]] = {}
-    monkeypatch.setattr(buffers, "_free", kept)
+    monkeypatch.setattr(buffers, "free_buffers", kept)
     return kept
 
 
@@ -116,10 +116,10 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
     step(5)
     trained = kept()
     assert trained > 0
-    monkeypatch.setattr(buffers, "_idle_limit", lambda: 10 * trained)
+    monkeypatch.setattr(buffers, "idle_limit", lambda: 10 * trained)
     step(7)
     assert kept() > trained  # both fit
-    monkeypatch.setattr(buffers, "_idle_limit", lambda: trained // 2)
+    monkeypatch.setattr(buffers, "idle_limit", lambda: trained // 2)
     step(5)  # its buffers are there: nothing is made, nothing dropped
     assert kept() > trained
     step(8)
@@ -163,7 +163,7 @@ def signals() -> Iterator[None]:
 
 COMMANDS = {
     "evaluate": ("model.evaluation.evaluate.report", "take --device cpu or a machine with more"),
-    "sample --out a.png": ("model.training.checkpoint.load", "take a smaller --count, --device cpu or"),
+    "sample --out a.png": ("model.evaluation.samples.draw_samples", "take a smaller --count, --device cpu or"),
     "complete --image a.png --occlude top --out b.png": (
         "model.evaluation.complete.complete",
         "take a smaller --count",

@@ -337,7 +337,7 @@ def test_what_is_no_pickle_of_a_batch_is_one_line(content: bytes) -> None:
 )
 def test_a_pickled_batch_of_another_form_is_refused(batch: dict[bytes, object]) -> None:
     with pytest.raises(DataError, match=r"data_batch_1(:| is no batch)"):
-        cifar._pickled("data_batch_1", pickle.dumps(batch, protocol=2))
+        cifar.pickled_batch("data_batch_1", pickle.dumps(batch, protocol=2))
 
 
 def test_a_png_of_another_size_is_named_with_its_place(tmp_path: Path) -> None:

@@ -147,16 +147,16 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
-    put = writers._OpenShard._put
+    put = writers.OpenShard.write
 
-    def full(self: writers._OpenShard, content: bytes) -> None:
+    def full(self: writers.OpenShard, content: bytes) -> None:
         nonlocal written
         written += len(content)
         if written > 2 * SHARD_BYTES:
             raise OSError(errno.ENOSPC, "No space left on device")
         put(self, content)
 
-    monkeypatch.setattr(writers._OpenShard, "_put", full)
+    monkeypatch.setattr(writers.OpenShard, "write", full)
     with pytest.raises(DataError) as caught:
         fill(tmp_path / "out")
     assert str(caught.value) == (
@@ -180,9 +180,10 @@ def test_a_disk_with_room_for_what_is_missing_is_enough(tmp_path: Path, monkeypa
     (out / "manifest.json").unlink()
     made = manifests.read(tmp_path / "whole")
     opened = {"name": "digits", "version": made.version, "recipe": made.recipe, "sources": []}
-    writer_ = ShardWriter(tmp_path / "plan", made.image, tuple(made.columns), plan=opened, shard_bytes=30_000)
+    ShardWriter(tmp_path / "plan", made.image, tuple(made.columns), plan=opened, shard_bytes=30_000)
     lines = [json.dumps(asdict(shard)) for shard in made.shards[:-1]]
-    (out / JOURNAL).write_text("\n".join([json.dumps(writer_._plan), *lines]) + "\n")
+    plan = (tmp_path / "plan" / JOURNAL).read_text().strip()
+    (out / JOURNAL).write_text("\n".join([plan, *lines]) + "\n")
     (out / made.shards[-1].file).unlink()
     left = made.shards[-1].images * made.image.bytes
     usage = shutil.disk_usage(tmp_path)
@@ -326,7 +327,7 @@ def own(source: Path, out: Path) -> tuple[Manifest, bool]:
 
 def interrupt(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare three shards, and no more."""
-    note = ShardWriter._note
+    note = ShardWriter.commit
 
     def dies(self: ShardWriter, shard: Shard) -> None:
         note(self, shard)
@@ -334,7 +335,7 @@ def interrupt(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "_note", dies)
+        patch.setattr(ShardWriter, "commit", dies)
         patch.setattr("model.data.formats.pictures.BLOCK_BYTES", 4 * IMAGE.bytes)
         with pytest.raises(KeyboardInterrupt):
             own(source, out)

@@ -35,12 +35,18 @@ from orchestrator.host.ssh_host import SshHost
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.requests import user_data
 from orchestrator.runs.events import InterruptionNoticed
+from orchestrator.runs.files import read_jsonl
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 
 FILES = 1000
 # torch imports half of itself (dynamo) when the first optimizer is made, whoever makes it.
 IMPORT_TORCH = "import torch; torch.optim.AdamW([torch.zeros(1, requires_grad=True)])"
+
+
+def first_step_at(metrics: Path) -> float:
+    """Return when the first measured step of an attempt was written (unix seconds)."""
+    return next(line["time"] for line in read_jsonl(metrics) if line.get("step") and "event" not in line)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -99,9 +105,7 @@ def measure_launch(rounds: int) -> None:
                 env={**os.environ, "PIXEL_ORCH_HOME": str(home)},
             )
             store = RunStore(home, "bench")
-            steps = [line for line in store.metrics() if line.get("step") and "event" not in line]
-            first = next(line["time"] for line in steps if line["attempt"] == 1)
-            resumed = next(line["time"] for line in steps if line["attempt"] == 2)
+            first, resumed = (first_step_at(store.metrics_path(number)) for number in (1, 2))
             notice = next(e.at for e in store.events() if isinstance(e, InterruptionNoticed))
             total.append(first - began)
             own.append(first - began - start[-1] - torch_import[-1])

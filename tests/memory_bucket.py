@@ -22,7 +22,7 @@ PLACE = BucketPlace("b", "pixel-orch/story-1", "us-east-1")
 
 
 class MemoryS3:
-    """The `SecondHome` seam.
+    """The `RemoteStore` seam.
 
     Args:
         cloud: whose machines write there.

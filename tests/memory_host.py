@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cloud.base import Instance
 from orchestrator.errors import CommandError, UnreachableError
-from orchestrator.host.base import Cursor, Job, Look, Setup
-from orchestrator.runs.outputs import Output, RestFile
+from orchestrator.host.base import Cursor, HostStatus, Job, Setup
+from orchestrator.runs.outputs import ExtraOutput, Output
 
 if TYPE_CHECKING:
     from tests.memory import MemoryCloud
@@ -224,7 +224,7 @@ class MemoryHost:
         moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
         return max(min(moments), machine.command_started_at or 0.0) if moments else None
 
-    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
         self.check()
         machine, now = self.machine, self.clock.now()
         machine.owner_at = now
@@ -234,14 +234,14 @@ class MemoryHost:
         self._answered()
         notice = None if machine.noticed_at is None else machine.noticed_at + 120.0 + machine.skew_s
         if machine.command_started_at is None:
-            return Look("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
+            return HostStatus("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
         trainer, code, asked = self.trainer_at(now)
         text = self.metrics_at(now)
         new = text[cursor.metrics :].decode() if cursor.metrics < len(text) else ""
         outputs = tuple(self.outputs_at(now))
         stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
-        return Look(
+        return HostStatus(
             trainer,  # type: ignore[arg-type]
             code,
             asked,
@@ -336,12 +336,12 @@ class MemoryHost:
         self.cloud.write(destination, f"weights after step {output.step}".encode())
         return True
 
-    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+    def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         self.check()
         self._answered()
-        return tuple(RestFile(name, len(content)) for name, content in sorted(self.machine.rest.items()))
+        return tuple(ExtraOutput(name, len(content)) for name, content in sorted(self.machine.rest.items()))
 
-    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
         self.check()
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -66,8 +66,11 @@ class Story:
         self.store.append(RunCreated(at=self.clock.now(), run=self.spec.run, cloud="AWS"))
         self.recorder = Recorder()
 
-    def engine(self) -> Engine:
-        """Return a new engine over the same run: a first one, or the one that takes over after a crash."""
+    def engine(self, **changes: Any) -> Engine:
+        """Return a new engine over the same run: a first one, or the one that takes over after a crash.
+
+        `changes` are arguments of `Engine` that differ, and `bucket`, which is one of the job.
+        """
         images = {region: Image("ami-1") for region in self.spec.regions}
         plan = Plan(self.spec, self.offers(), images, self.store.state().created_at, "home")
         job = Job(
@@ -80,17 +83,19 @@ class Story:
             owner_timeout_s=self.spec.recovery.owner_timeout_s,
             stop_timeout_s=self.spec.recovery.stop_timeout_s,
             metadata_poll_s=5,
+            bucket=changes.pop("bucket", None),
         )
-        return Engine(
-            store=self.store,
-            plan=plan,
-            job=job,
-            cloud=self.cloud,
-            connect=self.cloud.connect,
-            make_keys=lambda comment: (f"private {next(self._keys)}", f"ssh-ed25519 AAAA {comment}"),
-            clock=self.clock,
-            watchers=(self.recorder,),
-        )
+        parts: dict[str, Any] = {
+            "store": self.store,
+            "plan": plan,
+            "job": job,
+            "cloud": self.cloud,
+            "connect": self.cloud.connect,
+            "make_keys": lambda comment: (f"private {next(self._keys)}", f"ssh-ed25519 AAAA {comment}"),
+            "clock": self.clock,
+            "watchers": (self.recorder,),
+        }
+        return Engine(**{**parts, **changes})
 
     def offers(self) -> tuple[Offer, ...]:
         """Return the offers at the prices of now."""

@@ -269,7 +269,7 @@ class Tale:
             self.clock.is_dead = True
         elif fault.kind == "kill-at-fact":
             self.facts_until_death = fault.machine
-        elif fault.kind == "ctrl-c-twice" and self.engine.stop_reason:
+        elif fault.kind == "ctrl-c-twice" and self.engine.stop.reason:
             raise KeyboardInterrupt
         else:
             if fault.kind == "ctrl-c-twice":
@@ -315,20 +315,21 @@ class Tale:
 
     def _new_life(self) -> Engine:
         """Return an engine whose exit paths do not run when the process is killed."""
-        engine = self.story.engine()
-        if self.setting.carry_s is not None:
-            engine.job = dataclasses.replace(engine.job, bucket=PLACE)
-            engine.second_home = TaleS3(self)
-        engine.refresh = self._unless_away(self.story.offers)  # type: ignore[assignment]
+        has_s3 = self.setting.carry_s is not None
+        engine = self.story.engine(
+            bucket=PLACE if has_s3 else None,
+            remote_store=TaleS3(self) if has_s3 else None,
+            refresh=self._unless_away(self.story.offers),
+        )
         self.clock.is_dead = self.clock.was_killed = False
         self.facts_until_death = 0
-        finish = engine._finish
+        finish = engine.finish
 
         def unless_killed(state: State, reason: str) -> None:
             if not self.clock.was_killed:
                 finish(state, reason)
 
-        engine._finish = unless_killed  # type: ignore[method-assign]
+        engine.finish = unless_killed  # type: ignore[method-assign]
         return engine
 
     def tell(self) -> None:

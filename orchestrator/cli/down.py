@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.clock import SystemClock
+from orchestrator.cloud.base import Cloud, Image
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.engine.reaper import Reaper
 from orchestrator.errors import CloudError, HostError, PixelOrchError, SpecError
@@ -129,14 +130,12 @@ def _end_unowned(store: RunStore, home: Path) -> None:
         return
     with cloud_of(spec, home) as cloud:
         reaper = Reaper(
-            run=store.run,
+            spec=spec,
             cloud=cloud,
             clock=clock,
             state=store.state,
             emit=store.append,
-            outlives_notice_s=spec.recovery.outlives_notice_s,
-            look_every_s=spec.recovery.poll_s,
-            spec=spec,
+            image_of=lambda region: _image(cloud, region, spec.ami),
             home_id=home_id(home, write=False),
         )
         left = reaper.end_all("pixel-orch down")
@@ -144,6 +143,14 @@ def _end_unowned(store: RunStore, home: Path) -> None:
             raise CloudError(f"EC2 has not yet ended {', '.join(left)}; say down again in a minute")
         reaper.close_doors(set(spec.regions))
         store.append(StateChanged(at=clock.now(), state="CANCELLED", reason="ended by down or sweep"))
+
+
+def _image(cloud: Cloud, region: str, ami: str | None) -> Image:
+    """Return what the run's instances start from; one that nothing is known of if EC2 does not say."""
+    try:
+        return cloud.image(region, ami)
+    except PixelOrchError:
+        return Image("")
 
 
 def _embedded_runs(home: Path) -> bool:

@@ -20,7 +20,7 @@ from orchestrator.cli.lead import InterruptOnce, _lead
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.base import Cloud
 from orchestrator.cloud.connect import check_credentials, cloud_of, start_embedded
-from orchestrator.engine.engine import Watcher
+from orchestrator.engine.journal import Watcher
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.formatting import price
 from orchestrator.host.connect import make_run_key

@@ -17,7 +17,9 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.base import Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.engine.build import engine_from
-from orchestrator.engine.engine import Cancelled, Engine, Watcher
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.journal import Watcher
+from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.host import sync
 from orchestrator.host.connect import forget_ssh_config
@@ -63,7 +65,7 @@ def _lead(
         engine = engine_from(store, plan, tree, cloud, clock=clock, watchers=(view, *extra))
         store.ask_for(None)
         if verb == "stop":
-            engine.watchers = (*engine.watchers, _StopAtOnce(engine))
+            engine.journal.watchers = (*engine.journal.watchers, _StopAtOnce(engine))
         with _signals(engine, store, screen):
             try:
                 engine.run(verb, os.getpid())

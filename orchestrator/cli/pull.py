@@ -23,7 +23,7 @@ from orchestrator.runs.store import RunStore
 
 
 def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
-    open_attempts = [a for a in store.state().open_attempts() if not a.lost_because]
+    open_attempts = [a for a in store.state().open_attempts() if not a.is_lost]
     known = {i.instance_id: i for i in cloud.instances(store.run)}
     for attempt in reversed(open_attempts):
         instance = known.get(attempt.instance_id)
@@ -71,7 +71,7 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
     have = {pulled.sha256 for pulled in store.state().checkpoints.values()}
     root, count = f"pixel-orch/{store.run}", 0
     try:
-        for output in host.look(root, Cursor(1 << 60, 1 << 60)).outputs:
+        for output in host.poll(root, Cursor(1 << 60, 1 << 60)).outputs:
             folder = store.checkpoints if output.is_checkpoint else store.folder
             if output.sha256 in have or not host.fetch(root, output, folder / output.name):
                 continue

@@ -75,6 +75,11 @@ class Instance:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def is_spot_interruption(self) -> bool:
+        """Whether EC2 ended it, or ends it, to take the spot capacity back."""
+        return self.reason_code.startswith("Server.Spot")
+
+    @property
     def is_gone(self) -> bool:
         """Whether it is no longer there (and no longer billed)."""
         return self.state == "terminated"

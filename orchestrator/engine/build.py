@@ -6,7 +6,8 @@ from pathlib import Path
 
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import Cloud
-from orchestrator.engine.engine import Engine, Watcher
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.journal import Watcher
 from orchestrator.host import sync
 from orchestrator.host.connect import connector
 from orchestrator.plan.job import job_for, tree_for
@@ -34,7 +35,7 @@ def engine_from(
         clock=clock,
         watchers=watchers,
         refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at, images_per_s=plan.images_per_s).offers,
-        second_home=second_home(plan.spec, store.home),
+        remote_store=second_home(plan.spec, store.home),
     )
 
 

@@ -1,6 +1,6 @@
-"""Ending machines: ask, wait until they are gone, write down who ended them and at what price they ran.
+"""Ends instances: asks, waits until they are gone, writes down who ended them and at what price they ran.
 
-Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its
+Every exit path of the engine goes through `Reaper.end_all`. It names what it cannot end; `cleanup` finds that by its
 tag.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from orchestrator.clock import Clock
-from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Instance
+from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Image, Instance
+from orchestrator.engine.started import instance_started
 from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError
 from orchestrator.market.pools import Pool, PricePoint
 from orchestrator.runs.events import (
     EndedBy,
     Event,
     InstanceEnded,
-    InstanceStarted,
     PriceChanged,
     PriceSeen,
     TerminateRequested,
@@ -32,6 +32,7 @@ FREE_WHEN_INTERRUPTED_S = 3600.0
 
 PRICES_EVERY_S = 60.0
 ACCESS_TIMEOUT_S = 60.0
+SHORTEST_PAUSE_S = 0.25
 UNSURE_S = 30.0  # EC2 is eventually consistent: so long after a launch it may not list the instance
 CLOCKS_DIFFER_S = 600.0  # this machine's and AWS's
 GONE_TIMEOUT_S = 900.0  # a GPU instance may stay in shutting-down for minutes
@@ -45,39 +46,46 @@ class Reaper:
         clock: the time.
         state: gives the fold of all events so far.
         emit: writes an event down, for good, before anything else happens.
-        outlives_notice_s: how long past its notice an instance may stay before we end it ourselves.
-        look_every_s: pause between two DescribeInstances.
-        spec: tells the disk and the address of an instance that only the cloud knows of.
+        spec: of the run.
+        image_of: gives what instances of a region were started from; it tells the disk and the login user of an
+            instance that only the cloud knows of.
         home_id: instances of another home, whose run has the same name, are left alone; "" asks for none.
     """
 
     def __init__(
         self,
         *,
-        run: str,
+        spec: RunSpec,
         cloud: Cloud,
         clock: Clock,
         state: Callable[[], RunState],
         emit: Callable[[Event], None],
-        outlives_notice_s: float,
-        look_every_s: float,
-        spec: RunSpec | None = None,
+        image_of: Callable[[str], Image],
         home_id: str = "",
     ) -> None:
-        self.run = run
+        self.spec = spec
+        self.run = spec.run
         self.cloud = cloud
         self.clock = clock
         self.state = state
         self.emit = emit
-        self.outlives_notice_s = outlives_notice_s
-        self.look_every_s = look_every_s
-        self.spec = spec
+        self.outlives_notice_s = spec.recovery.outlives_notice_s  # past its notice; then we end it ourselves
+        self.look_every_s = max(spec.recovery.poll_s, SHORTEST_PAUSE_S)  # between two DescribeInstances
+        self.image_of = image_of
         self.home_id = home_id
         self._looked_at = self._priced_at = -math.inf
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
         return next((i for i in self.cloud.instances(self.run) if i.instance_id == instance_id), None)
+
+    def is_running(self, attempt: Attempt) -> bool:
+        """Return whether EC2 does not say that the instance ends or is gone; no answer is no news."""
+        try:
+            instance = self.instance(attempt.instance_id)
+        except CloudError:
+            return True
+        return instance is not None and instance.state in ("pending", "running")
 
     def should_leave_to_aws(self, attempt: Attempt, even_under_notice: bool = False) -> bool:
         """Return whether AWS is about to end it, for free: then we must not, or it is billed."""
@@ -151,17 +159,13 @@ class Reaper:
         if state.attempt(number) is not None:
             number = 1 + max(a.number for a in state.attempts)
         self.emit(
-            InstanceStarted(
-                at=min(self.clock.now(), instance.launched_at),
-                attempt=number,
-                instance_id=instance.instance_id,
-                instance_type=instance.instance_type,
-                zone=instance.zone,
-                region=instance.region,
-                market=instance.market,
+            instance_started(
+                instance,
+                number,
+                now=self.clock.now(),
                 price_usd_h=asked.price_usd_h,
-                disk_gib=self.spec.disk_gib if self.spec else 0.0,
-                public_addresses=0 if self.spec is None or self.spec.is_private else 1,
+                spec=self.spec,
+                image=self.image_of(instance.region),
             )
         )
 

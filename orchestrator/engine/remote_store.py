@@ -1,31 +1,29 @@
-"""What a run does with its second home in S3: resume from it, hear what is stored there, catch up after we were away.
+"""A run's copy in S3: resume from it, hear what is stored there, catch up after this process was away.
 
-The instance itself carries checkpoints there (`infra/instance/checkpoint_uploader.py`), so that none of
-this is needed for them to be safe.
+The instance itself uploads checkpoints (`infra/instance/checkpoint_uploader.py`), so that they are safe without us.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from orchestrator.errors import CloudError, TrainingError
-from orchestrator.host.base import Host, Look, Setup
-from orchestrator.runs.events import CheckpointPulled, CheckpointStored, SecondHomeTroubled, TrainerExited
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
+from orchestrator.errors import CloudError
+from orchestrator.host.base import Host, HostStatus, Job, Setup
+from orchestrator.runs.events import CheckpointPulled, CheckpointStored, RemoteStoreTroubled, TrainerExited
+from orchestrator.runs.files import read_jsonl
 from orchestrator.runs.outputs import Output
 from orchestrator.runs.state import Attempt
 
-if TYPE_CHECKING:
-    from orchestrator.engine.engine import Engine, Outcome
-
-CARRY_WAIT_S = 60.0  # after the trainer's end: so long we wait until its last checkpoint is in S3 too
-FETCHED = 2  # of what was stored while we were away, so many of the newest come home
+UPLOAD_WAIT_S = 60.0  # after the trainer's end: wait at most so long until its last checkpoint is in S3 too
+FETCHED = 2  # so many of the newest checkpoints that were stored while we were away are downloaded
 
 
-class SecondHome(Protocol):
-    """The place of one run in a bucket; `aws.s3.S3Home`. Every method may raise `CloudError`."""
+class RemoteStore(Protocol):
+    """The place of one run in a bucket; `cloud.aws.s3.S3Home`. Every method may raise `CloudError`."""
 
     @property
     def url(self) -> str:
@@ -37,7 +35,7 @@ class SecondHome(Protocol):
         ...
 
     def fetch(self, output: Output, destination: Path) -> bool:
-        """Bring one home, whole and compared by digest, or not at all."""
+        """Download one, whole and compared by digest, or not at all."""
         ...
 
     def file(self, instance_id: str, name: str) -> bytes:
@@ -49,147 +47,124 @@ class SecondHome(Protocol):
         ...
 
 
-def restored(engine: Engine, host: Host, setup: Setup, attempt: Attempt, home_step: int) -> int:
-    """Let the instance fetch the newest checkpoint from S3, unless ours is newer; return its step, 0 if it has none."""
-    if engine.job.bucket is None:
-        return 0
-    found, problem = host.restore(engine.job, setup, max(1, home_step))
-    if problem:
-        tell_trouble(engine, attempt.number, problem)
-    note_stored(engine, attempt.number, found)
-    return max((output.step for output in found), default=0)
+def is_uploaded(status: HostStatus) -> bool:
+    """Return whether S3 has all that an ended trainer left: each checkpoint, its metrics, and how it ended."""
+    have = {output.sha256 for output in status.stored}
+    return status.s3_done and all(output.sha256 in have for output in status.outputs if output.is_checkpoint)
 
 
-def note_stored(engine: Engine, number: int, stored: Sequence[Output]) -> None:
-    """Write down what is in S3, once: from then on it is acknowledged, whether or not it is also at home."""
-    known = {event.sha256 for event in engine.state().stored.values()}
-    for output in stored:
-        if output.sha256 not in known:
-            known.add(output.sha256)
-            engine.emit(
-                CheckpointStored(
-                    at=engine.clock.now(),
-                    attempt=number,
-                    step=output.step,
-                    name=output.name,
-                    sha256=output.sha256,
-                    size_bytes=output.size_bytes,
-                )
-            )
+class RemoteCopy:
+    """Keeps the journal and this disk in step with the run's copy in S3.
 
-
-def tell_trouble(engine: Engine, number: int, problem: str) -> None:
-    """Write down that S3 refuses, once for each reason."""
-    if problem and engine.state().s3_trouble != problem:
-        engine.emit(SecondHomeTroubled(at=engine.clock.now(), attempt=number, reason=problem))
-
-
-def is_carried(look: Look) -> bool:
-    """Return whether all that an ended trainer left is stored too: each checkpoint, its metrics, and how it ended."""
-    have = {output.sha256 for output in look.stored}
-    return look.s3_done and all(output.sha256 in have for output in look.outputs if output.is_checkpoint)
-
-
-# -- after we were away
-
-
-def catch_up(engine: Engine) -> Outcome | None:
-    """Hear from S3 how attempts ended that ended without us; return what the last of them amounts to, None if nothing.
-
-    Raises:
-        TrainingError: the trainer had failed by itself.
-        CloudError: S3 cannot be read: then nothing must be rented, since the run may be done.
+    Args:
+        journal: where facts are written down.
+        job: what runs; its `bucket` is None where the run has no copy in S3.
+        place: the copy, None if there is none.
     """
-    home = engine.second_home
-    unheard = [a for a in engine.state().attempts if a.is_over and a.trainer_exit is None]
-    return _heard(engine, home, unheard) if home is not None and unheard else None
 
+    def __init__(self, journal: Journal, job: Job, place: RemoteStore | None) -> None:
+        self.journal = journal
+        self.job = job
+        self.place = place
 
-def after_loss(engine: Engine, attempt: Attempt) -> Outcome | None:
-    """Hear from S3 what an attempt did after we lost sight of it: it may have trained to the end; None if it has not.
+    def restore_on(self, host: Host, setup: Setup, attempt: Attempt, local_step: int) -> int:
+        """Let the instance fetch the newest checkpoint from S3, unless the local one is newer.
 
-    Raises:
-        TrainingError: the trainer had failed by itself.
-    """
-    home = engine.second_home
-    if home is None or attempt.trainer_exit is not None or attempt.trainer_started_at is None:
-        return None
-    try:
-        return _heard(engine, home, [attempt])
-    except CloudError:
-        return None  # the next machine asks S3 itself
+        Returns its step, 0 if the instance has fetched none.
+        """
+        if self.job.bucket is None:
+            return 0
+        found, problem = host.restore(self.job, setup, max(1, local_step))
+        self.note_trouble(attempt.number, problem)
+        self.note_stored(attempt.number, found)
+        return max((output.step for output in found), default=0)
 
+    def note_stored(self, number: int, stored: Sequence[Output]) -> None:
+        """Write down what is in S3, once: from then on it is acknowledged, whether or not it is downloaded too."""
+        known = {event.sha256 for event in self.journal.state().stored.values()}
+        for output in stored:
+            if output.sha256 not in known:
+                known.add(output.sha256)
+                self.journal.emit(CheckpointStored.of(output, number, self.journal.clock.now()))
 
-def _heard(engine: Engine, home: SecondHome, unheard: Sequence[Attempt]) -> Outcome | None:
-    for attempt in unheard:
-        _bring_files(engine, home, attempt)
-    number = unheard[-1].number
-    found = home.checkpoints()
-    note_stored(engine, number, found)
-    for output in found[-FETCHED:]:
-        _bring_checkpoint(engine, home, output, number)
-    return _conclusion(engine, unheard[-1], home.last_words(unheard[-1].instance_id))
+    def note_trouble(self, number: int, problem: str) -> None:
+        """Write down that S3 refuses, once for each reason."""
+        if problem and self.journal.state().s3_trouble != problem:
+            self.journal.emit(RemoteStoreTroubled(at=self.journal.clock.now(), attempt=number, reason=problem))
 
+    # -- after this process was away
 
-def _bring_files(engine: Engine, home: SecondHome, attempt: Attempt) -> None:
-    """Metrics and log: what S3 has may be longer than what came home, and begins the same."""
-    folder = engine.store.attempt_folder(attempt.number)
-    for name in ("metrics.jsonl", "trainer.log"):
-        content = home.file(attempt.instance_id, name)
-        path = folder / name
-        if content and (not path.exists() or len(content) > path.stat().st_size):
-            path.write_bytes(content)
+    def catch_up(self) -> Outcome | None:
+        """Read from S3 how attempts ended that ended without us; return what the last of them amounts to.
 
+        Raises:
+            TrainingError: the trainer had failed by itself.
+            CloudError: S3 cannot be read: then nothing must be rented, since the run may be done.
+        """
+        unheard = [a for a in self.journal.state().attempts if a.is_over and a.trainer_exit is None]
+        return self._read(self.place, unheard) if self.place is not None and unheard else None
 
-def _bring_checkpoint(engine: Engine, home: SecondHome, output: Output, number: int) -> None:
-    have = {pulled.sha256 for pulled in engine.state().checkpoints.values()}
-    if output.sha256 in have or not home.fetch(output, engine.store.checkpoints / output.name):
-        return
-    engine.emit(
-        CheckpointPulled(
-            at=engine.clock.now(),
-            attempt=number,
-            step=output.step,
-            name=output.name,
-            sha256=output.sha256,
-            size_bytes=output.size_bytes,
-        )
-    )
+    def after_loss(self, attempt: Attempt) -> Outcome | None:
+        """Read from S3 what an attempt did after contact was lost: it may have trained to the end; None if not.
 
-
-def _conclusion(engine: Engine, attempt: Attempt, words: dict[str, Any]) -> Outcome | None:
-    from orchestrator.engine.engine import Outcome
-
-    trainer = words.get("trainer") or {}
-    if trainer.get("state") != "exited":
-        return None
-    code, asked = int(trainer.get("exit_code", -1)), bool(trainer.get("asked"))
-    log = engine.store.attempt_folder(attempt.number) / "trainer.log"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() and code and not asked else ""
-    last_step, finished = _told_by_metrics(engine, attempt)
-    engine.emit(
-        TrainerExited(
-            at=engine.clock.now(), attempt=attempt.number, exit_code=code, asked=asked, last_step=last_step, tail=tail
-        )
-    )
-    if code == 0 and (not asked or engine.job.is_bundled or finished):
-        return Outcome("finished")
-    if not asked:
-        raise TrainingError(f"the trainer ended by itself with exit code {code}; its last lines:\n{tail}")
-    return None
-
-
-def _told_by_metrics(engine: Engine, attempt: Attempt) -> tuple[int, bool]:
-    """(last step, whether it said that it had finished)."""
-    step, finished = attempt.last_step, False
-    path = engine.store.attempt_folder(attempt.number) / "metrics.jsonl"
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        Raises:
+            TrainingError: the trainer had failed by itself.
+        """
+        if self.place is None or attempt.trainer_exit is not None or attempt.trainer_started_at is None:
+            return None
         try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            told = line.get("step")
-            step = max(step, told) if isinstance(told, int) else step
+            return self._read(self.place, [attempt])
+        except CloudError:
+            return None  # the next machine asks S3 itself
+
+    def _read(self, place: RemoteStore, unheard: Sequence[Attempt]) -> Outcome | None:
+        for attempt in unheard:
+            self._download_files(place, attempt)
+        last = unheard[-1]
+        found = place.checkpoints()
+        self.note_stored(last.number, found)
+        for output in found[-FETCHED:]:
+            self._download_checkpoint(place, output, last.number)
+        return self._conclusion(last, place.last_words(last.instance_id))
+
+    def _download_files(self, place: RemoteStore, attempt: Attempt) -> None:
+        """Metrics and log: what S3 has may be longer than what was downloaded, and begins the same."""
+        store = self.journal.store
+        for path in (store.metrics_path(attempt.number), store.log_path(attempt.number)):
+            content = place.file(attempt.instance_id, path.name)
+            if content and (not path.exists() or len(content) > path.stat().st_size):
+                path.write_bytes(content)
+
+    def _download_checkpoint(self, place: RemoteStore, output: Output, number: int) -> None:
+        have = {pulled.sha256 for pulled in self.journal.state().checkpoints.values()}
+        if output.sha256 in have or not place.fetch(output, self.journal.store.checkpoints / output.name):
+            return
+        self.journal.emit(CheckpointPulled.of(output, number, self.journal.clock.now()))
+
+    def _conclusion(self, attempt: Attempt, words: dict[str, Any]) -> Outcome | None:
+        trainer = words.get("trainer") or {}
+        if trainer.get("state") != "exited":
+            return None
+        code, asked = int(trainer.get("exit_code", -1)), bool(trainer.get("asked"))
+        tail = self.journal.store.log_tail(attempt.number) if code and not asked else ""
+        last_step, finished = self._read_metrics(attempt)
+        self.journal.emit(
+            TrainerExited(
+                at=self.journal.clock.now(),
+                attempt=attempt.number,
+                exit_code=code,
+                asked=asked,
+                last_step=last_step,
+                tail=tail,
+            )
+        )
+        return verdict(TrainerEnd(code, asked, finished, tail), is_bundled=self.job.is_bundled)
+
+    def _read_metrics(self, attempt: Attempt) -> tuple[int, bool]:
+        """Return (last step, whether the trainer wrote that it had finished)."""
+        step, finished = attempt.last_step, False
+        for line in read_jsonl(self.journal.store.metrics_path(attempt.number)):
+            written = line.get("step")
+            step = max(step, written) if isinstance(written, int) else step
             finished = finished or (line.get("event") == "end" and line.get("reason") == "finished")
-    return step, finished
+        return step, finished

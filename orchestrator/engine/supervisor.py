@@ -20,7 +20,8 @@ from orchestrator.cloud.base import Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.cloud.shared import SharedCloud
 from orchestrator.engine.build import engine_for
-from orchestrator.engine.engine import Cancelled, Engine
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.formatting import counted
 from orchestrator.host.connect import forget_ssh_config
@@ -126,9 +127,7 @@ class Supervisor:
             if count == 1:
                 self.say("Stopping all runs: checkpoint, pull, terminate. (Again: terminate at once.)")
             for engine in list(self.engines.values()):
-                engine.request_stop(signal.Signals(number).name)
-                if count > 1:
-                    engine.policy = engine.policy.model_copy(update={"stop_timeout_s": 0.001})
+                engine.request_stop(signal.Signals(number).name, is_urgent=count > 1)
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, handle) for number in numbers}

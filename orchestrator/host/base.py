@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator.cloud.base import Instance
-from orchestrator.runs.outputs import Output, RestFile
+from orchestrator.runs.outputs import ExtraOutput, Output
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at a trainer."""
+class HostStatus:
+    """What one poll of a host tells of its trainer."""
 
     trainer: Literal["absent", "starting", "running", "exited"]
     exit_code: int | None
@@ -142,7 +142,7 @@ class Host(Protocol):
         """Start agent and trainer. Asked twice, it starts one."""
         ...
 
-    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
         """Return what is new since `cursor`.
 
         It is also our heartbeat: without another one within `allow_s` the instance ends itself, since that is all that
@@ -157,11 +157,11 @@ class Host(Protocol):
         """
         ...
 
-    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+    def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         """Return what else the trainer wrote: neither checkpoints nor samples, metrics or log."""
         ...
 
-    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
         """Bring such files home, below a folder.
 
         Raises:

@@ -20,10 +20,10 @@ from typing import IO, Any
 from infra.instance.layout import files_to_send
 from orchestrator.errors import CommandError, HostError, UnreachableError
 from orchestrator.host import sync
-from orchestrator.host.base import CommandResult, Cursor, Job, Look, Setup
+from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
 from orchestrator.host.shell import SshShell, Write
 from orchestrator.runs.files import part_path, sha256_of, sync_folder
-from orchestrator.runs.outputs import Output, RestFile
+from orchestrator.runs.outputs import ExtraOutput, Output
 
 PIECE = 1 << 18
 HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the machine's guard waits so long for our next word
@@ -210,12 +210,12 @@ class SshHost:
 
     # -- watching
 
-    def look(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> Look:
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
         """One `agent.py status`."""
         words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
         raw = self._agent(job_root, "status", *words)
         trainer, notice = raw["trainer"], raw["notice"]
-        return Look(
+        return HostStatus(
             trainer=trainer["state"],
             exit_code=trainer.get("exit_code"),
             asked=bool(trainer.get("asked")),
@@ -252,11 +252,11 @@ class SshHost:
         sync_folder(destination.parent)
         return True
 
-    def rest(self, job_root: str) -> tuple[RestFile, ...]:
+    def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         """One `agent.py rest`."""
-        return tuple(RestFile(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
+        return tuple(ExtraOutput(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
 
-    def fetch_rest(self, job_root: str, files: Sequence[RestFile], folder: Path) -> None:
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
         """One `agent.py pack`, unpacked here: plain files only, and none outside of the folder."""
         names = json.dumps([file.name for file in files]).encode()
         folder.mkdir(parents=True, exist_ok=True)

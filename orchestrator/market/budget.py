@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from enum import Enum
 
 from orchestrator.market import catalog
 from orchestrator.market.billing import LEAST_BILLED_S, beside_usd_h, total_usd
@@ -13,6 +14,22 @@ from orchestrator.runs.spec import Limits, RunSpec
 from orchestrator.runs.state import Attempt
 
 LARGE_DISK_GIB = 100  # an image may need a larger disk than was asked for; AWS's Deep Learning AMI takes 65
+
+
+class Limit(Enum):
+    """A limit that a run may be given."""
+
+    BUDGET = "budget"
+    DURATION = "duration"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A limit that is reached. `text` is for people."""
+
+    limit: Limit
+    text: str
 
 
 def price_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
@@ -76,8 +93,10 @@ def too_little_to_begin(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: 
     return f"the budget of ${limits.budget_usd} does not buy {which} minute at up to ${cap_usd_h:.4f} an hour"
 
 
-def reached(limits: Limits, attempts: Sequence[Attempt], *, led_since: float, heard_at: float, now: float) -> str:
-    """Return which limit is reached at `now`, "" if none is.
+def reached(
+    limits: Limits, attempts: Sequence[Attempt], *, led_since: float, heard_at: float, now: float
+) -> Reached | None:
+    """Return which limit is reached at `now`, None if none is.
 
     Args:
         limits: what was asked for.
@@ -87,9 +106,9 @@ def reached(limits: Limits, attempts: Sequence[Attempt], *, led_since: float, he
         now: the moment to judge; a caller that needs time to save asks for a moment ahead.
     """
     if limits.budget_usd is not None and total_usd(attempts, now) >= limits.budget_usd:
-        return f"the budget of ${limits.budget_usd} is used up"
+        return Reached(Limit.BUDGET, f"the budget of ${limits.budget_usd} is used up")
     if limits.max_duration_s is not None and now - led_since >= limits.max_duration_s:
-        return f"the duration of {limits.max_duration_s:.0f} s is over"
+        return Reached(Limit.DURATION, f"the duration of {limits.max_duration_s:.0f} s is over")
     if limits.idle_s is not None and now - heard_at >= limits.idle_s:
-        return f"the trainer has written nothing for {limits.idle_s:.0f} s"
-    return ""
+        return Reached(Limit.IDLE, f"the trainer has written nothing for {limits.idle_s:.0f} s")
+    return None

@@ -23,6 +23,16 @@ LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
 NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
 
 
+def login_user(spec: RunSpec, image: Image) -> str:
+    """Return who logs in on an image: who was asked for, else the image's own user."""
+    return spec.login_user or image.login_user
+
+
+def root_disk_gib(spec: RunSpec, image: Image) -> int:
+    """Return the size of the root disk: what was asked for, but not less than the image needs."""
+    return max(spec.disk_gib, image.least_disk_gib)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a launch will do: the offers in the order in which they are tried, and what is the same for all of them."""
@@ -35,13 +45,17 @@ class Plan:
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
     images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
 
+    def image(self, region: str) -> Image:
+        """Return what instances of that region start from; one that nothing is known of where it was not asked for."""
+        return self.images.get(region, Image(""))
+
     def login_user(self, region: str) -> str:
         """Return who logs in on the image of that region."""
-        return self.spec.login_user or self.images.get(region, Image("")).login_user
+        return login_user(self.spec, self.image(region))
 
     def disk_gib(self, region: str) -> int:
         """Return the size of the root disk: what was asked for, but not less than the image needs."""
-        return max(self.spec.disk_gib, self.images.get(region, Image("")).least_disk_gib)
+        return root_disk_gib(self.spec, self.image(region))
 
     def door(self, region: str) -> Call:
         """Return the request for the security group. Its one rule admits SSH from the caller's address."""

@@ -49,14 +49,14 @@ def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  
             )
         case ev.CheckpointPulled():
             return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
-        case ev.RestPulled():
+        case ev.ExtraOutputsPulled():
             is_one = event.files == 1
             home = f"  {counted(event.files, 'other file')} {'is' if is_one else 'are'} home"
             home += f" ({event.size_bytes / 1e6:.2f} MB, in outputs/)"
             return f"{home}; left there: {event.left}" if event.left else home
         case ev.CheckpointStored():
             return f"  {event.name} is in S3"
-        case ev.SecondHomeTroubled():
+        case ev.RemoteStoreTroubled():
             return f"  S3 REFUSES: {event.reason}\n  The training goes on; checkpoints come home only."
         case ev.CheckpointRefused():
             return f"  {event.name} is damaged and not used: {event.reason}"

@@ -8,13 +8,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Literal
+
+from orchestrator.runs.outputs import Output
 
 State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
 FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
 
 EndedBy = Literal["aws", "pixel-orch", "instance", "other"]
 """Who ended an instance: a spot interruption by AWS, us, the instance's own shutdown, or somebody else."""
+
+
+class LossReason(str, Enum):
+    """Why an instance can no longer be used. The value is what `events.jsonl` holds."""
+
+    INTERRUPTED = "interrupted"  # AWS takes it back: with a notice, or without one
+    INSTANCE_ENDED = "instance-ended"  # EC2 says that it ended, and not for spot capacity
+    UNREACHABLE = "unreachable"
+    AGENT_GONE = "agent-gone"
+    TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
+
+
+def loss_reason(event: AttemptLost) -> LossReason:
+    """Return the cause of a loss; version 0.1.0 wrote only a sentence, of which these are the beginnings."""
+    if event.cause is not None:
+        return LossReason(event.cause)
+    begins = {"interrupt": LossReason.INTERRUPTED, "ended": LossReason.INSTANCE_ENDED}
+    begins |= {"no answer": LossReason.UNREACHABLE, "the agent": LossReason.AGENT_GONE}
+    found = [cause for words, cause in begins.items() if event.reason.startswith(words)]
+    return found[0] if found else LossReason.TRAINER_TOLD_TO_END
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +180,18 @@ class CheckpointPulled(Event):
     sha256: str
     size_bytes: int
 
+    @classmethod
+    def of(cls, output: Output, attempt: int, at: float) -> CheckpointPulled:
+        """Return the event that a checkpoint has been downloaded (`at`: unix seconds)."""
+        return cls(
+            at=at,
+            attempt=attempt,
+            step=output.step,
+            name=output.name,
+            sha256=output.sha256,
+            size_bytes=output.size_bytes,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStored(Event):
@@ -169,9 +204,21 @@ class CheckpointStored(Event):
     sha256: str
     size_bytes: int
 
+    @classmethod
+    def of(cls, output: Output, attempt: int, at: float) -> CheckpointStored:
+        """Return the event that a checkpoint is whole in S3 (`at`: unix seconds)."""
+        return cls(
+            at=at,
+            attempt=attempt,
+            step=output.step,
+            name=output.name,
+            sha256=output.sha256,
+            size_bytes=output.size_bytes,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class SecondHomeTroubled(Event):
+class RemoteStoreTroubled(Event):
     """S3 refuses, or cannot be reached from the instance; the training goes on, its checkpoints come home."""
 
     kind: ClassVar[str] = "second_home_troubled"
@@ -207,11 +254,12 @@ class AttemptLost(Event):
     kind: ClassVar[str] = "attempt_lost"
     attempt: int
     instance_id: str
-    reason: str
+    reason: str  # for people
+    cause: LossReason | None = None  # None where version 0.1.0 did not write it down; `loss_reason` knows its words
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestPulled(Event):
+class ExtraOutputsPulled(Event):
     """What else the trainer wrote is home, in `outputs/`; and what is not, with its size."""
 
     kind: ClassVar[str] = "rest_pulled"

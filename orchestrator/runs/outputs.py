@@ -25,7 +25,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class RestFile:
+class ExtraOutput:
     """A file that the trainer wrote and that we know nothing of."""
 
     name: str  # its path below the trainer's folder

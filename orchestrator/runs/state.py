@@ -14,6 +14,7 @@ from orchestrator.runs.events import (
     CheckpointStored,
     EndedBy,
     Event,
+    ExtraOutputsPulled,
     GpuSeen,
     HostReady,
     InstanceEnded,
@@ -21,18 +22,19 @@ from orchestrator.runs.events import (
     InterruptionNoticed,
     LaunchFailed,
     LaunchRequested,
+    LossReason,
     OwnerChanged,
     PriceChanged,
     PriceSeen,
     Progress,
-    RestPulled,
+    RemoteStoreTroubled,
     RunCreated,
-    SecondHomeTroubled,
     State,
     StateChanged,
     TerminateRequested,
     TrainerExited,
     TrainerStarted,
+    loss_reason,
 )
 
 
@@ -60,7 +62,8 @@ class Attempt:
     data_s: float = 0.0  # of that, while the data came
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
-    lost_because: str = ""
+    lost_because: str = ""  # for people
+    lost_cause: LossReason | None = None
     terminate_requested: bool = False
     prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
     price_changes: dict[float, float] = field(default_factory=dict)  # price by the moment (unix seconds) it came
@@ -74,6 +77,11 @@ class Attempt:
     def first_step(self) -> int:
         """The first step that this attempt trained (or would have: then `last_step` is one less)."""
         return self.resumed_from + 1
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its instance was given up: interrupted, gone, or silent for too long."""
+        return self.lost_cause is not None
 
     @property
     def is_over(self) -> bool:
@@ -150,14 +158,14 @@ def _apply(state: RunState, event: Event) -> None:
         case InstanceStarted():
             if state.attempt(event.attempt) is None:
                 state.attempts.append(_attempt_from(event))
-        case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | SecondHomeTroubled():
+        case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | RemoteStoreTroubled():
             _apply_to_checkpoints(state, event)
         case _:
             _apply_to_attempt(state, event)
 
 
 def _apply_to_checkpoints(
-    state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | SecondHomeTroubled
+    state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | RemoteStoreTroubled
 ) -> None:
     match event:
         case CheckpointPulled():
@@ -171,7 +179,7 @@ def _apply_to_checkpoints(
         case CheckpointRefused():
             state.refused.append(event)
             state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
-        case SecondHomeTroubled():
+        case RemoteStoreTroubled():
             state.s3_trouble = event.reason
 
 
@@ -215,19 +223,19 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             attempt.last_step = max(attempt.last_step, event.last_step)
             state.step = max(state.step, event.last_step)
         case AttemptLost():
-            attempt.lost_because = event.reason
+            attempt.lost_because, attempt.lost_cause = event.reason, loss_reason(event)
         case TerminateRequested():
             attempt.terminate_requested = True
         case InstanceEnded():
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
-        case PriceSeen() | PriceChanged() | GpuSeen() | RestPulled():
+        case PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled():
             _apply_seen(attempt, event)
 
 
-def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | RestPulled) -> None:
+def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled) -> None:
     match event:
-        case RestPulled():
+        case ExtraOutputsPulled():
             attempt.pulled_bytes += event.size_bytes
         case PriceSeen():
             attempt.prices_usd_h[event.hour] = event.price_usd_h

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
@@ -92,6 +91,11 @@ class RunStore:
         return self.folder / "checkpoints"
 
     @property
+    def outputs(self) -> Path:
+        """The folder of the extra outputs that were downloaded."""
+        return self.folder / "outputs"
+
+    @property
     def key_path(self) -> Path:
         """The run's private SSH key (mode 0600)."""
         return self.folder / "key"
@@ -106,6 +110,23 @@ class RunStore:
         folder = self.folder / "attempts" / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def metrics_path(self, number: int) -> Path:
+        """Return where the metrics of one attempt are, as far as they are downloaded."""
+        return self.attempt_folder(number) / "metrics.jsonl"
+
+    def log_path(self, number: int) -> Path:
+        """Return where the trainer's log of one attempt is, as far as it is downloaded."""
+        return self.attempt_folder(number) / "trainer.log"
+
+    def log_tail(self, number: int, lines: int = 10) -> str:
+        """Return the last lines of the trainer's log of one attempt, "" if there is none."""
+        path = self.log_path(number)
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def host_key_path(self, number: int) -> Path:
+        """Return where the public host key of an attempt's instance is kept."""
+        return self.attempt_folder(number) / "host_key.pub"
 
     def spec(self) -> RunSpec:
         """Read back what was asked for.
@@ -200,22 +221,6 @@ class RunStore:
         """Return whether the file at home is still, bit for bit, what was pulled."""
         path = self.checkpoint_path(pulled)
         return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
-
-    # -- metrics
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the metrics of all attempts as one curve: what a later attempt did again replaces what was lost."""
-        lines: list[dict[str, Any]] = []
-        for folder in sorted(
-            (self.folder / "attempts").glob("*"), key=lambda f: int(f.name) if f.name.isdigit() else 0
-        ):
-            own = list(read_jsonl(folder / "metrics.jsonl"))
-            first = min((line["step"] for line in own if isinstance(line.get("step"), int)), default=None)
-            if first is not None:
-                lines = [line for line in lines if not (isinstance(line.get("step"), int) and line["step"] >= first)]
-            number = int(folder.name) if folder.name.isdigit() else 0
-            lines.extend({**line, "attempt": number} for line in own)
-        return lines
 
     # -- ownership
 

@@ -21,6 +21,7 @@ from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 from tests.scenarios import tiny_trainer
+from tests.support.metrics import metrics_of
 
 TINY = Path(__file__).with_name("tiny_trainer.py")
 LIMIT_S = 90.0
@@ -112,7 +113,7 @@ class Stage:
         return self.until(lambda: self._at(step), f"step {step}")  # type: ignore[no-any-return]
 
     def _at(self, step: int) -> RunState | None:
-        steps = [line.get("step", 0) for line in self.store.metrics()]
+        steps = [line.get("step", 0) for line in metrics_of(self.store)]
         return self.state() if max(steps, default=0) >= step else None
 
     # -- looking

@@ -18,6 +18,7 @@ from orchestrator.runs.store import RunStore
 from tests.scenarios import test_second_home as second
 from tests.scenarios.stage import Stage
 from tests.support.data_files import Drive, write_bag, write_cifar
+from tests.support.metrics import metrics_of
 
 pytestmark = pytest.mark.slow
 stage = second.stage
@@ -69,7 +70,7 @@ def test_published_files_are_fetched_and_prepared_on_the_machine(stage: Stage, m
     (run,) = json.loads(said)["runs"]
     assert run["data_s"] == summary["data_s"] == ready.data_s
     assert 0 < run["data_usd"] < run["to_first_step_usd"] < run["instance_usd"]
-    start = next(line for line in RunStore(stage.home, "small").metrics() if line.get("event") == "start")
+    start = next(line for line in metrics_of(RunStore(stage.home, "small")) if line.get("event") == "start")
     assert start["images_per_epoch"] == 50
     second.end_cloud(stage)
 

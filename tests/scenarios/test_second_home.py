@@ -20,6 +20,7 @@ from orchestrator.runs.store import RunStore
 from tests.contract.test_embedded_s3 import TRUST
 from tests.scenarios.stage import Stage, last_json, staged
 from tests.scenarios.tiny_trainer import expected, load
+from tests.support.metrics import metrics_of
 
 pytestmark = pytest.mark.slow
 BUCKET = "second-home"
@@ -164,7 +165,7 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     assert state.attempts[0].ended_by == "instance"
     assert [e.exit_code for e in stage.store.events() if isinstance(e, TrainerExited)] == [0]
     assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
-    assert max(line.get("step", 0) for line in stage.store.metrics()) == 120
+    assert max(line.get("step", 0) for line in metrics_of(stage.store)) == 120
     end_cloud(stage)
     stage.check_nothing_is_left()
 

@@ -158,7 +158,7 @@ def test_whatever_reaches_a_shell_arrives_unharmed(home: Path, tmp_path: Path, s
     host.start(job, Setup(python="/usr/bin/env python3", torch="", gpu="", why=""))
     told = home / job.root / "out" / "told.json"
     give_up_at = time.monotonic() + 20
-    while (look := host.look(job.root, Cursor())).trainer != "exited":
+    while (look := host.poll(job.root, Cursor())).trainer != "exited":
         assert time.monotonic() < give_up_at, look
         time.sleep(0.02)
     assert f"s3cr3t-{seed}" not in "".join(command_lines().values()), "a secret stands in a list of processes"

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import engine, reaper
+from orchestrator.engine import reaper
+from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.provisioner import Renter
+from orchestrator.engine.provisioner import Provisioner
 from orchestrator.engine.reaper import Reaper
+from orchestrator.engine.remote_store import RemoteCopy
 from orchestrator.market import budget as limits
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.spec import Limits
@@ -59,20 +61,20 @@ MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, w
     "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 40),
     "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].price_usd_h, 20),
     "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 120),
-    "the guard does not know the budget": (Renter, "_alone_min", lambda *_: (60, 0), 30),
+    "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 30),
     "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 100),
     "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 100),
 }  # fmt: skip
 RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
     "the time that an instance has alone is wrong": (
-        Engine, "_alone_s", lambda self: self.policy.owner_timeout_s / 2, 400,
+        Engine, "_unattended_s", lambda self: self.policy.owner_timeout_s / 2, 400,
     ),
-    "no budget is checked": (limits, "reached", lambda *_, **__: "", 300),
-    "the instance is not told what its budget buys": (Engine, "allowed_s", lambda *_: None, 300),
+    "no budget is checked": (limits, "reached", lambda *_, **__: None, 300),
+    "the instance is not told what its budget buys": (Allowance, "alone_s", lambda *_: None, 300),
     "the cap is today's price": (
         limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 500,
     ),
-    "what S3 tells of a lost instance is not heard": (engine, "after_loss", lambda *_: None, 400),
+    "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 400),
     "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
     "a notice is always left to AWS": (
         Reaper,
@@ -126,9 +128,9 @@ def test_what_s3_has_is_resumed_from_though_less_came_home(monkeypatch: pytest.M
     slow_line = Setting(pull_s=30.0, carry_s=0.0)
     faults = [fault("vanish", 80)]
     assert chaos.failure_in(slow_line, faults) == ""
-    monkeypatch.setattr(engine, "restored", lambda *_: 0)
+    monkeypatch.setattr(RemoteCopy, "restore_on", lambda *_: 0)
     assert chaos.failure_in(slow_line, faults) == "", "what S3 has of a lost instance came home first"
-    monkeypatch.setattr(engine, "after_loss", lambda *_: None)
+    monkeypatch.setattr(RemoteCopy, "after_loss", lambda *_: None)
     assert "and it began with" in chaos.failure_in(slow_line, faults)
 
 
@@ -136,5 +138,5 @@ def test_what_finished_while_nobody_led_it_is_not_rented_again(monkeypatch: pyte
     away = Setting(carry_s=5.0, away_s=20000.0)
     faults = [fault("kill", 60)]
     assert chaos.failure_in(away, faults) == ""
-    monkeypatch.setattr(engine, "catch_up", lambda _: None)
+    monkeypatch.setattr(RemoteCopy, "catch_up", lambda _: None)
     assert "rented again" in chaos.failure_in(away, faults)

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import Instance
-from orchestrator.engine.engine import Cancelled
+from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import (
     AccessError,
     BudgetError,
@@ -31,9 +31,9 @@ from orchestrator.runs.events import (
     CredentialsExpiring,
     DiskFull,
     Event,
+    ExtraOutputsPulled,
     InstanceEnded,
     Progress,
-    RestPulled,
     StateChanged,
     TrainerExited,
 )
@@ -225,8 +225,7 @@ def test_a_trainer_that_fails_by_itself_is_not_relaunched(home: Path) -> None:
 
 def test_a_bootstrap_that_fails_ends_the_run_and_says_why(home: Path) -> None:
     story = Story(home)
-    engine = story.engine()
-    engine.connect = lambda instance, user, key: BrokenSetup(story.cloud, story.cloud.machines[-1])
+    engine = story.engine(connect=lambda *_: BrokenSetup(story.cloud, story.cloud.machines[-1]))
     with pytest.raises(HostError, match="no torch build has kernels"):
         engine.run()
     check_invariants(story)
@@ -307,7 +306,7 @@ def _led_until_killed(story: Story, monkeypatch: pytest.MonkeyPatch, after_s: fl
     clock.dies_at = clock.now() + after_s
     story.clock = story.cloud.clock = clock
     engine = story.engine()
-    monkeypatch.setattr(engine, "_finish", lambda state, reason: None)  # SIGKILL runs no exit path
+    monkeypatch.setattr(engine, "finish", lambda state, reason: None)  # SIGKILL runs no exit path
     try:
         engine.run()
     except Killed:
@@ -340,7 +339,7 @@ def test_after_a_sigkill_between_request_and_answer_attach_adopts_the_instance(h
         raise Killed
 
     story.cloud.launch = launch_and_die  # type: ignore[method-assign]
-    engine._finish = lambda state, reason: None  # type: ignore[method-assign]
+    engine.finish = lambda state, reason: None  # type: ignore[method-assign]
     with pytest.raises(Killed):
         engine.run()
     story.cloud.launch = launch  # type: ignore[method-assign]
@@ -415,8 +414,7 @@ def test_an_end_that_cannot_be_asked_for_at_once_is_asked_for_until_it_is_heard(
 
 def test_prices_are_asked_again_before_a_recovery(home: Path) -> None:
     story = Story(home)
-    engine = story.engine()
-    engine.refresh = lambda: tuple(o for o in engine.plan.offers if o.pool.zone == "us-east-1a")
+    engine = story.engine(refresh=lambda: tuple(o for o in story.offers() if o.pool.zone == "us-east-1a"))
     story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
     assert [a.zone for a in engine.run().attempts] == ["us-east-1b", "us-east-1a"]
     check_invariants(story)
@@ -654,7 +652,7 @@ def test_a_connection_to_ec2_that_breaks_is_tried_again_with_the_same_token(home
 def test_who_died_after_the_trainer_had_finished_rents_nothing_when_it_is_back(home: Path) -> None:
     story = Story(home)
     engine = story.engine()
-    engine._finish = lambda *_: None  # type: ignore[method-assign]  # killed before it could end anything
+    engine.finish = lambda *_: None  # type: ignore[method-assign]  # killed before it could end anything
     engine.run()
     story.cloud.interrupt(story.cloud.machines[0], notice_s=0)
     story.clock.sleep(60)
@@ -725,7 +723,7 @@ def test_what_else_the_trainer_wrote_comes_home_and_what_is_too_large_is_named(
         "results.csv": b"a,b", "best.json": b'{"step": 50}',
     }  # fmt: skip
     assert (story.store.checkpoints / "best.json").read_bytes() == b'{"step": 50}', "evaluate looks for it there"
-    (event,) = (event for event in story.store.events() if isinstance(event, RestPulled))
+    (event,) = (event for event in story.store.events() if isinstance(event, ExtraOutputsPulled))
     assert (event.files, event.size_bytes, event.left) == (2, 15, "model.bin (0.0 MB)")
     check_invariants(story)
 

@@ -79,7 +79,7 @@ def test_who_waits_for_capacity_is_told_once_a_round(home: Path, is_terminal: bo
     story.cloud.refusals = {zone: [no, no] for zone in ("us-east-1a", "us-east-1b", "us-east-1c")}
     shown = Terminal() if is_terminal else io.StringIO()
     engine = story.engine()
-    engine.watchers = (*engine.watchers, RunView(Screen(shown, story.clock.now), 100, story.clock))
+    engine.journal.watchers = (*engine.journal.watchers, RunView(Screen(shown, story.clock.now), 100, story.clock))
     assert engine.run().state == "SUCCEEDED"
     waits = [event for event in story.recorder.events if isinstance(event, CapacityAwaited)]
     assert [wait.again_at - wait.at for wait in waits] == [15, 30]

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.remote_store import is_carried, tell_trouble
+from orchestrator.engine.remote_store import is_uploaded
 from orchestrator.errors import CloudError, SpecError, TrainingError
-from orchestrator.host.base import BucketPlace, Cursor, Look
+from orchestrator.host.base import BucketPlace, Cursor, HostStatus
 from orchestrator.plan.validators import check_bucket, check_profile
-from orchestrator.runs.events import CheckpointStored, SecondHomeTroubled, TrainerExited
+from orchestrator.runs.events import CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.outputs import Output
 from tests.memory_host import MemoryHost, output_of
 from tests.story import Story
+from tests.support.metrics import metrics_of
 
 PLACE = BucketPlace("b", "pixel-orch/story-1", "us-east-1")
 
 
 class MemoryBucket:
-    """The `SecondHome` seam over the bucket of the in-memory cloud."""
+    """The `RemoteStore` seam over the bucket of the in-memory cloud."""
 
     url = "s3://b/pixel-orch/story-1"
 
@@ -55,10 +55,7 @@ class MemoryBucket:
 
 
 def engine_of(story: Story, words: dict[str, Any] | None = None) -> Engine:
-    engine = story.engine()
-    engine.job = replace(engine.job, bucket=PLACE)
-    engine.second_home = MemoryBucket(story, words)
-    return engine
+    return story.engine(bucket=PLACE, remote_store=MemoryBucket(story, words))
 
 
 def steps(story: Story, kind: type) -> list[int]:
@@ -177,7 +174,7 @@ def test_who_was_away_while_the_run_finished_finds_everything(home: Path) -> Non
     assert state.attempts[0].ended_by == "instance"
     assert steps(story, CheckpointStored)[-1] == 100
     assert (story.store.checkpoints / "checkpoint-100.pt").read_bytes() == b"weights after step 100"
-    assert story.store.metrics()[-1]["step"] == 100
+    assert metrics_of(story.store)[-1]["step"] == 100
     (end,) = (event for event in story.store.events() if isinstance(event, TrainerExited))
     assert (end.exit_code, end.last_step) == (0, 100)
 
@@ -203,7 +200,7 @@ def test_nothing_is_rented_while_it_is_not_known_whether_the_run_is_done(home: P
     story = Story(home)
     leave(story)
     engine = engine_of(story)
-    engine.second_home.fails = CloudError("S3 does not answer", code="EndpointConnectionError")  # type: ignore[union-attr]
+    engine.remote.place.fails = CloudError("S3 does not answer", code="EndpointConnectionError")  # type: ignore[union-attr]
     with pytest.raises(CloudError, match="S3 does not answer"):
         engine.run("attach")
     assert len(story.cloud.machines) == 1
@@ -213,23 +210,23 @@ def test_trouble_is_told_once_for_each_reason(home: Path) -> None:
     story = Story(home)
     engine = engine_of(story)
     for reason in ("AccessDenied", "AccessDenied", "", "SlowDown"):
-        tell_trouble(engine, 1, reason)
-    told = [event.reason for event in story.store.events() if isinstance(event, SecondHomeTroubled)]
+        engine.remote.note_trouble(1, reason)
+    told = [event.reason for event in story.store.events() if isinstance(event, RemoteStoreTroubled)]
     assert told == ["AccessDenied", "SlowDown"]
 
 
 def test_carried_is_every_checkpoint_and_the_end_and_nothing_else() -> None:
     picture = Output("samples-20.png", 20, 3, "x")
 
-    def look(outputs: list[Output], stored: list[Output], *, done: bool = True) -> Look:
-        return Look(
+    def status(outputs: list[Output], stored: list[Output], *, done: bool = True) -> HostStatus:
+        return HostStatus(
             "exited", 0, False, None, False, "", True, "", "", Cursor(), tuple(outputs), tuple(stored), s3_done=done
         )
 
-    assert is_carried(look([output_of(10), picture], [output_of(10)]))
-    assert is_carried(look([], []))
-    assert not is_carried(look([output_of(10), output_of(20)], [output_of(10)]))
-    assert not is_carried(look([output_of(10)], [output_of(10)], done=False)), "S3 does not know how it ended"
+    assert is_uploaded(status([output_of(10), picture], [output_of(10)]))
+    assert is_uploaded(status([], []))
+    assert not is_uploaded(status([output_of(10), output_of(20)], [output_of(10)]))
+    assert not is_uploaded(status([output_of(10)], [output_of(10)], done=False)), "S3 does not know how it ended"
 
 
 @pytest.mark.parametrize("name", ["my-runs", "s3://my-runs/", "a.b-c.3", "x" * 63])

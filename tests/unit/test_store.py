@@ -16,6 +16,7 @@ from orchestrator.runs.home import make_home
 from orchestrator.runs.state import fold
 from orchestrator.runs.store import RunBusyError, RunStore
 from tests.story import Story
+from tests.support.metrics import metrics_of
 
 
 def test_events_come_back_as_they_were_written(home: Path) -> None:
@@ -123,8 +124,8 @@ def test_metrics_of_a_later_attempt_replace_what_was_lost(home: Path) -> None:
     store = Story(home).store
     (store.attempt_folder(1) / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     (store.attempt_folder(2) / "metrics.jsonl").write_text('{"step": 3, "nats": 5}\n{"step": 4}\n')
-    assert [line["step"] for line in store.metrics()] == [1, 2, 3, 4]
-    assert store.metrics()[2]["nats"] == 5
+    assert [line["step"] for line in metrics_of(store)] == [1, 2, 3, 4]
+    assert metrics_of(store)[2]["nats"] == 5
 
 
 def test_json_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_so_far_is_the_bill_at_every_look_over_an_interruption(home: Path, termi
 
     story = Story(home, fate)
     engine = story.engine()
-    engine.watchers = (Looks(Screen(terminal, story.clock.now), 100, story.clock, story.store.events()),)
+    engine.journal.watchers = (Looks(Screen(terminal, story.clock.now), 100, story.clock, story.store.events()),)
     engine.run()
     assert len(story.store.state().attempts) == 2
     assert len(set(amounts)) > 5

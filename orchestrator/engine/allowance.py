@@ -1,0 +1,74 @@
+"""What the run may still use: which limit is reached at a moment, and how long a machine may go on by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+from orchestrator.clock import Clock
+from orchestrator.market import budget
+from orchestrator.market.budget import Limit, Reached
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.state import Attempt, RunState
+
+SMALLEST_SHARE = 5  # of a limit, kept for saving: one in so many seconds
+
+
+class Allowance:
+    """Judges the limits of one run.
+
+    Args:
+        spec: has the limits.
+        clock: the time.
+        state: gives the fold of all events so far.
+    """
+
+    def __init__(self, spec: RunSpec, clock: Clock, state: Callable[[], RunState]) -> None:
+        self.spec = spec
+        self.clock = clock
+        self.state = state
+
+    def reached_at(self, moment: float, heard_at: float) -> Reached | None:
+        """Return which limit is reached at `moment` (unix seconds), None if none is.
+
+        Args:
+            moment: now, or a moment ahead.
+            heard_at: when the trainer last wrote something. It may write again before a moment that lies ahead, so
+                only the silence until now counts.
+        """
+        state = self.state()
+        attempts = budget.feared(self.spec, state.attempts, moment)
+        silent_s = self.clock.now() - heard_at
+        return budget.reached(
+            self.spec.limits, attempts, led_since=state.led_since, heard_at=moment - silent_s, now=moment
+        )
+
+    def is_budget_reached_at(self, moment: float) -> bool:
+        """Return whether no second is left to pay for at `moment` (unix seconds), whatever the trainer still does."""
+        reached = self.reached_at(moment, heard_at=self.clock.now())
+        return reached is not None and reached.limit == Limit.BUDGET
+
+    def alone_s(self, attempt: Attempt) -> float | None:
+        """Return how long the instance of an attempt may go on without hearing from us; None without a limit."""
+        return self.alone_at_price_s(budget.price_cap_usd_h(self.spec, budget.offer_of(attempt)))
+
+    def alone_at_price_s(self, cap_usd_h: Decimal) -> float | None:
+        """Return how long an instance of that price cap may go on without hearing from us; None without a limit."""
+        now, state, asked = self.clock.now(), self.state(), self.spec.limits
+        attempts = budget.feared(self.spec, state.attempts, now)
+        ends = [budget.surely_buys_s(asked, attempts, cap_usd_h, now)]
+        if asked.max_duration_s is not None:  # and the time to save
+            over_at = state.led_since + asked.max_duration_s + self.spec.recovery.stop_timeout_s
+            ends.append(max(0.0, over_at - now))
+        return min((each for each in ends if each is not None), default=None)
+
+    def ahead_s(self, attempt: Attempt) -> float:
+        """Return how long before a limit the trainer is told to save: a fifth of a small limit at most."""
+        limits_s = [self.spec.recovery.stop_timeout_s / 3 * SMALLEST_SHARE]
+        asked = self.spec.limits
+        if asked.max_duration_s is not None:
+            limits_s.append(asked.max_duration_s)
+        if asked.budget_usd is not None:
+            cap_usd_h = budget.price_cap_usd_h(self.spec, budget.offer_of(attempt))
+            limits_s.append(float(asked.budget_usd / cap_usd_h) * 3600)
+        return min(limits_s) / SMALLEST_SHARE

@@ -1,0 +1,229 @@
+"""The life of one machine: brought up, watched until its trainer ends or it is lost."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+
+from orchestrator.engine.allowance import Allowance
+from orchestrator.engine.bring_up import BringUp
+from orchestrator.engine.collect import pull_extra_outputs
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
+from orchestrator.engine.monitor import AttemptMonitor
+from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
+from orchestrator.engine.provisioner import Provisioner
+from orchestrator.engine.reaper import Reaper
+from orchestrator.engine.remote_store import UPLOAD_WAIT_S, RemoteCopy, is_uploaded
+from orchestrator.engine.stop import StopRequest
+from orchestrator.errors import CloudError, HostError, UnreachableError
+from orchestrator.host.base import Host, HostStatus, Job
+from orchestrator.runs.events import LossReason, TrainerExited
+from orchestrator.runs.spec import Limits, RunSpec
+from orchestrator.runs.state import Attempt
+
+POLL_UNDER_NOTICE_S = 0.5
+
+
+class AttemptLeader:
+    """Leads one attempt after the other, each to its outcome.
+
+    Args:
+        spec: of the run.
+        job: what runs.
+        journal, stop, allowance, reaper, provisioner, remote: the parts of the run's engine.
+        bring_up: makes an instance train.
+        disk: bears a full disk of this machine.
+        credentials: warns before the AWS credentials expire.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        job: Job,
+        *,
+        journal: Journal,
+        stop: StopRequest,
+        allowance: Allowance,
+        reaper: Reaper,
+        provisioner: Provisioner,
+        remote: RemoteCopy,
+        bring_up: BringUp,
+        disk: FullDisk,
+        credentials: CredentialsWatch,
+    ) -> None:
+        self.spec = spec
+        self.policy = spec.recovery
+        self.job = job
+        self.journal = journal
+        self.clock = journal.clock
+        self.stop = stop
+        self.allowance = allowance
+        self.reaper = reaper
+        self.provisioner = provisioner
+        self.remote = remote
+        self.bring_up = bring_up
+        self.disk = disk
+        self.credentials = credentials
+
+    def lead(self, attempt: Attempt) -> Outcome:
+        """Boot, set up, start, watch: until the trainer ends or the instance is lost.
+
+        Raises:
+            HostError: a command failed on a machine that is well; another machine would not help.
+            TrainingError: the trainer failed by itself.
+            Cancelled: a stop was asked for before the trainer ran.
+        """
+        host: Host | None = None
+        try:
+            with self.stop.interruptible():
+                host = self.bring_up.ready(attempt)
+            self.journal.is_training = True
+            return self._watch(attempt, host)
+        except HostError as error:
+            if not isinstance(error, UnreachableError) and self.reaper.is_running(attempt):
+                raise
+            return self._lost(attempt, str(error))  # a command died with its machine
+        finally:
+            self.journal.is_training = False
+            if host is not None:
+                host.close()
+
+    # -- watch
+
+    def _watch(self, attempt: Attempt, host: Host) -> Outcome:
+        """Poll, pull what is new, poll again."""
+        monitor = AttemptMonitor(self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote)
+        silent_since: float | None = None
+        stop_sent_at: float | None = None
+        while True:
+            self.reaper.look()
+            now = self.clock.now()
+            try:
+                if self.stop.reason and stop_sent_at is None:
+                    stop_sent_at = now
+                    host.stop(self.job.root)
+                status = monitor.poll(host)
+                silent_since = None
+                self.disk.clear()
+                if status.trainer == "exited":
+                    return self._ended(monitor, host, status)
+                if not status.agent_alive and status.trainer != "absent":
+                    return Outcome("lost", "the agent on the instance is gone", LossReason.AGENT_GONE)
+            except HostError as error:
+                silent_since = self._silent_since(attempt, silent_since or now)
+                if silent_since is not None and silent_since > 0 and self.provisioner.readmit(attempt.region):
+                    silent_since = None  # the security group did not admit the address that we have now
+                if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
+                    return self._silent(monitor, str(error), is_stopping=stop_sent_at is not None)
+            except OSError as error:
+                self.disk.bear(error)
+            self._keep_to_limits(monitor)
+            self.credentials.check()
+            if stop_sent_at is not None and self._is_stop_over(monitor, now - stop_sent_at):
+                return Outcome("stopped", self.stop.reason)
+            self.clock.sleep(self._pause_s(monitor, None if stop_sent_at is None else now - stop_sent_at))
+
+    def _pause_s(self, monitor: AttemptMonitor, stopping_for_s: float | None) -> float:
+        """Return the pause before the next poll."""
+        if monitor.noticed:
+            return min(self.policy.poll_s, POLL_UNDER_NOTICE_S)
+        if stopping_for_s is not None:  # soon, then less and less so: hundreds of runs may be stopped at once
+            return min(self.policy.poll_s, max(0.5, stopping_for_s / 4))
+        return self.policy.poll_s
+
+    def _is_stop_over(self, monitor: AttemptMonitor, stopping_for_s: float) -> bool:
+        """Return whether a trainer that was told to stop gets no more time to save."""
+        if self.stop.is_urgent or stopping_for_s > self.policy.stop_timeout_s:
+            return True
+        return self.stop.is_by_limit and self.allowance.is_budget_reached_at(self.clock.now() + self.policy.poll_s)
+
+    def _keep_to_limits(self, monitor: AttemptMonitor) -> None:
+        """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""
+        if self.stop.reason or self.spec.limits == Limits():
+            return
+        self.reaper.note_prices(monitor.attempt.number)
+        moment = self.clock.now() + self.allowance.ahead_s(monitor.attempt)
+        reached = self.allowance.reached_at(moment, monitor.heard_at)
+        if reached is not None:
+            self.stop.request_by_limit(reached.text)
+
+    # -- the end of a machine
+
+    def _ended(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> Outcome:
+        """Decide what the end of the trainer means, after all that it left is downloaded."""
+        for _ in range(3):
+            with suppress(UnreachableError):
+                status = monitor.poll(host)
+                if not monitor.has_more:
+                    break
+            self.clock.sleep(min(self.policy.poll_s, 0.5))
+        status = self._wait_for_s3(monitor, host, status)
+        code = -1 if status.exit_code is None else status.exit_code
+        number = monitor.attempt.number
+        tail = "" if code == 0 or status.asked else self.journal.store.log_tail(number)
+        self.journal.emit(
+            TrainerExited(
+                at=self.clock.now(),
+                attempt=number,
+                exit_code=code,
+                asked=status.asked,
+                last_step=monitor.step,
+                tail=tail,
+            )
+        )
+        is_noticed = status.notice_ends_at is not None
+        pull_extra_outputs(self.journal, self.job, host, number, is_hurried=is_noticed)
+        end = TrainerEnd(code, status.asked, monitor.finished, tail, status.ending)
+        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        if outcome is not None:
+            return outcome
+        if self.stop.reason:
+            return Outcome("stopped", self.stop.reason)
+        if is_noticed:
+            return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
+        return Outcome("lost", status.ending or "the trainer was told to end", LossReason.TRAINER_TOLD_TO_END)
+
+    def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
+        """Give the last checkpoint the time to reach S3 too; it is downloaded already, so this may be given up."""
+        give_up_at = self.clock.now() + UPLOAD_WAIT_S
+        while self.job.bucket is not None and not is_uploaded(status):
+            if self.clock.now() > give_up_at or status.s3_trouble or status.notice_ends_at is not None:
+                break
+            self.clock.sleep(min(self.policy.poll_s, 1.0))
+            try:
+                status = monitor.poll(host)
+            except HostError:
+                break
+        return status
+
+    def _silent(self, monitor: AttemptMonitor, problem: str, *, is_stopping: bool) -> Outcome:
+        monitor.note_progress(force=True)
+        if is_stopping:
+            return Outcome("stopped", self.stop.reason)
+        return self._lost(monitor.attempt, problem)
+
+    def _silent_since(self, attempt: Attempt, since: float) -> float | None:
+        """Return since when the host is silent by its own fault.
+
+        For ever if EC2 says that it is gone; not at all if EC2 does not answer either: then our own network is away.
+        """
+        try:
+            instance = self.reaper.instance(attempt.instance_id)
+        except CloudError:
+            return None
+        return -math.inf if instance is not None and instance.state not in ("running", "pending") else since
+
+    def _lost(self, attempt: Attempt, problem: str) -> Outcome:
+        """Return why the instance can no longer be used: EC2's reason where it has ended, else the silence."""
+        instance = None
+        with suppress(CloudError):
+            instance = self.reaper.instance(attempt.instance_id)
+        if instance is None or instance.state not in ("shutting-down", "terminated"):
+            return Outcome("lost", f"no answer: {problem}", LossReason.UNREACHABLE)
+        if instance.is_spot_interruption:
+            current = self.journal.state().attempt(attempt.number)
+            had_notice = current is not None and current.noticed_ends_at is not None
+            reason = "interrupted" if had_notice else "interrupted without notice"
+            return Outcome("lost", reason, LossReason.INTERRUPTED)
+        return Outcome("lost", f"ended: {instance.reason_code or instance.state}", LossReason.INSTANCE_ENDED)

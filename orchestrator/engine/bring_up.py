@@ -1,0 +1,216 @@
+"""From a rented instance to a running trainer: reach it, set it up, send what to resume from, start."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from orchestrator.cloud.base import Instance
+from orchestrator.engine.allowance import Allowance
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.provisioner import Provisioner
+from orchestrator.engine.reaper import Reaper
+from orchestrator.engine.remote_store import RemoteCopy
+from orchestrator.engine.stop import StopRequest
+from orchestrator.errors import (
+    CloudError,
+    CommandError,
+    HostError,
+    SpecError,
+    UnreachableError,
+    WrongHostKeyError,
+)
+from orchestrator.host.base import Connect, Cursor, Host, Job, Setup
+from orchestrator.host.host_keys import fingerprint
+from orchestrator.market import catalog
+from orchestrator.runs.events import CheckpointPulled, CheckpointRefused, HostKeyRenewed, HostReady, TrainerStarted
+from orchestrator.runs.files import write_atomically
+from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.state import Attempt
+
+RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
+SET_UP_TRIES = 3  # on one instance, should the connection be cut
+LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
+NOTHING_NEW = Cursor(1 << 60, 1 << 60)
+
+
+class BringUp:
+    """Makes a rented instance train.
+
+    Args:
+        spec: of the run.
+        job: what runs.
+        journal, stop, allowance, reaper, provisioner, remote: the parts of the run's engine.
+        connect: opens a connection to a host.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        job: Job,
+        *,
+        journal: Journal,
+        stop: StopRequest,
+        allowance: Allowance,
+        reaper: Reaper,
+        provisioner: Provisioner,
+        remote: RemoteCopy,
+        connect: Connect,
+    ) -> None:
+        self.spec = spec
+        self.policy = spec.recovery
+        self.job = job
+        self.journal = journal
+        self.store = journal.store
+        self.clock = journal.clock
+        self.stop = stop
+        self.allowance = allowance
+        self.reaper = reaper
+        self.provisioner = provisioner
+        self.remote = remote
+        self.connect = connect
+
+    def ready(self, attempt: Attempt) -> Host:
+        """Return the host with its trainer started. A connection that is cut is no reason for another machine.
+
+        Each step can be done twice: what was sent is compared, what runs is found running.
+
+        Raises:
+            UnreachableError: it does not answer, is gone, or was cut off again and again.
+        """
+        within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
+        for tries_left in reversed(range(SET_UP_TRIES)):
+            host = self._reach(attempt, within_s)
+            within_s = self.policy.unreachable_after_s
+            try:
+                self._start(attempt, host, self._set_up(attempt, host))
+            except UnreachableError:
+                host.close()
+                if not tries_left or not self.reaper.is_running(attempt):
+                    raise
+                self.stop.check()
+                self.clock.sleep(min(1.0, self.policy.poll_s))
+            except BaseException:
+                host.close()
+                raise
+            else:
+                return host
+        raise AssertionError("the last try raises")
+
+    def _reach(self, attempt: Attempt, within_s: float) -> Host:
+        """Wait until EC2 says `running` and SSH answers with the host key that we made.
+
+        Raises:
+            UnreachableError: it did not within that time, or it is gone.
+        """
+        host_key = self.store.host_key_path(attempt.number).read_text()
+        began_at = self.clock.now()
+        give_up_at = began_at + within_s
+        problem, wrong_since = "EC2 does not list it yet", None
+        while self.clock.now() < give_up_at:
+            try:
+                instance = self.reaper.instance(attempt.instance_id)
+                if instance is not None and instance.state not in ("pending", "running"):
+                    break
+                if instance is not None and instance.state == "running":
+                    if self._has_address(instance):
+                        return self.connect(instance, attempt.login_user, host_key)
+                    problem = "it runs and has no address that this machine can reach; see --subnet, --private"
+            except (UnreachableError, CloudError) as error:
+                problem = str(error)
+                if isinstance(error, WrongHostKeyError):  # cloud-init may be about to install ours
+                    wrong_since = wrong_since or self.clock.now()
+                    give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
+                elif self.provisioner.readmit(attempt.region):
+                    give_up_at = self.clock.now() + within_s
+            self.clock.sleep(min(1.0, self.policy.poll_s))
+            self.stop.check()
+        waited_s = self.clock.now() - began_at
+        raise UnreachableError(f"{attempt.instance_id} did not answer within {waited_s:.0f} s ({problem})")
+
+    def _has_address(self, instance: Instance) -> bool:
+        return bool(instance.address or self.spec.ssh_proxy or self.spec.is_private)
+
+    def _set_up(self, attempt: Attempt, host: Host) -> Setup:
+        began_at = self.clock.now()
+        try:
+            setup = host.set_up(self.job)
+        except CommandError as error:
+            _raise_set_up_failed(attempt, error)
+        now = self.clock.now()
+        self.journal.emit(
+            HostReady(
+                at=now,
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                python=setup.python,
+                setup_s=now - began_at,
+                data_s=setup.data_s,
+                data_how=setup.data_how,
+            )
+        )
+        self._renew_host_key(attempt, host)
+        return setup
+
+    def _renew_host_key(self, attempt: Attempt, host: Host) -> None:
+        """Replace the host key of user-data: everyone who may read user-data knows it."""
+        if any(isinstance(e, HostKeyRenewed) and e.attempt == attempt.number for e in self.journal.events):
+            return
+        path = self.store.host_key_path(attempt.number)
+        old = path.read_text()
+        public, problem = "", ""
+        try:
+            public = host.renew_host_key(self.job.root, lambda new: write_atomically(path, f"{new}\n{old}".encode()))
+            write_atomically(path, f"{public}\n".encode())
+        except CommandError as error:
+            problem = str(error)
+        self.journal.emit(
+            HostKeyRenewed(
+                at=self.clock.now(),
+                attempt=attempt.number,
+                instance_id=attempt.instance_id,
+                fingerprint=fingerprint(public) if public else "",
+                problem=problem,
+            )
+        )
+
+    def _start(self, attempt: Attempt, host: Host, setup: Setup) -> None:
+        """Send what to resume from and start; a trainer that an earlier process started is left alone."""
+        status = host.poll(self.job.root, NOTHING_NEW, self.allowance.alone_s(attempt))
+        if status.trainer == "absent":
+            resume_from = self._whole_checkpoints()[-RESUME_WITH:]
+            step = resume_from[-1].step if resume_from else 0
+            step_in_s3 = self.remote.restore_on(host, setup, attempt, step)
+            for pulled in resume_from if not step_in_s3 else []:
+                host.send(self.job, self.store.checkpoint_path(pulled))
+            step = max(step, step_in_s3)
+            self.journal.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
+            host.start(self.job, setup)
+        self.journal.move("RUNNING")
+
+    def _whole_checkpoints(self) -> list[CheckpointPulled]:
+        """Return what was downloaded and is still whole, oldest first.
+
+        A damaged one is written down, and never used again.
+        """
+        whole = []
+        for _, pulled in sorted(self.journal.state().checkpoints.items()):
+            if self.store.is_whole(pulled):
+                whole.append(pulled)
+        for pulled in list(self.journal.state().checkpoints.values()):
+            is_newest = not whole or pulled.step > whole[-1].step
+            if pulled not in whole and (is_newest or self.store.checkpoint_path(pulled).exists()):
+                reason = "its digest is not what was pulled: damaged on this machine"
+                self.journal.emit(CheckpointRefused(at=self.clock.now(), name=pulled.name, reason=reason))
+        return whole
+
+
+def _raise_set_up_failed(attempt: Attempt, error: CommandError) -> NoReturn:
+    raise HostError(f"{attempt.instance_id}: set-up failed, another machine would not help: {error}") from None
+
+
+def is_large(instance_type: str) -> bool:
+    """Return whether it is a machine that takes long to boot."""
+    try:
+        return catalog.find(instance_type).gpus >= 8
+    except SpecError:
+        return False  # of a newer version's catalog

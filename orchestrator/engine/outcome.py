@@ -1,0 +1,65 @@
+"""How an attempt comes to its end, and what the end of a trainer means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.errors import TrainingError
+from orchestrator.runs.events import LossReason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt came to its end.
+
+    `reason` is for people. `cause` is what decisions are made on, and is there for a lost attempt only.
+    """
+
+    kind: Literal["finished", "lost", "stopped"]
+    reason: str = ""
+    cause: LossReason | None = None
+
+
+@dataclass(frozen=True)
+class TrainerEnd:
+    """How a trainer's process ended.
+
+    Args:
+        exit_code: negative for a signal.
+        asked: pixel-orch, or an interruption notice, had told it to stop.
+        finished: its metrics say that all steps are done.
+        tail: the last lines of its log.
+        why: what the agent on the instance says about it, "" for nothing.
+    """
+
+    exit_code: int
+    asked: bool
+    finished: bool
+    tail: str = ""
+    why: str = ""
+
+
+def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
+    """Return what an ended trainer means; None if it was told to stop, and did so before its last step.
+
+    The bundled trainer exits with 0 only when all steps are done. Another program may exit with 0 because it was
+    told to stop.
+
+    Raises:
+        TrainingError: it ended by itself, and has not finished.
+    """
+    if end.exit_code == 0 and (not end.asked or is_bundled or end.finished):
+        return Outcome("finished")
+    if not end.asked:
+        how = f"{exit_text(end.exit_code)}{f' ({end.why})' if end.why else ''}"
+        raise TrainingError(f"the trainer ended by itself with {how}; its last lines:\n{end.tail}")
+    return None
+
+
+def exit_text(code: int) -> str:
+    """Return an exit code for people; a signal by its number."""
+    if code < 0:
+        hint = " (out of memory?)" if code == -9 else ""
+        return f"signal {-code}{hint}"
+    return f"exit code {code}"

@@ -510,7 +510,7 @@ def test_credentials_that_expire_are_told_of_before_and_end_in_an_instance_that_
     assert max(state.checkpoints) == 100, "the training went on over SSH, and everything is home"
     assert state.state == "SUCCEEDED"
     assert "ends itself within 30 min" in state.reason
-    assert "sweep" in state.reason
+    assert "cleanup" in state.reason
 
 
 # -- where our own address, the quota, and the line are the trouble
@@ -733,16 +733,13 @@ def test_a_machine_that_goes_while_the_rest_is_fetched_costs_nothing_more(home: 
         machine.rest = {"results.csv": b"a,b"}
 
     story = Story(home, writes)
-    state = story.engine()
-    monkey = state.connect
 
     def connect(*words: Any) -> Any:
-        host = monkey(*words)
-        host.rest = lambda root: (_ for _ in ()).throw(UnreachableError("gone"))
+        host: Any = story.cloud.connect(*words)
+        host.extra_outputs = lambda root: (_ for _ in ()).throw(UnreachableError("gone"))
         return host
 
-    state.connect = connect  # type: ignore[method-assign]
-    assert state.run().state == "SUCCEEDED"
+    assert story.engine(connect=connect).run().state == "SUCCEEDED"
     check_invariants(story)
 
 

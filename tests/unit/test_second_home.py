@@ -151,7 +151,7 @@ def die_at(story: Story, step: int) -> None:
 def leave(story: Story, at_step: int = 30, after_s: float = 7200.0) -> None:
     """Lead the run until that step, die without a word, and be away for hours."""
     engine = engine_of(story)
-    engine._finish = lambda *_: None  # type: ignore[method-assign]  # a SIGKILL finishes nothing
+    engine.finish = lambda *_: None  # type: ignore[method-assign]  # a SIGKILL finishes nothing
     die_at(story, at_step)
     with pytest.raises(Died):
         engine.run()

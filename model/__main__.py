@@ -1,184 +1,24 @@
-"""The command line of the trainer: `python -m model train | evaluate | sample | complete | figures | data`.
-
-Bad input is one line on stderr and exit code 2. Only light modules are imported up here: a stop must be caught from the
-first moment on, and importing torch takes seconds.
-"""
+"""The door of the trainer: `python -m model train | evaluate | sample | complete | figures | data`."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-from model.cli.flags import parse_values, parser
-from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
-from model.config.presets import preset
-from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
 from model.training.stop import StopFlag
 
 BEGAN_S = time.monotonic()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 2 a setting that cannot work, 1 a failure of the training, 143 or 130 stopped.
-    """
+    """Run one command; `model.cli.main.run` says with which exit codes."""
     stop = StopFlag()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["train"]:
         stop.install()
-    args, unknown = parser(_prog()).parse_known_args(words)
-    prog = f"{_prog()} {args.command}"
-    if unknown:  # argparse would blame the program, not the command
-        print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
-        return 2
-    try:
-        if args.command != "data":
-            _require_torch()
-        if args.command == "train":
-            return _train(args, stop)
-        does: dict[str, Callable[[argparse.Namespace], str]] = {
-            "evaluate": _evaluate,
-            "sample": _sample,
-            "complete": _complete,
-            "figures": _figures,
-            "data": _data,
-        }
-        print(does[args.command](args), flush=True)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (SetupError, TrainingError, OSError) as error:
-        return _explain(prog, error)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        return _explain(prog, TrainingError(_too_little_memory(args.command, error)))
-    return 0
+    from model.cli.main import run  # only now: a stop must be caught from the first moment on, and this takes 0.2 s
 
-
-def _too_little_memory(command: str, error: Exception) -> str:
-    """Say what needs less."""
-    fewer = {
-        "train": "a smaller batch_size, hidden or layers",
-        "sample": "a smaller --count, --device cpu",
-        "complete": "a smaller --count, --device cpu",
-        "evaluate": "--device cpu",
-        "figures": "--device cpu",
-    }
-    less = f"{fewer[command]} or " if command in fewer else ""
-    return f"the memory does not suffice{wanted_memory(error)}; take {less}a machine with more"
-
-
-def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
-    """Say in one line what went wrong; return the exit code for it."""
-    if isinstance(error, BrokenPipeError):  # whoever read our lines has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would complain when it flushes
-        return 128 + signal.SIGPIPE
-    text = str(error)
-    if isinstance(error, OSError):  # a full disk, a folder that went away
-        place = f" {error.filename}" if error.filename else ""
-        text = f"cannot write{place}: {error.strerror or error}; free the disk or give another folder"
-    print(f"{prog}: error: {text}", file=sys.stderr)
-    return 2 if isinstance(error, SetupError) else 1
-
-
-def _train(args: argparse.Namespace, stop: StopFlag) -> int:
-    config = _config(args)
-    out = Path(args.out or os.environ.get("PIXEL_ORCH_OUT") or "out")
-    from model.training.loop import train
-
-    return train(config, out, stop, began_s=BEGAN_S)
-
-
-def _config(args: argparse.Namespace) -> TrainConfig:
-    """Settle the settings: a file, or flags, not both. The environment's file is taken if there are no flags."""
-    flags = {name: getattr(args, name) for name in ("model", "dataset", "steps", "multiscale", "condition")}
-    by_hand = bool(args.set) or bool(args.preset) or any(value is not None for value in flags.values())
-    if args.config and by_hand:
-        raise ConfigError("--config and flags both give settings; put them all into the file, or leave it out")
-    path = args.config or (None if by_hand else os.environ.get("PIXEL_ORCH_CONFIG"))
-    if path:
-        return load_config(Path(path))
-    chosen = parse_assignments(args.set)
-    named = preset(args.preset).settings if args.preset else {}
-    beneath = {key: value for key, value in named.items() if key not in chosen and flags.get(key) is None}
-    return config_from_settings({**beneath, **chosen}, **flags)
-
-
-def _evaluate(args: argparse.Namespace) -> str:
-    from model.evaluation.evaluate import report
-
-    return report(Path(args.checkpoint), split=args.split, style=args.output, device=args.device)
-
-
-def _sample(args: argparse.Namespace) -> str:
-    from model.evaluation.samples import draw_samples
-
-    return draw_samples(
-        Path(args.checkpoint),
-        Path(args.out),
-        values=parse_values(args.condition),
-        count=args.count,
-        seed=args.seed,
-        temperature=args.temperature,
-        device=args.device,
-        engine=args.engine,
-    )
-
-
-def _complete(args: argparse.Namespace) -> str:
-    from model.evaluation.complete import complete
-
-    return complete(
-        Path(args.checkpoint),
-        args.image,
-        args.occlude,
-        Path(args.out),
-        count=args.count,
-        seed=args.seed,
-        temperature=args.temperature,
-        device=args.device,
-        engine=args.engine,
-    )
-
-
-def _figures(args: argparse.Namespace) -> str:
-    from model.evaluation.figures import write_all
-
-    return write_all(Path(args.checkpoint), Path(args.out), seed=args.seed, device=args.device)
-
-
-def _data(args: argparse.Namespace) -> str:
-    missing = [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[data]'")
-    from model.cli.data import run
-
-    return run(args)
-
-
-def _require_torch() -> None:
-    missing = [name for name in ("torch", "numpy", "PIL") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[train]'")
-    try:
-        import torch  # noqa: F401 - only whether it can be
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SetupError(
-            f"torch is installed but cannot be imported ({reason}); reinstall it for this machine"
-        ) from None
-
-
-def _prog() -> str:
-    return os.environ.get("PIXEL_ORCH_PROG") or "python -m model"
+    return run(words, stop, began_s=BEGAN_S)
 
 
 if __name__ == "__main__":

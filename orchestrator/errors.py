@@ -5,34 +5,34 @@ from __future__ import annotations
 from typing import Literal
 
 Scope = Literal["pool", "zone", "quota", "region", "account", "request", "moment"]
-"""How far a refusal reaches: what else need not be asked after it.
+"""What a refusal rules out.
 
 pool: this type in this zone. zone: every type in this zone. quota: every type of the same quota family and market in
-the region. region: everything in the region. account: everything. request: this request, wherever it is sent.
-moment: nothing at all, the same request may pass later.
+the region. region: everything in the region. account: everything. request: this request, in every region.
+moment: nothing, the same request may succeed later.
 """
 
 
 OFF_THE_LINE = ("TimeoutError", "ConnectionError", "ClosedError", "HTTPClientError", "ResponseStreamingError")
-"""How botocore's names end for what no answer came back of: it may have been served."""
+"""The endings of botocore's error names for a request without an answer: EC2 may have served it."""
 
 
-MOST_LAST_WORDS = 300  # of a line that a trainer printed, in a reason
+MOST_LAST_WORDS = 300  # characters of a trainer's last line in a reason
 
 
 class PixelOrchError(Exception):
-    """Anything that pixel-orch says on purpose. `exit_code` is what the command line ends with."""
+    """Any error that pixel-orch raises on purpose. `exit_code` is that of the command."""
 
     exit_code = 1
 
     @property
     def reason(self) -> str:
-        """The error where there is room for one line only."""
+        """The first line of the error."""
         return next(iter(str(self).splitlines()), "")
 
 
 class SpecError(PixelOrchError):
-    """It cannot work as asked. Nothing was created, nothing is billed."""
+    """What was asked for cannot work. Nothing was created, nothing is billed."""
 
     exit_code = 2
 
@@ -44,8 +44,8 @@ class CloudError(PixelOrchError):
         message: one line for a person.
         code: the vendor's error code, e.g. `RequestLimitExceeded`.
         operation: the API call, e.g. `RunInstances`.
-        request_id: what the vendor's support asks for.
-        scope: how far it reaches, see `Scope`; "" takes the kind's own.
+        request_id: for the vendor's support.
+        scope: what the refusal rules out, see `Scope`; None takes the usual one of the class.
     """
 
     usual_scope: Scope = "request"
@@ -61,46 +61,46 @@ class CloudError(PixelOrchError):
 
 
 class CapacityError(CloudError):
-    """This capacity pool (type x zone) cannot serve now: try the next one."""
+    """This capacity pool (type x zone) has no capacity now: try the next one."""
 
     usual_scope: Scope = "pool"
 
 
 class QuotaError(CloudError):
-    """The account's limit. A person must act; another zone does not help."""
+    """A limit of the account. A person must act; another zone does not help."""
 
     usual_scope: Scope = "quota"
 
 
 class AccessError(CloudError):
-    """Credentials or policy. Names the missing action where AWS does."""
+    """Missing or refused credentials, or a policy. Names the missing action where AWS does."""
 
     exit_code = 2
     usual_scope: Scope = "account"
 
 
 class ThrottledError(CloudError):
-    """Too many requests: the same request again, later."""
+    """Too many requests: send the same request again later."""
 
     usual_scope: Scope = "moment"
 
 
 class NotFoundError(CloudError):
-    """The thing is not there, or not there yet: EC2 is eventually consistent after a launch."""
+    """The resource does not exist, or not yet: EC2 is eventually consistent after a launch."""
 
     usual_scope: Scope = "moment"
 
 
 class HostError(PixelOrchError):
-    """A rented machine did not do what it was asked."""
+    """A rented machine failed."""
 
 
 class UnreachableError(HostError):
-    """No answer within the time allowed: frozen, gone, or the way there is cut."""
+    """No answer within the time-out: the machine is frozen or gone, or the connection is cut."""
 
 
 class WrongHostKeyError(UnreachableError):
-    """Something answers there that is not the machine we gave a host key to; we do not speak to it."""
+    """Another machine answers than the one that was given the host key; the connection is refused."""
 
 
 class CommandError(HostError):
@@ -108,8 +108,8 @@ class CommandError(HostError):
 
     Args:
         command: what was run.
-        exit_code: as the shell reports it; -1 for a death by signal.
-        tail: the last lines of what it printed.
+        exit_code: as the shell reports it; -1 if a signal ended it.
+        tail: the last lines of its output.
     """
 
     def __init__(self, command: str, exit_code: int, tail: str) -> None:
@@ -122,19 +122,28 @@ class CommandError(HostError):
 
 
 class DiskFullError(PixelOrchError):
-    """Our own disk was full for too long."""
+    """The disk of this machine was full for too long."""
 
 
 class TrainingError(PixelOrchError):
-    """The trainer failed by itself: another machine would not help, so there is no recovery."""
+    """The trainer failed by itself: another machine would not help, so there is no recovery.
+
+    Args:
+        how: how it ended, for example with which exit code.
+        tail: the last lines of its log.
+    """
+
+    def __init__(self, how: str, tail: str = "") -> None:
+        super().__init__(f"{how}; its last lines:\n{tail}" if tail.strip() else how)
+        self.how = how
+        self.tail = tail
 
     @property
     def reason(self) -> str:
-        """How it ended, and the last that it said."""
-        how, _, tail = str(self).partition("; its last lines:\n")
-        last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-        return f"{how}: {last[:MOST_LAST_WORDS]}" if last else how.splitlines()[0]
+        """How it ended, and the last line that it printed."""
+        last = next((line.strip() for line in reversed(self.tail.splitlines()) if line.strip()), "")
+        return f"{self.how}: {last[:MOST_LAST_WORDS]}" if last else self.how
 
 
 class BudgetError(PixelOrchError):
-    """A limit was reached. The run is checkpointed, its machine ended; it can be resumed."""
+    """A limit is reached. The run is checkpointed and its machine ended; it can be resumed."""

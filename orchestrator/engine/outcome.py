@@ -53,7 +53,7 @@ def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
         return Outcome("finished")
     if not end.asked:
         how = f"{exit_text(end.exit_code)}{f' ({end.why})' if end.why else ''}"
-        raise TrainingError(f"the trainer ended by itself with {how}; its last lines:\n{end.tail}")
+        raise TrainingError(f"the trainer ended by itself with {how}", end.tail)
     return None
 
 

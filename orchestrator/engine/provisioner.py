@@ -1,7 +1,7 @@
-"""From ranked offers to one instance: pool after pool, or all of them in one fleet; round after round if none serves.
+"""From ranked offers to one instance: pool after pool, or all in one fleet; round after round if none has capacity.
 
-What a refusal rules out is its `scope`: an empty pool is no reason to leave out the next zone, a quota is one to leave
-out all zones of the region, and what is wrong with the request or the account is wrong everywhere.
+The `scope` of a refusal is what it rules out: an empty pool rules out this zone, a quota all zones of the region, and
+an error of the request or of the account every pool.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ class Provisioner:
         self._readmitted_at = -math.inf
 
     def rent(self) -> Attempt:
-        """Return a new attempt with an instance, from the first pool that serves.
+        """Return a new attempt with an instance, from the first pool with capacity.
 
         Raises:
-            CapacityError: no pool did (at once for a first attempt, after hours of trying for a later one).
-            QuotaError, AccessError, CloudError: nothing that is left to ask would help.
-            BudgetError: what is left does not buy another minute.
+            CapacityError: no pool has capacity (at once for a first attempt, after hours of retries for a later one).
+            QuotaError, AccessError, CloudError: no pool that is left would help.
+            BudgetError: the rest of the budget does not pay for another minute.
         """
         requests = self.journal.state().requests
         number = 1 + max((r.attempt for r in requests if self.journal.state().attempt(r.attempt)), default=0)
@@ -114,7 +114,7 @@ class Provisioner:
         raise AssertionError("the waits do not end")
 
     def _round(self, number: int) -> Attempt | None:
-        """Ask every pool once that the answers so far do not rule out; None if none has capacity now."""
+        """Try every pool once that no refusal rules out; return None if none has capacity now."""
         refused: list[tuple[Offer, CloudError]] = []
         in_order = offers.next_round(self._offers(is_first=number == 1), self._lost_pools())
         for group in self._groups(in_order):
@@ -132,13 +132,13 @@ class Provisioner:
         return None
 
     def _quota_may_be_ours(self) -> bool:
-        """Return whether an earlier machine of the run still counts: EC2 does so until a while after its end."""
-        self.reaper.look()  # while we wait nobody else asks which of them are gone
+        """Return whether an earlier instance of the run may still use up the quota: EC2 counts it for a while."""
+        self.reaper.look()  # nothing else asks during this wait which of them are gone
         now = self.clock.now()
         return any(a.ended_at is None or now - a.ended_at < QUOTA_LAG_S for a in self.journal.state().attempts)
 
     def _groups(self, in_order: Sequence[Offer]) -> list[list[Offer]]:
-        """Return what is asked for in one request each: one pool, or with strategy `any` all pools of a region."""
+        """Return the offers of each request: one pool, or with strategy `any` all pools of a region."""
         if self.spec.strategy == "price":
             return [[offer] for offer in in_order]
         regions = dict.fromkeys(offer.pool.region for offer in in_order)
@@ -147,7 +147,7 @@ class Provisioner:
     def _offers(self, *, is_first: bool) -> tuple[Offer, ...]:
         """Return the plan's offers; while recovering, with the prices of now."""
         if not is_first and self.refresh is not None:
-            with suppress(PixelOrchError):  # no new prices: the old order will do
+            with suppress(PixelOrchError):  # without new prices the old order is used
                 return self.refresh()
         return self.plan.offers
 
@@ -179,7 +179,7 @@ class Provisioner:
                     if error.scope in ("request", "account", "moment") or isinstance(error, AccessError):
                         raise
                     return error
-                self.clock.sleep(wait_s)  # it may have been served: the same token gives the same instance
+                self.clock.sleep(wait_s)  # EC2 may have served it: the same token gives the same instance
             else:
                 price_usd_h = _price_of(instance, group)
                 image = self.plan.image(instance.region)
@@ -192,7 +192,7 @@ class Provisioner:
         raise AssertionError("the last wait is None")
 
     def _check_limits(self, group: Sequence[Offer]) -> None:
-        """Reserve before renting: of all that may be started, the dearest must be affordable for a minute."""
+        """Check before renting that the budget pays for a minute of the most expensive offer."""
         now, state = self.clock.now(), self.journal.state()
         attempts = budget.feared(self.spec, state.attempts, now)
         too_little = budget.too_little_to_begin(self.spec.limits, attempts, self._cap_usd_h(group), now)
@@ -219,9 +219,10 @@ class Provisioner:
         return self.plan.launch(group[0], number, self._turn, door, cloud_config), None
 
     def _alone_min(self, group: Sequence[Offer]) -> tuple[int, int]:
-        """Return (minutes after its boot at which an instance without an agent ends itself, the most of them).
+        """Return (minutes after its boot at which an instance without an agent ends itself, their upper limit).
 
-        The second is what the budget surely buys, 0 without one: up to then a long set-up may ask for more time.
+        The limit is what the budget is guaranteed to pay for, 0 without a budget. Up to it a long set-up may extend
+        the time.
         """
         alone_s = self.spec.recovery.owner_timeout_s + self.spec.recovery.setup_timeout_s
         allow_s = self.allowance.alone_at_price_s(self._cap_usd_h(group))
@@ -255,10 +256,10 @@ class Provisioner:
         return self.regions_opened[region]
 
     def readmit(self, region: str) -> bool:
-        """Admit our address, should it be another one than before; return whether it was.
+        """Admit the present address of this machine if it has changed; return whether it has.
 
-        A laptop moves, a line gets a new address, or another machine has taken the run over: then a host that is well
-        does not answer us. Asked not more often than every minute.
+        After a move to another network, a new address, or a takeover by another machine the security group blocks a
+        healthy host. Asks at most once a minute.
         """
         now = self.clock.now()
         if self.spec.ssh_cidr is not None or now - self._readmitted_at < READMIT_EVERY_S:
@@ -268,19 +269,19 @@ class Provisioner:
         try:
             self._open_security_group(region)
         except CloudError:
-            return False  # our own line is down, or EC2 does not answer: that is no news of the host
+            return False  # the local network is down, or EC2 does not answer: that says nothing of the host
         return self._admitted.get(region) != before
 
     def _lost_pools(self) -> list[Pool]:
-        """Return the pools that were lost, the latest last."""
-        lost = [a for a in self.journal.state().attempts if a.lost_because]
+        """Return the pools of lost instances, the latest last."""
+        lost = [a for a in self.journal.state().attempts if a.is_lost]
         return list(dict.fromkeys(Pool(a.instance_type, a.zone, a.region) for a in lost))
 
     def _no_capacity(self, number: int, tried_s: float) -> CapacityError:
         offers, market = self.plan.offers, self.spec.market
         zones = ", ".join(dict.fromkeys(offer.pool.zone for offer in offers))
         advice = "Add types with --instance a,b" + (", or allow --on-demand." if market == "spot" else ".")
-        kept = f" The newest checkpoint of {number - 1} attempt(s) is at home." if number > 1 else ""
+        kept = f" The newest checkpoint of {number - 1} attempt(s) is downloaded." if number > 1 else ""
         return CapacityError(
             f"No {market} capacity for {', '.join(_types(offers))} in {zones} "
             f"({len(offers)} pools tried, {tried_s:.0f} s).{kept} {advice}",
@@ -289,9 +290,9 @@ class Provisioner:
 
 
 def may_pass(error: CloudError) -> bool:
-    """Return whether the same request may do better in a moment.
+    """Return whether the same request may succeed in a moment.
 
-    Throttling, a 5xx, a broken connection, or EC2 not yet knowing what it made a moment ago (eventual consistency).
+    Throttling, a 5xx, a broken connection, or eventual consistency: EC2 does not know yet what it just created.
     """
     passing = ("InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable", "Unavailable")
     return (
@@ -300,7 +301,7 @@ def may_pass(error: CloudError) -> bool:
 
 
 def growing(waits_s: tuple[float, ...]) -> Iterator[float]:
-    """Give the waits, then the last of them for ever."""
+    """Yield the waits, then the last of them forever."""
     yield from waits_s
     while True:
         yield waits_s[-1]
@@ -311,6 +312,6 @@ def _types(offers: Sequence[Offer]) -> list[str]:
 
 
 def _price_of(instance: Instance, group: Sequence[Offer]) -> float:
-    """Return the price of the pool that served; of an unknown one the highest that we asked for."""
+    """Return the price of the pool that gave the instance; for an unknown pool the highest that was asked for."""
     pool = Pool(instance.instance_type, instance.zone, instance.region)
     return next((o.price_usd_h for o in group if o.pool == pool), max(o.price_usd_h for o in group))

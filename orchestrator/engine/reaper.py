@@ -45,7 +45,7 @@ class Reaper:
         cloud: where they are.
         clock: the time.
         state: gives the fold of all events so far.
-        emit: writes an event down, for good, before anything else happens.
+        emit: writes an event down before anything else happens.
         spec: of the run.
         image_of: gives what instances of a region were started from; it tells the disk and the login user of an
             instance that only the cloud knows of.
@@ -100,7 +100,7 @@ class Reaper:
             return
         instance = self.instance(attempt.instance_id)
         if instance is not None and instance.state in ("shutting-down", "terminated"):
-            return  # it ends already: whoever did that, it was not us
+            return  # it ends already, and not by pixel-orch
         self.emit(
             TerminateRequested(
                 at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason
@@ -109,9 +109,9 @@ class Reaper:
         self.cloud.terminate(attempt.region, [attempt.instance_id])
 
     def look(self, *, force: bool = False) -> None:
-        """Ask EC2 (not more often than every `look_every_s`) which of our instances are gone, and write it down.
+        """Ask EC2 which instances of the run are gone, at most every `look_every_s` seconds, and write it down.
 
-        No answer is no news: a laptop that is offline for a while must not end a training that goes on well.
+        No answer changes nothing: a laptop that is offline for a while must not end a healthy training.
         """
         now = self.clock.now()
         if not force and now - self._looked_at < self.look_every_s:
@@ -136,11 +136,11 @@ class Reaper:
                 self.end(attempt, "outlived its interruption notice")
 
     def lost_requests(self) -> list[Instance]:
-        """Return instances of the run that no event speaks of: we died between RunInstances and its answer."""
+        """Return instances of the run that no event names: a process died between RunInstances and its answer."""
         return self._unknown(self.cloud.instances(self.run))
 
     def _unknown(self, found: Iterable[Instance]) -> list[Instance]:
-        """Of instances with the run's name, return those that are ours, though no event speaks of them."""
+        """Return the instances of this home and run that no event names."""
         state = self.state()
         had = {attempt.instance_id for attempt in state.attempts}
         return [
@@ -152,7 +152,7 @@ class Reaper:
         ]
 
     def note(self, instance: Instance) -> None:
-        """Write down an instance that nobody asked for twice: it is billed like any other."""
+        """Write down an instance that the run cannot use: it is billed like any other."""
         state = self.state()
         number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
         asked = next((r for r in reversed(state.requests) if r.attempt == number), state.requests[-1])
@@ -173,7 +173,7 @@ class Reaper:
         self.note(instance)
         attempt = self.state().attempts[-1]
         if instance.state in ("pending", "running"):
-            self.end(attempt, "no event speaks of it")
+            self.end(attempt, "no event names it")
 
     def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
         """End every instance of the run and wait until EC2 says that they are gone.
@@ -182,13 +182,13 @@ class Reaper:
         """
         began_at = self.clock.now()
         give_up_at = began_at + GONE_TIMEOUT_S
-        asked: set[str] = set()  # with an answer; what was asked before a crash of ours is asked again
+        asked: set[str] = set()  # and answered; a request of a crashed process is repeated
         unsure_until = began_at + (UNSURE_S if self.has_unsure_requests() else 0.0)
         while True:
             problem = []
             try:
                 self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
-            except CloudError as error:  # the network is away, or EC2 throttles: again, until the time is up
+            except CloudError as error:  # the network is down, or EC2 throttles: retry until the time is up
                 if isinstance(error, AccessError):  # a person may log in meanwhile
                     give_up_at = min(give_up_at, began_at + ACCESS_TIMEOUT_S)
                 if self.clock.now() > give_up_at:
@@ -201,14 +201,14 @@ class Reaper:
             self.clock.sleep(self.look_every_s)
 
     def has_unsure_requests(self) -> bool:
-        """Return whether EC2 may have started something lately of which it does not tell yet."""
+        """Return whether EC2 may have started an instance lately that it does not list yet."""
         state = self.state()
         lost = [f.at for f in state.failures if f.code.endswith(OFF_THE_LINE)]
         moments = [request.at for request in state.unanswered_requests()] + lost
         return any(self.clock.now() - at < 4 * UNSURE_S for at in moments)
 
     def _ask_for_ends(self, asked: set[str], reason: str, *, even_under_notice: bool) -> None:
-        """Ask for the end of whatever has not been asked yet."""
+        """Terminate every instance that was not asked for yet."""
         for instance in self.lost_requests():
             self.note(instance)
         for attempt in self.state().open_attempts():
@@ -217,7 +217,7 @@ class Reaper:
                 asked.add(attempt.instance_id)
 
     def close_doors(self, regions: set[str]) -> None:
-        """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""
+        """Remove the security groups; one that cannot be removed costs nothing; `cleanup` removes it later."""
         for region in regions:
             try:
                 self.cloud.close_door(region, self.run)
@@ -242,7 +242,7 @@ class Reaper:
         )
 
     def note_prices(self, number: int) -> None:
-        """Write down the price of each instance-hour as it begins: a budget is kept to by the market's price."""
+        """Write down the price of each instance-hour as it begins: a budget counts the price in force."""
         attempt = self.state().attempt(number)
         if attempt is not None and not attempt.is_over:
             hours = 1 + int((self.clock.now() - attempt.started_at) // 3600)
@@ -257,7 +257,7 @@ class Reaper:
         try:
             history = self.cloud.price_history(pool, attempt.started_at, ended_at)
         except CloudError:
-            return  # the bill then takes the price at the launch, and says so
+            return  # the bill then uses the price at the launch, and marks it as an estimate
         for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
             price = price_at(history, attempt.started_at + 3600 * hour)
             if price is not None and hour not in attempt.prices_usd_h:

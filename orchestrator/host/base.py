@@ -13,7 +13,7 @@ from orchestrator.runs.outputs import ExtraOutput, Output
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command on a host came to. `exit_code` is -1 for a death by signal."""
+    """The result of a command on a host. `exit_code` is -1 if a signal ended it."""
 
     command: str
     exit_code: int
@@ -22,13 +22,13 @@ class CommandResult:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended with 0."""
+        """Whether the exit code is 0."""
         return self.exit_code == 0
 
 
 @dataclass(frozen=True)
 class BucketPlace:
-    """A run's second home in S3."""
+    """Where a run's copy in S3 is."""
 
     bucket: str
     prefix: str  # the run's part of it
@@ -37,30 +37,32 @@ class BucketPlace:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run on a host, whatever the host."""
+    """What is to be run on a host, independent of the host."""
 
     root: str  # relative to the login user's home: `pixel-orch/<run>`
     command: tuple[str, ...]  # "{python}" stands for the interpreter that the bootstrap chooses
     env: Mapping[str, str]
     config_json: bytes | None  # the bundled trainer's settings
     tree: Path  # the folder to send
-    files: tuple[str, ...]  # what of it, relative
+    files: tuple[str, ...]  # those of its files that are sent, relative to it
     owner_timeout_s: float
     stop_timeout_s: float
     metadata_poll_s: float
     time_limit_s: float | None = None
-    idle_s: float | None = None  # without a new line of metrics or log, should nobody lead the run
+    idle_s: float | None = None  # without a new line of metrics or log; counts while no process leads the run
     bucket: BucketPlace | None = None
-    has_gpu: bool = False  # the instance type has one: without it, or without its driver, nothing is trained
-    allow_cpu: bool = False  # go on where torch has no kernels for the GPU
-    data: str | None = None  # a data set that is to be there before the trainer starts, by name
-    data_url: str | None = None  # where in S3 it lies prepared, or will; None: it is made from the published files
-    data_words: tuple[str, ...] = ()  # of `data prepare`
-    data_asked: Mapping[str, Any] | None = None  # what they make of the recipe: what lies in S3 must have been so made
+    has_gpu: bool = False  # the instance type has one: without it, or its driver, the set-up fails
+    allow_cpu: bool = False  # train on the CPU where torch has no kernels for the GPU
+    data: str | None = None  # the name of a data set that must be on the machine before the trainer starts
+    data_url: str | None = (
+        None  # where in S3 its prepared form is, or is put; None: it is prepared from the published files
+    )
+    data_words: tuple[str, ...] = ()  # arguments of `data prepare`
+    data_asked: Mapping[str, Any] | None = None  # the recipe that they give; prepared data in S3 must have the same one
 
     @property
     def is_bundled(self) -> bool:
-        """Whether it is our own trainer, which needs torch."""
+        """Whether it is the bundled trainer, which needs torch."""
         return self.config_json is not None
 
 
@@ -72,14 +74,14 @@ class Setup:
     torch: str
     gpu: str
     why: str
-    s3_python: str = ""  # the interpreter that has boto3, where it was asked for
-    data_s: float = 0.0  # that the data took, beside the bootstrap
+    s3_python: str = ""  # the interpreter that has boto3, where S3 is used
+    data_s: float = 0.0  # time until the data were there; overlaps with the bootstrap
     data_how: str = ""  # "prepared", "fetched" from S3, or both: "prepared and being kept"
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far the metrics and the log of one attempt are home, in bytes."""
+    """How much of the metrics and the log of one attempt is downloaded, in bytes."""
 
     metrics: int = 0
     log: int = 0
@@ -92,7 +94,7 @@ class HostStatus:
     trainer: Literal["absent", "starting", "running", "exited"]
     exit_code: int | None
     asked: bool  # SIGTERM was sent to it
-    notice_ends_at: float | None  # unix seconds by the host's word; None while there is no notice
+    notice_ends_at: float | None  # unix seconds by the host's clock; None while there is no notice
     rebalance: bool
     ending: str  # why the agent is about to end the instance, "" if it is not
     agent_alive: bool
@@ -100,17 +102,19 @@ class HostStatus:
     log: str
     cursor: Cursor
     outputs: tuple[Output, ...]
-    stored: tuple[Output, ...] = ()  # the checkpoints that are whole in S3
+    stored: tuple[Output, ...] = ()  # checkpoints that are completely stored in S3
     s3_trouble: str = ""
-    s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its end too
-    gpu: Mapping[str, Any] = field(default_factory=dict)  # what nvidia-smi said while the trainer ran; {} without one
+    s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
+    gpu: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what nvidia-smi reports while the trainer runs; {} without a GPU
 
 
 class Host(Protocol):
-    """A rented machine that answers. Every method may raise `UnreachableError`."""
+    """A rented machine with an open connection. Every method may raise `UnreachableError`."""
 
     def set_up(self, job: Job) -> Setup:
-        """Send agent, bootstrap and code; find or make the Python to use.
+        """Send agent, bootstrap and code; find or install the Python to use.
 
         Raises:
             CommandError: the bootstrap failed; its last lines are in the error.
@@ -118,51 +122,51 @@ class Host(Protocol):
         ...
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
-        """Let the host make a host key of its own, and connect anew by it; return its public half.
+        """Let the host make a host key of its own, and reconnect with it; return its public key.
 
-        `pin` is given the new key before the host uses it, so that a crash between the two locks nobody out.
+        `pin` gets the new key before the host uses it, so that a crash in between does not lock us out.
 
         Raises:
-            CommandError: the host does not let us; it keeps the key that it has.
+            CommandError: the host refuses; it keeps its present key.
         """
         ...
 
     def send(self, job: Job, path: Path) -> None:
-        """Put a checkpoint of ours where the trainer will look for it."""
+        """Upload a local checkpoint to where the trainer looks for it."""
         ...
 
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
-        """Fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
+        """Let the host fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
 
-        Returns those that it has now, and what went wrong ("" if nothing did).
+        Returns the checkpoints that the host has now, and what went wrong ("" if nothing did).
         """
         ...
 
     def start(self, job: Job, setup: Setup) -> None:
-        """Start agent and trainer. Asked twice, it starts one."""
+        """Start agent and trainer. A second call starts nothing."""
         ...
 
     def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
         """Return what is new since `cursor`.
 
-        It is also our heartbeat: without another one within `allow_s` the instance ends itself, since that is all that
-        the budget surely buys.
+        A poll is also the heartbeat: without another one within `allow_s` seconds the instance ends itself, because
+        the budget is guaranteed to pay for no more.
         """
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
-        """Bring a file home, whole and compared by digest, or not at all.
+        """Download a file, whole and with the announced digest, or not at all.
 
-        Returns False if the trainer has removed it meanwhile.
+        Returns False if the trainer has removed or replaced it meanwhile.
         """
         ...
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
-        """Return what else the trainer wrote: neither checkpoints nor samples, metrics or log."""
+        """Return the other files that the trainer wrote: not checkpoints, samples, metrics or log."""
         ...
 
     def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
-        """Bring such files home, below a folder.
+        """Download such files into a folder, under their relative paths.
 
         Raises:
             OSError: they cannot be written.
@@ -170,11 +174,11 @@ class Host(Protocol):
         ...
 
     def stop(self, job_root: str) -> None:
-        """Ask the trainer to write a checkpoint and end."""
+        """Tell the trainer to write a checkpoint and exit."""
         ...
 
     def close(self) -> None:
-        """Hang up. What runs on the host runs on."""
+        """Close the connection. What runs on the host goes on."""
         ...
 
 

@@ -14,14 +14,14 @@ from orchestrator.runs.store import RunStore
 
 
 def address_of(instance: Instance, spec: RunSpec) -> str:
-    """Return where to knock: through a proxy without a public address, at the private one."""
+    """Return the address to connect to: the private one behind a proxy, else the public one."""
     if spec.is_private or (spec.ssh_proxy and not instance.address):
         return instance.private_address or instance.instance_id
     return instance.address
 
 
 def proxy_of(instance: Instance, spec: RunSpec) -> str | None:
-    """Return the ProxyCommand for this instance; %h and %p are left to who runs it."""
+    """Return the ProxyCommand for this instance; %h and %p are filled in by the program that runs it."""
     return spec.ssh_proxy and spec.ssh_proxy.replace("%i", instance.instance_id).replace("%r", instance.region)
 
 
@@ -55,7 +55,7 @@ def connector(store: RunStore, spec: RunSpec) -> Connect:
 
 
 def ssh_config_folder(home: Path) -> Path:
-    """Return the folder with one entry for each run that is reachable; ~/.ssh/config may include it."""
+    """Return the folder with one ssh_config entry for each reachable run; ~/.ssh/config may include it."""
     return home / "ssh_config.d"
 
 
@@ -84,10 +84,10 @@ def forget_ssh_config(store: RunStore) -> None:
 
 
 def make_run_key(store: RunStore, own: str | None = None) -> None:
-    """Make the run's SSH key, for its owner's eyes only; or point to one of the user's own.
+    """Make the run's SSH key, readable by its owner only; or link to a key of the user.
 
     Raises:
-        SpecError: that one cannot be read.
+        SpecError: the user's key cannot be read.
     """
     from orchestrator.host.shell import make_key_pair, public_half
 

@@ -1,4 +1,4 @@
-"""Pure: public SSH host keys as `known_hosts` wants them, and as people compare them."""
+"""Public SSH host keys in the form of `known_hosts`, and as fingerprints; pure."""
 
 from __future__ import annotations
 

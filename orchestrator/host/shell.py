@@ -1,8 +1,8 @@
-"""The only file that says Fabric: a shell on a rented machine, with time-outs that hold and a host key known
-beforehand.
+"""A shell on a rented machine, with enforced time-outs and a host key that is known beforehand.
 
-Fabric opens and authenticates the connection. Commands run on channels of its transport with our own deadline, because
-`Connection.run(timeout=...)` was seen to hang on a frozen host (SIGSTOP of sshd) for as long as one cared to wait.
+The only file that imports Fabric and paramiko. Fabric opens and authenticates the connection. Commands run on channels
+of its transport with a deadline of their own, because `Connection.run(timeout=...)` hangs without end on a frozen host
+(SIGSTOP of sshd).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def make_key_pair(comment: str) -> tuple[str, str]:
 
 
 def public_half(path: Path) -> str:
-    """Return the public half of a private key of the user's own, in OpenSSH's form.
+    """Return the public key of a private key of the user, in OpenSSH's form.
 
     Raises:
-        SpecError: it is no private key, or it has a passphrase, which nobody could type for a run in the background.
+        SpecError: it is no private key, or it has a passphrase: a run in the background cannot ask for one.
     """
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
@@ -71,14 +71,14 @@ class SshShell:
         port: of its SSH server.
         user: the login user.
         key_path: our private key.
-        host_key: the public key that the host must show, or several lines of which it must show one; any other ends the
-            connection before we authenticate.
+        host_key: the public key that the host must show, or several lines of which it must show one; with any other the
+            connection ends before authentication.
         connect_timeout_s: for each of TCP, banner and authentication.
-        proxy_command: a program that connects instead of us; %h and %p stand for address and port.
+        proxy_command: a program that makes the connection; %h and %p stand for address and port.
 
     Raises:
         UnreachableError: from every method, if there is no answer in time.
-        OSError: of a `sink`: what came could not be written.
+        OSError: raised by a `sink`: received data could not be written.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SshShell:
         )
 
     def open(self) -> None:
-        """Connect and authenticate, unless that has been done."""
+        """Connect and authenticate, unless the connection is open."""
         if self._connection.is_connected:
             return
         for line in self._host_lines:
@@ -124,7 +124,7 @@ class SshShell:
             except BadHostKeyException:
                 if is_last:
                     raise WrongHostKeyError(
-                        f"{self.where}: shows another host key than the one we gave it; not connecting"
+                        f"{self.where}: shows another host key than the one that was given to it; not connecting"
                     ) from None
             except AuthenticationException:
                 raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
@@ -134,7 +134,7 @@ class SshShell:
 
     def _open_with(self, host_line: str) -> None:
         client = self._connection.client
-        client.set_missing_host_key_policy(RejectPolicy())  # Fabric's own choice is to accept any
+        client.set_missing_host_key_policy(RejectPolicy())  # Fabric accepts any key by default
         entry = HostKeyEntry.from_line(host_line)
         if entry is None or entry.key is None or not entry.hostnames:
             raise UnreachableError(f"{self.where}: the host key on record cannot be read")
@@ -143,12 +143,12 @@ class SshShell:
         self._connection.open()
 
     def trust(self, host_key: str) -> None:
-        """From now on take this host key, and no other; connects anew.
+        """Accept only this host key from now on, and reconnect.
 
-        For a moment after it was told of its new key an SSH server does not listen, or still shows the old one.
+        For a moment after its key changed an SSH server does not listen, or still shows the old key.
 
         Raises:
-            UnreachableError: the host does not show it.
+            UnreachableError: the host does not show this key.
         """
         self._host_lines = known_hosts_lines(self._address, self._port, host_key)
         give_up_at = time.monotonic() + RELOAD_S
@@ -168,13 +168,14 @@ class SshShell:
     def run(
         self, command: str, *, timeout_s: float, feed: Callable[[Write], None] | None = None, sink: Write | None = None
     ) -> CommandResult:
-        """Run a shell command (already quoted) and return what it came to.
+        """Run a shell command (already quoted) and return its result.
 
         Args:
             command: for the login user's shell.
             timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two
-            pieces. feed: is given a function that writes to the command's standard input. sink: gets standard output
-            piece by piece instead of `CommandResult.stdout`.
+                pieces.
+            feed: is called with a function that writes to the command's standard input.
+            sink: gets standard output piece by piece, instead of `CommandResult.stdout`.
         """
         self.open()
         try:
@@ -189,7 +190,7 @@ class SshShell:
             finally:
                 channel.close()
         except _SinkError as error:
-            self.close()  # the rest of what was on its way
+            self.close()  # drops the data that is still on its way
             raise error.error from None
         except (SSHException, OSError, EOFError) as error:
             self.close()
@@ -226,13 +227,13 @@ class SshShell:
         return CommandResult(command, status, b"".join(output), b"".join(errors))
 
     def close(self) -> None:
-        """Hang up, also on a host that does not answer any more."""
+        """Close the connection, also to a host that no longer answers."""
         with suppress(SSHException, OSError, EOFError):
             self._connection.close()
 
 
 class _SinkError(Exception):
-    """What was received could not be written here: our disk is full, and the host is well."""
+    """Received data could not be written: the disk of this machine is full, and the host is well."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -240,7 +241,7 @@ class _SinkError(Exception):
 
 
 def _kept_apart(sink: Write) -> Write:
-    """Let an error of our own disk not be taken for one of the connection."""
+    """Tell an error of the local disk from an error of the connection."""
 
     def take(piece: bytes) -> None:
         try:
@@ -252,7 +253,7 @@ def _kept_apart(sink: Write) -> Write:
 
 
 def _has_ended(transport: Any, wait_s: float = 1.0) -> bool:
-    """Return whether a connection is gone; paramiko closes its channels a moment before it says so."""
+    """Return whether a connection is gone; paramiko closes its channels a moment before it reports that."""
     give_up_at = time.monotonic() + wait_s
     while transport.is_active() and time.monotonic() < give_up_at:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A host as the engine knows it, over SSH: everything goes through `infra/instance/agent.py`, one command each."""
+"""The `Host` protocol over SSH: each call is one command of `infra/instance/agent.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infra.instance.layout import files_to_send
-from orchestrator.errors import CommandError, HostError, UnreachableError
+from orchestrator.errors import CommandError, HostError
 from orchestrator.host import sync
 from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
 from orchestrator.host.shell import SshShell, Write
@@ -26,18 +26,18 @@ from orchestrator.runs.files import part_path, sha256_of, sync_folder
 from orchestrator.runs.outputs import ExtraOutput, Output
 
 PIECE = 1 << 18
-HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the machine's guard waits so long for our next word
-DATA_TIMEOUT_S = 6 * 3600.0  # 131 GB come in half an hour at 100 MB/s, and are read in another
+HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the guard on the machine waits so long for the next "hold"
+DATA_TIMEOUT_S = 6 * 3600.0  # downloading 131 GB takes half an hour at 100 MB/s, reading it another
 
 
 class SshHost:
-    """The `Host` seam over one `SshShell`.
+    """`Host` over one `SshShell`.
 
     Args:
-        shell: the connection; it is opened again by itself after a cut.
+        shell: the connection; it reopens after it was cut.
         answer_timeout_s: for a short command, and for a pause within a transfer.
         setup_timeout_s: for the bootstrap, which may install torch.
-        renewed: is told the host's new public key once it is in use.
+        renewed: gets the host's new public key once it is in use.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class SshHost:
         self.setup_timeout_s = setup_timeout_s
         self.renewed = renewed
 
-    # -- setting up
+    # -- set up
 
     def set_up(self, job: Job) -> Setup:
-        """Send our own files, then let the bootstrap look for a Python while the code is synced and the data come."""
+        """Send pixel-orch's own files; then run the bootstrap while the code is synced and the data arrive."""
         self._send_own_files(job)
         answer: list[Setup | Exception] = []
         bootstrap = threading.Thread(target=self._bootstrap_into, args=(job, answer), name="bootstrap", daemon=True)
@@ -73,7 +73,7 @@ class SshHost:
 
     @contextmanager
     def _holding(self, job: Job) -> Iterator[None]:
-        """Let the machine's guard wait for as long as we do: data may take hours, and no agent watches yet."""
+        """Keep the guard on the machine waiting as long as this runs: data may take hours, and no agent watches yet."""
         over = threading.Event()
 
         def hold() -> None:
@@ -89,10 +89,10 @@ class SshHost:
             over.set()
 
     def _data(self, job: Job) -> dict[str, Any]:
-        """Let the data be fetched or prepared over there; return the seconds that it took, and how they were had."""
+        """Fetch or prepare the data on the machine; return how many seconds that took, and which of the two it was."""
         asked = json.dumps(job.data_asked, sort_keys=True) if job.data_asked is not None else ""
         words = [job.root, job.data or "", job.data_url or "", asked, *job.data_words]
-        # One after the other, also with another run's on this machine: two that write one folder would spoil it.
+        # The lock serializes this with other runs on the machine: two writers of one folder would damage it.
         lock = f"pixel-orch/data.{job.data}.lock"
         command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
         result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
@@ -118,7 +118,7 @@ class SshHost:
     def _bootstrap_into(self, job: Job, answer: list[Setup | Exception]) -> None:
         try:
             answer.append(self._bootstrap(job))
-        except Exception as error:  # noqa: BLE001  (raised again in the thread that waits for us)
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that waits for this one)
             answer.append(error)
 
     def _bootstrap(self, job: Job) -> Setup:
@@ -126,7 +126,7 @@ class SshHost:
         root = shlex.quote(job.root)
         asked = {"s3": bool(job.bucket), "gpu": job.has_gpu, "cpu": job.allow_cpu}
         words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
-        # One after the other: the first may still run over there if the line was cut and we are here again.
+        # The lock serializes retries: after a cut connection the first bootstrap may still run on the machine.
         alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
         result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
         lines = result.stdout.decode(errors="replace").strip().splitlines()
@@ -144,7 +144,7 @@ class SshHost:
         self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
 
     def send(self, job: Job, path: Path) -> None:
-        """Stream a checkpoint to a temporary name; it gets its own only if every byte has arrived."""
+        """Stream a checkpoint to a temporary name; rename it once every byte has arrived."""
         target = f"{job.root}/out/{path.name}"
         part, final = shlex.quote(f"{job.root}/out/.{path.name}.part"), shlex.quote(target)
 
@@ -157,7 +157,7 @@ class SshHost:
         self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
 
     def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
-        """One `checkpoint_uploader.py restore`: the instance is nearer to S3 than we are."""
+        """Run `checkpoint_uploader.py restore`: the instance is nearer to S3 than this machine."""
         words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
         command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
         result = self.shell.run(command, timeout_s=self.setup_timeout_s)
@@ -172,7 +172,7 @@ class SshHost:
         return found, "; ".join([*troubles, *([answer["problem"]] if answer.get("problem") else [])])
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
-        """`agent.py rekey`: made over there, pinned here, put in place, connected anew."""
+        """Run `agent.py rekey`: make the key on the host, pin it here, activate it, reconnect."""
         public = str(self._agent(job_root, "rekey", job_root, "prepare")["public"])
         pin(public)
         self._agent(job_root, "rekey", job_root, "activate")
@@ -181,7 +181,7 @@ class SshHost:
         return public
 
     def start(self, job: Job, setup: Setup) -> None:
-        """Hand the agent its job on standard input: the user's variables never stand on a command line or on a disk."""
+        """Give the agent its job on standard input: the user's variables appear on no command line and on no disk."""
         env = dict(job.env)
         where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
         if job.is_bundled:
@@ -208,10 +208,10 @@ class SshHost:
                 return value + word[len(name) :]
         return word
 
-    # -- watching
+    # -- watch
 
     def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
-        """One `agent.py status`."""
+        """Run `agent.py status`."""
         words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
         raw = self._agent(job_root, "status", *words)
         trainer, notice = raw["trainer"], raw["notice"]
@@ -234,7 +234,7 @@ class SshHost:
         )
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
-        """Stream into `.part` (going on where an earlier try was cut), compare the digest, rename."""
+        """Stream into a `.part` file (which resumes an earlier try), compare the digest, rename."""
         part = part_path(destination, output.sha256)
         offset = part.stat().st_size if part.exists() else 0
         with part.open("ab") as file:
@@ -246,18 +246,18 @@ class SshHost:
             file.flush()
             os.fsync(file.fileno())
         if not result.ok or sha256_of(part) != output.sha256:
-            part.unlink()  # pruned or replaced while we read: the next look knows what there is now
+            part.unlink()  # removed or replaced while it was read: the next poll lists what there is now
             return False
         os.replace(part, destination)
         sync_folder(destination.parent)
         return True
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
-        """One `agent.py rest`."""
+        """Run `agent.py rest`."""
         return tuple(ExtraOutput(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
 
     def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
-        """One `agent.py pack`, unpacked here: plain files only, and none outside of the folder."""
+        """Run `agent.py pack` and unpack it here: plain files only, and none outside of the folder."""
         names = json.dumps([file.name for file in files]).encode()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as packed:
@@ -273,17 +273,17 @@ class SshHost:
             try:
                 _unpack(packed, folder.resolve())
             except tarfile.TarError as error:
-                raise CommandError("agent.py pack", 0, f"what came is no whole tar: {error}") from None
+                raise CommandError("agent.py pack", 0, f"the tar that arrived is damaged: {error}") from None
 
     def stop(self, job_root: str) -> None:
-        """Ask the agent to SIGTERM the trainer."""
+        """Let the agent send SIGTERM to the trainer."""
         self._agent(job_root, "stop", job_root)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.shell.close()
 
-    # -- speaking
+    # -- commands
 
     def _command(self, root: str, verb: str, *words: str) -> str:
         return shlex.join(["python3", f"{root}/bin/agent.py", verb, *words])
@@ -297,7 +297,9 @@ class SshHost:
             answer = json.loads(result.stdout)
             if isinstance(answer, dict):
                 return answer
-        raise HostError(f"{self.shell.where}: agent.py {verb} gave no answer that can be read: {result.stdout[:80]!r}")
+        raise HostError(
+            f"{self.shell.where}: agent.py {verb} did not answer with a JSON object: {result.stdout[:80]!r}"
+        )
 
     def _do(self, command: str, data: bytes | None = None, feed: Any = None) -> CommandResult:
         if data is not None:
@@ -309,7 +311,7 @@ class SshHost:
 
 
 def _unpack(packed: IO[bytes], folder: Path) -> None:
-    """Write the plain files of a tar below a folder; whatever else is in it, or points elsewhere, is left out."""
+    """Write the plain files of a tar into a folder; skip other members, and paths that lead out of it."""
     with tarfile.open(fileobj=packed) as tar:
         for member in tar:
             target = (folder / member.name).resolve()
@@ -321,7 +323,7 @@ def _unpack(packed: IO[bytes], folder: Path) -> None:
 
 
 def _place(job: Job, setup: Setup) -> dict[str, str] | None:
-    """Return where `checkpoint_uploader.py` carries checkpoints, and what runs it."""
+    """Return where `checkpoint_uploader.py` uploads checkpoints to, and the interpreter that runs it."""
     if job.bucket is None:
         return None
     place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
@@ -334,6 +336,3 @@ def _notice_time(notice: Mapping[str, Any], now: float) -> float:
         return datetime.fromisoformat(str(notice["time"]).replace("Z", "+00:00")).timestamp()
     except (KeyError, ValueError):
         return now + 120.0
-
-
-__all__ = ["SshHost", "UnreachableError"]

@@ -1,4 +1,4 @@
-"""Code sync: which files of a folder go to the instance, and the one tar stream that carries what changed."""
+"""Code sync: which files of a folder are sent, and the one tar stream with those that changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError
 
-# Where there is no git to say what is to be left out.
+# Left out where git does not say what to ignore.
 USUAL = (
     ".venv",
     "venv",
@@ -37,13 +37,13 @@ USUAL = (
 
 @dataclass(frozen=True)
 class Tree:
-    """What is sent: a folder, and the files of it as paths relative to the folder, sorted."""
+    """What is sent: a folder, and its files as sorted paths relative to the folder."""
 
     folder: Path
     files: tuple[str, ...]
 
     def size_bytes(self) -> int:
-        """Return how much there is, all in all."""
+        """Return the size of all files."""
         return sum((self.folder / name).lstat().st_size for name in self.files)
 
 
@@ -56,13 +56,13 @@ def bundled_tree() -> Tree:
 
 
 def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
-    """Return a folder of the user's, less what git ignores (or, without git, less the usual), plus what `include`
+    """Return a folder of the user without what git ignores (or, without git, without `USUAL`), plus what `include`
     names.
 
     `.git` is never sent. A link is sent as a link if it points to something inside the folder, and left out if not.
 
     Raises:
-        SpecError: nothing is left to send, or git cannot say.
+        SpecError: nothing is left to send, or git cannot list the folder.
     """
     names = set(_listed_by_git(folder) if _is_in_git(folder) else _walk(folder, USUAL))
     for entry in include:
@@ -71,7 +71,7 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
     files = sorted(name for name in names if _is_sendable(folder, name))
     if not files:
         raise SpecError(
-            f"--workdir: there is nothing to send in {folder}: it is empty, or git ignores all of it (--include)"
+            f"--workdir: {folder} has no file to send: it is empty, or git ignores all of it; name files with --include"
         )
     return Tree(folder, tuple(files))
 
@@ -87,7 +87,7 @@ def _is_in_git(folder: Path) -> bool:
 
 
 def _listed_by_git(folder: Path) -> list[str]:
-    """Ask git itself: its ignore rules have corner cases that no imitation of them gets right."""
+    """Ask git itself: an imitation of its ignore rules gets corner cases wrong."""
     asked = subprocess.run(
         [
             "git",
@@ -130,7 +130,7 @@ def _is_sendable(folder: Path, name: str) -> bool:
 
 
 def manifest(tree: Tree) -> dict[str, str]:
-    """Return {path: digest} in the agent's form: sha256, an "x" behind it if executable; a link as `link:<target>`."""
+    """Return {path: digest} in the agent's form: sha256, plus "x" if executable; a link as `link:<target>`."""
     found = {}
     for name in tree.files:
         path = tree.folder / name
@@ -150,7 +150,7 @@ def changes(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[list[st
 
 
 def write_tar(tree: Tree, send: Sequence[str], delete: Sequence[str], write: Callable[[bytes], object]) -> None:
-    """Write the stream that `agent.py apply` reads: `.sync.json` first, then the files."""
+    """Write the tar stream that `agent.py apply` reads: `.sync.json` first, then the files."""
 
     class Pipe(io.RawIOBase):
         def writable(self) -> bool:

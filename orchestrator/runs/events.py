@@ -1,6 +1,6 @@
-"""Frozen facts about a run, and `fold`, which turns them into its state.
+"""Events: frozen facts about a run.
 
-Events are only ever appended. Whatever pixel-orch knows of a run after a crash, it knows from these.
+Events are only appended. After a crash they are all that pixel-orch knows of a run. `state.fold` gives its state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED",
 FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
 
 EndedBy = Literal["aws", "pixel-orch", "instance", "other"]
-"""Who ended an instance: a spot interruption by AWS, us, the instance's own shutdown, or somebody else."""
+"""Who ended an instance: AWS by a spot interruption, pixel-orch, the instance's own shutdown, or another program."""
 
 
 class LossReason(str, Enum):
@@ -42,7 +42,7 @@ def loss_reason(event: AttemptLost) -> LossReason:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A fact, and when it became one (`at`: unix seconds)."""
+    """A fact, and when it happened (`at`: unix seconds)."""
 
     at: float
     kind: ClassVar[str] = ""
@@ -77,7 +77,7 @@ class LaunchRequested(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchFailed(Event):
-    """The pool did not serve. `scope` is the error's type: what it rules out."""
+    """The launch was refused. `scope` is the type of the error."""
 
     kind: ClassVar[str] = "launch_failed"
     attempt: int
@@ -91,7 +91,7 @@ class LaunchFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceStarted(Event):
-    """EC2 gave an instance: from `at` on it is billed."""
+    """EC2 gave an instance, which is billed from `at` on."""
 
     kind: ClassVar[str] = "instance_started"
     attempt: int
@@ -101,27 +101,27 @@ class InstanceStarted(Event):
     region: str
     market: str
     price_usd_h: float
-    disk_gib: float = 0.0  # of its volume; 0 where an older version did not write it down
+    disk_gib: float = 0.0  # of its volume; 0 in events of older versions
     public_addresses: int = 0  # IPv4, billed by the hour
     login_user: str = "ubuntu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostReady(Event):
-    """The first SSH session stands. `python` is the interpreter that the bootstrap chose."""
+    """The host is set up. `python` is the interpreter that the bootstrap chose."""
 
     kind: ClassVar[str] = "host_ready"
     attempt: int
     instance_id: str
     python: str
     setup_s: float
-    data_s: float = 0.0  # of that, while the data were fetched or prepared beside the bootstrap
-    data_how: str = ""  # which of the two
+    data_s: float = 0.0  # the part of it until the data were there
+    data_how: str = ""  # fetched or prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostKeyRenewed(Event):
-    """The host key that came with user-data was replaced by one made on the instance; or why it was not."""
+    """A host key made on the instance replaces that of user-data; or why it does not."""
 
     kind: ClassVar[str] = "host_key_renewed"
     attempt: int
@@ -132,7 +132,7 @@ class HostKeyRenewed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerStarted(Event):
-    """The trainer's process runs. `resumed_from` is the step of the checkpoint that was sent, 0 for none."""
+    """The trainer starts. `resumed_from` is the step of the checkpoint that was sent, 0 for none."""
 
     kind: ClassVar[str] = "trainer_started"
     attempt: int
@@ -141,7 +141,7 @@ class TrainerStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """The trainer was seen to have done `step` steps. Written for the first one, then every few seconds."""
+    """The trainer has done `step` steps. Written for the first one, then every few seconds."""
 
     kind: ClassVar[str] = "progress"
     attempt: int
@@ -171,7 +171,7 @@ class InterruptionNoticed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPulled(Event):
-    """A checkpoint is home, its digest compared: it is acknowledged, and must never be lost."""
+    """A checkpoint is downloaded and its digest verified: it is acknowledged, and must never be lost."""
 
     kind: ClassVar[str] = "checkpoint_pulled"
     attempt: int
@@ -195,7 +195,7 @@ class CheckpointPulled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStored(Event):
-    """A checkpoint is whole in the run's second home in S3: it is acknowledged, whether or not it is at home too."""
+    """A checkpoint is completely stored in S3: it is acknowledged, whether or not it is downloaded too."""
 
     kind: ClassVar[str] = "checkpoint_stored"
     attempt: int
@@ -219,7 +219,7 @@ class CheckpointStored(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteStoreTroubled(Event):
-    """S3 refuses, or cannot be reached from the instance; the training goes on, its checkpoints come home."""
+    """S3 refuses, or the instance cannot reach it; the training goes on, its checkpoints are downloaded."""
 
     kind: ClassVar[str] = "second_home_troubled"
     attempt: int
@@ -237,7 +237,7 @@ class CheckpointRefused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerExited(Event):
-    """The trainer ended. `asked` is true if we, or a notice, had told it to."""
+    """The trainer exited. `asked`: pixel-orch, or an interruption notice, had told it to stop."""
 
     kind: ClassVar[str] = "trainer_exited"
     attempt: int
@@ -260,7 +260,7 @@ class AttemptLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraOutputsPulled(Event):
-    """What else the trainer wrote is home, in `outputs/`; and what is not, with its size."""
+    """The extra outputs are downloaded to `outputs/`. `left` names those that are not, with their sizes."""
 
     kind: ClassVar[str] = "rest_pulled"
     attempt: int
@@ -271,16 +271,16 @@ class ExtraOutputsPulled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DiskFull(Event):
-    """Our own disk has no room. Only told, never written down: for that there is no room either."""
+    """The disk of this machine is full. Shown, but not written down: there is no room for that either."""
 
     kind: ClassVar[str] = "disk_full"
     folder: str
-    gives_up_at: float  # unix seconds: then the run ends, resumable from what is at home
+    gives_up_at: float  # unix seconds: then the run ends, resumable from what is downloaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapacityAwaited(Event):
-    """A round over all pools has found none with capacity; nothing is billed until the next."""
+    """No pool had capacity in this round; nothing is billed until the next."""
 
     kind: ClassVar[str] = "capacity_awaited"
     pools: int
@@ -289,7 +289,7 @@ class CapacityAwaited(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TerminateRequested(Event):
-    """Written before TerminateInstances is sent: what ends after this, we ended."""
+    """Written before TerminateInstances is sent: an instance that ends after this was ended by pixel-orch."""
 
     kind: ClassVar[str] = "terminate_requested"
     attempt: int
@@ -321,7 +321,7 @@ class PriceSeen(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PriceChanged(Event):
-    """The spot price of the attempt's pool is this one from `since` on (unix seconds), as the history gives it."""
+    """The spot price of the attempt's pool from `since` (unix seconds) on, as the price history gives it."""
 
     kind: ClassVar[str] = "price_changed"
     attempt: int
@@ -331,7 +331,7 @@ class PriceChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSeen(Event):
-    """What the instance's nvidia-smi said of its first GPU while the trainer ran: name, clocks, utilisation, memory."""
+    """What nvidia-smi reports of the instance's first GPU while the trainer runs: name, clocks, utilisation, memory."""
 
     kind: ClassVar[str] = "gpu_seen"
     attempt: int
@@ -349,7 +349,7 @@ class StateChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CredentialsExpiring(Event):
-    """The AWS credentials in hand end at `ends_at` (unix seconds), and nothing has renewed them yet."""
+    """The AWS credentials in hand end at `ends_at` (unix seconds), and are not renewed yet."""
 
     kind: ClassVar[str] = "credentials_expiring"
     ends_at: float
@@ -357,7 +357,7 @@ class CredentialsExpiring(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnerChanged(Event):
-    """A process took the run over (launch, attach, down)."""
+    """A process leads the run from now on (launch, attach, down)."""
 
     kind: ClassVar[str] = "owner_changed"
     pid: int
@@ -368,7 +368,7 @@ KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in Event.__subclasses__()
 
 
 def from_json(raw: Mapping[str, Any]) -> Event | None:
-    """Return the event that `to_json` wrote, or None for a kind of a newer version."""
+    """Return the event that `to_json` wrote; None for a kind that this version does not know."""
     cls = KINDS.get(str(raw.get("kind")))
     if cls is None:
         return None

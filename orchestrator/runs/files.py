@@ -30,12 +30,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def part_path(destination: Path, sha256: str) -> Path:
-    """Return where a file grows while it comes home: a name of this process, so that two who pull do not meet."""
+    """Return where a file is downloaded to before its rename; the process id in it keeps two downloads apart."""
     return destination.with_name(f".{destination.name}.{sha256[:12]}.{os.getpid()}.part")
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what processes that are gone had begun to pull."""
+    """Remove the unfinished downloads of processes that are gone."""
     for part in folder.glob(".*.part"):
         pid = part.name.split(".")[-2]
         if pid.isdigit() and not _is_alive(int(pid)):
@@ -53,7 +53,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def wait_until_gone(pid: int, limit_s: float = 20.0) -> None:
-    """Wait until a process has ended; one that ended and was not yet waited for by its parent counts as gone."""
+    """Wait until a process has ended; a zombie counts as ended."""
     give_up_at = time.monotonic() + limit_s
     while _is_alive(pid) and time.monotonic() < give_up_at:
         try:
@@ -65,7 +65,7 @@ def wait_until_gone(pid: int, limit_s: float = 20.0) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,7 +83,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a line that is torn or no object is passed over."""
+    """Yield the objects of a JSON-lines file; a torn line, and a line that is no object, is skipped."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

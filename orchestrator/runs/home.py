@@ -29,13 +29,13 @@ def make_home(home: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise SpecError(
-            f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder of yours"
+            f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder that you own"
         ) from None
     return home
 
 
 def home_id(home: Path, *, write: bool = True) -> str:
-    """Return the random name by which instances are known to belong to this home; made at the first launch."""
+    """Return the random id that tags the instances of this home; made at the first launch."""
     path = home / "id"
     if path.exists():
         return path.read_text().strip()
@@ -46,6 +46,6 @@ def home_id(home: Path, *, write: bool = True) -> str:
 
 
 def fresh_name(stem: str) -> str:
-    """Return a name for a run that was given none, from any text: a folder's name, a model's."""
+    """Return a name for a run without one, from the name of a folder or of a model."""
     plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:30].strip("-")
     return f"{plain or 'run'}-{secrets.token_hex(2)}"

@@ -1,4 +1,4 @@
-"""The files that a trainer hands over: checkpoints, samples, and others."""
+"""The files that a trainer writes: checkpoints, samples, and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]+")
-"""As `infra/instance/trainer_files.py` finds them; group 1 is the step."""
+"""The same names as in `infra/instance/trainer_files.py`; group 1 is the step."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ExtraOutput:
-    """A file that the trainer wrote and that we know nothing of."""
+    """A file that the trainer wrote and whose content is unknown."""
 
     name: str  # its path below the trainer's folder
     size_bytes: int

@@ -1,7 +1,7 @@
 """What the user asks for: checked before anything is created.
 
-The only bridge between the two halves: this file imports `model.config` (no torch in it), so that a bad trainer
-setting fails on the laptop and not on a machine that is billed.
+It imports `model.config`, which needs no torch, so that a bad trainer setting fails on the laptop and not on a machine
+that is billed.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ Strategy = Literal["price", "any"]
 
 
 class RecoveryPolicy(BaseModel):
-    """How long to wait for what, and how often to begin again."""
+    """Time-outs, and how often a run starts again on another instance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_attempts: int = Field(default=20, ge=1)  # instances that were really had
-    first_capacity_wait_s: float = Field(default=0.0, ge=0)  # how long a launch goes on asking for its first instance
+    max_attempts: int = Field(default=20, ge=1)  # instances that EC2 gave
+    first_capacity_wait_s: float = Field(default=0.0, ge=0)  # how long a launch asks for its first instance
     capacity_wait_s: float = Field(default=6 * 3600.0, ge=0)  # the same while recovering; nothing is billed meanwhile
-    poll_s: float = Field(default=5.0, gt=0)  # between two looks at the trainer
+    poll_s: float = Field(default=5.0, gt=0)  # between two polls of the trainer
     boot_timeout_s: float = Field(default=300.0, gt=0)  # from RunInstances to the first SSH session
     answer_timeout_s: float = Field(default=30.0, gt=0)  # for one short command on the host
     unreachable_after_s: float = Field(default=120.0, gt=0)  # silence after which an instance counts as lost
     stop_timeout_s: float = Field(default=90.0, gt=0)  # from SIGTERM to the checkpoint
-    setup_timeout_s: float = Field(default=1800.0, gt=0)  # the bootstrap: pip may fetch gigabytes
-    owner_timeout_s: float = Field(default=1800.0, gt=0)  # our silence after which an instance ends itself
+    setup_timeout_s: float = Field(default=1800.0, gt=0)  # the bootstrap: pip may download gigabytes
+    owner_timeout_s: float = Field(default=1800.0, gt=0)  # without contact, after which an instance ends itself
     outlives_notice_s: float = Field(
         default=60.0, gt=0
-    )  # past its notice, an instance that AWS has not ended is ended by us
+    )  # past its notice; then pixel-orch ends an instance that AWS has not ended
 
 
 class Limits(BaseModel):
-    """Where a run ends though it is not done: checkpointed, its machine ended, resumable."""
+    """Limits at which a run ends before it is done: checkpointed, its machine ended, resumable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class Limits(BaseModel):
 
 
 class RunSpec(BaseModel):
-    """One run as it was asked for. Written to `spec.json`; only `launch --resume` writes it anew."""
+    """One run as it was asked for. Written to `spec.json`; only `launch --resume` rewrites it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,15 +77,15 @@ class RunSpec(BaseModel):
     is_private: bool = False  # no public address
     ssh_cidr: str | None = None  # who may connect; None: this machine's address, "none": nobody from outside
     ssh_proxy: str | None = None  # a ProxyCommand; %h %p %r as in ssh_config, %i is the instance's id
-    key: str | None = None  # a private key of one's own instead of one made for the run
+    key: str | None = None  # a private key of the user instead of one made for the run
     tags: Mapping[str, str] = Field(default_factory=dict)
     disk_gib: int = 100  # the Deep Learning AMI alone takes 65
-    bucket: str | None = None  # S3: a second home of the checkpoints
+    bucket: str | None = None  # S3 bucket for a copy of the checkpoints
     bucket_prefix: str = ""  # the run's part of it, made once
     bucket_region: str = ""
-    data_url: str | None = None  # s3://bucket/prefix: where the prepared data set lies, or is put by the first attempt
+    data_url: str | None = None  # s3://bucket/prefix: where the prepared data set is, or is put by the first attempt
     prepare: Mapping[str, str] = Field(default_factory=dict)  # settings of `data prepare` on the machine
-    instance_profile: str | None = None  # its role is what lets the instance write to the bucket
+    instance_profile: str | None = None  # its role lets the instance write to the bucket
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
@@ -93,7 +93,7 @@ class RunSpec(BaseModel):
 
     @property
     def steps(self) -> int | None:
-        """Steps to do, or None for a program of the user's own, which alone knows."""
+        """Steps to do; None for a program of the user, whose steps are unknown."""
         return self.trainer.steps if self.trainer else None
 
     @property
@@ -103,10 +103,10 @@ class RunSpec(BaseModel):
 
 
 def check_name(name: str, *, flag: str = "--name") -> str:
-    """Return `name` if it is within the grammar `[a-z0-9][a-z0-9-]{0,39}`.
+    """Return `name` if it matches `[a-z0-9][a-z0-9-]{0,39}`.
 
     Raises:
-        SpecError: it is not. The name becomes a tag, a folder and part of a host name, so it is refused, not mended.
+        SpecError: it does not. The name becomes a tag, a folder and part of a host name.
     """
     if NAME_GRAMMAR.fullmatch(name):
         return name

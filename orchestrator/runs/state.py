@@ -54,28 +54,28 @@ class Attempt:
     ended_by: EndedBy | None = None
     end_reason: str = ""
     resumed_from: int = 0
-    last_step: int = 0  # steps done by the end of this attempt
+    last_step: int = 0  # steps done at the end of this attempt
     device: str = ""
     first_step_at: float | None = None
     noticed_ends_at: float | None = None
     setup_s: float = 0.0  # from the first SSH session until the trainer could start
-    data_s: float = 0.0  # of that, while the data came
+    data_s: float = 0.0  # the part of it until the data were there
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
     lost_because: str = ""  # for people
     lost_cause: LossReason | None = None
     terminate_requested: bool = False
     prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
-    price_changes: dict[float, float] = field(default_factory=dict)  # price by the moment (unix seconds) it came
+    price_changes: dict[float, float] = field(default_factory=dict)  # price by the time (unix seconds) of the change
     disk_gib: float = 0.0
     public_addresses: int = 0
     login_user: str = "ubuntu"
-    pulled_bytes: int = 0  # checkpoints that came home: data out
-    gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi said; {} without one
+    pulled_bytes: int = 0  # downloaded checkpoints: data out
+    gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi reports it; {} without a GPU
 
     @property
     def first_step(self) -> int:
-        """The first step that this attempt trained (or would have: then `last_step` is one less)."""
+        """The first step that this attempt trains; `last_step` is one less while it has trained none."""
         return self.resumed_from + 1
 
     @property
@@ -91,7 +91,7 @@ class Attempt:
 
 @dataclass
 class RunState:
-    """Everything that the events say of a run."""
+    """The state of a run, from its events."""
 
     run: str = ""
     cloud: str = ""
@@ -104,14 +104,14 @@ class RunState:
     failures: list[LaunchFailed] = field(default_factory=list)
     checkpoints: dict[int, CheckpointPulled] = field(default_factory=dict)  # by step
     stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
-    s3_trouble: str = ""  # why S3 was last refused, "" if it never was
+    s3_trouble: str = ""  # why S3 last refused, "" if it never did
     refused: list[CheckpointRefused] = field(default_factory=list)
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will happen to it by itself."""
+        """Whether the run is over (it may be resumable)."""
         return self.state in FINAL_STATES
 
     @property
@@ -120,7 +120,7 @@ class RunState:
         return sum(attempt.ended_by == "aws" for attempt in self.attempts)
 
     def attempt(self, number: int) -> Attempt | None:
-        """Return the attempt with this number, if its instance was really had."""
+        """Return the attempt with this number, if EC2 gave its instance."""
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
     def open_attempts(self) -> list[Attempt]:
@@ -128,14 +128,14 @@ class RunState:
         return [attempt for attempt in self.attempts if not attempt.is_over]
 
     def unanswered_requests(self) -> list[LaunchRequested]:
-        """Return the launches of which neither an instance nor a refusal was written down (we died in between)."""
+        """Return the launches without an instance or a refusal in the events: the leading process died in between."""
         answered = {failure.client_token for failure in self.failures}
         had = {attempt.number for attempt in self.attempts}
         return [r for r in self.requests if r.client_token not in answered and r.attempt not in had]
 
 
 def fold(events: Iterable[Event]) -> RunState:
-    """Return the state that the events, in their order, amount to. Pure: no I/O, no clock."""
+    """Return the state that the events give in their order. Pure: no I/O, no clock."""
     state = RunState()
     for event in events:
         state.updated_at = max(state.updated_at, event.at)
@@ -173,7 +173,9 @@ def _apply_to_checkpoints(
             source = state.attempt(event.attempt)
             if source is not None:
                 source.pulled_bytes += event.size_bytes
-                source.last_step = max(source.last_step, event.step)  # though we died before its Progress
+                source.last_step = max(
+                    source.last_step, event.step
+                )  # the leading process may have died before it wrote Progress
         case CheckpointStored():
             state.stored[event.step] = event
         case CheckpointRefused():

@@ -2,7 +2,7 @@
 
 spec.json        what was asked for           key, key.pub          the run's SSH key
 events.jsonl     what happened                known_hosts           the host keys that we made
-lock             who owns the run             checkpoints/          what came home
+lock             who owns the run             checkpoints/          what was downloaded
 attempts/<n>/    metrics.jsonl, trainer.log of one instance
 """
 
@@ -30,14 +30,14 @@ class RunBusyError(PixelOrchError):
 
 
 class RunStore:
-    """One run's folder. Reading needs no lock; whoever acts on the run holds `owned()`."""
+    """One run's folder. Reading needs no lock; a process that acts on the run holds `owned()`."""
 
     def __init__(self, home: Path, run: str) -> None:
         self.home = home
         self.run = run
         self.folder = home / "runs" / run
 
-    # -- making and finding
+    # -- create and find
 
     @classmethod
     def create(cls, home: Path, spec: RunSpec) -> RunStore:
@@ -80,19 +80,19 @@ class RunStore:
         return [cls(home, folder.name) for folder in sorted(folders, key=lambda f: (f / "spec.json").stat().st_mtime)]
 
     def delete_unborn(self) -> None:
-        """Remove a run of which nothing was rented and nothing happened."""
+        """Remove a run for which nothing was rented."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- paths
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints that came home."""
+        """The folder of the downloaded checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def outputs(self) -> Path:
-        """The folder of the extra outputs that were downloaded."""
+        """The folder of the downloaded extra outputs."""
         return self.folder / "outputs"
 
     @property
@@ -175,16 +175,16 @@ class RunStore:
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = "\n" + line  # a crash tore the last line: it stays unread, ours begins anew
+                line = "\n" + line  # a crash tore the last line: it stays unread, this one begins a new line
             rest = line.encode()
-            while rest:  # a disk that is nearly full takes a part, and says so only at the next write
+            while rest:  # a nearly full disk takes a part, and reports it only at the next write
                 rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def events(self) -> list[Event]:
-        """Read all events. A line torn by a crash is passed over."""
+        """Read all events. A line that a crash tore is skipped."""
         events: list[Event] = []
         for raw in read_jsonl(self.folder / "events.jsonl"):
             with suppress(TypeError):
@@ -194,31 +194,31 @@ class RunStore:
         return events
 
     def state(self) -> RunState:
-        """Return the fold of all events; where the first of them is damaged, name and birth are the files'."""
+        """Return the fold of all events; if the first is damaged, name and creation time come from the files."""
         state = fold(self.events())
         if not state.run:
             log = self.folder / "events.jsonl"
             state.run = self.run
-            with suppress(FileNotFoundError):  # about to be made (a bench looks before its launches begin), or removed
+            with suppress(FileNotFoundError):  # about to be created, or removed
                 state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
         return state
 
     def is_damaged(self) -> bool:
-        """Whether nothing can be read of what was written down: no creation, no request, no instance."""
+        """Whether the events cannot be read: no creation, no request, no instance."""
         log = self.folder / "events.jsonl"
         if not log.is_file() or not log.stat().st_size:
-            return False  # it is being made
+            return False  # it is being created
         state = self.state()
         return not (state.cloud or state.requests or state.attempts)
 
     # -- checkpoints
 
     def checkpoint_path(self, pulled: CheckpointPulled) -> Path:
-        """Return where that checkpoint lies."""
+        """Return the path of a downloaded checkpoint."""
         return self.checkpoints / pulled.name
 
     def is_whole(self, pulled: CheckpointPulled) -> bool:
-        """Return whether the file at home is still, bit for bit, what was pulled."""
+        """Return whether the local file still has the size and the digest that were downloaded."""
         path = self.checkpoint_path(pulled)
         return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
 
@@ -229,7 +229,7 @@ class RunStore:
         """Hold the run's lock. The kernel drops it when the process dies, however it dies.
 
         Args:
-            shared: this process leads other runs too: it is asked by `ask_for` alone, never by a signal.
+            shared: this process leads other runs too: it is stopped by a file in the folder, never by a signal.
 
         Raises:
             RunBusyError: another living process holds it.
@@ -239,7 +239,7 @@ class RunStore:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunBusyError(f"{self.run} is being looked after by process {self.owner_pid() or '?'}") from None
+                raise RunBusyError(f"{self.run} is led by process {self.owner_pid() or '?'}") from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}{SHARED if shared else ''}".encode(), 0)
             yield
@@ -247,12 +247,12 @@ class RunStore:
             os.close(descriptor)
 
     def owner_pid(self) -> int | None:
-        """Return the process that looks after the run now, or None."""
+        """Return the process that leads the run now, or None."""
         text = self._owner().removesuffix(SHARED)
         return int(text) if text.isdigit() else None
 
     def has_shared_owner(self) -> bool:
-        """Whether the process that looks after the run leads others too."""
+        """Whether the process that leads the run leads other runs too."""
         return self._owner().endswith(SHARED)
 
     def _owner(self) -> str:

@@ -91,7 +91,7 @@ BAD = [
     ([*GOOD, "--", "python", "x.py"], "needs --workdir"),
     ([*GOOD, "--include", "x"], "--include needs --workdir"),
     ([*GOOD, "--workdir", ".", "--include", "x", "--", "true"], "--include: x is not in"),
-    ([*GOOD, "--workdir", ".", "--", "true"], "nothing to send"),
+    ([*GOOD, "--workdir", ".", "--", "true"], "no file to send"),
     ([*GOOD, "--workdir", ".", "--steps", "3", "--", "true"], "setting of the bundled trainer"),
     ([*GOOD, "--interrupt-after", "-3"], "--interrupt-after"),
     ([*GOOD, "--interrupt-after", "nan"], "--interrupt-after"),

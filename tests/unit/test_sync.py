@@ -88,7 +88,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="nothing to send"):
+    with pytest.raises(SpecError, match="no file to send"):
         workdir_tree(tmp_path)
 
 

@@ -286,9 +286,9 @@ def test_the_reason_of_a_failure_holds_the_last_words_of_the_trainer(home: Path)
     def fate(number: int, machine: Machine) -> None:
         machine.crashes_at_step = 37
 
-    error = TrainingError("the trainer ended by itself with exit code 1; its last lines:\nTraceback\nValueError: x\n\n")
+    error = TrainingError("the trainer ended by itself with exit code 1", "Traceback\nValueError: x\n\n")
     assert error.reason == "the trainer ended by itself with exit code 1: ValueError: x"
-    nothing = TrainingError("the trainer ended by itself with exit code 1; its last lines:\n")
+    nothing = TrainingError("the trainer ended by itself with exit code 1")
     assert nothing.reason == "the trainer ended by itself with exit code 1"
     story = Story(home, fate)
     (story.store.attempt_folder(1) / "trainer.log").write_text("Traceback (most recent call last)\nValueError: x\n\n")

@@ -65,13 +65,14 @@ class Story:
         self.store.key_path.with_suffix(".pub").write_text("ssh-ed25519 AAAA story\n")
         self.store.append(RunCreated(at=self.clock.now(), run=self.spec.run, cloud="AWS"))
         self.recorder = Recorder()
+        self.image = Image("ami-1")
 
     def engine(self, **changes: Any) -> Engine:
         """Return a new engine over the same run: a first one, or the one that takes over after a crash.
 
         `changes` are arguments of `Engine` that differ, and `bucket`, which is one of the job.
         """
-        images = {region: Image("ami-1") for region in self.spec.regions}
+        images = dict.fromkeys(self.spec.regions, self.image)
         plan = Plan(self.spec, self.offers(), images, self.store.state().created_at, "home")
         job = Job(
             root="pixel-orch/story",

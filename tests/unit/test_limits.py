@@ -14,8 +14,8 @@ from orchestrator.market.pools import Offer, Pool
 from orchestrator.runs.spec import Limits
 from tests.memory import Machine
 from tests.story import Story
+from tests.support.run_checks import check_invariants
 from tests.unit.test_billing import START, attempt
-from tests.unit.test_engine import check_invariants
 
 SLOW = 0.01  # steps/s: 100 steps take 10,000 s, which cost 0.83 $ at 0.30 $/h
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.host.sync import Tree, bundled_tree, changes, manifest, workdir_tree, write_tar
 
-AGENT = Path(__file__).parents[2] / "infra" / "instance" / "agent.py"
+AGENT = Path(__file__).parents[3] / "infra" / "instance" / "agent.py"
 
 
 def fill(folder: Path, files: dict[str, str]) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from orchestrator.runs.events import (
     RebalanceRecommended,
     TrainerStarted,
 )
+from orchestrator.runs.files import json_objects
 from orchestrator.runs.outputs import Output
 from orchestrator.runs.state import Attempt
 
@@ -48,6 +47,7 @@ class AttemptMonitor:
         self.attempt = attempt
         self.allowance = allowance
         self.remote = remote
+        journal.store.attempt_folder(attempt.number)  # makes it
         self.metrics_path = journal.store.metrics_path(attempt.number)
         self.log_path = journal.store.log_path(attempt.number)
         self.cursor = Cursor(_size(self.metrics_path), _size(self.log_path))
@@ -70,7 +70,7 @@ class AttemptMonitor:
             self.heard_at = self.journal.clock.now()
         self._append_both(status)
         self.cursor = status.cursor
-        for line in _json_lines(status.metrics):
+        for line in json_objects(status.metrics.splitlines()):
             self._read(line)
         self._note_interruption(status)
         self.note_progress(force=status.trainer == "exited")
@@ -193,12 +193,3 @@ class AttemptMonitor:
 
 def _size(path: Path) -> int:
     return int(path.stat().st_size) if path.exists() else 0
-
-
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of JSON lines that have just come; another line is passed over."""
-    for line in text.splitlines():
-        with suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value

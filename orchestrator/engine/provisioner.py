@@ -210,6 +210,7 @@ class Provisioner:
     def _request(self, group: Sequence[Offer], number: int) -> tuple[Call, Call | None]:
         private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
         authorized = self.journal.store.key_path.with_suffix(".pub").read_text().strip()
+        self.journal.store.attempt_folder(number)  # makes it
         self.journal.store.host_key_path(number).write_text(public)
         cloud_config = user_data(private, public, authorized, *self._alone_min(group))
         door = self._open_security_group(group[0].pool.region)

@@ -130,6 +130,7 @@ class RemoteCopy:
     def _download_files(self, place: RemoteStore, attempt: Attempt) -> None:
         """Metrics and log: what S3 has may be longer than what was downloaded, and begins the same."""
         store = self.journal.store
+        store.attempt_folder(attempt.number)  # makes it
         for path in (store.metrics_path(attempt.number), store.log_path(attempt.number)):
             content = place.file(attempt.instance_id, path.name)
             if content and (not path.exists() or len(content) > path.stat().st_size):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,14 @@ def sha256_of(path: Path) -> str:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; a torn line, and a line that is no object, is skipped."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in content.splitlines():
-        try:
+    with suppress(FileNotFoundError):
+        yield from json_objects(path.read_bytes().splitlines())
+
+
+def json_objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON lines; a torn line, and a line that is no object, is skipped."""
+    for line in lines:
+        with suppress(ValueError):
             value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value
+            if isinstance(value, dict):
+                yield value

@@ -107,17 +107,20 @@ class RunStore:
 
     def attempt_folder(self, number: int) -> Path:
         """Return (and make) the folder of what one attempt wrote."""
-        folder = self.folder / "attempts" / str(number)
+        folder = self._attempt(number)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def _attempt(self, number: int) -> Path:
+        return self.folder / "attempts" / str(number)
+
     def metrics_path(self, number: int) -> Path:
         """Return where the metrics of one attempt are, as far as they are downloaded."""
-        return self.attempt_folder(number) / "metrics.jsonl"
+        return self._attempt(number) / "metrics.jsonl"
 
     def log_path(self, number: int) -> Path:
         """Return where the trainer's log of one attempt is, as far as it is downloaded."""
-        return self.attempt_folder(number) / "trainer.log"
+        return self._attempt(number) / "trainer.log"
 
     def log_tail(self, number: int, lines: int = 10) -> str:
         """Return the last lines of the trainer's log of one attempt, "" if there is none."""
@@ -126,7 +129,7 @@ class RunStore:
 
     def host_key_path(self, number: int) -> Path:
         """Return where the public host key of an attempt's instance is kept."""
-        return self.attempt_folder(number) / "host_key.pub"
+        return self._attempt(number) / "host_key.pub"
 
     def spec(self) -> RunSpec:
         """Read back what was asked for.

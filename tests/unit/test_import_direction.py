@@ -32,6 +32,7 @@ GROUND_OF_ORCHESTRATOR = {"errors", "clock", "version", "formatting"}
 MODEL = ["ground", "config", "data", "networks", "sampling", "training", "evaluation", "cli", "door"]
 LOCAL = {
     "ground": [],
+    "face": ["ground", "cloud"],  # `infra.local` itself
     "aws": ["ground"],
     "machine": ["ground"],
     "cloud": ["ground", "aws", "machine"],
@@ -113,6 +114,8 @@ def test_every_folder_says_in_one_sentence_what_is_in_it() -> None:
 def room_below(name: str, top: str, order: list[str], last: str) -> str:
     """Return the folder of a module below `top`; its `__main__` is the last room, other files beside it the ground."""
     rest = name.removeprefix(top).lstrip(".").split(".")
+    if rest == [""]:
+        return "face" if "face" in order else "ground"
     if rest[0] == "__main__":
         return last
     return rest[0] if rest[0] in order else "ground"

@@ -30,8 +30,10 @@ def copied(home: Path, *, workdir: Path | None = None) -> Path:
         created = next(e for e in RunStore(home, spec.parent.name).events() if isinstance(e, RunCreated))
         os.utime(spec, (created.at, created.at))  # runs are listed in the order of these times; git keeps none
         key = spec.parent / "key"  # the repository holds no private key
-        key.write_text(make_key_pair(f"pixel-orch-{spec.parent.name}")[0])
+        private, public = make_key_pair(f"pixel-orch-{spec.parent.name}")
+        key.write_text(private)
         key.chmod(0o600)
+        key.with_suffix(".pub").write_text(public + "\n")
     return home
 
 

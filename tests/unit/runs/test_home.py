@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import api
+from orchestrator.cli.flags import OF_THE_MODEL, parser
 from orchestrator.cli.main import main
 from orchestrator.errors import SpecError
 from orchestrator.runs.home import SCHEMA, make_home, schema_of
@@ -48,6 +50,11 @@ def newer(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home.parent))
     monkeypatch.chdir(home.parent)
     return home
+
+
+def test_the_list_has_every_command_that_reads_the_home() -> None:
+    named = set(re.findall(r"^    ([a-z]+)(?: |$)", parser().format_help(), re.MULTILINE))
+    assert named - set(OF_THE_MODEL) - {"completion"} == {words[0] for words in COMMANDS}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

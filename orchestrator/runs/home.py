@@ -77,7 +77,7 @@ def make_home(home: Path) -> Path:
         probe = home / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        if not (home / SCHEMA_FILE).exists():
+        if not (home / SCHEMA_FILE).exists() or schema_of(home) < SCHEMA:
             write_atomically(home / SCHEMA_FILE, f"{SCHEMA}\n".encode())
     except OSError as error:
         raise SpecError(

@@ -102,6 +102,17 @@ def test_make_home_writes_the_schema_once(tmp_path: Path) -> None:
     assert (home / "schema").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_a_program_of_a_later_schema_marks_the_home_that_it_writes_into(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_home(home)
+    monkeypatch.setattr("orchestrator.runs.home.SCHEMA", SCHEMA + 1)
+    make_home(home)
+    monkeypatch.undo()
+    with pytest.raises(SpecError, match=f"schema {SCHEMA + 1}; this one reads up to {SCHEMA}"):
+        make_home(home)
+
+
 def test_a_home_without_the_file_is_schema_1(tmp_path: Path) -> None:
     assert schema_of(tmp_path) == schema_of(tmp_path / "missing") == 1
     (tmp_path / "file").write_text("")

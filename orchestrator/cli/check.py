@@ -45,12 +45,12 @@ class Finding:
 
 def check(args: argparse.Namespace) -> int:
     """Do `pixel-orch check`: what is there, what is missing, what to do about it. Nothing is created."""
-    cloud_name = args.cloud or "aws"
+    home, cloud_name = home_from_environment(), args.cloud or "aws"
     if cloud_name not in ("aws", "local"):
         raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
     instances = check_instances(args.instance or LOOK_FOR)
     found = [
-        _try_out("home", lambda: f"{make_home(home_from_environment())} can be written"),
+        _try_out("home", lambda: f"{make_home(home)} can be written"),
         _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
         _extra("embedded cloud", "moto", "local", "--cloud local works", is_needed=cloud_name == "local"),
     ]

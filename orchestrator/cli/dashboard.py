@@ -21,6 +21,7 @@ def dashboard(args: argparse.Namespace) -> int:
         raise SpecError("dashboard needs the extra dashboard: pip install 'pixel-orch[dashboard]'")
     if args.port != 0 and not 1024 <= args.port <= 65535:
         raise SpecError(f"--port: {args.port} is no port; give one from 1024 to 65535, or 0 for a free one")
+    home = home_from_environment()
     import uvicorn
 
     from orchestrator.dashboard.server import app
@@ -37,7 +38,7 @@ def dashboard(args: argparse.Namespace) -> int:
         f"{url}\nOnly this machine, only with this address; it shows and changes nothing. Ctrl-C ends it.", flush=True
     )
     servers: list[uvicorn.Server] = []
-    pages = app(home_from_environment(), token, SystemClock().now, lambda: servers[0].should_exit)
+    pages = app(home, token, SystemClock().now, lambda: servers[0].should_exit)
     servers.append(uvicorn.Server(uvicorn.Config(pages, log_level="error", timeout_graceful_shutdown=3)))
     with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
         servers[0].run(sockets=[listener])

@@ -72,7 +72,10 @@ def _complete(every: argparse.ArgumentParser) -> None:
     from orchestrator.runs.store import RunStore
 
     def runs(**_: object) -> list[str]:
-        return [store.run for store in RunStore.all(home_from_environment())]
+        try:
+            return [store.run for store in RunStore.all(home_from_environment())]
+        except SpecError:  # a home of a newer program: the command says so, a completion has nothing to offer
+            return []
 
     def types(**_: object) -> list[str]:
         return [known.name for known in catalog.all_types()]

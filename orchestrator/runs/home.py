@@ -9,24 +9,76 @@ import uuid
 from pathlib import Path
 
 from orchestrator.errors import SpecError
+from orchestrator.runs.files import write_atomically
+
+SCHEMA = 1
+"""The layout of a home that this program writes, and the newest that it reads. Version 0.1.0 wrote schema 1."""
+
+SCHEMA_FILE = "schema"
+_LONGEST_SCHEMA = 16  # characters of the file that are read
 
 
 def home_from_environment() -> Path:
-    """Return `PIXEL_ORCH_HOME`, by default `~/.pixel-orch`. Does not create it."""
-    return Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser().absolute()
+    """Return `PIXEL_ORCH_HOME`, by default `~/.pixel-orch`. Does not create it.
+
+    Raises:
+        SpecError: a newer pixel-orch wrote it, or its schema file is damaged.
+    """
+    home = Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser().absolute()
+    check_schema(home)
+    return home
+
+
+def check_schema(home: Path) -> None:
+    """Refuse a home that this program cannot read.
+
+    Raises:
+        SpecError: a newer pixel-orch wrote it, or its schema file is damaged.
+    """
+    found = schema_of(home)
+    if found > SCHEMA:
+        raise SpecError(
+            f"PIXEL_ORCH_HOME: a newer pixel-orch wrote {home} (schema {found}; this one reads up to {SCHEMA}); "
+            "upgrade pixel-orch, or set PIXEL_ORCH_HOME to another folder"
+        )
+
+
+def schema_of(home: Path) -> int:
+    """Return the schema of a home; a home without the file, or that does not exist yet, is schema 1.
+
+    Raises:
+        SpecError: the file is damaged.
+    """
+    path = home / SCHEMA_FILE
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LONGEST_SCHEMA).decode("ascii", errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return 1
+    except OSError as error:
+        raise SpecError(f"PIXEL_ORCH_HOME: cannot read {path} ({error.strerror}); make it readable") from None
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise SpecError(
+            f"PIXEL_ORCH_HOME: {path} is damaged: expected a number, found {text!r}; "
+            f"write {SCHEMA} into it if no newer pixel-orch has used this home"
+        )
+    return int(text)
 
 
 def make_home(home: Path) -> Path:
-    """Create the home folder, for its owner only.
+    """Create the home folder, for its owner only, with its schema file.
 
     Raises:
-        SpecError: it cannot be written.
+        SpecError: it cannot be written, or this program cannot read it.
     """
+    check_schema(home)
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = home / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        if not (home / SCHEMA_FILE).exists() or schema_of(home) < SCHEMA:
+            write_atomically(home / SCHEMA_FILE, f"{SCHEMA}\n".encode())
     except OSError as error:
         raise SpecError(
             f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror}); set it to a folder that you own"

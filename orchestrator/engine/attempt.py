@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.collect import pull_extra_outputs
-from orchestrator.engine.journal import Journal
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
-from orchestrator.engine.provisioner import Provisioner
-from orchestrator.engine.reaper import Reaper
-from orchestrator.engine.remote_store import UPLOAD_WAIT_S, RemoteCopy, is_uploaded
-from orchestrator.engine.stop import StopRequest
+from orchestrator.engine.parts import Parts
+from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
 from orchestrator.errors import CloudError, HostError, UnreachableError
-from orchestrator.host.base import Host, HostStatus, Job
+from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
-from orchestrator.runs.spec import Limits, RunSpec
+from orchestrator.runs.spec import Limits
 from orchestrator.runs.state import Attempt
 
 POLL_UNDER_NOTICE_S = 0.5
@@ -29,39 +25,23 @@ class AttemptLeader:
     """Leads one attempt after the other, each to its outcome.
 
     Args:
-        spec: of the run.
-        job: what runs.
-        journal, stop, allowance, reaper, provisioner, remote: the parts of the run's engine.
+        parts: of the run's engine.
         bring_up: makes an instance train.
         disk: bears a full disk of this machine.
         credentials: warns before the AWS credentials expire.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        job: Job,
-        *,
-        journal: Journal,
-        stop: StopRequest,
-        allowance: Allowance,
-        reaper: Reaper,
-        provisioner: Provisioner,
-        remote: RemoteCopy,
-        bring_up: BringUp,
-        disk: FullDisk,
-        credentials: CredentialsWatch,
-    ) -> None:
-        self.spec = spec
-        self.policy = spec.recovery
-        self.job = job
-        self.journal = journal
-        self.clock = journal.clock
-        self.stop = stop
-        self.allowance = allowance
-        self.reaper = reaper
-        self.provisioner = provisioner
-        self.remote = remote
+    def __init__(self, parts: Parts, *, bring_up: BringUp, disk: FullDisk, credentials: CredentialsWatch) -> None:
+        self.spec = parts.spec
+        self.policy = parts.spec.recovery
+        self.job = parts.job
+        self.journal = parts.journal
+        self.clock = parts.journal.clock
+        self.stop = parts.stop
+        self.allowance = parts.allowance
+        self.reaper = parts.reaper
+        self.provisioner = parts.provisioner
+        self.remote = parts.remote
         self.bring_up = bring_up
         self.disk = disk
         self.credentials = credentials

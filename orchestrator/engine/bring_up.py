@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
-from orchestrator.engine.allowance import Allowance
-from orchestrator.engine.journal import Journal
-from orchestrator.engine.provisioner import Provisioner
-from orchestrator.engine.reaper import Reaper
-from orchestrator.engine.remote_store import RemoteCopy
-from orchestrator.engine.stop import StopRequest
+from orchestrator.engine.parts import Parts
 from orchestrator.errors import (
     CloudError,
     CommandError,
@@ -19,12 +14,11 @@ from orchestrator.errors import (
     UnreachableError,
     WrongHostKeyError,
 )
-from orchestrator.host.base import Connect, Cursor, Host, Job, Setup
+from orchestrator.host.base import Connect, Cursor, Host, Setup
 from orchestrator.host.host_keys import fingerprint
 from orchestrator.market import catalog
 from orchestrator.runs.events import CheckpointPulled, CheckpointRefused, HostKeyRenewed, HostReady, TrainerStarted
 from orchestrator.runs.files import write_atomically
-from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
@@ -37,36 +31,22 @@ class BringUp:
     """Makes a rented instance train.
 
     Args:
-        spec: of the run.
-        job: what runs.
-        journal, stop, allowance, reaper, provisioner, remote: the parts of the run's engine.
+        parts: of the run's engine.
         connect: opens a connection to a host.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        job: Job,
-        *,
-        journal: Journal,
-        stop: StopRequest,
-        allowance: Allowance,
-        reaper: Reaper,
-        provisioner: Provisioner,
-        remote: RemoteCopy,
-        connect: Connect,
-    ) -> None:
-        self.spec = spec
-        self.policy = spec.recovery
-        self.job = job
-        self.journal = journal
-        self.store = journal.store
-        self.clock = journal.clock
-        self.stop = stop
-        self.allowance = allowance
-        self.reaper = reaper
-        self.provisioner = provisioner
-        self.remote = remote
+    def __init__(self, parts: Parts, connect: Connect) -> None:
+        self.spec = parts.spec
+        self.policy = parts.spec.recovery
+        self.job = parts.job
+        self.journal = parts.journal
+        self.store = parts.journal.store
+        self.clock = parts.journal.clock
+        self.stop = parts.stop
+        self.allowance = parts.allowance
+        self.reaper = parts.reaper
+        self.provisioner = parts.provisioner
+        self.remote = parts.remote
         self.connect = connect
 
     def ready(self, attempt: Attempt) -> Host:

@@ -18,6 +18,7 @@ from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
+from orchestrator.engine.parts import Parts
 from orchestrator.engine.provisioner import MakeKeys, Provisioner
 from orchestrator.engine.reaper import Reaper
 from orchestrator.engine.remote_store import RemoteCopy, RemoteStore
@@ -92,27 +93,19 @@ class Engine:
             make_keys=make_keys,
             refresh=refresh,
         )
-        bring_up = BringUp(
-            self.spec,
-            job,
+        parts = Parts(
+            spec=self.spec,
+            job=job,
             journal=self.journal,
             stop=self.stop,
             allowance=allowance,
             reaper=self.reaper,
             provisioner=self.provisioner,
             remote=self.remote,
-            connect=connect,
         )
         self.attempt_leader = AttemptLeader(
-            self.spec,
-            job,
-            journal=self.journal,
-            stop=self.stop,
-            allowance=allowance,
-            reaper=self.reaper,
-            provisioner=self.provisioner,
-            remote=self.remote,
-            bring_up=bring_up,
+            parts,
+            bring_up=BringUp(parts, connect),
             disk=FullDisk(self.journal, self.policy.owner_timeout_s),
             credentials=CredentialsWatch(self.journal, cloud),
         )

@@ -14,7 +14,7 @@ from orchestrator.cli.main import main
 from orchestrator.clock import SystemClock
 from orchestrator.formatting import money
 from orchestrator.market.billing import total_usd
-from orchestrator.runs.events import KINDS
+from orchestrator.runs.events import KINDS, LossReason
 from orchestrator.runs.home import make_home, schema_of
 from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec
 from orchestrator.runs.store import RunStore
@@ -68,8 +68,20 @@ def test_a_run_folds_to_its_state(old: Path, run: str) -> None:
 
 def test_every_line_of_the_events_is_read(old: Path) -> None:
     for store in RunStore.all(old):
-        lines = (store.folder / "events.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines] == [event.to_json() for event in store.events()]
+        lines = [json.loads(line) for line in (store.folder / "events.jsonl").read_text().splitlines()]
+        read = [event.to_json() for event in store.events()]
+        assert len(read) == len(lines)
+        assert [{key: now[key] for key in then} for then, now in zip(lines, read, strict=True)] == lines
+
+
+def test_the_cause_of_a_loss_is_known_from_the_words_of_then(old: Path) -> None:
+    causes = {
+        (store.run, attempt.number): attempt.lost_cause
+        for store in RunStore.all(old)
+        for attempt in store.state().attempts
+        if attempt.is_lost
+    }
+    assert causes[("interrupted", 1)] == LossReason.INTERRUPTED
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -134,7 +134,7 @@ def hourly(tale: Tale, machine: Machine, ended_at: float) -> dict[int, float]:
     """Return the market's price at the start of each instance-hour."""
     began_at, changes = machine.instance.launched_at, tale.cloud.prices[machine.instance.zone]
     hours = range(1 + int(max(ended_at - began_at, float(LEAST_BILLED_S)) // 3600))
-    return {hour: [c.price_usd_h for c in changes if c.at <= began_at + 3600 * hour][-1] for hour in hours}
+    return {hour: [float(c.usd_h) for c in changes if c.at <= began_at + 3600 * hour][-1] for hour in hours}
 
 
 def check_bill(tale: Tale, state: RunState) -> None:

@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from orchestrator.cloud.aws.fleet import refusal
 from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network
 from orchestrator.errors import AccessError, CloudError, ThrottledError
 from orchestrator.market import catalog
-from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import PricePoint
 from tests.memory_bucket import carried_until
 from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
 
@@ -87,7 +89,7 @@ class MemoryCloud:
         self.families_without_quota: set[str] = set()
         self.regions_without_image: set[str] = set()
         self.prices: dict[str, list[PricePoint]] = {  # zone -> changes in the order of time
-            zone: [PricePoint(EPOCH - 3600, price)] for zone, price in PRICES.items()
+            zone: [PricePoint(EPOCH - 3600, Decimal(str(price)))] for zone, price in PRICES.items()
         }
         self.listed: dict[str, float] = {}  # on-demand, by type
         self.terminations: list[str] = []

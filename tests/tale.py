@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
-from orchestrator.market.pools import PricePoint
+from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.events import Event, State
 from orchestrator.runs.spec import Limits, RecoveryPolicy
 from tests.memory import VirtualClock, refusal_of
@@ -166,7 +167,7 @@ class Tale:
 
     def _move_prices(self) -> None:
         for at_s, zone, price in sorted(self.setting.moves):
-            self.cloud.prices[zone].append(PricePoint(self.clock.now() + at_s, price))
+            self.cloud.prices[zone].append(PricePoint(self.clock.now() + at_s, Decimal(str(price))))
 
     def _wrap_network(self) -> None:
         for name in API:
@@ -302,7 +303,7 @@ class Tale:
         """Let the pools of a zone cost as much as on-demand, until the next move."""
         changes = self.cloud.prices[fault.zone]
         cap = 0.526 if self.setting.instances == ("g4dn.xlarge",) else 0.9
-        changes.append(PricePoint(self.clock.now(), cap))
+        changes.append(PricePoint(self.clock.now(), Decimal(str(cap))))
         changes.sort(key=lambda change: change.at)
 
     def _damage(self) -> None:

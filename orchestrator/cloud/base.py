@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import PricePoint
 
 RUN_TAG = "pixel-orch:run"
 ATTEMPT_TAG = "pixel-orch:attempt"

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from orchestrator.market.price_series import Change
+from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.files import write_atomically
 
 FRESH_S = 3600.0  # a spot price changes a few times a day
@@ -28,7 +28,7 @@ class Entry:
     start: float  # the window that was asked for
     end: float
     on_demand_usd_h: Decimal | None
-    zones: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)  # empty: the region does not have it
+    zones: Mapping[str, tuple[PricePoint, ...]] = field(default_factory=dict)  # empty: the region does not have it
 
     def is_fresh(self, now: float, start: float) -> bool:
         """Return whether it still answers a question about the time from `start` on."""
@@ -92,7 +92,7 @@ def _entry(raw: Mapping[str, Any]) -> Entry:
         end=float(raw["end"]),
         on_demand_usd_h=None if price is None else Decimal(price),
         zones={
-            zone: tuple(Change(float(at), Decimal(usd_h)) for at, usd_h in changes)
+            zone: tuple(PricePoint(float(at), Decimal(usd_h)) for at, usd_h in changes)
             for zone, changes in raw["zones"].items()
         },
     )

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from orchestrator.cloud.base import RUN_TAG, Call, Cloud, Image, Instance, Network
-from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import PricePoint
 
 # (burst, calls a second) by operation: "Request token bucket sizes and refill rates" of
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html

@@ -30,7 +30,7 @@ from orchestrator.errors import (
     ThrottledError,
 )
 from orchestrator.market import budget, offers
-from orchestrator.market.pools import Offer, Pool
+from orchestrator.market.pools import Offer, Pool, pool_of
 from orchestrator.plan.requests import NOBODY, Plan, user_data
 from orchestrator.runs.events import CapacityAwaited, LaunchFailed, LaunchRequested
 from orchestrator.runs.state import Attempt
@@ -276,7 +276,7 @@ class Provisioner:
     def _lost_pools(self) -> list[Pool]:
         """Return the pools of lost instances, the latest last."""
         lost = [a for a in self.journal.state().attempts if a.is_lost]
-        return list(dict.fromkeys(Pool(a.instance_type, a.zone, a.region) for a in lost))
+        return list(dict.fromkeys(pool_of(a) for a in lost))
 
     def _no_capacity(self, number: int, tried_s: float) -> CapacityError:
         offers, market = self.plan.offers, self.spec.market

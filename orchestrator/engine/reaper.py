@@ -14,7 +14,8 @@ from orchestrator.clock import Clock
 from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Image, Instance
 from orchestrator.engine.started import instance_started
 from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError
-from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.market.pools import pool_of
+from orchestrator.market.price_series import price_at
 from orchestrator.runs.events import (
     EndedBy,
     Event,
@@ -253,20 +254,19 @@ class Reaper:
     def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
         if attempt.market != "spot":
             return
-        pool = Pool(attempt.instance_type, attempt.zone, attempt.region)
         try:
-            history = self.cloud.price_history(pool, attempt.started_at, ended_at)
+            history = self.cloud.price_history(pool_of(attempt), attempt.started_at, ended_at)
         except CloudError:
             return  # the bill then uses the price at the launch, and marks it as an estimate
         for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
             price = price_at(history, attempt.started_at + 3600 * hour)
             if price is not None and hour not in attempt.prices_usd_h:
-                self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=price))
+                self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=float(price)))
         for point in history:
             if point.at < ended_at and point.at not in attempt.price_changes:
                 self.emit(
                     PriceChanged(
-                        at=self.clock.now(), attempt=attempt.number, since=point.at, price_usd_h=point.price_usd_h
+                        at=self.clock.now(), attempt=attempt.number, since=point.at, price_usd_h=float(point.usd_h)
                     )
                 )
 
@@ -285,9 +285,3 @@ def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str
     if instance.reason_code == "Client.InstanceInitiatedShutdown":
         return "instance", words
     return ("pixel-orch" if attempt.terminate_requested else "other"), words
-
-
-def price_at(history: list[PricePoint], at: float) -> float | None:
-    """Return the price in force at `at`, from changes in the order of time. Pure."""
-    in_force = [point.price_usd_h for point in history if point.at <= at]
-    return in_force[-1] if in_force else None

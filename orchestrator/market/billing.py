@@ -27,6 +27,7 @@ from typing import Literal, get_args
 
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
+from orchestrator.market.price_series import PricePoint, pieces
 from orchestrator.runs.state import Attempt
 
 SpotRule = Literal["hour-start", "in-effect"]
@@ -156,15 +157,13 @@ def _by_hour(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, flo
 def _by_change(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, float | None]]:
     """Yield (seconds, price in effect during them)."""
     start = _decimal(attempt.started_at)
-    end = start + billed_s
-    changes = sorted((_decimal(at), price) for at, price in attempt.price_changes.items() if _decimal(at) < end)
-    before = [price for at, price in changes if at <= start]
-    moment, price = start, before[-1] if before else None
-    for at, later in changes:
-        if at > start:
-            yield at - moment, price
-            moment, price = at, later
-    yield end - moment, price
+    changes = [PricePoint(at, _decimal(usd_h)) for at, usd_h in attempt.price_changes.items()]
+    known = list(pieces(changes, start, start + billed_s))
+    unknown_s = billed_s - sum((seconds for seconds, _ in known), NOTHING)
+    if unknown_s > 0:
+        yield unknown_s, None
+    for seconds, price in known:
+        yield seconds, float(price)
 
 
 def _beside(attempt: Attempt, billed_s: Decimal) -> tuple[Decimal, Decimal, Decimal, bool]:

@@ -9,7 +9,7 @@ from enum import Enum
 
 from orchestrator.market import catalog
 from orchestrator.market.billing import LEAST_BILLED_S, beside_usd_h, total_usd
-from orchestrator.market.pools import Offer, Pool
+from orchestrator.market.pools import Offer, pool_of
 from orchestrator.runs.spec import Limits, RunSpec
 from orchestrator.runs.state import Attempt
 
@@ -54,8 +54,7 @@ def _instance_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
 
 def offer_of(attempt: Attempt) -> Offer:
     """Return what an attempt was rented as."""
-    pool = Pool(attempt.instance_type, attempt.zone, attempt.region)
-    return Offer(pool, attempt.market, attempt.price_usd_h, "")
+    return Offer(pool_of(attempt), attempt.market, attempt.price_usd_h, "")
 
 
 def feared(spec: RunSpec, attempts: Sequence[Attempt], now: float) -> list[Attempt]:

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from orchestrator.errors import Scope, SpecError
 from orchestrator.market import catalog
-from orchestrator.market.pools import Offer, Pool, PricePoint
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.market.price_series import PricePoint
 
 
 def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
@@ -45,8 +46,8 @@ def spot_offers(
     for pool in pools:
         on_demand = _on_demand(pool, listed)
         point = prices.get(pool)
-        if point is not None and is_market_signal(point.price_usd_h, on_demand):
-            priced.append(Offer(pool, "spot", point.price_usd_h, "spot history"))
+        if point is not None and is_market_signal(float(point.usd_h), on_demand):
+            priced.append(Offer(pool, "spot", float(point.usd_h), "spot history"))
         elif on_demand is not None:  # by default a spot request is capped at the on-demand price: never more than this
             doubtful.append(Offer(pool, "spot", on_demand, "none; on-demand caps it"))
     ranked = ranked_by_price(priced) + ranked_by_price(doubtful)
@@ -131,7 +132,7 @@ def explain_none(
     if not pools:
         return SpecError(f"--instance: {types} is not offered in {where}; choose another --region or type")
     if max_price_usd_h is not None and prices:
-        lowest = min(point.price_usd_h for point in prices.values())
+        lowest = min(point.usd_h for point in prices.values())
         return SpecError(
             f"--max-price: {max_price_usd_h} $/h is below every {market} price of {types} in {where}; "
             f"the lowest is {lowest:.4f}"

@@ -1,13 +1,15 @@
-"""Capacity pools, offers, and prices: plain data."""
+"""Capacity pools and offers: plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.runs.state import Attempt
+
 
 @dataclass(frozen=True, order=True)
 class Pool:
-    """A capacity pool: what EC2 has, or has not, at one moment."""
+    """A capacity pool: one instance type in one zone."""
 
     instance_type: str
     zone: str
@@ -18,7 +20,7 @@ class Pool:
 class Offer:
     """A pool and a market with its price in dollars per hour.
 
-    `source` says whose price: "spot history" or "recorded".
+    `source` is the origin of the price, for people.
     """
 
     pool: Pool
@@ -27,9 +29,6 @@ class Offer:
     source: str
 
 
-@dataclass(frozen=True)
-class PricePoint:
-    """The spot price of a pool from `at` (unix seconds) on."""
-
-    at: float
-    price_usd_h: float
+def pool_of(attempt: Attempt) -> Pool:
+    """Return the pool that gave an attempt its instance."""
+    return Pool(attempt.instance_type, attempt.zone, attempt.region)

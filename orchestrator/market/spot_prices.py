@@ -1,14 +1,4 @@
-"""Pure: spot price changes in, what they say of a market out.
-
-A spot price stands until the next change, so every figure over a window weighs each price by how long it stood:
-
-    price
-      |        ____
-      |_______|    |________      mean = (price x seconds) / seconds
-      ^start                 ^end
-
-EC2 gives the changes within the window and the last one before it, page by page, in no strict order.
-"""
+"""What the spot market of each type and zone asks: rows for `prices` and `compare`; pure."""
 
 from __future__ import annotations
 
@@ -21,7 +11,7 @@ from orchestrator.errors import SpecError
 from orchestrator.market import catalog
 from orchestrator.market.offers import is_market_signal
 from orchestrator.market.pools import Pool
-from orchestrator.market.price_series import Change, window
+from orchestrator.market.price_series import PricePoint, window
 
 MOST_DAYS = 90  # EC2 keeps no more (API reference, DescribeSpotPriceHistory)
 DEFAULT_DAYS = 7
@@ -70,7 +60,7 @@ def doubt(price_usd_h: Decimal | None, on_demand_usd_h: Decimal | None) -> str:
 
 def pool_row(
     pool: Pool,
-    changes: Sequence[Change],
+    changes: Sequence[PricePoint],
     *,
     start: float,
     end: float,

@@ -200,7 +200,7 @@ def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_win
     assert len(pools) >= 2
     prices = place.cloud.spot_prices(pools)
     assert set(prices) == set(pools)
-    assert all(0 < point.price_usd_h < 1 for point in prices.values())
+    assert all(0 < point.usd_h < 1 for point in prices.values())
     now = time.time()
     history = place.cloud.price_history(pools[0], now - 3600, now)
     assert history[0].at <= now - 3600

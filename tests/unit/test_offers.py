@@ -9,11 +9,12 @@ import pytest
 from orchestrator.errors import Scope
 from orchestrator.market import catalog
 from orchestrator.market.offers import is_market_signal, next_round, on_demand_offers, rules_out, spot_offers
-from orchestrator.market.pools import Offer, Pool, PricePoint
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.market.price_series import PricePoint
 from orchestrator.plan.validators import check_price
 
 A, B, C = (Pool("g4dn.xlarge", f"us-east-1{z}", "us-east-1") for z in "abc")
-PRICES = {A: PricePoint(0, 0.21), B: PricePoint(0, 0.19), C: PricePoint(0, 0.23)}
+PRICES = {A: PricePoint(0, Decimal("0.21")), B: PricePoint(0, Decimal("0.19")), C: PricePoint(0, Decimal("0.23"))}
 
 
 def test_offers_are_ranked_by_price() -> None:
@@ -27,7 +28,7 @@ def test_the_cap_leaves_out_what_is_above_it() -> None:
 @pytest.mark.parametrize("price", [0.526, 0.0526, 0.0, -1.0])
 def test_a_price_that_is_no_market_signal_is_never_ranked_cheapest(price: float) -> None:
     assert not is_market_signal(price, 0.526)
-    offers = spot_offers([A, B], {**PRICES, A: PricePoint(0, price)}, None)
+    offers = spot_offers([A, B], {**PRICES, A: PricePoint(0, Decimal(str(price)))}, None)
     assert [o.pool for o in offers] == [B, A]
     assert offers[-1].price_usd_h == 0.526
 
@@ -137,4 +138,4 @@ def test_what_is_not_recorded_is_taken_from_the_price_list() -> None:
     ]
     assert spot_offers([west], {}, None) == []
     assert [o.price_usd_h for o in spot_offers([west], {}, None, {west: 1.2})] == [1.2]
-    assert [o.price_usd_h for o in spot_offers([west], {west: PricePoint(0, 0.5)}, None)] == [0.5]
+    assert [o.price_usd_h for o in spot_offers([west], {west: PricePoint(0, Decimal("0.5"))}, None)] == [0.5]

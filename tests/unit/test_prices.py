@@ -24,7 +24,7 @@ from orchestrator.cloud.price_cache import Entry, PriceCache
 from orchestrator.cloud.quotes import Quoted, quote
 from orchestrator.errors import AccessError, CloudError, SpecError
 from orchestrator.market.pools import Pool
-from orchestrator.market.price_series import Change, window
+from orchestrator.market.price_series import PricePoint, window
 from orchestrator.market.spot_prices import (
     MarketRow,
     cheapest_zones,
@@ -39,7 +39,7 @@ from orchestrator.market.spot_prices import (
 START = 1_790_000_000.0
 
 
-def by_the_second(changes: list[Change], start: int, end: int) -> Fraction | None:
+def by_the_second(changes: list[PricePoint], start: int, end: int) -> Fraction | None:
     """Return the mean the long way: look up the price of every second."""
     found = []
     for second in range(start, end):
@@ -54,7 +54,7 @@ def test_the_mean_weighs_each_price_by_the_time_it_stood(seed: int) -> None:
     dice = random.Random(seed)
     start, end = 1000, 1000 + dice.randint(1, 300)
     moments = [float(dice.randint(700, 1400)) for _ in range(dice.randint(0, 9))]
-    changes = [Change(at, Decimal(dice.randint(1, 9999)) / 10000) for at in moments]
+    changes = [PricePoint(at, Decimal(dice.randint(1, 9999)) / 10000) for at in moments]
     wanted = by_the_second(changes, start, end)
     seen = window(changes, start, end)
     assert (seen is None) == (wanted is None)
@@ -64,15 +64,15 @@ def test_the_mean_weighs_each_price_by_the_time_it_stood(seed: int) -> None:
 
 
 def test_the_price_before_the_window_stands_until_the_first_change() -> None:
-    seen = window([Change(0, Decimal("0.1")), Change(75, Decimal("0.5"))], 50, 100)
+    seen = window([PricePoint(0, Decimal("0.1")), PricePoint(75, Decimal("0.5"))], 50, 100)
     assert seen is not None
     assert seen.mean_usd_h == Decimal("0.3")
     assert (seen.changes, seen.known_from) == (1, 50)
 
 
 def test_volatility_is_the_deviation_over_the_mean() -> None:
-    still = window([Change(0, Decimal("0.2"))], 0, 100)
-    moved = window([Change(0, Decimal("0.1")), Change(50, Decimal("0.3"))], 0, 100)
+    still = window([PricePoint(0, Decimal("0.2"))], 0, 100)
+    moved = window([PricePoint(0, Decimal("0.1")), PricePoint(50, Decimal("0.3"))], 0, 100)
     assert still is not None
     assert still.volatility == 0
     assert moved is not None
@@ -92,7 +92,7 @@ def row(zone: str, price: str | None, on_demand: str = "0.9", name: str = "p2.xl
     """Return the row of a pool whose price has stood for ever."""
     return pool_row(
         Pool(name, zone, zone[:-1]),
-        [] if price is None else [Change(0, Decimal(price))],
+        [] if price is None else [PricePoint(0, Decimal(price))],
         start=START,
         end=START + 100,
         on_demand_usd_h=Decimal(on_demand),
@@ -205,7 +205,7 @@ def test_all_pages_of_several_zones_out_of_order_give_the_right_mean() -> None:
     assert quotes.on_demand_usd_h == {("p2.xlarge", "us-east-1"): Decimal("0.9")}
     for pool, found in quotes.spot.items():
         seen = window(found, START - 100, START)
-        mine = [Change(START - age, Decimal(price)) for zone, _, age, price in changes if zone == pool.zone]
+        mine = [PricePoint(START - age, Decimal(price)) for zone, _, age, price in changes if zone == pool.zone]
         assert seen is not None
         assert Fraction(seen.mean_usd_h) == by_the_second(mine, int(START) - 100, int(START))
     assert {pool.zone for pool in quotes.spot} == {"us-east-1a", "us-east-1b"}
@@ -249,7 +249,7 @@ def test_calls_keep_to_their_pace() -> None:
 
 
 def entry(asked_at: float, price: str = "0.30") -> Entry:
-    zones = {"us-east-1a": (Change(asked_at - 5 * 86400, Decimal(price)),)}
+    zones = {"us-east-1a": (PricePoint(asked_at - 5 * 86400, Decimal(price)),)}
     return Entry(asked_at, asked_at - 7 * 86400, asked_at, Decimal("0.9"), zones)
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +17,13 @@ from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sil
 from orchestrator.cloud.aws.fleet import create_fleet
 from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
+from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
 from orchestrator.cloud.base import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, admission
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
-from orchestrator.market.pools import Pool, PricePoint
+from orchestrator.market.pools import Pool
+from orchestrator.market.price_series import PricePoint
 
 SSH_PORT_TAG = "pixel-orch-local:ssh-port"  # only the embedded cloud sets it: there all instances are 127.0.0.1
-PRODUCT = "Linux/UNIX"
 PAGE = 200
 THROTTLED_WAITS_S = (1.0, 2.0, 4.0, 8.0)
 
@@ -137,17 +137,9 @@ class AwsCloud:
     def _price_changes(
         self, region: str, types: Sequence[str], start: float, end: float, zone: str | None = None
     ) -> Iterator[tuple[Pool, PricePoint]]:
-        parameters: dict[str, Any] = {
-            "InstanceTypes": list(types),
-            "ProductDescriptions": [PRODUCT],
-            "StartTime": datetime.fromtimestamp(start, tz=timezone.utc),
-            "EndTime": datetime.fromtimestamp(end, tz=timezone.utc),
-        }
-        if zone:
-            parameters["AvailabilityZone"] = zone
-        for change in self._pages(region, "describe_spot_price_history", "SpotPriceHistory", **parameters):
-            pool = Pool(change["InstanceType"], change["AvailabilityZone"], region)
-            yield pool, PricePoint(change["Timestamp"].timestamp(), float(change["SpotPrice"]))
+        parameters = history_parameters(types, start, end, zone)
+        pages = self._pages(region, "describe_spot_price_history", "SpotPriceHistory", **parameters)
+        return price_changes(pages, region)
 
     def image(self, region: str, image_id: str | None = None) -> Image:
         """Return the image named, else AWS's Deep Learning AMI; see `images.py`."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -21,11 +20,11 @@ import boto3
 from botocore.config import Config
 
 from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
 from orchestrator.errors import AccessError, CloudError
 from orchestrator.market.pools import Pool
-from orchestrator.market.price_series import Change
+from orchestrator.market.price_series import PricePoint
 
-PRODUCT = "Linux/UNIX"
 PRICE_LIST_REGION = "us-east-1"  # the Price List API has endpoints in few regions, and answers for all of them
 CALLS_PER_S = 10.0
 WORKERS = 8
@@ -44,7 +43,7 @@ class Quotes:
     `problems` says, for a region, why it did not answer; the other regions stand.
     """
 
-    spot: dict[Pool, list[Change]] = field(default_factory=dict)
+    spot: dict[Pool, list[PricePoint]] = field(default_factory=dict)
     on_demand_usd_h: dict[tuple[str, str], Decimal] = field(default_factory=dict)  # by (type, region)
     problems: dict[str, str] = field(default_factory=dict)
     requests: int = 0
@@ -143,19 +142,12 @@ class PriceSource:
     @staticmethod
     def _changes(
         client: Any, pace: Pace, region: str, name: str, *, start: float, end: float
-    ) -> Iterator[tuple[Pool, Change]]:
+    ) -> Iterator[tuple[Pool, PricePoint]]:
         """DescribeSpotPriceHistory, all pages."""
-        parameters = {
-            "InstanceTypes": [name],
-            "ProductDescriptions": [PRODUCT],
-            "StartTime": datetime.fromtimestamp(start, tz=timezone.utc),
-            "EndTime": datetime.fromtimestamp(end, tz=timezone.utc),
-        }
+        parameters = history_parameters([name], start, end)
         with at_the_sill(region):
             for page in pace.pages(client.get_paginator("describe_spot_price_history").paginate(**parameters)):
-                for raw in page["SpotPriceHistory"]:
-                    pool = Pool(raw["InstanceType"], raw["AvailabilityZone"], region)
-                    yield pool, Change(raw["Timestamp"].timestamp(), Decimal(raw["SpotPrice"]))
+                yield from price_changes(page["SpotPriceHistory"], region)
 
 
 def _on_demand(client: Any, pace: Pace, name: str) -> Iterator[tuple[str, Decimal]]:

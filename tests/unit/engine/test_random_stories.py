@@ -59,7 +59,7 @@ def ends_nothing(self: Reaper, *args: object, **kwargs: object) -> None:
 MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, where, by what, within how many seeds
     "instances are not ended": (Reaper, "end", ends_nothing, 10),
     "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 40),
-    "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].price_usd_h, 20),
+    "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].usd_h, 20),
     "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 120),
     "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 30),
     "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 100),

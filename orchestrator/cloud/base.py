@@ -1,7 +1,7 @@
-"""The seams: what the engine asks of a cloud and of a host, and the plain data that passes through.
+"""The protocol of a cloud, and the plain data that passes through it.
 
-`aws/` implements `Cloud`; `host.py` implements `Host` over SSH. The tests bring an in-memory one of each, which
-passes the same contract suite.
+`cloud/aws/` implements `Cloud`. The tests have an in-memory one, which passes the same contract suite. `host/base.py`
+has the protocol of a rented machine.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from orchestrator.market.billing import is_spot_interruption
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 
 RUN_TAG = "pixel-orch:run"
 ATTEMPT_TAG = "pixel-orch:attempt"
 MANAGED_TAG = "pixel-orch:managed"
-OWNER_TAG = "pixel-orch:home"  # which store knows the run: `sweep` names runs of other homes instead of ending them
+OWNER_TAG = "pixel-orch:home"  # the home of the run: `cleanup` lists instances of other homes and does not end them
 
 InstanceState = Literal["pending", "running", "shutting-down", "terminated", "stopping", "stopped"]
 
@@ -28,18 +29,18 @@ class Image:
     image_id: str
     login_user: str = "ubuntu"
     root_device: str = "/dev/sda1"
-    least_disk_gib: int = 0  # the size of its snapshot: a smaller disk is refused by EC2
+    least_disk_gib: int = 0  # the size of its snapshot; EC2 refuses a smaller disk
     name: str = ""
     source: str = ""  # how it was found
-    families: tuple[str, ...] = ()  # that its driver supports; empty: nobody says
+    families: tuple[str, ...] = ()  # that its driver supports; empty: unknown
 
 
 @dataclass(frozen=True)
 class Network:
     """Where in a region instances are put.
 
-    `subnets` (zone -> subnet id) is empty where EC2's default ones serve; then `zones` are those that have one, as far
-    as that is known: an account that is older than a zone has none there.
+    `subnets` (zone -> subnet id) is empty where EC2's default subnets are used. Then `zones` are the zones with a
+    default subnet, if known: an account that is older than a zone has none there.
     """
 
     vpc_id: str = ""
@@ -49,7 +50,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Call:
-    """One request to the cloud, exactly as it will be sent. What is only known later stands as `<...>`."""
+    """One request to the cloud, exactly as it will be sent. Values that are known later are `<...>`."""
 
     operation: str
     region: str
@@ -58,7 +59,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Instance:
-    """What EC2 says of one instance."""
+    """One instance as EC2 describes it."""
 
     instance_id: str
     instance_type: str
@@ -67,7 +68,7 @@ class Instance:
     market: str
     state: InstanceState
     launched_at: float  # unix seconds
-    address: str = ""  # public, as far as it has one
+    address: str = ""  # public; "" without one
     private_address: str = ""
     ssh_port: int = 22
     reason_code: str = ""  # StateReason.Code, e.g. Server.SpotInstanceTermination
@@ -78,19 +79,19 @@ class Instance:
     @property
     def is_spot_interruption(self) -> bool:
         """Whether EC2 ended it, or ends it, to take the spot capacity back."""
-        return self.reason_code.startswith("Server.Spot")
+        return is_spot_interruption(self.reason_code)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is no longer there (and no longer billed)."""
+        """Whether it is terminated, and so no longer billed."""
         return self.state == "terminated"
 
 
 class Cloud(Protocol):
-    """A place that rents machines. Every method may raise `CloudError` or one of its kinds."""
+    """A cloud that rents instances. Every method may raise `CloudError` or a subclass."""
 
     title: str
-    """How it is named to people: "AWS" or "embedded cloud"."""
+    """Its name for people: "AWS" or "embedded cloud"."""
 
     def offerings(self, instance_types: Sequence[str]) -> list[Pool]:
         """Return the pools in which these types are offered at all."""
@@ -101,7 +102,7 @@ class Cloud(Protocol):
         ...
 
     def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
-        """Return on-demand prices an hour of those pools that the price list has; none if it does not answer."""
+        """Return the on-demand prices of the pools that the price list has; none if it does not answer."""
         ...
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
@@ -121,26 +122,26 @@ class Cloud(Protocol):
         ...
 
     def quota_vcpus(self, region: str, code: str) -> float | None:
-        """Return the limit in vCPUs that a quota code stands for; None if we may not read it."""
+        """Return the limit in vCPUs of a quota code; None if the policy does not allow to read it."""
         ...
 
     def rehearse(self, call: Call) -> None:
-        """Send the request as a DryRun: nothing is created. Raises what the request itself would raise."""
+        """Send the request with DryRun, which creates nothing. Raises what the request itself would raise."""
         ...
 
     def credentials_end_at(self) -> float | None:
-        """Return when our credentials expire (unix seconds); None if they do not, or nobody can say."""
+        """Return when the credentials expire (unix seconds); None if they do not, or it is unknown."""
         ...
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
-        """Make the run's security group, which admits SSH from `cidr` only (from nowhere if None); return its id.
+        """Create the run's security group, which admits SSH from `cidr` only (from nowhere if None); return its id.
 
-        Asked twice, it makes one.
+        A second call creates no second group.
         """
         ...
 
     def close_door(self, region: str, run: str) -> None:
-        """Remove the run's security groups and launch templates; none there is no error."""
+        """Delete the run's security groups and launch templates, if there are any."""
         ...
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
@@ -153,15 +154,15 @@ class Cloud(Protocol):
         ...
 
     def instances(self, run: str | None = None) -> list[Instance]:
-        """Return the instances with our tag (of one run, or of all), also those that ended lately."""
+        """Return pixel-orch's instances (of one run, or all), also recently terminated ones."""
         ...
 
     def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
-        """Ask for their end. Asked twice, or for one that is gone, is no error."""
+        """Terminate them. A second call, and an instance that is gone, is no error."""
         ...
 
     def caller_cidr(self) -> str:
-        """Return the address from which we reach its instances, as a /32."""
+        """Return the public address of this machine, as a /32."""
         ...
 
 

@@ -28,10 +28,10 @@ EMBEDDED_POLICY = RecoveryPolicy(
 
 
 def regions_for(cloud: str, asked: tuple[str, ...], profile: str | None = None) -> tuple[str, ...]:
-    """Return the regions to use: those asked for, else the configured one, else (embedded) us-east-1.
+    """Return the regions to use: the given ones, else the configured one; us-east-1 for the embedded cloud.
 
     Raises:
-        SpecError: no region is known, or it is none.
+        SpecError: no region is configured, or there is no such region.
     """
     if asked:
         return tuple(dict.fromkeys(catalog.check_region(name) for name in asked))
@@ -41,13 +41,13 @@ def regions_for(cloud: str, asked: tuple[str, ...], profile: str | None = None) 
 
     configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or configured_region(profile)
     if not configured:
-        check_credentials(profile)  # without an account, a region is not what is missing
-        raise SpecError("no AWS region is set; say --region, for example --region us-east-1, or run `aws configure`")
+        check_credentials(profile)  # without credentials, they are what is missing
+        raise SpecError("no AWS region is set; give --region, for example --region us-east-1, or run `aws configure`")
     return (catalog.check_region(configured),)
 
 
 def check_credentials(profile: str | None = None) -> None:
-    """Raise AccessError if there are no AWS credentials; it says both ways on. Asks nobody."""
+    """Raise AccessError if there are no AWS credentials; the error says what to do. Sends no request."""
     from orchestrator.cloud.aws import AwsCloud
 
     AwsCloud((EMBEDDED_REGION,), profile=profile)
@@ -55,7 +55,7 @@ def check_credentials(profile: str | None = None) -> None:
 
 @contextmanager
 def open_cloud(name: str, regions: tuple[str, ...], home: Path, profile: str | None = None) -> Iterator[Cloud]:
-    """Give the cloud called `name`; an embedded one that is idle at the end is ended before this returns.
+    """Open the cloud called `name`; an embedded cloud that is idle at the end is stopped before this returns.
 
     Raises:
         AccessError: there are no credentials for AWS.
@@ -72,7 +72,7 @@ def open_cloud(name: str, regions: tuple[str, ...], home: Path, profile: str | N
 
 @contextmanager
 def embedded_endpoint(home: Path) -> Iterator[dict[str, str]]:
-    """Give the endpoint and key of the embedded cloud; one that is idle at the end is ended before this returns.
+    """Open the embedded cloud and give its endpoint and key; it is stopped at the end if it is idle.
 
     Raises:
         SpecError: its extra is not installed, or it does not start.
@@ -87,15 +87,16 @@ def embedded_endpoint(home: Path) -> Iterator[dict[str, str]]:
 
 
 def cloud_of(spec: RunSpec, home: Path) -> AbstractContextManager[Cloud]:
-    """Give the cloud that a run is on; see `open_cloud`."""
+    """Open the cloud of a run; see `open_cloud`."""
     return open_cloud(spec.cloud, spec.regions, home, spec.profile)
 
 
 @contextmanager
 def _in_use(home: Path) -> Iterator[Callable[[], bool]]:
-    """Keep the embedded cloud from being ended, as idle, by one command while another is about to use it.
+    """Keep one command from stopping the idle embedded cloud while another is about to use it.
 
-    Each command shares a lock; the one that can have it alone is the last, and ends the cloud. A killed one lets go.
+    Commands share a lock. The command that can get it exclusively is the last, and stops the cloud. The kernel releases
+    the lock of a killed command.
     """
     (home / "local").mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / "local" / "in-use").open("w") as file:
@@ -115,7 +116,7 @@ def start_embedded(home: Path) -> EmbeddedCloud:
     """Find or start the embedded cloud of this home.
 
     Raises:
-        SpecError: it does not start; the message says which extra is missing, or what its log says.
+        SpecError: it does not start; the message names the missing extra, or the end of its log.
     """
     from infra.local import EmbeddedCloud, EmbeddedCloudError
 

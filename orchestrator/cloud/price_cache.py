@@ -1,7 +1,7 @@
-"""What EC2 last said of its prices, kept in `PIXEL_ORCH_HOME/cache/`, so that a question is not asked twice an hour.
+"""The cache of EC2's prices in `PIXEL_ORCH_HOME/cache/`: each question is asked once an hour.
 
-One entry for each type and region: when it was asked, over which window, the on-demand price and each zone's changes.
-Money is written as text: a price comes back as it was given.
+One entry for each type and region: time of the answer, window, on-demand price, each zone's changes. Prices are stored
+as text, so that they keep every digit.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one type in one region."""
+    """The cached prices of one type in one region."""
 
     asked_at: float  # unix seconds
     start: float  # the window that was asked for
     end: float
     on_demand_usd_h: Decimal | None
-    zones: Mapping[str, tuple[PricePoint, ...]] = field(default_factory=dict)  # empty: the region does not have it
+    zones: Mapping[str, tuple[PricePoint, ...]] = field(default_factory=dict)  # empty: the region does not offer it
 
     def is_fresh(self, now: float, start: float) -> bool:
-        """Return whether it still answers a question about the time from `start` on."""
+        """Return whether it still answers for the window from `start` on."""
         return 0 <= now - self.asked_at < FRESH_S and self.start <= start + FRESH_S
 
 
 class PriceCache:
-    """The file of one cloud's prices. A damaged one counts as empty: it is asked again.
+    """The file of one cloud's prices. A damaged file counts as empty.
 
     Args:
         home: PIXEL_ORCH_HOME.
@@ -48,11 +48,11 @@ class PriceCache:
         self.entries: dict[tuple[str, str], Entry] = _read(self.path)
 
     def get(self, instance_type: str, region: str) -> Entry | None:
-        """Return what is known, however old."""
+        """Return the entry, however old."""
         return self.entries.get((instance_type, region))
 
     def put(self, instance_type: str, region: str, entry: Entry) -> None:
-        """Remember an answer; `save` writes it."""
+        """Add an answer; `save` writes it."""
         self.entries[instance_type, region] = entry
 
     def save(self) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quoted:
-    """Rows, and what a person must know beside them."""
+    """Rows, and notes for people."""
 
     rows: tuple[MarketRow, ...]
     notes: tuple[str, ...]
@@ -49,7 +49,7 @@ def quote(
     profile: str | None = None,
     while_asking: AbstractContextManager[None] | None = None,
 ) -> Quoted:
-    """Return what is known of the prices: fresh from the cache, else asked, else the old cache, else recorded.
+    """Return the prices: from a fresh cache, else from EC2, else from an old cache, else the recorded ones.
 
     `while_asking` is entered while EC2 is asked: a caller shows there that this takes a while.
 
@@ -105,7 +105,7 @@ def _ask(
     profile: str | None,
     while_asking: AbstractContextManager[None],
 ) -> dict[str, str]:
-    """Ask EC2 for what is missing or old, remember it, and return what went wrong, by region."""
+    """Ask EC2 for missing and old prices, cache them, and return the problems by region."""
     names = tuple(dict.fromkeys(name for name, _ in stale))
     regions = tuple(dict.fromkeys(region for _, region in stale))
     with while_asking, open_source(cloud, home, profile) as source:

@@ -1,7 +1,7 @@
-"""One cloud for many runs in one process: describes are shared, and no operation goes beyond EC2's documented rate.
+"""One cloud for many runs in one process: describes are shared, and calls stay within EC2's documented rates.
 
-A run asks about its own instances every few seconds. Two hundred runs asking one by one would be 40 calls a second;
-here one DescribeInstances for all of them is at most `fresh_s` old, which is no staler than EC2's eventual consistency.
+Two hundred runs that each poll their own instances make 40 calls a second. Here they share one DescribeInstances, which
+is at most `fresh_s` old: no staler than EC2's eventual consistency.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Answer = TypeVar("Answer")
 
 
 class TokenBucket:
-    """Lets so many calls through at once, and then so many a second."""
+    """A token bucket: `burst` calls at once, then `per_s` a second."""
 
     def __init__(self, burst: int, per_s: float, *, now: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self.burst = burst
@@ -37,7 +37,7 @@ class TokenBucket:
 
     def take(self) -> None:
         """Wait for a token."""
-        with self._lock:  # those who wait stand in line
+        with self._lock:  # waiting callers queue here
             now = self._now()
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.per_s)
             self._at = now
@@ -51,12 +51,12 @@ class TokenBucket:
 
 
 class SharedCloud:
-    """The `Cloud` seam for the engines of one process.
+    """`Cloud` for the engines of one process.
 
     Args:
-        cloud: what answers.
+        cloud: the cloud that answers.
         fresh_s: how old the shared list of instances may be.
-        now, sleep: the time, monotonic.
+        now, sleep: a monotonic clock.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SharedCloud:
         return {name: bucket.taken for name, bucket in self._buckets.items() if bucket.taken}
 
     def _shared(self, key: tuple[Any, ...], fresh_s: float, ask: Callable[[], Answer]) -> Answer:
-        """Return a kept answer that is fresh enough, or ask; who asks the same meanwhile waits for that answer."""
+        """Return a fresh enough answer, or ask; callers with the same question wait for that answer."""
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
@@ -98,7 +98,7 @@ class SharedCloud:
     # -- what is shared
 
     def instances(self, run: str | None = None) -> list[Instance]:
-        """Return the instances of a run out of one list for all runs."""
+        """Return the instances of a run, from one list for all runs."""
         everything = self._shared(("instances",), self.fresh_s, lambda: self._by_run(self.cloud.instances()))
         if run is None:
             return [instance for some in everything.values() for instance in some]
@@ -138,7 +138,7 @@ class SharedCloud:
         return self._shared(("quota", region, code), MARKET_FRESH_S, lambda: self.cloud.quota_vcpus(region, code))
 
     def caller_cidr(self) -> str:
-        """Return our address."""
+        """Return the public address of this machine."""
         return self._shared(("cidr",), MARKET_FRESH_S, self.cloud.caller_cidr)
 
     def credentials_end_at(self) -> float | None:
@@ -158,21 +158,21 @@ class SharedCloud:
         self.cloud.rehearse(call)
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
-        """Make a run's security group."""
+        """Create a run's security group."""
         self._buckets["mutate"].take()
         return self.cloud.open_door(region, call, cidr)
 
     def close_door(self, region: str, run: str) -> None:
-        """Remove a run's security group."""
+        """Delete a run's security group."""
         self._buckets["mutate"].take()
         self.cloud.close_door(region, run)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
-        """Launch; the shared list knows of it when it is asked for anew."""
+        """Launch; the shared list has the instance after its next refresh."""
         self._buckets["launch"].take()
         return self.cloud.launch(call, template)
 
     def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
-        """Ask for the end of instances."""
+        """Terminate instances."""
         self._buckets["terminate"].take()
         self.cloud.terminate(region, instance_ids)

@@ -37,7 +37,7 @@ class Allowance:
                 only the silence until now counts.
         """
         state = self.state()
-        attempts = budget.feared(self.spec, state.attempts, moment)
+        attempts = budget.worst_case(self.spec, state.attempts, moment)
         silent_s = self.clock.now() - heard_at
         return budget.reached(
             self.spec.limits, attempts, led_since=state.led_since, heard_at=moment - silent_s, now=moment
@@ -55,8 +55,8 @@ class Allowance:
     def alone_at_price_s(self, cap_usd_h: Decimal) -> float | None:
         """Return how long an instance of that price cap may go on without hearing from us; None without a limit."""
         now, state, asked = self.clock.now(), self.state(), self.spec.limits
-        attempts = budget.feared(self.spec, state.attempts, now)
-        ends = [budget.surely_buys_s(asked, attempts, cap_usd_h, now)]
+        attempts = budget.worst_case(self.spec, state.attempts, now)
+        ends = [budget.guaranteed_s(asked, attempts, cap_usd_h, now)]
         if asked.max_duration_s is not None:  # and the time to save
             over_at = state.led_since + asked.max_duration_s + self.spec.recovery.stop_timeout_s
             ends.append(max(0.0, over_at - now))

@@ -194,7 +194,7 @@ class Provisioner:
     def _check_limits(self, group: Sequence[Offer]) -> None:
         """Check before renting that the budget pays for a minute of the most expensive offer."""
         now, state = self.clock.now(), self.journal.state()
-        attempts = budget.feared(self.spec, state.attempts, now)
+        attempts = budget.worst_case(self.spec, state.attempts, now)
         too_little = budget.too_little_to_begin(self.spec.limits, attempts, self._cap_usd_h(group), now)
         if too_little:
             if group[0].market == "spot" and self.spec.max_price_usd_h is None:

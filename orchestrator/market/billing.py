@@ -1,7 +1,7 @@
-"""Pure: what AWS bills for each attempt, from the events alone.
+"""What AWS bills for each attempt, from the events alone; pure.
 
 The instance: per second, 60 s at least; nothing for a spot instance that AWS interrupts within its first hour, all
-seconds of one that we end. Which spot price a second costs is a named rule, since AWS's own texts say two things:
+seconds of one that we end. AWS's own texts name two rules for the spot price of a second:
 
 `hour-start`  the price in force at the start of each instance-hour, which is the default ("you will continue to pay
               the Spot price that's in effect at the beginning of each instance-hour", AWS, November 2017)
@@ -9,8 +9,8 @@ seconds of one that we end. Which spot price a second costs is a named rule, sin
               second", AWS whitepaper "Leveraging Amazon EC2 Spot Instances at Scale")
 
 The volume: GB-months of gp3, per second of the month that it is, 60 s at least; also while the instance is free. The
-public IPv4 address: per hour, prorated. Data out: at list price; the account's first 100 GB a month are free, whoever
-uses them, so this part is an estimate on the high side.
+public IPv4 address: per hour, prorated. Data out: at list price; the account's first 100 GB a month are free,
+so this part is an estimate on the high side.
 
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/billing-for-interrupted-spot-instances.html
 https://aws.amazon.com/ebs/pricing/
@@ -42,36 +42,41 @@ NOTHING = Decimal(0)
 
 @dataclass(frozen=True)
 class Billed:
-    """What one attempt cost, in its parts.
+    """The bill of one attempt, in its parts.
 
-    `is_estimate` is true while the instance runs, and where a price was not to be had. Data out is an estimate always.
+    `is_estimate` is true while the instance runs, and if a price is unknown. Data out is always an estimate.
     """
 
     instance_usd: Decimal
     volume_usd: Decimal
     address_usd: Decimal
     data_out_usd: Decimal
-    on_demand_usd: Decimal | None  # all of the above, had the instance been on-demand for as long; None: price unknown
+    on_demand_usd: Decimal | None  # the same with an on-demand instance; None: its price is unknown
     seconds: Decimal  # billed for the instance, not elapsed
-    is_free: bool  # the instance; its volume and address never are
+    is_free: bool  # the instance is free; its volume and address never are
     is_estimate: bool
 
     @property
     def usd(self) -> Decimal:
         """The sum of the parts."""
-        return self.instance_usd + self.beside_usd
+        return self.instance_usd + self.other_usd
 
     @property
-    def beside_usd(self) -> Decimal:
-        """What is billed beside the instance."""
+    def other_usd(self) -> Decimal:
+        """The charges beside the instance."""
         return self.volume_usd + self.address_usd + self.data_out_usd
 
 
+def is_spot_interruption(reason: str) -> bool:
+    """Return whether a StateReason of EC2, which begins with its code, is that of a spot interruption."""
+    return reason.startswith("Server.Spot")
+
+
 def is_free(attempt: Attempt) -> bool:
-    """Return whether AWS interrupted a spot instance within its first hour: then nothing is billed for it."""
+    """Return whether AWS interrupted a spot instance within its first hour, which is free."""
     if attempt.market != "spot" or attempt.ended_at is None or attempt.ended_by != "aws":
         return False
-    by_interruption = attempt.end_reason.startswith("Server.Spot") or attempt.noticed_ends_at is not None
+    by_interruption = is_spot_interruption(attempt.end_reason) or attempt.noticed_ends_at is not None
     return by_interruption and attempt.ended_at - attempt.started_at < float(HOUR_S)
 
 
@@ -80,7 +85,7 @@ def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
     elapsed_s = _elapsed_s(attempt, now)
     billed_s = max(elapsed_s, LEAST_BILLED_S)
     volume_usd, address_usd, data_out_usd, is_known = _beside(attempt, billed_s)
-    beside_usd = volume_usd + address_usd + data_out_usd
+    other_usd = volume_usd + address_usd + data_out_usd
     free = is_free(attempt)
     instance_usd, has_all_prices = (NOTHING, True) if free else _instance(attempt, billed_s, rule)
     on_demand = on_demand_usd_h(attempt)
@@ -89,7 +94,7 @@ def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
         volume_usd=volume_usd,
         address_usd=address_usd,
         data_out_usd=data_out_usd,
-        on_demand_usd=None if on_demand is None else on_demand * billed_s / HOUR_S + beside_usd,
+        on_demand_usd=None if on_demand is None else on_demand * billed_s / HOUR_S + other_usd,
         seconds=NOTHING if free else billed_s,
         is_free=free,
         is_estimate=attempt.ended_at is None or not (has_all_prices and is_known),
@@ -112,8 +117,8 @@ def on_demand_usd_h(attempt: Attempt) -> Decimal | None:
     return None if price is None else _decimal(price)
 
 
-def beside_usd_h(region: str, disk_gib: float, public_addresses: int) -> Decimal:
-    """Return what an hour costs beside the instance at most: in the shortest month. Data out is not in it."""
+def other_usd_h(region: str, disk_gib: float, public_addresses: int) -> Decimal:
+    """Return the highest hourly charges beside the instance: those of the shortest month, without data out."""
     found = catalog.charges(region)
     if found is None:
         return NOTHING
@@ -126,7 +131,7 @@ def _decimal(value: float) -> Decimal:
 
 
 def _elapsed_s(attempt: Attempt, now: float) -> Decimal:
-    """Return the seconds from start to end, a begun one counted whole; none if a clock went back."""
+    """Return the seconds from start to end, rounded up; 0 if a clock went back."""
     ended_at = attempt.ended_at if attempt.ended_at is not None else now
     elapsed_s = _decimal(ended_at) - _decimal(attempt.started_at)
     return max(elapsed_s, NOTHING).to_integral_value(ROUND_CEILING)
@@ -178,7 +183,7 @@ def _beside(attempt: Attempt, billed_s: Decimal) -> tuple[Decimal, Decimal, Deci
 
 
 def _by_month(start: float, seconds: Decimal) -> Iterator[tuple[Decimal, Decimal]]:
-    """Yield (seconds, length of their month in seconds, UTC): a GB-month is another length in each month."""
+    """Yield (seconds, length of their month in seconds, UTC): the length of a GB-month depends on the month."""
     moment, end = _decimal(start), _decimal(start) + seconds
     while moment < end:
         date = datetime.fromtimestamp(float(moment), tz=timezone.utc)

@@ -1,4 +1,4 @@
-"""Pure: how much time and money a run may still use. The engine and the agent on the instance both keep to it."""
+"""How much time and money a run may still use; pure. The engine and the agent on the instance both obey it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum
 
 from orchestrator.market import catalog
-from orchestrator.market.billing import LEAST_BILLED_S, beside_usd_h, total_usd
+from orchestrator.market.billing import LEAST_BILLED_S, other_usd_h, total_usd
 from orchestrator.market.pools import Offer, pool_of
 from orchestrator.runs.spec import Limits, RunSpec
 from orchestrator.runs.state import Attempt
@@ -33,12 +33,12 @@ class Reached:
 
 
 def price_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
-    """Return the most that an hour of this offer can cost, with its disk and its address; data out comes on top.
+    """Return the most that an hour of this offer can cost, with its disk and its address, without data out.
 
-    A spot price moves, but not above the cap: `--max-price`, and without it the on-demand price
+    A spot price moves up to a cap: `--max-price`, and without it the on-demand price
     (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SpotMarketOptions.html).
     """
-    beside = beside_usd_h(offer.pool.region, max(spec.disk_gib, LARGE_DISK_GIB), 0 if spec.is_private else 1)
+    beside = other_usd_h(offer.pool.region, max(spec.disk_gib, LARGE_DISK_GIB), 0 if spec.is_private else 1)
     return _instance_cap_usd_h(spec, offer) + beside
 
 
@@ -53,20 +53,20 @@ def _instance_cap_usd_h(spec: RunSpec, offer: Offer) -> Decimal:
 
 
 def offer_of(attempt: Attempt) -> Offer:
-    """Return what an attempt was rented as."""
+    """Return the offer that an attempt was rented by."""
     return Offer(pool_of(attempt), attempt.market, attempt.price_usd_h, "")
 
 
-def feared(spec: RunSpec, attempts: Sequence[Attempt], now: float) -> list[Attempt]:
-    """Return the attempts as dear as they may be.
+def worst_case(spec: RunSpec, attempts: Sequence[Attempt], now: float) -> list[Attempt]:
+    """Return the attempts at the highest price that is possible.
 
-    An instance-hour whose price could not be asked for (the network is away, the credentials have expired) costs the
-    cap; the first one costs what it did at the launch.
+    An instance-hour whose price is unknown (no network, expired credentials) costs the cap; the first hour costs the
+    price at the launch.
     """
-    return [_feared(spec, attempt, now) for attempt in attempts]
+    return [_worst_case(spec, attempt, now) for attempt in attempts]
 
 
-def _feared(spec: RunSpec, attempt: Attempt, now: float) -> Attempt:
+def _worst_case(spec: RunSpec, attempt: Attempt, now: float) -> Attempt:
     ended_at = attempt.ended_at if attempt.ended_at is not None else now
     hours = range(1, 1 + int(max(0.0, ended_at - attempt.started_at) // 3600))
     if attempt.market != "spot" or all(hour in attempt.prices_usd_h for hour in hours):
@@ -75,8 +75,8 @@ def _feared(spec: RunSpec, attempt: Attempt, now: float) -> Attempt:
     return replace(attempt, prices_usd_h={**dict.fromkeys(hours, cap), **attempt.prices_usd_h})
 
 
-def surely_buys_s(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decimal, now: float) -> float | None:
-    """Return the seconds that the rest of the budget buys whatever the market does; None without a budget."""
+def guaranteed_s(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decimal, now: float) -> float | None:
+    """Return the seconds that the rest of the budget pays for at the price cap; None without a budget."""
     if limits.budget_usd is None:
         return None
     left_usd = limits.budget_usd - total_usd(attempts, now)
@@ -85,11 +85,11 @@ def surely_buys_s(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decima
 
 def too_little_to_begin(limits: Limits, attempts: Sequence[Attempt], cap_usd_h: Decimal, now: float) -> str:
     """Return why no further instance may be rented, "" if one may: EC2 bills a minute at least."""
-    buys_s = surely_buys_s(limits, attempts, cap_usd_h, now)
+    buys_s = guaranteed_s(limits, attempts, cap_usd_h, now)
     if buys_s is None or buys_s >= float(LEAST_BILLED_S):
         return ""
     which = "another" if attempts else "a first"
-    return f"the budget of ${limits.budget_usd} does not buy {which} minute at up to ${cap_usd_h:.4f} an hour"
+    return f"the budget of ${limits.budget_usd} does not pay for {which} minute at up to ${cap_usd_h:.4f} an hour"
 
 
 def reached(
@@ -99,10 +99,10 @@ def reached(
 
     Args:
         limits: what was asked for.
-        attempts: of the run so far; the one that runs is billed up to `now`.
+        attempts: so far; a running one is billed up to `now`.
         led_since: when the run was launched or resumed (unix seconds).
         heard_at: when the trainer last wrote something.
-        now: the moment to judge; a caller that needs time to save asks for a moment ahead.
+        now: the moment in question; a caller that needs time to save gives one that lies ahead.
     """
     if limits.budget_usd is not None and total_usd(attempts, now) >= limits.budget_usd:
         return Reached(Limit.BUDGET, f"the budget of ${limits.budget_usd} is used up")

@@ -1,4 +1,4 @@
-"""What is known of each instance type: GPU, rates, memory, prices seen, and whether AWS still rents it.
+"""The instance types: GPU, rates, memory, recorded prices, and whether AWS still rents them.
 
 The figures are in `catalog.json`, each with its source. Price is not availability: g2, p2 and p3 are still in AWS's
 price list and can no longer be rented, so `status` is kept apart from the prices.
@@ -26,7 +26,7 @@ class InstanceType:
     gpu: str
     gpus: int
     gpu_memory_gib: float  # nominal
-    gpu_memory_visible_mib: int  # what a program sees (ECC and the driver take their share)
+    gpu_memory_visible_mib: int  # what a program can use (ECC and the driver take the rest)
     compute_capability: str  # as CUDA writes it: "3.7"
     fp32_tflops: float
     fp16_tensor_tflops: float | None  # dense; None where the GPU has no tensor cores
@@ -41,7 +41,7 @@ class InstanceType:
     spot_usd_h_seen: Mapping[str, Sequence[float]]  # by region: lowest and highest over its zones, recorded
     sources: Mapping[str, str]  # field -> key of `SOURCES`
     note: str
-    like: str = ""  # the type whose GPU it has and whose other facts it shares; "" for one that has its own
+    like: str = ""  # the type that it shares its GPU and other facts with; "" for a type with its own
 
     @property
     def is_retired(self) -> bool:
@@ -51,7 +51,7 @@ class InstanceType:
 
 @dataclass(frozen=True)
 class Charges:
-    """What AWS bills beside the instance in one region, recorded; each with its source in the data file."""
+    """Recorded charges beside the instance in one region; the data file has the source of each."""
 
     gp3_usd_gb_month: Decimal
     data_out_usd_gb: Decimal  # to the internet, the first 10 TB of a month
@@ -72,9 +72,9 @@ def _data() -> tuple[dict[str, InstanceType], tuple[str, ...], dict[str, str], s
 
 
 def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the types, each with the further sizes of its family behind it.
+    """Yield the types, each followed by the further sizes of its family.
 
-    A size has its own counts and price; all else, and whether AWS still rents it, is as with the type that it is like.
+    A size has its own counts and price; everything else, including its status, comes from the type in `like`.
     """
     for entry in raw["types"]:
         yield entry
@@ -86,7 +86,7 @@ def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @lru_cache(maxsize=64)
 def charges(region: str) -> Charges | None:
-    """Return what is billed beside the instance, or None for a region that the data file does not know."""
+    """Return the charges beside the instance, or None for a region that the data file lacks."""
     raw = _raw()["charges"]
     found = raw["regions"].get(region)
     if found is None:
@@ -102,7 +102,7 @@ def all_types() -> list[InstanceType]:
 
 
 def one_of_each_gpu() -> list[InstanceType]:
-    """Return the types that AWS still rents, without the further sizes of a family: what a list of choices shows."""
+    """Return the types that AWS still rents, one for each family: a short list to choose from."""
     return [known for known in all_types() if not known.is_retired and not known.like]
 
 
@@ -112,7 +112,7 @@ def regions() -> tuple[str, ...]:
 
 
 def sources() -> dict[str, str]:
-    """Return what each key in `InstanceType.sources` stands for."""
+    """Return the source behind each key of `InstanceType.sources`."""
     return _data()[2]
 
 
@@ -126,7 +126,7 @@ def find(name: str, *, flag: str = "--instance") -> InstanceType:
 
     Args:
         name: as EC2 writes it.
-        flag: what the message blames.
+        flag: the flag that the message names.
 
     Raises:
         SpecError: there is no such type; the message names the nearest ones.

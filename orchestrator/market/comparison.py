@@ -1,7 +1,7 @@
-"""Pure: instance types side by side, from the catalog and from prices that are known.
+"""Instance types side by side, from the catalog and from known prices; pure.
 
 It begins with the comparison of 2016 that this project started from: g2.2xlarge against p2.xlarge, four figures each,
-four ratios. `as_of_2016` gives them from their own inputs, with what is known today beside them.
+four ratios. `as_of_2016` gives them from their own inputs, beside today's values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.market.spot_prices import MarketRow, lowest
 
 @dataclass(frozen=True)
 class Claim:
-    """What the comparison of 2016 said of one type."""
+    """The figures of the comparison of 2016 for one type."""
 
     gpu: str
     spot_usd_h: Decimal  # the lowest of all regions at that time
@@ -35,7 +35,7 @@ CLAIMS: Mapping[str, Claim] = {
 
 @dataclass(frozen=True)
 class Then:
-    """One line of the comparison of 2016: its inputs and ratio, and the same as known today."""
+    """One line of the comparison of 2016: its inputs and ratio, and today's."""
 
     what: str
     then: tuple[Decimal, Decimal]  # g2.2xlarge, p2.xlarge
@@ -49,7 +49,7 @@ class Then:
 
     @property
     def known_ratio(self) -> Decimal | None:
-        """The same from what is known today."""
+        """The same from today's values."""
         return None if self.known is None else self.known[1] / self.known[0]
 
 
@@ -64,7 +64,7 @@ class Side:
 
     @property
     def spot_usd_h(self) -> Decimal | None:
-        """The lowest spot price that is a market's."""
+        """The lowest spot price that is a market price."""
         return None if self.spot is None else self.spot.rank_usd_h
 
     @property
@@ -104,21 +104,21 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the forms of the comparison show."""
+    """The comparison, for text and JSON."""
 
     sides: tuple[Side, ...]
     ratios: tuple[Ratios, ...]  # of the second type on
-    then: tuple[Then, ...]  # empty unless both types of 2016 are there
-    price_note: str  # whose prices, and of when
+    then: tuple[Then, ...]  # empty unless both types of 2016 are compared
+    price_note: str  # origin and date of the prices
 
 
 def compare(names: Sequence[str], rows: Sequence[MarketRow], price_note: str) -> Comparison:
     """Return the comparison.
 
     Args:
-        names: types of the catalog, the first of them is what the ratios are to.
-        rows: prices known of them.
-        price_note: whose prices these are, and of when.
+        names: types of the catalog; ratios are to the first of them.
+        rows: their known prices.
+        price_note: origin and date of the prices.
 
     Raises:
         SpecError: a type is unknown; the message names the nearest.
@@ -176,8 +176,8 @@ def as_of_2016() -> tuple[Then, ...]:
             "spot $/h",
             (g2.spot_usd_h, p2.spot_usd_h),
             (spot[0], spot[1]),
-            f"The prices of 2016 are of two regions ({g2.region}, {p2.region}) and cannot be checked any more; "
-            f"beside them, both in {region} in 2022.",
+            f"The prices of 2016 are of two regions ({g2.region}, {p2.region}) and cannot be checked today; "
+            f"beside them both prices in {region} in 2022.",
         ),
         Then(
             "fp32 TFLOPS",
@@ -190,7 +190,7 @@ def as_of_2016() -> tuple[Then, ...]:
             "memory GiB",
             (g2.memory_gb, p2.memory_gb),
             (_visible_gib(known_g2), _visible_gib(known_p2)),
-            "Nominal then; beside it what a program sees (error correction takes its share of a K80's).",
+            "Nominal in 2016; beside it the memory that a program can use (error correction takes a part of a K80's).",
         ),
         Then(
             "GB/s",

@@ -1,4 +1,4 @@
-"""Pure: prices and offerings in, ranked offers out; and which capacity pool to try next."""
+"""Prices and offerings in, ranked offers out; which capacity pool is tried next; pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from orchestrator.market.price_series import PricePoint
 
 
 def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
-    """Return whether a spot price says anything about the market.
+    """Return whether a spot price is a market price.
 
-    One that equals on-demand, or exactly a tenth of it, is a placeholder seen in public catalogs; it must not rank as
+    A price that equals on-demand, or exactly a tenth of it, is a placeholder of public catalogs. It must not rank as
     cheapest.
     """
     if price_usd_h <= 0:
@@ -24,7 +24,7 @@ def is_market_signal(price_usd_h: float, on_demand_usd_h: float | None) -> bool:
     return not any(abs(price_usd_h - mark) < 1e-9 for mark in (on_demand_usd_h, on_demand_usd_h / 10))
 
 
-NO_LIST: Mapping[Pool, float] = {}
+NO_LIST: Mapping[Pool, float] = {}  # no prices of the price list
 
 
 def recorded_usd_h(pool: Pool) -> float | None:
@@ -48,7 +48,7 @@ def spot_offers(
         point = prices.get(pool)
         if point is not None and is_market_signal(float(point.usd_h), on_demand):
             priced.append(Offer(pool, "spot", float(point.usd_h), "spot history"))
-        elif on_demand is not None:  # by default a spot request is capped at the on-demand price: never more than this
+        elif on_demand is not None:  # EC2 caps a spot request at the on-demand price by default
             doubtful.append(Offer(pool, "spot", on_demand, "none; on-demand caps it"))
     ranked = ranked_by_price(priced) + ranked_by_price(doubtful)
     return [offer for offer in ranked if max_price_usd_h is None or Decimal(str(offer.price_usd_h)) <= max_price_usd_h]
@@ -58,8 +58,8 @@ def on_demand_offers(pools: Sequence[Pool], listed: Mapping[Pool, float] = NO_LI
     """Return the pools whose on-demand price is known, cheapest first.
 
     Args:
-        pools: that there are.
-        listed: what AWS's price list says of those of which nothing is recorded.
+        pools: the pools that offer a type.
+        listed: prices of AWS's price list for pools without a recorded one.
     """
     offers = []
     for pool in pools:
@@ -76,33 +76,33 @@ def _on_demand(pool: Pool, listed: Mapping[Pool, float]) -> float | None:
 
 
 def ranked_by_price(offers: Iterable[Offer]) -> list[Offer]:
-    """Return the offers, cheapest first; equal ones by type and zone, so that a plan is the same each time."""
+    """Return the offers, cheapest first; equal ones by type and zone, so that a plan is repeatable."""
     return sorted(offers, key=lambda offer: (offer.price_usd_h, offer.pool))
 
 
 def ranked_by_value(offers: Sequence[Offer], images_per_s: Mapping[str, float]) -> list[Offer]:
-    """Return the offers by dollars per image, if every type among them has been measured; else as they are.
+    """Return the offers by dollars per image if every type among them is measured, else unchanged.
 
     Args:
         offers: ranked by price.
         images_per_s: by instance type, measured with the same workload.
     """
     if not all(images_per_s.get(offer.pool.instance_type, 0) > 0 for offer in offers):
-        return list(offers)  # half measured, half guessed would be no order
+        return list(offers)  # measured and guessed speeds cannot be compared
     return sorted(offers, key=lambda o: (o.price_usd_h / images_per_s[o.pool.instance_type], o.pool))
 
 
 def next_round(offers: Sequence[Offer], lost: Iterable[Pool]) -> list[Offer]:
     """Return the order in which to try after a loss.
 
-    The pools that were just lost come last, the latest of them at the end.
+    Lost pools come last, the latest at the end.
     """
     order = {pool: index for index, pool in enumerate(lost)}
     return sorted(offers, key=lambda offer: order.get(offer.pool, -1))
 
 
 def rules_out(scope: Scope, refused: Offer, other: Offer) -> bool:
-    """Return whether a refusal of that scope, given to one offer, would meet the other too."""
+    """Return whether a refusal of that scope of one offer also holds for the other."""
     a, b = refused.pool, other.pool
     same_region = a.region == b.region
     if scope == "pool":
@@ -127,7 +127,7 @@ def explain_none(
     pools: Sequence[Pool],
     prices: Mapping[Pool, PricePoint],
 ) -> SpecError:
-    """Return the error for a list of offers that came out empty: it says which of the conditions emptied it."""
+    """Return the error for an empty list of offers: it names the condition that excludes all of them."""
     types, where = ", ".join(instance_types), ", ".join(regions)
     if not pools:
         return SpecError(f"--instance: {types} is not offered in {where}; choose another --region or type")

@@ -17,18 +17,18 @@ MOST_DAYS = 90  # EC2 keeps no more (API reference, DescribeSpotPriceHistory)
 DEFAULT_DAYS = 7
 
 Source = Literal["live", "cached", "recorded", "embedded"]
-"""Asked of EC2 now, asked earlier, bundled with its date, or the embedded cloud's: seeded around recorded levels."""
+"""EC2 now, EC2 earlier, bundled with its date, or the embedded cloud (seeded around recorded levels)."""
 
 
 @dataclass(frozen=True)
 class MarketRow:
-    """One type in one zone (or, recorded, in one region): what its spot market is known to ask."""
+    """The spot price of one type in one zone (a recorded one: in one region)."""
 
     instance_type: str
     region: str
     zone: str  # "" where only the range over a region's zones is recorded
     source: Source
-    as_of: float  # unix seconds: when it was asked; for what is recorded, the day of the record
+    as_of: float  # unix seconds: time of the answer; for a recorded price its day
     now_usd_h: Decimal | None
     mean_usd_h: Decimal | None
     low_usd_h: Decimal | None
@@ -40,14 +40,14 @@ class MarketRow:
 
     @property
     def rank_usd_h(self) -> Decimal | None:
-        """What it is ranked by: the price now, for a record its lowest; None if it says nothing of a market."""
+        """The price for the ranking: the present one, of a recorded range the lowest; None if it is no market price."""
         if self.note:
             return None
         return self.now_usd_h if self.now_usd_h is not None else self.low_usd_h
 
 
 def doubt(price_usd_h: Decimal | None, on_demand_usd_h: Decimal | None) -> str:
-    """Return why a spot price is no word of a market, "" if it is one."""
+    """Return why a spot price is no market price, "" if it is one."""
     if price_usd_h is None:
         return "no spot price"
     on_demand = None if on_demand_usd_h is None else float(on_demand_usd_h)
@@ -103,7 +103,7 @@ def missing_row(
 
 
 def recorded_rows(instance_types: Sequence[str], regions: Sequence[str], as_of: float) -> list[MarketRow]:
-    """Return what the bundled catalog recorded: for each region the range over its zones."""
+    """Return the recorded prices of the catalog: for each region the range over its zones."""
     rows = []
     for name in instance_types:
         known = catalog.find(name)
@@ -138,7 +138,7 @@ def recorded_regions(instance_types: Sequence[str]) -> list[str]:
 
 
 def ranked(rows: Iterable[MarketRow]) -> list[MarketRow]:
-    """Return the rows, by type as they came, cheapest first; those that say nothing of a market last."""
+    """Return the rows, by type as they came, cheapest first; those without a market price last."""
     rows = list(rows)
     order = {name: place for place, name in enumerate(dict.fromkeys(row.instance_type for row in rows))}
 
@@ -150,7 +150,7 @@ def ranked(rows: Iterable[MarketRow]) -> list[MarketRow]:
 
 
 def lowest(rows: Iterable[MarketRow]) -> dict[str, MarketRow]:
-    """Return for each type the row with the lowest price over all zones and regions, of those that are a market's."""
+    """Return for each type the row with the lowest price over all zones and regions, among market prices."""
     best: dict[str, MarketRow] = {}
     for row in ranked(rows):
         if row.rank_usd_h is not None:

@@ -1,13 +1,13 @@
-"""Pure: how fast a type would train that has not been run, from counted work and from the runs that exist.
+"""Predicts the speed of types without a run, from counted work and from the runs that exist; pure.
 
-The bound is a roofline (Williams, Waterman, Patterson 2009) with a third roof for the time that starting kernels takes:
+The bound is a roofline (Williams, Waterman, Patterson 2009) with a third roof for kernel launches:
 
     seconds per image >= max(FLOPs / peak fp32, bytes / bandwidth, kernels started x 6 us)
 
 FLOPs are `model.config`'s; bytes and kernels are counted here from the network's sizes, to within a factor of two.
-What a real run takes beyond the bound is its slowdown. The slowdowns of the types that were run are averaged (as
-logarithms) and taken for the types that were not; their scatter gives the interval, and leaving each type out in turn
-says how far off such a prediction would have been. A program of one's own has no counted work: between two types its
+The slowdown of a real run is its time over the bound. The mean slowdown of the types with runs (of the logarithms) is
+used for the other types. Its scatter gives the interval, and leaving each type out in turn gives the error of such a
+prediction. A program of the user has no counted work: between two types its
 speed changes by no less than the smaller and no more than the larger of the ratios of fp32 and of bandwidth.
 
 Every figure from here is a prediction, and is shown as one.
@@ -23,10 +23,10 @@ from functools import lru_cache
 from model.config import FLOAT_BYTES, Cost, TrainConfig, cost_of
 from orchestrator.market.catalog import InstanceType
 
-KERNEL_S = 6e-6  # what starting one kernel costs PyTorch in eager mode, on the CPUs of these machines: 5 to 10 us
+KERNEL_S = 6e-6  # the launch of one kernel by PyTorch in eager mode on the CPUs of these machines: 5 to 10 us
 UNCALIBRATED_SLOWDOWN = 5.0  # without any run on a GPU: a fifth of the bound, and within a factor of 3 of it
 UNCALIBRATED_FACTOR = 3.0
-ONE_TYPE_FACTOR = 2.0  # the interval where one type has been run: there is no scatter to take it from
+ONE_TYPE_FACTOR = 2.0  # the interval with one measured type: there is no scatter yet
 # Two-sided 90 % quantiles of Student's t by degrees of freedom.
 T90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833, 10: 1.812}
 T90_BEYOND = 1.7
@@ -34,16 +34,16 @@ T90_BEYOND = 1.7
 
 @dataclass(frozen=True)
 class Work:
-    """What training one image asks of a GPU."""
+    """The work of training one image."""
 
     flops: float
     bytes: float  # read and written in the GPU's memory
-    kernels: float  # started; a batch shares them
+    kernels: float  # launched; a batch shares them
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was measured on a type; `work` is None for a program of one's own."""
+    """A measured speed of a type; `work` is None for a program of the user."""
 
     known: InstanceType
     images_per_s: float
@@ -52,7 +52,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a type that was not run would do. `low` and `high` bound 90 % where there is a scatter to tell."""
+    """The predicted speed of a type without a run. `low` and `high` are a 90 % interval where there is a scatter."""
 
     instance_type: str
     images_per_s: float
@@ -64,7 +64,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What would have been predicted for a type that was run, from the others alone."""
+    """The prediction for a measured type from the other types alone."""
 
     instance_type: str
     measured: float
@@ -72,7 +72,7 @@ class LeftOut:
 
     @property
     def error(self) -> float:
-        """Predicted over measured, less one: 0.1 is 10 % too fast."""
+        """Predicted over measured, minus one: 0.1 is 10 % too fast."""
         return self.predicted / self.measured - 1
 
 
@@ -95,7 +95,7 @@ class Predictions:
 
 @lru_cache(maxsize=256)
 def work_of(config: TrainConfig) -> Work:
-    """Count what training one image of this config asks of a GPU."""
+    """Count the work of training one image of this config."""
     cost = cost_of(config)
     return Work(
         flops=float(cost.training_flops), bytes=_bytes(config, cost), kernels=_kernels(config) / config.batch_size
@@ -116,7 +116,7 @@ def _bytes(config: TrainConfig, cost: Cost) -> float:
 
 
 def _kernels(config: TrainConfig) -> float:
-    """Kernels that one step starts: an LSTM starts them anew for each row or diagonal."""
+    """Return the kernels that one step launches: an LSTM launches them for each row or diagonal."""
     turns = {
         "pixelcnn": 1,
         "row-lstm": config.data.height,
@@ -135,12 +135,12 @@ def bound_s(work: Work, known: InstanceType) -> float:
 def predict(
     observations: Sequence[Observation], targets: Iterable[InstanceType], work: Work | None = None
 ) -> Predictions:
-    """Return what the targets would do, and how well such predictions fit the types that were run.
+    """Return predictions for the targets, and how well such predictions fit the measured types.
 
     Args:
-        observations: measured on GPUs, one a type; those of other workloads count if their work is known.
+        observations: measured on GPUs, one for each type; other workloads count if their work is known.
         targets: types to predict.
-        work: the workload's; None for a program of one's own, whose observations are then all of that program.
+        work: of the workload; None for a program of the user, and then all observations are of that program.
     """
     if work is None:
         return _by_ratio(observations, targets)
@@ -173,7 +173,7 @@ def _by_roofline(slowdowns: Mapping[str, float], known: InstanceType, work: Work
 
 
 def _factor(logs: Sequence[float], centre: float) -> float:
-    """Return by what factor a new type may differ: the 90 % prediction interval of a normal sample of logarithms."""
+    """Return the factor by which a new type may differ: the 90 % prediction interval of the logarithms, as normal."""
     count = len(logs)
     if count == 1:
         return ONE_TYPE_FACTOR
@@ -194,7 +194,7 @@ def _by_ratio(observations: Sequence[Observation], targets: Iterable[InstanceTyp
 
 
 def _scaled(observations: Sequence[Observation], known: InstanceType) -> Prediction:
-    """Scale what was measured by the types' rates: between the ratio of fp32 and that of bandwidth."""
+    """Scale the measured speeds by the rates of the types: between the ratio of fp32 and that of bandwidth."""
     centres, lows, highs = [], [], []
     for o in observations:
         ratios = sorted((known.fp32_tflops / o.known.fp32_tflops, known.bandwidth_gb_s / o.known.bandwidth_gb_s))

@@ -72,7 +72,7 @@ def test_a_budget_that_buys_no_minute_rents_nothing_and_says_how_to_go_on(stage:
     assert code == 1, said
     answer = last_json(said)
     assert (answer["state"], answer["attempts"]) == ("STOPPED", [])
-    assert "does not buy a first minute at up to $0.9169 an hour" in answer["reason"]
+    assert "does not pay for a first minute at up to $0.9169 an hour" in answer["reason"]
     stage.check_nothing_is_left()
     code, said = stage.run("launch", "--resume", "tiny", "--budget", "0.05", "-y", "-o", "json")
     assert code == 0, said

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 
 from docs.make_ec2_errors import error_page
-from orchestrator.cloud.aws.errors import MEANINGS, at_the_sill, translate
+from orchestrator.cloud.aws.errors import MEANINGS, map_boto_errors, translate
 from orchestrator.errors import (
     AccessError,
     CapacityError,
@@ -129,7 +129,7 @@ def test_an_encoded_authorization_message_is_left_out() -> None:
     ],
 )
 def test_no_error_of_botocore_gets_past_the_sill(raised: Exception, kind: type[Exception], says: str) -> None:
-    with pytest.raises(kind, match=says), at_the_sill("us-east-1"):
+    with pytest.raises(kind, match=says), map_boto_errors("us-east-1"):
         raise raised
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.market import catalog
-from orchestrator.market.billing import SPOT_RULES, beside_usd_h, bill, total_usd
+from orchestrator.market.billing import SPOT_RULES, bill, other_usd_h, total_usd
 from orchestrator.runs.events import (
     CheckpointPulled,
     Event,
@@ -173,7 +173,7 @@ def test_what_a_budget_reckons_with_beside_the_instance_is_never_less_than_what_
     for month in range(1, 13):
         began = float(calendar.timegm((2027, month, 10, 0, 0, 0)))
         lasted = attempt(3600, started_at=began, ended_at=began + 3600, disk_gib=100, public_addresses=1)
-        assert bill(lasted, began).beside_usd <= beside_usd_h("us-east-1", 100, 1)
+        assert bill(lasted, began).other_usd <= other_usd_h("us-east-1", 100, 1)
 
 
 def test_every_region_has_its_charges_with_a_source() -> None:

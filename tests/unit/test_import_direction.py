@@ -31,10 +31,10 @@ ORCHESTRATOR = {
 GROUND_OF_ORCHESTRATOR = {"errors", "clock", "version", "formatting"}
 MODEL = ["ground", "config", "data", "networks", "sampling", "training", "evaluation", "cli", "door"]
 LOCAL = {
-    "ground": [],
+    "aws": [],
+    "machine": [],
+    "ground": ["machine"],  # `client` and `endpoint`: find the embedded cloud's process
     "face": ["ground", "cloud"],  # `infra.local` itself
-    "aws": ["ground"],
-    "machine": ["ground"],
     "cloud": ["ground", "aws", "machine"],
     "api": ["ground", "aws", "machine", "cloud"],
     "server": ["ground", "aws", "machine", "cloud", "api"],

@@ -56,7 +56,7 @@ def test_a_budget_says_what_to_add_and_why_a_first_minute_is_too_dear(
     code, said = told(Story(home, limits=Limits(budget_usd=Decimal("0.003"))), capsys, monkeypatch)
     assert code == 1
     assert re.fullmatch(
-        r"stopped: the budget of \$0.003 does not buy a first minute at up to \$0\.\d+ an hour "
+        r"stopped: the budget of \$0.003 does not pay for a first minute at up to \$0\.\d+ an hour "
         r"\(a spot price may rise to on-demand unless --max-price caps it\); "
         r"go on with: pixel-orch launch --resume story --budget MORE",
         said,

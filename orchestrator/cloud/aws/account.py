@@ -1,4 +1,4 @@
-"""What an account may do: quotas, networks, permissions by DryRun, and for how long its credentials last."""
+"""Quotas, networks, permissions (by DryRun) and the expiry of credentials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.cloud.aws.errors import at_the_sill
+from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.base import Call, Network
 from orchestrator.errors import AccessError, CloudError, SpecError
 
@@ -14,10 +14,10 @@ OPERATIONS = {"RunInstances": "run_instances", "CreateSecurityGroup": "create_se
 
 
 def quota_vcpus(client: Any, region: str, code: str) -> float | None:
-    """GetServiceQuota; an account that was never raised has only AWS's default, which is another request."""
+    """GetServiceQuota; a quota that was never raised has AWS's default, which is another request."""
     for operation in ("get_service_quota", "get_aws_default_service_quota"):
         try:
-            with at_the_sill(f"{region}, quota {code}"):
+            with map_boto_errors(f"{region}, quota {code}"):
                 answer = getattr(client, operation)(ServiceCode="ec2", QuotaCode=code)
             return float(answer["Quota"]["Value"])
         except AccessError:
@@ -29,9 +29,9 @@ def quota_vcpus(client: Any, region: str, code: str) -> float | None:
 
 
 def rehearse(client: Any, call: Call) -> None:
-    """Send a request with DryRun: EC2 answers whether it would have been let through."""
+    """Send a request with DryRun: EC2 answers whether it would be allowed."""
     try:
-        with at_the_sill(call.region):
+        with map_boto_errors(call.region):
             getattr(client, OPERATIONS[call.operation])(**call.parameters, DryRun=True)
     except CloudError as error:
         if error.code != "DryRunOperation":
@@ -41,13 +41,13 @@ def rehearse(client: Any, call: Call) -> None:
 def network(client: Any, region: str, subnets: Sequence[str]) -> Network:
     """DescribeSubnets and DescribeVpcs: one VPC, and the zone of each subnet."""
     if not subnets:
-        with at_the_sill(f"{region}, default VPC"):
+        with map_boto_errors(f"{region}, default VPC"):
             vpcs = client.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
         if not vpcs:
             raise SpecError(
                 f"--subnet: {region} has no default VPC; give --subnet subnet-..., or: aws ec2 create-default-vpc"
             )
-        with at_the_sill(f"{region}, default subnets"):
+        with map_boto_errors(f"{region}, default subnets"):
             defaults = client.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
         if not defaults:
             raise SpecError(
@@ -58,7 +58,7 @@ def network(client: Any, region: str, subnets: Sequence[str]) -> Network:
     found: list[Mapping[str, Any]] = []
     for subnet in subnets:
         try:
-            with at_the_sill(f"{region}, {subnet}"):
+            with map_boto_errors(f"{region}, {subnet}"):
                 found += client.describe_subnets(SubnetIds=[subnet])["Subnets"]
         except CloudError as error:
             if not error.code.startswith("InvalidSubnet"):
@@ -74,11 +74,11 @@ def network(client: Any, region: str, subnets: Sequence[str]) -> Network:
 def credentials_end_at(session: Any) -> float | None:
     """Return when temporary credentials expire (unix seconds).
 
-    botocore refreshes those of a role or of SSO by itself as long as it can; the time is that of the ones in hand.
+    botocore refreshes those of a role or of SSO as long as it can; the time is that of the present ones.
     """
     credentials = session.get_credentials()
     if credentials is not None:
-        with suppress(Exception):  # whatever keeps them from being renewed: then the old time stands
+        with suppress(Exception):  # they cannot be renewed: the old expiry stays
             credentials.get_frozen_credentials()
     expires = getattr(credentials, "_expiry_time", None)  # no public name for it
     return float(expires.timestamp()) if expires is not None else None

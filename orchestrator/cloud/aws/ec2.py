@@ -1,4 +1,4 @@
-"""EC2 behind the `Cloud` seam: RunInstances with InstanceMarketOptions per pool, by tag, without leftovers."""
+"""EC2 as a `Cloud`: RunInstances with InstanceMarketOptions for each pool; everything is found by tag."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 
 from orchestrator.cloud.aws import account
-from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
 from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
@@ -32,9 +32,9 @@ class AwsCloud:
     """EC2 in the given regions.
 
     Args:
-        regions: where to look and to launch; the first is asked for who we are.
+        regions: where instances are; the first one answers for the caller's identity.
         endpoint: `{"endpoint_url": ..., "aws_access_key_id": ..., ...}` for the embedded cloud, empty for AWS itself.
-        title: how it is named to people.
+        title: its name for people.
         profile: of ~/.aws/config; None takes AWS_PROFILE, or the default one.
 
     Raises:
@@ -54,13 +54,13 @@ class AwsCloud:
         self.regions = tuple(regions)
         self._endpoint = dict(endpoint or {})
         self._clients: dict[tuple[str, str, bool], Any] = {}
-        with at_the_sill("credentials"):
+        with map_boto_errors("credentials"):
             if not self._endpoint and self._session.get_credentials() is None:
                 raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
 
     @cached_property
     def _session(self) -> Any:
-        with at_the_sill("credentials"):
+        with map_boto_errors("credentials"):
             return boto3.session.Session(profile_name=self.profile)
 
     def _client(self, service: str, region: str, *, once: bool = False) -> Any:
@@ -78,7 +78,7 @@ class AwsCloud:
         return self._clients[key]
 
     def _pages(self, region: str, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        with at_the_sill(region):
+        with map_boto_errors(region):
             for page in self._client("ec2", region).get_paginator(operation).paginate(**parameters):
                 yield from page[key]
 
@@ -88,13 +88,13 @@ class AwsCloud:
         Raises:
             AccessError: the credentials do not work.
         """
-        with at_the_sill("who we are"):
+        with map_boto_errors("caller identity"):
             return str(self._client("sts", self.regions[0]).get_caller_identity()["Arn"])
 
-    # -- what there is
+    # -- offerings and prices
 
     def offerings(self, instance_types: Sequence[str]) -> list[Pool]:
-        """DescribeInstanceTypeOfferings: the price list also names what can no longer be had."""
+        """DescribeInstanceTypeOfferings: the price list also has retired types."""
         found = []
         for region in self.regions:
             filters = [{"Name": "instance-type", "Values": list(instance_types)}]
@@ -109,7 +109,7 @@ class AwsCloud:
         return sorted(found)
 
     def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
-        """Return the price in force now: of a window of no length, EC2 gives the last change before it."""
+        """Return the price in force now: for an empty window EC2 answers with the last change before it."""
         now = time.time()
         prices: dict[Pool, PricePoint] = {}
         for region in {pool.region for pool in pools}:
@@ -120,7 +120,7 @@ class AwsCloud:
         return prices
 
     def on_demand_prices(self, pools: Sequence[Pool]) -> dict[Pool, float]:
-        """GetProducts, a request for each type; who may not ask the price list, or gets no answer, knows none."""
+        """GetProducts, one request for each type; {} if the price list refuses or does not answer."""
         try:
             source = PriceSource(endpoint=self._endpoint, profile=self.profile)
             listed = source.on_demand(sorted({pool.instance_type for pool in pools}))
@@ -130,7 +130,7 @@ class AwsCloud:
         return {pool: float(price) for pool, price in found if price is not None}
 
     def price_history(self, pool: Pool, start: float, end: float) -> list[PricePoint]:
-        """DescribeSpotPriceHistory, all pages, put in order: they come newest first, and not strictly so."""
+        """DescribeSpotPriceHistory, all pages, sorted by time."""
         changes = self._price_changes(pool.region, [pool.instance_type], start, end, zone=pool.zone)
         return sorted((point for found, point in changes if found == pool), key=lambda point: point.at)
 
@@ -155,14 +155,14 @@ class AwsCloud:
 
     def rehearse(self, call: Call) -> None:
         """Send a request as a DryRun; see `account.py`."""
-        account.rehearse(self._client("ec2", call.region), call)  # creates nothing: it may be repeated when throttled
+        account.rehearse(self._client("ec2", call.region), call)  # creates nothing, so it may be retried
 
     def credentials_end_at(self) -> float | None:
         """Return when the credentials in hand expire; see `account.py`."""
         return None if self._endpoint else account.credentials_end_at(self._session)
 
     def caller_cidr(self) -> str:
-        """Return our public address as AWS sees it (checkip.amazonaws.com), or 127.0.0.1/32 on the embedded cloud."""
+        """Return the public address of this machine (checkip.amazonaws.com); 127.0.0.1/32 for the embedded cloud."""
         if self._endpoint:
             return "127.0.0.1/32"
         try:
@@ -171,13 +171,13 @@ class AwsCloud:
         except (OSError, ValueError) as error:
             raise CloudError(f"cannot find out this machine's public address ({error}); check the network") from None
 
-    # -- the door
+    # -- the security group
 
     def open_door(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and the rule for our address; a group that is there gets the rule that it lacks."""
+        """CreateSecurityGroup and the rule for `cidr`; an existing group gets the missing rule."""
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
-        with at_the_sill(f"{region}, security group {name}"):
+        with map_boto_errors(f"{region}, security group {name}"):
             filters = [{"Name": "group-name", "Values": [name]}]
             if "VpcId" in call.parameters:
                 filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
@@ -189,11 +189,11 @@ class AwsCloud:
         return str(group["GroupId"])
 
     def _admit(self, region: str, group_id: str, cidr: str) -> None:
-        """AuthorizeSecurityGroupIngress; a group that was made a moment ago EC2 may not know of yet."""
+        """AuthorizeSecurityGroupIngress; retried, because EC2 may not know a new group yet."""
         rule = admission(region, group_id, cidr)
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
-                with at_the_sill(f"{region}, security group {group_id}"):
+                with map_boto_errors(f"{region}, security group {group_id}"):
                     self._client("ec2", region).authorize_security_group_ingress(**rule.parameters)
                 return
             except CloudError as error:
@@ -204,17 +204,17 @@ class AwsCloud:
                 time.sleep(wait_s)
 
     def close_door(self, region: str, run: str) -> None:
-        """DeleteSecurityGroup by tag, and launch templates that a killed process left."""
+        """DeleteSecurityGroup by tag, and the launch templates of a killed process."""
         ec2 = self._client("ec2", region)
         filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
-        with at_the_sill(f"{region}, launch templates of {run}"):
+        with map_boto_errors(f"{region}, launch templates of {run}"):
             for template in ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]:
                 ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
-        with at_the_sill(f"{region}, security group of {run}"):
+        with map_boto_errors(f"{region}, security group of {run}"):
             groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
         for group in groups:
             try:
-                with at_the_sill(f"{region}, security group {group['GroupId']}"):
+                with map_boto_errors(f"{region}, security group {group['GroupId']}"):
                     ec2.delete_security_group(GroupId=group["GroupId"])
             except NotFoundError:
                 continue
@@ -222,12 +222,12 @@ class AwsCloud:
     # -- instances
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
-        """RunInstances or CreateFleet, sent once. The client token makes a repeated request the same instance."""
+        """RunInstances or CreateFleet, sent once. A repeated request with its client token gives the same instance."""
         once = self._client("ec2", call.region, once=True)
         if template is not None:
             return create_fleet(self._client("ec2", call.region), once, template, call)
         placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
-        with at_the_sill(f"{call.parameters['InstanceType']} in {placement}"):
+        with map_boto_errors(f"{call.parameters['InstanceType']} in {placement}"):
             answer = once.run_instances(**call.parameters)
         return _instance(answer["Instances"][0], call.region)
 
@@ -249,10 +249,10 @@ class AwsCloud:
         return sorted(found, key=lambda instance: instance.launched_at)
 
     def terminate(self, region: str, instance_ids: Sequence[str]) -> None:
-        """TerminateInstances; tolerates those that EC2 does not know (yet, or any more) and waits out throttling."""
+        """TerminateInstances; retries while EC2 does not know an instance (yet), or throttles."""
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
-                with at_the_sill(", ".join(instance_ids)):
+                with map_boto_errors(", ".join(instance_ids)):
                     self._client("ec2", region).terminate_instances(InstanceIds=list(instance_ids))
                 return
             except (NotFoundError, ThrottledError):
@@ -263,7 +263,7 @@ class AwsCloud:
 
 def configured_region(profile: str | None) -> str | None:
     """Return the region that `aws configure` set, or None."""
-    with at_the_sill("configuration"):
+    with map_boto_errors("configuration"):
         name = boto3.session.Session(profile_name=profile).region_name
     return str(name) if name else None
 

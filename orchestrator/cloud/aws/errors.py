@@ -1,8 +1,8 @@
 """EC2's error codes, and what each of them rules out.
 
-One table, so that capacity (try the next pool), quota (a person must act), access and time-outs are never mixed up.
-Codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html. The texts of AWS are passed on as
-they are; a hint in them ("choosing us-east-1b...") is a hint and never followed: it has been seen to be wrong.
+One table, so that capacity (try the next pool), quota (a person must act), access and time-outs are told apart.
+Codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html. AWS's texts are passed on
+unchanged. A hint in them ("choosing us-east-1b...") is not followed: such hints can be wrong.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from orchestrator.errors import (
 )
 from orchestrator.version import VERSION
 
-USER_AGENT = f"pixel-orch/{VERSION}"  # what AWS's logs show beside boto3's own name
+USER_AGENT = f"pixel-orch/{VERSION}"  # appears in AWS's logs beside boto3's own name
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What one of EC2's codes says to us.
+    """The meaning of one of EC2's codes.
 
     Args:
-        kind: our error's type.
-        scope: how far the refusal reaches, see `orchestrator.errors.Scope`.
-        does: what pixel-orch does about it, or what a person must do; the reader of the error sees the latter.
-        says_so: whether `does` is added to AWS's text; where the engine acts by itself there is nothing to add.
+        kind: the class of the error.
+        scope: what the refusal rules out, see `orchestrator.errors.Scope`.
+        does: what pixel-orch does, or what a person must do.
+        says_so: whether `does` is added to AWS's text: where a person must act.
     """
 
     kind: type[CloudError]
@@ -248,20 +248,20 @@ MEANINGS: dict[str, Meaning] = {
     **_meanings(
         CloudError,
         "request",
-        "a defect of pixel-orch: one token stood for two requests; please report it",
+        "a defect of pixel-orch: two requests had one token; please report it",
         "IdempotentParameterMismatch",
         "IdempotentInstanceTerminated",
         says_so=True,
     ),
 }
-"""Every code that pixel-orch tells apart. One that is not here is a `CloudError` of scope "request": it is passed on as
-it is, and nothing else is tried. `docs/ec2-errors.md` is made from this table."""
+"""Every code that pixel-orch knows. Another one is a `CloudError` of scope "request": it is passed on unchanged, and
+nothing else is tried. `docs/ec2-errors.md` is made from this table."""
 
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL)
 
 
 def translate(error: ClientError, where: str) -> CloudError:
-    """Return our error for one of AWS's. `where` says which zone, type or region the call was about."""
+    """Return the error for one of AWS's. `where` names the zone, type or region of the call."""
     answer: dict[str, Any] = error.response
     code = str(answer.get("Error", {}).get("Code", ""))
     text = _ENCODED.sub("", str(answer.get("Error", {}).get("Message", ""))).strip()
@@ -278,8 +278,8 @@ def translate(error: ClientError, where: str) -> CloudError:
 
 
 @contextmanager
-def at_the_sill(where: str = "") -> Iterator[None]:
-    """Let no error of boto3 past this point: everything that goes wrong inside comes out as one of ours."""
+def map_boto_errors(where: str = "") -> Iterator[None]:
+    """Turn every error of boto3 that is raised inside into one of `orchestrator.errors`."""
     try:
         yield
     except ClientError as error:
@@ -287,7 +287,7 @@ def at_the_sill(where: str = "") -> Iterator[None]:
     except (NoCredentialsError, PartialCredentialsError, TokenRetrievalError, ProfileNotFound) as error:
         raise AccessError(f"no usable AWS credentials ({error}); {NO_CREDENTIALS}", code="NoCredentials") from error
     except NoRegionError as error:
-        raise SpecError("no AWS region is set; say --region, for example --region us-east-1") from error
+        raise SpecError("no AWS region is set; give --region, for example --region us-east-1") from error
     except BotoCoreError as error:
         text = " ".join(str(error).split())
         raise CloudError(
@@ -295,4 +295,4 @@ def at_the_sill(where: str = "") -> Iterator[None]:
         ) from error
 
 
-NO_CREDENTIALS = "run `aws configure` (or set AWS_PROFILE), or try it without an account: --cloud local"
+NO_CREDENTIALS = "run `aws configure` (or set AWS_PROFILE), or use --cloud local, which needs no account"

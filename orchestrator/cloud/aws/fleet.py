@@ -1,4 +1,4 @@
-"""CreateFleet `instant`: one request over many pools, and what each of them refused."""
+"""CreateFleet `instant`: one request over many pools, and the refusal of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from orchestrator.cloud.aws.errors import at_the_sill, translate
+from orchestrator.cloud.aws.errors import map_boto_errors, translate
 from orchestrator.cloud.base import Call, Instance
 from orchestrator.errors import CapacityError, CloudError
 
@@ -19,26 +19,28 @@ def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
     """Make the launch template, send the fleet, remove the template.
 
     Args:
-        ec2: a client that repeats what may be repeated.
+        ec2: a client that retries.
         once: a client that sends each request a single time.
         template, fleet: see `Plan.fleet`.
 
     Raises:
-        CapacityError: no pool served; the message says what each of them answered.
-        CloudError: what a pool answered rules out more than itself.
+        CapacityError: no pool has capacity; the message has the answer of each.
+        CloudError: the answer of a pool rules out more than that pool.
     """
     name = template.parameters["LaunchTemplateName"]
     try:
-        with at_the_sill(f"{template.region}, launch template {name}"):
+        with map_boto_errors(f"{template.region}, launch template {name}"):
             ec2.create_launch_template(**template.parameters)
     except CloudError as error:
-        if error.code != "InvalidLaunchTemplateName.AlreadyExistsException":  # our own, from before a lost answer
+        if (
+            error.code != "InvalidLaunchTemplateName.AlreadyExistsException"
+        ):  # created by this request before its answer was lost
             raise
     try:
-        with at_the_sill(f"{fleet.region}, {len(fleet.parameters['LaunchTemplateConfigs'][0]['Overrides'])} pools"):
+        with map_boto_errors(f"{fleet.region}, {len(fleet.parameters['LaunchTemplateConfigs'][0]['Overrides'])} pools"):
             answer = once.create_fleet(**fleet.parameters)
     finally:
-        with suppress(ClientError):  # one that stays costs nothing, and goes with the run's security group
+        with suppress(ClientError):  # a template that stays costs nothing, and is deleted with the run's security group
             ec2.delete_launch_template(LaunchTemplateName=name)
     started = [entry for entry in answer.get("Instances", []) if entry.get("InstanceIds")]
     if started:
@@ -48,7 +50,7 @@ def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
 
 
 def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
-    """Return one error for the answers of all pools: the worst of them, since that one decides what may help."""
+    """Return one error for the answers of all pools: the one with the widest scope."""
     each: list[CloudError] = []
     for entry in errors:
         answer: Any = {"Error": {"Code": entry.get("ErrorCode", ""), "Message": entry.get("ErrorMessage", "")}}
@@ -61,13 +63,13 @@ def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
     counts: dict[str, int] = {}
     for error in each:
         counts[error.code] = counts.get(error.code, 0) + 1
-    told = ", ".join(f"{code} x{count}" for code, count in counts.items()) or "it names no reason"
-    text = f"CreateFleet ({region}): none of {len(each)} pools served: {told}"
+    told = ", ".join(f"{code} x{count}" for code, count in counts.items()) or "no reason given"
+    text = f"CreateFleet ({region}): none of {len(each)} pools has capacity: {told}"
     return CapacityError(text, code="UnfulfillableCapacity", scope="region")
 
 
 def _zone_of(ec2: Any, entry: Mapping[str, Any]) -> str:
-    """Return the zone of the subnet that was asked for by name; "" if EC2 does not say it now."""
+    """Return the zone of a subnet that the request names; "" if EC2 does not tell it now."""
     subnet = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {}).get("SubnetId")
     with suppress(ClientError):
         return str(ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["AvailabilityZone"])

@@ -1,6 +1,6 @@
-"""Which image an instance starts from: the one named, else AWS's Deep Learning AMI by SSM, else by name.
+"""The image of an instance: the given one, else AWS's Deep Learning AMI by SSM parameter, else by name.
 
-AWS changes its parameters' names now and then; DescribeImages by owner and name finds the same image without them.
+AWS renames its parameters at times; DescribeImages by owner and name finds the same image without them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.cloud.aws.errors import at_the_sill
+from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.base import Image
 from orchestrator.errors import CloudError, NotFoundError, SpecError
 
@@ -24,7 +24,7 @@ OSS_DRIVER_FAMILIES = ("g4dn", "g5", "g6", "gr6", "g6f", "gr6f", "g6e", "p4d", "
 
 SHORT_NAMES = {"p4": "p4d"}  # in descriptions and release notes "P4, P4de"; no type is called p4
 
-USERS = (  # what stands in an image's name -> who logs in there (AWS: "Manage system users on your Linux instance")
+USERS = (  # a part of an image's name -> its login user (AWS: "Manage system users on your Linux instance")
     ("ubuntu", "ubuntu"),
     ("debian", "admin"),
     ("centos", "centos"),
@@ -41,12 +41,12 @@ def find_image(ec2: Any, ssm: Any, region: str, image_id: str | None) -> Image:
 
     Raises:
         SpecError: the image that was named is not in this region, or is not for x86_64.
-        CloudError: there is no Deep Learning AMI to be found; the message says to name one.
+        CloudError: no Deep Learning AMI is found; the message says to name one.
     """
     if image_id is not None:
         return _described(ec2, region, image_id, "--ami")
     try:
-        with at_the_sill(f"{region}, Deep Learning AMI"):
+        with map_boto_errors(f"{region}, Deep Learning AMI"):
             found = str(ssm.get_parameter(Name=DLAMI_PARAMETER)["Parameter"]["Value"])
         return _described(ec2, region, found, "SSM parameter")
     except (NotFoundError, SpecError):
@@ -55,7 +55,7 @@ def find_image(ec2: Any, ssm: Any, region: str, image_id: str | None) -> Image:
 
 def _described(ec2: Any, region: str, image_id: str, source: str) -> Image:
     try:
-        with at_the_sill(f"{region}, {image_id}"):
+        with map_boto_errors(f"{region}, {image_id}"):
             images = ec2.describe_images(ImageIds=[image_id])["Images"]
     except CloudError as error:
         if error.code.startswith("InvalidAMIID"):
@@ -63,23 +63,25 @@ def _described(ec2: Any, region: str, image_id: str, source: str) -> Image:
         else:
             raise
     if not images:
-        raise SpecError(f"--ami: {image_id} is not an image in {region} that we may use; image ids are of one region")
+        raise SpecError(
+            f"--ami: {image_id} is not an image in {region} that this account may use; image ids are of one region"
+        )
     return _image(images[0], source)
 
 
 def _newest(ec2: Any, region: str) -> Image:
     filters = [{"Name": "name", "Values": [DLAMI_NAME]}, {"Name": "state", "Values": ["available"]}]
-    with at_the_sill(f"{region}, Deep Learning AMI by name"):
+    with map_boto_errors(f"{region}, Deep Learning AMI by name"):
         images = ec2.describe_images(Owners=[DLAMI_OWNER], Filters=filters)["Images"]
     if not images:
-        raise CloudError(f"no Deep Learning AMI is to be found in {region}; name an image with --ami ami-...")
+        raise CloudError(f"no Deep Learning AMI found in {region}; name an image with --ami ami-...")
     return _image(max(images, key=lambda image: str(image.get("CreationDate", ""))), "newest by name")
 
 
 def _image(raw: Mapping[str, Any], source: str) -> Image:
     architecture = raw.get("Architecture", "x86_64")
     if architecture != "x86_64":
-        raise SpecError(f"--ami: {raw['ImageId']} is for {architecture}; the types that we know are x86_64")
+        raise SpecError(f"--ami: {raw['ImageId']} is for {architecture}; the known instance types are x86_64")
     name = str(raw.get("Name") or raw.get("Description") or "")
     root = str(raw.get("RootDeviceName") or "/dev/sda1")
     disks = [d["Ebs"] for d in raw.get("BlockDeviceMappings", []) if d.get("DeviceName") == root and "Ebs" in d]
@@ -97,8 +99,8 @@ def _image(raw: Mapping[str, Any], source: str) -> Image:
 def supported_families(name: str, description: str) -> tuple[str, ...]:
     """Return the instance families that a Deep Learning AMI's driver supports; empty for any other image.
 
-    AWS's images say so in their descriptions ("Supported EC2 instances: G4dn, G5, ..."); where one does not, the list
-    of its release notes stands in.
+    AWS's images list them in their descriptions ("Supported EC2 instances: G4dn, G5, ..."); without that the list
+    of the release notes is used.
     """
     told = re.search(r"Supported EC2 instances?:\s*([A-Za-z0-9, -]+)", description)
     if told:
@@ -108,6 +110,6 @@ def supported_families(name: str, description: str) -> tuple[str, ...]:
 
 
 def login_user(image_name: str) -> str:
-    """Return who logs in on an image of this name; `ubuntu` where the name says nothing."""
+    """Return the login user of an image of this name; `ubuntu` if the name does not tell."""
     lower = image_name.lower()
     return next((user for word, user in USERS if word in lower), "ubuntu")

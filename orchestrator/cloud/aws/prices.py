@@ -1,7 +1,7 @@
-"""The prices of EC2, asked for: spot history from each region, on-demand from the Price List API.
+"""EC2's prices: spot history from each region, on-demand from the Price List API.
 
-Asked side by side, since a region answers a page in a few tenths of a second, and never faster than `calls_per_s` a
-region: EC2 refills its bucket of describe calls at some tens a second, for everything that the account does
+Regions are asked in parallel, because a page takes a few tenths of a second, and each at most `calls_per_s` times a
+second: EC2 refills its bucket of describe calls at some tens a second for the whole account
 (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html).
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, map_boto_errors
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
 from orchestrator.errors import AccessError, CloudError
 from orchestrator.market.pools import Pool
@@ -38,9 +38,9 @@ ON_DEMAND_FILTERS = {
 
 @dataclass
 class Quotes:
-    """What was asked and answered.
+    """The answers.
 
-    `problems` says, for a region, why it did not answer; the other regions stand.
+    `problems` has the reason for each region without an answer; the other regions are not affected.
     """
 
     spot: dict[Pool, list[PricePoint]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class PriceSource:
     Args:
         endpoint: `{"endpoint_url": ..., ...}` for the embedded cloud, empty for AWS itself.
         profile: of `~/.aws/config`; None is the default one.
-        calls_per_s: the most requests a second to one region.
+        calls_per_s: most requests a second to one region.
 
     Raises:
         AccessError: there are no credentials.
@@ -70,7 +70,7 @@ class PriceSource:
     ) -> None:
         self._endpoint = dict(endpoint or {})
         self._calls_per_s = calls_per_s
-        with at_the_sill("credentials"):
+        with map_boto_errors("credentials"):
             self._session = boto3.session.Session(profile_name=profile)
             if not self._endpoint and self._session.get_credentials() is None:
                 raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
@@ -89,7 +89,7 @@ class PriceSource:
         """Return the spot price changes of the window, with the last one before it, and the on-demand prices.
 
         Raises:
-            AccessError: no region lets us in.
+            AccessError: every region refuses.
             CloudError: no region answers.
         """
         quotes = Quotes()
@@ -112,14 +112,14 @@ class PriceSource:
 
         def guarded(task: Any, region: str, name: str) -> None:
             if region in failures:
-                return  # what it answered once it will answer again
+                return  # a region that failed once is not asked again
             try:
                 task(region, name)
             except CloudError as error:
                 failures[region] = error
 
         with ThreadPoolExecutor(WORKERS) as pool_of_threads:
-            # The regions take turns, so that none of them is asked by all threads at once.
+            # The regions take turns, so that the threads do not all ask one region.
             for name in instance_types:
                 pool_of_threads.submit(guarded, on_demand, "price list", name)
                 for region in regions:
@@ -134,7 +134,7 @@ class PriceSource:
         """Return the on-demand prices an hour by (type, region).
 
         Raises:
-            CloudError: the price list does not answer, or does not let us in.
+            CloudError: the price list does not answer, or refuses.
         """
         client, pace = self._client("pricing", PRICE_LIST_REGION), Pace(self._calls_per_s)
         return {(name, region): price for name in instance_types for region, price in _on_demand(client, pace, name)}
@@ -145,7 +145,7 @@ class PriceSource:
     ) -> Iterator[tuple[Pool, PricePoint]]:
         """DescribeSpotPriceHistory, all pages."""
         parameters = history_parameters([name], start, end)
-        with at_the_sill(region):
+        with map_boto_errors(region):
             for page in pace.pages(client.get_paginator("describe_spot_price_history").paginate(**parameters)):
                 yield from price_changes(page["SpotPriceHistory"], region)
 
@@ -154,7 +154,7 @@ def _on_demand(client: Any, pace: Pace, name: str) -> Iterator[tuple[str, Decima
     """GetProducts: yield (region, dollars an hour) of a type in every region that has it."""
     wanted = {"instanceType": name, **ON_DEMAND_FILTERS}
     filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in wanted.items()]
-    with at_the_sill("price list"):
+    with map_boto_errors("price list"):
         for page in pace.pages(client.get_paginator("get_products").paginate(ServiceCode="AmazonEC2", Filters=filters)):
             for text in page["PriceList"]:
                 product = json.loads(text)
@@ -175,7 +175,7 @@ def _price_of(product: Mapping[str, Any]) -> Decimal | None:
 
 
 class Pace:
-    """Lets through at most so many calls a second, from however many threads."""
+    """Limits calls to `per_s` a second over all threads."""
 
     def __init__(self, per_s: float) -> None:
         self._gap_s = 1 / per_s
@@ -184,7 +184,7 @@ class Pace:
         self.count = 0
 
     def pages(self, pages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Yield the pages of a paginator, each asked for when it is our turn."""
+        """Yield the pages of a paginator, each requested at its turn."""
         asked = iter(pages)
         while True:
             self.wait()
@@ -196,7 +196,7 @@ class Pace:
                 return
 
     def wait(self) -> None:
-        """Return when it is our turn."""
+        """Wait for this call's turn."""
         with self._lock:
             now = time.monotonic()
             turn_at = max(now, self._next_at)

@@ -1,4 +1,4 @@
-"""S3 as a run's second home, seen from this machine: is the bucket usable, and what did the instances store there.
+"""A run's copy in S3, seen from this machine: whether the bucket is usable, and what the instances stored.
 
 The layout below a run's prefix is that of `infra/instance/checkpoint_uploader.py`, which writes it.
 """
@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.cloud.aws.errors import USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
 from orchestrator.errors import CloudError, SpecError
 from orchestrator.runs.files import part_path, sha256_of, sync_folder
 from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
@@ -44,12 +44,12 @@ class S3Home:
 
     @property
     def url(self) -> str:
-        """How people name it."""
+        """Its address for people."""
         return f"s3://{self.bucket}/{self.prefix}"
 
     @cached_property
     def _s3(self) -> Any:
-        with at_the_sill("S3"):
+        with map_boto_errors("S3"):
             session = boto3.session.Session(profile_name=self._profile)
             config = Config(
                 retries={"mode": "standard", "total_max_attempts": 4},
@@ -64,10 +64,10 @@ class S3Home:
         """Return the bucket's region.
 
         Args:
-            flag: that named it.
+            flag: that names it.
 
         Raises:
-            SpecError: there is no such bucket, or it is not ours to read; nothing has been rented yet.
+            SpecError: there is no such bucket, or the policy does not allow to read it; nothing is rented yet.
         """
         try:
             answer = self._s3.head_bucket(Bucket=self.bucket)
@@ -75,7 +75,7 @@ class S3Home:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if status == 404:
                 raise SpecError(
-                    f"{flag}: there is no bucket {self.bucket}; `pixel-orch setup` makes one and says its name"
+                    f"{flag}: there is no bucket {self.bucket}; `pixel-orch setup` creates one and prints its name"
                 ) from None
             if status == 403:
                 raise SpecError(
@@ -83,7 +83,7 @@ class S3Home:
                     "(s3:ListBucket); choose another one"
                 ) from None
             if status != 301:  # it is in another region, which the answer names
-                with at_the_sill(f"bucket {self.bucket}"):
+                with map_boto_errors(f"bucket {self.bucket}"):
                     raise
             answer = error.response
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -92,7 +92,7 @@ class S3Home:
     def checkpoints(self, most: int = 20) -> list[Output]:
         """Return the newest stored checkpoints, oldest first, with the digests that they were stored with."""
         found: list[tuple[int, str, int]] = []
-        with at_the_sill(self.url):
+        with map_boto_errors(self.url):
             pages = self._s3.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
                 for entry in page.get("Contents", []):
@@ -106,12 +106,12 @@ class S3Home:
         return str(head["Metadata"].get("sha256", ""))
 
     def newest_below(self, place: str) -> tuple[str, Output] | None:
-        """Return (key, what it is) of a checkpoint that a key names, or of the newest one below it; None without any.
+        """Return (key, checkpoint) of the checkpoint with this key, or of the newest one below it; None without any.
 
-        One that somebody copied there has no digest beside it: its sha256 is "".
+        A checkpoint that was copied there by hand has no digest: its sha256 is "".
         """
         found: list[tuple[int, str, int]] = []
-        with at_the_sill(f"s3://{self.bucket}/{place}"):
+        with map_boto_errors(f"s3://{self.bucket}/{place}"):
             for prefix in (place, f"{place}/", f"{place}/checkpoints/"):
                 for page in self._s3.get_paginator("list_objects_v2").paginate(
                     Bucket=self.bucket, Prefix=prefix, Delimiter="/"
@@ -127,15 +127,15 @@ class S3Home:
         return key, Output(key.rpartition("/")[2], step, size, str(head["Metadata"].get("sha256", "")))
 
     def fetch(self, output: Output, destination: Path, key: str | None = None) -> bool:
-        """Bring a checkpoint home, whole and compared by digest, or not at all (False).
+        """Download a checkpoint, whole and with its digest, or not at all (False).
 
         Args:
-            output: which.
-            destination: its path here.
-            key: of one that is not this run's; it may have no digest.
+            output: the checkpoint.
+            destination: its local path.
+            key: of a checkpoint of another run, which may have no digest.
         """
         part = part_path(destination, output.sha256)
-        with at_the_sill(self.url):
+        with map_boto_errors(self.url):
             self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
         if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
             part.unlink()
@@ -147,7 +147,7 @@ class S3Home:
     def file(self, instance_id: str, name: str) -> bytes:
         """Return what an instance stored as `metrics.jsonl` or `trainer.log`; b"" if it stored none."""
         try:
-            with at_the_sill(self.url):
+            with map_boto_errors(self.url):
                 answer = self._s3.get_object(
                     Bucket=self.bucket,
                     Key=f"{self.prefix}/attempts/{instance_id}/{name}",

@@ -1,4 +1,4 @@
-"""CloudFormation: the stack of what stands between runs, its bucket, and the questions that others ask about it."""
+"""CloudFormation: the account's stack, its bucket, and its instance profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.cloud.aws.errors import USER_AGENT, at_the_sill
+from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
 from orchestrator.errors import AccessError, CloudError
 
 DEFAULT_NAME = "pixel-orch"
@@ -22,7 +22,7 @@ BATCH = 1000  # objects in one DeleteObjects
 
 
 def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None, profile: str | None) -> Any:
-    with at_the_sill("credentials"):
+    with map_boto_errors("credentials"):
         session = boto3.session.Session(profile_name=profile)
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra=USER_AGENT
@@ -31,9 +31,9 @@ def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None
 
 
 def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile: str | None = None) -> bool:
-    """Return whether there is an instance profile of that name; False also if we may not know."""
+    """Return whether there is an instance profile of that name; False also if the policy does not allow to ask."""
     try:
-        with at_the_sill(f"instance profile {name}"):
+        with map_boto_errors(f"instance profile {name}"):
             _client("iam", None, endpoint, profile).get_instance_profile(InstanceProfileName=name)
     except AccessError:
         return False
@@ -46,7 +46,7 @@ def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile
 
 @dataclass(frozen=True)
 class StackEvent:
-    """One line of a deployment: what of the stack came to which state, and why it failed."""
+    """One line of a deployment: a resource, its state, and why it failed."""
 
     resource: str
     kind: str
@@ -69,7 +69,7 @@ class Stack:
         name: of the stack.
         region: where it is.
         endpoint, profile: as for `AwsCloud`.
-        look_every_s: pause between two looks at a deployment.
+        look_every_s: pause between two polls of a deployment.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class Stack:
         self._s3 = _client("s3", region, endpoint, profile)
         self._sts = _client("sts", region, endpoint, profile)
 
-    # -- looking
+    # -- read
 
     def account(self) -> str:
         """Return the number of the account."""
-        with at_the_sill("who we are"):
+        with map_boto_errors("caller identity"):
             return str(self._sts.get_caller_identity()["Account"])
 
     def default_vpc(self) -> str:
         """Return the id of the region's default VPC, "" if it has none."""
-        with at_the_sill(self._where):
+        with map_boto_errors(self._where):
             found = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
         return str(found[0]["VpcId"]) if found else ""
 
     def describe(self) -> dict[str, Any] | None:
-        """Return the stack's state, parameters and outputs as CloudFormation has them; None if there is none."""
+        """Return the stack as CloudFormation describes it; None if there is none."""
         try:
-            with at_the_sill(self._where):
+            with map_boto_errors(self._where):
                 found = self._cloudformation.describe_stacks(StackName=self.name)["Stacks"]
         except CloudError as error:
             if "does not exist" in str(error):
@@ -120,23 +120,23 @@ class Stack:
         return {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", [])}
 
     def outputs(self) -> dict[str, str]:
-        """Return what the stack tells: Bucket, InstanceProfile, SecurityGroup."""
+        """Return the outputs of the stack: Bucket, InstanceProfile, SecurityGroup."""
         found = self.describe() or {}
         return {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", [])}
 
     def resources(self) -> dict[str, str]:
-        """Return the type of each thing that the stack holds, by its logical name."""
-        with at_the_sill(self._where):
+        """Return the type of each resource of the stack, by its logical name."""
+        with map_boto_errors(self._where):
             found = self._cloudformation.describe_stack_resources(StackName=self.name)["StackResources"]
         return {one["LogicalResourceId"]: one["ResourceType"] for one in found if "LogicalResourceId" in one}
 
-    # -- changing
+    # -- change
 
     def deploy(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[StackEvent]:
-        """Create the stack, or bring it to what the template says; yields events. No change yields none.
+        """Create or update the stack; yield its events. Without a change it yields none.
 
         Raises:
-            CloudError: CloudFormation refused, or a resource could not be made; then the stack is rolled back.
+            CloudError: CloudFormation refused, or a resource failed; then the stack is rolled back.
         """
         request = {
             "StackName": self.name,
@@ -151,7 +151,7 @@ class Stack:
             before = None
         seen = self._event_ids()
         try:
-            with at_the_sill(self._where):
+            with map_boto_errors(self._where):
                 if before is None:
                     self._cloudformation.create_stack(**request)
                 else:
@@ -163,14 +163,14 @@ class Stack:
         yield from self._follow(seen)
 
     def delete(self) -> Iterator[StackEvent]:
-        """Delete the stack and all that it made but the bucket; yields events. None there is no error."""
+        """Delete the stack and its resources except the bucket; yield its events. No stack is no error."""
         found = self.describe()
         if found is None:
             return
-        self.name, by_name = str(found["StackId"]), self.name  # a deleted stack is only known by its id
+        self.name, by_name = str(found["StackId"]), self.name  # a deleted stack is found by its id only
         try:
             seen = self._event_ids()
-            with at_the_sill(self._where):
+            with map_boto_errors(self._where):
                 self._cloudformation.delete_stack(StackName=self.name)
             yield from self._follow(seen)
         finally:
@@ -180,9 +180,9 @@ class Stack:
         return {str(raw["EventId"]) for raw in self._raw_events()}
 
     def _raw_events(self) -> list[dict[str, Any]]:
-        """Events, oldest first; none where there is no stack."""
+        """Return the events, oldest first; none without a stack."""
         try:
-            with at_the_sill(self._where):
+            with map_boto_errors(self._where):
                 pages = self._cloudformation.get_paginator("describe_stack_events").paginate(StackName=self.name)
                 found = [dict(raw) for page in pages for raw in page["StackEvents"]]
         except CloudError as error:
@@ -219,7 +219,7 @@ class Stack:
 
     def _status(self) -> str:
         try:
-            with at_the_sill(self._where):
+            with map_boto_errors(self._where):
                 return str(self._cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]["StackStatus"])
         except CloudError as error:
             if "does not exist" in str(error):
@@ -229,7 +229,7 @@ class Stack:
     # -- the bucket
 
     def contents(self, bucket: str) -> Contents | None:
-        """Return what a bucket holds; None if there is none that is ours."""
+        """Return what a bucket holds; None if there is no such bucket of this account."""
         objects = size = 0
         try:
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
@@ -238,13 +238,13 @@ class Stack:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchBucket", "404", "AccessDenied", "403"):
                 return None
-            with at_the_sill(f"bucket {bucket}"):
+            with map_boto_errors(f"bucket {bucket}"):
                 raise
         return Contents(objects, size)
 
     def delete_bucket(self, bucket: str) -> None:
-        """Delete a bucket with everything in it, versions and broken-off uploads too."""
-        with at_the_sill(f"bucket {bucket}"):
+        """Delete a bucket with all objects, versions and unfinished uploads."""
+        with map_boto_errors(f"bucket {bucket}"):
             for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
                 entries = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
                 keys = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]

@@ -120,7 +120,7 @@ def test_a_budget_holds_though_nobody_could_ask_for_the_risen_price(monkeypatch:
     dearer = Setting(steps_per_s=0.004, limits=Limits(budget_usd=Decimal("0.8")), moves=((100.0, "us-east-1b", 0.526),))
     faults = [fault("expired", 3000, 8000)]
     assert chaos.failure_in(dearer, faults) == ""
-    monkeypatch.setattr(limits, "feared", lambda spec, attempts, now: list(attempts))
+    monkeypatch.setattr(limits, "worst_case", lambda spec, attempts, now: list(attempts))
     assert "are spent" in chaos.failure_in(dearer, faults)
 
 

@@ -109,7 +109,7 @@ def test_every_answer_to_a_launch_is_in_the_table(code: str) -> None:
 
 
 def test_the_table_in_the_docs_is_made_from_the_table_in_the_code() -> None:
-    written = (Path(__file__).parents[2] / "docs" / "ec2-errors.md").read_text()
+    written = (Path(__file__).parents[3] / "docs" / "ec2-errors.md").read_text()
     assert written == error_page(), "run: python -m docs.make_ec2_errors"
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.flags import parser
-from orchestrator.cli.launch import dry_run
-from orchestrator.cli.launch import launch as launch_command
 from orchestrator.clock import SystemClock
+from orchestrator.cloud.connect import cloud_of, start_embedded
+from orchestrator.engine.engine import Watcher
+from orchestrator.engine.interrupt_once import InterruptOnce
+from orchestrator.engine.lead import lead, lead_in_background
+from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
+from orchestrator.plan.launch_preparation import (
+    LaunchRequest,
+    check_account,
+    check_home,
+    create_run,
+    prepare_launch,
+    read_request,
+)
+from orchestrator.plan.preview import DryRun, dry_run, sync_dry_run, title_of, unused_gpus
+from orchestrator.plan.settings_file import LAUNCH_SETTINGS
 from orchestrator.report.summary import summary_json
 from orchestrator.runs.home import fresh_name, home_from_environment
 from orchestrator.runs.store import RunStore
@@ -80,8 +92,7 @@ def launch(
         SpecError: it cannot work as asked; nothing was created.
         PixelOrchError: AWS refused before anything was rented. A run that fails later is a result, not an error.
     """
-    args = parser().parse_args(["launch"])
-    unknown = sorted(set(flags) - set(vars(args)))
+    unknown = sorted(set(flags) - LAUNCH_SETTINGS)
     if unknown:
         raise SpecError(f"launch(): unknown option {', '.join(unknown)}; `pixel-orch launch --help` lists them")
     if flags.get("resume"):
@@ -89,6 +100,7 @@ def launch(
     if isinstance(command, str):
         raise SpecError(f"launch(): command: give its words in a list: {command.split()!r}")
     given: dict[str, Any] = {
+        **flags,
         "instance": instance if isinstance(instance, str) else ",".join(instance),
         "spot": spot,
         "on_demand": not spot,
@@ -100,23 +112,45 @@ def launch(
         "budget": budget_usd,
         "region": [region] if isinstance(region, str) else list(region),
         "detach": detach,
-        "yes": True,
-        "output": "quiet" if quiet else "none",
     }
-    for key, value in {**flags, **given}.items():
-        setattr(args, key, value)
-    if args.dry_run or args.sync_dry_run:
-        return _planned(args, command, quiet=quiet)
-    launch_command(args, list(command))
-    return result(given["name"])
+    home = home_from_environment()
+    request = read_request(given, list(command), home)
+    say = _to_nobody if quiet else _to_standard_error
+    if flags.get("dry_run") or flags.get("sync_dry_run"):
+        return _planned(sync_dry_run(request) if flags.get("sync_dry_run") else dry_run(request, home), home, say)
+    _launch(request, home, is_detached=detach, say=say)
+    return result(request.spec.run)
 
 
-def _planned(args: argparse.Namespace, command: Sequence[str], *, quiet: bool) -> RunResult:
-    planned = dry_run(args, list(command))
-    if not quiet:
-        print(planned.text, file=sys.stderr)
-    folder = home_from_environment() / "runs" / planned.run
-    return RunResult(planned.run, "PLANNED", "", 0, 0.0, folder, None, planned.details)
+def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Callable[[str], None]) -> None:
+    check_account(request.spec)
+    check_home(request, home)
+    with cloud_of(request.spec, home) as cloud:
+        run = create_run(prepare_launch(request, cloud, home))
+        if is_detached:
+            lead_in_background(run)
+            return
+        spec, clock = run.plan.spec, SystemClock()
+        watchers: tuple[Watcher, ...] = (ProgressLines(say, spec.steps, clock),)
+        if request.interrupt_after_s is not None:
+            watchers += (InterruptOnce(start_embedded(home), request.interrupt_after_s, spec.steps, clock.now),)
+        for line in (f"{spec.run} on {title_of(cloud, spec)}", *unused_gpus(run.plan)):
+            say(line)
+        lead(run, watchers=watchers, say=say)
+
+
+def _planned(planned: DryRun, home: Path, say: Callable[[str], None]) -> RunResult:
+    say(planned.text)
+    return RunResult(planned.run, "PLANNED", "", 0, 0.0, home / "runs" / planned.run, None, planned.details)
+
+
+def _to_nobody(text: str) -> None:
+    """Print nothing."""
+
+
+def _to_standard_error(text: str) -> None:
+    with suppress(OSError, ValueError):  # it was closed: the run is still led to its end
+        print(text, file=sys.stderr, flush=True)
 
 
 def result(run: str) -> RunResult:

@@ -46,7 +46,7 @@ def check(tale: Tale) -> None:
 def check_nothing_outlives(tale: Tale, state: RunState) -> None:
     """No instance outlives its run; one that could not be ended is named, and ends itself in the time that is named."""
     kinds = {fault.kind for fault in tale.faults}
-    if "pixel-orch sweep" in state.reason:
+    if "pixel-orch cleanup" in state.reason:
         pressed = sum(fault.kind == "ctrl-c-twice" for fault in tale.faults)  # while it was being ended, and again
         assert kinds & {"offline", "expired"} or pressed > 1, f"EC2 could be asked to end it: {state.reason}"
         minutes = re.search(r"ends itself within (\d+) min", state.reason)
@@ -145,7 +145,7 @@ def check_bill(tale: Tale, state: RunState) -> None:
     told = {attempt.instance_id: attempt for attempt in state.attempts}
     for machine in tale.cloud.machines:
         attempt = told.get(machine.instance.instance_id)
-        is_told = attempt is not None or "pixel-orch sweep" in state.reason  # EC2 could not be asked for it
+        is_told = attempt is not None or "pixel-orch cleanup" in state.reason  # EC2 could not be asked for it
         assert is_told, f"{machine.instance.instance_id} is billed, and no event speaks of it"
         if attempt is not None:
             check_attempt(tale, machine, attempt, now)

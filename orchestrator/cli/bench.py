@@ -13,24 +13,26 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from orchestrator.cli.console import Screen
+from orchestrator.cli.console import Screen, confirm, require_terminal
 from orchestrator.cli.flags import parser
 from orchestrator.cli.report import report_of, write_html
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import check_credentials, embedded_endpoint, start_embedded
 from orchestrator.cloud.quotes import quote
+from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number
 from orchestrator.market.spot_prices import lowest, recorded_regions
-from orchestrator.plan.settings import settings_file, spec_from
+from orchestrator.plan.launch_preparation import read_faults, refuse_taken_name
+from orchestrator.plan.settings import spec_from
+from orchestrator.plan.settings_file import settings_file
 from orchestrator.plan.validators import check_amount, check_instances
 from orchestrator.report import metrics as digesting
 from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
@@ -74,8 +76,8 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     if not 0 <= warmup < args.steps:
         raise SpecError(f"--warmup-steps: {warmup} leaves nothing of {args.steps} steps to measure")
     name = check_name(args.name) if args.name else fresh_name("bench")
-    children = [_child(home, name, one, args, command, share=len(names)) for one in names]
-    faults = _faults(args)
+    children = [prepare_child(home, name, one, args, command, share=len(names)) for one in names]
+    faults = read_faults(args.faults, is_embedded=args.cloud == "local")
     _agree(args, children, home, clock.now())
     make_home(home)
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
@@ -90,7 +92,7 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     return code or (0 if all(not row.says for row in rows) else 1)
 
 
-def _child(
+def prepare_child(
     home: Path, name: str, instance_type: str, args: argparse.Namespace, command: Sequence[str], *, share: int
 ) -> Child:
     """Return the launch of one type, its flags checked as `launch` checks them.
@@ -114,9 +116,8 @@ def _child(
         words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
     words += _trainer_words(args) if not command else []
     given = parser().parse_args(words)
-    spec = spec_from(given, command)
-    if (home / "runs" / run / "spec.json").exists():
-        raise SpecError(f"--name: there is a run called {run} already; choose another name")
+    spec = spec_from(vars(given), command)
+    refuse_taken_name(home, run)
     after = ["--", *command] if command else []
     return Child(instance_type, spec, [*words, *after], home / "benches" / name / f"{instance_type}.log")
 
@@ -140,19 +141,6 @@ def _trainer_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _faults(args: argparse.Namespace) -> list[dict[str, Any]]:
-    if not args.faults:
-        return []
-    if args.cloud != "local":
-        raise SpecError("--faults is an option of the embedded cloud; add --cloud local")
-    from infra.local import load_faults
-
-    try:
-        return load_faults(Path(args.faults))
-    except ValueError as error:
-        raise SpecError(f"--faults: {error}") from None
-
-
 def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now: float) -> None:
     """Show what it would rent and ask, unless told not to.
 
@@ -167,18 +155,13 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
         check_credentials(args.profile)
     if args.yes:
         return
-    if not sys.stdin.isatty():
-        raise SpecError("bench asks before it spends money, and here is no terminal to ask on; add -y to go on without")
+    require_terminal()
     names = [child.instance_type for child in children]
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
         print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
     limit = f", ${args.budget} at most" if args.budget else ""
-    try:
-        answer = input(f"Rent {len(names)} machines side by side{limit}? [Y/n] ").strip().lower()
-    except (EOFError, KeyboardInterrupt):
-        answer = "n"
-    if answer not in ("", "y", "yes"):
+    if not confirm(f"Rent {len(names)} machines side by side{limit}?", default=True):
         raise SpecError("not started; nothing was created")
 
 
@@ -187,10 +170,10 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
 
 def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClock) -> int:
     """Start all launches, look on until the last has ended, and leave none behind. Returns 130 if broken off."""
-    code, told_at = 0, 0.0
-    asked = 0
+    code, told_at, passed_on = 0, 0.0, 0
+    received: list[str] = []
     try:
-        with _signals() as count:
+        with stop_signals(lambda name, count: received.append(name)):
             for child in children:
                 child.log.parent.mkdir(parents=True, exist_ok=True)
                 with child.log.open("wb") as log:
@@ -204,8 +187,8 @@ def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClo
                     )
             screen.line(f"{len(children)} types side by side: {', '.join(child.instance_type for child in children)}")
             while any(child.process is not None and child.process.poll() is None for child in children):
-                if count[0] > asked:
-                    asked, code = count[0], 130
+                if len(received) > passed_on:
+                    passed_on, code = len(received), 130
                     screen.line("Stopping: every machine is ended. (Again: at once.)")
                     _signal(children, signal.SIGINT)
                 if clock.now() - told_at >= (LOOK_EVERY_S if screen.is_terminal else TELL_EVERY_S):
@@ -222,26 +205,9 @@ def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClo
 
 
 def _path() -> str:
-    own = str(Path(__file__).parents[1])
+    own = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     return f"{own}{os.pathsep}{before}" if before else own
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Count the signals that ask us to stop."""
-    count = [0]
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        count[0] += 1
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield count
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _signal(children: Sequence[Child], number: int) -> None:

@@ -18,9 +18,9 @@ from orchestrator.errors import CloudError, PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer
-from orchestrator.plan.preflight import QUOTA_CODES, rehearsal
+from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run
 from orchestrator.plan.requests import Plan
-from orchestrator.plan.validators import check_instances
+from orchestrator.plan.validators import check_cloud, check_instances
 from orchestrator.runs.home import home_from_environment, make_home
 from orchestrator.runs.spec import RunSpec
 
@@ -45,9 +45,7 @@ class Finding:
 
 def check(args: argparse.Namespace) -> int:
     """Do `pixel-orch check`: what is there, what is missing, what to do about it. Nothing is created."""
-    cloud_name = args.cloud or "aws"
-    if cloud_name not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
+    cloud_name = check_cloud(args.cloud)
     instances = check_instances(args.instance or LOOK_FOR)
     found = [
         _try_out("home", lambda: f"{make_home(home_from_environment())} can be written"),
@@ -55,7 +53,7 @@ def check(args: argparse.Namespace) -> int:
         _extra("embedded cloud", "moto", "local", "--cloud local works", is_needed=cloud_name == "local"),
     ]
     if all(finding.ok for finding in found if finding.is_needed):
-        with busy(cloud_name, if_broken_off="Broken off; nothing was created."):
+        with busy(cloud_name, if_interrupted="Interrupted; nothing was created."):
             found += _cloud_findings(args, cloud_name, instances)
     ok = all(finding.ok for finding in found if finding.is_needed)
     if args.output == "json":
@@ -65,13 +63,13 @@ def check(args: argparse.Namespace) -> int:
         widest = max(len(finding.name) for finding in found)
         for finding in found:
             mark = "ok     " if finding.ok else "MISSING" if finding.is_needed else "-      "
-            for line in _lines(f"{mark}  {finding.name:{widest}}  ", finding.says):
+            for line in finding_lines(f"{mark}  {finding.name:{widest}}  ", finding.says):
                 print(line)
         print("ready" if ok else f"not ready for --cloud {cloud_name}")
     return 0 if ok else 1
 
 
-def _lines(head: str, says: str) -> list[str]:
+def finding_lines(head: str, says: str) -> list[str]:
     """Break a finding at 80 columns; what is to be copied stays whole."""
     indent = " " * len(head)
     return textwrap.wrap(head + says, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -151,8 +149,8 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     pool = next(pool for pool in cloud.offerings(instances) if pool.region == region)
     offer = Offer(pool, market, 0.0, "")
     plan = Plan(spec, (offer,), {region: cloud.image(region)}, 0.0, "check", {region: cloud.network(region, ())})
-    cloud.rehearse(plan.door(region))
-    cloud.rehearse(rehearsal(plan, offer))
+    cloud.rehearse(plan.security_group(region))
+    cloud.rehearse(launch_dry_run(plan, offer))
     article = "an" if market == "on-demand" else "a"
     return f"{article} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
 

@@ -1,7 +1,4 @@
-"""What a person sees: tables as wide as the terminal, a line for each event, one live line in a terminal.
-
-A pipe gets plain lines.
-"""
+"""What every command prints and asks with: lines, one live line in a terminal, errors, yes or no."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from orchestrator.errors import SpecError
 from orchestrator.formatting import WIDTH, _cut, columns, wrapped
 
 
@@ -21,6 +19,30 @@ def say_error(text: str) -> None:
     """Print to standard error: broken between words in a terminal, as it is elsewhere."""
     width = columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+
+
+def require_terminal() -> None:
+    """Raise SpecError where nobody can answer a question."""
+    if not sys.stdin.isatty():
+        raise SpecError("stdin is not a terminal; pass -y")
+
+
+def confirm(question: str, *, default: bool) -> bool:
+    """Ask yes or no; return the answer. Ctrl-C and the end of input mean no.
+
+    Args:
+        question: what to ask.
+        default: what an empty answer means.
+
+    Raises:
+        SpecError: standard input is not a terminal.
+    """
+    require_terminal()
+    try:
+        answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        return False
+    return answer in ("y", "yes") or (default and not answer)
 
 
 PLAIN_LETTERS = {"…": "...", "\u2013": "-", "\u2014": "-", "\u00d7": "x"}
@@ -94,13 +116,13 @@ WORDS = {"local": "starting the embedded cloud ...", "aws": "asking AWS ..."}
 
 
 @contextmanager
-def busy(cloud: str, screen: Screen | None = None, *, if_broken_off: str = "") -> Iterator[None]:
+def busy(cloud: str, screen: Screen | None = None, *, if_interrupted: str = "") -> Iterator[None]:
     """Say in a terminal, and only there, what is going on; after Ctrl-C what has come of it.
 
     Args:
         cloud: "aws" or "local".
         screen: where to; None: standard error.
-        if_broken_off: what Ctrl-C leaves behind: nothing, as a rule.
+        if_interrupted: what Ctrl-C leaves behind: nothing, as a rule.
     """
     screen = screen or Screen(sys.stderr)
     screen.live(WORDS[cloud])
@@ -108,8 +130,8 @@ def busy(cloud: str, screen: Screen | None = None, *, if_broken_off: str = "") -
         yield
     except KeyboardInterrupt:
         screen.live("")
-        if if_broken_off:
-            screen.plain(if_broken_off)
+        if if_interrupted:
+            screen.plain(if_interrupted)
         raise
     finally:
         screen.live("")

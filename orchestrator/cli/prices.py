@@ -28,6 +28,7 @@ from orchestrator.market.spot_prices import (
     recorded_regions,
     saves,
 )
+from orchestrator.plan.validators import check_cloud
 from orchestrator.runs.home import home_from_environment
 
 EVERY_REGION = "all"
@@ -39,9 +40,7 @@ EVERY_REGION = "all"
 def prices(args: argparse.Namespace) -> int:
     """Do `pixel-orch prices`."""
     home, now = home_from_environment(), SystemClock().now()
-    cloud = args.cloud or "aws"
-    if cloud not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud!r}; use aws, or local for the embedded cloud")
+    cloud = check_cloud(args.cloud)
     if not 1 <= args.days <= MOST_DAYS:
         raise SpecError(f"--days: {args.days} is not from 1 to {MOST_DAYS}; EC2 keeps {MOST_DAYS} days of prices")
     names = chosen_types(args.instance)

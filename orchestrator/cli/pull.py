@@ -13,7 +13,7 @@ from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
 from orchestrator.host.base import Cursor, Host
 from orchestrator.host.connect import connector
-from orchestrator.plan.storage import second_home
+from orchestrator.plan.storage import remote_store_of
 from orchestrator.report.summary import newest_checkpoint, newest_samples
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.home import home_from_environment
@@ -85,7 +85,7 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
 
 def _fetch_from_s3(store: RunStore, home: Path) -> int:
     """Bring home the newest checkpoint of the second home, where there is one; return how many came."""
-    place, state = second_home(store.spec(), home), store.state()
+    place, state = remote_store_of(store.spec(), home), store.state()
     have = {pulled.sha256 for pulled in state.checkpoints.values()}
     newest = place.checkpoints(most=1) if place is not None else []
     if place is None or not newest or newest[0].sha256 in have:

@@ -45,8 +45,8 @@ class RunView:
             self.screen.line(self._progress(step, images_per_s, bar=20))
             self._told_at = now
 
-    def look(self) -> None:
-        """Show, in a terminal, how far a run is that another process leads: as far as its events say."""
+    def show_progress(self) -> None:
+        """Show in a terminal, from its events, how far a run is that another process leads."""
         running = [a for a in self._run().open_attempts() if a.first_step_at is not None]
         if running and self.screen.is_terminal:
             speeds = [e.images_per_s for e in self._events[-200:] if isinstance(e, ev.Progress)]

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cli.console import confirm, require_terminal
 from orchestrator.cloud.base import MANAGED_TAG, Cloud
 from orchestrator.cloud.connect import EMBEDDED_TITLE, embedded_endpoint, regions_for
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH, wrapped
-from orchestrator.plan.validators import check_amount
+from orchestrator.plan.validators import check_amount, check_cloud
 from orchestrator.runs.home import home_from_environment, make_home
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def _stack(args: argparse.Namespace, name: str) -> Iterator[tuple[Stack, Cloud]]
     from orchestrator.cloud.aws import AwsCloud
     from orchestrator.cloud.aws.stack import Stack
 
-    cloud_name = args.cloud or "aws"
-    if cloud_name not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
+    cloud_name = check_cloud(args.cloud)
     regions = regions_for(cloud_name, tuple(args.region or ()), args.profile)
     if len(regions) != 1:
         raise SpecError(f"--region: a stack is in one region, not in {', '.join(regions)}")
@@ -237,13 +236,9 @@ def _plan(name: str, bucket: str, is_there: bool, held: Any, with_data: bool) ->
 def _agreed(plan: list[str], args: argparse.Namespace) -> bool:
     if args.yes:
         return True
-    if not sys.stdin.isatty():
-        raise SpecError("teardown asks before it removes anything, and here is no terminal to ask on; add -y")
+    require_terminal()
     print("To be removed:", *plan, sep="\n  ")
-    try:
-        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-    except (EOFError, KeyboardInterrupt):
-        return False
+    return confirm("Remove it?", default=False)
 
 
 def check_nothing_runs(machines: Iterable[str]) -> None:

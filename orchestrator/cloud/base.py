@@ -15,7 +15,7 @@ from orchestrator.market.pools import Pool, PricePoint
 RUN_TAG = "pixel-orch:run"
 ATTEMPT_TAG = "pixel-orch:attempt"
 MANAGED_TAG = "pixel-orch:managed"
-OWNER_TAG = "pixel-orch:home"  # which store knows the run: `sweep` names runs of other homes instead of ending them
+OWNER_TAG = "pixel-orch:home"  # which store knows the run: `cleanup` names runs of other homes instead of ending them
 
 InstanceState = Literal["pending", "running", "shutting-down", "terminated", "stopping", "stopped"]
 

@@ -259,7 +259,7 @@ class Engine:
         if failure is not None:
             raise failure
         if state == "STOPPED" and self._limit_is_reached:
-            raise BudgetError(reason)
+            raise BudgetError(reason, is_budget="budget" in reason)
         if state in ("CANCELLED", "STOPPED"):
             raise Cancelled(reason)
         return self.state()
@@ -758,7 +758,7 @@ class Engine:
         regions = {request.region for request in self.state().requests} | set(self.renter.regions_opened)
         if left:
             reason = (
-                f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch sweep`; {self._alone()}"
+                f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch cleanup`; {self._alone()}"
             ).lstrip("; ")
         else:
             self.reaper.close_doors(regions)

@@ -160,10 +160,11 @@ class Renter:
         if too_little:
             if group[0].market == "spot" and engine.spec.max_price_usd_h is None:
                 too_little += " (a spot price may rise to on-demand unless --max-price caps it)"
-            raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {engine.spec.run} --budget MORE")
+            more = f"pixel-orch launch --resume {engine.spec.run} --budget MORE"
+            raise BudgetError(too_little, is_budget=True, next_step=more)
         over = limits.reached(engine.spec.limits, attempts, led_since=state.led_since, heard_at=now, now=now)
         if over:
-            raise BudgetError(f"{over}; go on with: pixel-orch launch --resume {engine.spec.run}")
+            raise BudgetError(over, next_step=f"pixel-orch launch --resume {engine.spec.run}")
 
     def _cap_usd_h(self, group: Sequence[Offer]) -> Decimal:
         return max(limits.price_cap_usd_h(self.engine.spec, offer) for offer in group)
@@ -211,7 +212,7 @@ class Renter:
         asked = self.engine.spec.ssh_cidr
         cidr = None if asked == NOBODY else asked or self.engine.cloud.caller_cidr()
         if region not in self.regions_opened or self._admitted.get(region) != cidr:
-            door = self.engine.plan.door(region)
+            door = self.engine.plan.security_group(region)
             self.regions_opened[region] = self.engine.cloud.open_door(region, door, cidr)
             self._admitted[region] = cidr
         return self.regions_opened[region]

@@ -1,6 +1,6 @@
 """Ending machines: ask, wait until they are gone, write down who ended them and at what price they ran.
 
-Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `sweep` finds it by its
+Every exit path of the engine goes through `Reaper.end_all`. What it cannot end it names, and `cleanup` finds it by its
 tag.
 """
 
@@ -213,7 +213,7 @@ class Reaper:
                 asked.add(attempt.instance_id)
 
     def close_doors(self, regions: set[str]) -> None:
-        """Remove the security groups; one that cannot be removed costs nothing and is left to `sweep`."""
+        """Remove the security groups; one that cannot be removed costs nothing and is left to `cleanup`."""
         for region in regions:
             try:
                 self.cloud.close_door(region, self.run)

@@ -33,11 +33,11 @@ def preflight(plan: Plan, cloud: Cloud) -> Plan:
         CloudError: EC2 would refuse the request as it is.
     """
     first = plan.offers[0]
-    rehearsals = [plan.door(first.pool.region), rehearsal(plan, first)]
+    dry_runs = [plan.security_group(first.pool.region), launch_dry_run(plan, first)]
     keys = sorted({(o.pool.region, catalog.find(o.pool.instance_type).quota_family, o.market) for o in plan.offers})
     with ThreadPoolExecutor(max_workers=4) as pool:
         limits = pool.map(lambda key: _limit(cloud, *key), keys)
-        answers = pool.map(cloud.rehearse, rehearsals)
+        answers = pool.map(cloud.rehearse, dry_runs)
         limit_vcpus = dict(zip(keys, limits, strict=True))
         list(answers)
     fitting = tuple(offer for offer in plan.offers if _fits(offer, limit_vcpus))
@@ -46,7 +46,7 @@ def preflight(plan: Plan, cloud: Cloud) -> Plan:
     return replace(plan, offers=fitting)
 
 
-def rehearsal(plan: Plan, offer: Offer) -> Call:
+def launch_dry_run(plan: Plan, offer: Offer) -> Call:
     """Return the RunInstances of an offer as it can be sent as a DryRun: its security group is not made yet."""
     call = plan.launch(offer, 1, 1, "", user_data("", "", "", 1))
     parameters = {k: v for k, v in call.parameters.items() if k not in ("SecurityGroupIds", "ClientToken", "UserData")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cloud.base import Call
+from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
 from orchestrator.formatting import WIDTH, counted, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
-from orchestrator.plan.planner import make_plan
+from orchestrator.plan.launch_preparation import LaunchRequest, check_account
+from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
 from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
@@ -96,18 +98,51 @@ class Draft:
         return "\n".join(lines)
 
 
-def draft(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree) -> Draft:
-    """Ask for prices, image and address, and return what a launch would do.
+@dataclass(frozen=True)
+class DryRun:
+    """What a launch would do, or (`--sync-dry-run`) would send: for programs and for people."""
 
-    The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
+    run: str
+    details: dict[str, Any]
+    text: str
+
+
+def dry_run(request: LaunchRequest, home: Path) -> DryRun:
+    """Ask for prices, image and address, and return what `launch` would do. Nothing is created.
+
+    The embedded cloud that answers for the prices lives in a folder of its own, and is removed with it.
+
+    Raises:
+        SpecError: it cannot work as asked.
+        CloudError: the cloud does not answer.
     """
+    check_account(request.spec)
+    with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as folder:
+        drafted = _draft(request, home, Path(folder) if request.spec.is_embedded else home)
+    return DryRun(request.spec.run, drafted.as_json(), drafted.as_text())
+
+
+def sync_dry_run(request: LaunchRequest) -> DryRun:
+    """Return what `launch` would send."""
+    return DryRun(request.spec.run, tree_json(request.tree), tree_text(request.tree))
+
+
+def _draft(request: LaunchRequest, home: Path, cloud_home: Path) -> Draft:
+    spec = request.spec
     with cloud_of(spec, cloud_home) as cloud:
-        plan = make_plan(spec, cloud, home_id(home, write=False))
+        plan = make_plan(spec, cloud, home_id(home, write=False), images_per_s=measured_speeds(home, spec))
         cidr = OWN_ADDRESS
         if spec.ssh_cidr is None:
-            with suppress(CloudError):  # no way to the internet but to AWS: the placeholder says what will be asked for
+            with suppress(CloudError):  # AWS answers and the address service does not: the placeholder stands for it
                 cidr = cloud.caller_cidr()
-        return Draft(plan, cloud.title, cidr, tree)
+        return Draft(plan, cloud.title, cidr, request.tree)
+
+
+def title_of(cloud: Cloud, spec: RunSpec) -> str:
+    """Return where a run is, for people."""
+    if spec.is_embedded:
+        return "the embedded cloud (on this machine; nothing is billed)"
+    return f"{cloud.title} {', '.join(spec.regions)}"
 
 
 def unused_gpus(plan: Plan) -> list[str]:

@@ -35,6 +35,11 @@ class Plan:
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
     images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
 
+    @property
+    def is_ranked_by_value(self) -> bool:
+        """Whether the offers are in the order of measured dollars per image: every type was measured."""
+        return bool(self.images_per_s) and all(offer.pool.instance_type in self.images_per_s for offer in self.offers)
+
     def login_user(self, region: str) -> str:
         """Return who logs in on the image of that region."""
         return self.spec.login_user or self.images.get(region, Image("")).login_user
@@ -43,7 +48,7 @@ class Plan:
         """Return the size of the root disk: what was asked for, but not less than the image needs."""
         return max(self.spec.disk_gib, self.images.get(region, Image("")).least_disk_gib)
 
-    def door(self, region: str) -> Call:
+    def security_group(self, region: str) -> Call:
         """Return the request for the security group. Its one rule admits SSH from the caller's address."""
         parameters: dict[str, Any] = {
             "GroupName": f"pixel-orch-{self.spec.run}",
@@ -185,7 +190,7 @@ class Plan:
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
         doors: list[Call] = []
         for region in regions:
-            doors.append(self.door(region))
+            doors.append(self.security_group(region))
             admitted = self.spec.ssh_cidr or cidr
             if admitted != NOBODY:
                 doors.append(admission(region, LATER_GROUP, admitted))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.cloud.aws.s3 import S3Home
 
 
-def settled(spec: RunSpec, home: Path) -> RunSpec:
+def resolved(spec: RunSpec, home: Path) -> RunSpec:
     """Return the spec with what only AWS knows of its second home: that the bucket is usable, its region, the role.
 
     Raises:
@@ -30,7 +30,7 @@ def settled(spec: RunSpec, home: Path) -> RunSpec:
             return spec.model_copy(update={"instance_profile": spec.instance_profile or _standing_profile(spec, home)})
         return spec
     profile = spec.instance_profile or _standing_profile(spec, home)
-    place = second_home(spec, home)
+    place = remote_store_of(spec, home)
     region = place.check() if place is not None else ""
     if profile is None:
         raise SpecError(
@@ -61,7 +61,7 @@ def _standing_profile(spec: RunSpec, home: Path) -> str | None:
     return DEFAULT_NAME if has_profile(DEFAULT_NAME, endpoint=_endpoint_of(spec, home), profile=spec.profile) else None
 
 
-def second_home(spec: RunSpec, home: Path) -> S3Home | None:
+def remote_store_of(spec: RunSpec, home: Path) -> S3Home | None:
     """Return the run's place in S3, None if it has none."""
     if spec.bucket is None:
         return None

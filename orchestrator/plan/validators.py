@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Literal
 
 from model.config import REGISTRY, TrainConfig, checked
 from model.errors import DataError
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
+
+CloudName = Literal["aws", "local"]
 
 BUCKET_GRAMMAR = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 
@@ -20,6 +23,19 @@ PROFILE_GRAMMAR = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
+
+
+def check_cloud(name: str | None) -> CloudName:
+    """Return the name of a cloud; AWS if none is given.
+
+    Raises:
+        SpecError: there is no such cloud.
+    """
+    if name is None or name == "aws":
+        return "aws"
+    if name == "local":
+        return "local"
+    raise SpecError(f"--cloud: unknown cloud {name!r}; use aws, or local for the embedded cloud")
 
 
 def check_instances(text: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from orchestrator.errors import AccessError, CapacityError, CloudError, QuotaErr
 from orchestrator.host.shell import make_key_pair
 from orchestrator.market import offers
 from orchestrator.market.pools import Pool
-from orchestrator.plan.preflight import rehearsal
+from orchestrator.plan.preflight import launch_dry_run
 from orchestrator.plan.requests import Plan, user_data
 from orchestrator.runs.spec import RunSpec
 from tests.memory import MemoryCloud, VirtualClock
@@ -48,7 +48,7 @@ class World:
 
     def call(self, turn: int = 1, attempt: int = 1, place: int = 0) -> Call:
         """Return a RunInstances for an offer."""
-        group = self.cloud.open_door("us-east-1", self.plan.door("us-east-1"), self.cloud.caller_cidr())
+        group = self.cloud.open_door("us-east-1", self.plan.security_group("us-east-1"), self.cloud.caller_cidr())
         return self.plan.launch(self.plan.offers[place], attempt, turn, group, self.user_data)
 
     user_data = user_data(*make_key_pair("host"), make_key_pair("run")[1], 30)
@@ -189,7 +189,7 @@ def test_refusals_have_the_right_type_and_leave_no_instance(place: World, code: 
 
 
 def test_the_door_is_made_once_and_closing_it_twice_is_no_error(place: World) -> None:
-    door, cidr = place.plan.door("us-east-1"), place.cloud.caller_cidr()
+    door, cidr = place.plan.security_group("us-east-1"), place.cloud.caller_cidr()
     assert place.cloud.open_door("us-east-1", door, cidr) == place.cloud.open_door("us-east-1", door, cidr)
     place.cloud.close_door("us-east-1", "contract")
     place.cloud.close_door("us-east-1", "contract")
@@ -209,7 +209,7 @@ def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_win
 
 
 def _fleet(place: World, attempt: int = 1, turn: int = 1) -> tuple[Call, Call]:
-    group = place.cloud.open_door("us-east-1", place.plan.door("us-east-1"), place.cloud.caller_cidr())
+    group = place.cloud.open_door("us-east-1", place.plan.security_group("us-east-1"), place.cloud.caller_cidr())
     return place.plan.fleet(place.plan.offers, attempt, turn, group, place.user_data)
 
 
@@ -245,8 +245,8 @@ def test_what_is_asked_before_a_launch_has_an_answer(place: World) -> None:
     assert place.cloud.image("us-east-1", image.image_id).image_id == image.image_id
     assert place.cloud.network("us-east-1", ()).subnets == {}
     assert (place.cloud.quota_vcpus("us-east-1", "L-7212CCBC") or 0) > 4
-    place.cloud.rehearse(place.plan.door("us-east-1"))
-    place.cloud.rehearse(rehearsal(place.plan, place.plan.offers[0]))
+    place.cloud.rehearse(place.plan.security_group("us-east-1"))
+    place.cloud.rehearse(launch_dry_run(place.plan, place.plan.offers[0]))
     assert place.cloud.instances("contract") == [i for i in place.cloud.instances("contract") if i.is_gone]
 
 
@@ -267,7 +267,7 @@ def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_
     networks = {"us-east-1": cloud.network("us-east-1", spec.subnets)}
     offered = tuple(o for o in place.plan.offers if o.pool.zone == subnet["AvailabilityZone"])
     plan = replace(place.plan, spec=spec, offers=offered, networks=networks)
-    group = cloud.open_door("us-east-1", plan.door("us-east-1"), cloud.caller_cidr())
+    group = cloud.open_door("us-east-1", plan.security_group("us-east-1"), cloud.caller_cidr())
     template, fleet = plan.fleet(plan.offers, 1, 7, group, place.user_data)
     instance = cloud.launch(fleet, template)
     assert instance.zone == subnet["AvailabilityZone"]

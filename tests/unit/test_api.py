@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import orchestrator
-from orchestrator.cli import launch as launching
 from orchestrator.cli.main import main
 from orchestrator.errors import SpecError
+from orchestrator.plan import preview
 from orchestrator.runs.spec import NAME_GRAMMAR
 from tests.memory import MemoryCloud, VirtualClock
 
@@ -23,7 +23,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path / "home"))
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    monkeypatch.setattr(launching, "cloud_of", lambda spec, home: nullcontext(MemoryCloud(VirtualClock())))
+    monkeypatch.setattr(preview, "cloud_of", lambda spec, home: nullcontext(MemoryCloud(VirtualClock())))
     return tmp_path
 
 
@@ -69,3 +69,34 @@ def test_a_dry_run_of_what_is_sent_is_a_result_with_the_files(at_home: Path, cap
 def test_a_command_is_a_list_of_words(at_home: Path) -> None:
     with pytest.raises(SpecError, match=r"give its words in a list: \['python', 'a.py'\]"):
         planned(workdir=".", command="python a.py")
+
+
+def test_the_api_refuses_as_the_command_does(at_home: Path) -> None:
+    with pytest.raises(SpecError, match="unknown instance type"):
+        orchestrator.launch(instance="p2.xlrage", cloud="local")
+    with pytest.raises(SpecError, match="unknown option bugdet"):
+        orchestrator.launch(instance="p2.xlarge", cloud="local", bugdet=3)
+    with pytest.raises(SpecError, match="no run is called"):
+        orchestrator.result("nobody")
+    assert not (at_home / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_api_launches_and_returns_what_came_of_it(at_home: Path, tmp_path: Path, capfd: Any) -> None:
+    tiny = Path(__file__).parents[1] / "scenarios" / "tiny_trainer.py"
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "train.py").write_text(tiny.read_text())
+    run = orchestrator.launch(
+        instance=["p2.xlarge", "g2.2xlarge"],
+        cloud="local",
+        workdir=tmp_path / "work",
+        command=["python3", "train.py", "20", "0.02"],
+        env={"A": "b c"},
+        strategy="any",
+        quiet=True,
+    )
+    assert (run.ok, run.steps) == (True, 20)
+    assert run.checkpoint is not None
+    assert run.checkpoint.name == "checkpoint-20.pt"
+    assert orchestrator.result(run.run) == run
+    assert capfd.readouterr().out == ""

@@ -512,7 +512,7 @@ def test_credentials_that_expire_are_told_of_before_and_end_in_an_instance_that_
     assert max(state.checkpoints) == 100, "the training went on over SSH, and everything is home"
     assert state.state == "SUCCEEDED"
     assert "ends itself within 30 min" in state.reason
-    assert "sweep" in state.reason
+    assert "pixel-orch cleanup" in state.reason
 
 
 # -- where our own address, the quota, and the line are the trouble

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import bench as benching
-from orchestrator.cli import check as checking
-from orchestrator.cli import setup as standing
+from orchestrator.cli import bench, check, setup
 from orchestrator.cli.flags import EXAMPLES, parser
 from orchestrator.cli.main import main
+from orchestrator.plan.settings import spec_from
 from orchestrator.runs.events import InstanceStarted
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
@@ -69,7 +68,7 @@ BAD = [
     ([*GOOD, "--max-price", "-1"], "--max-price"),
     ([*GOOD, "--max-price", "nan"], "--max-price"),
     ([*GOOD, "--max-price", "cheap"], "--max-price"),
-    ([*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"], "--max-price is for --spot"),
+    ([*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"], "on-demand prices are fixed; drop --max-price or use --spot"),
     ([*GOOD, "--region", "us-eats-1"], "did you mean us-east-1"),
     (["launch", "--cloud", "gcp", "--instance", "p2.xlarge", "--spot", "-y"], "unknown cloud 'gcp'"),
     ([*GOOD, "-n", "Bad Name"], "is not a run's name"),
@@ -141,7 +140,7 @@ BAD = [
     ([*GOOD, "-f", "."], "cannot read ."),
     ([*GOOD, "--bogus"], "--bogus; pixel-orch launch --help lists the flags"),
     ([*GOOD, "--max-prize", "1"], "did you mean --max-price?"),
-    ([*GOOD, "train.py"], "a program of your own stands behind --"),
+    ([*GOOD, "train.py"], "the command of your own program follows --"),
     (["frobnicate"], "there is no command 'frobnicate'; pixel-orch --help"),
     (["lauch"], "there is no command 'lauch'; did you mean launch?"),
     (["status", "--outptu", "json"], "did you mean --output?"),
@@ -159,10 +158,10 @@ BAD = [
     (["down", "no*", "-y"], "no run matches"),
     (["down"], "name a run"),
     (["report", "nobody"], "no run is called nobody"),
-    (["sweep", "--cloud", "mars"], "unknown cloud 'mars'"),
+    (["cleanup", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["check", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["status", "--", "x"], "takes nothing after --"),
-    (["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot"], "add -y"),
+    (["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot"], "stdin is not a terminal; pass -y"),
     (["launch", "--instance", "p2.xlarge", "--spot"], "no AWS credentials found"),
     (["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"], "no AWS credentials found"),
 ]
@@ -211,15 +210,13 @@ def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.Capt
 
 
 def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.plan.settings import spec_from
-
     Path("run.yaml").write_text(
         "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"
         "env: {A: 1}\nname: from-file\n"
     )
     words = ["launch", "-f", "run.yaml", "--spot", "--steps", "70", "--set", "seed=4", "--env", "B=x=y", "-n", "mine"]
     args: argparse.Namespace = parser().parse_args(words)
-    spec = spec_from(args, [])
+    spec = spec_from(vars(args), [])
     assert spec.trainer is not None
     assert (spec.run, spec.market, spec.instances) == ("mine", "spot", ("g4dn.xlarge", "g5.xlarge"))
     assert (spec.trainer.steps, spec.trainer.seed, spec.trainer.hidden) == (70, 4, 8)
@@ -280,11 +277,11 @@ def test_the_help_of_all_and_of_a_command_within_a_command_too() -> None:
 
 def test_what_check_and_setup_say_keeps_to_80_columns() -> None:
     says = "ami-08b0b07f1ceccf87d Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101, user ubuntu"
-    first, *more = checking._lines("ok       us-east-1 image  ", says)
+    first, *more = check.finding_lines("ok       us-east-1 image  ", says)
     assert len(first) <= 80
     assert more
     assert all(line.startswith(" " * 26) and len(line) <= 80 for line in more)
-    assert max(map(len, standing.AT_REST.splitlines())) <= 80
+    assert max(map(len, setup.AT_REST.splitlines())) <= 80
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -314,7 +311,7 @@ def test_a_model_of_the_users_own_is_not_taken_for_ours(at_home: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert "the wrong one" not in shown.stdout
     assert "--checkpoint" in shown.stdout
@@ -328,7 +325,7 @@ def test_an_empty_store_is_said(at_home: Path, capsys: pytest.CaptureFixture[str
     assert main(["report"]) == 0
     assert "no runs yet" in capsys.readouterr().out
     assert main(["down", "-a", "-y"]) == 0
-    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert main(["cleanup", "--cloud", "local", "-y"]) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -387,7 +384,7 @@ def test_a_bench_passes_on_what_launch_takes(at_home: Path) -> None:
     Path("run.yaml").write_text("budget: 3\ndisk-size: 200\n")
     words = ["bench", "-t", "g4dn.xlarge", "--spot", "--cloud", "local", "-f", "run.yaml", "--env", "A=b c"]
     words += ["--max-price", "0.4", "--ami", "ami-1", "--subnet", "subnet-0000000000000000a"]
-    child = benching._child(at_home / "home", "b", "g4dn.xlarge", parser().parse_args(words), [], share=2)
+    child = bench.prepare_child(at_home / "home", "b", "g4dn.xlarge", parser().parse_args(words), [], share=2)
     spec = child.spec
     assert (spec.env, spec.ami, spec.disk_gib) == ({"A": "b c"}, "ami-1", 200)
     assert (spec.max_price_usd_h, spec.subnets) == (Decimal("0.4"), ("subnet-0000000000000000a",))

@@ -128,7 +128,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
         view = RunView(Screen(stream, clock.now), 900, clock)
         for event in store.events():
             view.event(event)
-        view.look()
+        view.show_progress()
     assert "step 140/900" in terminal.getvalue().rpartition("\n")[2]
     assert "900 images/s" in terminal.getvalue()
     assert "step 140" not in pipe.getvalue()
@@ -136,7 +136,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
     for event in [*store.events(), InstanceEnded(at=BORN + 201, attempt=1, instance_id="i-1", ended_at=BORN + 201,
                                                  ended_by="pixel-orch", reason="")]:  # fmt: skip
         view.event(event)
-    view.look()
+    view.show_progress()
     assert terminal.getvalue().endswith("is gone (ended by us)\n"), "nothing trains any more"
 
 

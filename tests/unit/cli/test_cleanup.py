@@ -1,4 +1,4 @@
-"""`sweep`: what is billed though nobody leads it is shown, and ended only when told."""
+"""`cleanup`: what is billed though nobody leads it is shown, and ended only when told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 
-SWEEP = ["sweep", "--region", "us-east-1"]
+SWEEP = ["cleanup", "--region", "us-east-1"]
 
 
 class Left:
@@ -67,7 +67,7 @@ def test_it_lists_what_is_billed_and_ends_nothing(left: Left, home: Path, capsys
     assert "i-1" in out
     assert "g5.2xlarge" in out
     assert "left alone: i-2" in out
-    assert "sweep -y ends it" in out
+    assert "cleanup -y ends it" in out
     assert err == ""
     assert left.found["i-1"].state == "running"
 
@@ -98,8 +98,8 @@ def test_a_run_of_an_embedded_cloud_that_is_gone_is_listed_too(
     spec = RunSpec(run="lost", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
     store = RunStore.create(home, spec)
     store.append(RunCreated(at=1.0, run="lost", cloud="embedded cloud"))
-    assert main(["sweep", "--cloud", "local"]) == 1
-    assert "runs that nobody leads: lost" in capsys.readouterr().out
+    assert main(["cleanup", "--cloud", "local"]) == 1
+    assert "runs that no process leads: lost" in capsys.readouterr().out
     assert not store.state().is_final
-    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert main(["cleanup", "--cloud", "local", "-y"]) == 0
     assert store.state().state == "CANCELLED"

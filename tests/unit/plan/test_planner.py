@@ -20,7 +20,7 @@ from orchestrator.market import catalog
 from orchestrator.market.offers import ranked_by_value
 from orchestrator.plan.job import torch_has_kernels
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.preflight import QUOTA_CODES, preflight, rehearsal
+from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run, preflight
 from orchestrator.plan.preview import Draft
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.spec import Limits, RunSpec
@@ -61,7 +61,7 @@ def test_measured_value_wins_over_price_where_every_type_was_measured(cloud: Mem
 def test_a_subnet_narrows_the_zones_and_stands_in_the_requests(cloud: MemoryCloud) -> None:
     plan = planned(cloud, subnets=SUBNETS)
     assert {offer.pool.zone for offer in plan.offers} == {"us-east-1a", "us-east-1b"}
-    assert plan.door("us-east-1").parameters["VpcId"] == "vpc-1"
+    assert plan.security_group("us-east-1").parameters["VpcId"] == "vpc-1"
     parameters = plan.launch(plan.offers[0], 1, 1, "sg-1", "data").parameters
     assert "Placement" not in parameters
     (interface,) = parameters["NetworkInterfaces"]
@@ -87,7 +87,7 @@ def test_a_zone_without_a_default_subnet_is_left_out(cloud: MemoryCloud, monkeyp
 def test_the_users_tags_are_on_everything_and_cannot_replace_ours(cloud: MemoryCloud) -> None:
     plan = planned(cloud, tags={"team": "vision", "Name": "mine"}, strategy="any")
     template, fleet = plan.fleet(plan.offers, 1, 1, "sg-1", "data")
-    requests = [plan.door("us-east-1"), plan.launch(plan.offers[0], 1, 1, "sg-1", "data"), template, fleet]
+    requests = [plan.security_group("us-east-1"), plan.launch(plan.offers[0], 1, 1, "sg-1", "data"), template, fleet]
     for request in requests:
         for kind in request.parameters["TagSpecifications"]:
             tags = {tag["Key"]: tag["Value"] for tag in kind["Tags"]}
@@ -118,7 +118,7 @@ def test_a_quota_that_may_not_be_read_is_left_to_ec2(cloud: MemoryCloud, monkeyp
     assert preflight(planned(cloud), cloud).offers == planned(cloud).offers
 
 
-def test_a_policy_that_forbids_the_launch_is_found_by_the_rehearsal(
+def test_a_policy_that_forbids_the_launch_is_found_by_a_dry_run(
     cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Call] = []
@@ -137,7 +137,7 @@ def test_a_policy_that_forbids_the_launch_is_found_by_the_rehearsal(
 def test_a_rehearsal_names_no_group_that_is_not_there_yet(cloud: MemoryCloud) -> None:
     for private in (False, True):
         plan = planned(cloud, is_private=private, subnets=SUBNETS)
-        parameters = rehearsal(plan, plan.offers[0]).parameters
+        parameters = launch_dry_run(plan, plan.offers[0]).parameters
         assert "SecurityGroupIds" not in parameters
         assert all(not interface["Groups"] for interface in parameters.get("NetworkInterfaces", []))
         assert "UserData" not in parameters

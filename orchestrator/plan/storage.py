@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cloud.connect import _client_settings, start_embedded
+from orchestrator.cloud.connect import client_settings, start_embedded
 from orchestrator.errors import CloudError, SpecError
 from orchestrator.runs.spec import RunSpec
 
@@ -65,15 +65,17 @@ def remote_store_of(spec: RunSpec, home: Path) -> S3Home | None:
     """Return the run's place in S3, None if it has none."""
     if spec.bucket is None:
         return None
+    from orchestrator.cloud.aws.s3 import S3Home
 
     return S3Home(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def s3_files(spec: RunSpec, home: Path, bucket: str) -> S3Home:
     """Return a bucket's files, whether or not they are this run's."""
+    from orchestrator.cloud.aws.s3 import S3Home
 
     return S3Home(bucket, "", endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:
-    return _client_settings(start_embedded(home)) if spec.is_embedded else {}
+    return client_settings(start_embedded(home)) if spec.is_embedded else {}

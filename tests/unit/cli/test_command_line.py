@@ -68,7 +68,10 @@ BAD = [
     ([*GOOD, "--max-price", "-1"], "--max-price"),
     ([*GOOD, "--max-price", "nan"], "--max-price"),
     ([*GOOD, "--max-price", "cheap"], "--max-price"),
-    ([*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"], "on-demand prices are fixed; drop --max-price or use --spot"),
+    (
+        [*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"],
+        "on-demand prices are fixed",
+    ),
     ([*GOOD, "--region", "us-eats-1"], "did you mean us-east-1"),
     (["launch", "--cloud", "gcp", "--instance", "p2.xlarge", "--spot", "-y"], "unknown cloud 'gcp'"),
     ([*GOOD, "-n", "Bad Name"], "is not a run's name"),

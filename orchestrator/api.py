@@ -1,4 +1,4 @@
-"""`orchestrator.launch(...)`: what the command line does, for a program of one's own."""
+"""`orchestrator.launch(...)`: `pixel-orch launch` as a function."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from orchestrator.runs.store import RunStore
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `details` is the object that `pixel-orch launch -o json` prints.
+    """The result of a run. `details` is the object that `pixel-orch launch -o json` prints.
 
     Of a dry run it is the plan that `launch --dry-run -o json` prints: `requests`, `offers` and so on.
     """
@@ -69,27 +69,27 @@ def launch(
     quiet: bool = False,
     **flags: Any,
 ) -> RunResult:
-    """Launch a run, lead it to its end, and return what it came to. Rents without asking, as `-y` does.
+    """Launch a run, lead it to its end, and return its result. Rents without asking, as `-y` does; works in any thread.
 
     Args:
         instance: EC2 type, or several in order of preference.
         spot: the spot market; False for on-demand.
         cloud: "aws", or "local" for the embedded cloud.
-        name: the run's name; made up if None.
-        command: of a program of your own, which runs in `workdir`; empty for the bundled trainer.
+        name: name of the run; generated if None.
+        command: of your own program, which runs in `workdir`; empty for the bundled trainer.
         workdir: the folder to send.
-        settings: of the bundled trainer, e.g. `{"model": "row-lstm", "steps": 1000}`.
+        settings: of the bundled trainer, for example `{"model": "row-lstm", "steps": 1000}`.
         env: variables for the trainer.
-        budget_usd: where the run stops, saved and resumable.
+        budget_usd: stop, saved and resumable, before more than this is billed.
         region: one or several; the configured one by default.
-        detach: return as soon as a process in the background leads the run.
+        detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
         flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
             `dry_run=True` nothing is created: `state` is PLANNED and `details` is the plan, which is also printed to
             standard error unless `quiet`. `sync_dry_run=True` does the same for the files that would be sent.
 
     Raises:
-        SpecError: it cannot work as asked; nothing was created.
+        SpecError: the settings cannot work; nothing was created.
         PixelOrchError: AWS refused before anything was rented. A run that fails later is a result, not an error.
     """
     unknown = sorted(set(flags) - LAUNCH_SETTINGS)
@@ -154,7 +154,7 @@ def _to_standard_error(text: str) -> None:
 
 
 def result(run: str) -> RunResult:
-    """Return what a run of this home has come to so far.
+    """Return the result so far of a run of this home.
 
     Raises:
         SpecError: there is no such run.

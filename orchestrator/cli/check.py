@@ -1,5 +1,4 @@
-"""Before money is spent: credentials, region, image, network, quotas and permissions, asked of AWS without creating
-anything. `check` prints all of it; `launch` asks the same and stops at what is certain to fail."""
+"""`check`: credentials, region, image, network, quotas and permissions. Nothing is created."""
 
 from __future__ import annotations
 
@@ -24,12 +23,12 @@ from orchestrator.plan.validators import check_cloud, check_instances
 from orchestrator.runs.home import home_from_environment, make_home
 from orchestrator.runs.spec import RunSpec
 
-LOOK_FOR = "g4dn.xlarge"  # whose quota `check` looks at if it is told no type: the smallest current GPU type
+DEFAULT_TYPE = "g4dn.xlarge"  # checked if no type is given: the smallest current GPU type
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -37,16 +36,10 @@ class Finding:
     is_needed: bool = True
 
 
-# -- what launch asks
-
-
-# -- what check prints
-
-
 def check(args: argparse.Namespace) -> int:
-    """Do `pixel-orch check`: what is there, what is missing, what to do about it. Nothing is created."""
+    """Do `pixel-orch check`: print what works, what is missing and what to do about it."""
     cloud_name = check_cloud(args.cloud)
-    instances = check_instances(args.instance or LOOK_FOR)
+    instances = check_instances(args.instance or DEFAULT_TYPE)
     found = [
         _try_out("home", lambda: f"{make_home(home_from_environment())} can be written"),
         _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
@@ -70,7 +63,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def finding_lines(head: str, says: str) -> list[str]:
-    """Break a finding at 80 columns; what is to be copied stays whole."""
+    """Wrap a finding at 80 columns; a command to copy is not broken."""
     indent = " " * len(head)
     return textwrap.wrap(head + says, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
@@ -113,7 +106,7 @@ def _offered(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:
     pools = [pool for pool in cloud.offerings(instances) if pool.region == region]
     missing = set(instances) - {pool.instance_type for pool in pools}
     if missing:
-        raise SpecError(f"{', '.join(sorted(missing))} is not offered here; choose another --region or type")
+        raise SpecError(f"{', '.join(sorted(missing))} is not offered in this region; choose another --region or type")
     zones = sorted({pool.zone for pool in pools})
     return f"{', '.join(instances)} in {', '.join(zones)}"
 
@@ -129,7 +122,7 @@ def _network_words(cloud: Cloud, region: str) -> str:
 
 
 def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple[str, ...]) -> Finding:
-    """Look at one quota. One market's may be 0 without harm, so that neither is needed by itself."""
+    """Check one quota. One market's may be 0, so that neither is required."""
     code = QUOTA_CODES[family, market]
     needs = min(catalog.find(name).vcpus for name in instances if catalog.find(name).quota_family == family)
     name = f"{region} quota"
@@ -138,7 +131,7 @@ def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple
     except CloudError as error:
         return Finding(name, False, str(error), is_needed=False)
     if limit is None:
-        return Finding(name, False, f"{code} ({family} {market}) cannot be read: allow servicequotas:Get*", False)
+        return Finding(name, False, f"{code} ({family} {market}) cannot be read; allow servicequotas:Get*", False)
     words = f"{code} ({family} {market}) {limit:.0f} vCPUs, {needs} needed"
     return Finding(name, limit >= needs, words, is_needed=False)
 
@@ -152,7 +145,7 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     cloud.rehearse(plan.security_group(region))
     cloud.rehearse(launch_dry_run(plan, offer))
     article = "an" if market == "on-demand" else "a"
-    return f"{article} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
+    return f"{article} {market} launch is permitted (DryRun of RunInstances and CreateSecurityGroup)"
 
 
 def _try_out(name: str, ask: Callable[[], object]) -> Finding:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def complete(every: argparse.ArgumentParser) -> None:
-    """Answer a shell that asks what may follow, and end."""
+    """Answer a shell that asks for completions, and exit."""
     import argcomplete
 
     from orchestrator.market import catalog
@@ -39,7 +39,7 @@ def _actions(every: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def completion(args: argparse.Namespace) -> int:
-    """Do `pixel-orch completion`: print the shell's part of it."""
+    """Do `pixel-orch completion`: print the shell code."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["pixel-orch"], shell=args.shell))

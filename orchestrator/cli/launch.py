@@ -32,7 +32,7 @@ from orchestrator.runs.home import home_from_environment
 
 
 def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
-    """Do `pixel-orch launch`; return the exit code."""
+    """Do `pixel-orch launch`."""
     home = home_from_environment()
     request = read_request(vars(args), command, home)
     screen = Screen(sys.stdout if args.output == "table" else sys.stderr)

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print.
+"""The entry point of `pixel-orch`: parse, call the command, turn errors into one line and an exit code.
 
-Heavy libraries are imported by the command that needs them, so `--help` stays quick.
+Each command is imported when it is called, so that `--help` stays quick.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TAKES_WORDS = ("launch", "ssh", "bench")  # those that a command of the user's o
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 asked for what cannot be, 130 broken off."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 invalid input, 130 interrupted."""
     _let_streams_write_anything()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in OF_THE_MODEL:
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as with `| head`
         return 0
-    except OSError as error:  # a full disk, a folder without rights: by then the machine has been ended
+    except OSError as error:  # a full disk, a folder without write access; the instance is terminated by then
         where = f" ({error.filename})" if error.filename else ""
         hint = "; free some space, then pixel-orch launch --resume" if error.errno == errno.ENOSPC else ""
         print(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}", file=sys.stderr)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _let_streams_write_anything() -> None:
-    """Keep a terminal or a pipe of a narrow encoding from ending a command over one letter."""
+    """Keep a character that the output's encoding lacks from ending a command."""
     narrow = [
         stream
         for stream in (sys.stdout, sys.stderr)
@@ -92,7 +92,7 @@ def _let_streams_write_anything() -> None:
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """Part our own words from those behind `--`, which are the user's."""
+    """Split our own arguments from those after `--`, which are the user's."""
     if "--" not in words:
         return words, None
     cut = words.index("--")
@@ -116,6 +116,6 @@ def _hand_over(words: list[str]) -> int:
         return error.exit_code
     os.environ["PIXEL_ORCH_PROG"] = "pixel-orch"
     sys.stdout.flush()
-    root = str(Path(__file__).parents[2])  # where `model` is installed beside us: a `model.py` of the user's is not it
+    root = str(Path(__file__).parents[2])  # our own `model`, not a `model.py` in the user's folder
     code = f"import runpy, sys; sys.path[0] = {root!r}; runpy.run_module('model', run_name='__main__', alter_sys=True)"
     return os.execv(sys.executable, [sys.executable, "-c", code, *words])  # noqa: S606  (our own module, by list)

@@ -18,7 +18,7 @@ from orchestrator.runs.store import RunStore
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Do `pixel-orch runs prune`: remove the folders of runs that are over, their checkpoints too."""
+    """Do `pixel-orch runs prune`: remove the folders of runs that are over, with their checkpoints."""
     home, now = home_from_environment(), SystemClock().now()
     chosen = _chosen(home, args, now)
     sizes = {store.run: _size_bytes(store.folder) for store in chosen}
@@ -31,7 +31,7 @@ def prune(args: argparse.Namespace) -> int:
         return 1
     removed = []
     for store in [] if args.dry_run else chosen:
-        with store.owned():  # nobody is about to resume it
+        with store.owned():  # no other process resumes it meanwhile
             shutil.rmtree(store.folder)
         removed.append(store.run)
     if is_quiet:
@@ -48,9 +48,9 @@ def prune(args: argparse.Namespace) -> int:
 def _chosen(home: Path, args: argparse.Namespace, now: float) -> list[RunStore]:
     """Return the runs to remove, the oldest first: over, matching, old enough, and not among the last to keep."""
     if not (args.runs or args.older_than or args.keep_last is not None):
-        raise SpecError("runs prune: say which: names or globs, --older-than 30d, or --keep-last 20")
+        raise SpecError("runs prune: name runs or globs, or give --older-than 30d or --keep-last 20")
     if args.keep_last is not None and args.keep_last < 0:
-        raise SpecError(f"--keep-last: {args.keep_last} is below 0; give how many of the newest to keep")
+        raise SpecError(f"--keep-last: {args.keep_last} is below 0; give the number of runs to keep")
     least_s = duration_s(args.older_than, flag="--older-than", example="30d") if args.older_than else 0.0
     every = RunStore.all(home)
     patterns = args.runs or ["*"]

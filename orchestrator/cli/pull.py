@@ -1,4 +1,4 @@
-"""Reaching a run's machine: pull, ssh, and an entry for one's own ssh."""
+"""`pull`: downloads the checkpoints and samples of a run that are not on this machine yet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
 
-def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
+def live_instance(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
+    """Return the last attempt whose instance is running now, None if there is none."""
     open_attempts = [a for a in store.state().open_attempts() if not a.lost_because]
     known = {i.instance_id: i for i in cloud.instances(store.run)}
     for attempt in reversed(open_attempts):
@@ -38,14 +39,14 @@ def _host(store: RunStore, attempt: Attempt, instance: Instance) -> Host:
 
 
 def pull(args: argparse.Namespace) -> int:
-    """Do `pixel-orch pull`: bring home what is not there yet; with --out copy the newest to a folder of one's own."""
+    """Do `pixel-orch pull`: download what is missing here; --out copies the newest to a folder."""
     home = home_from_environment()
     store = RunStore.open(home, args.run)
     spec = store.spec()
     fetched = 0
     if store.state().open_attempts() or spec.bucket:
         with cloud_of(spec, home) as cloud:
-            live = _live(store, cloud)
+            live = live_instance(store, cloud)
             fetched = _fetch_all(store, *live) if live else _fetch_from_s3(store, home)
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     if args.out:
@@ -60,9 +61,9 @@ def pull(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(answer))
     elif checkpoint is None:
-        print(f"{store.run}: no checkpoint has been written yet")
+        print(f"{store.run}: there is no checkpoint yet")
     else:
-        print(f"{store.run}: {fetched} new; the newest whole one at home:\n{checkpoint}")
+        print(f"{store.run}: {fetched} downloaded; the newest checkpoint:\n{checkpoint}")
     return 0
 
 
@@ -84,7 +85,7 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
 
 
 def _fetch_from_s3(store: RunStore, home: Path) -> int:
-    """Bring home the newest checkpoint of the second home, where there is one; return how many came."""
+    """Download the newest checkpoint of the remote store, if it has one; return how many were downloaded."""
     place, state = remote_store_of(store.spec(), home), store.state()
     have = {pulled.sha256 for pulled in state.checkpoints.values()}
     newest = place.checkpoints(most=1) if place is not None else []
@@ -116,4 +117,4 @@ def _copied(path: Path | None, folder: Path) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy2(path, folder / path.name))
     except OSError as error:
-        raise SpecError(f"--out: cannot write to {folder} ({error.strerror}); name a folder of yours") from None
+        raise SpecError(f"--out: cannot write to {folder} ({error.strerror}); name another folder") from None

@@ -36,7 +36,7 @@ CloudKey = tuple[str, tuple[str, ...], str | None]
 
 
 class Supervisor:
-    """Leads many runs to their ends."""
+    """Leads many runs, each in a thread."""
 
     def __init__(self, home: Path, say: Callable[[str], None], clock: Clock) -> None:
         self.home = home

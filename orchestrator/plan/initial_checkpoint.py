@@ -1,7 +1,7 @@
 """`launch --from`: a new run that begins with a checkpoint of another one, from a file or from S3.
 
-So a run goes on whose laptop is gone, or which is to train for longer. Before anything is rented the checkpoint is
-here, and is known to fit.
+It continues a run whose machine is lost, or trains it for longer. The checkpoint is downloaded and checked before
+anything is rented.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class InitialCheckpoint:
 
 
 def find_local(text: str, spec: RunSpec) -> InitialCheckpoint | None:
-    """Find the checkpoint that `--from` names; None if it is in S3.
+    """Return the checkpoint that `--from` names; None if it is in S3.
 
     Raises:
         SpecError: there is none, or it does not fit the run.
@@ -51,7 +51,7 @@ def find_local(text: str, spec: RunSpec) -> InitialCheckpoint | None:
 
 
 def fetch(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
-    """Fetch the checkpoint that `--from` names in S3.
+    """Download the checkpoint that `--from` names in S3.
 
     Raises:
         SpecError: there is none, or it does not fit the run.
@@ -67,13 +67,13 @@ def fetch(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
 
 
 def discard(checkpoint: InitialCheckpoint | None) -> None:
-    """Remove what was fetched for a launch that does not come about."""
+    """Remove what was downloaded for a launch that is not confirmed."""
     if checkpoint is not None and checkpoint.is_ours:
         shutil.rmtree(checkpoint.path.parent, ignore_errors=True)
 
 
 def adopt(store: RunStore, checkpoint: InitialCheckpoint) -> None:
-    """Make it the first checkpoint of a run, as if attempt 0 had brought it home.
+    """Make it the first checkpoint of a run, as if attempt 0 had saved it.
 
     Raises:
         SpecError: it cannot be copied.
@@ -121,7 +121,7 @@ def _local(text: str) -> InitialCheckpoint:
         )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     if match is None:
-        raise SpecError(f"--from: {path.name} does not say its step; a checkpoint is called checkpoint-<step>.pt")
+        raise SpecError(f"--from: {path.name} has no step in its name; rename it to checkpoint-<step>.pt")
     return InitialCheckpoint(path, path.name, int(match[1]), is_ours=False)
 
 
@@ -129,7 +129,7 @@ def _place(text: str) -> tuple[str, str]:
     """Return (bucket, prefix)."""
     place = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(\S+?)/*", text)
     if place is None:
-        raise SpecError(f"--from: {text!r} is no place in S3; give s3://BUCKET/PREFIX of a run, or of a checkpoint")
+        raise SpecError(f"--from: {text!r} is not an S3 URL; give s3://BUCKET/PREFIX of a run, or of a checkpoint")
     return place[1], place[2]
 
 
@@ -144,12 +144,12 @@ def _fetched(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
     folder = Path(tempfile.mkdtemp(prefix=".from-", dir=home))
     if not files.fetch(output, folder / output.name, key=key):
         shutil.rmtree(folder)
-        raise SpecError(f"--from: s3://{bucket}/{key} is not what its digest says: damaged; give an earlier one")
+        raise SpecError(f"--from: s3://{bucket}/{key} is damaged: its digest differs; give an earlier one")
     return InitialCheckpoint(folder / output.name, output.name, output.step, is_ours=True)
 
 
 def _check(checkpoint: InitialCheckpoint, spec: RunSpec) -> None:
-    """Refuse what the trainer would refuse, before anything is billed."""
+    """Refuse what the trainer would refuse."""
     if spec.trainer is None:
         return
     try:
@@ -157,12 +157,10 @@ def _check(checkpoint: InitialCheckpoint, spec: RunSpec) -> None:
     except CheckpointError as error:
         raise SpecError(f"--from: {error}") from None
     if peeked.step != checkpoint.step:
-        raise SpecError(
-            f"--from: {checkpoint.name} is the checkpoint of step {peeked.step} under another name; rename it"
-        )
+        raise SpecError(f"--from: {checkpoint.name} holds step {peeked.step}, not the step of its name; rename it")
     problem = network_mismatch(peeked.config, spec.trainer)
     if problem is not None:
-        raise SpecError(f"--from: {checkpoint.name} is of another network: {problem}")
+        raise SpecError(f"--from: {checkpoint.name} does not fit: {problem}")
     if checkpoint.step >= spec.trainer.steps:
         raise SpecError(
             f"--from: {checkpoint.name} is of step {checkpoint.step}, and --steps is {spec.trainer.steps}: "

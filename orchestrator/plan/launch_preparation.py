@@ -86,7 +86,7 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     """
     place = flags.get("start_from")
     if flags.get("resume") and place:
-        raise SpecError("--from begins a new run, --resume goes on with an old one; give one of the two")
+        raise SpecError("--from begins a new run, --resume continues an old one; give one of them")
     old = _resumable(home, flags["resume"]) if flags.get("resume") else None
     spec = resumed_spec(flags, command, old.spec()) if old else spec_from(flags, command)
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)
@@ -215,7 +215,7 @@ def _resumable(home: Path, run: str) -> RunStore:
     store = RunStore.open(home, run)
     state = store.state()
     if state.state == "SUCCEEDED":
-        raise SpecError(f"--resume: {run} has succeeded; there is nothing left to do")
+        raise SpecError(f"--resume: {run} has succeeded; there is nothing to resume")
     if not state.is_final:
         raise SpecError(f"--resume: {run} is {state.state}; pixel-orch attach {run} takes it over")
     return store

@@ -1,4 +1,4 @@
-"""The plan as a person or a program reads it: offers, requests, files; nothing is created."""
+"""What a launch would do, for people and for programs: offers, requests, files. Nothing is created."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def offer_rows(ranked: Sequence[Offer]) -> str:
         known = catalog.find(offer.pool.instance_type)
         gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
         rows.append([str(place), known.name, gpu, offer.pool.zone, price(offer.price_usd_h), offer.source])
-    rate = f"{ranked[0].market.upper()} $/H"  # a launch is of one market
+    rate = f"{ranked[0].market.upper()} $/H"  # all offers are of one market
     return table(["#", "TYPE", "GPU", "ZONE", rate, "PRICE FROM"], rows, right=f"# {rate}")
 
 
@@ -44,7 +44,7 @@ def tree_json(tree: sync.Tree) -> dict[str, Any]:
 
 
 def tree_text(tree: sync.Tree) -> str:
-    """Return the same for people, a file a line."""
+    """Return the same for people, one file a line."""
     size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
     return "\n".join([*tree.files, size])
 
@@ -55,11 +55,11 @@ class Draft:
 
     plan: Plan
     title: str  # of the cloud
-    cidr: str  # our address as the world sees it
+    cidr: str  # our public address
     tree: sync.Tree
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for programs; `requests` are what would be sent, in that order."""
+        """Return it for programs; `requests` are in the order in which they would be sent."""
         low, high = cost_ceiling(self.plan.offers)
         return {
             "run": self.plan.spec.run,
@@ -77,21 +77,21 @@ class Draft:
         spec, tree = self.plan.spec, self.tree
         low, high = cost_ceiling(self.plan.offers)
         lines = [f"Plan for {spec.run} on {self.title}; nothing is created.\n", offer_rows(self.plan.offers)]
-        order = "Requests, in this order; a RunInstances only if the one before it found no capacity:"
+        order = "Requests, in this order; a RunInstances is sent only if the one before it found no capacity:"
         lines += ["", filled(order)]
         for index, call in enumerate(self.plan.calls(self.cidr), 1):
             lines.append(f"{index}. {call.operation} ({call.region})")
             lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
         size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
         texts = [] if spec.is_embedded else [
-            "Where the image has no torch it is installed there: 2 to 3 GB, minutes that are billed."
+            "If the image has no torch, it is installed: 2 to 3 GB, some billed minutes."
         ]  # fmt: skip
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
-            texts.append(f"Checkpoints also go to {place}, by the role of the instance profile (pixel-orch setup).")
-        texts.append(f"Then: sync {size}, train, pull checkpoints, terminate, delete the security group.")
+            texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")
+        texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
-            f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report)."
+            f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."
         )
         for text in (*texts, *unused_gpus(self.plan)):
             lines += ["", filled(text)]
@@ -146,7 +146,7 @@ def title_of(cloud: Cloud, spec: RunSpec) -> str:
 
 
 def unused_gpus(plan: Plan) -> list[str]:
-    """Return a line that names the machines of which the bundled trainer leaves GPUs idle, if there are any."""
+    """Return a line that names the types of which the bundled trainer leaves GPUs idle, if there are some."""
     if plan.spec.trainer is None:
         return []
     names = dict.fromkeys(offer.pool.instance_type for offer in plan.offers)
@@ -158,7 +158,7 @@ def unused_gpus(plan: Plan) -> list[str]:
 
 
 def filled(text: str) -> str:
-    """Return prose broken at 80 columns."""
+    """Return a text wrapped at 80 columns."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,4 +1,4 @@
-"""From flags and a YAML file to a RunSpec. Flags win. Nothing is created here; every complaint is one line."""
+"""From flags and a YAML file to a RunSpec. Flags win. Nothing is created here; every error is one line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str]) -> RunSpec:
     cloud = check_cloud(given("cloud"))
     instance = given("instance")
     if instance is None:
-        raise SpecError("--instance is missing; name a type, for example --instance g4dn.xlarge (there is no default)")
+        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge")
     instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
     words = _unquoted(tuple(command) or _words(file.get("command")))
     include = tuple(_list(given("include", [])))
@@ -94,18 +94,18 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str]) -> RunSpec:
 
 
 def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec) -> RunSpec:
-    """Return the spec of a run that goes on: the old one, with what may change taken from the flags.
+    """Return the spec of a run that is resumed: the old one, with what may change taken from the flags.
 
     Raises:
-        SpecError: a flag would make another run of it.
+        SpecError: a flag changes what may not change.
     """
     fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare")
     for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
         if flags.get(key):
             flag = "--" + key.replace("_", "-")
-            raise SpecError(f"{flag}: {old.run} goes on as it was; only where, when and for how much may change")
+            raise SpecError(f"{flag}: cannot change when {old.run} is resumed; drop it")
     if command:
-        raise SpecError(f"--resume: {old.run} goes on with its own command; leave out what stands after --")
+        raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
     changes: dict[str, Any] = {}
     if flags.get("instance") is not None:
         changes["instances"] = check_instances(flags["instance"])
@@ -145,12 +145,12 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
         proxy, cidr = proxy or SSM_PROXY, cidr or NOBODY
     if given("private") and not cidr:
         raise SpecError(
-            "--private: from which addresses do you come there? Give --ssh-cidr 10.0.0.0/16 (the VPC's, the bastion's, "
-            "or the VPN's), or --via-ssm, which needs none"
+            "--private needs the network that connects to the instance: give --ssh-cidr 10.0.0.0/16 (of the VPC, the "
+            "bastion or the VPN), or --via-ssm"
         )
     strategy = given("strategy", "price")
     if strategy not in ("price", "any"):
-        raise SpecError(f"--strategy: {strategy!r} is neither price (cheapest first) nor any (EC2 chooses)")
+        raise SpecError(f"--strategy: {strategy!r} is unknown; use price (cheapest first) or any (EC2 chooses)")
     key, tags, disk = given("key"), given("tag"), given("disk_size")
     tags = _pairs(tags, flag="--tag") if isinstance(tags, list) else tags
     fields = {
@@ -199,7 +199,7 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
     """Return the seconds of `90m`, `12h`, `2d` or a plain number.
 
     Raises:
-        SpecError: it is no length of time.
+        SpecError: it is not a duration.
     """
     unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1] if unit_s else text
@@ -207,7 +207,7 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
         float(number)
     except ValueError:
         raise SpecError(
-            f"{flag}: {text!r} is no length of time; write seconds, or a number with s, m, h or d: {flag} {example}"
+            f"{flag}: {text!r} is not a duration; give seconds, or a number with s, m, h or d: {flag} {example}"
         ) from None
     return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
 
@@ -217,9 +217,9 @@ def _market(flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
     if not spot and not on_demand:  # flags win over the file, as a pair
         spot, on_demand = bool(file.get("spot")), bool(file.get("on_demand"))
     if spot and on_demand:
-        raise SpecError("--spot and --on-demand are two markets; give one of them")
+        raise SpecError("--spot and --on-demand are two markets; give one")
     if not spot and not on_demand:
-        raise SpecError("say --spot (cheaper, may be interrupted) or --on-demand")
+        raise SpecError("no market is given; add --spot (cheaper, may be interrupted) or --on-demand")
     return "spot" if spot else "on-demand"
 
 
@@ -246,7 +246,7 @@ def _refuse_trainer_settings(flags: Mapping[str, Any], file: Mapping[str, Any]) 
     for key in (*TRAINER_FLAGS, "set"):
         if flags.get(key) or file.get(key):
             flag = "--" + key.replace("_", "-")
-            raise SpecError(f"{flag} is a setting of the bundled trainer; pass your own program's settings after --")
+            raise SpecError(f"{flag} is a setting of the bundled trainer; give your program's settings after --")
 
 
 def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
@@ -255,18 +255,18 @@ def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             example = "SEED=1" if flag == "--env" else "seed=1"
-            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {example}")
+            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; give for example {flag} {example}")
         pairs[key.strip()] = value
     return pairs
 
 
 def _env_pairs(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return NAME=VALUE pairs; a NAME alone is taken from our own environment, and so stays off the process list."""
+    """Return NAME=VALUE pairs; a NAME alone is read from the environment, so that its value is in no process list."""
     pairs = {}
     for text in texts or []:
         if "=" in text or text not in os.environ:
             if "=" not in text and ENV_GRAMMAR.fullmatch(text):
-                raise SpecError(f"--env: {text} is not set here; write --env {text}=VALUE, or set it first")
+                raise SpecError(f"--env: {text} is not set here; give --env {text}=VALUE, or set it first")
             pairs.update(_pairs([text]))
         else:
             pairs[text] = os.environ[text]
@@ -274,7 +274,7 @@ def _env_pairs(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def _env_file(path_text: str | None) -> dict[str, str]:
-    """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken as it stands."""
+    """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken literally."""
     if path_text is None:
         return {}
     path = Path(path_text).expanduser()
@@ -283,7 +283,7 @@ def _env_file(path_text: str | None) -> dict[str, str]:
     except OSError as error:
         raise SpecError(f"--env-file: cannot read {path_text}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
-        raise SpecError(f"--env-file: {path_text} is not text; write NAME=VALUE lines") from None
+        raise SpecError(f"--env-file: {path_text} is not a text file; give NAME=VALUE lines") from None
     pairs = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -308,12 +308,10 @@ def _words(command: str | list[Any] | None) -> tuple[str, ...]:
 
 
 def _unquoted(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command; one that is all in one word would only be looked for under that name, on a billed machine."""
+    """Return the command; refuse one that is quoted as a single word: it would only fail on a billed instance."""
     if len(words) == 1 and len(words[0].split()) > 1:
         line = words[0].strip()
-        raise SpecError(
-            f"--: {line!r} is one word, in quotes; write -- {line}, or for a line of shell -- sh -c {line!r}"
-        )
+        raise SpecError(f"--: {line!r} is quoted as one word; give -- {line}, or -- sh -c {line!r}")
     return words
 
 

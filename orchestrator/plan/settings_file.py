@@ -57,7 +57,7 @@ LAUNCH_SETTINGS = frozenset({*KEYS, *ONLY_FLAGS, "file", "start_from"} - {"from"
 
 
 def settings_file(named: str | None) -> dict[str, Any]:
-    """Return the settings of the file named, else of the files where people look for one.
+    """Return the settings of the file that is named, else of the default files.
 
     `pixel-orch.yaml` of the working folder wins over `~/.config/pixel-orch/config.yaml`; flags win over both.
     """
@@ -75,7 +75,7 @@ def read_file(path_text: str) -> dict[str, Any]:
     """Return the settings of a YAML file, its keys in the form of the flags' names.
 
     Raises:
-        SpecError: missing, not text, not YAML, empty, no mapping, an unknown key or a value of the wrong kind.
+        SpecError: it cannot be read, is not a YAML mapping, or has an unknown key or a value of the wrong type.
     """
     import yaml
 
@@ -85,18 +85,18 @@ def read_file(path_text: str) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"-f: cannot read {path_text}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
-        raise SpecError(f"-f: {path_text} is not text; give a YAML file") from None
+        raise SpecError(f"-f: {path_text} is not a text file; give a YAML file") from None
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
-        raise SpecError(f"-f: {path_text}{where}: {' '.join(str(problem).split())}; write key: value lines") from None
+        raise SpecError(f"-f: {path_text}{where}: {' '.join(str(problem).split())}; give key: value lines") from None
     if raw is None:
-        raise SpecError(f"-f: {path_text} is empty; write key: value lines, for example instance: g4dn.xlarge")
+        raise SpecError(f"-f: {path_text} is empty; give key: value lines, for example instance: g4dn.xlarge")
     if not isinstance(raw, dict):
-        raise SpecError(f"-f: {path_text} holds no key: value lines but a {type(raw).__name__}")
+        raise SpecError(f"-f: {path_text} holds a {type(raw).__name__}; give key: value lines")
     return {key: _checked(path_text, key, value) for key, value in _renamed(path_text, raw).items()}
 
 
@@ -106,7 +106,7 @@ def _renamed(path: str, raw: Mapping[Any, Any]) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if key is True or name in ONLY_FLAGS:  # YAML reads `yes` and `on` as true
             flag = "yes" if key is True else name.replace("_", "-")
-            raise SpecError(f"-f: {path}: {flag} is no setting of a run; give --{flag} on the command line")
+            raise SpecError(f"-f: {path}: {flag} is not a setting of a run; give --{flag} on the command line")
         if name not in KEYS:
             near = difflib.get_close_matches(name, KEYS, n=1)
             hint = (

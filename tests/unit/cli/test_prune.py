@@ -65,7 +65,7 @@ def test_prune_says_what_it_would_remove(at_home: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "say which"),
+        ([], "name runs or globs"),
         (["--older-than", "soon"], "--older-than"),
         (["--keep-last", "-1"], "--keep-last"),
         (["x"], "stdin is not a terminal; pass -y"),

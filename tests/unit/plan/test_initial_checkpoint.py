@@ -74,14 +74,14 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("nowhere", {}, "there is no nowhere; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"),
         ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
-        ("model.pt", {}, "model.pt does not say its step"),
-        ("checkpoint-8.pt", {}, "checkpoint-8.pt is the checkpoint of step 7 under another name"),
+        ("model.pt", {}, "model.pt has no step in its name"),
+        ("checkpoint-8.pt", {}, "checkpoint-8.pt holds step 7, not the step of its name"),
         ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, cut off or no checkpoint"),
-        ("checkpoint-7.pt", {"hidden": 8}, "of another network: hidden is 16 there and 8 here; give hidden=16"),
+        ("checkpoint-7.pt", {"hidden": 8}, "does not fit: hidden is 16 there and 8 here; give hidden=16"),
         ("checkpoint-7.pt", {"optimizer": "rmsprop"}, "optimizer is adamw there and rmsprop here"),
         ("checkpoint-7.pt", {"steps": 7}, "is of step 7, and --steps is 7: nothing is left to train"),
-        ("s3://bucket", {}, "is no place in S3; give s3://BUCKET/PREFIX"),
-        ("s3://No/where", {}, "is no place in S3"),
+        ("s3://bucket", {}, "is not an S3 URL; give s3://BUCKET/PREFIX"),
+        ("s3://No/where", {}, "is not an S3 URL"),
     ],
 )
 def test_what_cannot_be_begun_with_is_one_line(

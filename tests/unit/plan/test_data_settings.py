@@ -44,7 +44,7 @@ def test_a_preparation_that_can_work() -> None:
 @pytest.mark.parametrize(
     ("dataset", "url", "says"),
     [
-        ("/data/mine", None, "is a folder of this machine; then give the data set's name"),
+        ("/data/mine", None, "then give the data set's name"),
         ("imagenet-small-64", None, "no server has its files; prepare it here"),
         ("udacity-2-1", None, "give --data-bucket s3://BUCKET/PREFIX"),
         ("images", None, "no server has its files"),

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from infra.local import EmbeddedCloud
-from orchestrator.cloud.connect import EMBEDDED_TITLE, _client_settings
+from orchestrator.cloud.connect import EMBEDDED_TITLE, client_settings
 from orchestrator.host import sync
 from orchestrator.host.base import Job
 from orchestrator.host.shell import SshShell, make_key_pair
@@ -139,7 +139,7 @@ def measure_sync(rounds: int) -> None:
 def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
     from orchestrator.cloud.aws import AwsCloud
 
-    settings = _client_settings(cloud)
+    settings = client_settings(cloud)
     aws = AwsCloud(("us-east-1",), endpoint=settings, title=EMBEDDED_TITLE)
     spec = RunSpec(run="sync", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
     plan = make_plan(spec, aws, "bench")

@@ -69,7 +69,9 @@ def launch(
     quiet: bool = False,
     **flags: Any,
 ) -> RunResult:
-    """Launch a run, lead it to its end, and return its result. Rents without asking, as `-y` does; works in any thread.
+    """Launch a run, lead it to its end, and return its result. Rents without asking, as `-y` does.
+
+    In the main thread Ctrl-C stops the run, as on the command line. In any other thread `pixel-orch stop` does.
 
     Args:
         instance: EC2 type, or several in order of preference.

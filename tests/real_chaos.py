@@ -148,7 +148,7 @@ class RealTale:
         }
         return bool(come[moment]())
 
-    def _sweep(self) -> None:
+    def _cleanup(self) -> None:
         """Let `cleanup` end an embedded cloud that a killed command has left, perhaps before it stood."""
         quiet = 0
         for _ in range(60):
@@ -162,11 +162,11 @@ class RealTale:
     def check(self) -> None:
         """Raise AssertionError for a broken invariant."""
         if not self._is_born():  # killed, or stopped, before there was a run
-            self._sweep()
+            self._cleanup()
             assert self.stage.leftovers() == []
             return
         if self.stage.processes[-1].returncode < 0:  # killed when the run was over, and the cloud not yet ended
-            self._sweep()
+            self._cleanup()
         said = "\n".join(self.stage.said(process) for process in self.stage.processes)
         assert "Traceback" not in said, said
         if self.stage.state().state != "SUCCEEDED":

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from orchestrator.errors import SpecError
-from orchestrator.formatting import WIDTH, _cut, columns, wrapped
+from orchestrator.formatting import WIDTH, columns, cut, wrapped
 
 
 def say_error(text: str) -> None:
@@ -99,7 +99,7 @@ class Screen:
     def live(self, text: str) -> None:
         """Replace the live line; does nothing without a terminal."""
         if self.is_terminal:
-            text = _cut(text, (self.width or WIDTH) - 1)
+            text = cut(text, (self.width or WIDTH) - 1)
             self._write(self._erase() + text)
             self._live = text
 

@@ -40,7 +40,7 @@ class LaunchRequest:
 
     spec: RunSpec
     tree: Tree
-    resumed: RunStore | None  # the run that goes on, None for a new one
+    resumed: RunStore | None  # the run that is resumed, None for a new one
     checkpoint: InitialCheckpoint | None  # of `--from`, if it is on this machine
     checkpoint_place: str | None  # of `--from`, as it was given
     faults: tuple[dict[str, Any], ...]  # of the embedded cloud
@@ -102,7 +102,7 @@ def check_account(spec: RunSpec) -> None:
 
 
 def check_home(request: LaunchRequest, home: Path) -> None:
-    """Make the home folder if it is missing, and see that the name of a new run is free.
+    """Make the home folder if it is missing, and check that the name of a new run is free.
 
     Raises:
         SpecError: the folder cannot be written, or a run has that name.

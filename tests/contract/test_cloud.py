@@ -11,7 +11,7 @@ import pytest
 from infra.local import EmbeddedCloud
 from orchestrator.cloud.aws import AwsCloud
 from orchestrator.cloud.base import ATTEMPT_TAG, RUN_TAG, Call, Cloud, Instance
-from orchestrator.cloud.connect import _client_settings
+from orchestrator.cloud.connect import client_settings
 from orchestrator.errors import AccessError, CapacityError, CloudError, QuotaError, ThrottledError
 from orchestrator.host.shell import make_key_pair
 from orchestrator.market import offers
@@ -86,7 +86,7 @@ def place(request: pytest.FixtureRequest, embedded: EmbeddedCloud) -> Iterator[W
 
 
 def _embedded_world(embedded: EmbeddedCloud) -> World:
-    cloud = AwsCloud(("us-east-1",), endpoint=_client_settings(embedded), title="embedded cloud")
+    cloud = AwsCloud(("us-east-1",), endpoint=client_settings(embedded), title="embedded cloud")
     return World(
         cloud,
         wait=time.sleep,
@@ -280,7 +280,7 @@ def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_
 
 
 def test_the_price_list_gives_what_is_not_recorded(embedded: EmbeddedCloud) -> None:
-    cloud = AwsCloud(("us-west-2",), endpoint=_client_settings(embedded), title="embedded")
+    cloud = AwsCloud(("us-west-2",), endpoint=client_settings(embedded), title="embedded")
     there, nowhere = Pool("p5.4xlarge", "us-west-2b", "us-west-2"), Pool("no.such", "us-west-2b", "us-west-2")
     assert offers.recorded_usd_h(there) is None
     assert cloud.on_demand_prices([there, nowhere]) == {there: 6.88}

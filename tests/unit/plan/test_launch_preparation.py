@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,6 @@ def test_a_type_that_was_not_measured_leaves_the_order_by_price(home: Path, clou
 def test_a_dry_run_shows_the_order_of_the_launch(
     home: Path, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contextlib import nullcontext
-
     measure(home, g4dn=100.0, g5=900.0)
     monkeypatch.setattr("orchestrator.plan.preview.cloud_of", lambda spec, home: nullcontext(cloud))
     monkeypatch.setattr("orchestrator.plan.preview.check_account", lambda spec: None)

@@ -134,7 +134,7 @@ def test_a_policy_that_forbids_the_launch_is_found_by_a_dry_run(
     assert {call.operation for call in sent} == {"RunInstances", "CreateSecurityGroup"}
 
 
-def test_a_rehearsal_names_no_group_that_is_not_there_yet(cloud: MemoryCloud) -> None:
+def test_a_dry_run_of_a_launch_names_no_security_group(cloud: MemoryCloud) -> None:
     for private in (False, True):
         plan = planned(cloud, is_private=private, subnets=SUBNETS)
         parameters = launch_dry_run(plan, plan.offers[0]).parameters
@@ -251,9 +251,7 @@ def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: Memory
     cloud.regions = ("us-west-2",)
     west: dict[str, Any] = {"instances": ("g5.2xlarge",), "regions": ("us-west-2",), "limits": Limits(budget_usd="5")}
     asked = RunSpec(run="plan", cloud="aws", market="spot", **west)
-    with pytest.raises(
-        SpecError, match=r"no on-demand price .* in us-west-2 is known.* add --max-price USD"
-    ):
+    with pytest.raises(SpecError, match=r"no on-demand price .* in us-west-2 is known.* add --max-price USD"):
         make_plan(asked, cloud, "home")
     cloud.listed = {"g5.2xlarge": 1.25}
     plan = make_plan(asked, cloud, "home")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock
-from orchestrator.cloud.connect import cloud_of, start_embedded
-from orchestrator.engine.engine import Watcher
-from orchestrator.engine.interrupt_once import InterruptOnce
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead, lead_in_background
 from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
@@ -128,17 +127,16 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
     check_account(request.spec)
     check_home(request, home)
     with cloud_of(request.spec, home) as cloud:
-        run = create_run(prepare_launch(request, cloud, home))
+        prepared, clock = prepare_launch(request, cloud, home), SystemClock()
+        extra = interruption(prepared, clock.now)  # before the run is created: it may fail
+        run = create_run(prepared)
         if is_detached:
             lead_in_background(run)
             return
-        spec, clock = run.plan.spec, SystemClock()
-        watchers: tuple[Watcher, ...] = (ProgressLines(say, spec.steps, clock),)
-        if request.interrupt_after_s is not None:
-            watchers += (InterruptOnce(start_embedded(home), request.interrupt_after_s, spec.steps, clock.now),)
+        spec = run.plan.spec
         for line in (f"{spec.run} on {title_of(cloud, spec)}", *unused_gpus(run.plan)):
             say(line)
-        lead(run, watchers=watchers, say=say)
+        lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
 
 
 def _planned(planned: DryRun, home: Path, say: Callable[[str], None]) -> RunResult:

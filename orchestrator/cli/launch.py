@@ -11,14 +11,12 @@ from contextlib import ExitStack
 from orchestrator.cli.console import Screen, busy, confirm, require_terminal
 from orchestrator.cli.lead import lead_in_terminal
 from orchestrator.clock import SystemClock
-from orchestrator.cloud.connect import cloud_of, start_embedded
-from orchestrator.engine.engine import Watcher
-from orchestrator.engine.interrupt_once import InterruptOnce
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead_in_background
 from orchestrator.formatting import price
 from orchestrator.market import catalog
 from orchestrator.plan.launch_preparation import (
-    PreparedLaunch,
     PreparedRun,
     check_account,
     check_home,
@@ -56,22 +54,14 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             screen.plain("Not launched; nothing was created.")
             prepared.discard()
             return 1
+        extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
         run = create_run(prepared)
         if args.detach:
             return _detach(run, screen, args.output)
         screen.plain(f"{run.plan.spec.run} on {title_of(cloud, run.plan.spec)}")
         for line in unused_gpus(run.plan) if args.yes else ():  # a prompt has shown them
             screen.plain(line)
-        return lead_in_terminal(run, screen, output=args.output, extra=_interruption(prepared))
-
-
-def _interruption(prepared: PreparedLaunch) -> tuple[Watcher, ...]:
-    """Return the watcher of `--interrupt-after`, if it was given."""
-    request = prepared.request
-    if request.interrupt_after_s is None:
-        return ()
-    embedded = start_embedded(prepared.home)
-    return (InterruptOnce(embedded, request.interrupt_after_s, request.spec.steps, SystemClock().now),)
+        return lead_in_terminal(run, screen, output=args.output, extra=extra)
 
 
 def _detach(run: PreparedRun, screen: Screen, output: str) -> int:

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orchestrator.cloud.connect import start_embedded
+from orchestrator.plan.launch_preparation import PreparedLaunch
+from orchestrator.runs.events import Event
+from orchestrator.runs.state import Attempt
 
 if TYPE_CHECKING:
     from infra.local import EmbeddedCloud
 
 
+def interruption(launch: PreparedLaunch, now: Callable[[], float]) -> tuple[InterruptOnce, ...]:
+    """Return the watcher that interrupts this launch, if it was asked for."""
+    request = launch.request
+    if request.interrupt_after_s is None:
+        return ()
+    return (InterruptOnce(start_embedded(launch.home), request.interrupt_after_s, request.spec.steps, now),)
+
+
 class InterruptOnce:
-    """A `Watcher` of the embedded cloud: interrupts the first attempt as EC2 would, once.
+    """A `Watcher` that interrupts the first attempt of a run on the embedded cloud.
 
     Args:
-        embedded: whom to ask.
-        after_s: seconds from the first step on.
-        steps: all steps; at half of them it interrupts even if `after_s` is not over.
+        embedded: the embedded cloud.
+        after_s: seconds after the first step.
+        steps: of the run; it interrupts at half of them even if `after_s` is not over.
         now: the time.
     """
 
-    def __init__(self, embedded: EmbeddedCloud, after_s: float, steps: int | None, now: Any) -> None:
+    def __init__(self, embedded: EmbeddedCloud, after_s: float, steps: int | None, now: Callable[[], float]) -> None:
         self.embedded = embedded
         self.after_s = after_s
         self.steps = steps
         self.now = now
         self.is_done = False
 
-    def event(self, event: object) -> None:
-        """Look at nothing."""
+    def event(self, event: Event) -> None:
+        """Ignore events."""
 
-    def tick(self, attempt: Any, step: int, images_per_s: float | None) -> None:
-        """Interrupt, if it is time."""
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Interrupt once the time or half of the steps is reached."""
         if self.is_done or attempt.first_step_at is None or attempt.number != 1:
             return
         at_half = self.steps is not None and step >= self.steps / 2

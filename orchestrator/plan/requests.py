@@ -17,7 +17,7 @@ from orchestrator.runs.spec import RunSpec
 LATER_GROUP = "<the security group made above>"
 OWN_ADDRESS = "<this machine's address>"
 LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
-NO_SSH_RULE = "none"  # --ssh-cidr none: no rule, for SSH through SSM
+NOBODY = "none"  # --ssh-cidr none: no rule, for SSH through SSM
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Plan:
         for region in regions:
             doors.append(self.security_group(region))
             admitted = self.spec.ssh_cidr or cidr
-            if admitted != NO_SSH_RULE:
+            if admitted != NOBODY:
                 doors.append(admission(region, LATER_GROUP, admitted))
         if self.spec.strategy == "price":
             return doors + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]

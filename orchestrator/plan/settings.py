@@ -11,7 +11,7 @@ from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
-from orchestrator.plan.requests import NO_SSH_RULE
+from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import settings_file
 from orchestrator.plan.validators import (
     ENV_GRAMMAR,
@@ -142,7 +142,7 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
     """Return the fields of the spec that say what is rented and how it is reached."""
     cidr, proxy = given("ssh_cidr"), given("ssh_proxy")
     if given("via_ssm"):
-        proxy, cidr = proxy or SSM_PROXY, cidr or NO_SSH_RULE
+        proxy, cidr = proxy or SSM_PROXY, cidr or NOBODY
     if given("private") and not cidr:
         raise SpecError(
             "--private needs the network that connects to the instance: give --ssh-cidr 10.0.0.0/16 (of the VPC, the "

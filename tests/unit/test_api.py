@@ -131,6 +131,16 @@ def test_a_run_that_cannot_be_led_leaves_nothing(
     assert RunStore.all(in_memory) == []
 
 
+def test_a_run_whose_background_process_ends_at_once_has_failed(
+    in_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(PixelOrchError, match=r"ended with 1 before it led the run; see .*engine.log"):
+        orchestrator.launch(instance="p2.xlarge", cloud="local", name="x", quiet=True, detach=True)
+    (store,) = RunStore.all(in_memory)
+    assert store.state().state == "FAILED"
+
+
 def test_a_run_led_in_a_thread_is_stopped_through_its_folder(in_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(self: VirtualClock, seconds: float) -> None:
         time.sleep(0.001)

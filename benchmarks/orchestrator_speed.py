@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from infra.local import EmbeddedCloud
-from orchestrator.cloud.connect import EMBEDDED_TITLE, _client_settings
+from orchestrator.cloud.connect import EMBEDDED_TITLE, client_settings
 from orchestrator.host import sync
 from orchestrator.host.base import Job
 from orchestrator.host.shell import SshShell, make_key_pair
@@ -143,7 +143,7 @@ def measure_sync(rounds: int) -> None:
 def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
     from orchestrator.cloud.aws import AwsCloud
 
-    settings = _client_settings(cloud)
+    settings = client_settings(cloud)
     aws = AwsCloud(("us-east-1",), endpoint=settings, title=EMBEDDED_TITLE)
     spec = RunSpec(run="sync", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
     plan = make_plan(spec, aws, "bench")
@@ -152,7 +152,7 @@ def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
     key = folder / "key"
     key.touch(mode=0o600)
     key.write_text(private)
-    group = aws.open_door("us-east-1", plan.door("us-east-1"), "127.0.0.1/32")
+    group = aws.open_security_group("us-east-1", plan.door("us-east-1"), "127.0.0.1/32")
     aws.launch(plan.launch(plan.offers[0], 1, 1, group, user_data(host_private, host_public, public, 30)))
     while not (found := [i for i in aws.instances("sync") if i.state == "running"]):
         time.sleep(0.1)

@@ -1,19 +1,30 @@
-"""`orchestrator.launch(...)`: what the command line does, for a program of one's own."""
+"""`orchestrator.launch(...)`: `pixel-orch launch` as a function."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.flags import parser
-from orchestrator.cli.launch import dry_run
-from orchestrator.cli.launch import launch as launch_command
 from orchestrator.clock import SystemClock
+from orchestrator.cloud.connect import cloud_of
+from orchestrator.engine.interrupt_once import interruption
+from orchestrator.engine.lead import lead, lead_in_background
+from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
+from orchestrator.plan.launch_preparation import (
+    LaunchRequest,
+    check_account,
+    check_home,
+    create_run,
+    prepare_launch,
+    read_request,
+)
+from orchestrator.plan.preview import DryRun, dry_run, sync_dry_run, title_of, unused_gpus
+from orchestrator.plan.settings_file import LAUNCH_SETTINGS
 from orchestrator.report.summary import summary_json
 from orchestrator.runs.home import fresh_name, home_from_environment
 from orchestrator.runs.store import RunStore
@@ -21,7 +32,7 @@ from orchestrator.runs.store import RunStore
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `details` is the object that `pixel-orch launch -o json` prints.
+    """The result of a run. `details` is the object that `pixel-orch launch -o json` prints.
 
     Of a dry run it is the plan that `launch --dry-run -o json` prints: `requests`, `offers` and so on.
     """
@@ -57,38 +68,34 @@ def launch(
     quiet: bool = False,
     **flags: Any,
 ) -> RunResult:
-    """Launch a run, lead it to its end, and return what it came to. Rents without asking, as `-y` does.
+    """Launch a run, lead it to its end, and return its result. Rents without asking, as `-y` does.
+
+    In the main thread Ctrl-C stops the run, as on the command line. In any other thread `pixel-orch stop` does.
 
     Args:
         instance: EC2 type, or several in order of preference.
         spot: the spot market; False for on-demand.
         cloud: "aws", or "local" for the embedded cloud.
-        name: the run's name; made up if None.
-        command: of a program of your own, which runs in `workdir`; empty for the bundled trainer.
+        name: name of the run; generated if None.
+        command: of your own program, which runs in `workdir`; empty for the bundled trainer.
         workdir: the folder to send.
-        settings: of the bundled trainer, e.g. `{"model": "row-lstm", "steps": 1000}`.
+        settings: of the bundled trainer, for example `{"model": "row-lstm", "steps": 1000}`.
         env: variables for the trainer.
-        budget_usd: where the run stops, saved and resumable.
+        budget_usd: stop, saved and resumable, before more than this is billed.
         region: one or several; the configured one by default.
-        detach: return as soon as a process in the background leads the run.
+        detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
         flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
             `dry_run=True` nothing is created: `state` is PLANNED and `details` is the plan, which is also printed to
             standard error unless `quiet`. `sync_dry_run=True` does the same for the files that would be sent.
 
     Raises:
-        SpecError: it cannot work as asked; nothing was created.
+        SpecError: the settings cannot work; nothing was created.
         PixelOrchError: AWS refused before anything was rented. A run that fails later is a result, not an error.
     """
-    args = parser().parse_args(["launch"])
-    unknown = sorted(set(flags) - set(vars(args)))
-    if unknown:
-        raise SpecError(f"launch(): unknown option {', '.join(unknown)}; `pixel-orch launch --help` lists them")
-    if flags.get("resume"):
-        raise SpecError(f"launch(): resume: give it to the command line: pixel-orch launch --resume {flags['resume']}")
-    if isinstance(command, str):
-        raise SpecError(f"launch(): command: give its words in a list: {command.split()!r}")
+    _check_options(flags, command)
     given: dict[str, Any] = {
+        **flags,
         "instance": instance if isinstance(instance, str) else ",".join(instance),
         "spot": spot,
         "on_demand": not spot,
@@ -100,27 +107,59 @@ def launch(
         "budget": budget_usd,
         "region": [region] if isinstance(region, str) else list(region),
         "detach": detach,
-        "yes": True,
-        "output": "quiet" if quiet else "none",
     }
-    for key, value in {**flags, **given}.items():
-        setattr(args, key, value)
-    if args.dry_run or args.sync_dry_run:
-        return _planned(args, command, quiet=quiet)
-    launch_command(args, list(command))
-    return result(given["name"])
+    home = home_from_environment()
+    request = read_request(given, list(command), home)
+    say = _to_nobody if quiet else _to_standard_error
+    if flags.get("dry_run") or flags.get("sync_dry_run"):
+        return _planned(sync_dry_run(request) if flags.get("sync_dry_run") else dry_run(request, home), home, say)
+    _launch(request, home, is_detached=detach, say=say)
+    return result(request.spec.run)
 
 
-def _planned(args: argparse.Namespace, command: Sequence[str], *, quiet: bool) -> RunResult:
-    planned = dry_run(args, list(command))
-    if not quiet:
-        print(planned.text, file=sys.stderr)
-    folder = home_from_environment() / "runs" / planned.run
-    return RunResult(planned.run, "PLANNED", "", 0, 0.0, folder, None, planned.details)
+def _check_options(flags: Mapping[str, Any], command: Sequence[str]) -> None:
+    """Raise SpecError for what only the command line can do, and for options that do not exist."""
+    unknown = sorted(set(flags) - LAUNCH_SETTINGS)
+    if unknown:
+        raise SpecError(f"launch(): unknown option {', '.join(unknown)}; `pixel-orch launch --help` lists them")
+    if flags.get("resume"):
+        raise SpecError(f"launch(): resume: give it to the command line: pixel-orch launch --resume {flags['resume']}")
+    if isinstance(command, str):
+        raise SpecError(f"launch(): command: give its words in a list: {command.split()!r}")
+
+
+def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Callable[[str], None]) -> None:
+    check_account(request.spec)
+    check_home(request, home)
+    with cloud_of(request.spec, home) as cloud:
+        prepared, clock = prepare_launch(request, cloud, home), SystemClock()
+        extra = interruption(prepared, clock.now)  # before the run is created: it may fail
+        run = create_run(prepared)
+        if is_detached:
+            lead_in_background(run)
+            return
+        spec = run.plan.spec
+        for line in (f"{spec.run} on {title_of(cloud, spec)}", *unused_gpus(run.plan)):
+            say(line)
+        lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
+
+
+def _planned(planned: DryRun, home: Path, say: Callable[[str], None]) -> RunResult:
+    say(planned.text)
+    return RunResult(planned.run, "PLANNED", "", 0, 0.0, home / "runs" / planned.run, None, planned.details)
+
+
+def _to_nobody(text: str) -> None:
+    """Print nothing."""
+
+
+def _to_standard_error(text: str) -> None:
+    with suppress(OSError, ValueError):  # it was closed: the run is still led to its end
+        print(text, file=sys.stderr, flush=True)
 
 
 def result(run: str) -> RunResult:
-    """Return what a run of this home has come to so far.
+    """Return the result so far of a run of this home.
 
     Raises:
         SpecError: there is no such run.

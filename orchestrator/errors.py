@@ -146,4 +146,16 @@ class TrainingError(PixelOrchError):
 
 
 class BudgetError(PixelOrchError):
-    """A limit is reached. The run is checkpointed and its machine ended; it can be resumed."""
+    """A limit was reached. The run is checkpointed, its machine terminated; it can be resumed.
+
+    Args:
+        what: the limit that was reached, and by what.
+        is_budget: whether it is the budget, so that a resumed run needs a larger one.
+        next_step: the command that resumes the run, where the default does not fit.
+    """
+
+    def __init__(self, what: str, *, is_budget: bool = False, next_step: str = "") -> None:
+        super().__init__(f"{what}; go on with: {next_step}" if next_step else what)
+        self.what = what
+        self.is_budget = is_budget
+        self.next_step = next_step

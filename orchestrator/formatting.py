@@ -121,9 +121,9 @@ def table(
     lines = []
     for row in cells:
         set_cells = [
-            _cut(cell, widths[name]).rjust(widths[name])
+            cut(cell, widths[name]).rjust(widths[name])
             if name in right
-            else _cut(cell, widths[name]).ljust(widths[name])
+            else cut(cell, widths[name]).ljust(widths[name])
             for cell, name in zip(row, head, strict=True)
             if name in widths
         ]
@@ -137,5 +137,6 @@ def _needed(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + 2 * (len(widths) - 1)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Return a text of at most so many characters; an ellipsis stands for what is cut off."""
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -133,7 +133,7 @@ class MemoryCloud:
     def quota_vcpus(self, region: str, code: str) -> float | None:
         return self.quotas.get(code, 64.0)
 
-    def rehearse(self, call: Call) -> None:
+    def dry_run(self, call: Call) -> None:
         """Let it through."""
 
     def credentials_end_at(self) -> float | None:
@@ -142,12 +142,12 @@ class MemoryCloud:
     def caller_cidr(self) -> str:
         return self.address
 
-    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
         tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
         self.admitted.add(cidr)
         return self.doors.setdefault(tags[RUN_TAG], f"sg-{len(self.doors):017d}")
 
-    def close_door(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str) -> None:
         self.doors.pop(run, None)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:

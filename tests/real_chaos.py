@@ -3,7 +3,7 @@
 Each seed launches the tiny trainer on an embedded cloud of its own, with a random `--faults` file (no capacity,
 throttling, lost answers, interruptions, a frozen host, a cut link), and meanwhile kills the command at random moments
 and attaches again, or presses Ctrl-C. Then, from the outside: no instance, no process, every checkpoint loadable and
-its chain of digests right, `sweep` has nothing to do, and a run that nobody stopped has done every step.
+its chain of digests right, `cleanup` has nothing to do, and a run that nobody stopped has done every step.
 
 It takes seconds a seed: `tests.chaos` tells thousands, this one checks that the world is as that one believes.
 """
@@ -148,25 +148,25 @@ class RealTale:
         }
         return bool(come[moment]())
 
-    def _sweep(self) -> None:
-        """Let `sweep` end an embedded cloud that a killed command has left, perhaps before it stood."""
+    def _cleanup(self) -> None:
+        """Let `cleanup` end an embedded cloud that a killed command has left, perhaps before it stood."""
         quiet = 0
         for _ in range(60):
             quiet = 0 if self.stage.leftovers() else quiet + 1
             if quiet == 5:
                 return
             if quiet == 0:
-                self.stage.run("sweep", "--cloud", "local", "-y")
+                self.stage.run("cleanup", "--cloud", "local", "-y")
             time.sleep(0.3)
 
     def check(self) -> None:
         """Raise AssertionError for a broken invariant."""
         if not self._is_born():  # killed, or stopped, before there was a run
-            self._sweep()
+            self._cleanup()
             assert self.stage.leftovers() == []
             return
         if self.stage.processes[-1].returncode < 0:  # killed when the run was over, and the cloud not yet ended
-            self._sweep()
+            self._cleanup()
         said = "\n".join(self.stage.said(process) for process in self.stage.processes)
         assert "Traceback" not in said, said
         if self.stage.state().state != "SUCCEEDED":

@@ -23,7 +23,7 @@ LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
 FOR_MACHINES = (  # decided when the machine is there
     "crash", "refuse", "slow-end", "never-boots", "kill-in-launch", "slow-save", "stuck", "skew",
 )  # fmt: skip
-API = ("instances", "terminate", "launch", "price_history", "open_door", "close_door")
+API = ("instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group")
 
 
 @dataclass(frozen=True)

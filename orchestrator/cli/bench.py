@@ -1,7 +1,7 @@
-"""`bench`: launch each type for a few steps, side by side, end all of them, and say what a training would cost on each.
+"""`bench`: launches each type for a few steps, side by side, and estimates the cost of a training on each.
 
-Each type is an ordinary `launch` in a process of its own: whatever befalls one does not touch the others, each ends its
-own machine on every exit path, and a bench that is killed leaves launches that end by themselves.
+Each type is an ordinary `launch` in its own process: a failure of one does not affect the others, each terminates its
+instance on every exit path, and the launches of a bench that is killed end by themselves.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from orchestrator.cli.console import Screen
+from orchestrator.cli.console import Screen, confirm, require_terminal
 from orchestrator.cli.flags import parser
 from orchestrator.cli.report import report_of, write_html
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import check_credentials, embedded_endpoint, start_embedded
 from orchestrator.cloud.quotes import quote
+from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number
 from orchestrator.market.spot_prices import lowest, recorded_regions
-from orchestrator.plan.settings import settings_file, spec_from
+from orchestrator.plan.launch_preparation import read_faults, refuse_taken_name
+from orchestrator.plan.settings import spec_from
+from orchestrator.plan.settings_file import settings_file
 from orchestrator.plan.validators import check_amount, check_instances
-from orchestrator.report import metrics as digesting
+from orchestrator.report import metrics
 from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
 from orchestrator.report.metrics import Digest
 from orchestrator.report.records import Record, record_of
@@ -40,11 +42,11 @@ from orchestrator.runs.home import fresh_name, home_from_environment, make_home
 from orchestrator.runs.spec import RunSpec, check_name
 from orchestrator.runs.store import RunStore
 
-LOOK_EVERY_S = 1.0
-TELL_EVERY_S = 10.0
+PRINT_LIVE_EVERY_S = 1.0
+PRINT_EVERY_S = 10.0
 WARMUP_SHARE = 0.2
 LOG_LINES = 20  # measurements of the whole bench
-RUN_NAME_ROOM = 40
+MOST_NAME_LENGTH = 40
 
 
 @dataclass
@@ -59,23 +61,23 @@ class Child:
 
 
 def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
-    """Do `pixel-orch bench`; 0 if every type was measured, 1 if some were not, 2 if it cannot work as asked."""
+    """Do `pixel-orch bench`; 0 if every type was measured, 1 if some were not."""
     home, clock = home_from_environment(), SystemClock()
     if args.command_line is not None:
         import shlex
 
         if command:
-            raise SpecError("--command and a command after -- are two; give one of them")
+            raise SpecError("--command and a command after -- are both given; give one of them")
         command = shlex.split(args.command_line)
     names = check_instances(args.instance or "")
     if args.steps < 2:
-        raise SpecError(f"--steps: {args.steps} is too few; the first step is warm-up, so give at least 2, better 100")
+        raise SpecError(f"--steps: {args.steps} is too few; give at least 2, as the first step is warm-up")
     warmup = round(args.steps * WARMUP_SHARE) if args.warmup_steps is None else args.warmup_steps
     if not 0 <= warmup < args.steps:
-        raise SpecError(f"--warmup-steps: {warmup} leaves nothing of {args.steps} steps to measure")
+        raise SpecError(f"--warmup-steps: {warmup} leaves none of {args.steps} steps to measure; give less")
     name = check_name(args.name) if args.name else fresh_name("bench")
-    children = [_child(home, name, one, args, command, share=len(names)) for one in names]
-    faults = _faults(args)
+    children = [prepare_child(home, name, one, args, command, share=len(names)) for one in names]
+    faults = read_faults(args.faults, is_embedded=args.cloud == "local")
     _agree(args, children, home, clock.now())
     make_home(home)
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
@@ -90,7 +92,7 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     return code or (0 if all(not row.says for row in rows) else 1)
 
 
-def _child(
+def prepare_child(
     home: Path, name: str, instance_type: str, args: argparse.Namespace, command: Sequence[str], *, share: int
 ) -> Child:
     """Return the launch of one type, its flags checked as `launch` checks them.
@@ -98,7 +100,7 @@ def _child(
     Raises:
         SpecError: the launch could not work as asked.
     """
-    run = check_name(f"{name[: RUN_NAME_ROOM - len(instance_type) - 1]}-{instance_type.replace('.', '-')}")
+    run = check_name(f"{name[: MOST_NAME_LENGTH - len(instance_type) - 1]}-{instance_type.replace('.', '-')}")
     words = ["launch", "--instance", instance_type, "-n", run, "-y", "-o", "json"]
     words += ["--spot"] if args.spot else []
     words += ["--on-demand"] if args.on_demand else []
@@ -114,15 +116,14 @@ def _child(
         words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
     words += _trainer_words(args) if not command else []
     given = parser().parse_args(words)
-    spec = spec_from(given, command)
-    if (home / "runs" / run / "spec.json").exists():
-        raise SpecError(f"--name: there is a run called {run} already; choose another name")
+    spec = spec_from(vars(given), command)
+    refuse_taken_name(home, run)
     after = ["--", *command] if command else []
     return Child(instance_type, spec, [*words, *after], home / "benches" / name / f"{instance_type}.log")
 
 
 def _trainer_words(args: argparse.Namespace) -> list[str]:
-    """Return the bundled trainer's settings: it measures often, and spends no time on what a bench does not need."""
+    """Return the bundled trainer's flags: it measures often and draws no samples."""
     given = {text.partition("=")[0].strip() for text in args.set or []}
     own = {
         "log_every": max(1, args.steps // LOG_LINES),
@@ -140,24 +141,11 @@ def _trainer_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _faults(args: argparse.Namespace) -> list[dict[str, Any]]:
-    if not args.faults:
-        return []
-    if args.cloud != "local":
-        raise SpecError("--faults is an option of the embedded cloud; add --cloud local")
-    from infra.local import load_faults
-
-    try:
-        return load_faults(Path(args.faults))
-    except ValueError as error:
-        raise SpecError(f"--faults: {error}") from None
-
-
 def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now: float) -> None:
-    """Show what it would rent and ask, unless told not to.
+    """Show what would be rented and ask, unless `-y` is given.
 
     Raises:
-        SpecError: there is nobody to ask, or they said no.
+        SpecError: nobody can be asked, or the answer is no.
     """
     if children[0].spec.cloud == "aws":
         from orchestrator.plan.planner import refuse_retired
@@ -167,30 +155,22 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
         check_credentials(args.profile)
     if args.yes:
         return
-    if not sys.stdin.isatty():
-        raise SpecError("bench asks before it spends money, and here is no terminal to ask on; add -y to go on without")
+    require_terminal()
     names = [child.instance_type for child in children]
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
         print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
-    limit = f", ${args.budget} at most" if args.budget else ""
-    try:
-        answer = input(f"Rent {len(names)} machines side by side{limit}? [Y/n] ").strip().lower()
-    except (EOFError, KeyboardInterrupt):
-        answer = "n"
-    if answer not in ("", "y", "yes"):
+    limit = f", at most ${args.budget}" if args.budget else ""
+    if not confirm(f"Rent {len(names)} instances side by side{limit}?", default=True):
         raise SpecError("not started; nothing was created")
 
 
-# -- running them
-
-
 def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClock) -> int:
-    """Start all launches, look on until the last has ended, and leave none behind. Returns 130 if broken off."""
-    code, told_at = 0, 0.0
-    asked = 0
+    """Start all launches and wait until the last has ended; none is left behind. Return 130 if interrupted."""
+    code, told_at, passed_on = 0, 0.0, 0
+    received: list[str] = []
     try:
-        with _signals() as count:
+        with stop_signals(lambda name, count: received.append(name)):
             for child in children:
                 child.log.parent.mkdir(parents=True, exist_ok=True)
                 with child.log.open("wb") as log:
@@ -199,18 +179,18 @@ def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClo
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        start_new_session=True,  # Ctrl-C is for us; we pass it on
+                        start_new_session=True,  # Ctrl-C reaches this process, which passes it on
                         env={**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": _path()},
                     )
             screen.line(f"{len(children)} types side by side: {', '.join(child.instance_type for child in children)}")
             while any(child.process is not None and child.process.poll() is None for child in children):
-                if count[0] > asked:
-                    asked, code = count[0], 130
-                    screen.line("Stopping: every machine is ended. (Again: at once.)")
+                if len(received) > passed_on:
+                    passed_on, code = len(received), 130
+                    screen.line("Stopping: every instance is terminated. (Again: at once.)")
                     _signal(children, signal.SIGINT)
-                if clock.now() - told_at >= (LOOK_EVERY_S if screen.is_terminal else TELL_EVERY_S):
+                if clock.now() - told_at >= (PRINT_LIVE_EVERY_S if screen.is_terminal else PRINT_EVERY_S):
                     told_at = clock.now()
-                    _tell(children, home, screen)
+                    _print_states(children, home, screen)
                 clock.sleep(0.2)
     finally:
         _signal(children, signal.SIGTERM)
@@ -222,26 +202,9 @@ def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClo
 
 
 def _path() -> str:
-    own = str(Path(__file__).parents[1])
+    own = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     return f"{own}{os.pathsep}{before}" if before else own
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Count the signals that ask us to stop."""
-    count = [0]
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        count[0] += 1
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield count
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _signal(children: Sequence[Child], number: int) -> None:
@@ -250,7 +213,7 @@ def _signal(children: Sequence[Child], number: int) -> None:
             os.kill(child.process.pid, number)
 
 
-def _tell(children: Sequence[Child], home: Path, screen: Screen) -> None:
+def _print_states(children: Sequence[Child], home: Path, screen: Screen) -> None:
     words = []
     for child in children:
         state = RunStore(home, child.spec.run).state()
@@ -263,7 +226,7 @@ def _tell(children: Sequence[Child], home: Path, screen: Screen) -> None:
 
 
 def _end_what_is_left(children: Sequence[Child], home: Path) -> None:
-    """End the runs of launches that were killed: their machines may be alive."""
+    """End the runs of launches that were killed: their instances may still be running."""
     left = []
     for child in children:
         store = RunStore(home, child.spec.run)
@@ -273,9 +236,6 @@ def _end_what_is_left(children: Sequence[Child], home: Path) -> None:
         words = [sys.executable, "-m", "orchestrator.cli", "down", *left, "-y"]
         environment = {**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": _path()}
         subprocess.run(words, env=environment, check=False, stdout=subprocess.DEVNULL)
-
-
-# -- what came of it
 
 
 def _rows(
@@ -310,10 +270,9 @@ def _rows(
 
 
 def _digest(store: RunStore, warmup: int) -> tuple[int | None, Digest]:
-    """Digest the metrics of the attempt that measured most, and say which: an interrupted one may have little."""
+    """Digest the metrics of the attempt with the most measurements; return its number too."""
     found: list[tuple[int | None, Digest]] = [
-        (a.number, digesting.read(store.folder / "attempts" / str(a.number) / "metrics.jsonl", skip_until_step=warmup))
-        for a in store.state().attempts
+        (a.number, metrics.read(store.metrics_path(a.number), skip_until_step=warmup)) for a in store.state().attempts
     ]
     return max(found, key=lambda one: one[1].measured, default=(None, Digest()))
 
@@ -324,7 +283,7 @@ def _full_steps(spec: RunSpec) -> int | None:
 
 
 def _says(child: Child, record: Record | None, digest: Digest) -> str:
-    """Return what happened to a type that has no figures, or that did not end well; "" if all went well."""
+    """Return why a type has no figures or did not succeed; "" if it did."""
     if record is not None and record.row.state == "SUCCEEDED":
         return "; ".join(digest.problems) if digest.images_per_s is None else ""
     if record is not None and record.row.reason:
@@ -370,13 +329,11 @@ def _notes(rows: Sequence[BenchRow], args: argparse.Namespace, own: Sequence[str
     notes = [
         f"Steady state: the first {share} of {args.steps} steps are warm-up. EST is for a whole training"
         + (f" of {args.full_steps:,} steps." if args.full_steps else " of the trainer's default length."),
-        f"The bench itself was billed ${money(billed)}, disks and all.",
+        f"The bench itself was billed ${money(billed)}, disks included.",
     ]
     facts = [f"{row.instance_type}: {gpu_words(row)}" for row in rows if row.gpu]
     if facts:
         notes.append("GPUs: " + "; ".join(facts) + ".")
     if is_embedded:
-        notes.append(
-            "The embedded cloud measures this machine, whatever type was asked for: compare the predicted figures."
-        )
+        notes.append("The embedded cloud measures this machine, whatever the type; compare the predicted figures.")
     return [*notes, *own]

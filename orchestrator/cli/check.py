@@ -1,5 +1,4 @@
-"""Before money is spent: credentials, region, image, network, quotas and permissions, asked of AWS without creating
-anything. `check` prints all of it; `launch` asks the same and stops at what is certain to fail."""
+"""`check`: credentials, region, image, network, quotas and permissions. Nothing is created."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ from orchestrator.errors import CloudError, PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer
-from orchestrator.plan.preflight import QUOTA_CODES, rehearsal
+from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run
 from orchestrator.plan.requests import Plan
-from orchestrator.plan.validators import check_instances
+from orchestrator.plan.validators import check_cloud, check_instances
 from orchestrator.runs.home import home_from_environment, make_home
 from orchestrator.runs.spec import RunSpec
 
-LOOK_FOR = "g4dn.xlarge"  # whose quota `check` looks at if it is told no type: the smallest current GPU type
+DEFAULT_TYPE = "g4dn.xlarge"  # checked if no type is given: the smallest current GPU type
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -37,25 +36,17 @@ class Finding:
     is_needed: bool = True
 
 
-# -- what launch asks
-
-
-# -- what check prints
-
-
 def check(args: argparse.Namespace) -> int:
-    """Do `pixel-orch check`: what is there, what is missing, what to do about it. Nothing is created."""
-    home, cloud_name = home_from_environment(), args.cloud or "aws"
-    if cloud_name not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
-    instances = check_instances(args.instance or LOOK_FOR)
+    """Do `pixel-orch check`: print what works, what is missing and what to do about it."""
+    home, cloud_name = home_from_environment(), check_cloud(args.cloud)
+    instances = check_instances(args.instance or DEFAULT_TYPE)
     found = [
         _try_out("home", lambda: f"{make_home(home)} can be written"),
         _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
         _extra("embedded cloud", "moto", "local", "--cloud local works", is_needed=cloud_name == "local"),
     ]
     if all(finding.ok for finding in found if finding.is_needed):
-        with busy(cloud_name, if_broken_off="Broken off; nothing was created."):
+        with busy(cloud_name, if_interrupted="Interrupted; nothing was created."):
             found += _cloud_findings(args, cloud_name, instances)
     ok = all(finding.ok for finding in found if finding.is_needed)
     if args.output == "json":
@@ -65,14 +56,14 @@ def check(args: argparse.Namespace) -> int:
         widest = max(len(finding.name) for finding in found)
         for finding in found:
             mark = "ok     " if finding.ok else "MISSING" if finding.is_needed else "-      "
-            for line in _lines(f"{mark}  {finding.name:{widest}}  ", finding.says):
+            for line in finding_lines(f"{mark}  {finding.name:{widest}}  ", finding.says):
                 print(line)
         print("ready" if ok else f"not ready for --cloud {cloud_name}")
     return 0 if ok else 1
 
 
-def _lines(head: str, says: str) -> list[str]:
-    """Break a finding at 80 columns; what is to be copied stays whole."""
+def finding_lines(head: str, says: str) -> list[str]:
+    """Wrap a finding at 80 columns; a command to copy is not broken."""
     indent = " " * len(head)
     return textwrap.wrap(head + says, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
@@ -115,7 +106,7 @@ def _offered(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:
     pools = [pool for pool in cloud.offerings(instances) if pool.region == region]
     missing = set(instances) - {pool.instance_type for pool in pools}
     if missing:
-        raise SpecError(f"{', '.join(sorted(missing))} is not offered here; choose another --region or type")
+        raise SpecError(f"{', '.join(sorted(missing))} is not offered in this region; choose another --region or type")
     zones = sorted({pool.zone for pool in pools})
     return f"{', '.join(instances)} in {', '.join(zones)}"
 
@@ -131,7 +122,7 @@ def _network_words(cloud: Cloud, region: str) -> str:
 
 
 def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple[str, ...]) -> Finding:
-    """Look at one quota. One market's may be 0 without harm, so that neither is needed by itself."""
+    """Check one quota. One market's may be 0, so that neither is required."""
     code = QUOTA_CODES[family, market]
     needs = min(catalog.find(name).vcpus for name in instances if catalog.find(name).quota_family == family)
     name = f"{region} quota"
@@ -140,7 +131,7 @@ def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple
     except CloudError as error:
         return Finding(name, False, str(error), is_needed=False)
     if limit is None:
-        return Finding(name, False, f"{code} ({family} {market}) cannot be read: allow servicequotas:Get*", False)
+        return Finding(name, False, f"{code} ({family} {market}) cannot be read; allow servicequotas:Get*", False)
     words = f"{code} ({family} {market}) {limit:.0f} vCPUs, {needs} needed"
     return Finding(name, limit >= needs, words, is_needed=False)
 
@@ -151,10 +142,10 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     pool = next(pool for pool in cloud.offerings(instances) if pool.region == region)
     offer = Offer(pool, market, 0.0, "")
     plan = Plan(spec, (offer,), {region: cloud.image(region)}, 0.0, "check", {region: cloud.network(region, ())})
-    cloud.rehearse(plan.door(region))
-    cloud.rehearse(rehearsal(plan, offer))
+    cloud.dry_run(plan.security_group(region))
+    cloud.dry_run(launch_dry_run(plan, offer))
     article = "an" if market == "on-demand" else "a"
-    return f"{article} {market} launch would be let through (DryRun of RunInstances and CreateSecurityGroup)"
+    return f"{article} {market} launch is permitted (DryRun of RunInstances and CreateSecurityGroup)"
 
 
 def _try_out(name: str, ask: Callable[[], object]) -> Finding:

@@ -1,4 +1,4 @@
-"""`compare`: instance types side by side, for people and for programs. Offline; needs no account."""
+"""`compare`: instance types side by side. Offline; needs no account."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from orchestrator.runs.home import home_from_environment
 
 
 def do_compare(args: argparse.Namespace) -> int:
-    """Do `pixel-orch compare`: offline, from the catalog and from prices that were asked before."""
+    """Do `pixel-orch compare`: offline, from the catalog and from cached or recorded prices."""
     words = [word.strip() for text in args.types for word in text.split(",") if word.strip()]
     if not words:
-        raise SpecError("TYPE: this names no instance type; for example pixel-orch compare g4dn.xlarge g5.xlarge")
+        raise SpecError("TYPE: no instance type is given; for example pixel-orch compare g4dn.xlarge g5.xlarge")
     names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in words))
     home, now = home_from_environment(), SystemClock().now()
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
@@ -60,7 +60,7 @@ def _hardware(sides: Sequence[Side]) -> str:
             number(float(s.fp32_tflops)),
             number(float(s.memory_gib)),
             number(float(s.bandwidth_gb_s)),
-            f"gone {s.known.retired}" if s.known.is_retired else "current",
+            f"retired {s.known.retired}" if s.known.is_retired else "current",
             s.known.replacement or "-",
         ]
         for s in sides
@@ -101,7 +101,7 @@ def _then_text(lines: Sequence[Then]) -> list[str]:
         ]
         for line in lines
     ]
-    title = "The comparison of 2016 by its own inputs, and what is known of them"
+    title = "The comparison of 2016 by its own inputs, and what is known about them"
     return [title, table(head, rows, " ".join(head[1:])), *(_bullet(f"{line.what}: {line.why}") for line in lines)]
 
 
@@ -121,17 +121,17 @@ def _remarks(compared: Comparison) -> list[str]:
     gone = [s.known for s in compared.sides if s.known.is_retired]
     if gone:
         names = ", ".join(known.name for known in gone)
-        texts.append(f"{names}: still in AWS's price list, and no longer to be rented; --cloud local shows how it was.")
+        texts.append(f"{names}: still in AWS's price list, but cannot be rented; --cloud local simulates it.")
     if any(s.known.gpus > 1 for s in compared.sides):
-        texts.append("Rates and memory are of all GPUs of a machine; the bundled trainer uses one of them.")
+        texts.append("Rates and memory are of all GPUs of an instance; the bundled trainer uses one.")
     without = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is not None]
     if without:
-        texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ is at the on-demand price.")
+        texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ uses the on-demand price.")
     unpriced = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is None]
     if unpriced:
-        texts.append(f"{', '.join(unpriced)}: no price is known; pixel-orch prices asks AWS.")
-    texts.append("TFLOPS is peak fp32, SPOT the lowest price over all zones and regions that are known.")
-    texts.append("Rates are peaks by the makers' sheets, not measured: pixel-orch bench measures.")
+        texts.append(f"{', '.join(unpriced)}: no price is known; ask AWS with pixel-orch prices.")
+    texts.append("TFLOPS is peak fp32; SPOT is the lowest known price over zones and regions.")
+    texts.append("Rates are peaks from data sheets; pixel-orch bench measures real ones.")
     texts.append(f"Prices, {compared.price_note}.")
     return [textwrap.fill(text, 80, break_on_hyphens=False) for text in texts]
 

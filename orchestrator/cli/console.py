@@ -1,7 +1,4 @@
-"""What a person sees: tables as wide as the terminal, a line for each event, one live line in a terminal.
-
-A pipe gets plain lines.
-"""
+"""What every command prints and asks with: lines, one live line in a terminal, errors, yes or no."""
 
 from __future__ import annotations
 
@@ -14,20 +11,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from orchestrator.formatting import WIDTH, _cut, columns, wrapped
+from orchestrator.errors import SpecError
+from orchestrator.formatting import WIDTH, columns, cut, wrapped
 
 
 def say_error(text: str) -> None:
-    """Print to standard error: broken between words in a terminal, as it is elsewhere."""
+    """Print to standard error, wrapped to the width of a terminal."""
     width = columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+
+
+def require_terminal() -> None:
+    """Raise SpecError where nobody can answer a question."""
+    if not sys.stdin.isatty():
+        raise SpecError("stdin is not a terminal; pass -y")
+
+
+def confirm(question: str, *, default: bool) -> bool:
+    """Ask yes or no; return the answer. Ctrl-C and the end of input mean no.
+
+    Args:
+        question: what to ask.
+        default: what an empty answer means.
+
+    Raises:
+        SpecError: standard input is not a terminal.
+    """
+    require_terminal()
+    try:
+        answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        return False
+    return answer in ("y", "yes") or (default and not answer)
 
 
 PLAIN_LETTERS = {"…": "...", "\u2013": "-", "\u2014": "-", "\u00d7": "x"}
 
 
 def make_safe(stream: TextIO) -> None:
-    """Let a stream of a narrow encoding write what it has no letter for as ASCII, rather than fail."""
+    """Let a stream write characters that its encoding lacks as ASCII, rather than fail."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     if "utf" not in encoding.lower() and isinstance(stream, io.TextIOWrapper):
         codecs.register_error("pixel-orch", _spelled)
@@ -42,9 +64,9 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 class Screen:
-    """Where the lines go. On a terminal the last line may be live: it is written again in place.
+    """Prints lines. On a terminal the last line may be live: it is rewritten in place.
 
-    A terminal that can do no more than print (`TERM=dumb`) gets plain lines, as a pipe does.
+    A dumb terminal (`TERM=dumb`) gets plain lines, as a pipe does.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -56,11 +78,11 @@ class Screen:
 
     @property
     def width(self) -> int | None:
-        """The columns there are now: a terminal may be made wider or narrower at any time. None: no terminal."""
+        """The current width of the terminal, which may change at any time; None: no terminal."""
         return columns(self.stream)
 
     def line(self, text: str, at: float | None = None) -> None:
-        """Print one line with the time of day before it: of now, or of when it happened; with the day, if another."""
+        """Print one line after the time of day, of now or of `at`; with the date, if that is not today."""
         now = self._clock()
         moment = time.localtime(now if at is None else at)
         is_today = moment[:3] == time.localtime(now)[:3]
@@ -69,15 +91,15 @@ class Screen:
         self.plain(wrapped(text, self.width, indent=" " * 11) if self.width else text)
 
     def plain(self, text: str) -> None:
-        """Print as it is; what is too long for the terminal is broken between words."""
+        """Print a text, wrapped to the width of a terminal."""
         width = self.width
         self._write(self._erase() + (wrapped(text, width) if width else text) + "\n")
         self._live = ""
 
     def live(self, text: str) -> None:
-        """Replace the live line; nothing happens where there is no terminal."""
+        """Replace the live line; does nothing without a terminal."""
         if self.is_terminal:
-            text = _cut(text, (self.width or WIDTH) - 1)
+            text = cut(text, (self.width or WIDTH) - 1)
             self._write(self._erase() + text)
             self._live = text
 
@@ -85,7 +107,7 @@ class Screen:
         return "\r\x1b[K" if self._live else ""
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # the terminal was closed: the run is still to be brought to its end
+        with suppress(OSError, ValueError):  # the terminal was closed: the run is still led to its end
             self.stream.write(text)
             self.stream.flush()
 
@@ -94,13 +116,13 @@ WORDS = {"local": "starting the embedded cloud ...", "aws": "asking AWS ..."}
 
 
 @contextmanager
-def busy(cloud: str, screen: Screen | None = None, *, if_broken_off: str = "") -> Iterator[None]:
-    """Say in a terminal, and only there, what is going on; after Ctrl-C what has come of it.
+def busy(cloud: str, screen: Screen | None = None, *, if_interrupted: str = "") -> Iterator[None]:
+    """Show in a terminal, and only there, that a command waits for an answer.
 
     Args:
         cloud: "aws" or "local".
-        screen: where to; None: standard error.
-        if_broken_off: what Ctrl-C leaves behind: nothing, as a rule.
+        screen: where to print; None: standard error.
+        if_interrupted: printed after Ctrl-C.
     """
     screen = screen or Screen(sys.stderr)
     screen.live(WORDS[cloud])
@@ -108,8 +130,8 @@ def busy(cloud: str, screen: Screen | None = None, *, if_broken_off: str = "") -
         yield
     except KeyboardInterrupt:
         screen.live("")
-        if if_broken_off:
-            screen.plain(if_broken_off)
+        if if_interrupted:
+            screen.plain(if_interrupted)
         raise
     finally:
         screen.live("")

@@ -20,7 +20,7 @@ def dashboard(args: argparse.Namespace) -> int:
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise SpecError("dashboard needs the extra dashboard: pip install 'pixel-orch[dashboard]'")
     if args.port != 0 and not 1024 <= args.port <= 65535:
-        raise SpecError(f"--port: {args.port} is no port; give one from 1024 to 65535, or 0 for a free one")
+        raise SpecError(f"--port: {args.port} is not a port; give one from 1024 to 65535, or 0 for a free one")
     home = home_from_environment()
     import uvicorn
 
@@ -32,11 +32,9 @@ def dashboard(args: argparse.Namespace) -> int:
     try:
         listener.bind((ADDRESS, args.port))
     except OSError as error:
-        raise SpecError(f"--port: {args.port} cannot be had ({error.strerror}); leave it out for a free one") from None
+        raise SpecError(f"--port: {args.port} is not available ({error.strerror}); drop it to use a free one") from None
     url = f"http://{ADDRESS}:{listener.getsockname()[1]}/?token={token}"
-    print(
-        f"{url}\nOnly this machine, only with this address; it shows and changes nothing. Ctrl-C ends it.", flush=True
-    )
+    print(f"{url}\nReachable from this machine only, with this URL; read-only. Ctrl-C ends it.", flush=True)
     servers: list[uvicorn.Server] = []
     pages = app(home, token, SystemClock().now, lambda: servers[0].should_exit)
     servers.append(uvicorn.Server(uvicorn.Config(pages, log_level="error", timeout_graceful_shutdown=3)))

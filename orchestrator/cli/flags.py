@@ -1,4 +1,4 @@
-"""Every command and its flags, for argparse. Imports nothing that takes time: `--help` must be quick."""
+"""Every command and its flags, for argparse. Imports nothing slow: `--help` must be quick."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
-from orchestrator.cli import flags_market as market_flags
+from orchestrator.cli import flags_launch, flags_market
+from orchestrator.cli.flags_shared import cloud_flags, output_flag
 from orchestrator.version import VERSION
 
 DESCRIPTION = """\
 Train on AWS GPU spot instances: finds the cheapest capacity, sends the code,
-trains, brings every checkpoint home, survives interruption, ends the machine,
-and says what it cost and how fast it was. `--cloud local` does all of it on
-this machine, without AWS."""
+trains, downloads every checkpoint, survives interruption, terminates the
+instance, and reports cost and speed. `--cloud local` does all of it on this
+machine, without AWS."""
 
 EXAMPLES = {
     "launch": "pixel-orch launch --cloud local --instance p2.xlarge --spot -y\n"
@@ -27,7 +28,7 @@ EXAMPLES = {
     "pull": "pixel-orch pull my-run --out ./results",
     "ssh": "pixel-orch ssh my-run -- nvidia-smi",
     "down": "pixel-orch down 'digits-*' -y",
-    "sweep": "pixel-orch sweep --dry-run || pixel-orch sweep -y",
+    "cleanup": "pixel-orch cleanup --dry-run || pixel-orch cleanup -y",
     "report": "pixel-orch report --html report.html",
     "bench": "pixel-orch bench -t g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
     "dashboard": "pixel-orch dashboard --port 8765",
@@ -44,6 +45,7 @@ EXAMPLES = {
     "complete": "pixel-orch complete --checkpoint F --image test:0 --occlude bottom --out completed.png",
     "figures": "pixel-orch figures --checkpoint out/checkpoint-300.pt --out figures",
 }
+OLD_CLEANUP = "sweep"  # the name of `cleanup` in 0.1; an alias for one version
 OF_THE_MODEL = ("train", "evaluate", "sample", "complete", "figures", "data")
 
 
@@ -53,10 +55,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Guesses what was meant by a command or a flag that there is not."""
+    """Suggests the nearest command or flag for one that does not exist."""
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as the one above it
-        """Parse; what is left over is named, with what is most like it."""
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as in argparse
+        """Parse; an unknown flag is named, with the nearest known one."""
         given, left = self.parse_known_args(args, namespace)
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}{self._guess(str(given.command), left[0])}")
@@ -64,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _guess(self, command: str, word: str) -> str:
         if not word.startswith("-"):
-            return "; a program of your own stands behind --" if command in ("launch", "bench") else ""
+            return "; the command of your own program follows --" if command in ("launch", "bench") else ""
         sub = self._commands()[command]
         known = {name.lstrip("-"): name for action in sub._actions for name in action.option_strings}
         near = _near(word.partition("=")[0].lstrip("-"), known)
@@ -75,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
         return dict(found[0].choices) if found else {}
 
     def error(self, message: str) -> NoReturn:
-        """Say in one line what is wrong; of a list of all commands only the nearest."""
+        """Print one line; for an unknown command it names the nearest one, not all of them."""
         unknown = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(", message)
         if unknown:
             near = _near(unknown[1], self._commands())
@@ -85,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    """Return what is most like a word, "" if nothing is."""
+    """Return the nearest known word, "" if none is near."""
     import difflib
 
     return next(iter(difflib.get_close_matches(word, known, n=1)), "")
@@ -112,18 +114,18 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=name)
         return sub
 
-    _launch_flags(add("launch", "rent a machine, train on it, bring the checkpoints home, end it"))
-    _looking(add)
-    _ending(add)
-    _market(add)
-    _house(add)
+    flags_launch.launch(add("launch", "rent an instance, train on it, download the checkpoints, terminate it"))
+    _run_commands(add)
+    _end_commands(add)
+    _cost_commands(add)
+    _account_commands(add)
     for name, text in (
         ("train", "train the bundled model on this machine"),
         ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
         ("sample", "draw images from a checkpoint into a PNG grid"),
-        ("complete", "fill in the hidden part of an image, several times"),
+        ("complete", "complete the hidden part of an image, several times"),
         ("figures", "predictive distributions, samples, completions and the training curve"),
-        ("data", "prepare, check and look at data sets"),
+        ("data", "prepare, verify and preview data sets"),
     ):
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -133,66 +135,64 @@ Add = Callable[..., argparse.ArgumentParser]
 """(name, what it does, aliases) -> the parser of a command."""
 
 
-def _looking(add: Add) -> None:
+def _run_commands(add: Add) -> None:
     sub = add("status", "show all runs, or one run in full")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
-    _output(sub)
-    sub = add("logs", "print what the trainer printed")
+    output_flag(sub)
+    sub = add("logs", "print the trainer's output")
     sub.add_argument("run", metavar="RUN", help="a run's name")
-    sub.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
-    sub = add("attach", "take over a run whose process died, or follow one that is led")
+    sub.add_argument("-f", "--follow", action="store_true", help="continue until the run is over")
+    sub = add("attach", "take over a run whose process has ended, or follow one that is led")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
-    sub.add_argument("-a", "--all", action="store_true", help="lead every run that nobody leads, in one process")
-    _output(sub)
-    sub = add("pull", "bring home what the instance has and we have not")
+    sub.add_argument("-a", "--all", action="store_true", help="lead every run that no process leads, in this one")
+    output_flag(sub)
+    sub = add("pull", "download checkpoints and samples that are not on this machine yet")
     sub.add_argument("run", metavar="RUN", help="a run's name")
-    sub.add_argument("--out", metavar="DIR", help="copy the newest checkpoint and samples there")
-    _output(sub)
-    sub = add("ssh", "log in to a run's machine, or run a command there (after --)")
+    sub.add_argument("--out", metavar="DIR", help="also copy the newest checkpoint and samples there")
+    output_flag(sub)
+    sub = add("ssh", "log in to a run's instance, or run a command there (after --)")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
-    sub.add_argument("--add-include", action="store_true", help="make `ssh pixel-orch-RUN` work, by ~/.ssh/config")
+    sub.add_argument("--add-include", action="store_true", help="let `ssh pixel-orch-RUN` work: adds to ~/.ssh/config")
 
 
-def _ending(add: Add) -> None:
-    sub = add("stop", "save a checkpoint, bring it home, end the machine; launch --resume goes on")
+def _end_commands(add: Add) -> None:
+    sub = add("stop", "save a checkpoint, download it, terminate; launch --resume continues")
     sub.add_argument("run", metavar="RUN", help="a run's name")
-    _output(sub)
-    sub = add("down", "end runs and their machines")
+    output_flag(sub)
+    sub = add("down", "end runs and terminate their instances")
     sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
     sub.add_argument("-a", "--all", action="store_true", help="all runs")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _output(sub)
-    sub = add("sweep", "find by tag what is still billed though nobody leads it, and end it")
-    _cloud(sub)
+    output_flag(sub)
+    sub = add("cleanup", "find orphaned instances by tag, and terminate them", aliases=[OLD_CLEANUP])
+    cloud_flags(sub)
     sub.add_argument(
         "--dry-run",
         action="store_true",
-        help="only say what there is; exit code 1 if something (so without -y in cron)",
+        help="only list them; exit code 1 if there are some (as without -y in cron)",
     )
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask: end it")
-    _output(sub)
+    output_flag(sub)
 
 
-def _market(add: Add) -> None:
+def _cost_commands(add: Add) -> None:
     sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
-    market_flags.report(sub)
-    market_flags.bench(add("bench", "run a few steps on each of several types, side by side, and compare their cost"))
-    market_flags.dashboard(add("dashboard", "show the runs live in a browser, on this machine only; changes nothing"))
+    flags_market.report(sub)
+    flags_market.bench(add("bench", "run a few steps on each of several types, side by side, and compare their cost"))
+    flags_market.dashboard(add("dashboard", "show the runs live in a browser on this machine; changes nothing"))
     for name, text in (
-        ("prices", "what machines cost: spot history, on-demand, the lowest over zones and regions"),
+        ("prices", "prices of instance types: spot history, on-demand, lowest zone and region"),
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),
     ):
-        sub = add(name, text)
-        getattr(market_flags, name)(sub)
-        _output(sub)
+        getattr(flags_market, name)(add(name, text))
 
 
-def _house(add: Add) -> None:
-    sub = add("check", "say what is there and what is missing; creates nothing")
-    sub.add_argument("-t", "--instance", metavar="TYPE", help="whose quota and zones to look at (default: g4dn.xlarge)")
-    _cloud(sub)
-    _output(sub)
-    sub = add("runs", "forget runs that are over: `runs prune`")
+def _account_commands(add: Add) -> None:
+    sub = add("check", "check credentials, quotas, images and permissions; creates nothing")
+    sub.add_argument("-t", "--instance", metavar="TYPE", help="type to check quota and zones of (default: g4dn.xlarge)")
+    cloud_flags(sub)
+    output_flag(sub)
+    sub = add("runs", "remove runs that are over: `runs prune`")
     actions = sub.add_subparsers(dest="action", metavar="prune", required=True)
     sub = actions.add_parser(
         "prune",
@@ -202,112 +202,28 @@ def _house(add: Add) -> None:
         allow_abbrev=False,
     )
     sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
-    sub.add_argument("--older-than", metavar="TIME", help="only those created so long ago: 30d, 12h")
-    sub.add_argument("--keep-last", metavar="N", type=int, help="keep the newest N that are over")
-    sub.add_argument("--dry-run", action="store_true", help="only say which")
+    sub.add_argument("--older-than", metavar="TIME", help="only runs created so long ago: 30d, 12h")
+    sub.add_argument("--keep-last", metavar="N", type=int, help="keep the newest N of them")
+    sub.add_argument("--dry-run", action="store_true", help="only list them")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _output(sub)
-    sub = add("setup", "make what stands between runs: bucket, role, security group, budget alarm")
-    _standing(sub)
-    sub.add_argument("--budget-alarm", metavar="USD", help="of the account in a month; with --email")
-    sub.add_argument("--email", metavar="ADDRESS", help="who is told at 80 %% of it, and when it is foreseen")
-    sub.add_argument("--ssm", action="store_true", help="let machines be reached through SSM (launch --via-ssm)")
-    sub = add("teardown", "remove what setup made; the bucket only if it is empty, or if told")
-    _standing(sub)
-    sub.add_argument("--delete-bucket-data", action="store_true", help="the bucket too, with every checkpoint in it")
+    output_flag(sub)
+    sub = add("setup", "create what runs share: bucket, role, security group, budget alarm")
+    _stack_flags(sub)
+    sub.add_argument("--budget-alarm", metavar="USD", help="monthly limit of the account; with --email")
+    sub.add_argument("--email", metavar="ADDRESS", help="who is notified at 80 %% of it, and when it is forecast")
+    sub.add_argument("--ssm", action="store_true", help="allow access through SSM (launch --via-ssm)")
+    sub = add("teardown", "remove what setup created; the bucket only if it is empty")
+    _stack_flags(sub)
+    sub.add_argument(
+        "--delete-bucket-data", action="store_true", help="also remove the bucket and all checkpoints in it"
+    )
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    sub = add("completion", "print what makes a shell complete commands, flags and names of runs")
-    sub.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose")
+    sub = add("completion", "print the shell code that completes commands, flags and names of runs")
+    sub.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
 
 
-def _standing(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--stack-name", metavar="NAME", default="pixel-orch", help="default: pixel-orch")
-    _cloud(sub)
+def _stack_flags(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--stack-name", metavar="NAME", default="pixel-orch", help="stack name (default: pixel-orch)")
+    cloud_flags(sub)
     sub.add_argument("--dry-run", action="store_true", help="print what would be done")
-    _output(sub)
-
-
-def _output(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the format (default: table)")
-
-
-def _cloud(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--cloud", metavar="aws|local", help="AWS (the default), or the embedded cloud on this machine")
-    sub.add_argument("--region", metavar="REGION", action="append", help="an AWS region (default: the configured one)")
-    sub.add_argument("--profile", metavar="NAME", help="of ~/.aws/config (default: AWS_PROFILE)")
-
-
-def _launch_flags(sub: argparse.ArgumentParser) -> None:
-    where = sub.add_argument_group("where")
-    where.add_argument(
-        "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
-    )
-    where.add_argument("--spot", "--use-spot", action="store_true", help="spot: cheaper, may be interrupted")
-    where.add_argument("--on-demand", action="store_true", help="on-demand; give this or --spot")
-    where.add_argument("--max-price", metavar="USD", help="highest spot price per hour")
-    _cloud(where)  # type: ignore[arg-type]  # a group has add_argument too
-    where.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
-    where.add_argument("--ami", metavar="ID", help="image (default: AWS's Base Deep Learning AMI)")
-    where.add_argument("--allow-cpu", action="store_true", help="go on, on the CPU, where the GPU cannot be used")
-    door = sub.add_argument_group("network and access")
-    door.add_argument("--subnet", metavar="ID", action="append", help="subnet (default: those of the default VPC)")
-    door.add_argument("--private", action="store_true", help="no public address; reach it by --via-ssm or a proxy")
-    door.add_argument("--via-ssm", action="store_true", help="SSH through AWS Systems Manager; no open port")
-    door.add_argument("--ssh-proxy", metavar="COMMAND", help="ProxyCommand: %%h %%p, %%i instance, %%r region")
-    door.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine only; none: nobody)")
-    door.add_argument("--login-user", metavar="USER", help="default: what the image's name says")
-    door.add_argument("--key", metavar="FILE", help="private key of your own (default: one made for the run)")
-    door.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")
-    door.add_argument("--instance-profile", metavar="NAME", help="IAM role of the machine (default: that of setup)")
-    door.add_argument("--tag", metavar="K=V", action="append", help="a tag on all that is created")
-    what = sub.add_argument_group("what")
-    what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
-    what.add_argument("--dataset", metavar="NAME", help="data set of the bundled trainer; prepared on the machine")
-    what.add_argument("--data-bucket", metavar="s3://B/P", help="where in S3 it lies prepared, or is to be put")
-    what.add_argument("--prepare", metavar="K=V", action="append", help="setting of data prepare there: size=32")
-    what.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
-    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
-    what.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
-    what.add_argument("--env", metavar="K[=V]", action="append", help="variable for the trainer; K alone: as set here")
-    what.add_argument("--env-file", metavar="FILE", help="variables for the trainer, K=V lines")
-    what.add_argument("--workdir", metavar="DIR", help="folder of a program of your own; its command follows --")
-    what.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
-    how = sub.add_argument_group("how")
-    how.add_argument("-n", "--name", metavar="NAME", help="the run's name (default: made up)")
-    how.add_argument("-f", "--file", metavar="FILE", help="YAML with these settings; flags win")
-    how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
-    how.add_argument("-d", "--detach", action="store_true", help="go on in the background: status, logs -f, attach")
-    how.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
-    how.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, ended or failed")
-    how.add_argument(
-        "--from",
-        metavar="PLACE",
-        dest="start_from",
-        help="begin with a checkpoint: of a run, a file, a folder, s3://B/P",
-    )
-    how.add_argument(
-        "--dry-run", "--dryrun", action="store_true", help="print the plan, request for request; create nothing"
-    )
-    how.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
-    how.add_argument("--bucket", metavar="NAME", help="S3 as a second home of the checkpoints: survives this machine")
-    how.add_argument(
-        "--owner-timeout",
-        metavar="TIME",
-        help="the machine saves and ends itself when it has not heard of us for so long (default: 30m)",
-    )
-    how.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
-    how.add_argument("--max-duration", metavar="TIME", help="the same after so long: 90m, 12h, 2d, or seconds")
-    how.add_argument(
-        "-i",
-        "--idle-minutes-to-autostop",
-        metavar="MIN",
-        help="the same when the trainer has written nothing for so long",
-    )
-    how.add_argument("--faults", metavar="FILE", help="embedded cloud: what goes wrong (YAML; see infra/README.md)")
-    how.add_argument(
-        "--interrupt-after",
-        metavar="S",
-        type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
-    )
-    _output(how)  # type: ignore[arg-type]
+    output_flag(sub)

@@ -1,6 +1,6 @@
-"""`prices`: what EC2 asks for a machine, live where there are credentials, recorded where there are none.
+"""`prices`: EC2's prices of instance types, live with credentials, recorded without.
 
-A figure always says whose it is: live (asked now), cached (asked then), recorded (bundled, with its date).
+Each figure names its source: live (asked now), cached (asked before), recorded (bundled, with its date).
 """
 
 from __future__ import annotations
@@ -28,20 +28,16 @@ from orchestrator.market.spot_prices import (
     recorded_regions,
     saves,
 )
+from orchestrator.plan.validators import check_cloud
 from orchestrator.runs.home import home_from_environment
 
 EVERY_REGION = "all"
 
 
-# -- prices
-
-
 def prices(args: argparse.Namespace) -> int:
     """Do `pixel-orch prices`."""
     home, now = home_from_environment(), SystemClock().now()
-    cloud = args.cloud or "aws"
-    if cloud not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud!r}; use aws, or local for the embedded cloud")
+    cloud = check_cloud(args.cloud)
     if not 1 <= args.days <= MOST_DAYS:
         raise SpecError(f"--days: {args.days} is not from 1 to {MOST_DAYS}; EC2 keeps {MOST_DAYS} days of prices")
     names = chosen_types(args.instance)
@@ -67,11 +63,8 @@ def _chosen_regions(cloud: str, asked: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(catalog.check_region(name) for name in asked))
 
 
-# -- prices, shown
-
-
 def age_words(rows: Sequence[MarketRow], now: float, days: int | None = None) -> list[str]:
-    """Return one line for each source among the rows: whose figures these are, and of when."""
+    """Return one line for each source among the rows, with its date."""
     lines = []
     window = f", over {days} days" if days else ""
     live = [row for row in rows if row.source == "live"]
@@ -119,7 +112,7 @@ def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: i
         for row in shown
         if not row.note
     ]
-    parts = [table(head, rows, "NOW MEAN LOW VOL ON-DEM SAVES")] if rows else ["no spot price is known of these"]
+    parts = [table(head, rows, "NOW MEAN LOW VOL ON-DEM SAVES")] if rows else ["no spot price of these is known"]
     doubtful = [row for row in shown if row.note]
     if doubtful:
         parts += ["", "Not ranked:", *_doubts(doubtful)]
@@ -131,13 +124,13 @@ def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: i
             f"  {name:{widest}}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})"
             for name, row in best.items()
         ]
-    parts += ["", "USD an hour, Linux. MEAN weighs by time; VOL: standard deviation over it."]
+    parts += ["", "USD an hour, Linux. MEAN is weighted by time; VOL is deviation over MEAN."]
     parts += [textwrap.fill(line, 80) for line in (*age_words(shown, now, days), *quoted.notes)]
     return "\n".join(parts)
 
 
 def _doubts(rows: Sequence[MarketRow]) -> list[str]:
-    """Return one line for each place and reason, with the types that it holds for."""
+    """Return one line for each place and reason, with its types."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         groups.setdefault((row.zone or row.region, row.note), []).append(row.instance_type)

@@ -1,4 +1,4 @@
-"""Reaching a run's machine: pull, ssh, and an entry for one's own ssh."""
+"""`pull`: downloads the checkpoints and samples of a run that are not on this machine yet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
 from orchestrator.host.base import Cursor, Host
 from orchestrator.host.connect import connector
-from orchestrator.plan.storage import second_home
+from orchestrator.plan.storage import remote_store_of
 from orchestrator.report.summary import newest_checkpoint, newest_samples
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.home import home_from_environment
-from orchestrator.runs.outputs import Output
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
 
-def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
+def live_instance(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
+    """Return the last attempt whose instance is running now, None if there is none."""
     open_attempts = [a for a in store.state().open_attempts() if not a.is_lost]
     known = {i.instance_id: i for i in cloud.instances(store.run)}
     for attempt in reversed(open_attempts):
@@ -33,19 +33,19 @@ def _live(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
 
 
 def _host(store: RunStore, attempt: Attempt, instance: Instance) -> Host:
-    host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
+    host_key = store.host_key_path(attempt.number).read_text()
     return connector(store, store.spec())(instance, attempt.login_user, host_key)
 
 
 def pull(args: argparse.Namespace) -> int:
-    """Do `pixel-orch pull`: bring home what is not there yet; with --out copy the newest to a folder of one's own."""
+    """Do `pixel-orch pull`: download what is missing here; --out copies the newest to a folder."""
     home = home_from_environment()
     store = RunStore.open(home, args.run)
     spec = store.spec()
     fetched = 0
     if store.state().open_attempts() or spec.bucket:
         with cloud_of(spec, home) as cloud:
-            live = _live(store, cloud)
+            live = live_instance(store, cloud)
             fetched = _fetch_all(store, *live) if live else _fetch_from_s3(store, home)
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     if args.out:
@@ -60,9 +60,9 @@ def pull(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(answer))
     elif checkpoint is None:
-        print(f"{store.run}: no checkpoint has been written yet")
+        print(f"{store.run}: there is no checkpoint yet")
     else:
-        print(f"{store.run}: {fetched} new; the newest whole one at home:\n{checkpoint}")
+        print(f"{store.run}: {fetched} downloaded; the newest checkpoint:\n{checkpoint}")
     return 0
 
 
@@ -77,15 +77,15 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
                 continue
             count += 1
             if output.is_checkpoint:
-                store.append(_pulled(output, attempt.number))
+                store.append(CheckpointPulled.of(output, attempt.number, SystemClock().now()))
     finally:
         host.close()
     return count
 
 
 def _fetch_from_s3(store: RunStore, home: Path) -> int:
-    """Bring home the newest checkpoint of the second home, where there is one; return how many came."""
-    place, state = second_home(store.spec(), home), store.state()
+    """Download the newest checkpoint of the remote store, if it has one; return how many were downloaded."""
+    place, state = remote_store_of(store.spec(), home), store.state()
     have = {pulled.sha256 for pulled in state.checkpoints.values()}
     newest = place.checkpoints(most=1) if place is not None else []
     if place is None or not newest or newest[0].sha256 in have:
@@ -94,19 +94,8 @@ def _fetch_from_s3(store: RunStore, home: Path) -> int:
     if not place.fetch(output, store.checkpoints / output.name):
         return 0
     number = state.attempts[-1].number if state.attempts else 0
-    store.append(_pulled(output, number))
+    store.append(CheckpointPulled.of(output, number, SystemClock().now()))
     return 1
-
-
-def _pulled(output: Output, number: int) -> CheckpointPulled:
-    return CheckpointPulled(
-        at=SystemClock().now(),
-        attempt=number,
-        step=output.step,
-        name=output.name,
-        sha256=output.sha256,
-        size_bytes=output.size_bytes,
-    )
 
 
 def _copied(path: Path | None, folder: Path) -> Path | None:
@@ -116,4 +105,4 @@ def _copied(path: Path | None, folder: Path) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy2(path, folder / path.name))
     except OSError as error:
-        raise SpecError(f"--out: cannot write to {folder} ({error.strerror}); name a folder of yours") from None
+        raise SpecError(f"--out: cannot write to {folder} ({error.strerror}); name another folder") from None

@@ -1,4 +1,4 @@
-"""`report`: the terminal, JSON, CSV, Markdown, and one HTML file for those who would rather look than read."""
+"""`report`: cost and speed of runs as a table, JSON, CSV, Markdown or one HTML page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_SAMPLES = 8  # grids of a run
 
 
 def report(args: argparse.Namespace) -> int:
-    """Do `pixel-orch report`: cost and performance, by measurement."""
+    """Do `pixel-orch report`: measured cost and speed."""
     home, now = home_from_environment(), SystemClock().now()
     stores = [RunStore.open(home, run) for run in dict.fromkeys(args.runs)] if args.runs else RunStore.all(home)
     records = records_of(stores, now, args.billing_rule)
@@ -55,7 +55,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def report_of(records: list[Record], home: Path, now: float, rule: str) -> Report:
-    """Return the report over these runs, with the prices that are known without asking anybody."""
+    """Return the report over these runs, with cached or recorded prices."""
     workloads: dict[str, Workload] = {}
     for record in records:
         if record.workload.name and record.row.attempts:
@@ -83,7 +83,7 @@ def write_html(path: Path, built: Report, records: list[Record], home: Path) -> 
     """Write the page.
 
     Raises:
-        SpecError: the library that draws is missing, or the file cannot be written.
+        SpecError: the drawing library is missing, or the file cannot be written.
     """
     from orchestrator.report.html.page import as_html
 
@@ -91,7 +91,7 @@ def write_html(path: Path, built: Report, records: list[Record], home: Path) -> 
 
 
 def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
-    """Return what the page shows beside the figures: curves, price histories, sample grids."""
+    """Return the curves, price histories and sample grids of the page."""
     from orchestrator.report.html.charts import Curve
     from orchestrator.report.html.page import Exhibits
     from orchestrator.report.metrics import joined
@@ -119,14 +119,14 @@ def _gallery(store: RunStore) -> Gallery:
 
 
 def _spread(items: list[Sample], most: int) -> list[Sample]:
-    """Return at most so many, evenly over the whole, the first and the last among them."""
+    """Return at most `most` items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
 def _histories(records: list[Record], home: Path, now: float) -> list[History]:
-    """Return the price of each type's cheapest zone as it was asked for, else what the attempts saw."""
+    """Return the price history of each type's cheapest zone: cached, else as the attempts saw it."""
     from orchestrator.report.html.charts import History
 
     own = list(dict.fromkeys(a.instance_type for record in reversed(records) for a in record.row.attempts))
@@ -154,4 +154,4 @@ def _write_out(path: Path, text: str, *, flag: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"{flag}: cannot write {path} ({error.strerror}); name a file in a folder of yours") from None
+        raise SpecError(f"{flag}: cannot write {path} ({error.strerror}); name another file") from None

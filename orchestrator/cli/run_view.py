@@ -17,13 +17,13 @@ PLAIN_PROGRESS_EVERY_S = 10.0
 
 
 class RunView:
-    """A `Watcher` that tells a person what happens to a run.
+    """A `Watcher` that shows a run in the terminal.
 
     Args:
-        screen: where to.
-        steps: how many there are to do, None if only the trainer knows.
+        screen: where to print.
+        steps: how many the run has, None if only the trainer knows.
         clock: the time.
-        past: what has happened to the run before: it is in the bill too.
+        past: earlier events of the run: they count in the bill.
     """
 
     def __init__(self, screen: Screen, steps: int | None, clock: Clock, past: Iterable[ev.Event] = ()) -> None:
@@ -35,7 +35,7 @@ class RunView:
         self._state: RunState | None = None
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
-        """Show how far it is: live in a terminal, every ten seconds in a pipe."""
+        """Show the progress: live in a terminal, every ten seconds in a pipe."""
         if attempt.first_step_at is None:
             return
         now = self.clock.now()
@@ -45,8 +45,8 @@ class RunView:
             self.screen.line(self._progress(step, images_per_s, bar=20))
             self._told_at = now
 
-    def look(self) -> None:
-        """Show, in a terminal, how far a run is that another process leads: as far as its events say."""
+    def show_progress(self) -> None:
+        """Show in a terminal, from its events, how far a run is that another process leads."""
         running = [a for a in self._run().open_attempts() if a.first_step_at is not None]
         if running and self.screen.is_terminal:
             speeds = [e.images_per_s for e in self._events[-200:] if isinstance(e, ev.Progress)]
@@ -58,7 +58,7 @@ class RunView:
         return self._state
 
     def _live_words(self, step: int, images_per_s: float | None) -> str:
-        """Return the live line: where there is little room, the bar gives way, then the speed."""
+        """Return the live line; a narrow terminal gets a shorter bar, then none, then no speed."""
         room = (self.screen.width or WIDTH) - 1
         for indent, bar, speed in ((9, 20, images_per_s), (9, 10, images_per_s), (0, 10, images_per_s),
                                    (0, 0, images_per_s), (0, 0, None)):  # fmt: skip
@@ -80,11 +80,11 @@ class RunView:
         return text + f"  ~${money(billed)} so far"
 
     def event(self, event: ev.Event) -> None:
-        """Print the line of an event, if people want to know of it, with the time at which it happened."""
+        """Print the line of an event, if it has one, with the time at which it happened."""
         self._events.append(event)
         self._state = None
         text = event_words(event, event.at)
         for line in text.splitlines():
             self.screen.line(line, event.at)
         if isinstance(event, ev.CapacityAwaited):
-            self.screen.live(f"{' ' * 9}waiting for capacity; nothing is billed; Ctrl-C gives up")
+            self.screen.live(f"{' ' * 9}waiting for capacity; nothing is billed; Ctrl-C stops")

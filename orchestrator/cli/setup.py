@@ -1,4 +1,4 @@
-"""`setup` and `teardown`: what stands in an account between runs, and what is left of it afterwards: nothing."""
+"""`setup` creates what runs share in an account: a CloudFormation stack; `teardown` removes it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cli.console import confirm, require_terminal
 from orchestrator.cloud.base import MANAGED_TAG, Cloud
 from orchestrator.cloud.connect import EMBEDDED_TITLE, embedded_endpoint, regions_for
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH, wrapped
-from orchestrator.plan.validators import check_amount
+from orchestrator.plan.validators import check_amount, check_cloud
 from orchestrator.runs.home import home_from_environment, make_home
 
 if TYPE_CHECKING:
@@ -25,34 +26,34 @@ STACK_TAG = "pixel-orch:stack"
 NAME_GRAMMAR = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{0,39}")
 EMAIL_GRAMMAR = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 AT_REST = (
-    "At rest: role, profile, security group and alarm are free; S3 bills what the\n"
-    "bucket holds, about $0.023 a GB and month, $0.0125 once it is 30 days old\n"
+    "Cost at rest: role, profile, security group and alarm are free; S3 bills the\n"
+    "bucket's data, about $0.023 per GB and month, $0.0125 after 30 days\n"
     "(infra/README.md)."
 )
 
 
 def setup(args: argparse.Namespace) -> int:
-    """Do `pixel-orch setup`: deploy the stack, or bring it up to date. Asked twice, it changes nothing."""
+    """Do `pixel-orch setup`: create the stack, or update it. A second call changes nothing."""
     name = check_stack_name(args.stack_name)
     usd, email = check_alarm(args.budget_alarm, args.email)
-    say = _voice(args)
+    say = _printer(args)
     with _stack(args, name) as (stack, _):
         parameters = _parameters(stack, usd, email, args)
         if args.dry_run:
             return _print_dry(stack, parameters, args)
         is_new = stack.describe() is None
         tags = {MANAGED_TAG: "true", STACK_TAG: name}
-        events = _tell(stack.deploy(_template(), parameters, tags), say)
+        events = _print_events(stack.deploy(_template(), parameters, tags), say)
         outputs, missing = stack.outputs(), sorted(expected(parameters) - set(stack.resources()))
     for resource in missing:
-        say(f"  {resource} is not there" + (": the embedded cloud makes none" if args.cloud == "local" else ""))
+        say(f"  {resource} is missing" + (": the embedded cloud has none" if args.cloud == "local" else ""))
     answer = {"stack": name, "region": stack.region, "changed": events > 0, **outputs, "missing": missing}
     if args.output == "json":
         print(json.dumps(answer))
         return 0
-    say("made" if is_new else "brought up to date" if events else "there already, nothing to change")
+    say("created" if is_new else "updated" if events else "up to date; nothing to change")
     say(f"bucket            {outputs['Bucket']}   (launch --bucket {outputs['Bucket']})")
-    say(f"instance profile  {outputs['InstanceProfile']}   {_how_used(name)}")
+    say(f"instance profile  {outputs['InstanceProfile']}   {_profile_hint(name)}")
     say(f"security group    {outputs.get('SecurityGroup', 'none: the region has no default VPC')}")
     alarm = f"${parameters['BudgetUsd']} a month, to {parameters['Email']}" if parameters["Email"] else ""
     say(f"budget alarm      {alarm or 'none (--budget-alarm USD --email ADDRESS)'}")
@@ -61,9 +62,9 @@ def setup(args: argparse.Namespace) -> int:
 
 
 def teardown(args: argparse.Namespace) -> int:
-    """Do `pixel-orch teardown`: remove the stack; the bucket too if it is empty, or if its data is to go."""
+    """Do `pixel-orch teardown`: remove the stack; the bucket too if it is empty or its data is to be deleted."""
     name = check_stack_name(args.stack_name)
-    say = _voice(args)
+    say = _printer(args)
     with _stack(args, name) as (stack, cloud):
         bucket = stack.parameters().get("BucketName") or bucket_name(name, stack.account(), stack.region)
         is_there, held = stack.describe() is not None, stack.contents(bucket)
@@ -75,16 +76,16 @@ def teardown(args: argparse.Namespace) -> int:
                 print(json.dumps({"dry_run": True, "plan": plan}))
             return 0
         if not is_there and held is None:
-            say(f"there is no stack {name} in {stack.region}, and no bucket {bucket}: nothing to do")
+            say(f"there is no stack {name} in {stack.region}, and no bucket {bucket}; nothing to do")
         elif not _agreed(plan, args):
             say("Nothing was removed.")
             return 1
         check_nothing_runs(i.instance_id for i in cloud.instances() if not i.is_gone)
-        _tell(stack.delete(), say)
+        _print_events(stack.delete(), say)
         goes = held is not None and (held.objects == 0 or args.delete_bucket_data)
         if goes:
             stack.delete_bucket(bucket)
-            say(f"bucket {bucket} is gone")
+            say(f"removed bucket {bucket}")
         elif held is not None:
             say(plan[-1])
     if args.output == "json":
@@ -95,20 +96,18 @@ def teardown(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _stack(args: argparse.Namespace, name: str) -> Iterator[tuple[Stack, Cloud]]:
-    """Give the stack and the cloud that it is in.
+    """Give the stack and its cloud.
 
     Raises:
-        SpecError: the cloud or the region is none.
+        SpecError: the cloud or the region is unknown.
     """
     from orchestrator.cloud.aws import AwsCloud
     from orchestrator.cloud.aws.stack import Stack
 
-    cloud_name = args.cloud or "aws"
-    if cloud_name not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud_name!r}; use aws, or local for the embedded cloud")
+    cloud_name = check_cloud(args.cloud)
     regions = regions_for(cloud_name, tuple(args.region or ()), args.profile)
     if len(regions) != 1:
-        raise SpecError(f"--region: a stack is in one region, not in {', '.join(regions)}")
+        raise SpecError(f"--region: a stack has one region; give one of {', '.join(regions)}")
     if cloud_name == "aws":
         yield Stack(name, regions[0], profile=args.profile), AwsCloud(regions, profile=args.profile)
         return
@@ -117,42 +116,41 @@ def _stack(args: argparse.Namespace, name: str) -> Iterator[tuple[Stack, Cloud]]
         yield Stack(name, regions[0], endpoint=endpoint, look_every_s=0.1), cloud
 
 
-# -- what is asked for
-
-
 def check_stack_name(name: str) -> str:
-    """Return the name of a stack, which its role and profile have too.
+    """Return the name of a stack, which is also that of its role and profile.
 
     Raises:
         SpecError: CloudFormation would refuse it.
     """
     if not NAME_GRAMMAR.fullmatch(name):
-        raise SpecError(f"--stack-name: {name!r} is none; 1 to 40 letters, digits and '-', beginning with a letter")
+        raise SpecError(
+            f"--stack-name: {name!r} is not a stack name; use a letter, then up to 39 letters, digits and '-'"
+        )
     return name
 
 
 def check_alarm(usd: str | None, email: str | None) -> tuple[str, str]:
-    """Return the dollars a month and the address of the alarm, ("0", "") for none.
+    """Return the monthly limit in dollars and the address of the alarm, ("0", "") for none.
 
     Raises:
-        SpecError: one of them is missing, or makes no sense.
+        SpecError: one of them is missing or invalid.
     """
     if (usd is None) != (email is None):
-        raise SpecError("--budget-alarm USD and --email ADDRESS go together: who is to be told, and of how much")
+        raise SpecError("--budget-alarm USD and --email ADDRESS go together; give both")
     if usd is None or email is None:
         return "0", ""
     if not EMAIL_GRAMMAR.fullmatch(email):
-        raise SpecError(f"--email: {email!r} is no address; for example --email you@example.org")
+        raise SpecError(f"--email: {email!r} is not an address; give one, for example --email you@example.org")
     return f"{check_amount(usd, flag='--budget-alarm', example='20').normalize():f}", email
 
 
 def bucket_name(stack: str, account: str, region: str) -> str:
-    """Return the name of the stack's bucket: bucket names are everybody's, so that the account is part of it."""
+    """Return the name of the stack's bucket: it contains the account, as bucket names are global."""
     return f"{stack.lower()}-{account}-{region}"
 
 
 def _parameters(stack: Stack, usd: str, email: str, args: argparse.Namespace) -> dict[str, str]:
-    """The parameters of this deployment; a stack that is there keeps its bucket and whatever is not said anew."""
+    """Return the parameters of this deployment; an existing stack keeps what is not given anew."""
     before = stack.parameters()
     bucket = before.get("BucketName") or bucket_name(stack.name, stack.account(), stack.region)
     makes = before.get("MakeBucket") or ("false" if stack.contents(bucket) is not None else "true")
@@ -169,7 +167,7 @@ def _parameters(stack: Stack, usd: str, email: str, args: argparse.Namespace) ->
 
 
 def expected(parameters: dict[str, str]) -> set[str]:
-    """Return the logical names of what the template makes with these parameters."""
+    """Return the logical names of what the template creates with these parameters."""
     names = {"Role", "InstanceProfile", "BucketPolicy"}
     if parameters["MakeBucket"] == "true":
         names.add("Bucket")
@@ -184,16 +182,13 @@ def _template() -> str:
     return resources.files("infra.account").joinpath("stack.yaml").read_text()
 
 
-# -- saying it
-
-
-def _voice(args: argparse.Namespace) -> Any:
+def _printer(args: argparse.Namespace) -> Any:
     file = sys.stderr if args.output == "json" else sys.stdout
     return lambda text: print(text, file=file)
 
 
-def _tell(events: Iterable[StackEvent], say: Any) -> int:
-    """Print events as they come; return how many there were."""
+def _print_events(events: Iterable[StackEvent], say: Any) -> int:
+    """Print events as they arrive; return how many there were."""
     count = 0
     for event in events:
         count += 1
@@ -202,10 +197,10 @@ def _tell(events: Iterable[StackEvent], say: Any) -> int:
     return count
 
 
-def _how_used(name: str) -> str:
+def _profile_hint(name: str) -> str:
     from orchestrator.cloud.aws.stack import DEFAULT_NAME
 
-    return "(launch takes it by itself)" if name == DEFAULT_NAME else f"(launch --instance-profile {name})"
+    return "(launch uses it by default)" if name == DEFAULT_NAME else f"(launch --instance-profile {name})"
 
 
 def _print_dry(stack: Stack, parameters: dict[str, str], args: argparse.Namespace) -> int:
@@ -227,33 +222,29 @@ def _plan(name: str, bucket: str, is_there: bool, held: Any, with_data: bool) ->
     if held is None:
         return lines
     if held.objects == 0:
-        return [*lines, f"bucket {bucket}, which is empty"]
+        return [*lines, f"bucket {bucket}, empty"]
     what = f"{held.objects} objects, {held.size_bytes / 1e6:.1f} MB"
     if with_data:
-        return [*lines, f"bucket {bucket} WITH ITS DATA: {what}; they cannot be brought back"]
+        return [*lines, f"bucket {bucket} WITH ITS DATA: {what}; this cannot be undone"]
     return [*lines, f"kept: bucket {bucket} ({what}); teardown --delete-bucket-data removes it"]
 
 
 def _agreed(plan: list[str], args: argparse.Namespace) -> bool:
     if args.yes:
         return True
-    if not sys.stdin.isatty():
-        raise SpecError("teardown asks before it removes anything, and here is no terminal to ask on; add -y")
+    require_terminal()
     print("To be removed:", *plan, sep="\n  ")
-    try:
-        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-    except (EOFError, KeyboardInterrupt):
-        return False
+    return confirm("Remove it?", default=False)
 
 
 def check_nothing_runs(machines: Iterable[str]) -> None:
-    """Refuse to take the role from under machines that run.
+    """Refuse to remove the role of running instances.
 
     Raises:
-        PixelOrchError: some do.
+        PixelOrchError: some are running.
     """
     running = list(machines)
     if running:
         raise PixelOrchError(
-            f"{len(running)} machine(s) of ours still run ({', '.join(running[:3])}); end them: pixel-orch down -a"
+            f"instances are still running ({len(running)}: {', '.join(running[:3])}); end them: pixel-orch down -a"
         )

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.cli.pull import _live
+from orchestrator.cli.pull import live_instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
 from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder
@@ -28,16 +28,16 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
     store = RunStore.open(home, args.run)
     spec = store.spec()
     if shutil.which("ssh") is None:
-        raise SpecError("ssh: there is no `ssh` program on this machine; install OpenSSH's client")
-    nobody = SpecError(f"RUN: no instance of {store.run} is running now; pixel-orch status {store.run} says more")
+        raise SpecError("ssh: no `ssh` program is installed; install the OpenSSH client")
+    not_running = SpecError(f"RUN: no instance of {store.run} is running; see pixel-orch status {store.run}")
     if not store.state().open_attempts():
-        raise nobody
+        raise not_running
     with cloud_of(spec, home) as cloud:
-        live = _live(store, cloud)
+        live = live_instance(store, cloud)
         if live is None:
-            raise nobody
+            raise not_running
         attempt, instance = live
-        host_key = (store.attempt_folder(attempt.number) / "host_key.pub").read_text()
+        host_key = store.host_key_path(attempt.number).read_text()
         address, proxy = address_of(instance, spec), proxy_of(instance, spec)
         store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
         options = {
@@ -60,7 +60,7 @@ def _quoted(path: Path) -> str:
 def _run_in_foreground(words: list[str]) -> int:
     import subprocess
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program over there
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the remote program
     try:
         return subprocess.run(words, check=False).returncode
     finally:
@@ -68,14 +68,14 @@ def _run_in_foreground(words: list[str]) -> int:
 
 
 def _add_include(home: Path) -> int:
-    """Let the user's own `ssh`, `scp` and editors know `pixel-orch-RUN`: one Include line in ~/.ssh/config, once."""
+    """Make `pixel-orch-RUN` known to the user's own `ssh`, `scp` and editors: one Include line in ~/.ssh/config."""
     config = Path("~/.ssh/config").expanduser()
     line = f'Include "{ssh_config_folder(home)}/*"'
     before = config.read_text() if config.exists() else ""
     if line in before.splitlines():
-        print(f"{config} has it already: {line}")
+        print(f"{config} has this line already: {line}")
         return 0
     config.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(config, f"{line}\n\n{before}".encode(), mode=0o600)  # before the first Host, or it would be within
-    print(f"added to {config}: {line}\nNow: ssh pixel-orch-RUN, for any run that is running.")
+    write_atomically(config, f"{line}\n\n{before}".encode(), mode=0o600)  # a line after a Host belongs to it
+    print(f"added to {config}: {line}\nNow `ssh pixel-orch-RUN` works for every running run.")
     return 0

@@ -1,4 +1,4 @@
-"""Looking at runs: status, logs, report."""
+"""`status` shows runs, `logs` prints the output of their trainers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
-# -- looking
-
 
 def status(args: argparse.Namespace) -> int:
     """Do `pixel-orch status`: all runs, or one in full."""
@@ -31,25 +29,25 @@ def status(args: argparse.Namespace) -> int:
         else:
             print(summary_text(store, now).lstrip("\n"))
             if store.is_damaged():
-                print(f"{store.folder / 'events.jsonl'} is damaged; pixel-orch runs prune {store.run} removes the run")
+                print(f"{store.folder / 'events.jsonl'} is damaged; remove it: pixel-orch runs prune {store.run}")
             elif not store.state().is_final:
                 pid = store.owner_pid()
-                print(f"looked after by  {f'process {pid}' if pid else f'nobody: pixel-orch attach {store.run}'}")
+                print(f"led by           {f'process {pid}' if pid else f'no process: pixel-orch attach {store.run}'}")
         return 0
     rows = [(store, store.state()) for store in RunStore.all(home)]
     if args.output == "json":
         print(json.dumps([_status_json(store, state, now) for store, state in rows]))
     elif not rows:
-        print("no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
+        print("no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
     else:
         head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
         cells = [_status_row(*r, now) for r in rows]
-        if all(row[-1] == "-" for row in cells):  # nothing runs: nobody owns anything
+        if all(row[-1] == "-" for row in cells):  # no run is led
             head, cells = head[:-1], [row[:-1] for row in cells]
         print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
-        left = [store.run for (store, _), row in zip(rows, cells, strict=True) if row[-1] == "nobody"]
+        left = [store.run for (store, _), row in zip(rows, cells, strict=True) if row[-1] == "none"]
         if left:
-            print(f"{counted(len(left), 'run')} that nobody looks after; take over with:")
+            print(f"{counted(len(left), 'run')} that no process leads; take over with:")
             print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
     return 0
 
@@ -86,11 +84,11 @@ def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
 
 
 def _owner_word(store: RunStore, state: RunState) -> str:
-    return "-" if state.is_final or store.is_damaged() else str(store.owner_pid() or "nobody")
+    return "-" if state.is_final or store.is_damaged() else str(store.owner_pid() or "none")
 
 
 def logs(args: argparse.Namespace) -> int:
-    """Do `pixel-orch logs`: the trainer's output of all attempts; with -f also what is still to come."""
+    """Do `pixel-orch logs`: the trainer's output of all attempts; -f follows it."""
     store = RunStore.open(home_from_environment(), args.run)
     clock = SystemClock()
     sent: dict[Path, int] = {}
@@ -98,7 +96,7 @@ def logs(args: argparse.Namespace) -> int:
         while True:
             is_over = store.state().is_final or store.owner_pid() is None
             for attempt in store.state().attempts:
-                path = store.attempt_folder(attempt.number) / "trainer.log"
+                path = store.log_path(attempt.number)
                 sent[path] = _print_from(path, sent.get(path, 0))
             if not args.follow or is_over:
                 return 0

@@ -125,7 +125,7 @@ class Cloud(Protocol):
         """Return the limit in vCPUs of a quota code; None if the policy does not allow to read it."""
         ...
 
-    def rehearse(self, call: Call) -> None:
+    def dry_run(self, call: Call) -> None:
         """Send the request with DryRun, which creates nothing. Raises what the request itself would raise."""
         ...
 
@@ -133,14 +133,14 @@ class Cloud(Protocol):
         """Return when the credentials expire (unix seconds); None if they do not, or it is unknown."""
         ...
 
-    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
         """Create the run's security group, which admits SSH from `cidr` only (from nowhere if None); return its id.
 
         A second call creates no second group.
         """
         ...
 
-    def close_door(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str) -> None:
         """Delete the run's security groups and launch templates, if there are any."""
         ...
 

@@ -80,7 +80,7 @@ def embedded_endpoint(home: Path) -> Iterator[dict[str, str]]:
     with _in_use(home) as is_last_user:
         embedded = start_embedded(home)
         try:
-            yield _client_settings(embedded)
+            yield client_settings(embedded)
         finally:
             if is_last_user():
                 embedded.stop_if_idle()
@@ -126,7 +126,8 @@ def start_embedded(home: Path) -> EmbeddedCloud:
         raise SpecError(f"--cloud local: {error}") from None
 
 
-def _client_settings(embedded: EmbeddedCloud) -> dict[str, str]:
+def client_settings(embedded: EmbeddedCloud) -> dict[str, str]:
+    """Return the endpoint and key with which boto3 speaks to the embedded cloud."""
     environment = embedded.environment()
     return {
         "endpoint_url": environment["AWS_ENDPOINT_URL"],

@@ -152,20 +152,20 @@ class SharedCloud:
         self._buckets["describe"].take()
         return self.cloud.price_history(pool, start, end)
 
-    def rehearse(self, call: Call) -> None:
+    def dry_run(self, call: Call) -> None:
         """Send a DryRun."""
         self._buckets["mutate"].take()
-        self.cloud.rehearse(call)
+        self.cloud.dry_run(call)
 
-    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
         """Create a run's security group."""
         self._buckets["mutate"].take()
-        return self.cloud.open_door(region, call, cidr)
+        return self.cloud.open_security_group(region, call, cidr)
 
-    def close_door(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str) -> None:
         """Delete a run's security group."""
         self._buckets["mutate"].take()
-        self.cloud.close_door(region, run)
+        self.cloud.close_security_group(region, run)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         """Launch; the shared list has the instance after its next refresh."""

@@ -116,7 +116,9 @@ class AttemptLeader:
         """Return whether a trainer that was told to stop gets no more time to save."""
         if self.stop.is_urgent or stopping_for_s > self.policy.stop_timeout_s:
             return True
-        return self.stop.is_by_limit and self.allowance.is_budget_reached_at(self.clock.now() + self.policy.poll_s)
+        return self.stop.limit is not None and self.allowance.is_budget_reached_at(
+            self.clock.now() + self.policy.poll_s
+        )
 
     def _keep_to_limits(self, monitor: AttemptMonitor) -> None:
         """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""
@@ -126,7 +128,7 @@ class AttemptLeader:
         moment = self.clock.now() + self.allowance.ahead_s(monitor.attempt)
         reached = self.allowance.reached_at(moment, monitor.heard_at)
         if reached is not None:
-            self.stop.request_by_limit(reached.text)
+            self.stop.request_by_limit(reached)
 
     # -- the end of a machine
 

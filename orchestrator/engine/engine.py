@@ -26,6 +26,7 @@ from orchestrator.engine.started import instance_started
 from orchestrator.engine.stop import Cancelled, StopRequest
 from orchestrator.errors import BudgetError, CloudError, HostError, PixelOrchError
 from orchestrator.host.base import Connect, Job
+from orchestrator.market.budget import Limit
 from orchestrator.market.pools import Offer
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.events import AttemptLost, LossReason, OwnerChanged, State
@@ -149,8 +150,8 @@ class Engine:
         self.finish(state, reason)
         if failure is not None:
             raise failure
-        if state == "STOPPED" and self.stop.is_by_limit:
-            raise BudgetError(reason)
+        if state == "STOPPED" and self.stop.limit is not None:
+            raise BudgetError(reason, is_budget=self.stop.limit is Limit.BUDGET)
         if state in ("CANCELLED", "STOPPED"):
             raise Cancelled(reason)
         return self.state()
@@ -278,7 +279,7 @@ class Engine:
                 f"{reason}; EC2 has not yet ended {', '.join(left)}: run `pixel-orch cleanup`; {self._unattended()}"
             ).lstrip("; ")
         else:
-            self.reaper.close_doors(regions)
+            self.reaper.close_security_groups(regions)
         self.journal.move(state, reason)
 
     def _unattended(self) -> str:

@@ -30,6 +30,7 @@ from orchestrator.errors import (
     ThrottledError,
 )
 from orchestrator.market import budget, offers
+from orchestrator.market.budget import Limit
 from orchestrator.market.pools import Offer, Pool, pool_of
 from orchestrator.plan.requests import NOBODY, Plan, user_data
 from orchestrator.runs.events import CapacityAwaited, LaunchFailed, LaunchRequested
@@ -199,10 +200,12 @@ class Provisioner:
         if too_little:
             if group[0].market == "spot" and self.spec.max_price_usd_h is None:
                 too_little += " (a spot price may rise to on-demand unless --max-price caps it)"
-            raise BudgetError(f"{too_little}; go on with: pixel-orch launch --resume {self.spec.run} --budget MORE")
+            more = f"pixel-orch launch --resume {self.spec.run} --budget MORE"
+            raise BudgetError(too_little, is_budget=True, next_step=more)
         over = budget.reached(self.spec.limits, attempts, led_since=state.led_since, heard_at=now, now=now)
         if over is not None:
-            raise BudgetError(f"{over.text}; go on with: pixel-orch launch --resume {self.spec.run}")
+            is_budget = over.limit is Limit.BUDGET
+            raise BudgetError(over.text, is_budget=is_budget, next_step=f"pixel-orch launch --resume {self.spec.run}")
 
     def _cap_usd_h(self, group: Sequence[Offer]) -> Decimal:
         return max(budget.price_cap_usd_h(self.spec, offer) for offer in group)
@@ -251,8 +254,8 @@ class Provisioner:
         asked = self.spec.ssh_cidr
         cidr = None if asked == NOBODY else asked or self.cloud.caller_cidr()
         if region not in self.regions_opened or self._admitted.get(region) != cidr:
-            door = self.plan.door(region)
-            self.regions_opened[region] = self.cloud.open_door(region, door, cidr)
+            group = self.plan.security_group(region)
+            self.regions_opened[region] = self.cloud.open_security_group(region, group, cidr)
             self._admitted[region] = cidr
         return self.regions_opened[region]
 

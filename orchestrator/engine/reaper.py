@@ -217,11 +217,11 @@ class Reaper:
                 self.end(attempt, reason, even_under_notice=even_under_notice)
                 asked.add(attempt.instance_id)
 
-    def close_doors(self, regions: set[str]) -> None:
+    def close_security_groups(self, regions: set[str]) -> None:
         """Remove the security groups; one that cannot be removed costs nothing; `cleanup` removes it later."""
         for region in regions:
             try:
-                self.cloud.close_door(region, self.run)
+                self.cloud.close_security_group(region, self.run)
             except CloudError:
                 continue
 

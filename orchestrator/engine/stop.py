@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from orchestrator.clock import Clock
 from orchestrator.errors import PixelOrchError
+from orchestrator.market.budget import Limit, Reached
 from orchestrator.runs.events import State
 
 STOP_SEEN_WITHIN_S = 15.0
@@ -31,7 +32,7 @@ class StopRequest:
         self.reason = ""  # "" while nobody has asked
         self.state: State = "CANCELLED"  # STOPPED if the run is to be resumable
         self.is_urgent = False  # end the machine without waiting for the trainer's checkpoint
-        self.is_by_limit = False
+        self.limit: Limit | None = None  # that the run has reached
         self._may_interrupt = False  # a signal handler may raise into what the leading thread does now
         self._thread = threading.get_ident()
 
@@ -54,9 +55,9 @@ class StopRequest:
             self._may_interrupt = False
             raise Cancelled(reason)
 
-    def request_by_limit(self, reason: str) -> None:
+    def request_by_limit(self, reached: Reached) -> None:
         """Stop because a limit of the run is reached; it ends as STOPPED."""
-        self.reason, self.state, self.is_by_limit = reason, "STOPPED", True
+        self.reason, self.state, self.limit = reached.text, "STOPPED", reached.limit
 
     def check(self) -> None:
         """Raise Cancelled if a stop was asked for."""

@@ -1,19 +1,17 @@
-"""`attach --all`: one process that leads every run which nobody leads, a thread for each.
+"""`attach --all`: one process leads every run that no process leads, each in a thread of its own.
 
-Each run has its own engine and its own lock, as with `attach RUN`; what they share is the connection to AWS
-(`shared_cloud.py`). A run is stopped through a file in its folder, not by a signal, which would be for all of them.
+Each run has its own engine and its own lock, as with `attach RUN`; they share the connection to AWS
+(`cloud/shared.py`). A run is stopped through a file in its folder: a signal would stop all of them.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import Cloud
@@ -21,24 +19,25 @@ from orchestrator.cloud.connect import cloud_of
 from orchestrator.cloud.shared import SharedCloud
 from orchestrator.engine.build import engine_for
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.lead import READ_REQUESTS_EVERY_S, pass_on_request
+from orchestrator.engine.signals import stop_signals
 from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.formatting import counted
 from orchestrator.host.connect import forget_ssh_config
+from orchestrator.plan.launch_preparation import prepare_existing_run
 from orchestrator.runs.events import Event, StateChanged
-from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunBusyError, RunStore
 
 SUMMARY_EVERY_S = 30.0
-LOOK_FOR_WISHES_EVERY_S = 0.5
 THREAD_STACK_BYTES = 1 << 20  # the default is 8 MiB of address space each
 
 CloudKey = tuple[str, tuple[str, ...], str | None]
 
 
 class Supervisor:
-    """Leads many runs to their ends."""
+    """Leads many runs, each in a thread."""
 
     def __init__(self, home: Path, say: Callable[[str], None], clock: Clock) -> None:
         self.home = home
@@ -64,30 +63,31 @@ class Supervisor:
             for store in stores:
                 spec = store.spec()
                 cloud_of_run = clouds[spec.cloud, spec.regions, spec.profile]
-                words = (store, spec, cloud_of_run)
-                threads.append(threading.Thread(target=self._lead_one, args=words, name=store.run))
-            with self._signals():
+                thread = threading.Thread(target=self._lead_one, args=(store, cloud_of_run), name=store.run)
+                threads.append(thread)
+            with stop_signals(self._stop_all):
                 for thread in threads:
                     thread.start()
                 self._watch(threads)
         return self.outcomes
 
-    def _lead_one(self, store: RunStore, spec: RunSpec, cloud: Cloud) -> None:
+    def _lead_one(self, store: RunStore, cloud: Cloud) -> None:
         try:
             with store.owned(shared=True):
-                store.ask_for(None)
+                store.request_stop(None)
                 watchers = (_Line(store.run, self.say),)
-                engine = engine_for(store, spec, cloud, self.home, clock=self.clock, watchers=watchers)
+                run = prepare_existing_run(store, cloud, "attach")
+                engine = engine_for(run, clock=self.clock, watchers=watchers)
                 with self._lock:
                     self.engines[store.run] = engine
-                state = engine.run("attach", os.getpid()).state
+                state = engine.run(run.verb, os.getpid()).state
         except (Cancelled, RunBusyError, BudgetError) as error:
             state = store.state().state
             self.say(f"{store.run}: {error}")
         except PixelOrchError as error:
             state = store.state().state
             self.say(f"{store.run}: error: {error}")
-        except Exception as error:  # noqa: BLE001  (one run's trouble must not reach the others; its machine is ended)
+        except Exception as error:  # noqa: BLE001  (a failure of one run must not reach the others; its instance is terminated)
             state = store.state().state
             self.say(f"{store.run}: {type(error).__name__}: {error}")
         finally:
@@ -97,16 +97,14 @@ class Supervisor:
             self.outcomes[store.run] = state
 
     def _watch(self, threads: list[threading.Thread]) -> None:
-        """Pass on what `stop` and `down` ask for, and say now and then how things stand."""
+        """Pass on what `stop` and `down` ask for, and print a summary at times."""
         told_at = self.clock.now()
         while any(thread.is_alive() for thread in threads):
-            self.clock.sleep(LOOK_FOR_WISHES_EVERY_S)
+            self.clock.sleep(READ_REQUESTS_EVERY_S)
             with self._lock:
                 engines = dict(self.engines)
             for engine in engines.values():
-                wish = engine.store.wish()
-                if wish is not None:
-                    engine.request_stop("pixel-orch stop" if wish == "STOPPED" else "pixel-orch down", wish)
+                pass_on_request(engine)
             if self.clock.now() - told_at >= SUMMARY_EVERY_S:
                 told_at = self.clock.now()
                 states = Counter(engine.state().state for engine in engines.values())
@@ -116,26 +114,12 @@ class Supervisor:
                 asked = ", ".join(f"{name} {count}" for name, count in sorted(calls.items()))
                 self.say(f"{counted(len(threads), 'run')}: {told}; calls to EC2 so far: {asked}")
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """First signal: every run saves, comes home and ends its machine. Second: every machine is ended at once."""
-        count = 0
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            nonlocal count
-            count += 1
-            if count == 1:
-                self.say("Stopping all runs: checkpoint, pull, terminate. (Again: terminate at once.)")
-            for engine in list(self.engines.values()):
-                engine.request_stop(signal.Signals(number).name, is_urgent=count > 1)
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop_all(self, signal_name: str, count: int) -> None:
+        """First signal: every run saves, downloads and terminates. Second: every instance is terminated at once."""
+        if count == 1:
+            self.say("Stopping all runs: checkpoint, pull, terminate. (Again: terminate at once.)")
+        for engine in list(self.engines.values()):
+            engine.request_stop(signal_name, is_urgent=count > 1)
 
 
 class _Line:

@@ -1,7 +1,7 @@
 """`launch --from`: a new run that begins with a checkpoint of another one, from a file or from S3.
 
-So a run goes on whose laptop is gone, or which is to train for longer. Before anything is rented the checkpoint is
-here, and is known to fit.
+It continues a run whose machine is lost, or trains it for longer. The checkpoint is downloaded and checked before
+anything is rented.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from orchestrator.plan.storage import s3_files
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.files import sha256_of, sync_folder
 from orchestrator.runs.home import home_from_environment
-from orchestrator.runs.outputs import CHECKPOINT_NAME
+from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
 from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec
 from orchestrator.runs.store import RunStore
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialCheckpoint:
     """A checkpoint that is on this machine."""
 
     path: Path
@@ -36,8 +36,8 @@ class Start:
     is_ours: bool  # a copy that was made for this launch, and may be moved
 
 
-def local(text: str, spec: RunSpec) -> Start | None:
-    """Find the checkpoint that `--from` names; None if it is in S3.
+def find_local(text: str, spec: RunSpec) -> InitialCheckpoint | None:
+    """Return the checkpoint that `--from` names; None if it is in S3.
 
     Raises:
         SpecError: there is none, or it does not fit the run.
@@ -45,60 +45,57 @@ def local(text: str, spec: RunSpec) -> Start | None:
     if text.startswith("s3://"):
         _place(text)
         return None
-    start = _local(text)
-    _check(start, spec)
-    return start
+    checkpoint = _local(text)
+    _check(checkpoint, spec)
+    return checkpoint
 
 
-def fetched(text: str, spec: RunSpec, home: Path) -> Start:
-    """Fetch the checkpoint that `--from` names in S3.
+def fetch(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
+    """Download the checkpoint that `--from` names in S3.
 
     Raises:
         SpecError: there is none, or it does not fit the run.
         CloudError: S3 does not answer.
     """
-    start = _fetched(text, spec, home)
+    checkpoint = _fetched(text, spec, home)
     try:
-        _check(start, spec)
+        _check(checkpoint, spec)
     except SpecError:
-        discard(start)
+        discard(checkpoint)
         raise
-    return start
+    return checkpoint
 
 
-def discard(start: Start | None) -> None:
-    """Remove what was fetched for a launch that does not come about."""
-    if start is not None and start.is_ours:
-        shutil.rmtree(start.path.parent, ignore_errors=True)
+def discard(checkpoint: InitialCheckpoint | None) -> None:
+    """Remove what was downloaded for a launch that is not confirmed."""
+    if checkpoint is not None and checkpoint.is_ours:
+        shutil.rmtree(checkpoint.path.parent, ignore_errors=True)
 
 
-def adopt(store: RunStore, start: Start) -> None:
-    """Make it the first checkpoint of a run, as if attempt 0 had brought it home.
+def adopt(store: RunStore, checkpoint: InitialCheckpoint) -> None:
+    """Make it the first checkpoint of a run, as if attempt 0 had saved it.
 
     Raises:
         SpecError: it cannot be copied.
     """
-    target = store.checkpoints / start.name
+    target = store.checkpoints / checkpoint.name
     try:
-        if start.is_ours:
-            os.replace(start.path, target)
-            discard(start)
+        if checkpoint.is_ours:
+            os.replace(checkpoint.path, target)
+            discard(checkpoint)
         else:
             part = target.with_name(f".{target.name}.part")
-            shutil.copyfile(start.path, part)
+            shutil.copyfile(checkpoint.path, part)
             os.replace(part, target)
         sync_folder(store.checkpoints)
         digest, size = sha256_of(target), target.stat().st_size
     except OSError as error:
-        raise SpecError(f"--from: cannot copy {start.name} to {store.checkpoints}: {error.strerror}") from None
-    store.append(
-        CheckpointPulled(
-            at=SystemClock().now(), attempt=0, step=start.step, name=start.name, sha256=digest, size_bytes=size
-        )
-    )
+        raise SpecError(f"--from: cannot copy {checkpoint.name} to {store.checkpoints}: {error.strerror}") from None
+    copied = Output(checkpoint.name, checkpoint.step, size, digest)
+    store.append(CheckpointPulled.of(copied, 0, SystemClock().now()))
 
 
-def _local(text: str) -> Start:
+def _local(text: str) -> InitialCheckpoint:
     path = Path(text).expanduser()
     if not path.exists() and NAME_GRAMMAR.fullmatch(text):
         run = RunStore(home_from_environment(), text).folder
@@ -116,19 +113,19 @@ def _local(text: str) -> Start:
         )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     if match is None:
-        raise SpecError(f"--from: {path.name} does not say its step; a checkpoint is called checkpoint-<step>.pt")
-    return Start(path, path.name, int(match[1]), is_ours=False)
+        raise SpecError(f"--from: {path.name} has no step in its name; rename it to checkpoint-<step>.pt")
+    return InitialCheckpoint(path, path.name, int(match[1]), is_ours=False)
 
 
 def _place(text: str) -> tuple[str, str]:
     """Return (bucket, prefix)."""
     place = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(\S+?)/*", text)
     if place is None:
-        raise SpecError(f"--from: {text!r} is no place in S3; give s3://BUCKET/PREFIX of a run, or of a checkpoint")
+        raise SpecError(f"--from: {text!r} is not an S3 URL; give s3://BUCKET/PREFIX of a run, or of a checkpoint")
     return place[1], place[2]
 
 
-def _fetched(text: str, spec: RunSpec, home: Path) -> Start:
+def _fetched(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
     bucket, prefix = _place(text)
     files = s3_files(spec, home, bucket)
     files.check("--from")
@@ -139,25 +136,25 @@ def _fetched(text: str, spec: RunSpec, home: Path) -> Start:
     folder = Path(tempfile.mkdtemp(prefix=".from-", dir=home))
     if not files.fetch(output, folder / output.name, key=key):
         shutil.rmtree(folder)
-        raise SpecError(f"--from: s3://{bucket}/{key} is not what its digest says: damaged; give an earlier one")
-    return Start(folder / output.name, output.name, output.step, is_ours=True)
+        raise SpecError(f"--from: s3://{bucket}/{key} is damaged: its digest differs; give an earlier one")
+    return InitialCheckpoint(folder / output.name, output.name, output.step, is_ours=True)
 
 
-def _check(start: Start, spec: RunSpec) -> None:
-    """Refuse what the trainer would refuse, before anything is billed."""
+def _check(checkpoint: InitialCheckpoint, spec: RunSpec) -> None:
+    """Refuse what the trainer would refuse."""
     if spec.trainer is None:
         return
     try:
-        peeked = peek(start.path)
+        peeked = peek(checkpoint.path)
     except CheckpointError as error:
         raise SpecError(f"--from: {error}") from None
-    if peeked.step != start.step:
-        raise SpecError(f"--from: {start.name} is the checkpoint of step {peeked.step} under another name; rename it")
+    if peeked.step != checkpoint.step:
+        raise SpecError(f"--from: {checkpoint.name} holds step {peeked.step}, not the step of its name; rename it")
     problem = network_mismatch(peeked.config, spec.trainer)
     if problem is not None:
-        raise SpecError(f"--from: {start.name} is of another network: {problem}")
-    if start.step >= spec.trainer.steps:
+        raise SpecError(f"--from: {checkpoint.name} does not fit: {problem}")
+    if checkpoint.step >= spec.trainer.steps:
         raise SpecError(
-            f"--from: {start.name} has {start.step} steps done, and --steps is {spec.trainer.steps}: nothing is left "
-            "to train; give more steps"
+            f"--from: {checkpoint.name} is of step {checkpoint.step}, and --steps is {spec.trainer.steps}: "
+            "nothing is left to train; give more steps"
         )

@@ -1,4 +1,4 @@
-"""What runs on a machine: the command, its environment, the files that are sent."""
+"""What runs on an instance: the command, its environment, the files that are sent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ AWS_METADATA_POLL_S = 5.0  # as AWS recommends
 
 
 def tree_for(spec: RunSpec) -> sync.Tree:
-    """Return what is sent for this run: the bundled trainer, or the user's folder."""
+    """Return the files that are sent for a run: the bundled trainer, or the user's folder."""
     if spec.workdir is None:
         return sync.bundled_tree()
     return sync.workdir_tree(Path(spec.workdir), spec.include)
 
 
 def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
-    """Return what is run on a host for this run."""
+    """Return what a host runs for this run."""
     if spec.trainer is not None:
         command: tuple[str, ...] = (
             "{python}",
@@ -56,8 +56,8 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         files=tree.files,
         owner_timeout_s=spec.recovery.owner_timeout_s,
         stop_timeout_s=spec.recovery.stop_timeout_s,
-        metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud's notice is shorter
-        # the engine, if there is one, sees it first, and saves and brings home what there is
+        metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud gives a shorter notice
+        # later than the engine, which saves and downloads if it still runs
         idle_s=None if spec.limits.idle_s is None else spec.limits.idle_s + spec.recovery.stop_timeout_s,
         has_gpu=not spec.is_embedded and all(catalog.find(name).gpus for name in spec.instances),
         allow_cpu=spec.allow_cpu,

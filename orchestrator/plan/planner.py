@@ -27,14 +27,14 @@ def make_plan(
     *,
     images_per_s: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Ask for offerings and prices, and return the plan.
+    """Ask the cloud for offerings and prices, and return the plan.
 
     Args:
         spec: what is asked for.
-        cloud: whom to ask.
+        cloud: where to ask.
         home_id: of this home, for the tags.
-        born_at: when the run was created; None for one that is about to be.
-        images_per_s: measured by instance type, see `measured_speeds`: then value counts, not price.
+        born_at: when the run was created; None for a new run.
+        images_per_s: measured by instance type, see `measured_speeds`: the offers are then ranked by dollars per image.
 
     Raises:
         SpecError: there is nothing to offer; the message says why.
@@ -79,20 +79,21 @@ def make_plan(
 
 
 def _not_recorded(spec: RunSpec) -> SpecError:
-    """Return why the embedded cloud does not have it: it offers what a price was recorded of."""
+    """Return the error for a type without a recorded price in the regions asked for."""
     return SpecError(
         f"--instance: the embedded cloud has no price of {', '.join(spec.instances)} in {', '.join(spec.regions)}; "
-        f"it has one of every type in {EMBEDDED_REGION}"
+        f"use --region {EMBEDDED_REGION}, which has all types"
     )
 
 
 def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> RunSpec:
-    """Return a spec whose budget can be kept: a spot hour may become as dear as on-demand, so that must be known.
+    """Return a spec whose budget can be kept: the highest price of a spot hour must be known.
 
-    Where it is not recorded, the price list's becomes the request's MaxPrice: what EC2 takes for it anyway.
+    It is the on-demand price. Where that is not recorded, the one of the price list becomes the request's MaxPrice,
+    which is EC2's own default.
 
     Raises:
-        SpecError: the price list does not say either.
+        SpecError: the price list has none either.
     """
     unknown = [offer.pool for offer in ranked if offers.recorded_usd_h(offer.pool) is None]
     if spec.limits.budget_usd is None or spec.market != "spot" or spec.max_price_usd_h is not None or not unknown:
@@ -100,16 +101,16 @@ def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float
     caps = [offers.recorded_usd_h(offer.pool) or listed.get(offer.pool) for offer in ranked]
     if not all(caps):
         raise SpecError(
-            f"--budget: how dear a spot hour of {unknown[0].instance_type} may become in {unknown[0].region} is "
-            "neither recorded nor to be had of the price list; add --max-price USD, and the budget will be kept"
+            f"--budget: no on-demand price of {unknown[0].instance_type} in {unknown[0].region} is known, so a spot "
+            "hour has no highest price; add --max-price USD"
         )
     return spec.model_copy(update={"max_price_usd_h": Decimal(str(max(cap for cap in caps if cap)))})
 
 
 def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
-    """Return images/s by instance type, from runs of the same workload on AWS; a choice of one type needs none.
+    """Return images/s by instance type, from runs of the same workload on AWS; one type alone needs none.
 
-    The embedded cloud's throughput is this machine's and says nothing about any type.
+    Runs of the embedded cloud do not count: their throughput is this machine's.
     """
     if spec.is_embedded or len(spec.instances) < 2:
         return {}
@@ -129,13 +130,13 @@ def _is_reachable(offer: Offer, network: Network) -> bool:
 
 
 def refuse_retired(spec: RunSpec) -> None:
-    """Raise SpecError for a type that AWS no longer rents, with what to take instead."""
+    """Raise SpecError for a type that AWS has retired; it names the replacement."""
     for name in spec.instances:
         known = catalog.find(name)
         if known.is_retired:
             raise SpecError(
-                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}); it is still in the "
-                f"price list and cannot be rented. Take {known.replacement}, or see it work on --cloud local"
+                f"--instance: {name} ({known.gpu}) was retired by AWS ({known.retired}) and cannot "
+                f"be rented. Use {known.replacement}, or --cloud local"
             )
 
 
@@ -145,8 +146,8 @@ def _refuse_unsupported(spec: RunSpec, images: Iterable[Image]) -> None:
             family = name.partition(".")[0]
             if image.families and family not in image.families:
                 raise SpecError(
-                    f"--instance: the driver of {image.image_id} ({image.name}) does not support {family}; it does "
-                    f"{', '.join(image.families)}. Name an image that does with --ami"
+                    f"--instance: the driver of {image.image_id} ({image.name}) supports {', '.join(image.families)}, "
+                    f"not {family}. Give another image with --ami"
                 )
 
 
@@ -158,5 +159,5 @@ def _refuse_without_kernels(spec: RunSpec) -> None:
         if not torch_has_kernels(known.compute_capability):
             raise SpecError(
                 f"--instance: no torch build has kernels for {name}'s {known.gpu} (compute capability "
-                f"{known.compute_capability}); choose another type, or insist on its CPU with --allow-cpu"
+                f"{known.compute_capability}); choose another type, or train on its CPU with --allow-cpu"
             )

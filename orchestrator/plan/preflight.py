@@ -1,4 +1,4 @@
-"""What AWS is asked before a launch, so that a request that must fail is not sent: quotas and permissions."""
+"""Checks quotas and permissions before a launch, so that a request that must fail is not sent."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ QUOTA_CODES = {
 
 
 def preflight(plan: Plan, cloud: Cloud) -> Plan:
-    """Return the plan without the offers that are certain to be refused.
+    """Return the plan without the offers that the quotas rule out.
 
     Raises:
-        QuotaError: the quota of every family and region is too small for even one instance; it names code and value.
-        AccessError: the policy forbids what a launch does.
+        QuotaError: every quota is too small for one instance; the message names code and value.
+        AccessError: the IAM policy forbids a request of the launch.
         CloudError: EC2 would refuse the request as it is.
     """
     first = plan.offers[0]
-    rehearsals = [plan.door(first.pool.region), rehearsal(plan, first)]
+    dry_runs = [plan.security_group(first.pool.region), launch_dry_run(plan, first)]
     keys = sorted({(o.pool.region, catalog.find(o.pool.instance_type).quota_family, o.market) for o in plan.offers})
     with ThreadPoolExecutor(max_workers=4) as pool:
         limits = pool.map(lambda key: _limit(cloud, *key), keys)
-        answers = pool.map(cloud.rehearse, rehearsals)
+        answers = pool.map(cloud.dry_run, dry_runs)
         limit_vcpus = dict(zip(keys, limits, strict=True))
         list(answers)
     fitting = tuple(offer for offer in plan.offers if _fits(offer, limit_vcpus))
@@ -46,8 +46,8 @@ def preflight(plan: Plan, cloud: Cloud) -> Plan:
     return replace(plan, offers=fitting)
 
 
-def rehearsal(plan: Plan, offer: Offer) -> Call:
-    """Return the RunInstances of an offer as it can be sent as a DryRun: its security group is not made yet."""
+def launch_dry_run(plan: Plan, offer: Offer) -> Call:
+    """Return the RunInstances of an offer without its security group, which does not exist yet: for EC2's DryRun."""
     call = plan.launch(offer, 1, 1, "", user_data("", "", "", 1))
     parameters = {k: v for k, v in call.parameters.items() if k not in ("SecurityGroupIds", "ClientToken", "UserData")}
     if "NetworkInterfaces" in parameters:
@@ -59,7 +59,7 @@ Key = tuple[str, str, str]  # region, quota family, market
 
 
 def _limit(cloud: Cloud, region: str, family: str, market: str) -> float | None:
-    """Return the quota in vCPUs; None if it cannot be read: then EC2 itself will say."""
+    """Return the quota in vCPUs; None if it cannot be read; EC2 then decides."""
     code = QUOTA_CODES.get((family, market))
     try:
         return cloud.quota_vcpus(region, code) if code else None
@@ -84,4 +84,6 @@ def _no_quota(offers: Sequence[Offer], limit_vcpus: dict[Key, float | None]) -> 
         f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
         f"--quota-code {QUOTA_CODES[family, market]} --desired-value {needs}"
     )
-    return QuotaError(f"the quota in vCPUs is too small: {told}; {needs} are needed. Ask AWS: {how}", code="Quota")
+    return QuotaError(
+        f"the quota in vCPUs is too small: {told}; {needs} are needed. Request an increase: {how}", code="Quota"
+    )

@@ -1,8 +1,9 @@
-"""The plan as a person or a program reads it: offers, requests, files; nothing is created."""
+"""What a launch would do, for people and for programs: offers, requests, files. Nothing is created."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cloud.base import Call
+from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
 from orchestrator.formatting import WIDTH, counted, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
-from orchestrator.plan.planner import make_plan
+from orchestrator.plan.launch_preparation import LaunchRequest, check_account
+from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
 from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
@@ -32,7 +34,7 @@ def offer_rows(ranked: Sequence[Offer]) -> str:
         known = catalog.find(offer.pool.instance_type)
         gpu = f"{known.gpus}x {known.gpu}" if known.gpus > 1 else known.gpu
         rows.append([str(place), known.name, gpu, offer.pool.zone, price(offer.price_usd_h), offer.source])
-    rate = f"{ranked[0].market.upper()} $/H"  # a launch is of one market
+    rate = f"{ranked[0].market.upper()} $/H"  # all offers are of one market
     return table(["#", "TYPE", "GPU", "ZONE", rate, "PRICE FROM"], rows, right=f"# {rate}")
 
 
@@ -42,7 +44,7 @@ def tree_json(tree: sync.Tree) -> dict[str, Any]:
 
 
 def tree_text(tree: sync.Tree) -> str:
-    """Return the same for people, a file a line."""
+    """Return the same for people, one file a line."""
     size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
     return "\n".join([*tree.files, size])
 
@@ -53,11 +55,11 @@ class Draft:
 
     plan: Plan
     title: str  # of the cloud
-    cidr: str  # our address as the world sees it
+    cidr: str  # our public address
     tree: sync.Tree
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for programs; `requests` are what would be sent, in that order."""
+        """Return it for programs; `requests` are in the order in which they would be sent."""
         low, high = cost_ceiling(self.plan.offers)
         return {
             "run": self.plan.spec.run,
@@ -75,43 +77,76 @@ class Draft:
         spec, tree = self.plan.spec, self.tree
         low, high = cost_ceiling(self.plan.offers)
         lines = [f"Plan for {spec.run} on {self.title}; nothing is created.\n", offer_rows(self.plan.offers)]
-        order = "Requests, in this order; a RunInstances only if the one before it found no capacity:"
+        order = "Requests, in this order; a RunInstances is sent only if the one before it found no capacity:"
         lines += ["", filled(order)]
         for index, call in enumerate(self.plan.calls(self.cidr), 1):
             lines.append(f"{index}. {call.operation} ({call.region})")
             lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
         size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
         texts = [] if spec.is_embedded else [
-            "Where the image has no torch it is installed there: 2 to 3 GB, minutes that are billed."
+            "If the image has no torch, it is installed: 2 to 3 GB, some billed minutes."
         ]  # fmt: skip
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
-            texts.append(f"Checkpoints also go to {place}, by the role of the instance profile (pixel-orch setup).")
-        texts.append(f"Then: sync {size}, train, pull checkpoints, terminate, delete the security group.")
+            texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")
+        texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
-            f"Estimate: ${price(low)} to ${price(high)} an hour; the time it takes is known after a first run (report)."
+            f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."
         )
         for text in (*texts, *unused_gpus(self.plan)):
             lines += ["", filled(text)]
         return "\n".join(lines)
 
 
-def draft(spec: RunSpec, home: Path, cloud_home: Path, tree: sync.Tree) -> Draft:
-    """Ask for prices, image and address, and return what a launch would do.
+@dataclass(frozen=True)
+class DryRun:
+    """What a launch would do, or (`--sync-dry-run`) would send: for programs and for people."""
 
-    The embedded cloud that answers for the prices lives in a folder of its own, and goes with it.
+    run: str
+    details: dict[str, Any]
+    text: str
+
+
+def dry_run(request: LaunchRequest, home: Path) -> DryRun:
+    """Ask for prices, image and address, and return what `launch` would do. Nothing is created.
+
+    The embedded cloud that answers for the prices lives in a folder of its own, and is removed with it.
+
+    Raises:
+        SpecError: it cannot work as asked.
+        CloudError: the cloud does not answer.
     """
+    check_account(request.spec)
+    with tempfile.TemporaryDirectory(prefix="pixel-orch-dry-") as folder:
+        drafted = _draft(request, home, Path(folder) if request.spec.is_embedded else home)
+    return DryRun(request.spec.run, drafted.as_json(), drafted.as_text())
+
+
+def sync_dry_run(request: LaunchRequest) -> DryRun:
+    """Return what `launch` would send."""
+    return DryRun(request.spec.run, tree_json(request.tree), tree_text(request.tree))
+
+
+def _draft(request: LaunchRequest, home: Path, cloud_home: Path) -> Draft:
+    spec = request.spec
     with cloud_of(spec, cloud_home) as cloud:
-        plan = make_plan(spec, cloud, home_id(home, write=False))
+        plan = make_plan(spec, cloud, home_id(home, write=False), images_per_s=measured_speeds(home, spec))
         cidr = OWN_ADDRESS
         if spec.ssh_cidr is None:
-            with suppress(CloudError):  # no way to the internet but to AWS: the placeholder says what will be asked for
+            with suppress(CloudError):  # AWS answers and the address service does not: the placeholder stands for it
                 cidr = cloud.caller_cidr()
-        return Draft(plan, cloud.title, cidr, tree)
+        return Draft(plan, cloud.title, cidr, request.tree)
+
+
+def title_of(cloud: Cloud, spec: RunSpec) -> str:
+    """Return where a run is, for people."""
+    if spec.is_embedded:
+        return "the embedded cloud (on this machine; nothing is billed)"
+    return f"{cloud.title} {', '.join(spec.regions)}"
 
 
 def unused_gpus(plan: Plan) -> list[str]:
-    """Return a line that names the machines of which the bundled trainer leaves GPUs idle, if there are any."""
+    """Return a line that names the types of which the bundled trainer leaves GPUs idle, if there are some."""
     if plan.spec.trainer is None:
         return []
     names = dict.fromkeys(offer.pool.instance_type for offer in plan.offers)
@@ -123,7 +158,7 @@ def unused_gpus(plan: Plan) -> list[str]:
 
 
 def filled(text: str) -> str:
-    """Return prose broken at 80 columns."""
+    """Return a text wrapped at 80 columns."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,7 +1,4 @@
-"""Pure: what was asked for, plus offers, gives the exact requests.
-
-A dry run is this, printed; a launch is this, sent.
-"""
+"""The plan of a run, and the exact requests that follow from it. Pure: a dry run prints them, a launch sends them."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from orchestrator.runs.spec import RunSpec
 LATER_GROUP = "<the security group made above>"
 OWN_ADDRESS = "<this machine's address>"
 LATER_USER_DATA = "<cloud-config: host key, authorized key, guard>"
-NOBODY = "none"  # --ssh-cidr none: nobody from outside, for a way in through SSM
+NOBODY = "none"  # --ssh-cidr none: no rule, for SSH through SSM
 
 
 def login_user(spec: RunSpec, image: Image) -> str:
@@ -35,30 +32,31 @@ def root_disk_gib(spec: RunSpec, image: Image) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launch will do: the offers in the order in which they are tried, and what is the same for all of them."""
+    """What a launch does: the offers in the order in which they are tried, and what they share."""
 
     spec: RunSpec
     offers: tuple[Offer, ...]
     images: Mapping[str, Image]  # by region
-    born_at: float  # tells two runs of one name apart
+    born_at: float  # part of the client tokens: two runs may have had one name
     home_id: str
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
     images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
 
+    @property
+    def is_ranked_by_value(self) -> bool:
+        """Whether the offers are in the order of measured dollars per image: every type was measured."""
+        return bool(self.images_per_s) and all(offer.pool.instance_type in self.images_per_s for offer in self.offers)
+
     def image(self, region: str) -> Image:
-        """Return what instances of that region start from; one that nothing is known of where it was not asked for."""
+        """Return the image that instances of that region start from; an empty one if the plan has none."""
         return self.images.get(region, Image(""))
 
-    def login_user(self, region: str) -> str:
-        """Return who logs in on the image of that region."""
-        return login_user(self.spec, self.image(region))
-
     def disk_gib(self, region: str) -> int:
-        """Return the size of the root disk: what was asked for, but not less than the image needs."""
+        """Return the size of the root disk of instances of that region."""
         return root_disk_gib(self.spec, self.image(region))
 
-    def door(self, region: str) -> Call:
-        """Return the request for the security group. Its one rule admits SSH from the caller's address."""
+    def security_group(self, region: str) -> Call:
+        """Return the request for the security group."""
         parameters: dict[str, Any] = {
             "GroupName": f"pixel-orch-{self.spec.run}",
             "Description": "pixel-orch: SSH from the caller only",
@@ -69,7 +67,7 @@ class Plan:
         return Call("CreateSecurityGroup", region, parameters)
 
     def client_token(self, offer: Offer, attempt: int, turn: int) -> str:
-        """Return the token of one request: the same for a repetition of it, another for any other."""
+        """Return the token of one request: a repetition has the same one, any other request another."""
         pool = offer.pool
         text = f"{self.home_id}|{self.spec.run}|{self.born_at}|{attempt}|{pool}|{offer.market}|{turn}"
         return "po-" + hashlib.sha256(text.encode()).hexdigest()[:40]
@@ -101,13 +99,13 @@ class Plan:
     def fleet(self, offers: Sequence[Offer], attempt: int, turn: int, group: str, user_data: str) -> tuple[Call, Call]:
         """Return (CreateLaunchTemplate, CreateFleet) for offers of one region and market: EC2 chooses among them.
 
-        `instant` answers at once, with what it started and with what each pool refused; a fleet of this type needs no
-        deleting (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instant-fleet.html).
+        An `instant` fleet answers at once, with what it started and what each pool refused, and needs no deletion
+        afterwards (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instant-fleet.html).
         """
         region, market = offers[0].pool.region, offers[0].market
         name = f"pixel-orch-{self.spec.run}-{attempt}-{turn}"
         common = self._common(region, attempt, group, user_data)
-        common["UserData"] = base64.b64encode(user_data.encode()).decode()  # RunInstances encodes it by itself
+        common["UserData"] = base64.b64encode(user_data.encode()).decode()  # boto3 encodes it for RunInstances
         template = Call(
             "CreateLaunchTemplate",
             region,
@@ -159,7 +157,7 @@ class Plan:
             "ImageId": image.image_id,
             "UserData": user_data,
             "InstanceInitiatedShutdownBehavior": "terminate",
-            # IMDSv2 only: a request forged by a server-side program on the instance cannot read the role's credentials.
+            # IMDSv2 only: a forged request (SSRF) on the instance cannot read the role's credentials.
             "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
             "BlockDeviceMappings": [
                 {
@@ -175,7 +173,7 @@ class Plan:
         }
         if self.spec.instance_profile is not None:
             common["IamInstanceProfile"] = {"Name": self.spec.instance_profile}
-        if self.spec.is_private or self._network(region).subnets:  # only a default subnet gives an address by itself
+        if self.spec.is_private or self._network(region).subnets:  # only a default subnet assigns a public address
             is_public = not self.spec.is_private
             interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": is_public, "Groups": [group]}
             return {**common, "NetworkInterfaces": [interface]}
@@ -188,18 +186,17 @@ class Plan:
         return self.networks.get(region, Network())
 
     def calls(self, cidr: str = OWN_ADDRESS) -> list[Call]:
-        """Return the requests of a first attempt in the order in which they are sent.
+        """Return the requests of a first attempt in the order in which they are sent, without those that only read.
 
-        A launch is sent only if the one before it found no capacity.
-        What only reads is not among them.
+        A RunInstances is sent only if the one before it found no capacity.
 
         Args:
-            cidr: our address as the world sees it; admitted unless the spec says who else.
+            cidr: our public address; may connect unless the spec names a network.
         """
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
         doors: list[Call] = []
         for region in regions:
-            doors.append(self.door(region))
+            doors.append(self.security_group(region))
             admitted = self.spec.ssh_cidr or cidr
             if admitted != NOBODY:
                 doors.append(admission(region, LATER_GROUP, admitted))
@@ -232,16 +229,16 @@ def user_data(
 ) -> str:
     """Return the cloud-config of one instance.
 
-    The host key is made by us, so that it is known before the first connection; it is the one secret that user-data
-    holds. The guard (`infra/instance/guard.sh`) ends the machine should we die before the agent runs, or the agent
-    later.
+    The host key is generated here, so that it is known before the first connection; it is the only secret in the
+    user-data. The guard (`infra/instance/guard.sh`) terminates the instance if this process dies before the agent
+    runs, or if the agent dies.
 
     Args:
-        host_key_private: in OpenSSH's form.
+        host_key_private: in OpenSSH's format.
         host_key_public: its public half.
-        authorized_key: who may log in.
-        alone_min: after so many minutes nobody need have asked for the machine to go on.
-        most_min: after so many it ends even if a long set-up asked for more; 0: there is no such limit.
+        authorized_key: the public key that may log in.
+        alone_min: minutes without a sign of life after which the instance terminates.
+        most_min: minutes after which it terminates even if a long set-up asked for more; 0: no such limit.
     """
     guard = resources.files("infra.instance").joinpath("guard.sh").read_text()
     config = {

@@ -1,9 +1,7 @@
-"""From flags and a YAML file to a RunSpec. Flags win. Nothing is created here; every complaint is one line."""
+"""From flags and a YAML file to a RunSpec. Flags win. Nothing is created here; every error is one line."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +12,13 @@ from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
 from orchestrator.plan.requests import NOBODY
+from orchestrator.plan.settings_file import settings_file
 from orchestrator.plan.validators import (
     ENV_GRAMMAR,
     check_amount,
     check_bucket,
     check_cidr,
+    check_cloud,
     check_data,
     check_disk,
     check_env,
@@ -35,48 +35,6 @@ from orchestrator.plan.validators import (
 from orchestrator.runs.home import fresh_name
 from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec, check_name
 
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "cloud": str,
-    "instance": (str, list),
-    "spot": bool,
-    "on_demand": bool,
-    "max_price": (int, float, str),
-    "region": (str, list),
-    "model": str,
-    "dataset": str,
-    "steps": int,
-    "checkpoint_every": int,
-    "set": dict,
-    "env": dict,
-    "workdir": str,
-    "command": (str, list),
-    "include": (str, list),
-    "ami": str,
-    "budget": (int, float, str),
-    "max_duration": (int, float, str),
-    "idle_minutes_to_autostop": (int, float, str),
-    "retry_until_up": bool,
-    "strategy": str,
-    "subnet": (str, list),
-    "private": bool,
-    "ssh_cidr": str,
-    "ssh_proxy": str,
-    "via_ssm": bool,
-    "key": str,
-    "tag": dict,
-    "disk_size": int,
-    "login_user": str,
-    "bucket": str,
-    "data_bucket": str,
-    "prepare": dict,
-    "owner_timeout": (int, float, str),
-    "instance_profile": str,
-    "allow_cpu": bool,
-    "profile": str,
-    "env_file": str,
-}
-ONLY_FLAGS = ("yes", "detach", "resume", "from", "dry_run", "sync_dry_run", "output", "faults", "interrupt_after")
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
 )
@@ -85,92 +43,35 @@ RETRY_UNTIL_UP_S = 24 * 3600.0
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
 
-def read_file(path_text: str) -> dict[str, Any]:
-    """Return the settings of a YAML file, its keys in the form of the flags' names.
-
-    Raises:
-        SpecError: missing, not text, not YAML, empty, no mapping, an unknown key or a value of the wrong kind.
-    """
-    import yaml
-
-    path = Path(path_text).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"-f: cannot read {path_text}: {error.strerror}; check the path") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"-f: {path_text} is not text; give a YAML file") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise SpecError(f"-f: {path_text}{where}: {' '.join(str(problem).split())}; write key: value lines") from None
-    if raw is None:
-        raise SpecError(f"-f: {path_text} is empty; write key: value lines, for example instance: g4dn.xlarge")
-    if not isinstance(raw, dict):
-        raise SpecError(f"-f: {path_text} holds no key: value lines but a {type(raw).__name__}")
-    return {key: _checked(path_text, key, value) for key, value in _renamed(path_text, raw).items()}
-
-
-def _renamed(path: str, raw: Mapping[Any, Any]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for key, value in raw.items():
-        name = str(key).replace("-", "_")
-        if key is True or name in ONLY_FLAGS:  # YAML reads `yes` and `on` as true
-            flag = "yes" if key is True else name.replace("_", "-")
-            raise SpecError(f"-f: {path}: {flag} is no setting of a run; give --{flag} on the command line")
-        if name not in KEYS:
-            near = difflib.get_close_matches(name, KEYS, n=1)
-            hint = (
-                f"did you mean {near[0].replace('_', '-')}?" if near else f"known: {', '.join(KEYS).replace('_', '-')}"
-            )
-            raise SpecError(f"-f: {path}: unknown key {key!r}; {hint}")
-        settings[name] = value
-    return settings
-
-
-def _checked(path: str, key: str, value: Any) -> Any:
-    kinds = KEYS[key]
-    is_bool_for_number = isinstance(value, bool) and kinds is not bool
-    if not isinstance(value, kinds) or is_bool_for_number:
-        want = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-        raise SpecError(f"-f: {path}: {key.replace('_', '-')} must be {want}, not {value!r}")
-    return value
-
-
-def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
+def spec_from(flags: Mapping[str, Any], command: Sequence[str]) -> RunSpec:
     """Return the run that the flags and the file ask for.
 
     Raises:
         SpecError: it cannot work as asked.
     """
-    file = settings_file(args.file)
+    file = settings_file(flags.get("file"))
 
     def given(name: str, default: Any = None) -> Any:
-        flag = getattr(args, name)
+        flag = flags.get(name)
         return flag if flag not in (None, [], False) else file.get(name, default)
 
-    cloud = given("cloud", "aws")
-    if cloud not in ("aws", "local"):
-        raise SpecError(f"--cloud: unknown cloud {cloud!r}; use aws, or local for the embedded cloud")
+    cloud = check_cloud(given("cloud"))
     instance = given("instance")
     if instance is None:
-        raise SpecError("--instance is missing; name a type, for example --instance g4dn.xlarge (there is no default)")
+        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge")
     instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
     words = _unquoted(tuple(command) or _words(file.get("command")))
     include = tuple(_list(given("include", [])))
     workdir = check_workdir(given("workdir"), words, include)
-    trainer = None if words else _trainer(args, file)
+    trainer = None if words else _trainer(flags, file)
     if words:
-        _refuse_trainer_settings(args, file)
+        _refuse_trainer_settings(flags, file)
     name = given("name")
     stem = f"{trainer.model}-{trainer.dataset}" if trainer else Path(str(workdir)).name
-    market = _market(args, file)
+    market = _market(flags, file)
     price = given("max_price")
     if price is not None and market != "spot":
-        raise SpecError("--max-price is for --spot: an on-demand price is what it is")
+        raise SpecError("on-demand prices are fixed; drop --max-price or use --spot")
     prepare = _preparation(trainer, given("prepare"))
     return RunSpec(
         run=check_name(name) if name is not None else fresh_name(stem),
@@ -185,41 +86,41 @@ def spec_from(args: argparse.Namespace, command: Sequence[str]) -> RunSpec:
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(args.env)}),
+        env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
     )
 
 
-def resumed(args: argparse.Namespace, command: Sequence[str], old: RunSpec) -> RunSpec:
-    """Return the spec of a run that goes on: the old one, with what may change taken from the flags.
+def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec) -> RunSpec:
+    """Return the spec of a run that is resumed: the old one, with what may change taken from the flags.
 
     Raises:
-        SpecError: a flag would make another run of it.
+        SpecError: a flag changes what may not change.
     """
     fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare")
     for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
-        if getattr(args, key):
+        if flags.get(key):
             flag = "--" + key.replace("_", "-")
-            raise SpecError(f"{flag}: {old.run} goes on as it was; only where, when and for how much may change")
+            raise SpecError(f"{flag}: cannot change when {old.run} is resumed; drop it")
     if command:
-        raise SpecError(f"--resume: {old.run} goes on with its own command; leave out what stands after --")
+        raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
     changes: dict[str, Any] = {}
-    if args.instance is not None:
-        changes["instances"] = check_instances(args.instance)
-    if args.spot or args.on_demand:
-        changes["market"] = _market(args, {})
-    if args.max_price is not None:
-        changes["max_price_usd_h"] = check_price(args.max_price)
-    if args.region:
-        changes["regions"] = regions_for(old.cloud, tuple(args.region), args.profile or old.profile)
-    changes.update(_machine(lambda name, default=None: getattr(args, name) or default, {}, only_given=True))
-    new = _limits(args.budget, args.max_duration, args.idle_minutes_to_autostop)
+    if flags.get("instance") is not None:
+        changes["instances"] = check_instances(flags["instance"])
+    if flags.get("spot") or flags.get("on_demand"):
+        changes["market"] = _market(flags, {})
+    if flags.get("max_price") is not None:
+        changes["max_price_usd_h"] = check_price(flags["max_price"])
+    if flags.get("region"):
+        changes["regions"] = regions_for(old.cloud, tuple(flags["region"]), flags.get("profile") or old.profile)
+    changes.update(_machine(lambda name, default=None: flags.get(name) or default, {}, only_given=True))
+    new = _limits(flags.get("budget"), flags.get("max_duration"), flags.get("idle_minutes_to_autostop"))
     given = {key: value for key, value in new.model_dump().items() if value is not None}
     changes["limits"] = old.limits.model_copy(update=given)
-    timeout = args.owner_timeout or old.recovery.owner_timeout_s
-    changes["recovery"] = _policy(old.cloud, retry=args.retry_until_up, owner_timeout=timeout)
+    timeout = flags.get("owner_timeout") or old.recovery.owner_timeout_s
+    changes["recovery"] = _policy(old.cloud, retry=bool(flags.get("retry_until_up")), owner_timeout=timeout)
     if changes.get("bucket", old.bucket) != old.bucket:
         changes.update(bucket_prefix="", bucket_region="")
     if changes.get("market", old.market) == "on-demand":
@@ -237,21 +138,6 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def settings_file(named: str | None) -> dict[str, Any]:
-    """Return the settings of the file named, else of the files where people look for one.
-
-    `pixel-orch.yaml` of the working folder wins over `~/.config/pixel-orch/config.yaml`; flags win over both.
-    """
-    if named:
-        return read_file(named)
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "pixel-orch" / "config.yaml"
-    found: dict[str, Any] = {}
-    for path in (config, Path("pixel-orch.yaml")):
-        if path.is_file():
-            found.update(read_file(str(path)))
-    return found
-
-
 def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: bool = False) -> dict[str, Any]:
     """Return the fields of the spec that say what is rented and how it is reached."""
     cidr, proxy = given("ssh_cidr"), given("ssh_proxy")
@@ -259,12 +145,12 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
         proxy, cidr = proxy or SSM_PROXY, cidr or NOBODY
     if given("private") and not cidr:
         raise SpecError(
-            "--private: from which addresses do you come there? Give --ssh-cidr 10.0.0.0/16 (the VPC's, the bastion's, "
-            "or the VPN's), or --via-ssm, which needs none"
+            "--private needs the network that connects to the instance: give --ssh-cidr 10.0.0.0/16 (of the VPC, the "
+            "bastion or the VPN), or --via-ssm"
         )
     strategy = given("strategy", "price")
     if strategy not in ("price", "any"):
-        raise SpecError(f"--strategy: {strategy!r} is neither price (cheapest first) nor any (EC2 chooses)")
+        raise SpecError(f"--strategy: {strategy!r} is unknown; use price (cheapest first) or any (EC2 chooses)")
     key, tags, disk = given("key"), given("tag"), given("disk_size")
     tags = _pairs(tags, flag="--tag") if isinstance(tags, list) else tags
     fields = {
@@ -313,7 +199,7 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
     """Return the seconds of `90m`, `12h`, `2d` or a plain number.
 
     Raises:
-        SpecError: it is no length of time.
+        SpecError: it is not a duration.
     """
     unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1] if unit_s else text
@@ -321,28 +207,28 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
         float(number)
     except ValueError:
         raise SpecError(
-            f"{flag}: {text!r} is no length of time; write seconds, or a number with s, m, h or d: {flag} {example}"
+            f"{flag}: {text!r} is not a duration; give seconds, or a number with s, m, h or d: {flag} {example}"
         ) from None
     return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
 
 
-def _market(args: argparse.Namespace, file: Mapping[str, Any]) -> str:
-    spot, on_demand = args.spot, args.on_demand
+def _market(flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
+    spot, on_demand = flags.get("spot"), flags.get("on_demand")
     if not spot and not on_demand:  # flags win over the file, as a pair
         spot, on_demand = bool(file.get("spot")), bool(file.get("on_demand"))
     if spot and on_demand:
-        raise SpecError("--spot and --on-demand are two markets; give one of them")
+        raise SpecError("--spot and --on-demand are two markets; give one")
     if not spot and not on_demand:
-        raise SpecError("say --spot (cheaper, may be interrupted) or --on-demand")
+        raise SpecError("no market is given; add --spot (cheaper, may be interrupted) or --on-demand")
     return "spot" if spot else "on-demand"
 
 
-def _trainer(args: argparse.Namespace, file: Mapping[str, Any]) -> TrainConfig:
+def _trainer(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     settings: dict[str, Any] = dict(file.get("set") or {})
-    own: dict[str, Any] = _pairs(args.set, flag="--set")
+    own: dict[str, Any] = _pairs(flags.get("set"), flag="--set")
     overrides: dict[str, Any] = {}
     for key in TRAINER_FLAGS:
-        value = getattr(args, key)
+        value = flags.get(key)
         if value is None and key not in own:
             value = file.get(key)
             settings.pop(key, None) if value is not None else None
@@ -356,11 +242,11 @@ def _trainer(args: argparse.Namespace, file: Mapping[str, Any]) -> TrainConfig:
         raise SpecError(str(error)) from None
 
 
-def _refuse_trainer_settings(args: argparse.Namespace, file: Mapping[str, Any]) -> None:
+def _refuse_trainer_settings(flags: Mapping[str, Any], file: Mapping[str, Any]) -> None:
     for key in (*TRAINER_FLAGS, "set"):
-        if getattr(args, key) or file.get(key):
+        if flags.get(key) or file.get(key):
             flag = "--" + key.replace("_", "-")
-            raise SpecError(f"{flag} is a setting of the bundled trainer; pass your own program's settings after --")
+            raise SpecError(f"{flag} is a setting of the bundled trainer; give your program's settings after --")
 
 
 def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
@@ -369,18 +255,18 @@ def _pairs(texts: Sequence[str] | None, flag: str = "--env") -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             example = "SEED=1" if flag == "--env" else "seed=1"
-            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; write for example {flag} {example}")
+            raise SpecError(f"{flag}: {text!r} is not NAME=VALUE; give for example {flag} {example}")
         pairs[key.strip()] = value
     return pairs
 
 
 def _env_pairs(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return NAME=VALUE pairs; a NAME alone is taken from our own environment, and so stays off the process list."""
+    """Return NAME=VALUE pairs; a NAME alone is read from the environment, so that its value is in no process list."""
     pairs = {}
     for text in texts or []:
         if "=" in text or text not in os.environ:
             if "=" not in text and ENV_GRAMMAR.fullmatch(text):
-                raise SpecError(f"--env: {text} is not set here; write --env {text}=VALUE, or set it first")
+                raise SpecError(f"--env: {text} is not set here; give --env {text}=VALUE, or set it first")
             pairs.update(_pairs([text]))
         else:
             pairs[text] = os.environ[text]
@@ -388,7 +274,7 @@ def _env_pairs(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def _env_file(path_text: str | None) -> dict[str, str]:
-    """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken as it stands."""
+    """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken literally."""
     if path_text is None:
         return {}
     path = Path(path_text).expanduser()
@@ -397,7 +283,7 @@ def _env_file(path_text: str | None) -> dict[str, str]:
     except OSError as error:
         raise SpecError(f"--env-file: cannot read {path_text}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
-        raise SpecError(f"--env-file: {path_text} is not text; write NAME=VALUE lines") from None
+        raise SpecError(f"--env-file: {path_text} is not a text file; give NAME=VALUE lines") from None
     pairs = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -422,12 +308,10 @@ def _words(command: str | list[Any] | None) -> tuple[str, ...]:
 
 
 def _unquoted(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command; one that is all in one word would only be looked for under that name, on a billed machine."""
+    """Return the command; refuse one that is quoted as a single word: it would only fail on a billed instance."""
     if len(words) == 1 and len(words[0].split()) > 1:
         line = words[0].strip()
-        raise SpecError(
-            f"--: {line!r} is one word, in quotes; write -- {line}, or for a line of shell -- sh -c {line!r}"
-        )
+        raise SpecError(f"--: {line!r} is quoted as one word; give -- {line}, or -- sh -c {line!r}")
     return words
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cloud.connect import _client_settings, start_embedded
+from orchestrator.cloud.connect import client_settings, start_embedded
 from orchestrator.errors import CloudError, SpecError
 from orchestrator.runs.spec import RunSpec
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from orchestrator.cloud.aws.s3 import S3Home
 
 
-def settled(spec: RunSpec, home: Path) -> RunSpec:
-    """Return the spec with what only AWS knows of its second home: that the bucket is usable, its region, the role.
+def resolved(spec: RunSpec, home: Path) -> RunSpec:
+    """Return the spec with what only AWS knows: that its bucket is usable, the bucket's region, the instance profile.
 
     Raises:
-        SpecError: a bucket is missing or not ours, or no instance profile lets the machine use it.
+        SpecError: a bucket is missing or not accessible, or no instance profile lets the instance use it.
     """
     if spec.data_url is not None:
         spec = spec.model_copy(update={"instance_profile": _data_profile(spec, home)})
     if spec.is_embedded and spec.bucket is None:
-        return spec  # IAM on the embedded cloud is there for whoever asks for it
+        return spec  # the embedded cloud uses IAM only for a bucket
     if spec.bucket is None:
-        with suppress(CloudError):  # it would be of use for Systems Manager only: no reason to refuse a launch
-            return spec.model_copy(update={"instance_profile": spec.instance_profile or _standing_profile(spec, home)})
+        with suppress(CloudError):  # only Systems Manager needs it: no reason to refuse a launch
+            return spec.model_copy(update={"instance_profile": spec.instance_profile or _profile_of_setup(spec, home)})
         return spec
-    profile = spec.instance_profile or _standing_profile(spec, home)
-    place = second_home(spec, home)
+    profile = spec.instance_profile or _profile_of_setup(spec, home)
+    place = remote_store_of(spec, home)
     region = place.check() if place is not None else ""
     if profile is None:
         raise SpecError(
-            "--bucket: no instance profile lets the machine write to it; run `pixel-orch setup`, or name one with "
+            "--bucket: no instance profile lets the instance write to it; run `pixel-orch setup`, or name one with "
             "--instance-profile"
         )
     prefix = spec.bucket_prefix or f"pixel-orch/{spec.run}-{secrets.token_hex(4)}"
@@ -42,38 +42,40 @@ def settled(spec: RunSpec, home: Path) -> RunSpec:
 
 
 def _data_profile(spec: RunSpec, home: Path) -> str:
-    """Return the instance profile by which the machine reads `--data-bucket`, once the bucket is seen to be there."""
+    """Return the instance profile that reads `--data-bucket`, after checking that the bucket exists."""
     bucket = str(spec.data_url).removeprefix("s3://").partition("/")[0]
     s3_files(spec, home, bucket).check("--data-bucket")
-    profile = spec.instance_profile or _standing_profile(spec, home)
+    profile = spec.instance_profile or _profile_of_setup(spec, home)
     if profile is None:
         raise SpecError(
-            "--data-bucket: no instance profile lets the machine read it; run `pixel-orch setup`, or name one with "
+            "--data-bucket: no instance profile lets the instance read it; run `pixel-orch setup`, or name one with "
             "--instance-profile"
         )
     return profile
 
 
-def _standing_profile(spec: RunSpec, home: Path) -> str | None:
-    """Return the instance profile that `setup` made, None if there is none or we may not know."""
+def _profile_of_setup(spec: RunSpec, home: Path) -> str | None:
+    """Return the instance profile that `setup` created, None if there is none or IAM does not say."""
     from orchestrator.cloud.aws.stack import DEFAULT_NAME, has_profile
 
     return DEFAULT_NAME if has_profile(DEFAULT_NAME, endpoint=_endpoint_of(spec, home), profile=spec.profile) else None
 
 
-def second_home(spec: RunSpec, home: Path) -> S3Home | None:
-    """Return the run's place in S3, None if it has none."""
+def remote_store_of(spec: RunSpec, home: Path) -> S3Home | None:
+    """Return the remote store of a run, None if it has none."""
     if spec.bucket is None:
         return None
+    from orchestrator.cloud.aws.s3 import S3Home
 
     return S3Home(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def s3_files(spec: RunSpec, home: Path, bucket: str) -> S3Home:
-    """Return a bucket's files, whether or not they are this run's."""
+    """Return a bucket with all of its files, not only this run's."""
+    from orchestrator.cloud.aws.s3 import S3Home
 
     return S3Home(bucket, "", endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:
-    return _client_settings(start_embedded(home)) if spec.is_embedded else {}
+    return client_settings(start_embedded(home)) if spec.is_embedded else {}

@@ -1,4 +1,4 @@
-"""Checks of single settings; each complaint is one line that names the flag and the remedy."""
+"""Checks of single settings; each error is one line that names the flag and what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Literal
 
 from model.config import REGISTRY, TrainConfig, checked
 from model.errors import DataError
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
+
+CloudName = Literal["aws", "local"]
 
 BUCKET_GRAMMAR = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 
@@ -22,6 +25,19 @@ ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
 
 
+def check_cloud(name: str | None) -> CloudName:
+    """Return the name of a cloud; AWS if none is given.
+
+    Raises:
+        SpecError: there is no such cloud.
+    """
+    if name is None or name == "aws":
+        return "aws"
+    if name == "local":
+        return "local"
+    raise SpecError(f"--cloud: unknown cloud {name!r}; use aws, or local for the embedded cloud")
+
+
 def check_instances(text: str) -> tuple[str, ...]:
     """Split `a,b,c` into known instance types, in the order given.
 
@@ -30,7 +46,7 @@ def check_instances(text: str) -> tuple[str, ...]:
     """
     names = [part.strip() for part in text.split(",")]
     if not all(names):
-        raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge")
+        raise SpecError(f"--instance: {text!r} names no instance type; give one, for example --instance g4dn.xlarge")
     return tuple(dict.fromkeys(catalog.find(name).name for name in names))
 
 
@@ -38,14 +54,14 @@ def check_price(text: str | float, *, flag: str = "--max-price") -> Decimal:
     """Return dollars per hour as a decimal.
 
     Raises:
-        SpecError: it is no number, not finite, or not above EC2's least price.
+        SpecError: it is not a finite number above EC2's lowest price.
     """
     try:
         price = Decimal(str(text))
     except InvalidOperation:
-        raise SpecError(f"{flag}: {text!r} is no price; give dollars per hour, for example {flag} 0.35") from None
+        raise SpecError(f"{flag}: {text!r} is not a price; give dollars per hour, for example {flag} 0.35") from None
     if not price.is_finite() or price <= LOWEST_MAX_PRICE_USD_H:
-        raise SpecError(f"{flag}: {text} is no price; give dollars per hour above {LOWEST_MAX_PRICE_USD_H}")
+        raise SpecError(f"{flag}: {text} is not a price; give dollars per hour above {LOWEST_MAX_PRICE_USD_H}")
     return price
 
 
@@ -53,7 +69,7 @@ def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
     """Return a number above zero as a decimal.
 
     Raises:
-        SpecError: it is none.
+        SpecError: it is not one.
     """
     try:
         amount = Decimal(str(text))
@@ -69,18 +85,18 @@ def check_cidr(text: str | None) -> str | None:
     """Return who may connect by SSH, as a network in CIDR form, or "none".
 
     Raises:
-        SpecError: it is no IPv4 network, or it is the whole internet.
+        SpecError: it is not an IPv4 network, or it is wider than a /8.
     """
     if text is None or text == "none":
         return text
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise SpecError(f"--ssh-cidr: {text!r} is no network; write for example --ssh-cidr 203.0.113.7/32") from None
+        raise SpecError(f"--ssh-cidr: {text!r} is not a network; give for example --ssh-cidr 203.0.113.7/32") from None
     if network.version != 4:
-        raise SpecError(f"--ssh-cidr: {text} is IPv6, which the security group's rule does not take; give an IPv4 one")
+        raise SpecError(f"--ssh-cidr: {text} is IPv6; give an IPv4 network")
     if network.prefixlen < 8:
-        raise SpecError(f"--ssh-cidr: {text} lets half the internet knock; give your own network")
+        raise SpecError(f"--ssh-cidr: {text} is too wide; use a /8 or smaller")
     return str(network)
 
 
@@ -88,11 +104,11 @@ def check_disk(size_gib: int) -> int:
     """Return the size of the root disk in GiB.
 
     Raises:
-        SpecError: it is none that gp3 has.
+        SpecError: gp3 has no such size.
     """
     if 8 <= size_gib <= 16384:
         return size_gib
-    raise SpecError(f"--disk-size: {size_gib} GiB is no size of a gp3 disk; give 8 to 16384")
+    raise SpecError(f"--disk-size: {size_gib} GiB is not a size of a gp3 disk; give 8 to 16384")
 
 
 def check_key(path_text: str | None) -> str | None:
@@ -105,7 +121,7 @@ def check_key(path_text: str | None) -> str | None:
         return None
     path = Path(path_text).expanduser().resolve()
     if not path.is_file():
-        raise SpecError(f"--key: {path_text} is not a file; give a private key, or leave --key out and one is made")
+        raise SpecError(f"--key: {path_text} is not a file; give a private key, or drop --key to have one made")
     return str(path)
 
 
@@ -113,19 +129,19 @@ def check_subnets(names: Sequence[str]) -> tuple[str, ...]:
     """Return subnet ids.
 
     Raises:
-        SpecError: one is none.
+        SpecError: one is not a subnet id.
     """
     for name in names:
         if not re.fullmatch(r"subnet-[0-9a-f]{8,17}", name):
-            raise SpecError(f"--subnet: {name!r} is no subnet id; they look like subnet-0123456789abcdef0")
+            raise SpecError(f"--subnet: {name!r} is not a subnet id, for example subnet-0123456789abcdef0")
     return tuple(dict.fromkeys(names))
 
 
 def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags for whatever is created.
+    """Return the tags for everything that is created.
 
     Raises:
-        SpecError: AWS would refuse one, or it is ours (https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html).
+        SpecError: AWS would refuse one, or it is reserved (https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html).
     """
     for key, value in tags.items():
         if not key or len(key) > 128 or len(value) > 256:
@@ -133,7 +149,7 @@ def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
         if key.lower().startswith(("aws:", "pixel-orch")):
             raise SpecError(f"--tag: {key} is reserved; choose another key")
     if len(tags) > 40:
-        raise SpecError(f"--tag: {len(tags)} tags are too many; EC2 takes 50, and 5 are ours: give up to 40")
+        raise SpecError(f"--tag: {len(tags)} tags are too many; give up to 40")
     return dict(tags)
 
 
@@ -141,52 +157,52 @@ def check_user(name: str | None) -> str | None:
     """Return the login user.
 
     Raises:
-        SpecError: it is no user name.
+        SpecError: it is not a user name.
     """
     if name is None or re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
         return name
-    raise SpecError(f"--login-user: {name!r} is no user name; for example ubuntu or ec2-user")
+    raise SpecError(f"--login-user: {name!r} is not a user name; give one, for example ubuntu or ec2-user")
 
 
 def check_data(trainer: TrainConfig | None, data_url: str | None, mirror: str | None = None) -> str | None:
-    """Return the place of the prepared data in S3, if the trainer's data set can be had on an instance at all.
+    """Return the S3 place of the prepared data, after checking that an instance can get the data set.
 
     Args:
         trainer: the bundled trainer's settings.
-        data_url: where in S3 the data lie, or are to be put.
-        mirror: an address that has the published files.
+        data_url: the S3 place that is read or filled.
+        mirror: a URL of the published files.
 
     Raises:
-        SpecError: it cannot: it is a folder of this machine, or no server has its files.
+        SpecError: it is a folder of this machine, or no server has its files.
     """
     if data_url is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s'\"]*)?", data_url):
-        raise SpecError(f"--data-bucket: {data_url!r} is no place in S3; for example s3://my-data/cifar10")
+        raise SpecError(f"--data-bucket: {data_url!r} is not an S3 URL; give one, for example s3://my-data/cifar10")
     if trainer is None:
         if data_url is not None:
-            raise SpecError("--data-bucket is for the bundled trainer; a program of your own fetches its own data")
+            raise SpecError("--data-bucket is for the bundled trainer; your own program fetches its own data")
         return None
     known = REGISTRY.get(trainer.dataset)
     if known is None:
         raise SpecError(
-            f"--dataset {trainer.dataset} is a folder of this machine; give the data set's name, and with "
-            "--data-bucket the place in S3 where you copied the folder to"
+            f"--dataset {trainer.dataset} is a folder of this machine; copy it to S3, then give the data set's name "
+            "and --data-bucket s3://BUCKET/PREFIX"
         )
     if known.kind == "builtin":
         if data_url is not None:
-            raise SpecError(f"--data-bucket: {known.name} comes with the trainer; leave it out")
+            raise SpecError(f"--data-bucket: {known.name} comes with the trainer; drop the flag")
         return None
     can_fetch = not known.own and (mirror is not None or all(file.urls for file in known.files))
     if data_url is None and not can_fetch:
         raise SpecError(
             f"--dataset {known.name}: no server has its files; prepare it here (pixel-orch data prepare {known.name}), "
             "copy the folder to S3, and give --data-bucket s3://BUCKET/PREFIX"
-            + ("" if known.own else "; or give a mirror of yours: --prepare source=https://...")
+            + ("" if known.own else "; or give a mirror: --prepare source=https://...")
         )
     return data_url
 
 
 def check_prepare(trainer: TrainConfig | None, pairs: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of `data prepare` on the machine.
+    """Return the settings of `data prepare` on the instance.
 
     Raises:
         SpecError: there is nothing to prepare, or `data prepare` would refuse them.
@@ -194,19 +210,17 @@ def check_prepare(trainer: TrainConfig | None, pairs: Mapping[str, str]) -> dict
     if not pairs:
         return {}
     if trainer is None:
-        raise SpecError("--prepare is for the bundled trainer; a program of your own prepares its own data")
+        raise SpecError("--prepare is for the bundled trainer; your own program prepares its own data")
     known = REGISTRY.get(trainer.dataset)
     if known is None:
-        raise SpecError("--prepare is for a data set that is known by name; a folder was prepared here already")
+        raise SpecError("--prepare is for a data set that is known by name; a folder is prepared already")
     if known.kind == "builtin":
-        raise SpecError(f"--prepare: {known.name} comes with the trainer; leave it out")
+        raise SpecError(f"--prepare: {known.name} comes with the trainer; drop the flag")
     if "out" in pairs:
-        raise SpecError("--prepare out: the machine has a place of its own for data; leave it out")
+        raise SpecError("--prepare out: the instance has its own data folder; drop it")
     source = pairs.get("source")
     if source is not None and not re.match(r"https?://[^/]", source):
-        raise SpecError(
-            f"--prepare source: {source!r} is no address; the machine fetches from http://... or https://..."
-        )
+        raise SpecError(f"--prepare source: {source!r} is not a URL; give http://... or https://...")
     try:
         checked(known.name, pairs)
     except DataError as error:
@@ -218,14 +232,14 @@ def check_bucket(name: str | None) -> str | None:
     """Return the name of an S3 bucket.
 
     Raises:
-        SpecError: S3 has no bucket of such a name.
+        SpecError: S3 allows no such name.
     """
     if name is None:
         return None
     bare = name.removeprefix("s3://").rstrip("/")
     if not BUCKET_GRAMMAR.fullmatch(bare) or ".." in bare:
         raise SpecError(
-            f"--bucket: {name!r} is no bucket's name; 3 to 63 of a-z, 0-9, '-' and '.', for example my-runs"
+            f"--bucket: {name!r} is not a bucket name; use 3 to 63 of a-z, 0-9, '-' and '.', for example my-runs"
         )
     return bare
 
@@ -237,7 +251,7 @@ def check_profile(name: str | None) -> str | None:
         SpecError: it is none.
     """
     if name is not None and not PROFILE_GRAMMAR.fullmatch(name):
-        raise SpecError(f"--instance-profile: {name!r} is no name of one; give its name, not its ARN")
+        raise SpecError(f"--instance-profile: {name!r} is not a profile's name; give the name, not the ARN")
     return name
 
 
@@ -245,15 +259,15 @@ def check_env(pairs: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for the trainer.
 
     Raises:
-        SpecError: a name is no name of a variable, or a value holds a NUL byte.
+        SpecError: a name is not a variable name, or a value holds a NUL byte.
     """
     for name, value in pairs.items():
         if not ENV_GRAMMAR.fullmatch(name):
-            raise SpecError(f"--env: {name!r} is no variable name; write --env NAME=VALUE")
+            raise SpecError(f"--env: {name!r} is not a variable name; give --env NAME=VALUE")
         if name.startswith("PIXEL_ORCH_"):
             raise SpecError(f"--env: {name} is set by pixel-orch itself; choose another name")
         if "\0" in value:
-            raise SpecError(f"--env: the value of {name} holds a NUL byte, which no environment can carry")
+            raise SpecError(f"--env: the value of {name} holds a NUL byte; remove it")
     return dict(pairs)
 
 
@@ -261,23 +275,19 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
     """Return the folder to send as an absolute path, or None for the bundled trainer.
 
     Raises:
-        SpecError: the folder is missing, or it and the command do not go together.
+        SpecError: the folder is missing, or folder and command are not given together.
     """
     if workdir is None:
         if command:
-            raise SpecError(
-                "a command after -- needs --workdir DIR, the folder that it runs in; nothing is sent by accident"
-            )
+            raise SpecError("a command after -- needs --workdir DIR: the folder to send and to run it in")
         if include:
-            raise SpecError("--include needs --workdir DIR: without it only the bundled trainer is sent")
+            raise SpecError("--include needs --workdir DIR")
         return None
     path = Path(workdir).expanduser().resolve()
     if not path.is_dir():
         raise SpecError(f"--workdir: {workdir} is not a folder; give the folder that holds your program")
     if not command:
-        raise SpecError(
-            "--workdir needs the command to run there: add -- COMMAND..., for example -- python my_train.py"
-        )
+        raise SpecError("--workdir needs a command: add -- COMMAND, for example -- python my_train.py")
     for entry in include:
         if not (path / entry).exists():
             raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import SpecError
@@ -76,7 +77,7 @@ def make_home(home: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = home / f".writable-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread uses the same
         if not (home / SCHEMA_FILE).exists() or schema_of(home) < SCHEMA:
             write_atomically(home / SCHEMA_FILE, f"{SCHEMA}\n".encode())
     except OSError as error:
@@ -93,8 +94,12 @@ def home_id(home: Path, *, write: bool = True) -> str:
         return path.read_text().strip()
     if not write:
         return "<this home>"
-    path.write_text(uuid.uuid4().hex[:12])
-    return path.read_text()
+    own = home / f".id-{uuid.uuid4().hex}"
+    own.write_text(uuid.uuid4().hex[:12])
+    with suppress(FileExistsError):  # another launch of this moment was first
+        os.link(own, path)
+    own.unlink()
+    return path.read_text().strip()
 
 
 def fresh_name(stem: str) -> str:

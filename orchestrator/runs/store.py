@@ -149,25 +149,25 @@ class RunStore:
         )
         write_atomically(self.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
 
-    def ask_for(self, state: State | None) -> None:
-        """Leave word for the owner in which state its next SIGTERM is to end the run; None takes it back."""
+    def request_stop(self, state: State | None) -> None:
+        """Ask the leading process, through a file, to end the run in this state; None takes the request back."""
         path = self.folder / "asked"
         if state is None:
             path.unlink(missing_ok=True)
         else:
             write_atomically(path, state.encode())
 
-    def wish(self) -> State | None:
-        """Return the state in which the owner was asked to end the run; None if nobody asked."""
+    def requested_stop(self) -> State | None:
+        """Return the state in which the run is asked to end, None without a request."""
         try:
             text = (self.folder / "asked").read_text()
         except FileNotFoundError:
             return None
         return "STOPPED" if text == "STOPPED" else "CANCELLED"
 
-    def asked_for(self) -> State:
-        """Return what a signal to the owner means: STOPPED after `stop`, else CANCELLED."""
-        return self.wish() or "CANCELLED"
+    def stop_state(self) -> State:
+        """Return the state in which a signal ends the run: STOPPED after `stop`, else CANCELLED."""
+        return self.requested_stop() or "CANCELLED"
 
     # -- events
 

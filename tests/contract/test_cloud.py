@@ -11,12 +11,12 @@ import pytest
 from infra.local import EmbeddedCloud
 from orchestrator.cloud.aws import AwsCloud
 from orchestrator.cloud.base import ATTEMPT_TAG, RUN_TAG, Call, Cloud, Instance
-from orchestrator.cloud.connect import _client_settings
+from orchestrator.cloud.connect import client_settings
 from orchestrator.errors import AccessError, CapacityError, CloudError, QuotaError, ThrottledError
 from orchestrator.host.shell import make_key_pair
 from orchestrator.market import offers
 from orchestrator.market.pools import Pool
-from orchestrator.plan.preflight import rehearsal
+from orchestrator.plan.preflight import launch_dry_run
 from orchestrator.plan.requests import Plan, user_data
 from orchestrator.runs.spec import RunSpec
 from tests.memory import MemoryCloud, VirtualClock
@@ -48,7 +48,9 @@ class World:
 
     def call(self, turn: int = 1, attempt: int = 1, place: int = 0) -> Call:
         """Return a RunInstances for an offer."""
-        group = self.cloud.open_door("us-east-1", self.plan.door("us-east-1"), self.cloud.caller_cidr())
+        group = self.cloud.open_security_group(
+            "us-east-1", self.plan.security_group("us-east-1"), self.cloud.caller_cidr()
+        )
         return self.plan.launch(self.plan.offers[place], attempt, turn, group, self.user_data)
 
     user_data = user_data(*make_key_pair("host"), make_key_pair("run")[1], 30)
@@ -81,12 +83,12 @@ def place(request: pytest.FixtureRequest, embedded: EmbeddedCloud) -> Iterator[W
         world_.cloud.terminate("us-east-1", [i.instance_id for i in alive])
     for instance in alive:
         world_.until(instance, "terminated")
-    world_.cloud.close_door("us-east-1", "contract")
+    world_.cloud.close_security_group("us-east-1", "contract")
     embedded.clear_faults()
 
 
 def _embedded_world(embedded: EmbeddedCloud) -> World:
-    cloud = AwsCloud(("us-east-1",), endpoint=_client_settings(embedded), title="embedded cloud")
+    cloud = AwsCloud(("us-east-1",), endpoint=client_settings(embedded), title="embedded cloud")
     return World(
         cloud,
         wait=time.sleep,
@@ -188,11 +190,13 @@ def test_refusals_have_the_right_type_and_leave_no_instance(place: World, code: 
     assert len(place.cloud.instances()) == before
 
 
-def test_the_door_is_made_once_and_closing_it_twice_is_no_error(place: World) -> None:
-    door, cidr = place.plan.door("us-east-1"), place.cloud.caller_cidr()
-    assert place.cloud.open_door("us-east-1", door, cidr) == place.cloud.open_door("us-east-1", door, cidr)
-    place.cloud.close_door("us-east-1", "contract")
-    place.cloud.close_door("us-east-1", "contract")
+def test_the_security_group_is_made_once_and_removing_it_twice_is_no_error(place: World) -> None:
+    request, cidr = place.plan.security_group("us-east-1"), place.cloud.caller_cidr()
+    assert place.cloud.open_security_group("us-east-1", request, cidr) == place.cloud.open_security_group(
+        "us-east-1", request, cidr
+    )
+    place.cloud.close_security_group("us-east-1", "contract")
+    place.cloud.close_security_group("us-east-1", "contract")
 
 
 def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_window(place: World) -> None:
@@ -209,7 +213,9 @@ def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_win
 
 
 def _fleet(place: World, attempt: int = 1, turn: int = 1) -> tuple[Call, Call]:
-    group = place.cloud.open_door("us-east-1", place.plan.door("us-east-1"), place.cloud.caller_cidr())
+    group = place.cloud.open_security_group(
+        "us-east-1", place.plan.security_group("us-east-1"), place.cloud.caller_cidr()
+    )
     return place.plan.fleet(place.plan.offers, attempt, turn, group, place.user_data)
 
 
@@ -245,8 +251,8 @@ def test_what_is_asked_before_a_launch_has_an_answer(place: World) -> None:
     assert place.cloud.image("us-east-1", image.image_id).image_id == image.image_id
     assert place.cloud.network("us-east-1", ()).subnets == {}
     assert (place.cloud.quota_vcpus("us-east-1", "L-7212CCBC") or 0) > 4
-    place.cloud.rehearse(place.plan.door("us-east-1"))
-    place.cloud.rehearse(rehearsal(place.plan, place.plan.offers[0]))
+    place.cloud.dry_run(place.plan.security_group("us-east-1"))
+    place.cloud.dry_run(launch_dry_run(place.plan, place.plan.offers[0]))
     assert place.cloud.instances("contract") == [i for i in place.cloud.instances("contract") if i.is_gone]
 
 
@@ -267,7 +273,7 @@ def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_
     networks = {"us-east-1": cloud.network("us-east-1", spec.subnets)}
     offered = tuple(o for o in place.plan.offers if o.pool.zone == subnet["AvailabilityZone"])
     plan = replace(place.plan, spec=spec, offers=offered, networks=networks)
-    group = cloud.open_door("us-east-1", plan.door("us-east-1"), cloud.caller_cidr())
+    group = cloud.open_security_group("us-east-1", plan.security_group("us-east-1"), cloud.caller_cidr())
     template, fleet = plan.fleet(plan.offers, 1, 7, group, place.user_data)
     instance = cloud.launch(fleet, template)
     assert instance.zone == subnet["AvailabilityZone"]
@@ -280,7 +286,7 @@ def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_
 
 
 def test_the_price_list_gives_what_is_not_recorded(embedded: EmbeddedCloud) -> None:
-    cloud = AwsCloud(("us-west-2",), endpoint=_client_settings(embedded), title="embedded")
+    cloud = AwsCloud(("us-west-2",), endpoint=client_settings(embedded), title="embedded")
     there, nowhere = Pool("p5.4xlarge", "us-west-2b", "us-west-2"), Pool("no.such", "us-west-2b", "us-west-2")
     assert offers.recorded_usd_h(there) is None
     assert cloud.on_demand_prices([there, nowhere]) == {there: 6.88}

@@ -152,7 +152,7 @@ class Stage:
     # -- after every scenario
 
     def check_nothing_is_left(self) -> None:
-        """No instance, no process, every acknowledged checkpoint loadable, and sweep has nothing to do."""
+        """No instance, no process, every acknowledged checkpoint loadable, and cleanup has nothing to do."""
         assert EmbeddedCloud.find(self.home) is None, "the embedded cloud still runs"
         assert not (self.home / "local" / "endpoint.json").exists()
         assert self.leftovers() == []
@@ -163,7 +163,7 @@ class Stage:
             if isinstance(event, CheckpointPulled) and event.name not in refused:
                 body = tiny_trainer.load(str(self.store.checkpoint_path(event)))
                 assert body["weights"] == tiny_trainer.expected(body["step"])
-        code, said = self.run("sweep", "--cloud", "local", "-y")
+        code, said = self.run("cleanup", "--cloud", "local", "-y")
         assert code == 0
         assert "nothing to do" in said
 

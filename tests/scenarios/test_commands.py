@@ -45,9 +45,9 @@ def test_the_commands_beside_a_run_that_goes_on(stage: Stage) -> None:
     assert code == 0, said
     assert Path(last_json(said)["checkpoint"]).parent == stage.work / "mine"
 
-    code, said = stage.run("sweep", "--cloud", "local", "-y")
+    code, said = stage.run("cleanup", "--cloud", "local", "-y")
     assert code == 0
-    assert "nothing to do" in said, "a run that somebody leads is none of sweep's business"
+    assert "nothing to do" in said, "a run that somebody leads is none of cleanup's business"
     assert stage.state().state == "RUNNING"
 
     code, said = stage.run("down", "ti*", "-y", "-o", "json")

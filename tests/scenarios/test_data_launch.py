@@ -94,7 +94,7 @@ def test_a_data_bucket_that_the_machine_could_not_read_is_refused_before_anythin
     client(stage, "s3").create_bucket(Bucket=BUCKET)
     code, said = stage.run(*words(*place))
     assert code == 2, said
-    assert "--data-bucket: no instance profile lets the machine read it; run `pixel-orch setup`" in said
+    assert "--data-bucket: no instance profile lets the instance read it; run `pixel-orch setup`" in said
     assert stage.embedded().instances() == []
     second.end_cloud(stage)
 

@@ -199,7 +199,7 @@ def _wait_for(stage: Stage, launch: object, moment: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["requested", "provisioning", "training", "noticed", "recovering", "ending"])
-@pytest.mark.parametrize("then", ["attach", "sweep"])
+@pytest.mark.parametrize("then", ["attach", "cleanup"])
 def test_sigkill_of_the_engine_in_each_state(stage: Stage, moment: str, then: str) -> None:
     stage.env["PIXEL_ORCH_LOCAL_BOOT_S"] = "1.5"
     steps = "60" if moment == "ending" else "100"
@@ -223,7 +223,7 @@ def test_sigkill_of_the_engine_in_each_state(stage: Stage, moment: str, then: st
         assert code == 0, said
         check_trained(stage, int(steps))
     else:
-        code, said = stage.run("sweep", "--cloud", "local", "-y")
+        code, said = stage.run("cleanup", "--cloud", "local", "-y")
         assert code == 0, said
         assert stage.state().is_final
         stage.check_nothing_is_left()

@@ -91,7 +91,7 @@ def end_cloud(stage: Stage) -> None:
 
 def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Stage) -> None:
     for words, complaint in (
-        (("--bucket", "Not_A_Bucket"), "is no bucket's name"),
+        (("--bucket", "Not_A_Bucket"), "is not a bucket name"),
         (("--bucket", "nobodys-bucket"), "there is no bucket nobodys-bucket"),
     ):
         code, said = stage.run(*stage.launch_words("5", "0.01", flags=words))

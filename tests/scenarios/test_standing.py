@@ -121,7 +121,7 @@ def test_teardown_asks_and_takes_nothing_from_under_a_machine_that_runs(run: Run
     done(run("setup"))
     code, said = run("teardown")
     assert code == 2
-    assert "add -y" in said
+    assert "stdin is not a terminal; pass -y" in said
     ec2 = client(cloud, "ec2")
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "pixel-orch:managed", "Value": "true"}]}]
     launched = ec2.run_instances(
@@ -132,7 +132,7 @@ def test_teardown_asks_and_takes_nothing_from_under_a_machine_that_runs(run: Run
     wait_for(ec2, instance_id, "running")
     code, said = run("teardown", "-y")
     assert code == 1
-    assert f"still run ({instance_id})" in said
+    assert f"instances are still running (1: {instance_id})" in said
     assert (home / "local" / "standing.jsonl").exists()
     ec2.terminate_instances(InstanceIds=[instance_id])
     wait_for(ec2, instance_id, "terminated")

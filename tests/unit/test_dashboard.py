@@ -174,4 +174,4 @@ def test_a_port_that_cannot_be_is_one_line(home: Path, monkeypatch: pytest.Monke
                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     assert main(["dashboard", "--port", "70000"]) == 2
-    assert "--port: 70000 is no port" in capsys.readouterr().err
+    assert "--port: 70000 is not a port" in capsys.readouterr().err

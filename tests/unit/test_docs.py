@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.flags import OF_THE_MODEL, parser
-from orchestrator.cli.main import _split
+from orchestrator.cli.main import split_words
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -39,7 +39,7 @@ def test_every_command_in_a_shell_block_parses(page: Path) -> None:
     for command in commands(page):
         words = shlex.split(command, comments=True)[1:]
         if words[0] not in OF_THE_MODEL:
-            parser().parse_args(_split(words)[0])
+            parser().parse_args(split_words(words)[0])
 
 
 def test_the_readme_has_commands_to_check() -> None:

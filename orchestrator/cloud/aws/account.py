@@ -28,7 +28,7 @@ def quota_vcpus(client: Any, region: str, code: str) -> float | None:
     return None
 
 
-def rehearse(client: Any, call: Call) -> None:
+def dry_run(client: Any, call: Call) -> None:
     """Send a request with DryRun: EC2 answers whether it would be allowed."""
     try:
         with map_boto_errors(call.region):
@@ -84,4 +84,4 @@ def credentials_end_at(session: Any) -> float | None:
     return float(expires.timestamp()) if expires is not None else None
 
 
-__all__ = ["credentials_end_at", "network", "quota_vcpus", "rehearse"]
+__all__ = ["credentials_end_at", "network", "quota_vcpus", "dry_run"]

@@ -153,9 +153,9 @@ class AwsCloud:
         """Return a quota of EC2 in vCPUs; see `account.py`."""
         return account.quota_vcpus(self._client("service-quotas", region), region, code)
 
-    def rehearse(self, call: Call) -> None:
+    def dry_run(self, call: Call) -> None:
         """Send a request as a DryRun; see `account.py`."""
-        account.rehearse(self._client("ec2", call.region), call)  # creates nothing, so it may be retried
+        account.dry_run(self._client("ec2", call.region), call)  # creates nothing, so it may be retried
 
     def credentials_end_at(self) -> float | None:
         """Return when the credentials in hand expire; see `account.py`."""
@@ -173,7 +173,7 @@ class AwsCloud:
 
     # -- the security group
 
-    def open_door(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
         """CreateSecurityGroup and the rule for `cidr`; an existing group gets the missing rule."""
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
@@ -203,7 +203,7 @@ class AwsCloud:
                     raise
                 time.sleep(wait_s)
 
-    def close_door(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str) -> None:
         """DeleteSecurityGroup by tag, and the launch templates of a killed process."""
         ec2 = self._client("ec2", region)
         filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]

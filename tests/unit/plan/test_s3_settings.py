@@ -23,5 +23,5 @@ def test_any_other_is_refused(name: str) -> None:
 
 def test_a_profile_is_a_name_and_not_an_arn() -> None:
     assert check_profile("pixel-orch") == "pixel-orch"
-    with pytest.raises(SpecError, match="not its ARN"):
+    with pytest.raises(SpecError, match="not the ARN"):
         check_profile("arn:aws:iam::1:instance-profile/x")

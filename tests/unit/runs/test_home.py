@@ -33,7 +33,7 @@ COMMANDS = [
     ["pull", "x"],
     ["ssh", "x"],
     ["down", "x", "-y"],
-    ["sweep", "--cloud", "local", "-y"],
+    ["cleanup", "--cloud", "local", "-y"],
     ["check", "--cloud", "local"],
     ["setup", "--cloud", "local"],
     ["teardown", "--cloud", "local", "-y"],

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import bench as benching
-from orchestrator.cli import check as checking
-from orchestrator.cli import setup as standing
+from orchestrator.cli import bench, check, setup
 from orchestrator.cli.flags import EXAMPLES, parser
 from orchestrator.cli.main import main
+from orchestrator.plan.settings import spec_from
 from orchestrator.runs.events import InstanceStarted
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
@@ -64,12 +63,15 @@ BAD = [
     ([*LOCAL, "--spot", "--instance", "p2.xlarge,"], "names no instance type"),
     ([*LOCAL, "--spot", "--instance", "$(reboot)"], "unknown instance type"),
     ([*LOCAL, "--spot", "--instance", "p2.xlarge\x00"], "unknown instance type"),
-    ([*LOCAL, "--instance", "p2.xlarge"], "say --spot"),
+    ([*LOCAL, "--instance", "p2.xlarge"], "add --spot"),
     ([*GOOD, "--on-demand"], "two markets"),
     ([*GOOD, "--max-price", "-1"], "--max-price"),
     ([*GOOD, "--max-price", "nan"], "--max-price"),
     ([*GOOD, "--max-price", "cheap"], "--max-price"),
-    ([*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"], "--max-price is for --spot"),
+    (
+        [*LOCAL, "--instance", "p2.xlarge", "--on-demand", "--max-price", "1"],
+        "on-demand prices are fixed",
+    ),
     ([*GOOD, "--region", "us-eats-1"], "did you mean us-east-1"),
     (["launch", "--cloud", "gcp", "--instance", "p2.xlarge", "--spot", "-y"], "unknown cloud 'gcp'"),
     ([*GOOD, "-n", "Bad Name"], "is not a run's name"),
@@ -87,7 +89,7 @@ BAD = [
     ([*GOOD, "--env", "1X=2"], "--env"),
     ([*GOOD, "--env", "PIXEL_ORCH_OUT=/"], "set by pixel-orch itself"),
     ([*GOOD, "--workdir", "missing", "--", "python", "x.py"], "is not a folder"),
-    ([*GOOD, "--workdir", "."], "needs the command"),
+    ([*GOOD, "--workdir", "."], "--workdir needs a command"),
     ([*GOOD, "--", "python", "x.py"], "needs --workdir"),
     ([*GOOD, "--include", "x"], "--include needs --workdir"),
     ([*GOOD, "--workdir", ".", "--include", "x", "--", "true"], "--include: x is not in"),
@@ -102,19 +104,19 @@ BAD = [
     ([*GOOD, "--budget", "0"], "--budget"),
     ([*GOOD, "--budget", "nan"], "--budget"),
     ([*GOOD, "--budget", "lots"], "--budget: 'lots' is not a number"),
-    (["dashboard", "--port", "1"], "--port: 1 is no port; give one from 1024"),
+    (["dashboard", "--port", "1"], "--port: 1 is not a port; give one from 1024"),
     ([*GOOD, "--max-duration", "-3h"], "--max-duration"),
     ([*GOOD, "--max-duration", "soon"], "--max-duration"),
-    ([*GOOD, "--max-duration", "5x"], "'5x' is no length of time"),
+    ([*GOOD, "--max-duration", "5x"], "'5x' is not a duration"),
     ([*GOOD, "--idle-minutes-to-autostop", "0"], "--idle-minutes-to-autostop"),
     ([*GOOD, "--faults", "missing.yaml"], "--faults"),
     ([*GOOD, "--strategy", "luck"], "--strategy: 'luck'"),
-    ([*GOOD, "--subnet", "subnet-xyz"], "is no subnet id"),
-    ([*GOOD, "--subnet", "$(reboot)"], "is no subnet id"),
-    ([*GOOD, "--ssh-cidr", "0.0.0.0/0"], "lets half the internet knock"),
-    ([*GOOD, "--ssh-cidr", "here"], "is no network"),
+    ([*GOOD, "--subnet", "subnet-xyz"], "is not a subnet id"),
+    ([*GOOD, "--subnet", "$(reboot)"], "is not a subnet id"),
+    ([*GOOD, "--ssh-cidr", "0.0.0.0/0"], "is too wide; use a /8 or smaller"),
+    ([*GOOD, "--ssh-cidr", "here"], "is not a network"),
     ([*GOOD, "--ssh-cidr", "2001:db8::/32"], "IPv6"),
-    ([*GOOD, "--login-user", "root; reboot"], "is no user name"),
+    ([*GOOD, "--login-user", "root; reboot"], "is not a user name"),
     ([*GOOD, "--key", "missing.pem"], "is not a file"),
     ([*GOOD, "--key", "."], "is not a file"),
     ([*GOOD, "--disk-size", "3"], "--disk-size"),
@@ -130,9 +132,9 @@ BAD = [
     (["ssh"], "name a run"),
     ([*GOOD, "--detach", "--interrupt-after", "3"], "--interrupt-after needs a launch in the foreground"),
     (["launch", "--resume", "nobody", "-y"], "no run is called nobody"),
-    ([*GOOD, "--private"], "--private: from which addresses do you come there?"),
+    ([*GOOD, "--private"], "--private needs the network that connects to the instance"),
     ([*GOOD, "--from", "nowhere"], "--from: there is no nowhere"),
-    ([*GOOD, "--from", "s3://b"], "--from: 's3://b' is no place in S3"),
+    ([*GOOD, "--from", "s3://b"], "--from: 's3://b' is not an S3 URL"),
     ([*GOOD, "--prepare", "levels=4"], "--prepare: digits comes with the trainer"),
     ([*GOOD, "--dataset", "cifar10", "--prepare", "levels"], "--prepare: 'levels' is not NAME=VALUE"),
     ([*GOOD, "--dataset", "cifar10", "--prepare", "levels=1"], "is not a whole number from 2 to 256"),
@@ -141,12 +143,12 @@ BAD = [
     ([*GOOD, "-f", "."], "cannot read ."),
     ([*GOOD, "--bogus"], "--bogus; pixel-orch launch --help lists the flags"),
     ([*GOOD, "--max-prize", "1"], "did you mean --max-price?"),
-    ([*GOOD, "train.py"], "a program of your own stands behind --"),
+    ([*GOOD, "train.py"], "the command of your own program follows --"),
     (["frobnicate"], "there is no command 'frobnicate'; pixel-orch --help"),
     (["lauch"], "there is no command 'lauch'; did you mean launch?"),
     (["status", "--outptu", "json"], "did you mean --output?"),
     (["cost-report", "--htlm", "x"], "did you mean --html?"),
-    ([*GOOD, "--workdir", ".", "--", "python x.py"], "'python x.py' is one word, in quotes; write -- python x.py"),
+    ([*GOOD, "--workdir", ".", "--", "python x.py"], "'python x.py' is quoted as one word; give -- python x.py"),
     ([*GOOD, "--from", "nosuchrun"], "give a run's name, a checkpoint"),
     ([], "COMMAND"),
     (["status", "nobody"], "no run is called nobody"),
@@ -159,10 +161,10 @@ BAD = [
     (["down", "no*", "-y"], "no run matches"),
     (["down"], "name a run"),
     (["report", "nobody"], "no run is called nobody"),
-    (["sweep", "--cloud", "mars"], "unknown cloud 'mars'"),
+    (["cleanup", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["check", "--cloud", "mars"], "unknown cloud 'mars'"),
     (["status", "--", "x"], "takes nothing after --"),
-    (["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot"], "add -y"),
+    (["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot"], "stdin is not a terminal; pass -y"),
     (["launch", "--instance", "p2.xlarge", "--spot"], "no AWS credentials found"),
     (["launch", "--instance", "p2.xlarge", "--spot", "-y", "--region", "us-east-1"], "no AWS credentials found"),
 ]
@@ -185,13 +187,13 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
 FILES = {
     "empty": (b"", "is empty"),
     "blank": (b"\n# only a comment\n", "is empty"),
-    "binary": (bytes(range(256)), "is not text"),
+    "binary": (bytes(range(256)), "is not a text file"),
     "broken": (b"instance: [p2.xlarge\nspot: {", "line"),
-    "a list": (b"- p2.xlarge\n", "holds no key: value lines"),
-    "a word": (b"hello", "holds no key: value lines"),
+    "a list": (b"- p2.xlarge\n", "give key: value lines"),
+    "a word": (b"hello", "give key: value lines"),
     "unknown key": (b"instnace: p2.xlarge\n", "did you mean instance"),
-    "yes": (b"instance: p2.xlarge\nyes: true\n", "yes is no setting of a run; give --yes on the command line"),
-    "a flag": (b"detach: true\n", "detach is no setting of a run"),
+    "yes": (b"instance: p2.xlarge\nyes: true\n", "yes is not a setting of a run; give --yes on the command line"),
+    "a flag": (b"detach: true\n", "detach is not a setting of a run"),
     "wrong type": (b"instance: p2.xlarge\nsteps: many\n", "steps must be int"),
     "bool for a number": (b"instance: p2.xlarge\nsteps: true\n", "steps must be int"),
     "both markets": (b"instance: p2.xlarge\nspot: true\non-demand: true\n", "two markets"),
@@ -211,15 +213,13 @@ def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.Capt
 
 
 def test_flags_win_over_the_file(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.plan.settings import spec_from
-
     Path("run.yaml").write_text(
         "instance: [g4dn.xlarge, g5.xlarge]\non-demand: true\ncloud: local\nsteps: 50\nset: {seed: 3, hidden: 8}\n"
         "env: {A: 1}\nname: from-file\n"
     )
     words = ["launch", "-f", "run.yaml", "--spot", "--steps", "70", "--set", "seed=4", "--env", "B=x=y", "-n", "mine"]
     args: argparse.Namespace = parser().parse_args(words)
-    spec = spec_from(args, [])
+    spec = spec_from(vars(args), [])
     assert spec.trainer is not None
     assert (spec.run, spec.market, spec.instances) == ("mine", "spot", ("g4dn.xlarge", "g5.xlarge"))
     assert (spec.trainer.steps, spec.trainer.seed, spec.trainer.hidden) == (70, 4, 8)
@@ -280,11 +280,11 @@ def test_the_help_of_all_and_of_a_command_within_a_command_too() -> None:
 
 def test_what_check_and_setup_say_keeps_to_80_columns() -> None:
     says = "ami-08b0b07f1ceccf87d Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101, user ubuntu"
-    first, *more = checking._lines("ok       us-east-1 image  ", says)
+    first, *more = check.finding_lines("ok       us-east-1 image  ", says)
     assert len(first) <= 80
     assert more
     assert all(line.startswith(" " * 26) and len(line) <= 80 for line in more)
-    assert max(map(len, standing.AT_REST.splitlines())) <= 80
+    assert max(map(len, setup.AT_REST.splitlines())) <= 80
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -314,7 +314,7 @@ def test_a_model_of_the_users_own_is_not_taken_for_ours(at_home: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert "the wrong one" not in shown.stdout
     assert "--checkpoint" in shown.stdout
@@ -328,7 +328,7 @@ def test_an_empty_store_is_said(at_home: Path, capsys: pytest.CaptureFixture[str
     assert main(["report"]) == 0
     assert "no runs yet" in capsys.readouterr().out
     assert main(["down", "-a", "-y"]) == 0
-    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert main(["cleanup", "--cloud", "local", "-y"]) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -387,7 +387,7 @@ def test_a_bench_passes_on_what_launch_takes(at_home: Path) -> None:
     Path("run.yaml").write_text("budget: 3\ndisk-size: 200\n")
     words = ["bench", "-t", "g4dn.xlarge", "--spot", "--cloud", "local", "-f", "run.yaml", "--env", "A=b c"]
     words += ["--max-price", "0.4", "--ami", "ami-1", "--subnet", "subnet-0000000000000000a"]
-    child = benching._child(at_home / "home", "b", "g4dn.xlarge", parser().parse_args(words), [], share=2)
+    child = bench.prepare_child(at_home / "home", "b", "g4dn.xlarge", parser().parse_args(words), [], share=2)
     spec = child.spec
     assert (spec.env, spec.ami, spec.disk_gib) == ({"A": "b c"}, "ami-1", 200)
     assert (spec.max_price_usd_h, spec.subnets) == (Decimal("0.4"), ("subnet-0000000000000000a",))

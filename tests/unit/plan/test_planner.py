@@ -20,7 +20,7 @@ from orchestrator.market import catalog
 from orchestrator.market.offers import ranked_by_value
 from orchestrator.plan.job import torch_has_kernels
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.preflight import QUOTA_CODES, preflight, rehearsal
+from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run, preflight
 from orchestrator.plan.preview import Draft
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.spec import Limits, RunSpec
@@ -61,7 +61,7 @@ def test_measured_value_wins_over_price_where_every_type_was_measured(cloud: Mem
 def test_a_subnet_narrows_the_zones_and_stands_in_the_requests(cloud: MemoryCloud) -> None:
     plan = planned(cloud, subnets=SUBNETS)
     assert {offer.pool.zone for offer in plan.offers} == {"us-east-1a", "us-east-1b"}
-    assert plan.door("us-east-1").parameters["VpcId"] == "vpc-1"
+    assert plan.security_group("us-east-1").parameters["VpcId"] == "vpc-1"
     parameters = plan.launch(plan.offers[0], 1, 1, "sg-1", "data").parameters
     assert "Placement" not in parameters
     (interface,) = parameters["NetworkInterfaces"]
@@ -87,7 +87,7 @@ def test_a_zone_without_a_default_subnet_is_left_out(cloud: MemoryCloud, monkeyp
 def test_the_users_tags_are_on_everything_and_cannot_replace_ours(cloud: MemoryCloud) -> None:
     plan = planned(cloud, tags={"team": "vision", "Name": "mine"}, strategy="any")
     template, fleet = plan.fleet(plan.offers, 1, 1, "sg-1", "data")
-    requests = [plan.door("us-east-1"), plan.launch(plan.offers[0], 1, 1, "sg-1", "data"), template, fleet]
+    requests = [plan.security_group("us-east-1"), plan.launch(plan.offers[0], 1, 1, "sg-1", "data"), template, fleet]
     for request in requests:
         for kind in request.parameters["TagSpecifications"]:
             tags = {tag["Key"]: tag["Value"] for tag in kind["Tags"]}
@@ -118,7 +118,7 @@ def test_a_quota_that_may_not_be_read_is_left_to_ec2(cloud: MemoryCloud, monkeyp
     assert preflight(planned(cloud), cloud).offers == planned(cloud).offers
 
 
-def test_a_policy_that_forbids_the_launch_is_found_by_the_rehearsal(
+def test_a_policy_that_forbids_the_launch_is_found_by_a_dry_run(
     cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Call] = []
@@ -128,16 +128,16 @@ def test_a_policy_that_forbids_the_launch_is_found_by_the_rehearsal(
         if call.operation == "RunInstances":
             raise AccessError("RunInstances: UnauthorizedOperation", code="UnauthorizedOperation")
 
-    monkeypatch.setattr(cloud, "rehearse", refuse)
+    monkeypatch.setattr(cloud, "dry_run", refuse)
     with pytest.raises(AccessError):
         preflight(planned(cloud), cloud)
     assert {call.operation for call in sent} == {"RunInstances", "CreateSecurityGroup"}
 
 
-def test_a_rehearsal_names_no_group_that_is_not_there_yet(cloud: MemoryCloud) -> None:
+def test_a_dry_run_of_a_launch_names_no_security_group(cloud: MemoryCloud) -> None:
     for private in (False, True):
         plan = planned(cloud, is_private=private, subnets=SUBNETS)
-        parameters = rehearsal(plan, plan.offers[0]).parameters
+        parameters = launch_dry_run(plan, plan.offers[0]).parameters
         assert "SecurityGroupIds" not in parameters
         assert all(not interface["Groups"] for interface in parameters.get("NetworkInterfaces", []))
         assert "UserData" not in parameters
@@ -161,7 +161,7 @@ def test_which_gpus_have_a_torch_build(capability: str, has: bool) -> None:
 def test_an_image_whose_driver_lacks_the_family_is_refused(cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image("ami-1", name="Deep Learning Base", families=("g5", "g6"))
     monkeypatch.setattr(cloud, "image", lambda region, image_id=None: image)
-    with pytest.raises(SpecError, match="does not support g4dn"):
+    with pytest.raises(SpecError, match="supports g5, g6, not g4dn"):
         planned(cloud)
     assert planned(cloud, instances=("g5.xlarge",))
 
@@ -251,7 +251,7 @@ def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: Memory
     cloud.regions = ("us-west-2",)
     west: dict[str, Any] = {"instances": ("g5.2xlarge",), "regions": ("us-west-2",), "limits": Limits(budget_usd="5")}
     asked = RunSpec(run="plan", cloud="aws", market="spot", **west)
-    with pytest.raises(SpecError, match=r"may become in us-west-2 is neither recorded .* add --max-price USD"):
+    with pytest.raises(SpecError, match=r"no on-demand price .* in us-west-2 is known.* add --max-price USD"):
         make_plan(asked, cloud, "home")
     cloud.listed = {"g5.2xlarge": 1.25}
     plan = make_plan(asked, cloud, "home")

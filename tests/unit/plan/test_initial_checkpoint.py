@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from model.config import TrainConfig, peek
+from model.errors import CheckpointError
 from model.training import checkpoint as checkpoints
 from orchestrator.errors import SpecError
-from orchestrator.plan import initial_checkpoint as start_from
+from orchestrator.plan.initial_checkpoint import adopt, find_local
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 from tests.unit.model.training.test_checkpoint import made
@@ -33,7 +34,7 @@ def test_peeking_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "checkpoint-1.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'touch harmed'\ntR.")
-    with pytest.raises(start_from.CheckpointError, match="is damaged, cut off or no checkpoint"):
+    with pytest.raises(CheckpointError, match="is damaged, cut off or no checkpoint"):
         peek(path)
     assert not Path("harmed").exists()
 
@@ -44,14 +45,14 @@ def test_the_newest_of_a_folder_is_taken_and_becomes_the_runs_first(tmp_path: Pa
     for step in (3, 7):
         checkpoints.save(old / "checkpoints", made(step))
     asked = spec(TrainConfig(steps=9))
-    start = start_from.local(str(old), asked)
-    assert start is not None
-    assert (start.name, start.step) == ("checkpoint-7.pt", 7)
+    checkpoint = find_local(str(old), asked)
+    assert checkpoint is not None
+    assert (checkpoint.name, checkpoint.step) == ("checkpoint-7.pt", 7)
     store = RunStore.create(tmp_path / "home", asked)
-    start_from.adopt(store, start)
+    adopt(store, checkpoint)
     (pulled,) = store.state().checkpoints.values()
     assert (pulled.step, pulled.attempt, store.is_whole(pulled)) == (7, 0, True)
-    assert start.path.exists(), "the file stays where it was"
+    assert checkpoint.path.exists(), "the file stays where it was"
     assert store.state().attempts == []
 
 
@@ -60,12 +61,12 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     old = RunStore.create(tmp_path / "home", spec(TrainConfig(steps=9), run="old"))
     checkpoints.save(old.checkpoints, made(7))
-    start = start_from.local("old", spec(TrainConfig(steps=9)))
-    assert start is not None
-    assert start.path == old.checkpoints / "checkpoint-7.pt"
+    checkpoint = find_local("old", spec(TrainConfig(steps=9)))
+    assert checkpoint is not None
+    assert checkpoint.path == old.checkpoints / "checkpoint-7.pt"
     Path("old").mkdir()
     with pytest.raises(SpecError, match=r"no checkpoint-<step>.pt in old"):
-        start_from.local("old", spec(TrainConfig(steps=9)))
+        find_local("old", spec(TrainConfig(steps=9)))
 
 
 @pytest.mark.parametrize(
@@ -73,14 +74,14 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("nowhere", {}, "there is no nowhere; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"),
         ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
-        ("model.pt", {}, "model.pt does not say its step"),
-        ("checkpoint-8.pt", {}, "checkpoint-8.pt is the checkpoint of step 7 under another name"),
+        ("model.pt", {}, "model.pt has no step in its name"),
+        ("checkpoint-8.pt", {}, "checkpoint-8.pt holds step 7, not the step of its name"),
         ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, cut off or no checkpoint"),
-        ("checkpoint-7.pt", {"hidden": 8}, "of another network: hidden is 16 there and 8 here; give hidden=16"),
+        ("checkpoint-7.pt", {"hidden": 8}, "does not fit: hidden is 16 there and 8 here; give hidden=16"),
         ("checkpoint-7.pt", {"optimizer": "rmsprop"}, "optimizer is adamw there and rmsprop here"),
-        ("checkpoint-7.pt", {"steps": 7}, "has 7 steps done, and --steps is 7: nothing is left to train"),
-        ("s3://bucket", {}, "is no place in S3; give s3://BUCKET/PREFIX"),
-        ("s3://No/where", {}, "is no place in S3"),
+        ("checkpoint-7.pt", {"steps": 7}, "is of step 7, and --steps is 7: nothing is left to train"),
+        ("s3://bucket", {}, "is not an S3 URL; give s3://BUCKET/PREFIX"),
+        ("s3://No/where", {}, "is not an S3 URL"),
     ],
 )
 def test_what_cannot_be_begun_with_is_one_line(
@@ -92,7 +93,7 @@ def test_what_cannot_be_begun_with_is_one_line(
     for name, content in (("model.pt", whole), ("checkpoint-8.pt", whole), ("checkpoint-5.pt", whole[:400])):
         Path(name).write_bytes(content)
     with pytest.raises(SpecError) as caught:
-        start_from.local(place, spec(TrainConfig(**{"steps": 9, **settings})))  # type: ignore[arg-type]
+        find_local(place, spec(TrainConfig(**{"steps": 9, **settings})))  # type: ignore[arg-type]
     assert says in str(caught.value)
     assert str(caught.value).startswith("--from: ")
     assert "\n" not in str(caught.value)

@@ -12,11 +12,11 @@ from orchestrator.plan.validators import check_data, check_prepare
 @pytest.mark.parametrize(
     ("dataset", "pairs", "says"),
     [
-        ("digits", {"levels": "4"}, "--prepare: digits comes with the trainer; leave it out"),
+        ("digits", {"levels": "4"}, "--prepare: digits comes with the trainer; drop the flag"),
         ("/data/mine", {"levels": "4"}, "--prepare is for a data set that is known by name"),
-        ("cifar10", {"out": "here"}, "--prepare out: the machine has a place of its own"),
-        ("cifar10", {"source": "cifar.tar.gz"}, "'cifar.tar.gz' is no address; the machine fetches from http://"),
-        ("cifar10", {"source": "s3://b/cifar"}, "is no address"),
+        ("cifar10", {"out": "here"}, "--prepare out: the instance has its own data folder"),
+        ("cifar10", {"source": "cifar.tar.gz"}, "'cifar.tar.gz' is not a URL; give http://"),
+        ("cifar10", {"source": "s3://b/cifar"}, "is not a URL"),
         ("cifar10", {"levels": "300"}, "--prepare: argument --levels: '300' is not a whole number from 2 to 256"),
         ("cifar10", {"colour": "4"}, "--prepare: unrecognized arguments: --colour=4"),
         ("cifar10", {"size": "32"}, "--prepare: --size means nothing for cifar10; leave it out"),
@@ -44,13 +44,13 @@ def test_a_preparation_that_can_work() -> None:
 @pytest.mark.parametrize(
     ("dataset", "url", "says"),
     [
-        ("/data/mine", None, "is a folder of this machine; give the data set's name"),
+        ("/data/mine", None, "then give the data set's name"),
         ("imagenet-small-64", None, "no server has its files; prepare it here"),
         ("udacity-2-1", None, "give --data-bucket s3://BUCKET/PREFIX"),
         ("images", None, "no server has its files"),
-        ("cifar10", "my-bucket/cifar10", "is no place in S3; for example s3://my-data/cifar10"),
-        ("cifar10", "s3://x", "is no place in S3"),
-        ("digits", "s3://my-data/digits", "digits comes with the trainer; leave it out"),
+        ("cifar10", "my-bucket/cifar10", "is not an S3 URL; give one, for example s3://my-data/cifar10"),
+        ("cifar10", "s3://x", "is not an S3 URL"),
+        ("digits", "s3://my-data/digits", "digits comes with the trainer; drop the flag"),
     ],
 )
 def test_data_that_an_instance_cannot_have_are_refused_before_it_is_rented(

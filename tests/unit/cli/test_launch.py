@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import launch as launching
+from orchestrator.cli import launch as launch_command
 from orchestrator.cli.console import Screen, busy
-from orchestrator.cli.lead import _lead
+from orchestrator.cli.lead import lead_in_terminal
 from orchestrator.cli.main import main
 from orchestrator.cli.run_view import RunView
 from orchestrator.errors import CapacityError
 from orchestrator.host.sync import Tree
+from orchestrator.plan.launch_preparation import PreparedRun, Verb
 from orchestrator.runs.events import CapacityAwaited
 from orchestrator.runs.spec import Limits, RecoveryPolicy
 from tests.story import Story
@@ -30,19 +31,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def told(story: Story, capsys: Any, monkeypatch: pytest.MonkeyPatch, *, verb: str = "launch") -> tuple[int, str]:
+def told(story: Story, capsys: Any, monkeypatch: pytest.MonkeyPatch, *, verb: Verb = "launch") -> tuple[int, str]:
     """Lead a story as the command does; return its exit code and what is on standard error."""
     engine = story.engine()
-    monkeypatch.setattr("orchestrator.cli.lead.engine_from", lambda *_, **__: engine)
-    screen = Screen(io.StringIO())
-    tree = Tree(story.home, ())
-    code = _lead(story.store, engine.plan, tree, story.cloud, screen, output="none", verb=verb)
+    monkeypatch.setattr("orchestrator.engine.lead.engine_for", lambda *_, **__: engine)
+    run = PreparedRun(story.store, engine.plan, Tree(story.home, ()), story.cloud, verb)
+    code = lead_in_terminal(run, Screen(io.StringIO()), output="table", has_summary=False)
     return code, capsys.readouterr().err.strip()
 
 
 @pytest.mark.parametrize("verb", ["launch", "resume", "attach"])
 def test_a_limit_that_was_asked_for_is_no_error_and_says_how_to_go_on(
-    home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+    home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verb: Verb
 ) -> None:
     story = Story(home, limits=Limits(max_duration_s=120))
     code, said = told(story, capsys, monkeypatch, verb=verb)
@@ -103,7 +103,7 @@ def test_ctrl_c_before_anything_is_rented_says_so(home: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    monkeypatch.setattr(launching, "cloud_of", never)
+    monkeypatch.setattr(launch_command, "cloud_of", never)
     assert main(["launch", "--cloud", "local", "-t", "p2.xlarge", "--spot", "-y"]) == 130
     assert capsys.readouterr() == ("Nothing was created.\n", "")
     assert not (home / "runs").exists()

@@ -128,7 +128,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
         view = RunView(Screen(stream, clock.now), 900, clock)
         for event in store.events():
             view.event(event)
-        view.look()
+        view.show_progress()
     assert "step 140/900" in terminal.getvalue().rpartition("\n")[2]
     assert "900 images/s" in terminal.getvalue()
     assert "step 140" not in pipe.getvalue()
@@ -136,7 +136,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
     for event in [*store.events(), InstanceEnded(at=BORN + 201, attempt=1, instance_id="i-1", ended_at=BORN + 201,
                                                  ended_by="pixel-orch", reason="")]:  # fmt: skip
         view.event(event)
-    view.look()
+    view.show_progress()
     assert terminal.getvalue().endswith("is gone (ended by us)\n"), "nothing trains any more"
 
 
@@ -322,16 +322,16 @@ def test_a_run_that_trained_nothing_names_no_device(home: Path) -> None:
     assert "unnamed device" not in summary_text(store, BORN + 10**5)
 
 
-def test_a_run_that_is_over_is_looked_after_by_nobody_and_that_is_not_said(
+def test_who_leads_a_run_is_printed_until_it_is_over(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     write_run(home, "over", [Had()])
     assert main(["status", "over"]) == 0
-    assert "looked after" not in capsys.readouterr().out
+    assert "led by" not in capsys.readouterr().out
     write_run(home, "going", [Had(ended_by=None)])
     assert main(["status", "going"]) == 0
-    assert "looked after by  nobody: pixel-orch attach going" in capsys.readouterr().out
+    assert "led by           no process: pixel-orch attach going" in capsys.readouterr().out
 
 
 def test_status_counts_the_metrics_that_are_at_home(

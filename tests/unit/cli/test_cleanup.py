@@ -1,4 +1,4 @@
-"""`sweep`: what is billed though nobody leads it is shown, and ended only when told."""
+"""`cleanup`: orphaned instances are listed, and ended only when told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 
-SWEEP = ["sweep", "--region", "us-east-1"]
+CLEANUP = ["cleanup", "--region", "us-east-1"]
 
 
 class Left:
@@ -44,7 +44,7 @@ class Left:
         for name in instance_ids:
             self.found[name] = replace(self.found[name], state="terminated")
 
-    def close_door(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str) -> None:
         """There is none."""
 
 
@@ -62,23 +62,23 @@ def left(home: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
 def test_it_lists_what_is_billed_and_ends_nothing(left: Left, home: Path, capsys: Any, more: list[str]) -> None:
     left.add("i-1", home_id(home))
     left.add("i-2", "another")
-    assert main([*SWEEP, *more]) == 1
+    assert main([*CLEANUP, *more]) == 1
     out, err = capsys.readouterr()
     assert "i-1" in out
     assert "g5.2xlarge" in out
     assert "left alone: i-2" in out
-    assert "sweep -y ends it" in out
+    assert "cleanup -y ends it" in out
     assert err == ""
     assert left.found["i-1"].state == "running"
 
 
 def test_for_programs_it_only_lists_without_leave(left: Left, home: Path, capsys: Any) -> None:
     left.add("i-1", home_id(home))
-    assert main([*SWEEP, "-o", "json"]) == 1
+    assert main([*CLEANUP, "-o", "json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert [(one["instance_id"], one["run"]) for one in said["billed"]] == [("i-1", "lost-1")]
     assert (said["ended"], left.found["i-1"].state) == ([], "running")
-    assert main([*SWEEP, "-o", "json", "-y"]) == 0
+    assert main([*CLEANUP, "-o", "json", "-y"]) == 0
     assert json.loads(capsys.readouterr().out)["ended"] == ["i-1"]
     assert left.found["i-1"].state == "terminated"
 
@@ -86,7 +86,7 @@ def test_for_programs_it_only_lists_without_leave(left: Left, home: Path, capsys
 def test_nothing_to_do_is_0_however_it_is_asked(left: Left, capsys: Any) -> None:
     left.add("i-2", "another")
     for more in ([], ["--dry-run"], ["-y"], ["-o", "json"]):
-        assert main([*SWEEP, *more]) == 0, "what another home rents is that one's"
+        assert main([*CLEANUP, *more]) == 0, "what another home rents is that one's"
         capsys.readouterr()
 
 
@@ -98,8 +98,15 @@ def test_a_run_of_an_embedded_cloud_that_is_gone_is_listed_too(
     spec = RunSpec(run="lost", cloud="local", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
     store = RunStore.create(home, spec)
     store.append(RunCreated(at=1.0, run="lost", cloud="embedded cloud"))
-    assert main(["sweep", "--cloud", "local"]) == 1
-    assert "runs that nobody leads: lost" in capsys.readouterr().out
+    assert main(["cleanup", "--cloud", "local"]) == 1
+    assert "runs that no process leads: lost" in capsys.readouterr().out
     assert not store.state().is_final
-    assert main(["sweep", "--cloud", "local", "-y"]) == 0
+    assert main(["cleanup", "--cloud", "local", "-y"]) == 0
     assert store.state().state == "CANCELLED"
+
+
+def test_the_old_name_works_and_says_that_it_goes(left: Left, capsys: Any) -> None:
+    assert main(["sweep", "--region", "us-east-1"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "nothing to do: no orphaned instances found\n"
+    assert err == "pixel-orch: sweep is now called cleanup; the old name will be removed\n"

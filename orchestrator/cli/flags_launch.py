@@ -1,0 +1,89 @@
+"""The flags of `launch`."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.cli.flags_shared import Flags, market_flags, output_flag, trainer_flags
+
+
+def launch(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of `launch`."""
+    _where(sub.add_argument_group("where"))
+    _network(sub.add_argument_group("network and access"))
+    _what(sub.add_argument_group("what"))
+    how = sub.add_argument_group("how")
+    _how(how)
+    _limits(how)
+    _embedded(how)
+    output_flag(how)
+
+
+def _where(sub: Flags) -> None:
+    sub.add_argument(
+        "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
+    )
+    market_flags(sub)
+    sub.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
+    sub.add_argument("--allow-cpu", action="store_true", help="train on the CPU where the GPU cannot be used")
+
+
+def _network(sub: Flags) -> None:
+    sub.add_argument("--private", action="store_true", help="no public address; needs --via-ssm or a proxy")
+    sub.add_argument("--via-ssm", action="store_true", help="SSH through AWS Systems Manager; no open port")
+    sub.add_argument("--ssh-proxy", metavar="COMMAND", help="ProxyCommand: %%h %%p, %%i instance, %%r region")
+    sub.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine; none: nobody)")
+    sub.add_argument("--login-user", metavar="USER", help="user to log in as (default: the image's)")
+    sub.add_argument("--key", metavar="FILE", help="your own private key (default: a new one for the run)")
+    sub.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")
+    sub.add_argument("--instance-profile", metavar="NAME", help="IAM role of the instance (default: that of setup)")
+    sub.add_argument("--tag", metavar="K=V", action="append", help="tag for everything that is created")
+
+
+def _what(sub: Flags) -> None:
+    trainer_flags(sub)
+    sub.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
+    sub.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
+    sub.add_argument("--workdir", metavar="DIR", help="folder of your own program; its command follows --")
+    sub.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
+
+
+def _how(sub: Flags) -> None:
+    sub.add_argument("-n", "--name", metavar="NAME", help="name of the run (default: generated)")
+    sub.add_argument("-f", "--file", metavar="FILE", help="YAML file with these settings; flags win")
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
+    sub.add_argument("-d", "--detach", action="store_true", help="lead it in the background: status, logs -f, attach")
+    sub.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
+    sub.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, cancelled or has failed")
+    sub.add_argument(
+        "--from", metavar="PLACE", dest="start_from", help="initial checkpoint: a run, a file, a folder, s3://B/P"
+    )
+    sub.add_argument("--dry-run", "--dryrun", action="store_true", help="print every request; create nothing")
+    sub.add_argument("--sync-dry-run", action="store_true", help="print the files that would be sent")
+    sub.add_argument("--bucket", metavar="NAME", help="also store checkpoints in S3: they survive this machine")
+
+
+def _limits(sub: Flags) -> None:
+    sub.add_argument(
+        "--owner-timeout",
+        metavar="TIME",
+        help="the instance saves and terminates itself after so long without contact (default: 30m)",
+    )
+    sub.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
+    sub.add_argument("--max-duration", metavar="TIME", help="stop after so long: 90m, 12h, 2d, or seconds")
+    sub.add_argument(
+        "-i",
+        "--idle-minutes-to-autostop",
+        metavar="MIN",
+        help="stop when the trainer has written nothing for so long",
+    )
+
+
+def _embedded(sub: Flags) -> None:
+    sub.add_argument("--faults", metavar="FILE", help="embedded cloud: faults to apply (YAML; see infra/README.md)")
+    sub.add_argument(
+        "--interrupt-after",
+        metavar="S",
+        type=float,
+        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
+    )

@@ -104,7 +104,7 @@ class Agent:
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
         if machine.job.bucket is not None:
             due = max(due, self._trained_at())
-        why, grace_s = "no contact with its owner", machine.job.stop_timeout_s
+        why, grace_s = "no contact with the owner", machine.job.stop_timeout_s
         if machine.allow_s is not None:
             saving_s = min(machine.job.stop_timeout_s / 3, machine.allow_s / 2)
             if machine.allowed_at + machine.allow_s - saving_s < due:

@@ -227,7 +227,7 @@ def keep(source: Source, folder: str) -> dict[str, Any]:
 
 
 def write_progress(folder: str, progress: dict[str, Any]) -> None:
-    """Write the progress to `.fetching.json`, which the trainer's data loader reads."""
+    """Write the progress, or the problem, to `.fetching.json` in the folder."""
     path = os.path.join(folder, STATE)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump(progress, file)

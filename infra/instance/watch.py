@@ -266,11 +266,11 @@ class Watch:
         if limit and time.time() - self.started_at > limit:
             why = "the time limit of %.0f s is reached" % limit
         elif self.poll_age_s() > guaranteed_s - self.saving_s(guaranteed_s):
-            why = "no contact with its owner for %.0f s, and the budget or the time limit may be used up" % silence_s
+            why = "no contact with the owner for %.0f s, and the budget or the time limit may be used up" % silence_s
         elif self.job.get("idle_s") and self.idle_for_s() > float(self.job["idle_s"]):
             why = "the trainer has written nothing for %.0f s" % self.idle_for_s()
         elif silence_s > self.allowed_silence_s():
-            why = "no contact with its owner for %.0f s" % silence_s
+            why = "no contact with the owner for %.0f s" % silence_s
         if not why or self.is_left_to_aws():
             return
         if not self.state["ending"]:

@@ -144,7 +144,7 @@ class Fleets:
     def create_fleet(self, region: str, form: Form, moto: Moto) -> Reply:
         """CreateFleet, type instant only. Raises ApiError if the whole request is refused."""
         if form.get("Type") != "instant":
-            raise ApiError("UnsupportedOperation", "The embedded cloud has fleets of type instant only.")
+            raise ApiError("UnsupportedOperation", "The embedded cloud supports fleets of type instant only.")
         self._cloud.faults.strike(Call("CreateFleet", region=region, dry_run=form.flag("DryRun")), only=_refuses_all)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in ("Version", "Action", "DryRun")}
@@ -303,7 +303,7 @@ def _target(form: Form) -> tuple[int, str]:
     if total < 1:
         raise ApiError("InvalidTargetCapacitySpecification", "TotalTargetCapacity must be at least 1.")
     if all(by_market.values()):
-        raise ApiError("UnsupportedOperation", "The embedded cloud has fleets of one market only.")
+        raise ApiError("UnsupportedOperation", "The embedded cloud supports fleets of one market only.")
     named = [name for name, wanted in by_market.items() if wanted]
     market_name = named[0] if named else form.get(f"{prefix}DefaultTargetCapacityType") or "on-demand"
     if market_name not in by_market:

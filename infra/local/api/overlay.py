@@ -103,7 +103,7 @@ class Overlay:
         try:
             return self._answer(service, found[2], environ, body)
         except NotImplementedError as error:  # moto does not support it; after a 500 the client would retry
-            refusal = ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}")
+            refusal = ApiError("UnsupportedOperation", f"The embedded cloud does not support this request: {error}")
         except ApiError as error:
             refusal = error
         if service in _JSON_SERVICES:
@@ -138,7 +138,7 @@ class Overlay:
         self._journal.replay()
         self._s3_api.read_back()
         for region in spot_market.regions():
-            moto_ec2.backend(region)  # a stack's security group goes into its default VPC
+            moto_ec2.backend(region)  # a stack's security group is created in its default VPC
         self._journal.refuse_no_change(body)
         reply = self._pass_on(environ, body)
         if reply.status < 300:
@@ -152,7 +152,7 @@ class Overlay:
         elif service == "servicequotas" and operation in QUOTA_OPERATIONS:
             answer = self._cloud.conditions.account.answer(operation, request, region, moto_ec2.ACCOUNT_ID)
         else:
-            raise ApiError("UnknownOperationException", f"Not in the embedded cloud: {operation}")
+            raise ApiError("UnknownOperationException", f"The embedded cloud does not support {operation}")
         return json_reply(answer)
 
     def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
@@ -166,7 +166,9 @@ class Overlay:
         if any(name.startswith("IamInstanceProfile.") for name in form.values):
             self._journal.replay()
         if operation in _OTHER_LAUNCHES:
-            raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances and CreateFleet only.")
+            raise ApiError(
+                "UnsupportedOperation", "The embedded cloud launches with RunInstances and CreateFleet only."
+            )
         if operation not in _STRUCK_BY_POOL:
             self._cloud.faults.strike(Call(operation, region=region, dry_run=form.flag("DryRun")))
             if form.flag("DryRun") and operation.startswith("Describe"):  # moto supports it in some of them only

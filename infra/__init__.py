@@ -1,1 +1,1 @@
-"""What a run stands on: what is sent to the instance, what setup makes in the account, and the embedded cloud."""
+"""Infrastructure of a run: the programs sent to the instance, the account's resources, and the embedded cloud."""

@@ -81,7 +81,7 @@ def guard_s(user_data: str) -> float | None:
 
 
 class Agent:
-    """What ends a machine from within: `Watch.look_at_limits` of infra/instance/watch.py, and the timer before it."""
+    """What ends a machine from within: `Watch.enforce_limits` of infra/instance/watch.py, and the timer before it."""
 
     def __init__(self, cloud: MemoryCloud, machine: Machine) -> None:
         self.cloud = cloud
@@ -104,7 +104,7 @@ class Agent:
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
         if machine.job.bucket is not None:
             due = max(due, self._trained_at())
-        why, grace_s = "its owner has been silent", machine.job.stop_timeout_s
+        why, grace_s = "no contact with the owner", machine.job.stop_timeout_s
         if machine.allow_s is not None:
             saving_s = min(machine.job.stop_timeout_s / 3, machine.allow_s / 2)
             if machine.allowed_at + machine.allow_s - saving_s < due:

@@ -1,1 +1,1 @@
-"""What `pixel-orch setup` makes in an AWS account, and who may do what there."""
+"""The CloudFormation template that `pixel-orch setup` deploys to an AWS account, and the IAM policies."""

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""The agent: what pixel-orch leaves on a rented machine. Standard library only, Python 3.8 and later.
+"""The agent: the program that the orchestrator runs on an instance. Standard library only, Python 3.8 and later.
 
-    agent.py apply DIR < tar      unpack what changed (and delete what we had sent and is gone at home)
-    agent.py manifest DIR         the sha256 of every file that we had sent
-    agent.py start ROOT < job     start the watching process and, under it, the trainer
-    agent.py status ROOT ...      one look: trainer, notice, what is new; it is also the owner's heartbeat
-    agent.py read ROOT NAME OFF   a file of the trainer's, from byte OFF on
-    agent.py rest ROOT            what else the trainer wrote into `out/`
-    agent.py pack ROOT < names    such files as a tar
-    agent.py stop ROOT            SIGTERM to the trainer's process group
-    agent.py hold ROOT SECONDS    let the guard (`guard.sh`) wait for so long, during a set-up that takes its time
+    agent.py apply DIR < tar      unpack changed files; delete files that were sent earlier and no longer exist locally
+    agent.py manifest DIR         print the SHA-256 of every file that was sent
+    agent.py start ROOT < job     start the watch process and, under it, the trainer
+    agent.py status ROOT ...      print the state of trainer and instance and what is new; also the owner's heartbeat
+    agent.py read ROOT NAME OFF   print a checkpoint or sample file, from byte OFF on
+    agent.py rest ROOT            list the extra outputs: the other files in `out/`
+    agent.py pack ROOT < names    print extra outputs as a tar
+    agent.py stop ROOT            send SIGTERM to the trainer's process group
+    agent.py hold ROOT SECONDS    move the deadline of the guard (`guard.sh`) to SECONDS from now, during a long set-up
     agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
 
-ROOT is `~/pixel-orch/<run>`. Answers are one JSON object on standard output.
+ROOT is `~/pixel-orch/<run>`. The answer is one JSON object on standard output.
 
-The files that it imports lie beside it in `bin/infra/instance/`; `layout.py` says why.
+The modules that it imports are beside it in `bin/infra/instance/`; see `layout.py`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, no
 
 
 def sent_list(folder: str) -> str:
-    """Where it is written down what we had sent to `folder`: only that is ever deleted."""
+    """Return the path of the list of files that were sent to `folder`: only those may be deleted."""
     return folder.rstrip("/") + ".sent.json"
 
 
 def manifest(folder: str) -> dict[str, str]:
-    """Return {path: sha256} of the files that we had sent and that are still there; links as `link:<target>`."""
+    """Return {path: sha256} of the sent files that still exist; links as `link:<target>`."""
     found = {}
     for name in read_json(sent_list(folder), []):
         path = os.path.join(folder, name)
@@ -63,15 +63,15 @@ def manifest(folder: str) -> dict[str, str]:
 
 
 def content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Return what a member of a tar holds."""
+    """Return the content of a member of a tar."""
     file = tar.extractfile(member)
     if file is None:
-        raise SystemExit("apply: %s is no file" % member.name)
+        raise SystemExit("apply: %s in the tar is not a file" % member.name)
     return file.read()
 
 
 def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
-    """Unpack a tar whose first member, `.sync.json`, holds `delete` and `all`, the lists of paths gone and present."""
+    """Unpack a tar. Its first member, `.sync.json`, lists the paths to `delete` and `all` paths that remain."""
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         first = tar.next()
@@ -87,7 +87,7 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
             path = os.path.join(folder, member.name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if os.path.islink(path) or os.path.isfile(path):
-                os.unlink(path)  # never write through a link or into a file that a program has open
+                os.unlink(path)  # do not write through a link or into a file that a program has open
             if member.issym():
                 os.symlink(member.linkname, path)
                 continue
@@ -102,7 +102,7 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
 
 
 def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Start the watching process, detached from this SSH session. Asked twice, it starts one."""
+    """Start the watch process, detached from this SSH session. A second call starts no second process."""
     os.makedirs(os.path.join(root, "agent"), exist_ok=True)
     os.makedirs(os.path.join(root, "out"), exist_ok=True)
     os.makedirs(os.path.join(root, "code"), exist_ok=True)
@@ -126,14 +126,14 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -> dict[str, Any]:
-    """Return what the owner wants to know in one round trip.
+    """Return the state of trainer and instance in one round trip.
 
-    Asking is the owner's heartbeat; `allow_s` says how long the budget lets us go on without another one.
+    The call is the owner's heartbeat; `allow_s` is how many seconds the budget covers without another one.
     """
     state = read_json(os.path.join(root, "agent", "state.json"), {})
     if state.get("trainer", {}).get("state") == "running":
         state.update(noted_end(root))
-    hear_owner(root, allow_s)
+    note_heartbeat(root, allow_s)
     uploader = uploader_state(root)
     found = outputs(root, state.get("started_at", 0.0))
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
@@ -157,17 +157,17 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     }
 
 
-def hear_owner(root: str, allow_s: str) -> None:
-    """Note the owner's sign of life, and how long we may go on without another one."""
+def note_heartbeat(root: str, allow_s: str) -> None:
+    """Record the owner's heartbeat, and how many seconds the budget covers without another one."""
     path = os.path.join(root, "agent", "owner")
     try:
         touch(path, allow_s)
-    except OSError:  # the disk is full: the sign of life counts all the same
+    except OSError:  # the disk is full: update the time only
         os.utime(path)
 
 
 def stop(root: str) -> dict[str, Any]:
-    """Ask the watching process to send SIGTERM to the trainer's group."""
+    """Request that the watch process sends SIGTERM to the trainer's process group."""
     touch(os.path.join(root, "agent", "stop"))
     return {"asked": True}
 
@@ -176,45 +176,45 @@ def stop(root: str) -> dict[str, Any]:
 
 
 def rekey(step: str) -> dict[str, Any]:
-    """Replace the SSH host key, which came with user-data, by one that was made here and that nobody else has seen.
+    """Replace the SSH host key from user-data by one that is generated here, so that its private half stays here.
 
-    `prepare` makes it and says its public half; once that is pinned at home, `activate` puts it in its place.
+    `prepare` generates it and returns its public half. After the orchestrator has pinned that, `activate` installs it.
     """
     key = os.path.join(os.environ.get("PIXEL_ORCH_ETC_SSH", "/etc/ssh"), "ssh_host_ed25519_key")
     new = key + ".new"
     if step == "prepare":
         if as_root("test", "-f", new)[0] != 0:
             as_root("rm", "-f", new + ".pub")
-            code, said = as_root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", new)
+            code, output = as_root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", new)
             if code != 0:
-                raise SystemExit("rekey: ssh-keygen: %s" % said.strip())
+                raise SystemExit("rekey: ssh-keygen: %s" % output.strip())
         code, public = as_root("cat", new + ".pub")
         if code != 0 or not public.startswith("ssh-ed25519 "):
             raise SystemExit("rekey: %s.pub cannot be read: %s" % (new, public.strip()))
         return {"public": public.strip()}
     for source, target in ((new + ".pub", key + ".pub"), (new, key)):
-        code, said = as_root("mv", source, target)
+        code, output = as_root("mv", source, target)
         if code != 0:
-            raise SystemExit("rekey: %s" % said.strip())
+            raise SystemExit("rekey: %s" % output.strip())
     for words in (("systemctl", "reload", "ssh"), ("systemctl", "reload", "sshd"), ("pkill", "-HUP", "-o", "sshd")):
         if as_root(*words)[0] == 0:  # Debian and Ubuntu, Amazon Linux, neither
             return {"activated": True}
-    raise SystemExit("rekey: the SSH server could not be told of its new key")
+    raise SystemExit("rekey: cannot make the SSH server reload its host key")
 
 
 def as_root(*words: str) -> tuple[int, str]:
-    """Run a command by sudo; return its exit code and what it said."""
+    """Run a command with sudo; return its exit code and output."""
     for command in (["sudo", "-n", *words], list(words)):
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        except OSError:  # no sudo: one is root already
+        except OSError:  # no sudo: such an image logs in as root
             continue
         return done.returncode, done.stdout.decode(errors="replace")
-    return 127, "%s is not there" % words[0]
+    return 127, "%s is not installed" % words[0]
 
 
 def main(argv: list[str]) -> int:
-    """Do one verb; see the module's text."""
+    """Run one verb; see the module's docstring."""
     verb, place, rest = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3:]
     if verb == "read":
         read(place, rest[0], int(rest[1]))

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Finds a Python whose torch has kernels for this machine's GPU; where there is none, makes a virtual environment and installs
-# the right build. Prints what it does; its last line is one JSON object: python, torch, gpu, why, s3_python.
+# Finds a Python whose torch has kernels for this machine's GPU. If there is none, creates a virtual environment and installs
+# the matching build. Prints its progress. The last line is one JSON object: python, torch, gpu, why, s3_python.
 #
-#   bootstrap.sh ROOT bundled     the bundled trainer: torch and its other packages are needed
-#   bootstrap.sh ROOT own         a program of the user's own: torch is installed on a rented GPU only, nothing else is
-#   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: without a driver that works, exit code 3
-#   bootstrap.sh ROOT ... s3      also a Python with boto3, for checkpoint_uploader.py: its path is `s3_python` in the answer
-#   bootstrap.sh ROOT ... cpu     go on, on the CPU, where the GPU cannot be used
+#   bootstrap.sh ROOT bundled     the bundled trainer: needs torch and its other packages
+#   bootstrap.sh ROOT own         the user's own program: installs torch, and only on a rented GPU
+#   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: exit code 3 if the driver does not work
+#   bootstrap.sh ROOT ... s3      also finds a Python with boto3 for checkpoint_uploader.py: `s3_python` in the JSON object
+#   bootstrap.sh ROOT ... cpu     continues on the CPU if the GPU cannot be used
 set -euo pipefail
 root=$1
 purpose=$2
@@ -34,26 +34,26 @@ fi
 
 # -- the GPU
 
-find_gpu() {  # sets gpu, or trouble. nvidia-smi tells failures on standard output, some of them with exit code 0
-  local said status=0
+find_gpu() {  # sets gpu, or trouble. nvidia-smi reports failures on standard output, some of them with exit code 0
+  local listed status=0
   gpu="" trouble=""
   if ! command -v nvidia-smi >/dev/null 2>&1; then
-    trouble="nvidia-smi is not there"
+    trouble="nvidia-smi is not installed"
     return 1
   fi
-  said=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null) || status=$?
-  said=${said%%$'\n'*}
+  listed=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null) || status=$?
+  listed=${listed%%$'\n'*}
   if [ "$status" != 0 ]; then
-    trouble="nvidia-smi ended with $status${said:+: $said}"
+    trouble="nvidia-smi exited with code $status${listed:+: $listed}"
     return 1
   fi
-  case $said in
+  case $listed in
     "" | *failed* | *Failed* | *"No devices"* | *"Unable to"* | *"Unknown Error"* | *ERR!*)
-      trouble="nvidia-smi says: ${said:-nothing}"
+      trouble="nvidia-smi printed: ${listed:-nothing}"
       return 1
       ;;
   esac
-  gpu=$said
+  gpu=$listed
 }
 
 find_gpu || true
@@ -62,16 +62,16 @@ if [ -z "$gpu" ] && [ -n "$is_rented_gpu" ]; then
   if find_gpu; then
     :
   elif [ -n "$allow_cpu" ]; then
-    echo "bootstrap: --allow-cpu: going on without the GPU: $trouble"
+    echo "bootstrap: --allow-cpu: continuing without the GPU: $trouble"
   else
-    give_up "the GPU of this instance cannot be used ($trouble), and its CPU would train at the GPU's price; name an image with the NVIDIA driver with --ami, or insist with --allow-cpu"
+    give_up "the GPU of this instance cannot be used ($trouble); choose an image with the NVIDIA driver with --ami, or pass --allow-cpu to train on the CPU at the GPU's price"
   fi
 fi
 
 # -- a Python
 
-# Prints torch's version if this Python can serve, else why not. Without a GPU the version is read from the package's metadata:
-# importing torch takes seconds that the trainer pays anyway.
+# Prints torch's version if this Python is usable, else the reason why it is not. Without a GPU the version is read from the
+# package's metadata: importing torch takes seconds, and the trainer imports it anyway.
 can_serve() {
   "$1" - "$gpu" "$least" "${needs[@]}" <<'PY' 2>&1
 import importlib.metadata, sys
@@ -81,24 +81,24 @@ if sys.version_info[:2] < tuple(int(part) for part in least.split(".")):
 try:
     versions = {need: importlib.metadata.version(need) for need in needs}
 except importlib.metadata.PackageNotFoundError as error:
-    sys.exit("it lacks a package: %s" % error)
+    sys.exit("a package is missing: %s" % error)
 if gpu:
     import torch
     if not torch.cuda.is_available():
         sys.exit("torch %s (CUDA %s) sees no GPU" % (torch.__version__, torch.version.cuda))
     major, minor = torch.cuda.get_device_capability(0)
     kernels = [a[3:] for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
-    # Binaries run on the same major version from their own minor version upwards (CUDA C Programming Guide, "Binary Compatibility").
+    # A binary runs on its own major version, from its minor version upwards (CUDA C Programming Guide, "Binary Compatibility").
     if not any(k.rstrip("af")[:-1] == str(major) and int(k.rstrip("af")[-1]) <= minor for k in kernels):
         sys.exit("torch %s has no kernels for compute capability %d.%d" % (torch.__version__, major, minor))
 print(versions["torch"])
 PY
 }
 
-last_line() { echo "${1##*$'\n'}"; }  # torch may warn before
+last_line() { echo "${1##*$'\n'}"; }  # torch may print warnings first
 
-# Prints the path of a Python with boto3: the trainer's own if it has it, else one of an environment made for it, so that
-# nothing is installed beside the trainer's packages.
+# Prints the path of a Python with boto3: the trainer's own if it has boto3, else that of a separate virtual environment, so
+# that nothing is added to the trainer's packages.
 with_boto3() {
   local candidate path makers=()
   if [ -z "$uploads" ]; then return; fi
@@ -113,10 +113,10 @@ with_boto3() {
   echo "$ours/s3-venv/bin/python"
 }
 
-# A command of the user's own says `python` or `python3` and means the one that was chosen; the agent puts its folder first in PATH.
-# Ubuntu has no `python`, and beside /usr/bin/python3.11 lies a python3 that is another. A link would not do: Python looks beside
-# its path, unresolved, for its environment.
-under_both_names() {  # prints a path of this Python in whose folder both names are this Python
+# The user's own command runs `python` or `python3` and must get the chosen one; the agent puts its folder first in PATH.
+# Ubuntu has no `python`, and the python3 beside /usr/bin/python3.11 is another version. A symbolic link is not enough: Python
+# looks for its environment beside its unresolved path.
+under_both_names() {  # prints a path of this Python in a folder where both names start this Python
   local name folder=${1%/*} names="$ours/.python"
   if [ "$folder/python" -ef "$1" ] && [ "$folder/python3" -ef "$1" ]; then echo "$1"; return; fi
   mkdir -p "$names"
@@ -128,32 +128,32 @@ under_both_names() {  # prints a path of this Python in whose folder both names 
   echo "$names/python"
 }
 
-answer() {  # python, torch, why: and ends
+answer() {  # PYTHON TORCH WHY: prints the JSON object and exits
   local python=$1 s3_python
-  s3_python=$(with_boto3 "$1") || give_up "boto3, which --bucket needs, could not be installed (why: see above)"
+  s3_python=$(with_boto3 "$1") || give_up "--bucket needs boto3, and pip cannot install it (the reason is printed above)"
   if [ "$purpose" = own ]; then python=$(under_both_names "$1"); fi
   "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
     "$python" "$2" "$gpu" "$3" "$s3_python"
   exit 0
 }
 
-find_python() {  # answers and ends, if a Python is there that can serve
-  local candidate path said
+find_python() {  # prints the JSON object and exits if there is a usable Python
+  local candidate path found
   for candidate in "$venv/bin/python" /opt/pytorch/bin/python python3 python3.{14,13,12,11,10} /opt/conda/bin/python; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
-    if said=$(can_serve "$path"); then
-      said=$(last_line "$said")
-      echo "bootstrap: $path has torch $said${gpu:+ with kernels for $gpu}"
-      answer "$path" "$said" "found"
+    if found=$(can_serve "$path"); then
+      found=$(last_line "$found")
+      echo "bootstrap: $path has torch $found${gpu:+ with kernels for $gpu}"
+      answer "$path" "$found" "found"
     fi
   done
 }
 
-without_torch() {  # a program of one's own may need none
+without_torch() {  # WHY: the user's own program may not need torch
   local python
-  python=$(command -v python3) || give_up "there is no python3 on this machine; name an image that has one with --ami"
-  echo "bootstrap: no Python with a fitting torch; using $python"
-  answer "$python" "" "a program of your own: $1"
+  python=$(command -v python3) || give_up "this machine has no python3; choose an image that has one with --ami"
+  echo "bootstrap: no Python has a suitable torch; using $python"
+  answer "$python" "" "your own program: $1"
 }
 
 # -- installing
@@ -172,20 +172,20 @@ sys.exit(1)
 PY
 }
 
-on_the_cpu() {  # why: answers and ends, if a Python is there that can serve without the GPU
-  echo "bootstrap: --allow-cpu: going on without the $gpu: $1"
+on_the_cpu() {  # WHY: prints the JSON object and exits if there is a Python that is usable without the GPU
+  echo "bootstrap: --allow-cpu: continuing without the $gpu: $1"
   gpu=""
   find_python
 }
 
-no_torch() {  # why: the end, unless the CPU is allowed and has a torch, or a program of one's own goes on without one
+no_torch() {  # WHY: exits; with an error, unless the CPU is allowed and either torch works on it or the program is the user's own
   if [ -n "$gpu" ] && [ -n "$allow_cpu" ]; then on_the_cpu "$1"; fi
   if [ "$purpose" = own ] && [ -n "$allow_cpu" ]; then without_torch "$1"; fi
   give_up "$1"
 }
 
-install_torch() {  # answers and ends, or sets trouble: no build fits the GPU, or the GPU cannot be used by it
-  local python requirement said words makers=() versions=""
+install_torch() {  # prints the JSON object and exits, or sets trouble: no build fits the GPU, or the build cannot use the GPU
+  local python requirement found words makers=() versions=""
   while read -r python; do
     versions+="${versions:+, }$(version_of "$python")"
     if required "$python" >/dev/null; then makers+=("$python"); fi
@@ -195,16 +195,16 @@ install_torch() {  # answers and ends, or sets trouble: no build fits the GPU, o
     trouble="no torch build has kernels for ${gpu:-the CPU} on Python $versions; choose another --instance"
     return
   fi
-  make_venv "$venv" "${makers[@]}" || no_torch "${makers[0]} cannot make a virtual environment (why: see above)"
+  make_venv "$venv" "${makers[@]}" || no_torch "${makers[0]} cannot make a virtual environment (the reason is printed above)"
   requirement=$(required "$venv/bin/python") || no_torch "no torch build fits the Python of $venv"
-  echo "bootstrap: no Python here has a fitting torch; installing: $requirement"
+  echo "bootstrap: no Python on this machine has a suitable torch; installing: $requirement"
   read -ra words <<<"$requirement"
-  pip_install "$venv" "${words[@]}" "${extras[@]}" || no_torch "pip cannot install $requirement (why: see above)"
-  if said=$(can_serve "$venv/bin/python"); then
-    answer "$venv/bin/python" "$(last_line "$said")" "installed: $requirement"
+  pip_install "$venv" "${words[@]}" "${extras[@]}" || no_torch "pip cannot install $requirement (the reason is printed above)"
+  if found=$(can_serve "$venv/bin/python"); then
+    answer "$venv/bin/python" "$(last_line "$found")" "installed: $requirement"
   fi
-  trouble="$requirement was installed and cannot be used${gpu:+ on $gpu}: $(last_line "$said")"
-  if [ -n "$gpu" ]; then trouble+="; the image's driver may be too old: name another one with --ami"; fi
+  trouble="$requirement was installed and cannot be used${gpu:+ on $gpu}: $(last_line "$found")"
+  if [ -n "$gpu" ]; then trouble+="; the image's driver may be too old: choose another image with --ami"; fi
 }
 
 find_python
@@ -214,4 +214,4 @@ if [ -n "$gpu" ] && [ -n "$allow_cpu" ]; then
   on_the_cpu "$trouble"
   install_torch
 fi
-no_torch "$trouble${gpu:+, or insist on the CPU with --allow-cpu}"
+no_torch "$trouble${gpu:+, or pass --allow-cpu to train on the CPU}"

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Takes a run's checkpoints to S3: a process beside the agent, with the credentials of the instance's role.
+"""Uploads a run's checkpoints to S3. It runs beside the agent, with the credentials of the instance's role.
 
-    checkpoint_uploader.py watch ROOT PLACE          store each finished checkpoint, the metrics and the log
-    checkpoint_uploader.py restore ROOT PLACE STEP   fetch the newest whole checkpoints of STEP and later into `out/`
+    checkpoint_uploader.py watch ROOT PLACE          upload each finished checkpoint, the metrics and the log
+    checkpoint_uploader.py restore ROOT PLACE STEP   download the newest whole checkpoints from STEP on into `out/`
 
-PLACE is a JSON object: bucket, prefix, region. Below the prefix there are
+PLACE is a JSON object: bucket, prefix, region. The prefix holds
 
     checkpoints/checkpoint-<step>.pt     as the trainer wrote it; its metadata has `sha256` and `step`
     attempts/<instance id>/              metrics.jsonl, trainer.log, and state.json: how the trainer and the agent ended
 
-It needs boto3, which the bootstrap installs; the agent needs nothing but Python. A checkpoint counts as stored when S3
-has it whole: the SHA-256 of each part is checked by S3, and the file's own digest is the same before and after. What
-is stored stands in `agent/s3.json`, which the agent tells to the orchestrator. Nothing is ever deleted here.
+It needs boto3, which the bootstrap installs; the agent needs the standard library only. A checkpoint counts as stored
+when S3 has it whole: S3 checks the SHA-256 of each part, and the file's own digest is the same before and after the
+upload. `agent/s3.json` lists the stored checkpoints; the agent reports it to the orchestrator. Nothing is deleted.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, sha256_
 
 PART_BYTES = 16 << 20
 LOOK_EVERY_S = 1.0
-LONGEST_WAIT_S = 30.0  # between two tries after a failure
+LONGEST_WAIT_S = 30.0  # between two attempts after a failure
 METRICS_EVERY_S = 30.0
-RESTORED = 2  # the newest, and the one before it should the trainer refuse the newest
-TRIED = 4  # so many of the newest are looked at for whole ones
+RESTORED = 2  # the newest, and the one before it in case the trainer refuses the newest
+TRIED = 4  # how many of the newest checkpoints are checked for whole ones
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
 def client(region: str) -> Any:
-    """An S3 client with the role's credentials, which boto3 finds in the instance metadata and renews."""
+    """Return an S3 client with the role's credentials, which boto3 reads from the instance metadata and renews."""
     retries = {"mode": "standard", "total_max_attempts": 4}
     return boto3.client("s3", region_name=region, config=Config(retries=retries, connect_timeout=10, read_timeout=60))
 
 
 class RemoteStore:
-    """The place in S3 of one run, and what of this instance is there."""
+    """The location of one run in S3, and what this instance has stored there."""
 
     def __init__(self, root: str, place: dict[str, Any], s3: Any) -> None:
         self.root = root
@@ -59,16 +59,16 @@ class RemoteStore:
         known = read_json(self.ledger, {})
         self.stored: dict[str, dict[str, Any]] = {entry["sha256"]: entry for entry in known.get("stored", [])}
         self.problem = ""
-        self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) as it was sent last
+        self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) at its last upload
         self._state_sent: dict[str, Any] = {}
-        self.is_done = False  # the trainer has ended, and all that it left is stored
+        self.is_done = False  # the trainer has exited, and all its checkpoints are stored
         self._metrics_at = 0.0
         self._instance_id = ""
 
     # -- uploading
 
     def watch(self) -> None:
-        """Carry what is new, until the machine is gone. A failure is told, and tried again after a growing wait."""
+        """Upload new files until the machine ends. A failure is recorded and retried after a growing wait."""
         wait_s = LOOK_EVERY_S
         self.write_ledger()
         while True:
@@ -79,13 +79,13 @@ class RemoteStore:
                     self.write_ledger()
                 wait_s = LOOK_EVERY_S
             except FAILURES as error:
-                self.problem = told(error)
+                self.problem = one_line(error)
                 self.write_ledger()
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             time.sleep(wait_s)
 
     def upload_new_files(self) -> None:
-        """One round: the checkpoints first, so that a state that says "ended" in S3 has all of them beside it."""
+        """Run one round. Checkpoints go first: a state in S3 that says "exited" then has all of them beside it."""
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
         for output in outputs(self.root, state.get("started_at", 0.0)):
             if output["sha256"] not in self.stored and output["name"].startswith("checkpoint-"):
@@ -95,7 +95,7 @@ class RemoteStore:
             self._metrics_at = time.monotonic()
             self.send("out/metrics.jsonl", "metrics.jsonl")
             self.send("out/trainer.log", "trainer.log")
-        if state != self._state_sent:  # as it was before the checkpoints were looked for, not as it is by now
+        if state != self._state_sent:  # the state before the checkpoints were listed, not the present one
             self.put("state.json", json.dumps(state).encode())
             self._state_sent = state
         if has_ended and not self.is_done:
@@ -103,7 +103,7 @@ class RemoteStore:
             self.write_ledger()
 
     def store(self, output: dict[str, Any]) -> None:
-        """Carry one checkpoint. It is in the ledger only when S3 has it whole."""
+        """Upload one checkpoint. It enters the ledger only when S3 has it whole."""
         path = self.find(output["name"])
         if path is None:
             return  # pruned by the trainer
@@ -123,12 +123,12 @@ class RemoteStore:
             self.write_ledger()
 
     def find(self, name: str) -> str | None:
-        """Where the trainer left a file of that name."""
+        """Return the path of a trainer's file, or None."""
         paths = (os.path.join(self.root, folder, name) for folder in ("out", "code"))
         return next((path for path in paths if os.path.isfile(path)), None)
 
     def send(self, name: str, target: str) -> None:
-        """Carry a small file if it has changed since it was sent last."""
+        """Upload a small file if it has changed since its last upload."""
         path = os.path.join(self.root, name)
         try:
             status = os.stat(path)
@@ -143,26 +143,26 @@ class RemoteStore:
         self._sent[name] = seen
 
     def put(self, target: str, content: bytes) -> None:
-        """Store a small file of this instance's."""
+        """Write a small object under this instance's prefix."""
         key = f"{self.prefix}/attempts/{self.instance_id()}/{target}"
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
 
     def instance_id(self) -> str:
-        """Who we are, by the instance metadata."""
+        """Return the instance id from the instance metadata, or "unknown"."""
         if not self._instance_id:
             self._instance_id = Metadata().get("instance-id") or "unknown"
         return self._instance_id
 
     def write_ledger(self) -> None:
-        """Tell what is stored; on a full disk the next round tells it."""
+        """Write the list of stored checkpoints. If the disk is full, the next round tries again."""
         with contextlib.suppress(OSError):
-            told = {"stored": list(self.stored.values()), "problem": self.problem, "done": self.is_done}
-            write_json(self.ledger, told)
+            content = {"stored": list(self.stored.values()), "problem": self.problem, "done": self.is_done}
+            write_json(self.ledger, content)
 
-    # -- fetching
+    # -- downloading
 
     def restore(self, least_step: int) -> dict[str, Any]:
-        """Fetch the newest whole checkpoints, none of a step before `least_step`; say which, and which are damaged."""
+        """Download the newest whole checkpoints from `least_step` on; return which, and which are damaged."""
         restored: list[dict[str, Any]] = []
         refused: list[dict[str, str]] = []
         for step, name, key in self.newest()[:TRIED]:
@@ -174,7 +174,7 @@ class RemoteStore:
             found = sha256_of(part)
             if found != wanted:
                 os.unlink(part)
-                refused.append({"name": name, "reason": "its digest in S3 is not what was stored"})
+                refused.append({"name": name, "reason": "its SHA-256 differs from the one in the object's metadata"})
                 continue
             os.replace(part, final)
             size = os.stat(final).st_size
@@ -184,7 +184,7 @@ class RemoteStore:
         return {"restored": restored, "refused": refused}
 
     def newest(self) -> list[tuple[int, str, str]]:
-        """(step, name, key) of the stored checkpoints, newest first."""
+        """Return (step, name, key) of the stored checkpoints, newest first."""
         found = []
         pages = self.s3.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
@@ -196,13 +196,13 @@ class RemoteStore:
         return sorted(found, reverse=True)
 
 
-def told(error: Exception) -> str:
-    """One line that names what S3, or the way to it, refused."""
+def one_line(error: Exception) -> str:
+    """Return the message of an error of S3 or of the connection as one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def main(argv: list[str]) -> int:
-    """Do one verb; see the module's text."""
+    """Run one verb; see the module's docstring."""
     verb, root, place = argv[1], os.path.abspath(os.path.expanduser(argv[2])), json.loads(argv[3])
     store = RemoteStore(root, place, client(place["region"]))
     if verb == "watch":
@@ -212,7 +212,7 @@ def main(argv: list[str]) -> int:
         try:
             answer = store.restore(int(argv[4]))
         except FAILURES as error:
-            answer = {"restored": [], "refused": [], "problem": told(error)}
+            answer = {"restored": [], "refused": [], "problem": one_line(error)}
         print(json.dumps(answer))
     else:
         raise SystemExit(f"checkpoint_uploader.py: unknown verb {verb!r}")

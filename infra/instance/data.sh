@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Gets a data set onto the instance, while the bootstrap looks for a Python with torch: that may take minutes, this needs none.
+# Puts a data set on the instance. It runs in parallel with bootstrap.sh, since it does not need torch.
 #
-#   data.sh ROOT NAME "" "" [WORD...]        fetches the published files and prepares them, by the code that was sent
-#   data.sh ROOT NAME s3://B/P ASKED [...]   fills the folder from a bucket; returns when the first shard is there. Where the
-#                                            bucket has nothing yet, it prepares, and copies there what it made, in the background
+#   data.sh ROOT NAME "" "" [WORD...]        downloads the published files and prepares them with the code that was sent
+#   data.sh ROOT NAME s3://B/P ASKED [...]   downloads the prepared data from a bucket; returns after the first shard. If the
+#                                            bucket has no data yet, prepares them and uploads them in the background
 #
-# WORD are words of `data prepare`; ASKED is what they make of the recipe (JSON, or ""): the bucket's must be equal.
-# The data lie in ~/pixel-orch/data/NAME, for all runs on this machine. The last line is one JSON object: seconds, how.
+# WORD are arguments of `data prepare`. ASKED (JSON, or "") is the recipe that they specify; the recipe in the bucket must equal
+# it. The data are in ~/pixel-orch/data/NAME, for all runs on this machine. The last line is one JSON object: seconds, how.
 set -euo pipefail
 root=$1 name=$2 url=$3 asked=$4
 shift 4
@@ -23,7 +23,7 @@ sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 PY
 }
 
-with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints a Python that has them, the first of this machine or one made for it
+with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints the path of a Python that has them; makes an environment if none has
   local candidate path modules packages makers=() venv="$ours/data-venv"
   read -ra modules <<<"$3"
   read -ra packages <<<"$4"
@@ -33,13 +33,13 @@ with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints a Python that has
     if can_serve "$path" "$2" "${modules[@]}"; then echo "$path"; return; fi
   done
   if [ ${#makers[@]} = 0 ]; then too_old "$1" "$2"; fi
-  echo "data: no Python here has ${packages[*]}; installing" >&2
-  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment (why: see above)"
-  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]} (why: see above)"
+  echo "data: no Python on this machine has ${packages[*]}; installing" >&2
+  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment (the reason is printed above)"
+  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]} (the reason is printed above)"
   echo "$venv/bin/python"
 }
 
-finish() {  # how it was had
+finish() {  # HOW: prints the JSON object and exits
   python3 -c 'import sys, time; print("{\"seconds\": %.3f, \"how\": \"%s\"}" % (time.time() - float(sys.argv[1]), sys.argv[2]))' "$began" "$1"
   exit 0
 }
@@ -50,14 +50,16 @@ if [ -n "$url" ]; then
   "$with_s3" "$root/bin/dataset_sync.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
   if [ "$status" = 0 ]; then finish "fetched"; fi
   if [ "$status" != 4 ]; then exit "$status"; fi
-  echo "data: nothing lies at $url yet" >&2
+  echo "data: $url has no data yet; preparing them on this machine" >&2
 fi
 python=$(with_packages "the preparation of data" 3.10 "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
 (cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@" >&2) || {
   status=$?
-  if [ -n "$url" ]; then echo "data: nothing lies at $url, and $name cannot be prepared on this machine (why: see above)" >&2; fi
+  if [ -n "$url" ]; then
+    echo "data: $url has no data, and this machine cannot prepare $name (the reason is printed above)" >&2
+  fi
   exit "$status"
 }
 if [ -z "$url" ]; then finish "prepared"; fi
 setsid nohup "$with_s3" "$root/bin/dataset_sync.py" keep "$data/$name" "$url" >"$data/.$name.keep.log" 2>&1 </dev/null &
-finish "prepared, and on its way to $url,"
+finish "prepared, and uploading to $url,"

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Fills the folder of a prepared data set from S3, on the instance: the trainer begins when its first shard is there.
+"""Downloads a prepared data set from S3 to the instance; the trainer starts after the first shard.
 
     dataset_sync.py fetch FOLDER s3://BUCKET/PREFIX [ASKED]
     dataset_sync.py keep FOLDER s3://BUCKET/PREFIX
 
-Below the prefix lie `manifest.json` and the shards, as `pixel-orch data prepare` wrote them. The manifest comes first,
-then the first training shard; then this command returns, and a process that it leaves behind fetches the rest: the
-small splits, then the training shards in the order in which a first epoch takes them. Each file gets its name only when
-its SHA-256 is the manifest's, and is then written down as checked. The last line that is printed is a JSON object.
-ASKED is what the preparation was to be asked for (JSON); a manifest of another one is refused. Exit code 4: there is no
+The prefix holds `manifest.json` and the shards, as `pixel-orch data prepare` wrote them. `fetch` downloads the manifest
+and the first training shard and returns. A background process then downloads the rest: the small splits, then the
+training shards in the order in which the first epoch reads them. A file gets its final name only after its SHA-256
+matches the manifest; it is then recorded as checked. The last line of output is a JSON object. ASKED (JSON) is the
+recipe that the data must have been prepared with; a manifest with another recipe is refused. Exit code 4: there is no
 manifest yet.
 
-`keep` copies a folder that was prepared here to that place, the manifest last: it is there when all is. What lies there
-already is not written again, and never over another file.
+`keep` uploads a folder that was prepared here. The manifest is uploaded last, so that its presence means that the data
+are complete. A file that is already there is not uploaded again, and no object is overwritten.
 
-It needs boto3, and finds its credentials as boto3 does: the role of the instance.
+It needs boto3, which finds the credentials of the instance's role.
 """
 
 from __future__ import annotations
@@ -34,46 +34,46 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 MANIFEST, CHECKED, STATE = "manifest.json", ".checked.jsonl", ".fetching.json"
 PIECE = 1 << 20
-TRIES = 6  # of one file, in a row
+TRIES = 6  # consecutive attempts for one file
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 NOTHING_THERE = 4
 MISSING = ("404", "NoSuchKey")
-FINAL = ("404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied")  # another try would not help
+FINAL = ("404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied")  # a retry would not help
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
 class DataError(Exception):
-    """It cannot be fetched, in one line."""
+    """The data cannot be transferred; the message is one line."""
 
 
 class NothingThereError(DataError):
-    """There is no manifest."""
+    """The bucket has no manifest."""
 
 
 class Source:
-    """The place of a data set in S3.
+    """The location of a data set in S3.
 
     Args:
         url: `s3://bucket/prefix`.
-        s3: the client.
-        sleep: waits between two tries.
+        s3: the boto3 client.
+        sleep: waits so many seconds between two attempts.
     """
 
     def __init__(self, url: str, s3: Any, sleep: Callable[[float], None] = time.sleep) -> None:
         bucket, _, prefix = url[len("s3://") :].partition("/")
         if not url.startswith("s3://") or not bucket:
-            raise DataError(f"{url} is no place in S3; give s3://BUCKET/PREFIX")
+            raise DataError(f"{url} is not an S3 URL; give s3://BUCKET/PREFIX")
         self.bucket, self.prefix, self.s3, self.sleep = bucket, prefix.strip("/"), s3, sleep
 
     def key(self, name: str) -> str:
-        """Name an object."""
+        """Return the key of the object for a file name."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def fetch(self, name: str, folder: str, sha256: str | None) -> int:
-        """Fetch a file whole, or raise; return its bytes. One that is there already is not fetched again.
+        """Download a file whole and return its size in bytes; 0 for a file that is already there.
 
         Raises:
-            DataError: S3 does not have it, or has another file.
+            DataError: S3 does not have the file, or its content does not match `sha256`.
         """
         path = os.path.join(folder, name)
         if os.path.exists(path) and (sha256 is None or hash_of(path) == sha256):
@@ -81,10 +81,10 @@ class Source:
         return self._tried(f"fetch s3://{self.bucket}/{self.key(name)}", lambda: self._transfer(name, path, sha256))
 
     def keep(self, name: str, folder: str, sha256: str) -> int:
-        """Copy a file there, unless it is; return the bytes that went.
+        """Upload a file and return its size in bytes; 0 for a file that is already there.
 
         Raises:
-            DataError: S3 does not take it, or has another file of this name.
+            DataError: S3 refuses the file, or has another file under this name.
         """
         return self._tried(f"write s3://{self.bucket}/{self.key(name)}", lambda: self._put(name, folder, sha256))
 
@@ -114,7 +114,7 @@ class Source:
         else:
             if there == sha256:
                 return 0
-            raise DataError(f"s3://{self.bucket}/{self.key(name)} is another file; give another --data-bucket")
+            raise DataError(f"s3://{self.bucket}/{self.key(name)} has other content; give another --data-bucket")
         path = os.path.join(folder, name)
         with open(path, "rb") as body:
             self.s3.put_object(**place, Body=body, Metadata={"sha256": sha256})
@@ -139,7 +139,7 @@ class Source:
 
 
 def hash_of(path: str) -> str:
-    """Hash a file."""
+    """Return the SHA-256 of a file as hex digits."""
     hasher = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(PIECE):
@@ -148,7 +148,7 @@ def hash_of(path: str) -> str:
 
 
 def files_in_order(manifest: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    """List (name, SHA-256, whether it is a shard): a training shard, the small splits, the other training ones."""
+    """Return (name, SHA-256, whether it is a shard): one training shard, the small splits, the other shards."""
     train = [shard for shard in manifest["shards"] if shard["split"] == "train"]
     others = [shard for shard in manifest["shards"] if shard["split"] != "train"]
     found: list[tuple[str, str, bool]] = []
@@ -160,7 +160,7 @@ def files_in_order(manifest: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def note_checked(folder: str, name: str, sha256: str) -> None:
-    """Write down that a shard is whole, so that the trainer need not read all of it once more."""
+    """Record that a shard is whole, so that the trainer does not read it again to check it."""
     status = os.stat(os.path.join(folder, name))
     mark = {"file": name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
     with open(os.path.join(folder, CHECKED), "a", encoding="utf-8") as file:
@@ -168,19 +168,19 @@ def note_checked(folder: str, name: str, sha256: str) -> None:
 
 
 def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None], asked: Any = None) -> dict[str, Any]:
-    """Fetch everything; `leave` is called when the trainer can begin.
+    """Download the whole data set; `leave` is called when the trainer can start.
 
     Args:
-        source: the place in S3.
-        folder: to fill.
-        leave: called once, with what was done so far.
-        asked: what the recipe must have been asked for; None: anything.
+        source: the location in S3.
+        folder: the folder to fill.
+        leave: called once, with the progress so far.
+        asked: the recipe that the data must have been prepared with; None accepts any.
 
     Returns:
-        What was done: bytes and seconds in all.
+        The progress at the end: the total of bytes and of seconds.
 
     Raises:
-        DataError: something cannot be fetched.
+        DataError: a file cannot be downloaded, or the recipe is another one.
     """
     began_s = time.monotonic()
     os.makedirs(folder, exist_ok=True)
@@ -190,33 +190,33 @@ def fill(source: Source, folder: str, leave: Callable[[dict[str, Any]], None], a
             manifest = json.load(file)
             wanted, made = files_in_order(manifest), manifest["recipe"]["asked"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"s3://{source.bucket}/{source.key(MANIFEST)} is no manifest ({error!r})") from None
+            raise DataError(f"s3://{source.bucket}/{source.key(MANIFEST)} is not a manifest ({error!r})") from None
     if asked is not None and asked != made:
         os.unlink(os.path.join(folder, MANIFEST))
         raise DataError(
             f"s3://{source.bucket}/{source.prefix} was prepared with {json.dumps(made)}, not {json.dumps(asked)}; "
             "give another --data-bucket, or leave out --prepare"
         )
-    told = {"bytes": size, "seconds": 0.0, "files": 1, "of": len(wanted) + 1}
+    progress = {"bytes": size, "seconds": 0.0, "files": 1, "of": len(wanted) + 1}
     can_begin = False
     for name, sha256, is_shard in wanted:
-        told["bytes"] += source.fetch(name, folder, sha256)
-        told["files"] += 1
-        told["seconds"] = round(time.monotonic() - began_s, 3)
+        progress["bytes"] += source.fetch(name, folder, sha256)
+        progress["files"] += 1
+        progress["seconds"] = round(time.monotonic() - began_s, 3)
         if is_shard:
             note_checked(folder, name, sha256)
-        tell(folder, told)
+        write_progress(folder, progress)
         if is_shard and not can_begin:
             can_begin = True
-            leave(told)
-    return told
+            leave(progress)
+    return progress
 
 
 def keep(source: Source, folder: str) -> dict[str, Any]:
-    """Copy a prepared folder to S3, the manifest last.
+    """Upload a prepared folder to S3, the manifest last.
 
     Raises:
-        DataError: S3 does not take a file, or has another one of its name.
+        DataError: S3 refuses a file, or has another file under its name.
     """
     began_s, size = time.monotonic(), 0
     with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
@@ -226,17 +226,17 @@ def keep(source: Source, folder: str) -> dict[str, Any]:
     return {"bytes": size, "files": len(files) + 1, "seconds": round(time.monotonic() - began_s, 3)}
 
 
-def tell(folder: str, told: dict[str, Any]) -> None:
-    """Write down how far it is, for those who look."""
+def write_progress(folder: str, progress: dict[str, Any]) -> None:
+    """Write the progress, or the problem, to `.fetching.json` in the folder."""
     path = os.path.join(folder, STATE)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(progress, file)
     os.replace(path + ".tmp", path)
 
 
-def leave_behind(told: dict[str, Any]) -> None:
-    """Go on in a process of our own; the command ends, and has said how far it is."""
-    print(json.dumps(told), flush=True)
+def leave_behind(progress: dict[str, Any]) -> None:
+    """Print the progress and continue in a background process; the command itself exits."""
+    print(json.dumps(progress), flush=True)
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -246,7 +246,7 @@ def leave_behind(told: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Fill a folder, or keep one; see the module's text."""
+    """Run `fetch` or `keep`; see the module's docstring."""
     verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
     asked = json.loads(argv[4]) if len(argv) > 4 and argv[4] else None
     retries = {"mode": "standard", "total_max_attempts": 4}
@@ -261,7 +261,7 @@ def main(argv: list[str]) -> int:
         return NOTHING_THERE
     except DataError as error:
         if verb == "fetch" and os.path.isdir(folder):
-            tell(folder, {"problem": str(error)})
+            write_progress(folder, {"problem": str(error)})
         print(f"dataset_sync.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,11 +1,11 @@
 # shellcheck shell=sh
-# Ends this machine when nobody has asked for it to go on. cloud-init starts it at every boot, as root, before SSH is up.
+# Powers this machine off when its deadline passes. cloud-init starts the guard at every boot, as root, before SSH is up.
 #
 #   sh -c "$(cat guard.sh)" pixel-orch-guard MINUTES MOST [TICK_S]
 #
-# It waits MINUTES. While the agent lives it moves the deadline forward; during a long set-up our laptop does, to MOST minutes
-# from the boot at most (0: no limit), which is what the budget surely buys. Why not `shutdown +N`: with N of 5 or less no user
-# may log in any more, and a timer that is armed late in the boot outlives its cancelling.
+# The first deadline is MINUTES after the start. The running agent moves it forward; during a long set-up the orchestrator does,
+# up to MOST minutes after the boot (0: no limit), the time that the budget is guaranteed to cover. `shutdown +N` is not used:
+# with N of 5 or less it blocks logins, and a timer that is set late in the boot is not removed when it is cancelled.
 minutes=$1 most=$2 tick_s=${3:-15}
 dir=${PIXEL_ORCH_RUN:-/run/pixel-orch}
 now=$(cut -d. -f1 /proc/uptime)
@@ -18,7 +18,7 @@ watch='while sleep "$1"; do
   case $end in "" | *[!0-9]*) continue ;; esac
   [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || systemctl poweroff || shutdown -h now || poweroff
 done'
-# Without dependencies: this early in the boot systemd would make it wait for what comes later.
+# Without dependencies: this early in the boot, systemd would otherwise delay the unit until later units have started.
 systemd-run --no-block --collect --unit=pixel-orch-guard -p DefaultDependencies=no -p Restart=always \
   /bin/sh -c "$watch" pixel-orch-guard "$tick_s" "$dir" 2>/dev/null ||
   { setsid nohup /bin/sh -c "$watch" pixel-orch-guard "$tick_s" "$dir" >/dev/null 2>&1 </dev/null & }

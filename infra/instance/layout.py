@@ -1,11 +1,11 @@
-"""Which files are sent to a rented machine, and where they lie in its folder `bin/`.
+"""Which files are sent to an instance, and their paths in its folder `bin/`.
 
-    bin/agent.py, bin/bootstrap.sh ...      the programs, which are run by their path
-    bin/infra/instance/watch.py ...         the modules that the programs import, under the names that they have here
+    bin/agent.py, bin/bootstrap.sh ...      the programs, run by path
+    bin/infra/instance/watch.py ...         the modules that the programs import, under the names of the source tree
 
 Python looks for the imports of a script in the script's own folder first. So `from infra.instance.watch import Watch`
 means the same file under `python3 bin/agent.py`, in the tests and for mypy; nothing is installed on the machine. The
-packages' `__init__.py` are sent too: without them an installed package of the name `infra` would be preferred.
+packages' `__init__.py` are sent too: without them Python would prefer an installed package named `infra`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
     """Return the content of each file by its path on the machine.
 
     Args:
-        has_bucket: checkpoints go to S3.
-        has_dataset: a data set is prepared or fetched before the trainer starts.
+        has_bucket: whether checkpoints are uploaded to S3.
+        has_dataset: whether a data set is prepared or downloaded before the trainer starts.
     """
     own = resources.files("infra")
     programs = (

@@ -8,9 +8,9 @@ import urllib.request
 
 
 class Metadata:
-    """The instance metadata service, version 2.
+    """A client of the instance metadata service, version 2.
 
-    Every failure reads as "nothing there": a poll must never end the watch.
+    Every failure reads as "no value": a failed poll must not end the watch process.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Metadata:
                     self.token = self._ask("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"})
                 return self._ask("meta-data/" + path, headers={"X-aws-ec2-metadata-token": self.token})
             except urllib.error.HTTPError as error:
-                self.token = None if error.code == 401 else self.token  # it ran out: a new one, once
+                self.token = None if error.code == 401 else self.token  # the token has expired: request a new one, once
                 if error.code != 401:
                     return None
             except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The files of a trainer: which there are, whether they are whole, and their content.
+"""The trainer's files: their list, digests and content.
 
 Standard library only, Python 3.8 and later.
 """
@@ -15,12 +15,12 @@ from typing import Any, Iterator
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
 SAMPLES = re.compile(r"samples-(\d+)\.png")
-OWN_FILES = ("metrics.jsonl", "trainer.log")  # which come home line by line
-MOST_BYTES_A_LOOK = 256 * 1024  # of metrics and of log: what one poll may carry home
+OWN_FILES = ("metrics.jsonl", "trainer.log")  # sent to the owner line by line
+MOST_BYTES_A_POLL = 256 * 1024  # limit of metrics and of log in the answer to one poll
 
 
 def write_json(path: str, value: Any) -> None:
-    """Replace the file at `path`: a reader sees the old or the new, never a part."""
+    """Replace the file at `path` atomically: a reader sees the old or the new content, never a part."""
     temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
         with open(temporary, "w") as file:
@@ -32,7 +32,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str, default: Any) -> Any:
-    """Return the JSON in `path`, or `default` if there is none that is whole."""
+    """Return the JSON in `path`, or `default` if the file is missing or not valid JSON."""
     try:
         with open(path) as file:
             return json.load(file)
@@ -41,14 +41,14 @@ def read_json(path: str, default: Any) -> Any:
 
 
 def touch(path: str, text: str | None = None) -> None:
-    """Make the file, or make it new; with `text` that is its content."""
+    """Create the file or set its time to now; `text` replaces its content."""
     with open(path, "a" if text is None else "w") as file:
         file.write(text or "")
     os.utime(path)
 
 
 def sha256_of(path: str) -> str:
-    """Return the hex digest of a file, read in pieces."""
+    """Return the SHA-256 of a file as hex digits; the file is read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
@@ -57,7 +57,7 @@ def sha256_of(path: str) -> str:
 
 
 def listed(root: str, started_at: float) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Yield (name, path) of what the trainer wrote: in `out/`, and in its working folder since it was started."""
+    """Yield (name, path, stat) of the trainer's files in `out/`, and of those written since its start in `code/`."""
     out = os.path.join(root, "out")
     code = os.path.join(root, "code")
     seen = set()
@@ -73,15 +73,15 @@ def listed(root: str, started_at: float) -> Iterator[tuple[str, str, os.stat_res
             try:
                 status = os.stat(path)
             except OSError:
-                continue  # pruned in this moment
+                continue  # the trainer has just pruned it
             if folder == code and (os.path.islink(path) or status.st_mtime < started_at - 1):
-                continue  # what was synced or sent by us is not the trainer's
+                continue  # code sync or the agent put it there, not the trainer
             seen.add(name)
             yield name, path, status
 
 
 def outputs(root: str, started_at: float) -> list[dict[str, Any]]:
-    """Return the trainer's checkpoints and sample grids with size and digest; digests are remembered."""
+    """Return the trainer's checkpoints and sample grids with size in bytes and digest; digests are cached."""
     cache_path = os.path.join(root, "agent", "digests.json")
     cache: dict[str, str] = read_json(cache_path, {})
     fresh: dict[str, str] = {}
@@ -98,7 +98,7 @@ def outputs(root: str, started_at: float) -> list[dict[str, Any]]:
         try:
             write_json(cache_path, fresh)
         except OSError:
-            pass  # the disk is full: they are counted again next time
+            pass  # the disk is full: the next call computes the digests again
     return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
@@ -107,34 +107,34 @@ def whole_lines(path: str, offset: int) -> tuple[str, int]:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read(MOST_BYTES_A_LOOK)
+            data = file.read(MOST_BYTES_A_POLL)
     except OSError:
         return "", offset
     end = data.rfind(b"\n") + 1
-    if end == 0 and len(data) == MOST_BYTES_A_LOOK:
-        end = len(data)  # one line longer than a look: it comes in pieces
-    return data[:end].decode(errors="surrogateescape"), offset + end  # the owner writes the same bytes again
+    if end == 0 and len(data) == MOST_BYTES_A_POLL:
+        end = len(data)  # a line longer than the limit is sent in pieces
+    return data[:end].decode(errors="surrogateescape"), offset + end  # the owner restores the same bytes
 
 
 def read(root: str, name: str, offset: int) -> None:
     """Write one of the trainer's files to standard output, from byte `offset` on."""
     if not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
-        raise SystemExit("read: %r is none of the trainer's files" % name)
+        raise SystemExit("read: %r is not a checkpoint or sample file of the trainer" % name)
     for folder in ("out", "code"):
         path = os.path.join(root, folder, name)
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 file.seek(offset)
                 for piece in iter(lambda: file.read(1 << 22), b""):
-                    touch(os.path.join(root, "agent", "heard"))  # a long pull is a sign of life
+                    touch(os.path.join(root, "agent", "heard"))  # a long download counts as a sign of life of the owner
                     sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return
-    raise SystemExit("read: %s is gone" % name)
+    raise SystemExit("read: %s does not exist any more" % name)
 
 
 def others(root: str) -> list[dict[str, Any]]:
-    """Return what else lies in `out/`: results, logs of its own, whatever the program wrote there."""
+    """Return the extra outputs: all files in `out/` but checkpoints, sample grids, metrics and log."""
     out, found = os.path.join(root, "out"), []
     for folder, folders, names in os.walk(out):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -152,7 +152,7 @@ def others(root: str) -> list[dict[str, Any]]:
 
 
 def pack(root: str, names: list[str]) -> None:
-    """Write files of `out/` to standard output, as a tar; one that is gone, or lies elsewhere, is left out."""
+    """Write files of `out/` to standard output as a tar. A file that is missing or outside `out/` is skipped."""
     there = {entry["name"] for entry in others(root)}
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for name in names:

@@ -1,6 +1,6 @@
-"""The embedded cloud: AWS's side of the wire on this machine, for `--cloud local` and for tests.
+"""The embedded cloud: AWS's APIs and instances emulated on this machine, for `--cloud local` and for tests.
 
-Importing this costs nothing beyond the standard library; moto and asyncssh live in the process that `ensure` starts.
+Importing this package needs the standard library only; the process that `ensure` starts imports moto and asyncssh.
 """
 
 from infra.local.client import EmbeddedCloud, EmbeddedCloudError

@@ -1,8 +1,8 @@
-"""The embedded cloud's process, and two questions to it.
+"""The entry point of the embedded cloud's process, and two commands about it.
 
-python -m infra.local --dump [HOME]     what the running one of HOME (or PIXEL_ORCH_HOME) holds, as JSON
-python -m infra.local --faults          all that a faults file may say
-python -m infra.local STATE_FOLDER READY_FD SETTINGS_JSON     is how `EmbeddedCloud.ensure` starts it
+python -m infra.local --dump [HOME]     print the state of the running cloud of HOME (or PIXEL_ORCH_HOME) as JSON
+python -m infra.local --faults          print the table of all faults
+python -m infra.local STATE_FOLDER READY_FD SETTINGS_JSON     start the process; called by `EmbeddedCloud.ensure`
 """
 
 import json
@@ -12,9 +12,10 @@ from pathlib import Path
 
 
 def detach() -> None:
-    """Become a child of init; the session is our own already, so no Ctrl-C, hangup or end of the starter reaches us.
+    """Become a child of init.
 
-    The starter only ever sees the short-lived parent, and has no zombie to collect later.
+    The process has its own session already, so no Ctrl-C, hangup or exit of the starter reaches it. The starter waits
+    for the short-lived parent only, so no zombie remains.
     """
     if os.fork() > 0:
         os._exit(0)
@@ -27,7 +28,7 @@ def dump(words: list[str]) -> None:
     home = Path(words[0] if words else os.environ.get("PIXEL_ORCH_HOME", "~/.pixel-orch")).expanduser()
     found = EmbeddedCloud.find(home)
     if found is None:
-        sys.exit(f"no embedded cloud runs for {home}; name its home: python -m infra.local --dump HOME")
+        sys.exit(f"no embedded cloud runs for {home}; give its home folder: python -m infra.local --dump HOME")
     print(json.dumps(found.dump(), indent=1))
 
 
@@ -41,7 +42,7 @@ if __name__ == "__main__":
     elif len(sys.argv) != 4:
         sys.exit(f"usage:{(__doc__ or '').partition('.')[2]}")
     else:
-        detach()  # before moto is imported: a second of it, and no thread may be there when a process forks
+        detach()  # before moto is imported: that takes a second, and a process must not fork with threads
         from infra.local.server import main
 
         main(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""The embedded cloud as the orchestrator sees it: find it, start it, stop it, and do to it what EC2 does to instances.
+"""The client of the embedded cloud: find, start and stop it, and trigger what EC2 does to instances.
 
-Standard library only, and cheap to import: moto, asyncssh and flask live in the server's process.
+Standard library only, so that the import is fast: moto, asyncssh and flask are imported in the server's process.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from infra.local.machine import processes
 _NEEDED = ("moto", "asyncssh", "flask", "boto3")
 _START_LIMIT_S = 60.0
 _ANSWER_LIMIT_S = 10.0
-_SETTINGS = {  # what the environment may set, and the type
+_SETTINGS = {  # settings that the environment can set, and their types
     "notice_s": float,
     "boot_s": float,
     "hidden_describes": int,
@@ -35,7 +35,7 @@ _SETTINGS = {  # what the environment may set, and the type
 
 
 class EmbeddedCloudError(Exception):
-    """The embedded cloud cannot start, does not answer, or refuses; the text says which and what to do."""
+    """The embedded cloud cannot start, does not answer, or refuses a request; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ class EmbeddedCloud:
 
     @property
     def endpoint_url(self) -> str:
-        """Where AWS's API is served, for example http://127.0.0.1:40123."""
+        """The URL of the AWS APIs, for example http://127.0.0.1:40123."""
         return self.endpoint.endpoint_url
 
     @property
     def regions(self) -> list[str]:
-        """The regions that it has; others are refused."""
+        """The regions of the embedded cloud; requests to others are refused."""
         return list(self.endpoint.regions)
 
     @property
     def log_path(self) -> Path:
-        """The server's log."""
+        """The path of the server's log."""
         return self.home / "local" / "server.log"
 
     @classmethod
     def find(cls, home: Path) -> "EmbeddedCloud | None":
-        """The running one, or None. What a killed one has left (processes, endpoint.json) is cleared away.
+        """Return the running cloud, or None. Processes and endpoint.json of a killed one are removed.
 
         Raises EmbeddedCloudError if its process runs but does not answer for 10 s.
         """
@@ -78,11 +78,11 @@ class EmbeddedCloud:
 
     @classmethod
     def ensure(cls, home: Path, *, notice_s: float | None = None) -> "EmbeddedCloud":
-        """The running one, or a new one, detached from this process.
+        """Return the running cloud, or start one that is detached from this process.
 
-        `notice_s` (seconds from an interruption notice to the end; 10 unless told otherwise) holds for a running one
-        too. `PIXEL_ORCH_LOCAL_NOTICE_S`, `_BOOT_S`, `_HIDDEN_DESCRIBES`, `_IDLE_S` and `_FAULTS` (a file) set a new
-        one's defaults. Raises EmbeddedCloudError if it cannot start, with the last lines of its log.
+        `notice_s` (seconds from an interruption notice to the termination, 10 by default) applies to a running cloud
+        too. `PIXEL_ORCH_LOCAL_NOTICE_S`, `_BOOT_S`, `_HIDDEN_DESCRIBES`, `_IDLE_S` and `_FAULTS` (a file) set the
+        defaults of a new one. Raises EmbeddedCloudError with the last lines of its log if it cannot start.
         """
         state = home / "local"
         _private_folder(home, state)
@@ -92,15 +92,13 @@ class EmbeddedCloud:
                 _start(state)
                 found = cls.find(home)
             if found is None:
-                raise EmbeddedCloudError(
-                    f"the embedded cloud has ended as soon as it was ready; see {state}/server.log"
-                )
-            # From here to the first launch no other command may take it for idle; see stop_if_idle.
+                raise EmbeddedCloudError(f"the embedded cloud exited right after its start; see {state}/server.log")
+            # Until the first launch no other command may consider it idle; see stop_if_idle.
             found._post("expect", {"pid": os.getpid(), **({} if notice_s is None else {"notice_s": notice_s})})
         return found
 
     def environment(self) -> dict[str, str]:
-        """What boto3 needs in the environment to reach this cloud and no other."""
+        """The environment variables that make boto3 use this cloud only."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.endpoint.access_key_id,
@@ -112,10 +110,10 @@ class EmbeddedCloud:
     def interrupt(
         self, instance_id: str, *, notice: bool = True, notice_s: float | None = None, terminate: bool = True
     ) -> None:
-        """A spot interruption by EC2: the notice at once, the end `notice_s` later (the cloud's own if None).
+        """Interrupt a spot instance: the notice at once, the termination `notice_s` later (None: the cloud's default).
 
-        Without `notice` it ends at once; without `terminate` it outlives its notice. Raises EmbeddedCloudError if it is
-        not running or not spot.
+        Without `notice` it is terminated at once; without `terminate` it gets the notice only. Raises
+        EmbeddedCloudError if it is not running or not spot.
         """
         self._post(
             "interrupt",
@@ -123,62 +121,62 @@ class EmbeddedCloud:
         )
 
     def rebalance(self, instance_id: str) -> None:
-        """The rebalance recommendation appears in the instance's metadata."""
+        """Put a rebalance recommendation into the instance's metadata."""
         self._post("rebalance", {"instance_id": instance_id})
 
     def freeze(self, instance_id: str) -> None:
-        """The host hangs: TCP connects and stays open, nothing is answered, its processes are stopped."""
+        """Make the host hang: its processes stop, TCP connections are accepted and stay open without an answer."""
         self._post("freeze", {"instance_id": instance_id})
 
     def thaw(self, instance_id: str) -> None:
-        """The host goes on where freeze stopped it."""
+        """Let the host continue where freeze stopped it."""
         self._post("thaw", {"instance_id": instance_id})
 
     def cut(self, instance_id: str, *, after_bytes: int | None = None) -> None:
-        """Reset its SSH connections now; or the next one to be made, once `after_bytes` bytes went to the client."""
+        """Reset its SSH connections now, or the next one after `after_bytes` bytes to the client."""
         self._post("cut", {"instance_id": instance_id, "after_bytes": after_bytes})
 
     def fill_disk(self, instance_id: str, *, full: bool = True) -> None:
-        """No file of its commands can grow (errno EFBIG), or they can again."""
+        """Prevent files of its commands from growing (errno EFBIG), or allow it again."""
         self._post("fill-disk", {"instance_id": instance_id, "full": full})
 
     def set_link(self, instance_id: str, *, down: bool) -> None:
-        """While it is down, its SSH connections are reset and none is accepted."""
+        """Take its network link down or up. While it is down, SSH connections are reset and none is accepted."""
         self._post("set-link", {"instance_id": instance_id, "down": down})
 
     def dump(self) -> dict[str, Any]:
-        """All that there is: instances, security groups, faults with what they struck, capacity, quotas, price moves,
-        and how often each operation was called."""
+        """Return the cloud's state: instances, security groups, faults with their counts, capacity, quotas, price
+        moves, and the number of requests by operation."""
         return self._post("dump", {})
 
     def add_fault(self, fault: dict[str, Any]) -> None:
-        """Let something go wrong (see `infra.local.cloud.faults`). Raises EmbeddedCloudError for a wrong fault."""
+        """Add a fault (see `infra.local.cloud.faults`). Raises EmbeddedCloudError for an invalid one."""
         self._post("add-faults", {"faults": [fault]})
 
     def clear_faults(self) -> None:
-        """No fault, no move of prices, no limit of capacity or quota any more."""
+        """Remove all faults, price moves, capacity limits and quotas."""
         self._post("clear-faults", {})
 
     def set_capacity(self, instance_type: str, zone: str, count: int | None) -> None:
-        """How many instances a capacity pool has room for; None is no limit, which is how it starts."""
+        """Limit a capacity pool to `count` instances; None (the default) is no limit."""
         self._post("capacity", {"type": instance_type, "zone": zone, "count": count})
 
     def set_quota(self, code: str, vcpus: float | None, *, region: str | None = None) -> None:
-        """What a vCPU quota allows (codes: `infra.local.aws.quotas`), in one region or in all; None is plenty again."""
+        """Set a vCPU quota (codes: `infra.local.aws.quotas`) in one region or in all; None restores the default."""
         self._post("quota", {"code": code, "vcpus": vcpus, "region": region})
 
     def instances(self) -> list[dict[str, Any]]:
-        """Every instance that ever was: id, state, zone, type, market, reason, ssh_port, frozen, folder, pids."""
+        """Return all instances: id, state, zone, type, market, reason, ssh_port, frozen, folder, pids."""
         found: list[dict[str, Any]] = self._post("instances", {})["instances"]
         return found
 
     def stop_if_idle(self) -> bool:
-        """End the cloud unless an instance is pending, running or ending. True if it is gone when this returns.
+        """Stop the cloud unless an instance is pending, running or shutting down. Returns whether it has stopped.
 
-        Waits up to 5 s where another process that lives called `ensure` just now: it is about to launch.
+        Waits up to 5 s if another running process has just called `ensure`, since that one is about to launch.
         """
         while self.endpoint.is_alive():
-            with _locked(self.home / "local" / "lock"):  # no one may find it while it ends
+            with _locked(self.home / "local" / "lock"):  # no other command may find it while it stops
                 try:
                     answer = self._post("stop-if-idle", {"pid": os.getpid()})
                 except EmbeddedCloudError:
@@ -193,7 +191,7 @@ class EmbeddedCloud:
         return True
 
     def stop(self) -> None:
-        """End the cloud and every process of every instance. Returns when it is gone."""
+        """Stop the cloud and every process of every instance. Returns after its exit."""
         with _locked(self.home / "local" / "lock"):
             with contextlib.suppress(EmbeddedCloudError):
                 self._post("stop", {})
@@ -204,12 +202,12 @@ class EmbeddedCloud:
         while self.endpoint.is_alive():
             if time.monotonic() > give_up:
                 raise EmbeddedCloudError(
-                    f"the embedded cloud (pid {self.endpoint.pid}) does not end; see {self.log_path}"
+                    f"the embedded cloud (pid {self.endpoint.pid}) does not stop; see {self.log_path}"
                 )
             time.sleep(0.01)
 
     def _answers(self) -> bool:
-        """Whether it answers; False if it has ended meanwhile. Raises EmbeddedCloudError if it stays silent."""
+        """Whether it answers; False if it has exited. Raises EmbeddedCloudError if it runs but does not answer."""
         give_up = time.monotonic() + _ANSWER_LIMIT_S
         while True:
             try:
@@ -222,12 +220,12 @@ class EmbeddedCloud:
                 time.sleep(0.05)
 
     def _post(self, verb: str, body: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
-        request = urllib.request.Request(  # noqa: S310 - our own http://127.0.0.1
+        request = urllib.request.Request(  # noqa: S310 - always http://127.0.0.1
             f"{self.endpoint_url}/_pixel-orch/{verb}",
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "X-Pixel-Orch-Key": self.endpoint.access_key_id},
         )
-        # A proxy from the environment must not see the key, nor could it reach 127.0.0.1.
+        # A proxy from the environment must not see the key, and it cannot reach 127.0.0.1.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=timeout_s) as response:
@@ -255,7 +253,7 @@ def _private_folder(home: Path, state: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel frees it when its holder dies."""
+    """Hold a lock between processes; the kernel releases it when its holder exits."""
     with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -266,33 +264,33 @@ def _start(state: Path) -> None:
     if missing:
         raise EmbeddedCloudError(f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]'")
     options = _options_from_environment()
-    # The instances' processes must not keep the starter's terminal, nor find the project in front of their own modules.
+    # The instances' processes must not keep the starter's terminal, nor import the project before their own modules.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     log_path = state / "server.log"
     with contextlib.suppress(FileNotFoundError):
         log_path.replace(state / "server.log.1")
-    ready, tell = os.pipe()
+    ready, ready_writer = os.pipe()
     with open(log_path, "wb") as log, open(ready, "rb", buffering=0) as reading:
         log_path.chmod(0o600)
         try:
             subprocess.run(
-                [sys.executable, "-m", "infra.local", str(state.resolve()), str(tell), json.dumps(options)],
+                [sys.executable, "-m", "infra.local", str(state.resolve()), str(ready_writer), json.dumps(options)],
                 cwd="/",
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(tell,),
+                pass_fds=(ready_writer,),
                 start_new_session=True,
                 check=False,
             )
         finally:
-            os.close(tell)
+            os.close(ready_writer)
         readable, _, _ = select.select([reading], [], [], _START_LIMIT_S)
-        said = reading.read(16) if readable else None
-    if said != b"ready\n":
+        message = reading.read(16) if readable else None
+    if message != b"ready\n":
         last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
-        what = "did not start" if said is not None else f"was not ready in {_START_LIMIT_S:.0f} s"
+        what = "did not start" if message is not None else f"was not ready in {_START_LIMIT_S:.0f} s"
         raise EmbeddedCloudError("\n".join([f"the embedded cloud {what}; the end of {log_path}:", *last]))
 
 
@@ -311,7 +309,7 @@ def _options_from_environment() -> dict[str, Any]:
 
 
 def _clear_left_over(state: Path, endpoint: Endpoint) -> None:
-    """After a SIGKILL of the server: end what its instances still run, and remove what leads to it."""
+    """Kill the instances' processes of a server that was killed, and remove its endpoint.json."""
     processes.kill_all(f"{endpoint.cloud_id}/")
     with contextlib.suppress(FileNotFoundError):
         if Endpoint.read(state / "endpoint.json") == endpoint:

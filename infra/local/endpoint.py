@@ -1,6 +1,6 @@
-"""endpoint.json.
+"""endpoint.json: the address and the access key of the running embedded cloud.
 
-Where the running embedded cloud is, and the key to it. Standard library only; client and server use it.
+Standard library only; client and server use it.
 """
 
 import json
@@ -24,7 +24,7 @@ class Endpoint:
     regions: list[str]
 
     def write(self, path: Path) -> None:
-        """All at once: who finds the file finds it whole."""
+        """Write the file atomically: a reader never sees a part of it."""
         partial = path.with_name(".endpoint.json.part")
         partial.unlink(missing_ok=True)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -34,12 +34,12 @@ class Endpoint:
 
     @classmethod
     def read(cls, path: Path) -> "Endpoint | None":
-        """None if there is no file, or one that is not ours."""
+        """Return the endpoint, or None if the file is missing or has another format."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def is_alive(self) -> bool:
-        """Whether its process runs: the same one, not another that has got its pid since."""
+        """Whether its process still runs, and not another process with the same pid."""
         return is_running(self.pid) and process_start(self.pid) == self.pid_start

@@ -1,7 +1,7 @@
-"""The process that is the embedded cloud.
+"""The server process of the embedded cloud.
 
-It tells READY_FD (a pipe) when it can be used, and ends on SIGTERM, on request, or after a long time without any use;
-then no process of any instance is left and endpoint.json is gone.
+It writes to READY_FD (a pipe) when it is ready. It exits on SIGTERM, on request, or after a long time without use. At
+its exit it kills all processes of the instances and removes endpoint.json.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ _HOUSEKEEPING_S = 5.0
 
 
 class Server:
-    """Brings the parts together and runs until told to stop."""
+    """Creates the parts of the cloud and runs until a stop is requested."""
 
     def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._endpoint_file = state / "endpoint.json"
         self._instances = state / "instances"
-        shutil.rmtree(self._instances, ignore_errors=True)  # of a cloud that was killed
+        shutil.rmtree(self._instances, ignore_errors=True)  # left by a cloud that was killed
         self._loop = loop
         self._stop = asyncio.Event()
         self._cloud = Cloud(state, settings, loop)
@@ -48,12 +48,12 @@ class Server:
         self._cloud.api_url = f"http://127.0.0.1:{self._web.server_port}"
 
     def add_faults(self, path: Path) -> None:
-        """Faults from the start on. Raises ValueError for a bad file."""
+        """Apply the faults of a file from the start on. Raises ValueError for a bad file."""
         for fault in parse_faults(load_faults(path)):
             self._cloud.apply(fault)
 
     async def run(self, ready_fd: int) -> None:
-        """Serve until told to stop."""
+        """Serve until a stop is requested."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         threading.Thread(target=self._web.serve_forever, name="api", daemon=True).start()
@@ -70,25 +70,25 @@ class Server:
         os.close(ready_fd)
         log.info("ready at %s", self._cloud.api_url)
         threading.Thread(target=self._overlay.warm_up, name="warm-up", daemon=True).start()
-        housekeeping = self._loop.create_task(self._keep_house())
+        housekeeping = self._loop.create_task(self._stop_when_unused())
         await self._stop.wait()
         housekeeping.cancel()
         await self._end()
 
-    async def _keep_house(self) -> None:
-        """End after a long time without use; also when the state folder has been removed from under us."""
+    async def _stop_when_unused(self) -> None:
+        """Request a stop after a long time without use, or when the state folder has been removed."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             if not self._endpoint_file.exists():
-                log.info("endpoint.json is gone: no one can find this process any more")
+                log.info("stopping: endpoint.json was removed, so no command can find this process")
                 self._stop.set()
             unused_s = time.monotonic() - self._cloud.last_request
             if unused_s > self._cloud.settings.idle_s and await asyncio.to_thread(self._cloud.instances.is_idle):
-                log.info("unused for %.0f s", unused_s)
+                log.info("stopping: no request for %.0f s", unused_s)
                 self._stop.set()
 
     async def _end(self) -> None:
-        """Nothing is left behind: instances first, then what leads here."""
+        """End all instances, kill their processes, and remove endpoint.json last."""
         self._cloud.stopping = True
         await self._cloud.end_all()
         survivors = await asyncio.to_thread(processes.kill_all, f"{self._cloud.cloud_id}/")
@@ -96,7 +96,7 @@ class Server:
             log.error("processes %s survived SIGKILL", survivors)
         shutil.rmtree(self._instances, ignore_errors=True)
         self._endpoint_file.unlink(missing_ok=True)
-        log.info("ended")
+        log.info("stopped")
 
 
 def main(argv: list[str]) -> None:
@@ -121,4 +121,4 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     logging.shutdown()
-    os._exit(0)  # taking moto apart object by object would cost half a second, and API threads need no goodbye
+    os._exit(0)  # freeing moto's objects one by one takes half a second, and API threads need no clean end

@@ -75,7 +75,7 @@ def test_there_is_none_until_it_is_started_and_none_after_it_is_stopped(tmp_path
     assert EmbeddedCloud.find(tmp_path) is None
     assert started.stop_if_idle()
     assert not (tmp_path / "local" / "endpoint.json").exists()
-    assert "ended" in started.log_path.read_text()
+    assert "stopped" in started.log_path.read_text()
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def test_a_full_disk_does_not_hide_the_trainers_end(machine: Machine) -> None:
     look = machine.status()
     assert look["agent_alive"]
     assert (look["trainer"]["exit_code"], look["trainer"]["asked"]) == (143, True)
-    assert "nothing can be written on the instance" in look["ending"]
+    assert "the instance cannot write to its disk" in look["ending"]
 
 
 def test_a_look_is_a_heartbeat(machine: Machine) -> None:

@@ -124,7 +124,7 @@ def test_the_agent_lets_nvidia_smi_write_and_ends_it_with_the_trainer(
         time.sleep(0.02)
     assert watch.trainer is not None
     watch.trainer.wait()
-    watch.look_at_trainer()
+    watch.poll_trainer()
     assert watch.gpu_watch is not None
     assert watch.gpu_watch.poll() is not None, "it has ended with the trainer"
     facts = gpu_facts(str(tmp_path / "agent" / "gpu.csv"))

@@ -106,7 +106,7 @@ def test_what_a_first_attempt_prepared_is_in_the_bucket_for_the_next(stage: Stag
     cifar = ["--dataset", "cifar10", "--steps", "20", *place, *there]
     code, said = stage.run(*words(*cifar, f"source={mirror}", "-n", "one"))
     assert code == 0, said
-    assert ready_of(stage, "one").data_how.startswith("prepared, and on its way to s3://")
+    assert ready_of(stage, "one").data_how.startswith("prepared, and uploading to s3://")
     code, said = stage.run(*words(*cifar, "source=http://127.0.0.1:1", "-n", "two"))  # nobody is there
     assert code == 0, said
     assert ready_of(stage, "two").data_how == "fetched"

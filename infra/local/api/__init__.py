@@ -1,1 +1,1 @@
-"""The requests that the embedded cloud answers: those of AWS by its own code or by moto, and the controls of tests."""
+"""The HTTP API of the embedded cloud: AWS's operations, by its own code or by moto, and control routes for tests."""

@@ -1,5 +1,5 @@
-"""What is beside AWS's API, under /_pixel-orch/: the controls of tests and of `--interrupt-after`, and the instances'
-power switch. A control needs the access key id in `X-Pixel-Orch-Key`, a power switch its instance's own secret in the
+"""The routes under /_pixel-orch/, beside AWS's APIs: controls for tests and `--interrupt-after`, and the instances'
+power route. A control needs the access key id in `X-Pixel-Orch-Key`, the power route its instance's secret in the
 path."""
 
 import json
@@ -18,12 +18,12 @@ from infra.local.machine.processes import is_running
 
 CONTROL_PREFIX = "/_pixel-orch/"
 _EXPECT_S = 5.0
-"""From `ensure` to the launch a command takes 1 to 3 s."""
+"""Seconds to wait for a launch after `ensure`; a command takes 1 to 3 s."""
 _POWER = re.compile(re.escape(CONTROL_PREFIX) + r"instances/(i-[0-9a-f]+)/([\w-]+)/power")
 
 
 class ControlRoutes:
-    """POST /_pixel-orch/<verb> with a JSON object; answers a JSON object, with `error` and status 4xx if refused."""
+    """POST /_pixel-orch/<verb> with a JSON object. The answer is one too; a refusal has `error` and status 4xx."""
 
     def __init__(self, cloud: Cloud, access_key_id: str, shut_down: Callable[[], object]) -> None:
         self._cloud = cloud
@@ -58,11 +58,11 @@ class ControlRoutes:
                 self._cloud.power(power[1], power[2], str(content["action"]), float(content["delay_s"]))
                 return json_reply({})
             if not secrets.compare_digest(key.encode(), self._access_key_id.encode()):
-                return json_reply({"error": "AuthFailure: the key of this embedded cloud is in its endpoint.json"}, 403)
+                return json_reply({"error": "AuthFailure: wrong key; the key is in the cloud's endpoint.json"}, 403)
             content = json.loads(body or b"{}")
             verb = path.removeprefix(CONTROL_PREFIX)
             if verb not in self._verbs:
-                return json_reply({"error": f"no such control: {verb}"}, 404)
+                return json_reply({"error": f"unknown control {verb!r}; known: {', '.join(self._verbs)}"}, 404)
             if verb not in ("health", "stop-if-idle"):
                 self._cloud.last_request = time.monotonic()
             return json_reply(self._verbs[verb](content) or {})
@@ -95,7 +95,7 @@ class ControlRoutes:
         account.set(str(body["code"]), None if vcpus is None else float(vcpus), body.get("region"))
 
     def _expect(self, body: dict[str, Any]) -> None:
-        """A process is about to launch; it may also say how long a notice is from now on."""
+        """Note a process that is about to launch. `notice_s`, if given, becomes the default length of a notice."""
         self._expected[int(body["pid"])] = time.monotonic()
         if body.get("notice_s") is not None:
             self._cloud.settings.notice_s = float(body["notice_s"])
@@ -105,7 +105,7 @@ class ControlRoutes:
         self._shut_down()
 
     def _stop_if_idle(self, body: dict[str, Any]) -> dict[str, object]:
-        with self._cloud.lock:  # no launch may slip in between the look and the decision
+        with self._cloud.lock:  # no launch may happen between the check and the decision
             idle = self._cloud.instances.is_idle()
             wait_s = self._wait_s(int(body["pid"])) if idle else 0.0
             stopping = idle and wait_s <= 0
@@ -114,7 +114,7 @@ class ControlRoutes:
             self._shut_down()
         return {"stopping": stopping, "wait_s": wait_s}
 
-    def _wait_s(self, asking: int) -> float:
-        """How long to wait for the launches of other processes that live and have just asked for this cloud."""
-        others = [since for pid, since in self._expected.items() if pid != asking and is_running(pid)]
+    def _wait_s(self, caller: int) -> float:
+        """Return how many seconds to wait for launches of other running processes that have just called `ensure`."""
+        others = [since for pid, since in self._expected.items() if pid != caller and is_running(pid)]
         return max(0.0, max(others) + _EXPECT_S - time.monotonic()) if others else 0.0

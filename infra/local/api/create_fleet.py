@@ -1,9 +1,9 @@
-"""Launch templates and CreateFleet of type `instant`: many pools in one request, and an error for each that refused.
+"""Launch templates and CreateFleet of type `instant`: many pools in one request, and an error for each refusal.
 
 EC2 API reference: CreateFleet, "EC2 Fleet and Spot Fleet requests: allocation strategies". Each override is a pool; the
-template's data with the override laid over it is the RunInstances that `Launcher` decides. How EC2 weighs capacity
-against price is not published. Here: the pools with the most room first (a pool without a limit has all of it), and
-of those the cheapest, which is what price-capacity-optimized says of itself.
+template's data merged with the override is a RunInstances request for `Launcher`. AWS does not publish how it weighs
+capacity against price. Here the pools with the most free capacity come first (a pool without a limit has infinite
+capacity), and of those the cheapest, as the documentation describes price-capacity-optimized.
 """
 
 import re
@@ -36,7 +36,7 @@ _IN_ERRORS = {
     "VcpuLimitExceeded",
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
 }
-"""What a pool can be refused with; anything else (throttling, a server's error) refuses the whole request."""
+"""Errors that refuse one pool; any other error (throttling, a server error) refuses the whole request."""
 _STRATEGIES = {
     "lowest-price",
     "diversified",
@@ -48,14 +48,14 @@ _STRATEGIES = {
 
 @dataclass
 class Template:
-    """A launch template as it was given: the parameters of each version, without their prefix."""
+    """A launch template: the parameters of each version, without their prefix."""
 
     template_id: str
     name: str
     versions: list[dict[str, str]] = field(default_factory=list)
 
     def version(self, text: str | None) -> tuple[int, dict[str, str]]:
-        """(number, parameters) of "3", "$Latest" or "$Default". Raises ApiError."""
+        """Return (number, parameters) of "3", "$Latest" or "$Default". Raises ApiError for an unknown version."""
         if text is None or text in ("$Default", "$Latest"):
             number = 1 if text != "$Latest" else len(self.versions)
         else:
@@ -70,7 +70,7 @@ class Template:
 
 @dataclass(frozen=True)
 class PoolWanted:
-    """One override of a fleet: where an instance may come from, and the request for it."""
+    """One override of a fleet: a pool, and the request for an instance from it."""
 
     template: dict[str, Xml]
     override: dict[str, str]
@@ -79,7 +79,7 @@ class PoolWanted:
     zone: str | None
 
     def described(self) -> dict[str, Xml]:
-        """LaunchTemplateAndOverrides, as the answer repeats it."""
+        """Return LaunchTemplateAndOverrides for the answer."""
         names = {"InstanceType": "instanceType", "AvailabilityZone": "availabilityZone", "MaxPrice": "maxPrice"}
         names |= {"SubnetId": "subnetId", "Priority": "priority", "ImageId": "imageId"}
         overrides: dict[str, Xml] = {ours: self.override.get(theirs) for theirs, ours in names.items()}
@@ -87,7 +87,7 @@ class PoolWanted:
 
 
 class Fleets:
-    """Launch templates and instant fleets of one embedded cloud; call with the cloud's lock held."""
+    """The launch templates and instant fleets of one embedded cloud. Call with the cloud's lock held."""
 
     def __init__(self, cloud: Cloud, launcher: Launcher) -> None:
         self._cloud = cloud
@@ -98,7 +98,7 @@ class Fleets:
     # --- templates ---------------------------------------------------------------------------------------------------
 
     def create_template(self, region: str, form: Form, moto: Moto) -> Reply:
-        """CreateLaunchTemplate or CreateLaunchTemplateVersion: moto keeps the record, we the exact parameters."""
+        """CreateLaunchTemplate or CreateLaunchTemplateVersion: moto keeps the record, this class the parameters."""
         reply = moto(form)
         found = re.search(r"<launchTemplateId>(lt-\w+)</launchTemplateId>", reply.body.decode())
         name = re.search(r"<launchTemplateName>([^<]+)</launchTemplateName>", reply.body.decode())
@@ -132,7 +132,7 @@ class Fleets:
         raise ApiError("InvalidLaunchTemplateId.NotFound", text)
 
     def with_template(self, region: str, form: Form) -> Form:
-        """RunInstances with its launch template laid under it; without one, the form as it is. Raises ApiError."""
+        """Return a RunInstances request merged with its launch template, if it names one. Raises ApiError."""
         if not any(name.startswith("LaunchTemplate.") for name in form.values):
             return form
         template, version = self._template(region, form, "LaunchTemplate.")
@@ -142,15 +142,15 @@ class Fleets:
     # --- fleets ------------------------------------------------------------------------------------------------------
 
     def create_fleet(self, region: str, form: Form, moto: Moto) -> Reply:
-        """CreateFleet, type instant only. Raises ApiError where the whole request is refused."""
+        """CreateFleet, type instant only. Raises ApiError if the whole request is refused."""
         if form.get("Type") != "instant":
-            raise ApiError("UnsupportedOperation", "The embedded cloud has fleets of type instant only.")
+            raise ApiError("UnsupportedOperation", "The embedded cloud supports fleets of type instant only.")
         self._cloud.faults.strike(Call("CreateFleet", region=region, dry_run=form.flag("DryRun")), only=_refuses_all)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in ("Version", "Action", "DryRun")}
         if token and (before := self._answers.get((region, token))) is not None:
             if before[0] != asked:
-                text = "Client token already used before with different parameters."  # as runs-on#251 has it
+                text = "Client token already used before with different parameters."  # text of runs-on#251
                 raise ApiError("IdempotentParameterMismatch", text)
             return before[1]
         count, market_name = _target(form)
@@ -181,7 +181,7 @@ class Fleets:
             number += 1
 
     def _ranked(self, pools: list[PoolWanted], strategy: str, market_name: str) -> list[PoolWanted]:
-        """The order in which they are tried."""
+        """Return the pools in the order in which they are tried."""
 
         def price(pool: PoolWanted) -> float:
             try:
@@ -218,7 +218,7 @@ class Fleets:
             try:
                 ids = self._launcher.launch_one(region, pool.form, moto)
             except ApiError as error:
-                if error.code == "Unsupported":  # in a fleet's errors it goes by another name (infra#601)
+                if error.code == "Unsupported":  # CreateFleet returns another code for it (infra#601)
                     text = error.message.partition(" Please retry")[0]
                     error = ApiError("InvalidFleetConfiguration", text)
                 if error.code not in _IN_ERRORS:
@@ -233,13 +233,13 @@ class Fleets:
 
 
 def _refuses_all(fault: Fault) -> bool:
-    """Whether a fault refuses the whole request; the others stand in `Errors` for the pools that they match."""
+    """Whether a fault refuses the whole request; other faults appear in `Errors` for the pools that they match."""
     names_a_pool = fault.zone is not None or fault.type is not None
     return fault.error not in _IN_ERRORS or (not names_a_pool and fault.error in ("UnauthorizedOperation",))
 
 
 def _numbered(form: Form, prefix: str) -> Iterator[dict[str, str]]:
-    """Each `prefix`N.* as a mapping without the prefix."""
+    """Yield each `prefix`N.* as a mapping without the prefix."""
     number = 1
     while found := {
         name.removeprefix(f"{prefix}{number}."): value
@@ -251,7 +251,7 @@ def _numbered(form: Form, prefix: str) -> Iterator[dict[str, str]]:
 
 
 def _laid_over(under: dict[str, str], over: dict[str, str]) -> Form:
-    """A list that `over` brings (security groups, tags) replaces the one below it, as EC2 has it."""
+    """Merge two sets of parameters. As on EC2, a list in `over` (security groups, tags) replaces that in `under`."""
     lists = {name.partition(".")[0] for name in over if re.match(r"\w+\.\d+", name)}
     return Form({**{name: value for name, value in under.items() if name.partition(".")[0] not in lists}, **over})
 
@@ -263,7 +263,7 @@ def _pool(
     values["InstanceType"] = override.get("InstanceType") or values.get("InstanceType") or ""
     if not values["InstanceType"]:
         raise ApiError("InvalidFleetConfiguration", "An instance type is required in the template or the overrides.")
-    # The override's subnet is that of the template's first interface, if it has one (Karpenter's fleets are made so).
+    # The override's subnet applies to the template's first interface, if it has one (as in Karpenter's fleets).
     has_interface = any(name.startswith("NetworkInterface.1.") for name in values)
     subnet = "NetworkInterface.1.SubnetId" if has_interface else "SubnetId"
     for name, target in (("AvailabilityZone", "Placement.AvailabilityZone"), ("SubnetId", subnet)):
@@ -281,7 +281,7 @@ def _pool(
 
 
 def _add_tags(values: dict[str, str], form: Form) -> None:
-    """The fleet's tags for instances and volumes come on top of the template's."""
+    """Add the fleet's tags for instances and volumes to those of the template."""
     number = len(list(_numbered(Form(values), "TagSpecification.")))
     for specification in _numbered(form, "TagSpecification."):
         if specification.get("ResourceType") in ("instance", "volume"):
@@ -290,7 +290,7 @@ def _add_tags(values: dict[str, str], form: Form) -> None:
 
 
 def _target(form: Form) -> tuple[int, str]:
-    """(how many, market). A fleet of both markets at once is more than the embedded cloud has."""
+    """Return (count, market). The embedded cloud does not support a fleet of both markets."""
     prefix = "TargetCapacitySpecification."
     try:
         total = int(form.get(f"{prefix}TotalTargetCapacity") or "0")
@@ -303,7 +303,7 @@ def _target(form: Form) -> tuple[int, str]:
     if total < 1:
         raise ApiError("InvalidTargetCapacitySpecification", "TotalTargetCapacity must be at least 1.")
     if all(by_market.values()):
-        raise ApiError("UnsupportedOperation", "The embedded cloud has fleets of one market only.")
+        raise ApiError("UnsupportedOperation", "The embedded cloud supports fleets of one market only.")
     named = [name for name, wanted in by_market.items() if wanted]
     market_name = named[0] if named else form.get(f"{prefix}DefaultTargetCapacityType") or "on-demand"
     if market_name not in by_market:

@@ -1,4 +1,4 @@
-"""All that the embedded cloud holds and how it is set, as JSON: for tests to assert on, and for the curious."""
+"""The state and settings of the embedded cloud as JSON, for tests and for debugging."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from infra.local.cloud.cloud import Cloud
 
 
 def dump(cloud: Cloud) -> dict[str, Any]:
-    """Instances, security groups, faults with what they struck, capacity, quotas, price moves, requests so far."""
+    """Return instances, security groups, faults with their counts, capacity, quotas, price moves and request counts."""
     return {
         "cloud_id": cloud.cloud_id,
         "notice_s": cloud.settings.notice_s,

@@ -1,9 +1,9 @@
-"""The WSGI overlay: every request to the embedded cloud comes through here, and moto answers what is left over.
+"""The WSGI overlay: it receives every request to the embedded cloud and passes those it does not implement to moto.
 
-    request -> is it ours? -> control route | fault | an operation of our own | moto
+    request -> check of the access key id -> control route | fault | own operation | moto
 
-Nothing is answered without the access key id of this start: otherwise any local user could launch an instance with a
-key of their own, and have a shell as us.
+Every request needs the access key id, which is random for each start. Otherwise any local user could launch an instance
+with their own SSH key and get a shell as the user of this process.
 """
 
 import io
@@ -43,7 +43,7 @@ log = logging.getLogger("pixel-orch.local")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _MAX_BODY = 4 * 1024 * 1024
 _OTHER_LAUNCHES = {"RequestSpotInstances", "RequestSpotFleet"}
-"""For these moto would make instances without a host."""
+"""Operations with which moto would create instances without a host; they are refused."""
 _STRUCK_BY_POOL = {"RunInstances", "CreateFleet"}
 _KEPT_SERVICES = {"iam", "cloudformation"}
 _JSON_SERVICES = {"ssm", "pricing", "servicequotas"}
@@ -71,14 +71,14 @@ class Overlay:
                 return storage
             reply = self._reply(environ)
         except Exception:
-            log.exception("an error of the embedded cloud's own")
+            log.exception("internal error of the embedded cloud")
             reply = ec2_error(ApiError("InternalError", "An internal error has occurred", 500))
         headers = [("Content-Type", reply.content_type), ("Content-Length", str(len(reply.body)))]
         start_response(STATUS_LINES.get(reply.status, f"{reply.status} Status"), headers)
         return [reply.body]
 
     def _s3(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes] | None:
-        """Answer a request to S3 by a key that is ours, or an instance's role's; None for any other request."""
+        """Answer an S3 request signed with the account's key or a role's key; return None for any other request."""
         found = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
         if found is None or found[3] != "s3" or environ.get("PATH_INFO", "/").startswith(CONTROL_PREFIX):
             return None
@@ -99,11 +99,11 @@ class Overlay:
         found = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
         service = found[3] if found else "ec2"
         if found is None or not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
-            return _stranger(service)
+            return _unknown_key(service)
         try:
             return self._answer(service, found[2], environ, body)
-        except NotImplementedError as error:  # what moto lacks; a 500 would let the client try again
-            refusal = ApiError("UnsupportedOperation", f"Not in the embedded cloud: {error}")
+        except NotImplementedError as error:  # moto does not support it; after a 500 the client would retry
+            refusal = ApiError("UnsupportedOperation", f"The embedded cloud does not support this request: {error}")
         except ApiError as error:
             refusal = error
         if service in _JSON_SERVICES:
@@ -114,7 +114,7 @@ class Overlay:
         if region not in spot_market.regions():
             known = ", ".join(spot_market.regions())
             raise ApiError("InvalidParameterValue", f"The embedded cloud has no region '{region}'; it has {known}.")
-        with self._cloud.lock:  # moto's records are not thread-safe, and threads would not make it faster (GIL)
+        with self._cloud.lock:  # moto's records are not thread-safe, and threads would not be faster (GIL)
             if service == "ec2":
                 return self._ec2(region, Form.parse(body), environ)
             if service in _KEPT_SERVICES:
@@ -125,11 +125,11 @@ class Overlay:
                 self._cloud.faults.strike(Call(operation, region=region))
                 if service != "ssm":
                     return self._json(service, region, operation, json.loads(body or b"{}"))
-                self._know_images(region)
+                self._update_image_parameters(region)
             return self._pass_on(environ, body)
 
     def _kept(self, environ: dict[str, Any], body: bytes) -> Reply:
-        """IAM and CloudFormation: what they make stands beyond this process."""
+        """Answer a request to IAM or CloudFormation, whose resources outlive this process."""
         operation = Form.parse(body).get("Action") or ""
         self._cloud.count(operation)
         self._cloud.faults.strike(Call(operation))
@@ -138,7 +138,7 @@ class Overlay:
         self._journal.replay()
         self._s3_api.read_back()
         for region in spot_market.regions():
-            moto_ec2.backend(region)  # a stack's security group goes into its default VPC
+            moto_ec2.backend(region)  # a stack's security group is created in its default VPC
         self._journal.refuse_no_change(body)
         reply = self._pass_on(environ, body)
         if reply.status < 300:
@@ -146,13 +146,13 @@ class Overlay:
         return reply
 
     def _json(self, service: str, region: str, operation: str, request: dict[str, Any]) -> Reply:
-        """The price list and the quotas, which moto does not have for EC2."""
+        """Answer a request for the price list or the quotas, which moto does not support for EC2."""
         if service == "pricing" and operation == "GetProducts":
             answer = price_list.get_products(request)
         elif service == "servicequotas" and operation in QUOTA_OPERATIONS:
             answer = self._cloud.conditions.account.answer(operation, request, region, moto_ec2.ACCOUNT_ID)
         else:
-            raise ApiError("UnknownOperationException", f"Not in the embedded cloud: {operation}")
+            raise ApiError("UnknownOperationException", f"The embedded cloud does not support {operation}")
         return json_reply(answer)
 
     def _ec2(self, region: str, form: Form, environ: dict[str, Any]) -> Reply:
@@ -166,10 +166,12 @@ class Overlay:
         if any(name.startswith("IamInstanceProfile.") for name in form.values):
             self._journal.replay()
         if operation in _OTHER_LAUNCHES:
-            raise ApiError("UnsupportedOperation", "The embedded cloud launches by RunInstances and CreateFleet only.")
+            raise ApiError(
+                "UnsupportedOperation", "The embedded cloud launches with RunInstances and CreateFleet only."
+            )
         if operation not in _STRUCK_BY_POOL:
             self._cloud.faults.strike(Call(operation, region=region, dry_run=form.flag("DryRun")))
-            if form.flag("DryRun") and operation.startswith("Describe"):  # moto looks at it in some of them only
+            if form.flag("DryRun") and operation.startswith("Describe"):  # moto supports it in some of them only
                 raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
         ours: dict[str, Callable[[], Reply]] = {
             "RunInstances": lambda: self._launcher.run_instances(
@@ -190,7 +192,7 @@ class Overlay:
         return reply
 
     def _by_moto(self, operation: str, region: str, form: Form, moto: Callable[[Form], Reply]) -> Reply:
-        """What moto answers, but for the instances that it must not show yet."""
+        """Let moto answer, without the instances that are not visible yet."""
         if operation not in ("DescribeInstances", "DescribeInstanceStatus"):
             return moto(form)
         self._cloud.instances.hide(form.numbered("InstanceId"))
@@ -198,7 +200,7 @@ class Overlay:
             return moto(form)
 
     def _terminate(self, region: str, form: Form) -> Reply:
-        """TerminateInstances: all or none. Ours, since moto's ends at once and imports two services more (1 s)."""
+        """TerminateInstances: all or none. moto's ends instances at once and imports two more services (1 s)."""
         ids = form.numbered("InstanceId")
         if not ids:
             raise ApiError("InvalidParameterCombination", "No instances specified")
@@ -223,8 +225,8 @@ class Overlay:
             changes.append({"instanceId": record.id, "currentState": _state(record), "previousState": before})
         return xml_reply("TerminateInstances", {"instancesSet": changes})
 
-    def _know_images(self, region: str) -> None:
-        """Make the images' parameters as the faults want them."""
+    def _update_image_parameters(self, region: str) -> None:
+        """Add or remove the image parameters of a region as the faults require."""
         if region in self._cloud.conditions.without_images:
             self._ssm_regions.discard(region)
             moto_ssm.remove_image_parameters(region)
@@ -233,7 +235,7 @@ class Overlay:
             moto_ssm.add_image_parameters(region)
 
     def _pass_on(self, environ: dict[str, Any], body: bytes) -> Reply:
-        """Let moto answer."""
+        """Pass a request to moto."""
         inner = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         answered: dict[str, Any] = {}
 
@@ -245,7 +247,7 @@ class Overlay:
         return Reply(answered["status"], answered["type"], content)
 
     def warm_up(self) -> None:
-        """Make moto load what a first request would wait for: models, the default VPC."""
+        """Load models and create the default VPC in advance, so that the first request does not wait for them."""
         scope = f"Credential={self._access_key_id}/20260101/{spot_market.regions()[0]}/ec2/aws4_request, Signature=0"
         for operation in ("DescribeInstances", "DescribeSecurityGroups"):
             body = f"Action={operation}&Version=2016-11-15".encode()
@@ -270,8 +272,8 @@ def _state(record: Any) -> dict[str, Xml]:
     return {"code": str(record.state_code), "name": record.state}
 
 
-def _stranger(service: str) -> Reply:
-    """What AWS answers to an access key that it does not know; the status differs from service to service."""
+def _unknown_key(service: str) -> Reply:
+    """Return AWS's answer for an unknown access key; the status depends on the service."""
     if service == "ec2":
         return ec2_error(ApiError("AuthFailure", "AWS was not able to validate the provided access credentials", 401))
     text = "The security token included in the request is invalid."

@@ -1,6 +1,6 @@
-"""IAM and CloudFormation of the embedded cloud: the requests that changed something are kept and answered again.
+"""IAM and CloudFormation of the embedded cloud: requests with changes are recorded and replayed.
 
-The process ends with its last instance; roles, instance profiles and stacks of an account outlive it.
+The process stops after its last instance, but roles, instance profiles and stacks of an account persist.
 """
 
 import io
@@ -14,10 +14,10 @@ from infra.local.aws.wire import ApiError, Form
 
 
 class RequestJournal:
-    """What was changed in IAM and CloudFormation, so that the next process has it too.
+    """The changes of IAM and CloudFormation, for the next process.
 
-    The requests themselves are kept, and are answered again by moto, in their order, when one of these services is
-    next asked for. Names stay; ids that moto makes up differ.
+    The journal stores the requests. moto answers them again, in order, before the first use of one of these services.
+    Names stay the same; ids that moto generates differ.
     """
 
     _READS = ("Get", "List", "Describe", "Validate", "Simulate", "Generate", "Estimate")
@@ -30,11 +30,11 @@ class RequestJournal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing stands: then no service need be loaded to know that there is nothing."""
+        """Whether there is no request to replay; then no service needs to be loaded."""
         return not self._path.exists()
 
     def replay(self) -> None:
-        """Let moto have what stands, once."""
+        """Replay the recorded requests to moto, once."""
         if self._is_read:
             return
         self._is_read = True
@@ -50,18 +50,19 @@ class RequestJournal:
     def _note_stack(self, form: Form) -> None:
         name = form.get("StackName") or ""
         if form.get("Action") in ("CreateStack", "UpdateStack"):
-            self._stacks[name] = _asked(form)
+            self._stacks[name] = _stack_parameters(form)
         elif form.get("Action") == "DeleteStack":
             self._stacks = {key: value for key, value in self._stacks.items() if key != name and key not in name}
 
     def refuse_no_change(self, body: bytes) -> None:
-        """Refuse an UpdateStack that changes nothing, as CloudFormation does and moto does not. Raises ApiError."""
+        """Raise ApiError for an UpdateStack without changes, as CloudFormation does and moto does not."""
         form = Form.parse(body)
-        if form.get("Action") == "UpdateStack" and self._stacks.get(form.get("StackName") or "") == _asked(form):
+        known = self._stacks.get(form.get("StackName") or "")
+        if form.get("Action") == "UpdateStack" and known == _stack_parameters(form):
             raise ApiError("ValidationError", "No updates are to be performed.")
 
     def keep(self, environ: dict[str, Any], body: bytes, operation: str) -> None:
-        """Write a request down that has changed something; forget all of them when nothing stands any more."""
+        """Record a request that has changed something; delete the journal when no role, profile or stack exists."""
         if operation.startswith(self._READS):
             return
         self._note_stack(Form.parse(body))
@@ -74,6 +75,6 @@ class RequestJournal:
             self._path.unlink()
 
 
-def _asked(form: Form) -> dict[str, str]:
-    """What a request wants of a stack."""
+def _stack_parameters(form: Form) -> dict[str, str]:
+    """Return the parameters of a request that define a stack."""
     return {key: value for key, value in form.values.items() if key not in ("Action", "Version", "ClientRequestToken")}

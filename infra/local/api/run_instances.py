@@ -1,6 +1,6 @@
-"""RunInstances as EC2 decides it, before moto writes the record: what is refused, where it goes, what is remembered.
+"""RunInstances: the checks, the choice of the zone and the client tokens, before moto writes the record.
 
-The order of the checks follows what was seen of EC2: parameters first, then limits and capacity, then the dry run's
+The order of the checks is the one observed on EC2: parameters first, then limits and capacity, then the dry run's
 answer.
 """
 
@@ -22,14 +22,14 @@ _VOLATILE = {"DryRun", "Version", "Action"}
 
 
 class Launcher:
-    """RunInstances of one embedded cloud; remembers client tokens."""
+    """RunInstances of one embedded cloud; it stores client tokens."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._tokens: dict[tuple[str, str], tuple[dict[str, str], list[str]]] = {}
 
     def run_instances(self, region: str, form: Form, moto: Moto) -> Reply:
-        """Launch, or answer as for the same client token before. Raises ApiError. Call with the cloud's lock held."""
+        """Launch, or repeat the answer for a known client token. Raises ApiError. Call with the cloud's lock held."""
         if self._cloud.stopping:
             raise ApiError("Unavailable", "The embedded cloud is shutting down.", 503)
         instance_type = _known_type(form)
@@ -52,7 +52,7 @@ class Launcher:
         return reply
 
     def launch_one(self, region: str, form: Form, moto: Moto) -> list[str]:
-        """What CreateFleet does in one of its pools; returns the new ids. Raises ApiError, moto's refusals included."""
+        """Launch in one pool of a CreateFleet; returns the new ids. Raises ApiError, also for moto's refusals."""
         if self._cloud.stopping:
             raise ApiError("Unavailable", "The embedded cloud is shutting down.", 503)
         instance_type = _known_type(form)
@@ -68,7 +68,7 @@ class Launcher:
         return ids
 
     def _choose_zone(self, instance_type: str, zones: list[str], form: Form, operation: str = "RunInstances") -> str:
-        """The first zone that nothing speaks against; without a zone in the request EC2 looks for one that has room."""
+        """Return the first zone that admits the request; if the request names none, EC2 chooses one with capacity."""
         refusal: ApiError | None = None
         for zone in zones:
             try:
@@ -99,7 +99,7 @@ class Launcher:
             raise api_error("InsufficientInstanceCapacity", call)
 
     def _check_quota(self, instance_type: str, zone: str, call: Call, count: int) -> None:
-        """The account's vCPUs of that family and market: no other zone would help."""
+        """Check the account's vCPU quota of that family and market, which applies to all zones of the region."""
         quota = quotas.quota_for(instance_type, call.market or "on-demand")
         more = count * quotas.vcpus(instance_type)
         region = spot_market.region_of(zone)
@@ -124,9 +124,9 @@ class Launcher:
             raise api_error("SpotMaxPriceTooLow", call, spot_usd_h=spot_usd_h)
 
     def _launch(self, form: Form, zone: str, moto: Moto) -> tuple[Reply, list[str]]:
-        """Let moto write the records, then give each a host; no ids if moto refuses.
+        """Let moto write the records, then create their hosts. Returns no ids if moto refuses.
 
-        moto launches MinCount, EC2 up to MaxCount.
+        moto launches MinCount instances, EC2 up to MaxCount.
         """
         values = {**form.values, "MinCount": str(_count(form))}
         values.setdefault("InstanceInitiatedShutdownBehavior", "stop")
@@ -166,14 +166,14 @@ def _check_image_and_key(region: str, form: Form) -> None:
 
 
 def _check_user_data(form: Form) -> None:
-    """16 KB before base64, as EC2 has it."""
+    """Check EC2's limit of user data: 16 KB before base64."""
     size = len(base64.b64decode(form.get("UserData") or ""))
     if size > _MAX_USER_DATA:
         raise ApiError("InvalidParameterValue", f"User data is limited to {_MAX_USER_DATA} bytes")
 
 
 def _check_profile(form: Form) -> None:
-    """EC2 says this for some seconds after a profile was made, too."""
+    """Check that the instance profile exists. EC2 returns the same error for some seconds after its creation."""
     name = form.get("IamInstanceProfile.Name")
     if name is not None and not moto_iam.has_profile(name):
         text = f"Value ({name}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
@@ -185,7 +185,7 @@ def _names_a_subnet(form: Form) -> bool:
 
 
 def _candidate_zones(region: str, instance_type: str, form: Form) -> list[str]:
-    """The zones where it may go: the subnet's, the one asked for, or those that offer the type."""
+    """Return the zones that the request allows: the subnet's, the requested one, or those that offer the type."""
     subnet_id = form.get("SubnetId") or form.get("NetworkInterface.1.SubnetId")
     if subnet_id is not None:
         try:
@@ -211,9 +211,10 @@ def _count(form: Form) -> int:
 
 
 def _replay(before: tuple[dict[str, str], list[str]], asked: dict[str, str], form: Form, moto: Moto) -> Reply:
-    """The answer to a client token seen before: the same instances, as they are now; or the mismatch.
+    """Return the answer for a known client token: the same instances in their present state.
 
-    See "Ensuring idempotency in Amazon EC2 API requests" in the EC2 API reference.
+    See "Ensuring idempotency in Amazon EC2 API requests" in the EC2 API reference. Raises ApiError if the parameters
+    differ.
     """
     asked_before, ids = before
     if asked != asked_before:
@@ -224,7 +225,7 @@ def _replay(before: tuple[dict[str, str], list[str]], asked: dict[str, str], for
     values: dict[str, Any] = {"Action": "DescribeInstances", "Version": form.values.get("Version", "2016-11-15")}
     values.update({f"InstanceId.{number}": instance_id for number, instance_id in enumerate(ids, 1)})
     described = moto(Form(values))
-    # A reservation has the same members in both answers.
+    # A reservation has the same elements in both answers.
     found = re.search(r"<reservationSet><item>(.*)</item></reservationSet>", described.body.decode(), re.DOTALL)
     if described.status != 200 or found is None:
         return described

@@ -1,7 +1,7 @@
-"""S3 of the embedded cloud: moto's, with its objects kept on disk, and instances' roles held to their policies.
+"""S3 of the embedded cloud: moto's S3, with objects on disk and with the policies of instances' roles.
 
-The process ends with the last instance, and AWS's buckets do not: what is put is also written to `s3/<bucket>/`, one
-file for each object and one for its metadata, and read back by the next process that is asked for S3.
+The process stops after its last instance, but AWS's buckets persist. So each object is also written to `s3/<bucket>/`,
+one file for its content and one for its metadata, and the next process reads them at the first S3 request.
 """
 
 import io
@@ -27,7 +27,7 @@ class S3:
     """S3, path style: /bucket/key.
 
     Args:
-        folder: where buckets are kept.
+        folder: the folder that holds the buckets.
         moto: moto's WSGI application.
     """
 
@@ -39,7 +39,7 @@ class S3:
         self._is_read = False
 
     def answer(self, environ: dict[str, Any], start_response: StartResponse, role: str | None) -> Iterable[bytes]:
-        """Answer one request; `role` is the instance's role that signed it, None for the account's own key."""
+        """Answer one request; `role` is the instance's role that signed it, or None for the account's key."""
         bucket, _, key = environ.get("PATH_INFO", "/").lstrip("/").partition("/")
         query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
         operation, action = action_of(environ["REQUEST_METHOD"], key, query)
@@ -51,7 +51,7 @@ class S3:
         except ApiError as error:
             return _refuse(environ, start_response, error)
         size = int(environ.get("CONTENT_LENGTH") or 0)
-        body_in = io.BytesIO(environ["wsgi.input"].read(size))  # before the lock: a client may freeze while it sends
+        body_in = io.BytesIO(environ["wsgi.input"].read(size))  # before the lock: a client may hang while it sends
         environ = {**environ, "wsgi.input": body_in}
         with self._lock:
             self.read_back()
@@ -77,7 +77,7 @@ class S3:
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     def read_back(self) -> None:
-        """Let moto have what is on disk, once."""
+        """Load the objects on disk into moto, once."""
         if self._is_read:
             return
         self._is_read = True
@@ -88,7 +88,7 @@ class S3:
                 moto_s3.add_object(folder.name, unquote(path.stem), moto_s3.StoredObject(path.read_bytes(), metadata))
 
     def _write_down(self, bucket: str, key: str) -> None:
-        """Make the disk as moto's bucket is: one object, or (deletes of many) the bucket."""
+        """Update the disk from moto: one object, or for a delete of many objects the whole bucket."""
         region = moto_s3.bucket_region(bucket)
         folder = self._folder / bucket
         if region is None:
@@ -118,7 +118,7 @@ class S3:
 
 
 def _refuse(environ: dict[str, Any], start_response: StartResponse, error: ApiError) -> Iterable[bytes]:
-    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))  # or the client's upload breaks before it reads
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))  # unread input would break the client's upload
     text = f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
     body = b"" if environ["REQUEST_METHOD"] == "HEAD" else f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode()
     line = STATUS_LINES.get(error.status, f"{error.status} Status")

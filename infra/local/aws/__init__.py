@@ -1,1 +1,1 @@
-"""The words and figures of AWS: requests, answers, errors, prices, quotas, images; moto is used in this folder only."""
+"""AWS's formats and data: requests, answers, errors, prices, quotas, images. Only this folder imports moto."""

@@ -1,8 +1,8 @@
-"""AWS's error codes as the embedded cloud gives them: HTTP status and text, filled in from the call. Pure data.
+"""AWS's error codes as the embedded cloud returns them: HTTP status and text, filled in from the call. Pure data.
 
-Texts as they were seen in public issue threads and logs (skypilot#656, ray#20774, hammertime#29, firesim#872,
-aws-ethereum-miner#23, runs-on#251, aws-parallelcluster's guide); where none was found, the sentence of the EC2 API
-reference's list of error codes. InsufficientInstanceCapacity is a 500, which SDKs retry by themselves.
+The texts are from public issue threads and logs (skypilot#656, ray#20774, hammertime#29, firesim#872,
+aws-ethereum-miner#23, runs-on#251, aws-parallelcluster's guide); for a code without one, from the list of error codes
+in the EC2 API reference. InsufficientInstanceCapacity has status 500, which SDKs retry automatically.
 """
 
 from infra.local.aws import spot_market
@@ -85,7 +85,7 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "MaxFleetCountExceeded": (400, "You've reached your quota for maximum Fleet Requests for this account."),
     "SecurityGroupLimitExceeded": (400, "The maximum number of security groups for VPC has been reached."),
     "VolumeLimitExceeded": (400, "You have exceeded your maximum gp3 storage limit of 50 TiB in this region."),
-    # again, later
+    # throttling and server errors: retry later
     "RequestLimitExceeded": (503, "Request limit exceeded."),
     "EC2ThrottledException": (503, "Request limit exceeded."),
     "Throttling": (400, "Rate exceeded"),
@@ -118,7 +118,7 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
         "This account is currently blocked and not recognized as a valid account. Please contact"
         " https://aws.amazon.com/support if you have questions.",
     ),
-    # not there
+    # not found
     "InvalidInstanceID.NotFound": (400, "The instance ID 'i-0123456789abcdef0' does not exist"),
     "InvalidAMIID.NotFound": (400, "The image id '[ami-0123456789abcdef0]' does not exist"),
     "InvalidAMIID.Unavailable": (400, "The image ID 'ami-0123456789abcdef0' is no longer available."),
@@ -163,11 +163,11 @@ NOT_IN_A_DRY_RUN = {
     "Unsupported",
     "VcpuLimitExceeded",
 }
-"""A dry run asks for no capacity, so that none of these can be its answer."""
+"""Codes that a dry run never returns, since it requests no capacity."""
 
 
 def error_from(code: str, values: dict[str, str], message: str | None = None) -> ApiError:
-    """AWS's answer for a code of STATUS_AND_TEXT, its text filled in.
+    """Return AWS's error for a code of STATUS_AND_TEXT, with its text filled in.
 
     `values` may have operation, type, zone, max_price, spot_price, vcpu_limit.
     """

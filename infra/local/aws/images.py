@@ -1,7 +1,7 @@
 """The machine images of the embedded cloud: the Deep Learning AMIs, by SSM parameter, by id and by name. Pure data.
 
-Parameter names as in "Finding a DLAMI ID" (AWS Deep Learning AMIs, developer guide) and in public launch code; ids are
-made up, and differ from region to region as real ones do.
+Parameter names are those of "Finding a DLAMI ID" (AWS Deep Learning AMIs, developer guide) and of public launch code.
+Ids are invented; as on AWS, they differ between regions.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""moto's CloudFormation, which needs packages of its own and seconds to import."""
+"""moto's CloudFormation, which needs extra packages and takes seconds to import."""
 
 import importlib.util
 import sys
@@ -8,7 +8,7 @@ from infra.local.aws.wire import ApiError
 
 
 def check_installed() -> None:
-    """Raise ApiError if a package is missing: moto's CloudFormation imports every service that it can make."""
+    """Raise ApiError if a package is missing: moto's CloudFormation imports every service that it supports."""
     missing = [name for name in ("cfnlint", "openapi_spec_validator", "graphql") if not importlib.util.find_spec(name)]
     if missing:
         text = f"CloudFormation on the embedded cloud needs {missing[0]}: pip install 'moto[cloudformation]'"
@@ -16,7 +16,7 @@ def check_installed() -> None:
 
 
 def has_stacks() -> bool:
-    """Whether CloudFormation has a stack. Its import takes seconds; until something else imports it there is none."""
+    """Whether CloudFormation has a stack. Its import takes seconds; if it is not imported, there is no stack."""
     loaded = sys.modules.get("moto.cloudformation.models")
     regions = loaded.cloudformation_backends[ACCOUNT_ID].values() if loaded else ()
     return any(region.stacks for region in regions)

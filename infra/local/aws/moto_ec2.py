@@ -1,7 +1,8 @@
-"""moto's EC2 with our regions, types, images and instances in it. It sets moto up, so every file with moto imports it.
+"""moto's EC2 with the embedded cloud's regions, types, images and instances. Every file with moto imports this one
+first, since it configures moto.
 
-moto keeps the records (reservations, security groups, key pairs, tags, filters); an `Ec2Instance` adds what makes an
-instance of ours: it begins as pending, has a spot request's id, and stopping or ending it is the cloud's business.
+moto keeps the records (reservations, security groups, key pairs, tags, filters). An `Ec2Instance` adds EC2's behaviour:
+it starts as pending, has a spot request id, and the cloud controls its stop and termination.
 """
 
 import os
@@ -15,15 +16,15 @@ from infra.local.aws import images, spot_market
 
 ACCOUNT_ID = "123456789012"
 os.environ.update(
-    MOTO_EC2_LOAD_DEFAULT_AMIS="false",  # images of 2017; ours are in images.py
+    MOTO_EC2_LOAD_DEFAULT_AMIS="false",  # moto's are of 2017; images.py has current ones
     MOTO_ACCOUNT_ID=ACCOUNT_ID,
-    MOTO_DISABLE_GLOBAL_CORS="true",  # no browser has any business here
+    MOTO_DISABLE_GLOBAL_CORS="true",  # no browser uses this API
 )
 
 
 @contextmanager
 def _only_our_regions_and_types() -> Iterator[None]:
-    """While moto is imported: our types instead of 90 files of offerings (1 s), our regions instead of all (0.6 s)."""
+    """Load only our types (moto's 90 files take 1 s) and only our regions (all take 0.6 s) while moto is imported."""
     import boto3
     import moto.utilities.utils as moto_files
 
@@ -47,7 +48,7 @@ def _only_our_regions_and_types() -> Iterator[None]:
 
 
 def _type_description(name: str) -> dict[str, Any]:
-    """One entry of DescribeInstanceTypes."""
+    """Return one entry of DescribeInstanceTypes."""
     known = spot_market.load_pools()["types"][name]
     gpu = known["gpu"]
     return {
@@ -75,7 +76,7 @@ def _type_description(name: str) -> dict[str, Any]:
 
 
 def _offerings(location_type: str, region: str) -> list[dict[str, str]]:
-    """DescribeInstanceTypeOfferings of a region, by region or by zone name. Zone ids are not kept."""
+    """Return DescribeInstanceTypeOfferings of a region, by region or by zone name. Zone ids are not supported."""
     offered = {name: spot_market.offering_zones(name, region) for name in spot_market.instance_types()}
     if location_type == "region":
         return [{"InstanceType": name, "Location": region} for name, zones in offered.items() if zones]
@@ -97,15 +98,15 @@ StateHook = Callable[["Ec2Instance"], None]
 
 
 class Ec2Instance(moto_instances.Instance):
-    """moto's record of an instance, with the states that EC2 goes through."""
+    """moto's record of an instance, with EC2's sequence of states."""
 
     born: ClassVar[list["Ec2Instance"]] = []
-    """Those made since the list was last emptied: RunInstances finds its new instances here."""
+    """The instances created since the list was last cleared: RunInstances finds its new instances here."""
     on_stop: StateHook
     on_start: StateHook
     on_reboot: StateHook
     max_price_usd_h: float | None = None
-    """Above this spot price EC2 interrupts it; None is the on-demand price, which no spot price exceeds."""
+    """Above this spot price EC2 interrupts the instance; None is the on-demand price, which no spot price exceeds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -116,32 +117,32 @@ class Ec2Instance(moto_instances.Instance):
         self.born.append(self)
 
     def set_state(self, name: str, code: int) -> None:
-        """The state as describe shows it."""
+        """Set the state that describe calls return."""
         self._state.name, self._state.code = name, code
 
     def set_reasons(self, code: str, message: str, transition: str) -> None:
-        """StateReason and StateTransitionReason."""
+        """Set StateReason and StateTransitionReason."""
         self.state_reason = moto_instances.StateReason(message, code)
         self._reason = transition
 
     def set_public_ip(self, address: str | None) -> None:
-        """The address of the first network interface."""
-        self.nics[0].public_ip_auto_assign = False  # moto would draw an address of AWS's at the next change
+        """Set the public address of the first network interface."""
+        self.nics[0].public_ip_auto_assign = False  # otherwise moto assigns one of AWS's addresses at the next change
         self.nics[0].public_ip = address
 
     @property
     def public_dns_name(self) -> str | None:
-        """A name that leads to this machine, not to whoever has moto's made-up one."""
+        """The name of this machine; moto's invented name could belong to another host."""
         return "localhost" if self.public_ip else None
 
     def release(self) -> None:
-        """Give back volumes and network interfaces at the end, which is what moto's terminate does."""
+        """Release volumes and network interfaces with moto's terminate; the reasons are kept."""
         reason, transition = self.state_reason, self._reason
         super().terminate()
         self.state_reason, self._reason = reason, transition
 
     def stop(self) -> Any:
-        """StopInstances. Refused for spot, whose requests are one-time here."""
+        """StopInstances. Refused for spot: all spot requests are one-time here."""
         if self.is_spot:
             raise EC2ClientError(
                 "UnsupportedOperation",
@@ -181,7 +182,7 @@ moto_filters.update(
 
 @contextmanager
 def without(region: str, hidden: set[str]) -> Iterator[None]:
-    """While inside, moto does not know these instances: EC2 lists a new one after some seconds."""
+    """Hide these instances from moto inside the context: EC2 lists a new instance only after some seconds."""
     found = ec2_backends[ACCOUNT_ID][region]
     every = dict(found.reservations)
     for key, reservation in every.items():
@@ -195,7 +196,7 @@ def without(region: str, hidden: set[str]) -> Iterator[None]:
 
 
 def role_of(record: Ec2Instance) -> str | None:
-    """The role of an instance's profile; None where it has none."""
+    """Return the role of an instance's profile, or None."""
     associations = ec2_backends[ACCOUNT_ID][record.region_name].iam_instance_profile_associations
     found = associations.get(record.id)
     roles = found.iam_instance_profile.roles if found is not None else []
@@ -203,7 +204,7 @@ def role_of(record: Ec2Instance) -> str | None:
 
 
 def security_groups(region: str) -> list[dict[str, Any]]:
-    """The security groups of a region but for those that each VPC has: id, name and tags."""
+    """Return the id, name and tags of a region's security groups, without the default group of each VPC."""
     groups = ec2_backends[ACCOUNT_ID][region].describe_security_groups()
     return [
         {"id": one.id, "name": one.name, "region": region, "tags": {t["key"]: t["value"] for t in one.get_tags()}}
@@ -213,7 +214,7 @@ def security_groups(region: str) -> list[dict[str, Any]]:
 
 
 def application() -> Callable[[dict[str, Any], Any], Any]:
-    """moto's WSGI application."""
+    """Return moto's WSGI application."""
     return DomainDispatcherApplication(create_backend_app)
 
 
@@ -221,13 +222,13 @@ _without_images: set[str] = set()
 
 
 def hide_images(regions: set[str]) -> None:
-    """From now on these regions have no image, and all others have."""
+    """Remove the images of these regions; all other regions have theirs."""
     _without_images.clear()
     _without_images.update(regions)
 
 
 def backend(region: str) -> Any:
-    """moto's EC2 of a region, with our images in it. Makes the default VPC and subnets on first use (0.1 s)."""
+    """Return moto's EC2 of a region with the images. The first use creates the default VPC and subnets (0.1 s)."""
     found = ec2_backends[ACCOUNT_ID][region]
     for image in images.images(region):
         if region in _without_images:

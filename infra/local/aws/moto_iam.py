@@ -1,4 +1,4 @@
-"""moto's IAM: instance profiles, and what the policies of a role say. moto is imported when IAM is first asked for."""
+"""moto's IAM: instance profiles and the policies of roles. moto's IAM is imported on first use."""
 
 import json
 from typing import Any
@@ -13,18 +13,18 @@ def _backend() -> Any:
 
 
 def has_profile(name: str) -> bool:
-    """Whether IAM has an instance profile of that name."""
+    """Whether IAM has an instance profile with that name."""
     return any(profile.name == name for profile in _backend().instance_profiles.values())
 
 
 def is_empty() -> bool:
-    """Whether there is no role and no instance profile."""
+    """Whether IAM has no role and no instance profile."""
     iam = _backend()
     return not iam.get_roles() and not iam.instance_profiles
 
 
 def role_policies(role_name: str) -> list[dict[str, Any]]:
-    """The role's policy documents, inline and attached; none for a role that is not there."""
+    """Return the role's policy documents, inline and attached; an empty list for an unknown role."""
     role = next((role for role in _backend().get_roles() if role.name == role_name), None)
     if role is None:
         return []

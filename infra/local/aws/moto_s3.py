@@ -1,4 +1,4 @@
-"""moto's S3: buckets and objects, as they are put into it and taken out of it beside the API."""
+"""moto's S3: buckets and objects, read and written without the API."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ def _backend() -> Any:
 
 
 def add_bucket(name: str, region: str) -> None:
-    """Make a bucket, unless it is there."""
+    """Create a bucket unless it exists."""
     backend = _backend()
     if name not in backend.buckets:
         backend.create_bucket(name, region)
@@ -33,17 +33,17 @@ def add_object(bucket: str, key: str, stored: StoredObject) -> None:
 
 
 def bucket_region(bucket: str) -> str | None:
-    """The region of a bucket; None if there is no such bucket."""
+    """Return the region of a bucket, or None if there is no such bucket."""
     found = _backend().buckets.get(bucket)
     return None if found is None else str(found.region_name)
 
 
 def keys(bucket: str) -> set[str]:
-    """The keys of a bucket's objects."""
+    """Return the keys of a bucket's objects."""
     return set(_backend().buckets[bucket].keys)
 
 
 def get_object(bucket: str, key: str) -> StoredObject | None:
-    """One object; None if it is not there."""
+    """Return an object, or None if there is no such key."""
     found = _backend().buckets[bucket].keys.get(key)
     return None if found is None else StoredObject(found.value, dict(found.metadata))

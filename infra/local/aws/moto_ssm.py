@@ -1,4 +1,4 @@
-"""moto's Systems Manager: the parameters that name the images, which no client can write below /aws."""
+"""moto's Systems Manager: the public parameters below /aws with the image ids, which no client can write."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -14,7 +14,7 @@ def _parameters(region: str) -> Any:
 
 
 def remove_image_parameters(region: str) -> None:
-    """Let no parameter of a region name an image."""
+    """Remove the image parameters of a region."""
     parameters = _parameters(region)
     for image in images.images(region):
         parameters.pop(image.parameter, None)
@@ -27,7 +27,7 @@ def add_image_parameters(region: str) -> None:
     parameters = _parameters(region)
     for image in images.images(region):
         parameters[image.parameter].append(
-            Parameter(  # type: ignore[abstract] # moto makes it so itself
+            Parameter(  # type: ignore[abstract] # moto instantiates it in the same way
                 account_id=ACCOUNT_ID,
                 name=image.parameter,
                 value=image.image_id,

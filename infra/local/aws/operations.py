@@ -1,4 +1,4 @@
-"""The API operations that the embedded cloud serves, by name: what a fault can strike."""
+"""The names of the API operations that the embedded cloud serves, and that a fault can name."""
 
 import difflib
 from functools import lru_cache
@@ -15,7 +15,7 @@ USUAL = frozenset(
         *("CreateStack", "UpdateStack", "DeleteStack", "DescribeStacks", "DescribeStackEvents"),
     }
 )
-"""Those that are known without the vendor's models, which take half a second to read."""
+"""Operations that are known without botocore's service models, which take half a second to load."""
 OF_S3 = frozenset(
     {
         *("HeadBucket", "CreateBucket", "DeleteBucket", "ListObjectsV2", "ListMultipartUploads", "DeleteObjects"),
@@ -23,7 +23,7 @@ OF_S3 = frozenset(
         *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
     }
 )
-"""As `permissions.action_of` names them: by method and query, so that a copy is a PutObject."""
+"""The names that `permissions.action_of` returns: derived from method and query, so that a copy is a PutObject."""
 _BY_MODEL = ("ec2", "ssm", "iam", "cloudformation")
 
 
@@ -36,7 +36,7 @@ def _by_model() -> frozenset[str]:
 
 
 def check(name: str) -> None:
-    """Raise ValueError if no request is ever of that operation; it names the nearest."""
+    """Raise ValueError if no request can have that operation; the message suggests the most similar name."""
     if name in USUAL or name in OF_S3 or name in _by_model():
         return
     near = difflib.get_close_matches(name, USUAL | OF_S3, n=1) or difflib.get_close_matches(name, _by_model(), n=1)

@@ -1,8 +1,8 @@
-"""What an instance's role may do to S3, by its policies. Pure.
+"""The evaluation of a role's policies for S3 requests. Pure.
 
-A small part of IAM's evaluation (IAM User Guide, "Policy evaluation logic"): an explicit Deny wins, else one Allow is
-needed; wildcards in actions and resources. An Allow under conditions counts only if they are of the kinds below; a Deny
-under conditions that are not counts, so that what is not understood is refused.
+It covers a small part of IAM's evaluation (IAM User Guide, "Policy evaluation logic"): an explicit Deny wins, else one
+Allow is needed; actions and resources may have wildcards. An Allow with an unsupported condition does not apply, and a
+Deny with an unsupported condition does, so that a request is refused in case of doubt.
 """
 
 import fnmatch
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def action_of(method: str, key: str, query: Mapping[str, str]) -> tuple[str, str]:
-    """(API operation, IAM action) of a request on a bucket (`key` empty) or an object."""
+    """Return (API operation, IAM action) of a request for a bucket (`key` empty) or an object."""
     if not key:
         if "uploads" in query:
             return "ListMultipartUploads", "s3:ListBucketMultipartUploads"
@@ -34,7 +34,7 @@ def action_of(method: str, key: str, query: Mapping[str, str]) -> tuple[str, str
 
 
 def may(policies: Iterable[Mapping[str, Any]], action: str, resource: str, context: Mapping[str, str]) -> bool:
-    """Whether these policies allow the action on the resource (an ARN); `context` has the condition keys' values."""
+    """Whether these policies allow the action on the resource (an ARN); `context` maps condition keys to values."""
     allowed = False
     for policy in policies:
         for statement in _listed(policy.get("Statement")):

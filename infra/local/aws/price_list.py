@@ -1,9 +1,10 @@
-"""The Price List API: GetProducts for AmazonEC2, on-demand prices of the recorded pools. Pure but for the pool file.
+"""The Price List API: GetProducts for AmazonEC2 with the on-demand prices of the recorded pools. Reads the pool file
+only.
 
-Shapes: "Using the AWS Price List Query API" (AWS Billing User Guide) and the answers that public price tools keep in
-their tests. Each price is a string that holds JSON, as the real one is. As in the real list there are three rows for
-a type: `capacitystatus` Used is the price of running it; the two rows of capacity reservations would mislead who does
-not filter. Types that can no longer be rented (g2, p2, p3) are in it: price is not availability.
+The formats are those of "Using the AWS Price List Query API" (AWS Billing User Guide) and of recorded answers in the
+tests of public price tools. As on AWS, each entry is a string of JSON, and each type has three rows: `capacitystatus`
+Used is the price of a running instance, the two others are for capacity reservations and must be filtered out. Retired
+types (g2, p2, p3) are listed: a price does not imply availability.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ _LOCATIONS = {
     "us-west-2": "US West (Oregon)",
     "ap-northeast-1": "Asia Pacific (Tokyo)",
 }
-_USAGE_PREFIX = {"us-east-1": "", "us-west-2": "USW2-", "ap-northeast-1": "APN1-"}  # the first region has none
+_USAGE_PREFIX = {"us-east-1": "", "us-west-2": "USW2-", "ap-northeast-1": "APN1-"}  # us-east-1 has no prefix
 _CAPACITY = {
     "Used": "BoxUsage",
     "UnusedCapacityReservation": "UnusedBox",
@@ -33,7 +34,7 @@ _MOST_ROWS = 100
 
 
 def get_products(request: dict[str, Any]) -> dict[str, Any]:
-    """One page of GetProducts. Raises ApiError as the API refuses."""
+    """Return one page of GetProducts. Raises ApiError with the API's error."""
     service = request.get("ServiceCode")
     if not service:
         raise ApiError("InvalidParameterException", "ServiceCode is required")
@@ -63,7 +64,7 @@ def _checked(one: Any) -> dict[str, str]:
 
 
 def _matches(attributes: dict[str, str], one: dict[str, str]) -> bool:
-    """A field that a product lacks matches nothing, as in the real list."""
+    """Whether a product matches a filter. As on AWS, a field that the product does not have matches no filter."""
     value = attributes.get(one["Field"])
     if value is None:
         return False

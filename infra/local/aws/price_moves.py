@@ -1,4 +1,4 @@
-"""What a test, or a faults file, does to the recorded spot prices. Pure: no clock, no I/O."""
+"""Changes of the recorded spot prices by a test or a faults file. Pure: no clock, no I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from infra.local.aws.spot_market import PriceChange
 
 @dataclass(frozen=True)
 class Move:
-    """From `time` (unix seconds) on, the matching pools cost `usd_h`, or `factor` times as much as they would."""
+    """From `time` (unix seconds) on, the matching pools cost `usd_h`, or `factor` times their price before the move."""
 
     time: float
     usd_h: float | None = None
@@ -19,31 +19,31 @@ class Move:
     region: str | None = None
 
     def is_meant(self, instance_type: str, zone: str) -> bool:
-        """Whether it moves that pool's price."""
+        """Whether the move applies to that pool."""
         given = {"instance_type": instance_type, "zone": zone, "region": spot_market.region_of(zone)}
         return all(getattr(self, name) in (None, value) for name, value in given.items())
 
 
 class MovedMarket:
-    """The recorded market with moves on top. A price never goes above on-demand, which is EC2's default cap."""
+    """The recorded market with moves applied. No price exceeds the on-demand price, EC2's default cap."""
 
     def __init__(self) -> None:
         self._moves: list[Move] = []
 
     def add(self, move: Move) -> None:
-        """One more; a later one moves what those before it have made."""
+        """Add a move; it applies to the result of the earlier ones."""
         self._moves.append(move)
 
     def clear(self) -> None:
-        """The recorded market again."""
+        """Remove all moves."""
         self._moves.clear()
 
     def moves(self) -> list[Move]:
-        """Those that were added."""
+        """Return the moves in the order in which they were added."""
         return list(self._moves)
 
     def spot_usd_h(self, instance_type: str, zone: str, time: float) -> float:
-        """The price in force at `time`. Raises KeyError where the zone does not offer the type."""
+        """Return the price at `time` in dollars an hour. Raises KeyError if the zone does not offer the type."""
         usd_h = spot_market.spot_usd_h(instance_type, zone, time)
         for move in self._moves:
             if move.time <= time and move.is_meant(instance_type, zone):
@@ -51,7 +51,7 @@ class MovedMarket:
         return round(min(usd_h, spot_market.on_demand_usd_h(instance_type, spot_market.region_of(zone))), 4)
 
     def history(self, instance_type: str, zone: str, start: float, end: float) -> Iterator[PriceChange]:
-        """As `spot_market.history`: the changes in the window and the last one before it, newest first."""
+        """Yield the changes in the window and the last one before it, newest first, as `spot_market.history` does."""
         recorded = list(spot_market.history(instance_type, zone, start, end))
         if not recorded:
             return

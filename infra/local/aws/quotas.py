@@ -1,8 +1,8 @@
-"""EC2's vCPU quotas: what an account may run at once by family and market, and the Service Quotas API on them.
+"""EC2's vCPU quotas by instance family and market, and the Service Quotas API.
 
-Codes and names: "Amazon EC2 service quotas" and answers of ListServiceQuotas in public code. A quota counts the default
-vCPUs of what is pending, running or still shutting down. A new account has 0 for the GPU families ("Spot Instance
-quotas", EC2 User Guide); the embedded one has plenty, unless told otherwise.
+Codes and names are those of "Amazon EC2 service quotas" and of answers of ListServiceQuotas in public code. A quota
+counts the default vCPUs of instances that are pending, running or shutting down. A new AWS account has 0 for the GPU
+families ("Spot Instance quotas", EC2 User Guide); the embedded account has PLENTY_VCPUS by default.
 """
 
 import re
@@ -19,7 +19,7 @@ OPERATIONS = ("GetServiceQuota", "ListServiceQuotas", "GetAWSDefaultServiceQuota
 
 @dataclass(frozen=True)
 class Quota:
-    """One vCPU quota. `family` is the class that AWS/Usage knows it by; `market` is "spot" or "on-demand"."""
+    """One vCPU quota. `family` is its class in the AWS/Usage metrics; `market` is "spot" or "on-demand"."""
 
     code: str
     name: str
@@ -39,7 +39,7 @@ QUOTAS = (
 
 
 def quota_for(instance_type: str, market_name: str) -> Quota:
-    """Which quota counts an instance of that type ("p2.xlarge") and market ("spot" or "on-demand")."""
+    """Return the quota that counts an instance of that type ("p2.xlarge") and market ("spot" or "on-demand")."""
     letters = re.match(r"[a-z]+", instance_type)
     family = {"g": "G", "gr": "G", "vt": "G", "p": "P"}.get(letters[0] if letters else "", "Standard")
     if family == "P" and market_name == "spot" and instance_type.startswith("p5"):
@@ -48,7 +48,7 @@ def quota_for(instance_type: str, market_name: str) -> Quota:
 
 
 def find(code: str) -> Quota | None:
-    """The quota with that code, or None."""
+    """Return the quota with that code, or None."""
     return next((quota for quota in QUOTAS if quota.code == code), None)
 
 
@@ -59,31 +59,34 @@ class Account:
         self._values: dict[tuple[str, str | None], float] = {}
 
     def set(self, code: str, vcpus: float | None, region: str | None = None) -> None:
-        """Set a quota for one region or (None) for all; `vcpus` None is plenty again. Raises ValueError."""
+        """Set a quota for one region or (None) for all. `vcpus` None restores the default.
+
+        Raises ValueError for an unknown code or a negative number.
+        """
         if find(code) is None:
             raise ValueError(f"unknown quota {code!r}; known: {', '.join(quota.code for quota in QUOTAS)}")
         if vcpus is not None and not vcpus >= 0:
-            raise ValueError(f"a quota of {vcpus!r} vCPUs makes no sense; give a number from 0 on")
+            raise ValueError(f"quota {code}: {vcpus!r} vCPUs is not valid; give a number of at least 0")
         if vcpus is None:
             self._values.pop((code, region), None)
         else:
             self._values[(code, region)] = float(vcpus)
 
     def clear(self) -> None:
-        """Plenty of everything."""
+        """Restore the default of all quotas."""
         self._values.clear()
 
     def described(self) -> list[dict[str, Any]]:
-        """The quotas that were set: code, region (None: all), vcpus."""
+        """Return the quotas that were set: code, region (None: all), vcpus."""
         return [{"code": code, "region": region, "vcpus": n} for (code, region), n in self._values.items()]
 
     def value(self, code: str, region: str) -> float:
-        """The vCPUs that the quota allows in the region."""
+        """Return the number of vCPUs that the quota allows in the region."""
         everywhere = self._values.get((code, None), PLENTY_VCPUS)
         return self._values.get((code, region), everywhere)
 
     def has_room(self, quota: Quota, region: str, running: Iterable[tuple[str, str, str]], more_vcpus: int) -> bool:
-        """Whether `more_vcpus` may be added to what runs: (type, market, region) of each instance that counts."""
+        """Whether the quota allows `more_vcpus`; `running` has (type, market, region) of each counted instance."""
         used = sum(
             vcpus(instance_type)
             for instance_type, market_name, where in running
@@ -92,7 +95,7 @@ class Account:
         return used + more_vcpus <= self.value(quota.code, region)
 
     def answer(self, operation: str, request: dict[str, Any], region: str, account_id: str) -> dict[str, Any]:
-        """GetServiceQuota, ListServiceQuotas, or GetAWSDefaultServiceQuota. Raises ApiError as the API refuses."""
+        """Answer GetServiceQuota, ListServiceQuotas or GetAWSDefaultServiceQuota. Raises ApiError as the API does."""
         if request.get("ServiceCode") != "ec2":
             raise ApiError(
                 "NoSuchResourceException", "The request failed because the specified service does not exist."
@@ -141,5 +144,5 @@ class Account:
 
 
 def vcpus(instance_type: str) -> int:
-    """The default vCPUs of a type. Raises KeyError for an unknown one."""
+    """Return the default number of vCPUs of a type. Raises KeyError for an unknown type."""
     return int(spot_market.load_pools()["types"][instance_type]["vcpus"])

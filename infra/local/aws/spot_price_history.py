@@ -1,4 +1,4 @@
-"""DescribeSpotPriceHistory, from the market's steps (EC2 API reference: DescribeSpotPriceHistory)."""
+"""DescribeSpotPriceHistory from the spot market's price changes (EC2 API reference: DescribeSpotPriceHistory)."""
 
 import re
 import time
@@ -18,7 +18,7 @@ _FILTERS = {"availability-zone", "instance-type", "product-description", "spot-p
 def describe_spot_price_history(
     region: str, form: Form, now: float | None = None, history: History = spot_market.history
 ) -> Reply:
-    """One page, newest first: the changes in the window, and for each pool the last one before it."""
+    """Return one page, newest first: the changes in the window, and for each pool the last one before it."""
     now = time.time() if now is None else now
     filters = form.filters()
     for name in filters:
@@ -56,7 +56,7 @@ def describe_spot_price_history(
 
 
 def _page(total: int, form: Form) -> tuple[slice, str]:
-    """Which rows, and the token of the next page ("" on the last). EC2's token is opaque; this one is an offset."""
+    """Return the rows and the token of the next page ("" on the last). EC2's token is opaque; this one is an offset."""
     token = form.get("NextToken") or "0"
     if not token.isdigit():
         raise ApiError("InvalidNextToken", "The NextToken is invalid")
@@ -78,7 +78,7 @@ def _wanted(asked: list[str], filtered: list[str] | None, known: list[str]) -> l
 
 
 def _matches(value: str, patterns: list[str] | None) -> bool:
-    """A filter's values are alternatives, with * and ? as wildcards."""
+    """Whether one of the filter's values matches; * and ? are wildcards."""
     if patterns is None:
         return True
     return any(

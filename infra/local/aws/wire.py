@@ -1,4 +1,4 @@
-"""What travels between a client and the overlay: form parameters in, EC2's XML or a JSON answer out."""
+"""The wire formats of the overlay: form parameters of requests, EC2's XML and JSON of answers."""
 
 import json
 import uuid
@@ -22,7 +22,7 @@ STATUS_LINES = {
 
 
 class ApiError(Exception):
-    """An answer that refuses: `code` and `message` as AWS gives them, `status` the HTTP status."""
+    """An error answer: `code` and `message` are AWS's, `status` is the HTTP status."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
         super().__init__(f"{code}: {message}")
@@ -33,7 +33,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole HTTP answer."""
+    """An HTTP answer."""
 
     status: int
     content_type: str
@@ -42,36 +42,36 @@ class Reply:
 
 @dataclass
 class Form:
-    """The parameters of an EC2 query request, flat as they came: `InstanceId.1`, `Placement.AvailabilityZone`."""
+    """The parameters of an EC2 query request with their flat names: `InstanceId.1`, `Placement.AvailabilityZone`."""
 
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, body: bytes) -> "Form":
-        """From a urlencoded body."""
+        """Parse a urlencoded body."""
         return cls(dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)))
 
     def encode(self) -> bytes:
-        """Back to a urlencoded body."""
+        """Return the urlencoded body."""
         return urlencode(self.values).encode()
 
     def get(self, name: str) -> str | None:
-        """One parameter, None if it is missing or empty."""
+        """Return a parameter, or None if it is missing or empty."""
         return self.values.get(name) or None
 
     def flag(self, name: str) -> bool:
-        """A boolean parameter; missing is false."""
+        """Return a boolean parameter; a missing one is False."""
         return self.values.get(name, "").lower() == "true"
 
     def numbered(self, name: str) -> list[str]:
-        """A list parameter: `InstanceId` -> the values of InstanceId.1, InstanceId.2 ..."""
+        """Return a list parameter: `InstanceId` -> the values of InstanceId.1, InstanceId.2 ..."""
         found: list[str] = []
         while (value := self.values.get(f"{name}.{len(found) + 1}")) is not None:
             found.append(value)
         return found
 
     def filters(self) -> dict[str, list[str]]:
-        """Filter.N.Name and Filter.N.Value.M as one mapping."""
+        """Return Filter.N.Name and Filter.N.Value.M as one mapping."""
         found: dict[str, list[str]] = {}
         number = 1
         while (name := self.values.get(f"Filter.{number}.Name")) is not None:
@@ -84,7 +84,7 @@ Xml = str | Mapping[str, "Xml"] | Iterable["Xml"] | None
 
 
 def xml_reply(operation: str, content: Mapping[str, Xml]) -> Reply:
-    """An EC2 success answer. A mapping is elements, another iterable is `<item>`s, None leaves the element out."""
+    """Return an EC2 success answer. A mapping becomes elements, another iterable `<item>`s, None omits the element."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<{operation}Response xmlns="{EC2_NAMESPACE}">'
     body += f"<requestId>{uuid.uuid4()}</requestId>{_xml(content)}</{operation}Response>"
     return Reply(200, "text/xml;charset=UTF-8", body.encode())
@@ -101,7 +101,7 @@ def _xml(content: Xml) -> str:
 
 
 def ec2_error(error: ApiError) -> Reply:
-    """An EC2 error answer, the XML that SDKs parse."""
+    """Return an EC2 error answer, the XML that SDKs parse."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error>'
         f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message></Error></Errors>"
@@ -111,7 +111,7 @@ def ec2_error(error: ApiError) -> Reply:
 
 
 def query_error(error: ApiError) -> Reply:
-    """An error answer of the query protocol that STS speaks."""
+    """Return an error answer of the query protocol, which STS, IAM and CloudFormation use."""
     body = (
         '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
         f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
@@ -121,7 +121,7 @@ def query_error(error: ApiError) -> Reply:
 
 
 def json_error(error: ApiError) -> Reply:
-    """An error answer of the JSON protocol that SSM speaks."""
+    """Return an error answer of the JSON protocol, which SSM uses."""
     return Reply(
         error.status,
         "application/x-amz-json-1.1",
@@ -130,5 +130,5 @@ def json_error(error: ApiError) -> Reply:
 
 
 def json_reply(content: object, status: int = 200) -> Reply:
-    """A plain JSON answer, for the control routes."""
+    """Return a plain JSON answer, for the control routes."""
     return Reply(status, "application/json", json.dumps(content).encode())

@@ -1,1 +1,1 @@
-"""The instances that run, and what goes wrong with them."""
+"""The state of the embedded cloud: its instances, and the faults that apply to instances and prices."""

@@ -1,7 +1,7 @@
-"""The running embedded cloud: which instances there are, and how they begin, are interrupted, and end.
+"""The running embedded cloud: the launch, interruption and termination of its instances.
 
-API calls come in threads, hosts live in the event loop. `lock` guards moto's records, which are not thread-safe; a host
-is touched in the loop's thread only.
+API calls run in threads, hosts run in the event loop. `lock` guards moto's records, which are not thread-safe; a host
+is used in the loop's thread only.
 """
 
 import asyncio
@@ -41,20 +41,20 @@ log = logging.getLogger("pixel-orch.local")
 
 @dataclass
 class Settings:
-    """What can be told otherwise at the start."""
+    """Settings that are given at the start."""
 
     notice_s: float = 10.0
-    """From the interruption notice to the end; 120 on EC2."""
+    """Seconds from the interruption notice to the termination; 120 on EC2."""
     boot_s: float = 0.3
-    """From the launch to running."""
+    """Seconds from the launch to the state running."""
     hidden_describes: int = 1
-    """How many describe calls by id do not find a new instance yet."""
+    """Number of describe calls by id that do not find a new instance yet."""
     idle_s: float = 3600.0
-    """The cloud ends by itself after so long without an instance and without a request."""
+    """The cloud stops after so many seconds without an instance and without a request."""
 
 
 class Cloud:
-    """How instances begin, run and end; `instances` says which there are, `conditions` what they may use and cost."""
+    """The life cycle of instances. `instances` lists them; `conditions` holds capacity, quotas, prices and images."""
 
     def __init__(self, state: Path, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
@@ -79,7 +79,7 @@ class Cloud:
     # --- launching ---------------------------------------------------------------------------------------------------
 
     def add(self, record: Ec2Instance) -> None:
-        """Give a new record its host and let it boot; call with the lock held, from an API thread."""
+        """Create and boot the host of a new record. Call with the lock held, from an API thread."""
         facts = self._facts(record)
         folder = self.instances.folder / record.id
         events = list(self.faults.strike_instance(Call("", facts.zone, facts.instance_type, facts.lifecycle)))
@@ -137,7 +137,7 @@ class Cloud:
             fault_effects.plan(self, record.id, events, self._later)
 
     def _later(self, delay_s: float, action: Callable[[], object]) -> None:
-        """Do something to an instance after a while; one that is gone by then is left in peace."""
+        """Run an action on an instance after a delay; if it has ended by then, nothing happens."""
 
         def act() -> None:
             with contextlib.suppress(RefusedError):
@@ -151,13 +151,13 @@ class Cloud:
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def end(self, record: Ec2Instance, reason: StateReason, *, state: str = "terminated") -> None:
-        """Begin to end an instance, from any thread: shutting-down at once, `state` when nothing of it is left."""
-        with self._ending:  # an interruption's timer and TerminateInstances may come at once
+        """Start to end an instance, from any thread: shutting-down at once, `state` after its processes have ended."""
+        with self._ending:  # the timer of an interruption and TerminateInstances may run at the same time
             if record.state in ("terminated", "shutting-down"):
                 return
             record.set_reasons(reason.code, reason.message, reason.transition)
             record.set_state(*(("shutting-down", 32) if state == "terminated" else ("stopping", 64)))
-        log.info("%s ends: %s", record.id, reason.code)
+        log.info("%s is ending: %s", record.id, reason.code)
         self.in_loop(lambda: self._spawn(self._finish(record, state)))
 
     async def _finish(self, record: Ec2Instance, state: str) -> None:
@@ -179,12 +179,12 @@ class Cloud:
             record.set_public_ip(None)
             record.set_state(state, 48 if state == "terminated" else 80)
         if state == "terminated":
-            for name in ("home", "bin"):  # the log of its first boot stays for whoever asks why
+            for name in ("home", "bin"):  # the log of its first boot is kept for diagnosis
                 shutil.rmtree(self.instances.folder / record.id / name, ignore_errors=True)
 
     def _on_stop(self, record: Ec2Instance) -> None:
         reason = ended_by_user()
-        record.set_state("running", 16)  # moto has set stopped; `end` goes there by way of stopping
+        record.set_state("running", 16)  # moto has set stopped; `end` sets stopping first
         self.end(record, reason, state="stopped")
 
     def _on_start(self, record: Ec2Instance) -> None:
@@ -198,10 +198,10 @@ class Cloud:
     # --- what EC2 does to an instance --------------------------------------------------------------------------------
 
     def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
-        """A spot interruption. Raises RefusedError if there is no such running spot instance."""
+        """Interrupt a spot instance. Raises RefusedError if there is no such running spot instance."""
         record, host = self.instances.running(instance_id)
         if not record.is_spot:
-            raise RefusedError(f"{instance_id} is on-demand: EC2 interrupts spot instances only")
+            raise RefusedError(f"{instance_id} is on-demand; EC2 interrupts spot instances only")
         delay_s = (self.settings.notice_s if notice_s is None else notice_s) if notice else 0.0
         log.info("%s interrupted, notice %s s", instance_id, delay_s if notice else "none")
         if notice:
@@ -214,43 +214,43 @@ class Cloud:
             self.in_loop(lambda: self._loop.call_later(delay_s, self.end, record, ended_by_interruption()))
 
     def rebalance(self, instance_id: str) -> None:
-        """The rebalance recommendation appears. Raises RefusedError if the instance is not running."""
+        """Recommend a rebalance in the instance metadata. Raises RefusedError if the instance is not running."""
         _, host = self.instances.running(instance_id)
         self.in_loop(host.recommend_rebalance)
 
     def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
-        """The host stops answering, or answers again. Raises RefusedError if the instance is not running."""
+        """Make the host hang, or continue. Raises RefusedError if the instance is not running."""
         _, host = self.instances.running(instance_id)
         self.in_loop(host.thaw if thaw else host.freeze)
 
     def cut(self, instance_id: str, after_bytes: int | None) -> None:
-        """SSH connections are reset. Raises RefusedError if the instance is not running."""
+        """Reset its SSH connections. Raises RefusedError if the instance is not running."""
         _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.cut(after_bytes))
 
     def set_link(self, instance_id: str, *, down: bool) -> None:
-        """No SSH connection lives while it is down. Raises RefusedError if the instance is not running."""
+        """Take its network link down or up. Raises RefusedError if the instance is not running."""
         _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.set_link(down=down))
 
     def fill_disk(self, instance_id: str, *, full: bool) -> None:
-        """Its files cannot grow, or can again. Raises RefusedError if the instance is not running."""
+        """Prevent its files from growing, or allow it. Raises RefusedError if the instance is not running."""
         _, host = self.instances.running(instance_id)
         self.in_loop(lambda: host.fill_disk(full=full))
 
     def apply(self, fault: Fault) -> None:
-        """Take a fault in: it waits for its calls and instances, or, a state, it is so at once."""
+        """Add a fault. A state takes effect at once; other faults apply to later calls and instances."""
         if fault.state:
             fault_effects.apply_state(self, self.conditions, fault)
         self.faults.add(fault)
 
     def clear_faults(self) -> None:
-        """No fault, no move of prices, no limit of capacity or quota any more."""
+        """Remove all faults, price moves, capacity limits and quotas."""
         self.faults.clear()
         self.conditions.clear()
 
     def move_prices(self, move: Move) -> None:
-        """Spot prices move; whoever bids less than they cost then is interrupted, with notice."""
+        """Move spot prices; instances with a max price below the new price are interrupted, with notice."""
         self.conditions.prices.add(move)
         delay_s = max(0.0, move.time - time.time())
         self.in_loop(lambda: self._loop.call_later(delay_s, self._interrupt_outbid, move))
@@ -265,7 +265,7 @@ class Cloud:
                     self.interrupt(record.id, notice=True, notice_s=None, terminate=True)
 
     def power(self, instance_id: str, secret: str, action: str, delay_s: float) -> None:
-        """What the instance's own `shutdown` asks for. Raises RefusedError with a wrong secret."""
+        """Carry out the instance's own `shutdown` or `reboot`. Raises RefusedError for a wrong secret."""
         host = self.instances.hosts.get(instance_id)
         if host is None or not secrets.compare_digest(host.power_secret, secret):
             raise RefusedError("no such instance")
@@ -291,7 +291,7 @@ class Cloud:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def in_loop(self, action: Callable[[], object]) -> None:
-        """Do something in the event loop's thread, and wait for it there unless this is that thread."""
+        """Run an action in the event loop's thread and wait for it; in that thread, run it directly."""
         if threading.current_thread() is threading.main_thread():
             action()
             return
@@ -314,10 +314,10 @@ class Cloud:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("work in the background failed", exc_info=task.exception())
+            log.error("a background task failed", exc_info=task.exception())
 
     async def end_all(self) -> None:
-        """End every instance at once, for the end of the process."""
+        """End all instances at once, before the process exits."""
         hosts = list(self.instances.hosts.values())
         self.instances.hosts.clear()
         await asyncio.gather(*(host.end() for host in hosts))

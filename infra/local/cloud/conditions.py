@@ -1,4 +1,4 @@
-"""What a fault or a test changes of the account and the market: pools' capacity, vCPU quotas, spot prices, images."""
+"""The conditions of account and market that faults and tests change: capacity, vCPU quotas, spot prices, images."""
 
 from collections.abc import Iterable
 
@@ -8,30 +8,30 @@ from infra.local.aws.quotas import Account
 
 
 class Conditions:
-    """The account and the market as they are now; a fresh one limits nothing."""
+    """The present conditions of account and market; a new one has no limits."""
 
     def __init__(self) -> None:
         self.capacity: dict[tuple[str, str], int] = {}
-        """(type, zone) -> how many instances the pool has room for; a pool that is not in it has no limit."""
+        """(type, zone) -> the largest number of instances in the pool; a pool without an entry has no limit."""
         self.account = Account()
         self.prices = MovedMarket()
         self.without_images: set[str] = set()
         """The regions without the Deep Learning AMI."""
 
     def set_capacity(self, instance_type: str, zone: str, count: int | None) -> None:
-        """Limit a pool to `count` instances; None takes the limit away."""
+        """Limit a pool to `count` instances; None removes the limit."""
         if count is None:
             self.capacity.pop((instance_type, zone), None)
         else:
             self.capacity[(instance_type, zone)] = count
 
     def remove_images(self, regions: Iterable[str] = ()) -> None:
-        """Remove the Deep Learning AMI from these regions, or from all if none is given."""
+        """Remove the Deep Learning AMIs from these regions, or from all if none is given."""
         self.without_images.update(list(regions) or spot_market.regions())
         moto_ec2.hide_images(self.without_images)
 
     def clear(self) -> None:
-        """Take every limit and every price move away."""
+        """Remove all limits and price moves, and restore the images."""
         self.prices.clear()
         self.capacity.clear()
         self.account.clear()

@@ -1,4 +1,4 @@
-"""What a fault does: its event to an instance that was launched, its state to the account and the market at once."""
+"""The effects of faults: events apply to a launched instance, states to the account and the market at once."""
 
 import time
 from collections.abc import Callable
@@ -13,39 +13,39 @@ Later = Callable[[float, Callable[[], object]], None]
 
 
 class FaultTarget(Protocol):
-    """What faults need of the cloud. An action on an instance that does not run raises."""
+    """The actions of the cloud that faults use. An action on an instance that is not running raises."""
 
     def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
-        """Interrupt a spot instance; `notice_s` None is the cloud's usual notice."""
+        """Interrupt a spot instance; `notice_s` None is the cloud's default."""
 
     def rebalance(self, instance_id: str) -> None:
         """Recommend a rebalance."""
 
     def freeze(self, instance_id: str, *, thaw: bool = False) -> None:
-        """Let the host hang, or go on."""
+        """Make the host hang, or continue."""
 
     def cut(self, instance_id: str, after_bytes: int | None) -> None:
-        """Reset the SSH connections now, or the next one after so many bytes."""
+        """Reset the SSH connections now, or the next one after `after_bytes` bytes."""
 
     def set_link(self, instance_id: str, *, down: bool) -> None:
         """Refuse SSH connections, or accept them again."""
 
     def fill_disk(self, instance_id: str, *, full: bool) -> None:
-        """Let no file of the instance grow, or let them grow again."""
+        """Prevent files of the instance from growing, or allow it again."""
 
     def move_prices(self, move: Move) -> None:
-        """Move spot prices, and interrupt instances that are outbid."""
+        """Move spot prices, and interrupt instances with a lower max price."""
 
 
 def quirks(faults: list[Fault]) -> Quirks:
-    """How a machine differs from the day of its launch on."""
+    """Return the defects that a machine has from its launch on."""
     by_name = {fault.event: fault for fault in faults}
     skew = by_name.get("clock-skew")
     return Quirks(wrong_host_key="wrong-host-key" in by_name, skew_s=skew.get("skew_s") if skew else 0.0)
 
 
 def boot_s(faults: list[Fault], otherwise: float) -> float | None:
-    """How long it boots; None: it never comes up."""
+    """Return the boot time in seconds; None if the boot fails."""
     by_name = {fault.event: fault for fault in faults}
     if "failed-boot" in by_name:
         return None
@@ -53,12 +53,12 @@ def boot_s(faults: list[Fault], otherwise: float) -> float | None:
 
 
 def hidden_s(faults: list[Fault]) -> float:
-    """How long no describe knows it."""
+    """Return for how many seconds no describe call returns the instance."""
     return max((fault.get("for_s") for fault in faults if fault.event == "not-found"), default=0.0)
 
 
 def plan(target: FaultTarget, instance_id: str, faults: list[Fault], later: Later) -> None:
-    """Plan what happens to an instance that runs now; `later(seconds, action)` does it, unless it is gone by then."""
+    """Schedule the events of an instance that is running; `later(seconds, action)` skips one that has ended."""
     for fault in faults:
         actions = _actions(target, instance_id, fault)
         for delay_s, action in actions:
@@ -66,7 +66,7 @@ def plan(target: FaultTarget, instance_id: str, faults: list[Fault], later: Late
 
 
 def _actions(target: FaultTarget, instance_id: str, fault: Fault) -> list[tuple[float, Callable[[], object]]]:
-    """(seconds after `after_s`, action) of one event; none for what was done at the launch."""
+    """Return (seconds after `after_s`, action) pairs of one event; none for an event that applies at the launch."""
     for_s = fault.numbers.get("for_s")
     undone = for_s if for_s is not None else 0.0
 
@@ -93,7 +93,7 @@ def _actions(target: FaultTarget, instance_id: str, fault: Fault) -> list[tuple[
 
 
 def apply_state(target: FaultTarget, conditions: Conditions, fault: Fault) -> None:
-    """Make it so: a pool's room, a quota, a price, no image."""
+    """Apply a state: a pool's capacity, a quota, a price, or missing images."""
     if fault.state == "capacity":
         conditions.set_capacity(fault.type or "", fault.zone or "", int(fault.get("count")))
     elif fault.state == "quota":

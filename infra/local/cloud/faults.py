@@ -1,14 +1,14 @@
-"""The grammar of faults: what may go wrong on the embedded cloud, from a small YAML or JSON file or from Python.
+"""The grammar of faults that can be injected into the embedded cloud, from a YAML or JSON file or from Python.
 
 A file is a list, or a mapping with `faults` (the list) and `seed`. An entry is one of three kinds:
 
-    - {operation: RunInstances, error: InsufficientInstanceCapacity, zone: us-east-1a, times: 2}    # a call is refused
-    - {event: interruption, type: p2.xlarge, after_s: 20, notice_s: 5, probability: 0.5}    # it strikes an instance
-    - {state: quota, code: L-7212CCBC, vcpus: 0}    # so it is from now on
+    - {operation: RunInstances, error: InsufficientInstanceCapacity, zone: us-east-1a, times: 2}    # refuses calls
+    - {event: interruption, type: p2.xlarge, after_s: 20, notice_s: 5, probability: 0.5}    # applies to instances
+    - {state: quota, code: L-7212CCBC, vcpus: 0}    # takes effect at once
 
-Which calls and which instances is said by `region`, `zone`, `type` and `market`; how many of those by `skip` (so many
-pass first), `times` (so many are struck) and `probability` with `seed` (the same seed, the same story). infra/README.md
-has the table of all faults; `table` makes it.
+`region`, `zone`, `type` and `market` select calls and instances. Of the selected ones, the first `skip` pass, at most
+`times` are affected, each with `probability`; the same `seed` gives the same sequence. infra/README.md has the table of
+all faults; `table` generates it.
 """
 
 import json
@@ -24,7 +24,7 @@ from infra.local.aws.wire import ApiError
 
 WHERE = ("region", "zone", "type", "market")
 HOW_OFTEN = ("times", "skip", "probability", "seed")
-NUMBERS = {  # key -> least value
+NUMBERS = {  # key -> smallest value
     "after_s": 0.0,
     "for_s": 0.0,
     "notice_s": 0.0,
@@ -40,7 +40,7 @@ NUMBERS = {  # key -> least value
 
 @dataclass(frozen=True)
 class Shape:
-    """What an entry of one name takes: keys that it must have and may have, and what it does."""
+    """The grammar of one kind of entry: its required keys, its optional keys, and its effect."""
 
     must: tuple[str, ...]
     may: tuple[str, ...]
@@ -50,19 +50,21 @@ class Shape:
 EVENTS: dict[str, Shape] = {
     "slow-boot": Shape(("boot_s",), (), "stays `pending` for `boot_s` seconds"),
     "failed-boot": Shape((), (), "ends from `pending` with Server.InternalError"),
-    "not-found": Shape(("for_s",), (), "for `for_s` seconds after the launch no describe knows it, by id or by tag"),
-    "interruption": Shape((), ("after_s", "notice_s"), "a spot interruption: notice, then the end"),
-    "interruption-without-notice": Shape((), ("after_s",), "a spot interruption without a word before"),
-    "notice-without-interruption": Shape((), ("after_s", "notice_s"), "a notice, and the instance outlives it"),
+    "not-found": Shape(("for_s",), (), "for `for_s` seconds after the launch no describe call returns it"),
+    "interruption": Shape((), ("after_s", "notice_s"), "a spot interruption: notice, then termination"),
+    "interruption-without-notice": Shape((), ("after_s",), "a spot interruption without a notice"),
+    "notice-without-interruption": Shape((), ("after_s", "notice_s"), "a notice that no termination follows"),
     "rebalance": Shape((), ("after_s",), "a rebalance recommendation"),
-    "frozen-host": Shape((), ("after_s", "for_s"), "hangs (for good without `for_s`): TCP connects, nothing answers"),
+    "frozen-host": Shape(
+        (), ("after_s", "for_s"), "the host hangs (permanently without `for_s`): TCP connects, nothing answers"
+    ),
     "cut-link": Shape(
         (),
         ("after_s", "for_s", "after_bytes"),
-        "SSH connections are reset; none is accepted for `for_s`; or the next one breaks after so many bytes",
+        "SSH connections are reset; none is accepted for `for_s` seconds; or the next one breaks after `after_bytes`",
     ),
     "full-disk": Shape((), ("after_s", "for_s"), "no file of its commands can grow (errno EFBIG, not ENOSPC)"),
-    "wrong-host-key": Shape((), (), "its SSH server shows another host key than user-data gave it"),
+    "wrong-host-key": Shape((), (), "its SSH server presents another host key than the one in user-data"),
     "clock-skew": Shape(("skew_s",), (), "its clock is `skew_s` ahead (behind if negative), for Python and `date`"),
 }
 STATES: dict[str, Shape] = {
@@ -71,16 +73,16 @@ STATES: dict[str, Shape] = {
     "spot-price": Shape(
         (),
         ("type", "zone", "region", "usd_h", "factor", "after_s"),
-        "the price is `usd_h`, or `factor` times as high, after `after_s`; never above on-demand. Instances with a"
-        " lower max price are interrupted",
+        "after `after_s` the price is `usd_h`, or `factor` times the price before, at most the on-demand price."
+        " Instances with a lower max price are interrupted",
     ),
-    "no-image": Shape((), ("region",), "the Deep Learning AMI is gone: parameter, image by name and by id"),
+    "no-image": Shape((), ("region",), "the Deep Learning AMIs do not exist: parameter, image by name and by id"),
 }
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a fault is matched on: the operation and, for a launch, the pool that was asked for."""
+    """The attributes that faults are matched on: the operation and, for a launch, the requested pool."""
 
     operation: str
     zone: str | None = None
@@ -93,7 +95,7 @@ class Call:
 
 @dataclass
 class Fault:
-    """One entry. `operation` and `error`, or `event`, or `state`; `struck` counts."""
+    """One entry: `operation` and `error`, or `event`, or `state`. `struck` counts how often it was applied."""
 
     operation: str = ""
     error: str = ""
@@ -117,11 +119,11 @@ class Fault:
 
     @property
     def name(self) -> str:
-        """Under which it stands in the table."""
+        """Its name in the table."""
         return self.event or self.state or self.error
 
     def is_meant(self, call: Call) -> bool:
-        """Whether the call, or the instance, is one of those that it names."""
+        """Whether the fault selects the call or the instance."""
         if call.dry_run and self.error in NOT_IN_A_DRY_RUN:
             return False
         region = call.region or (spot_market.region_of(call.zone) if call.zone else None)
@@ -136,25 +138,25 @@ class Fault:
         )
 
     def strikes(self, call: Call) -> bool:
-        """Whether it strikes this one; counts it."""
+        """Whether the fault applies to this call or instance; counts it if so."""
         if not self.is_meant(call) or (self.times is not None and self.struck >= self.times):
             return False
         self._seen += 1
         if self._seen <= self.skip:
             return False
         if self._random is None:
-            self._random = random.Random(f"{self.seed}/{self.operation}/{self.name}")  # noqa: S311 - a story, no secret
+            self._random = random.Random(f"{self.seed}/{self.operation}/{self.name}")  # noqa: S311 - not a secret
         if self._random.random() >= self.probability:
             return False
         self.struck += 1
         return True
 
     def get(self, key: str, otherwise: float = 0.0) -> float:
-        """One of its numbers."""
+        """Return one of its numbers."""
         return self.numbers.get(key, otherwise)
 
     def described(self) -> dict[str, Any]:
-        """For the dump: its name, what it is matched on, and how often it has struck."""
+        """Return its name, its match and its count, for the dump."""
         words = {"operation": self.operation, "zone": self.zone, "type": self.type, "market": self.market}
         return {"name": self.name, **{k: v for k, v in words.items() if v}, **self.numbers, "struck": self.struck}
 
@@ -163,13 +165,13 @@ class Fault:
 
 
 def parse_fault(raw: object) -> Fault:
-    """A fault from its dict. Raises ValueError with one line that says what is wrong."""
+    """Return a fault from a dict. Raises ValueError with one line that says what is wrong."""
     if not isinstance(raw, Mapping):
-        raise ValueError(f"a fault is a mapping, not {type(raw).__name__}: {raw!r}")
+        raise ValueError(f"a fault must be a mapping, not {type(raw).__name__}: {raw!r}")
     entry = {str(key): value for key, value in raw.items()}
     kinds = [kind for kind in ("operation", "event", "state") if kind in entry]
     if len(kinds) != 1:
-        raise ValueError(f"fault {entry!r} must have just one of 'operation', 'event' and 'state'")
+        raise ValueError(f"fault {entry!r} must have exactly one of 'operation', 'event' and 'state'")
     must, may = _keys(kinds[0], entry)
     known = {kinds[0], *must, *may}
     unknown = sorted(set(entry) - known)
@@ -189,7 +191,7 @@ def parse_fault(raw: object) -> Fault:
 
 
 def _keys(kind: str, entry: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The keys that an entry of this kind must and may have. Raises ValueError for an unknown name."""
+    """Return the required and the optional keys of an entry. Raises ValueError for an unknown name."""
     if kind == "operation":
         if entry.get("error") is not None and entry["error"] not in STATUS_AND_TEXT:
             raise ValueError(f"unknown error {entry['error']!r} in a fault; known: {', '.join(STATUS_AND_TEXT)}")
@@ -199,7 +201,7 @@ def _keys(kind: str, entry: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str,
     if shape is None:
         raise ValueError(f"unknown {kind} {entry[kind]!r} in a fault; known: {', '.join(shapes)}")
     if entry[kind] == "spot-price" and ("usd_h" in entry) == ("factor" in entry):
-        raise ValueError(f"fault {entry!r} needs one of 'usd_h' and 'factor'")
+        raise ValueError(f"fault {entry!r} must have exactly one of 'usd_h' and 'factor'")
     return shape.must, (*shape.may, *((*WHERE, *HOW_OFTEN) if kind == "event" else ("seed",)))
 
 
@@ -217,8 +219,8 @@ def _check_numbers(entry: dict[str, Any]) -> None:
     for key, least in (("times", 1), ("skip", 0)):
         value = entry.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            hint = ", or null for always" if key == "times" else ""
-            raise ValueError(f"{key} {value!r} in a fault must be a whole number from {least} on{hint}")
+            hint = ", or null for no limit" if key == "times" else ""
+            raise ValueError(f"{key} {value!r} in a fault must be a whole number of at least {least}{hint}")
     chance = entry.get("probability")
     if chance is not None and (not isinstance(chance, int | float) or isinstance(chance, bool) or not 0 <= chance <= 1):
         raise ValueError(f"probability {chance!r} in a fault must be a number from 0 to 1")
@@ -228,31 +230,31 @@ def _check_numbers(entry: dict[str, Any]) -> None:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not low <= value < float("inf"):
-            raise ValueError(f"{key} {value!r} in a fault must be a number{'' if low < 0 else ' from 0 on'}")
+            raise ValueError(f"{key} {value!r} in a fault must be a number{'' if low < 0 else ' of at least 0'}")
 
 
 def _check_places(entry: dict[str, Any]) -> None:
-    """A fault in a place that does not exist would strike nothing, and its writer would wonder."""
+    """Refuse a region, zone, type or quota that does not exist: the fault would never apply."""
     every_zone = [zone for region in spot_market.regions() for zone in spot_market.zones(region)]
     for key, known in (("region", spot_market.regions()), ("zone", every_zone), ("type", spot_market.instance_types())):
         if entry.get(key) is not None and entry[key] not in known:
-            raise ValueError(f"{key} {entry[key]!r} in a fault is not there; known: {', '.join(known)}")
+            raise ValueError(f"unknown {key} {entry[key]!r} in a fault; known: {', '.join(known)}")
     if entry.get("code") is not None and quotas.find(entry["code"]) is None:
         codes = ", ".join(quota.code for quota in quotas.QUOTAS)
         raise ValueError(f"unknown quota {entry['code']!r} in a fault; known: {codes}")
 
 
 def parse_faults(raw: object) -> list[Fault]:
-    """Faults from a list of dicts. Raises ValueError as parse_fault does."""
+    """Return faults from a list of dicts. Raises ValueError as parse_fault does."""
     if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
-        raise ValueError(f"faults are a list, not {type(raw).__name__}")
+        raise ValueError(f"faults must be a list, not {type(raw).__name__}")
     return [parse_fault(item) for item in raw]
 
 
 def load_faults(path: Path) -> list[dict[str, Any]]:
-    """The faults of a JSON or YAML file, checked, each with the file's seed if it has none of its own.
+    """Return the checked faults of a JSON or YAML file, each with its own seed or one derived from the file's.
 
-    Raises ValueError with one line that names the file and what is wrong, a file that cannot be read included.
+    Raises ValueError with one line that names the file and the problem, also for a file that cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -263,7 +265,7 @@ def load_faults(path: Path) -> list[dict[str, Any]]:
     if isinstance(raw, Mapping):
         unknown = sorted(str(key) for key in set(raw) - {"faults", "seed"})
         if unknown:
-            raise ValueError(f"{path}: unknown key {unknown[0]!r}; a file has 'faults' and may have 'seed'")
+            raise ValueError(f"{path}: unknown key {unknown[0]!r}; known: 'faults' and 'seed'")
         raw, seed = raw.get("faults"), raw.get("seed")
     try:
         parse_faults(raw)
@@ -280,7 +282,7 @@ def _parse_text(path: Path, text: str) -> Any:
         try:
             import yaml
         except ImportError:
-            raise ValueError(f"{path}: is no JSON ({json_error}), and YAML needs the package pyyaml") from json_error
+            raise ValueError(f"{path}: is not JSON ({json_error}); for YAML install pyyaml") from json_error
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -288,17 +290,17 @@ def _parse_text(path: Path, text: str) -> Any:
 
 
 def table() -> str:
-    """All faults as a table in Markdown; infra/README.md holds it."""
+    """Return all faults as a Markdown table, which infra/README.md contains."""
     rows = ["| fault | keys | what it does |", "|---|---|---|"]
     where, often = ", ".join(f"`{key}`" for key in WHERE), ", ".join(f"`{key}`" for key in HOW_OFTEN)
     rows.append(
         f"| `operation`: an API call, with `error`: a code | {where}, {often}, `message`, `served` | refuses the"
-        " call with AWS's own text and status; with `served: true` the call is done and only its answer lost |"
+        " call with AWS's own text and status; with `served: true` the call is executed and only its answer is lost |"
     )
     for kind, shapes in (("event", EVENTS), ("state", STATES)):
         for name, shape in shapes.items():
             keys = [f"`{key}`" for key in shape.must] + [f"[`{key}`]" for key in shape.may]
-            more = f"{', '.join(keys)}{', ' if keys else ''}where and how often" if kind == "event" else ", ".join(keys)
+            more = f"{', '.join(keys)}{', ' if keys else ''}match and count" if kind == "event" else ", ".join(keys)
             rows.append(f"| `{kind}: {name}` | {more} | {shape.does} |")
     codes = ", ".join(f"`{code}`" for code in STATUS_AND_TEXT)
     return "\n".join([*rows, "", f"Error codes: {codes}."])
@@ -308,41 +310,41 @@ def table() -> str:
 
 
 class FaultList:
-    """The faults in force: calls that are refused, and events that strike instances."""
+    """The active faults: refusals of calls, and events of instances."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Append one; those before it strike first."""
+        """Append a fault; earlier ones take precedence."""
         self._faults.append(fault)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all faults."""
         self._faults.clear()
 
     def all(self) -> list[Fault]:
-        """Those in force, in their order."""
+        """Return the active faults in order."""
         return list(self._faults)
 
     def strike(self, call: Call, only: Callable[[Fault], bool] = lambda _: True, *, served: bool = False) -> None:
-        """Raise the ApiError of the first fault that strikes this call; return if none does.
+        """Raise the ApiError of the first fault that applies to this call; return if none does.
 
-        Asked twice for each call: before it is done, and with `served` when it is, for faults that lose the answer.
+        Called twice for each call: before its execution, and with `served` after it, for faults that lose the answer.
         """
         for fault in self._faults:
             if fault.operation and fault.served == served and only(fault) and fault.strikes(call):
                 raise api_error(fault.error, call, fault.message)
 
     def strike_instance(self, instance: Call) -> Iterable[Fault]:
-        """Return the events that strike a new instance, each of them counted."""
+        """Return the events that apply to a new instance, and count them."""
         return [fault for fault in self._faults if fault.event and fault.strikes(instance)]
 
 
 def api_error(
     code: str, call: Call, message: str | None = None, *, spot_usd_h: float | None = None, vcpu_limit: str = "0"
 ) -> ApiError:
-    """AWS's answer for a code, its text filled in from the call."""
+    """Return AWS's error for a code, with its text filled in from the call."""
     values = {
         "operation": call.operation,
         "type": call.type or "",

@@ -1,4 +1,4 @@
-"""The instances of the embedded cloud: which there are, their hosts, and who sees them already."""
+"""The instances of the embedded cloud: their records, their hosts, and whether describe calls return them yet."""
 
 import secrets
 import time
@@ -14,14 +14,14 @@ ACTIVE_STATES = ("pending", "running", "shutting-down", "stopping")
 
 
 class RefusedError(Exception):
-    """A control request that cannot be done; the text says why."""
+    """A control request cannot be carried out; the message says why."""
 
 
 class Instances:
-    """All instances that ever were, by id; those that have not ended have a host.
+    """All instances since the start, by id; those that have not ended have a host.
 
     Args:
-        folder: where each instance has a folder of its own.
+        folder: the folder that holds a folder for each instance.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,12 +33,12 @@ class Instances:
         self._role_keys: dict[str, Ec2Instance] = {}
 
     def add(self, record: Ec2Instance, host: EmbeddedHost, *, hidden_s: float, hidden_describes: int) -> None:
-        """Take in an instance that was launched or started again.
+        """Add an instance that was launched or started again.
 
         Args:
-            record: what describe shows of it.
-            host: its machine.
-            hidden_s: for so long no describe shows it.
+            record: the record that describe calls return.
+            host: the machine of the instance.
+            hidden_s: for so many seconds no describe call returns it.
             hidden_describes: so many describe calls by its id do not find it.
         """
         self._hidden_until[record.id] = time.monotonic() + hidden_s
@@ -47,25 +47,25 @@ class Instances:
         self._hidden.setdefault(record.id, hidden_describes)
 
     def new_role_key(self, record: Ec2Instance) -> str:
-        """Make the access key id of an instance's temporary credentials."""
+        """Create the access key id of an instance's temporary credentials."""
         key = f"ASIA{secrets.token_hex(8).upper()}"
         self._role_keys[key] = record
         return key
 
     def role_of(self, access_key_id: str) -> str | None:
-        """The role whose temporary key this is; None if it is none, or its instance is gone."""
+        """Return the role that a temporary key belongs to; None for another key, or if its instance has ended."""
         record = self._role_keys.get(access_key_id)
         return moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
 
     def record(self, instance_id: str) -> Ec2Instance:
-        """The record of an instance. Raises RefusedError if there is none."""
+        """Return the record of an instance. Raises RefusedError if there is none."""
         found = self._records.get(instance_id)
         if found is None:
             raise RefusedError(f"the embedded cloud has no instance {instance_id}")
         return found
 
     def running(self, instance_id: str) -> tuple[Ec2Instance, EmbeddedHost]:
-        """The record and the host of an instance. Raises RefusedError if it has none any more."""
+        """Return the record and the host of an instance. Raises RefusedError if it has ended."""
         record = self.record(instance_id)
         host = self.hosts.get(instance_id)
         if host is None:
@@ -73,11 +73,11 @@ class Instances:
         return record, host
 
     def all(self) -> list[Ec2Instance]:
-        """All instances that ever were, in the order of their launch."""
+        """Return all instances since the start, in the order of their launch."""
         return list(self._records.values())
 
     def describe(self) -> list[dict[str, Any]]:
-        """For tests: each instance's id, state, zone, type, lifecycle, ssh_port, home and the pids of its processes."""
+        """Return each instance's id, state, zone, type, market, reason, ssh_port, frozen, folder and pids."""
         found = []
         for record in self.all():
             host = self.hosts.get(record.id)
@@ -98,7 +98,7 @@ class Instances:
         return found
 
     def hide(self, instance_ids: list[str]) -> None:
-        """Count a describe call by id. Raises the NotFound that EC2 gives while an instance is not yet visible."""
+        """Count a describe call by id. Raises EC2's NotFound error while an instance is not visible yet."""
         for instance_id in instance_ids:
             too_new = instance_id in self.hidden_ids()
             if too_new or self._hidden.get(instance_id, 0) > 0:
@@ -106,15 +106,15 @@ class Instances:
                 raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
 
     def hidden_ids(self) -> set[str]:
-        """The instances that no describe shows yet."""
+        """Return the ids of the instances that no describe call returns yet."""
         return {instance_id for instance_id, until in self._hidden_until.items() if until > time.monotonic()}
 
     def is_idle(self) -> bool:
-        """Whether no instance is on its way, running or ending."""
+        """Whether no instance is pending, running or ending."""
         return not any(record.state in ACTIVE_STATES for record in self.all())
 
     def used(self, instance_type: str, zone: str) -> int:
-        """How many instances a capacity pool holds now."""
+        """Return the number of instances in a capacity pool."""
         return sum(
             record.state in ACTIVE_STATES
             for record in self.all()
@@ -122,7 +122,7 @@ class Instances:
         )
 
     def counted(self) -> list[tuple[str, str, str]]:
-        """(type, market, region) of each instance that a vCPU quota counts now."""
+        """Return (type, market, region) of each instance that counts towards a vCPU quota."""
         return [
             (record.instance_type, "spot" if record.is_spot else "on-demand", record.region_name)
             for record in self.all()

@@ -1,1 +1,1 @@
-"""One embedded instance: its home folder, SSH server, instance metadata and processes."""
+"""The machine of one embedded instance: its home folder, SSH server, instance metadata and processes."""

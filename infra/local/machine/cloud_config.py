@@ -1,4 +1,4 @@
-"""The user-data of an instance, as far as an embedded one obeys it. Pure."""
+"""The parts of user-data that an embedded instance supports. Pure."""
 
 import contextlib
 import json
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CloudConfig:
-    """The parts of user-data that an embedded instance obeys, by cloud-init's names (cloudinit.readthedocs.io)."""
+    """The supported parts of user-data, by cloud-init's names (cloudinit.readthedocs.io)."""
 
     host_key: str | None = None
     authorized_keys: tuple[str, ...] = ()
     boot_commands: tuple[str | list[str], ...] = field(default=())  # at every boot
-    commands: tuple[str | list[str], ...] = field(default=())  # at the first one
+    commands: tuple[str | list[str], ...] = field(default=())  # at the first boot
 
     @classmethod
     def parse(cls, user_data: bytes) -> "CloudConfig":
-        """From user-data.
+        """Parse user-data: `#cloud-config` followed by JSON or YAML.
 
-        `#cloud-config` and then JSON or YAML. Anything else is ignored, as cloud-init would log it.
+        Anything else is ignored; cloud-init logs it.
         """
         text = user_data.decode("utf-8", "replace")
         if not text.startswith("#cloud-config"):

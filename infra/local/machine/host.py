@@ -1,6 +1,6 @@
-"""The machine behind one embedded instance: a home folder, an SSH server, an instance-metadata endpoint, its processes.
+"""The machine of one embedded instance: home folder, SSH server, instance-metadata endpoint, processes.
 
-All methods but `__init__` run in the event loop's thread.
+All methods except `__init__` run in the event loop's thread.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from infra.local.machine.tcp_gate import TcpGate
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What RunInstances decided about the machine."""
+    """The properties of the machine that RunInstances has determined."""
 
     instance_id: str
     region: str
@@ -47,15 +47,15 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Quirks:
-    """How a machine differs from a good one from the start on."""
+    """Defects that a machine has from the start."""
 
     wrong_host_key: bool = False
     skew_s: float = 0.0
-    """How far its clock is ahead, in seconds."""
+    """How many seconds its clock is ahead."""
 
 
 class EmbeddedHost:
-    """A machine that can boot, be frozen, lose its network, and end. `ssh_port` is bound from the start."""
+    """A machine that can boot, hang, lose its network, and end. `ssh_port` is bound from the start."""
 
     def __init__(
         self,
@@ -90,9 +90,9 @@ class EmbeddedHost:
         self._first_boot: asyncio.Task[None] | None = None
 
     async def boot(self) -> None:
-        """Make the folders, serve metadata and SSH, and start the user-data's commands. Raises OSError.
+        """Create the folders, serve metadata and SSH, and start the commands of user-data. Raises OSError.
 
-        Does nothing more once `end` has been called, which may be while this waits.
+        Stops if `end` is called while it waits.
         """
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         shims.write_shims(self._folder / "bin", self._power_url)
@@ -107,7 +107,7 @@ class EmbeddedHost:
         etc_ssh = self._folder / "etc" / "ssh"
         etc_ssh.mkdir(parents=True, exist_ok=True, mode=0o700)
         host_key_path = etc_ssh / "ssh_host_ed25519_key"
-        if not host_key_path.exists():  # a machine that reboots keeps the one it has
+        if not host_key_path.exists():  # a stopped instance that starts again keeps its key
             host_key_path.touch(mode=0o600)
             host_key_path.write_text(host_key, encoding="utf-8")
         server = SshServer(machine, host_key_path, [*self.facts.authorized_keys, *self._config.authorized_keys])
@@ -117,7 +117,7 @@ class EmbeddedHost:
         )
 
     def _scrubbed_environment(self, metadata_port: int) -> dict[str, str]:
-        """All that a command gets from us: none of the user's variables, so none of their secrets."""
+        """Return the environment of commands: none of the user's variables, since those may hold secrets."""
         skewed = {}
         if self._quirks.skew_s:
             shims.write_skewed_clock(self._folder, self._quirks.skew_s)
@@ -140,7 +140,7 @@ class EmbeddedHost:
         }
 
     async def _run_commands(self, *commands: str | list[str]) -> None:
-        """One after the other, as cloud-init does; a failure does not stop the next."""
+        """Run commands one after the other, as cloud-init does; a failure does not stop the next one."""
         with open(self._folder / "cloud-init-output.log", "ab") as log:
             for command in commands:
                 argv = command if isinstance(command, list) else ["/bin/sh", "-c", command]
@@ -155,59 +155,59 @@ class EmbeddedHost:
                     log.write(f"runcmd {argv!r} failed: {code}\n".encode())
 
     def freeze(self) -> None:
-        """Stop answering: connections stay open and silent, the processes get SIGSTOP."""
+        """Make the machine hang: connections stay open without an answer, the processes get SIGSTOP."""
         self.frozen = True
         self._gate.freeze()
         self._thawed.clear()
         stopped: set[int] = set()
-        while more := set(self.pids()) - stopped:  # a fork that raced the last look is caught by the next
+        while more := set(self.pids()) - stopped:  # the next scan finds a process that forked during this one
             processes.send(more, signal.SIGSTOP)
             stopped |= more
 
     def thaw(self) -> None:
-        """Undo freeze: what was held back goes out."""
+        """Undo freeze; the bytes that were held back are sent."""
         self.frozen = False
         processes.send(self.pids(), signal.SIGCONT)
         self._thawed.set()
         self._gate.thaw()
 
     def cut(self, after_bytes: int | None) -> None:
-        """Reset the SSH connections now, or the next one after so many bytes to the client."""
+        """Reset the SSH connections now, or the next one after `after_bytes` bytes to the client."""
         self._gate.cut(after_bytes)
 
     def set_link(self, *, down: bool) -> None:
-        """No SSH connection lives or begins while it is down."""
+        """Take the network link down or up. While it is down, SSH connections are reset."""
         self._gate.set_down(down)
 
     def fill_disk(self, *, full: bool) -> None:
-        """No file of a command can grow while it is full: those that run, and those that are started."""
+        """Prevent files of running and new commands from growing, or allow it again."""
         self._children.may_write = not full
         processes.limit_files(self.pids(), 0 if full else None)
 
     async def reboot(self) -> None:
-        """Lose all connections and processes, and be there again."""
+        """End all connections and processes, and run the boot commands again."""
         self._gate.cut()
         await self.kill_processes()
         self._first_boot = asyncio.get_running_loop().create_task(self._run_commands(*self._config.boot_commands))
 
     def pids(self) -> list[int]:
-        """The instance's living processes."""
+        """Return the pids of the instance's running processes."""
         return processes.belonging(self._mark, home=self._home)
 
     async def kill_processes(self) -> list[int]:
-        """SIGKILL every process of the instance; returns those that survived, which should be none."""
+        """Send SIGKILL to every process of the instance; return the pids that survived, normally none."""
         if self._first_boot is not None:
             self._first_boot.cancel()
         return await asyncio.to_thread(processes.kill_all, self._mark, home=self._home)
 
     async def end(self) -> list[int]:
-        """Power off: no port, no connection, no process is left. Returns pids that survived, which should be none."""
+        """Power off: close all ports and connections, kill all processes. Returns pids that survived, normally none."""
         self._ended = True
         self._gate.close()
         self._metadata.close()
         self._thawed.set()
         survivors = await self.kill_processes()
-        # A command whose start was under way when the ports closed shows up in the next scan.
+        # The second scan finds a command that was being started when the ports closed.
         return survivors or await self.kill_processes()
 
     def _metadata_paths(self) -> Mapping[str, str]:
@@ -250,7 +250,8 @@ class EmbeddedHost:
         return paths
 
     def _role_credentials(self) -> str:
-        """Temporary keys, as "Retrieve security credentials from instance metadata" (EC2 User Guide) has them."""
+        """Return temporary keys in the format of the EC2 User Guide, "Retrieve security credentials from instance
+        metadata"."""
         now = time.time()
         return json.dumps(
             {
@@ -265,14 +266,14 @@ class EmbeddedHost:
         )
 
     def give_notice(self, notice_s: float) -> None:
-        """The interruption notice appears in the metadata; `notice_s` from now is the time it names."""
+        """Put an interruption notice into the metadata, for the time `notice_s` seconds from now."""
         self.interruption = {"action": "terminate", "time": iso_time(time.time() + notice_s)}
 
     def recommend_rebalance(self) -> None:
-        """The rebalance recommendation appears in the metadata."""
+        """Put a rebalance recommendation into the metadata."""
         self.rebalance_time = iso_time(time.time())
 
 
 def iso_time(unix_s: float) -> str:
-    """2026-11-23T20:00:00Z."""
+    """Format a time as EC2 does: 2026-11-23T20:00:00Z."""
     return datetime.fromtimestamp(unix_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

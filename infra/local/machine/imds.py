@@ -1,9 +1,9 @@
-"""The instance metadata service of one embedded instance: IMDSv2 on 127.0.0.1, a port for each instance.
+"""The instance metadata service of one embedded instance: IMDSv2 on 127.0.0.1, one port for each instance.
 
-A session token first (`PUT /latest/api/token` with a time to live), then each GET carries it; without one the answer is
-401, as where HttpTokens=required. Paths and answers: "Instance metadata" and "Spot Instance interruption notices" in
-the EC2 User Guide. On Linux only connections of the same user are answered, since user-data holds the host key and on
-EC2 no other machine can ask.
+A client requests a session token (`PUT /latest/api/token` with a time to live) and sends it with each GET; without one
+the answer is 401, as with HttpTokens=required. Paths and answers: "Instance metadata" and "Spot Instance interruption
+notices" in the EC2 User Guide. On Linux only connections of the same user get a token: user-data contains the host key,
+and on EC2 no other machine can reach the service.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _MAX_TTL_S = 21600
 
 
 class MetadataService:
-    """Serves the facts of an instance.
+    """Serves the metadata of an instance.
 
-    `paths` is asked anew at each request, so that a notice appears when it is given.
+    `paths` is called for each request, so that a notice appears as soon as it is given.
     """
 
     def __init__(self, paths: Callable[[], Mapping[str, str]], thawed: asyncio.Event) -> None:
@@ -41,7 +41,7 @@ class MetadataService:
         self._connections: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> int:
-        """Begin to serve; returns the port."""
+        """Start to serve; returns the port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -59,19 +59,19 @@ class MetadataService:
             while await self._serve_one(reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-            pass  # a client that went away or speaks no HTTP
+            pass  # the client has disconnected or does not speak HTTP
         finally:
             self._connections.discard(writer)
             writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; returns whether the connection stays open."""
+        """Serve one request; returns whether the connection stays open."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, version = head[0].split(" ")
         headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         await reader.readexactly(int(headers.get("content-length", "0")))
         await self._thawed.wait()
-        # Only who wants a token is asked who he is: without one nothing is answered, and the kernel's table is long.
+        # The user is checked for token requests only: all others need a token, and the kernel's table is slow to read.
         if target.startswith("/latest/api/token") and not _is_same_user(writer):
             return False
         status, text = self.answer(method, target.partition("?")[0], headers)
@@ -86,7 +86,7 @@ class MetadataService:
         return keep
 
     def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
-        """The status and text for one request; header names in lower case."""
+        """Return the status and text for one request; header names are in lower case."""
         if path == "/latest/api/token":
             return self._new_token(method, headers)
         if method not in ("GET", "HEAD"):
@@ -103,7 +103,7 @@ class MetadataService:
         if method != "PUT":
             return 405, ""
         if "x-forwarded-for" in headers:
-            return 403, ""  # the service refuses what came through a proxy
+            return 403, ""  # the service refuses requests through a proxy
         ttl_s = headers.get("x-aws-ec2-metadata-token-ttl-seconds", "")
         if not ttl_s.isdigit() or not 1 <= int(ttl_s) <= _MAX_TTL_S:
             return 400, ""
@@ -113,19 +113,19 @@ class MetadataService:
 
 
 def _listing(paths: Mapping[str, str], folder: str) -> str:
-    """The names below a folder, one a line, folders with a slash: as the service lists its categories."""
+    """Return the names below a folder, one a line, folders with a slash, as the service does."""
     prefix = folder.rstrip("/") + "/"
     names = {path[len(prefix) :].partition("/") for path in paths if path.startswith(prefix)}
     return "\n".join(sorted(name + slash for name, slash, _ in names))
 
 
 def identity_document(facts: Mapping[str, str]) -> str:
-    """The text of /latest/dynamic/instance-identity/document."""
+    """Return the text of /latest/dynamic/instance-identity/document."""
     return json.dumps(dict(facts), indent=2)
 
 
 def _is_same_user(writer: asyncio.StreamWriter) -> bool:
-    """Whether the peer's socket belongs to our user, by the kernel's table of TCP sockets. True where there is none."""
+    """Whether the peer's socket belongs to this user, by the kernel's table of TCP sockets. True except on Linux."""
     if not sys.platform.startswith("linux"):
         return True
     host, port = writer.get_extra_info("peername")[:2]

@@ -1,9 +1,9 @@
-"""The processes of the embedded instances: started with a mark, found by it, reaped, frozen and killed.
+"""The processes of the embedded instances: marked at their start, found by the mark, reaped, frozen and killed.
 
-On EC2 nothing outlives its instance. Here an instance is a folder and some processes, so that ending it means finding
-them all, those that called setsid or daemonised included. Each is started with the variable `MARK` in its environment,
-which its children inherit; the server is also the subreaper of all it starts (Linux), so that a daemon whose parents
-are gone becomes its child instead of init's.
+On EC2 no process outlives its instance. An embedded instance is a folder and some processes, so its end requires
+finding all of them, including those that called setsid or daemonised. Each is started with the variable `MARK` in its
+environment, which its children inherit. The server is also the subreaper of all its descendants (Linux), so that an
+orphaned daemon becomes its child instead of init's.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _LINUX = sys.platform.startswith("linux")
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants children of this process instead of init's. Linux only; elsewhere the mark must do."""
+    """Make orphaned descendants children of this process instead of init's. Linux only; elsewhere the mark is used."""
     if _LINUX:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -42,16 +42,16 @@ def is_running(pid: int) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, as the kernel counts it.
+    """Return the start time of a process in the kernel's clock ticks; "" if it is unknown.
 
-    With the pid it names a process for good. "" where it is not known.
+    Together with the pid it identifies a process uniquely.
     """
     fields = _stat_fields(pid)
     return fields[19] if len(fields) > 19 else ""
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on; empty on systems without it."""
+    """Return the fields of /proc/PID/stat from the state on; empty on systems without it."""
     if not _LINUX:
         return []
     try:
@@ -62,7 +62,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """One process of the machine, as /proc or ps shows it; `mark` is None where its environment cannot be read."""
+    """One process of the machine from /proc or ps; `mark` is None if its environment cannot be read."""
 
     pid: int
     parent: int
@@ -71,7 +71,7 @@ class Seen:
 
 
 def seen_processes() -> list[Seen]:
-    """All processes of the machine with their marks."""
+    """Return all processes of the machine with their marks."""
     return _seen_in_proc() if _LINUX else _seen_by_ps()
 
 
@@ -81,13 +81,13 @@ def _seen_in_proc() -> list[Seen]:
         if not name.isdigit():
             continue
         try:
-            # The command's name may hold blanks and parentheses: the fields that matter come after the last one.
+            # The command's name may contain blanks and parentheses: the other fields follow the last parenthesis.
             fields = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
             mark = _mark_in(Path(f"/proc/{name}/environ").read_bytes().split(b"\0"))
         except PermissionError:
             mark = None
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
         found.append(Seen(int(name), int(fields[1]), fields[0] == "Z", mark))
     return found
 
@@ -111,10 +111,10 @@ def _seen_by_ps() -> list[Seen]:
 
 
 def belonging(mark: str, *, home: Path | None = None, roots: Iterable[int] = ()) -> list[int]:
-    """The pids of the living processes of an instance (or, with a mark that ends in "/", of a whole cloud).
+    """Return the pids of the running processes of an instance (or, with a mark that ends in "/", of a whole cloud).
 
-    They are those with the mark, the `roots`, all descendants of these, and the orphans of this process without a mark
-    that work in `home` (they had cleared their environment before they daemonised).
+    These are the processes with the mark, the `roots`, all their descendants, and adopted children of this process
+    without a mark whose working folder is in `home` (they cleared their environment before they daemonised).
     """
     everyone = seen_processes()
     me = os.getpid()
@@ -143,7 +143,7 @@ def _works_in(pid: int, folder: Path) -> bool:
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> None:
-    """Send a signal to each; one that has ended meanwhile is passed over."""
+    """Send a signal to each process; one that has ended is skipped."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -152,24 +152,24 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def kill_all(mark: str, *, home: Path | None = None, roots: Iterable[int] = (), limit_s: float = 10) -> list[int]:
-    """SIGKILL every process of an instance until none is left.
+    """Send SIGKILL to every process of an instance until none is left.
 
-    Returns the pids that survived `limit_s` (none, hopefully).
+    Returns the pids that survived `limit_s` seconds, normally none.
     """
     give_up = time.monotonic() + limit_s
     while pids := belonging(mark, home=home, roots=roots):
         send(pids, signal.SIGKILL)
         if time.monotonic() > give_up:
             return pids
-        time.sleep(0.005)  # the kernel takes a moment; a fork that raced the scan is caught by the next round
+        time.sleep(0.005)  # the kernel needs some time; the next scan finds a process that forked during this one
     return []
 
 
 class Children:
-    """Starts processes from the event loop's thread and reaps whatever becomes a child of this process.
+    """Starts processes from the event loop's thread and reaps all children of this process.
 
-    asyncio's own subprocesses wait for their own pids only; adopted orphans would stay zombies. One SIGCHLD handler for
-    both also needs no thread for each command, and Popen forks by vfork.
+    asyncio's subprocesses wait for their own pids only, so adopted orphans would stay zombies. One SIGCHLD handler for
+    both also avoids a thread for each command, and Popen uses vfork.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -187,7 +187,7 @@ class Children:
         stdout: int | IO[bytes] = subprocess.DEVNULL,
         stderr: int | IO[bytes] = subprocess.DEVNULL,
     ) -> tuple["subprocess.Popen[bytes]", "asyncio.Future[int]"]:
-        """Start a session of its own; the future is the exit code (negative: the signal). Raises OSError."""
+        """Start a process in its own session; the future is its exit code (negative: the signal). Raises OSError."""
         process: subprocess.Popen[bytes] = subprocess.Popen(
             list(argv),
             cwd=cwd,
@@ -204,7 +204,7 @@ class Children:
         return process, exit_code
 
     def reap(self) -> None:
-        """Collect every child that has ended: ours tell their exit code, adopted orphans are just gone."""
+        """Reap every child that has ended; the exit code of an adopted orphan is discarded."""
         while (pid := _ended_child()) is not None:
             if pid not in self._waiting:
                 os.waitpid(pid, 0)
@@ -216,10 +216,10 @@ class Children:
 
 
 class InstanceChildren:
-    """The children of one instance. While its disk is full, no file of theirs can grow.
+    """The children of one instance. While its disk is full, their files cannot grow.
 
-    There is no unprivileged way to a small file system, so it is the limit of a file's size that is set to 0: a write
-    fails with EFBIG ("File too large") where a full disk gives ENOSPC.
+    A small file system needs privileges, so the limit of a file's size is set to 0 instead: a write fails with EFBIG
+    ("File too large"), while a full disk gives ENOSPC.
     """
 
     _NO_WRITE = ("/bin/sh", "-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh")
@@ -229,12 +229,12 @@ class InstanceChildren:
         self.may_write = True
 
     def start(self, argv: Sequence[str], **how: Any) -> tuple["subprocess.Popen[bytes]", "asyncio.Future[int]"]:
-        """As Children.start. Raises OSError."""
+        """Start a process; see Children.start. Raises OSError."""
         return self._all.start([*(() if self.may_write else self._NO_WRITE), *argv], **how)
 
 
 def limit_files(pids: Iterable[int], size_bytes: int | None) -> None:
-    """Limit how large the files of living processes may grow; None: without limit. Linux only."""
+    """Limit the size of files that running processes write, in bytes; None is no limit. Linux only."""
     if not _LINUX:
         return
     import resource

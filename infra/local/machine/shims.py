@@ -1,8 +1,8 @@
-"""The few programs that an embedded instance brings along, since the machine's own must not be reached from it.
+"""Replacements of system programs on an embedded instance, so that it cannot affect this machine.
 
-`sudo` drops its flags and runs the rest: there is no root. `ssh-keygen` is there on machines without OpenSSH too.
-`shutdown`, `poweroff`, `halt`, `reboot` and `systemctl poweroff` ask the embedded EC2 to end or restart this instance,
-through a URL with a secret of this instance's own.
+`sudo` ignores its flags and runs the command: there is no root. `ssh-keygen` works without OpenSSH. `shutdown`,
+`poweroff`, `halt`, `reboot` and `systemctl poweroff` request the embedded EC2 to end or restart the instance, through a
+URL with a secret for each instance.
 """
 
 import shlex
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 _SUDO = """#!/bin/sh
-# There is no root on an embedded instance: the command runs as the user.
+# An embedded instance has no root: the command runs as the user.
 while [ $# -gt 0 ]; do
     case "$1" in
         --) shift; break ;;
@@ -24,20 +24,20 @@ done
 exec "$@"
 """
 
-_POWER = '''"""Ends or restarts this embedded instance by asking the embedded EC2; never the machine it runs on."""
+_POWER = '''"""Ends or restarts this embedded instance through the embedded EC2, and not the machine that it runs on."""
 import json, sys, urllib.error, urllib.request
 
 URL = {url!r}
 
 
 def parse(name, words):
-    """(action, delay in seconds, error) of a command line."""
+    """Return (action, delay in seconds, error) of a command line."""
     action = "reboot" if name == "reboot" else "shutdown"
     if name == "systemd-run":
         return None, 0, "an embedded instance has no systemd"
     if name == "systemctl":
         if words[:1] == ["reload"] and words[1:] in (["ssh"], ["sshd"]):
-            return None, 0, None  # the embedded SSH server reads its key anew for each connection
+            return None, 0, None  # the embedded SSH server reads its key for each connection
         action = {{"poweroff": "shutdown", "halt": "shutdown", "reboot": "reboot"}}.get(words[0] if words else "")
         return (action, 0, None) if action else (None, 0, "an embedded instance has no systemd")
     if name != "shutdown":
@@ -70,7 +70,7 @@ if action:
     except (OSError, urllib.error.URLError) as failure:
         sys.exit(sys.argv[1] + ": the embedded EC2 does not answer: " + str(failure))
 '''
-_KEYGEN = '''"""ssh-keygen, as far as a host key needs it: -t ed25519 -N "" -f FILE."""
+_KEYGEN = '''"""ssh-keygen with the flags for a host key: -t ed25519 -N "" -f FILE."""
 import os, sys
 import asyncssh
 
@@ -85,7 +85,7 @@ with open(path + ".pub", "wb") as file:
 _POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl", "systemd-run")
 
 
-_SKEWED = '''"""The clock of this embedded instance is {skew_s} s ahead; so are the times of its files."""
+_SKEWED = '''"""The clock of this embedded instance and the times of its files are {skew_s} s ahead."""
 import os, time
 
 SKEW_S = {skew_s!r}
@@ -131,15 +131,18 @@ exec /bin/date -d "$(/bin/date -u +%Y-%m-%dT%H:%M:%S.%NZ) {skew_s:+.0f} seconds"
 
 
 def write_skewed_clock(folder: Path, skew_s: float) -> None:
-    """Let the instance's Python programs, and `date`, see another time: nobody may set a machine's clock for one of
-    its users, so that it is done in `sitecustomize`, which Python imports from PYTHONPATH (`folder`/lib)."""
+    """Shift the time of the instance's Python programs and of `date` by `skew_s` seconds.
+
+    A machine has one clock for all users, so the shift is in `sitecustomize`, which Python imports from PYTHONPATH
+    (`folder`/lib).
+    """
     (folder / "lib").mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / "lib" / "sitecustomize.py").write_text(_SKEWED.format(skew_s=skew_s), encoding="utf-8")
     _write(folder / "bin" / "date", _DATE.format(skew_s=skew_s))
 
 
 def write_shims(folder: Path, power_url: str) -> None:
-    """Write the programs into `folder`, readable by the user alone: `power_url` has this instance's secret."""
+    """Write the programs into `folder`, readable by the user only, since `power_url` contains the instance's secret."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(folder / "sudo", _SUDO)
     power = folder / ".power.py"

@@ -1,8 +1,7 @@
-"""The SSH server of one embedded instance: public keys only, commands, terminals, SFTP and scp, all in the instance's
-home.
+"""The SSH server of one embedded instance: public keys only; commands, terminals, SFTP and scp in the instance's home.
 
-Commands run as `bash -c COMMAND` in sessions of their own. What a client that disconnects leaves running goes on, as
-under OpenSSH; a terminal's processes get SIGHUP.
+Each command runs as `bash -c COMMAND` in its own session. After a disconnect a command continues, as under OpenSSH; the
+processes of a terminal get SIGHUP.
 """
 
 import asyncio
@@ -25,13 +24,13 @@ from infra.local.machine.processes import InstanceChildren
 
 LOGIN_USERS = ("ubuntu", "ec2-user")
 _CHUNK = 64 * 1024
-# A session leader's first open of a terminal makes it its controlling one, which needs no code between fork and exec.
+# The first terminal that a session leader opens becomes its controlling terminal: no code between fork and exec.
 _ON_TERMINAL = 'exec <"$0" >"$0" 2>&1; exec "$@"'
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the SSH server serves."""
+    """The home folder, environment and processes that the SSH server uses."""
 
     home: Path
     environment: dict[str, str]
@@ -39,7 +38,7 @@ class Machine:
 
 
 class SshServer:
-    """Serves the connections that a TcpGate hands over."""
+    """Serves the connections of a TcpGate."""
 
     def __init__(self, machine: Machine, host_key: Path, authorized_keys: Sequence[str]) -> None:
         self._machine = machine
@@ -63,7 +62,7 @@ class SshServer:
         )
 
     async def serve(self, connection: socket.socket) -> None:
-        """Run one connection's handshake; the connection then lives on by itself. Raises asyncssh.Error or OSError."""
+        """Run one connection's handshake; asyncssh then serves the connection. Raises asyncssh.Error or OSError."""
         keys = [asyncssh.read_private_key(self._host_key)]  # it may have been replaced since the last connection
         options = asyncssh.SSHServerConnectionOptions(self._options, server_host_keys=keys)
         await asyncssh.run_server(connection, options=options)
@@ -72,7 +71,7 @@ class SshServer:
         running = asyncio.ensure_future(self._run(process))
         closed = asyncio.ensure_future(process.channel.wait_closed())
         try:
-            # A client that goes away only loses its streams: what it started runs on.
+            # A disconnect closes the streams only: the command continues.
             await asyncio.wait({running, closed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel(running, closed)
@@ -81,7 +80,7 @@ class SshServer:
         command = process.command
         argv = ["/bin/bash", "--norc", "--noprofile", *(["-c", command] if command is not None else [])]
         environment = dict(self._machine.environment)
-        # What OpenSSH's AcceptEnv admits on Debian and Ubuntu; anything else must come with the command.
+        # The variables of OpenSSH's AcceptEnv on Debian and Ubuntu; a command must set all others itself.
         environment.update({k: v for k, v in process.env.items() if k == "LANG" or k.startswith("LC_")})
         try:
             if process.term_type is None:
@@ -110,7 +109,7 @@ class SshServer:
             asyncio.ensure_future(_drain(stderr.fileno(), process.stderr)),
         ]
         try:
-            # Both streams to their ends before the exit status: a client may close when it has the status.
+            # Both streams are sent completely before the exit status: a client may disconnect after the status.
             await asyncio.gather(*draining)
             return await asyncio.shield(exit_code)
         finally:
@@ -130,8 +129,8 @@ class SshServer:
             draining = asyncio.ensure_future(_drain(master, process.stdout))
             try:
                 code = await asyncio.shield(exit_code)
-                theirs.close()  # only now: a terminal that no one holds open would end before the child opens it
-                # What is still in it; a background job may hold it open for ever.
+                theirs.close()  # not earlier: without an open descriptor the terminal ends before the child opens it
+                # Send the remaining output, for 1 s at most: a background job may hold the terminal open.
                 await asyncio.wait({draining}, timeout=1)
                 return code
             finally:
@@ -139,7 +138,7 @@ class SshServer:
 
 
 def _known_keys(lines: Sequence[str]) -> asyncssh.SSHAuthorizedKeys:
-    """The lines that are keys; others are passed over, as OpenSSH does with its file."""
+    """Return the keys among the lines; other lines are ignored, as in OpenSSH's authorized_keys."""
     good = []
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -149,7 +148,7 @@ def _known_keys(lines: Sequence[str]) -> asyncssh.SSHAuthorizedKeys:
 
 
 class _Login(asyncssh.SSHServer):
-    """Who may log in: the AMIs' users, with a key."""
+    """Authentication: the AMIs' login users, with a key."""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -157,17 +156,17 @@ class _Login(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         if username not in LOGIN_USERS:
             self._connection.set_authorized_keys(asyncssh.import_authorized_keys(""))
-        return True  # always ask for a key
+        return True  # a key is always required
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        return False  # none beside the authorized keys
+        return False  # no keys besides the authorized ones
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        return True  # `ssh -L`, as OpenSSH allows
+        return True  # `ssh -L`, which OpenSSH allows
 
 
 class _HomeSftp(asyncssh.SFTPServer):
-    """SFTP that takes relative paths from the instance's home. No chroot: commands and SFTP must agree on paths."""
+    """SFTP with paths relative to the instance's home. No chroot: commands and SFTP must use the same paths."""
 
     def __init__(self, channel: "asyncssh.SSHServerChannel[bytes]", home: bytes) -> None:
         super().__init__(channel)
@@ -177,7 +176,7 @@ class _HomeSftp(asyncssh.SFTPServer):
         return os.path.join(self._home, path)
 
     def exit(self) -> None:
-        # asyncssh ends the channel without a status, which `scp` takes for a failure after all has been copied.
+        # asyncssh closes the channel without a status, which `scp` reports as a failure after a complete copy.
         with contextlib.suppress(OSError):
             self.channel.exit(0)
 
@@ -208,7 +207,7 @@ async def _writable(descriptor: int) -> None:
 
 
 async def _drain(descriptor: int, writer: "asyncssh.SSHWriter[bytes]") -> None:
-    """All that a command says, to the client, until its end of the stream is closed or the client is gone."""
+    """Send a command's output to the client, until the command closes its stream or the client disconnects."""
     os.set_blocking(descriptor, False)
     while True:
         await _readable(descriptor)
@@ -227,7 +226,7 @@ async def _drain(descriptor: int, writer: "asyncssh.SSHWriter[bytes]") -> None:
 async def _feed(
     process: "asyncssh.SSHServerProcess[bytes]", target: IO[bytes], session: int, *, terminal: bool = False
 ) -> None:
-    """All that the client sends, to the command: input, signals, the size of its window."""
+    """Pass the client's input, signals and window size to the command."""
     descriptor = target.fileno()
     os.set_blocking(descriptor, False)
     while True:
@@ -275,7 +274,7 @@ def _resize(terminal: int, width: int, height: int, pixel_width: int, pixel_heig
 
 
 async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
-    """Cancel and see it through: a descriptor must not be closed while a task still has the loop watch it."""
+    """Cancel tasks and wait for their end: a descriptor must not be closed while the event loop still watches it."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

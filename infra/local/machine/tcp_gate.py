@@ -1,10 +1,10 @@
-"""The TCP door of an instance's SSH server, where the network between client and instance can fail.
+"""The TCP port of an instance's SSH server, which can simulate failures of the network.
 
     client <--TCP--> TcpGate <--socketpair--> asyncssh
 
-Bytes pass through unchanged. `freeze` stops them both ways while connections stay open and new ones are still accepted,
-as with a host that hangs; `cut` resets connections, as with a route that is lost. Doing this outside of asyncssh needs
-none of its internals, and costs one more copy of what an SSH connection encrypts anyway.
+Bytes pass through unchanged. `freeze` stops them in both directions while connections stay open and new ones are still
+accepted, as with a host that hangs; `cut` resets connections, as with a lost route. This does not depend on asyncssh's
+internals; the cost is one more copy of the encrypted bytes.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class TcpGate:
         self._is_down = False
 
     def open(self, serve: Serve) -> None:
-        """Accept connections; `serve` is called with the server's end of each."""
+        """Accept connections; `serve` is called with the server's end of each connection."""
         self._listener.listen(64)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(serve))
 
@@ -52,15 +52,15 @@ class TcpGate:
             line.start(serve, self._lines.discard)
 
     def freeze(self) -> None:
-        """From now on nothing passes; connections stay open and new ones are accepted."""
+        """Stop passing bytes; connections stay open and new ones are accepted."""
         self._thawed.clear()
 
     def thaw(self) -> None:
-        """What was held back passes, and all that follows."""
+        """Pass the bytes that were held back, and all later ones."""
         self._thawed.set()
 
     def cut(self, after_bytes: int | None = None) -> None:
-        """Reset all connections now; or, with `after_bytes`, the next one once so many bytes went to the client."""
+        """Reset all connections now; or, with `after_bytes`, the next one after so many bytes to the client."""
         if after_bytes is not None:
             self._cut_next_after = after_bytes
             return
@@ -68,7 +68,7 @@ class TcpGate:
             line.reset()
 
     def set_down(self, down: bool) -> None:
-        """Reset what is connected, and from now on whatever connects; or let it be."""
+        """Reset all connections now and each new one while down; or accept connections again."""
         self._is_down = down
         if down:
             self.cut()
@@ -93,20 +93,20 @@ class Line:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, serve: Serve, ended: Callable[["Line"], None]) -> None:
-        """Begin to pass bytes; `ended` is called with this line when both ways are closed."""
+        """Start to pass bytes; `ended` is called with this line when both directions are closed."""
         self._task = asyncio.get_running_loop().create_task(self._run(serve))
         self._task.add_done_callback(lambda _: ended(self))
 
     async def _run(self, serve: Serve) -> None:
         serving = asyncio.ensure_future(serve(self.far))
-        # A handshake that fails is the client's affair and in asyncssh's log; here it only must not go unretrieved.
+        # asyncssh logs a failed handshake; its exception is retrieved here so that asyncio does not report it.
         serving.add_done_callback(lambda done: done.cancelled() or done.exception())
         ways = [asyncio.ensure_future(self._pass(self._client, self._near, to_client=False)),
                 asyncio.ensure_future(self._pass(self._near, self._client, to_client=True))]  # fmt: skip
         try:
             await asyncio.gather(*ways)
         except OSError:
-            pass  # one side is gone; the other one learns it when the sockets are closed
+            pass  # one side has disconnected; closing the sockets below disconnects the other
         finally:
             for way in ways:
                 way.cancel()
@@ -130,7 +130,7 @@ class Line:
         target.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Drop the connection as a lost route does: no goodbye, the peer's next packet meets a reset."""
+        """Drop the connection like a lost route: without a FIN, with a reset for the peer's next packet."""
         if self._client.fileno() >= 0:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._task is not None:
@@ -138,7 +138,7 @@ class Line:
 
 
 def _acknowledge_at_once(connection: socket.socket) -> None:
-    """Acknowledge what was just received; the kernel forgets this wish with each packet. Linux only.
+    """Acknowledge received bytes at once; the kernel resets the option with each packet. Linux only.
 
     paramiko leaves Nagle's algorithm on: with delayed acknowledgements every command would take 40 ms more.
     """

@@ -248,15 +248,19 @@ def test_its_python_and_python3_are_the_one_that_was_chosen(machine: Path) -> No
 @pytest.mark.parametrize(
     ("says", "code", "why"),
     [
-        (None, 0, "nvidia-smi is not there"),
+        (None, 0, "nvidia-smi is not installed"),
         (
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
             9,
-            "ended with 9: NVIDIA-SMI",
+            "exited with code 9: NVIDIA-SMI",
         ),
-        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 0, "says: NVIDIA-SMI has"),
-        ("No devices were found", 0, "nvidia-smi says: No devices were found"),
-        ("Failed to initialize NVML: Driver/library version mismatch", 18, "ended with 18: Failed to initialize NVML"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 0, "printed: NVIDIA-SMI has"),
+        ("No devices were found", 0, "nvidia-smi printed: No devices were found"),
+        (
+            "Failed to initialize NVML: Driver/library version mismatch",
+            18,
+            "exited with code 18: Failed to initialize NVML",
+        ),
     ],
 )
 @pytest.mark.parametrize("purpose", ["bundled", "own"])
@@ -268,8 +272,8 @@ def test_a_gpu_that_does_not_work_is_not_paid_for(
         gpu(machine, says, code)
     told = refusal(machine, purpose, "gpu")
     assert why in told
-    assert "name an image with the NVIDIA driver with --ami, or insist with --allow-cpu" in told
-    for words in (("gpu", "cpu"), ()):  # one may insist, and an embedded instance has no GPU
+    assert "choose an image with the NVIDIA driver with --ami, or pass --allow-cpu" in told
+    for words in (("gpu", "cpu"), ()):  # with --allow-cpu, or on an embedded instance
         done, answer, said = bootstrap(machine, purpose, *words)
         assert done == 0, said
         assert (answer["gpu"], answer["torch"]) == ("", "2.13.0")
@@ -305,7 +309,7 @@ def test_a_torch_that_was_installed_and_sees_no_gpu_is_refused_unless_the_cpu_is
     wheels(machine, sees=False)
     told = refusal(machine, "bundled", "gpu")
     assert "torch==2.13.0 was installed and cannot be used on Tesla T4: torch 2.13.0 (CUDA 13.0) sees no GPU" in told
-    assert "--ami, or insist on the CPU with --allow-cpu" in told
+    assert "--ami, or pass --allow-cpu to train on the CPU" in told
     code, answer, said = bootstrap(machine, "bundled", "gpu", "cpu")
     assert code == 0, said
     assert answer["gpu"] == ""

@@ -115,9 +115,9 @@ def test_what_is_not_there_is_one_line_at_once(tmp_path: Path) -> None:
         fill(store, tmp_path / "data", waits)
     assert waits == []
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": 3}))
-    with pytest.raises(dataset_sync.DataError, match=r"manifest.json is no manifest"):
+    with pytest.raises(dataset_sync.DataError, match=r"manifest.json is not a manifest"):
         fill(store, tmp_path / "data")
-    with pytest.raises(dataset_sync.DataError, match=r"is no place in S3; give s3://BUCKET/PREFIX"):
+    with pytest.raises(dataset_sync.DataError, match=r"is not an S3 URL; give s3://BUCKET/PREFIX"):
         dataset_sync.Source("https://bucket", store)
 
 
@@ -137,7 +137,7 @@ def test_what_was_prepared_is_kept_with_the_manifest_last_and_comes_back_equal(p
 def test_another_file_is_never_written_over(prepared: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.kept["some/where/shard-00001.npy"] = {"sha256": "another"}
-    with pytest.raises(dataset_sync.DataError, match=r"shard-00001.npy is another file; give another --data-bucket"):
+    with pytest.raises(dataset_sync.DataError, match=r"shard-00001.npy has other content; give another --data-bucket"):
         dataset_sync.keep(dataset_sync.Source("s3://bucket/some/where", store), str(prepared))
     assert "some/where/manifest.json" not in store.kept
 

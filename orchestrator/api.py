@@ -86,8 +86,7 @@ def launch(
         detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
         flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
-            `dry_run=True` nothing is created: `state` is PLANNED and `details` is the plan, which is also printed to
-            standard error unless `quiet`. `sync_dry_run=True` does the same for the files that would be sent.
+            `dry_run=True` nothing is created: `state` is PLANNED, `details` is the plan. `sync_dry_run=True`: the files.
 
     Raises:
         SpecError: the settings cannot work; nothing was created.
@@ -102,19 +101,22 @@ def launch(
         "cloud": cloud,
         "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),
-        "set": [f"{key}={value}" for key, value in (settings or {}).items()],
-        "env": [f"{key}={value}" for key, value in (env or {}).items()],
+        "set": _pairs(settings),
+        "env": _pairs(env),
         "budget": budget_usd,
         "region": [region] if isinstance(region, str) else list(region),
         "detach": detach,
     }
-    home = home_from_environment()
+    home, say = home_from_environment(), _to_nobody if quiet else _to_standard_error
     request = read_request(given, list(command), home)
-    say = _to_nobody if quiet else _to_standard_error
     if flags.get("dry_run") or flags.get("sync_dry_run"):
         return _planned(sync_dry_run(request) if flags.get("sync_dry_run") else dry_run(request, home), home, say)
     _launch(request, home, is_detached=detach, say=say)
     return result(request.spec.run)
+
+
+def _pairs(values: Mapping[str, Any] | None) -> list[str]:
+    return [f"{key}={value}" for key, value in (values or {}).items()]
 
 
 def _check_options(flags: Mapping[str, Any], command: Sequence[str]) -> None:

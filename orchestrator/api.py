@@ -70,7 +70,7 @@ def launch(
 ) -> RunResult:
     """Launch a run, lead it to its end, and return its result. Rents without asking, as `-y` does.
 
-    In the main thread Ctrl-C stops the run, as on the command line. In any other thread `pixel-orch stop` does.
+    Ctrl-C stops it in the main thread, `pixel-orch stop` in any thread.
 
     Args:
         instance: EC2 type, or several in order of preference.
@@ -86,18 +86,17 @@ def launch(
         detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
         flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
-            `dry_run=True` nothing is created: `state` is PLANNED, `details` is the plan. `sync_dry_run=True`: the files.
+            `dry_run=True` nothing is created: `state` is PLANNED, `details` the plan; `sync_dry_run=True`: the files.
 
     Raises:
         SpecError: the settings cannot work; nothing was created.
         PixelOrchError: AWS refused before anything was rented. A run that fails later is a result, not an error.
     """
     _check_options(flags, command)
-    given: dict[str, Any] = {
+    given = {
         **flags,
         "instance": instance if isinstance(instance, str) else ",".join(instance),
-        "spot": spot,
-        "on_demand": not spot,
+        ("spot" if spot else "on_demand"): True,
         "cloud": cloud,
         "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),

@@ -19,7 +19,7 @@ from orchestrator.market.pools import Pool
 from orchestrator.plan.preflight import launch_dry_run
 from orchestrator.plan.requests import Plan, user_data
 from orchestrator.runs.spec import RunSpec
-from tests.memory import MemoryCloud, VirtualClock
+from tests.support.memory import MemoryCloud, VirtualClock
 
 
 class World:

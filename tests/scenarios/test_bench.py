@@ -15,7 +15,7 @@ import pytest
 from infra.instance.watch import Watch, gpu_facts
 from infra.local import EmbeddedCloud
 from orchestrator.runs.store import RunStore
-from tests.scenarios.stage import Stage, last_json, staged
+from tests.support.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow
 

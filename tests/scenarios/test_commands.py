@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.stage import Stage, last_json, staged
+from tests.support.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow
 

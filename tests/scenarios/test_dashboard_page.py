@@ -12,7 +12,7 @@ import pytest
 from orchestrator.runs.events import Progress, StateChanged
 from tests import browser
 from tests.report_runs import BORN, PNG, Had, write_run
-from tests.scenarios.stage import Stage, staged
+from tests.support.stage import Stage, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.find() is None, reason=browser.WHY_NOT)]
 

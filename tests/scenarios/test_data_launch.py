@@ -16,9 +16,9 @@ from model.data.prepare.prepare import prepare
 from orchestrator.runs.events import HostReady
 from orchestrator.runs.store import RunStore
 from tests.scenarios import test_second_home as second
-from tests.scenarios.stage import Stage
 from tests.support.data_files import Drive, write_bag, write_cifar
 from tests.support.metrics import metrics_of
+from tests.support.stage import Stage
 
 pytestmark = pytest.mark.slow
 stage = second.stage

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.stage import Stage, last_json, staged
+from tests.support.stage import Stage, last_json, staged
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow

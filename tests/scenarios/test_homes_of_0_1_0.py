@@ -10,9 +10,9 @@ import pytest
 
 from infra.local import EmbeddedCloud
 from orchestrator.runs.store import RunStore
-from tests.scenarios.stage import Stage, last_json, staged
-from tests.scenarios.tiny_trainer import expected, load
 from tests.support.home_0_1_0 import copied
+from tests.support.stage import Stage, last_json, staged
+from tests.support.tiny_trainer import expected, load
 
 pytestmark = pytest.mark.slow
 

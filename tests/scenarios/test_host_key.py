@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.host.host_keys import fingerprint
 from orchestrator.runs.events import HostKeyRenewed
-from tests.scenarios.stage import Stage, staged
+from tests.support.stage import Stage, staged
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from infra.local import EmbeddedCloud
 from infra.local.aws import spot_market
 from orchestrator.cloud.price_cache import PriceCache
 from orchestrator.market.price_series import Change
-from tests.scenarios.stage import Stage, last_json, staged
+from tests.support.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,10 @@
-"""Three random stories with real processes; `python -m tests.real_chaos --seeds 100` tells many."""
+"""Three random stories with real processes; `python -m tests.support.real_chaos --seeds 100` tells many."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests import real_chaos
+from tests.support import real_chaos
 
 
 @pytest.mark.slow

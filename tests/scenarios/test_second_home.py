@@ -18,9 +18,9 @@ from infra.local import EmbeddedCloud
 from orchestrator.runs.events import CheckpointStored, TrainerExited
 from orchestrator.runs.store import RunStore
 from tests.contract.test_embedded_s3 import TRUST
-from tests.scenarios.stage import Stage, last_json, staged
-from tests.scenarios.tiny_trainer import expected, load
 from tests.support.metrics import metrics_of
+from tests.support.stage import Stage, last_json, staged
+from tests.support.tiny_trainer import expected, load
 
 pytestmark = pytest.mark.slow
 BUCKET = "second-home"

@@ -14,7 +14,7 @@ from infra.local import EmbeddedCloud
 from orchestrator.cli.main import main
 from orchestrator.runs.store import RunStore
 from tests.contract.test_embedded_fixtures import PARAMETER, client, wait_for
-from tests.scenarios import tiny_trainer
+from tests.support import tiny_trainer
 
 pytestmark = pytest.mark.slow
 BUCKET = "pixel-orch-123456789012-us-east-1"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.runs.store import RunStore
-from tests.scenarios.stage import Stage, last_json, staged
-from tests.scenarios.tiny_trainer import expected, load
+from tests.support.stage import Stage, last_json, staged
+from tests.support.tiny_trainer import expected, load
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from orchestrator.runs.events import (
     CheckpointRefused,
     StateChanged,
 )
-from tests.story import Story
+from tests.support.story import Story
 
 
 def check_invariants(story: Story) -> None:

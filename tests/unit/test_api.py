@@ -21,7 +21,7 @@ from orchestrator.plan import preview
 from orchestrator.plan.settings_file import LAUNCH_SETTINGS
 from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec
 from orchestrator.runs.store import RunStore
-from tests.memory import MemoryCloud, VirtualClock
+from tests.support.memory import MemoryCloud, VirtualClock
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_the_api_refuses_as_the_command_does(at_home: Path) -> None:
 
 @pytest.mark.slow
 def test_the_api_launches_and_returns_what_came_of_it(at_home: Path, tmp_path: Path, capfd: Any) -> None:
-    tiny = Path(__file__).parents[1] / "scenarios" / "tiny_trainer.py"
+    tiny = Path(__file__).parents[1] / "support" / "tiny_trainer.py"
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "train.py").write_text(tiny.read_text())
     run = orchestrator.launch(

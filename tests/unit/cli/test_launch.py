@@ -20,7 +20,7 @@ from orchestrator.host.sync import Tree
 from orchestrator.plan.launch_preparation import PreparedRun, Verb
 from orchestrator.runs.events import CapacityAwaited
 from orchestrator.runs.spec import Limits, RecoveryPolicy
-from tests.story import Story
+from tests.support.story import Story
 
 
 class Terminal(io.StringIO):

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.cli.main import main
 from orchestrator.runs.events import StateChanged
 from orchestrator.runs.store import RunStore
-from tests.story import Story
+from tests.support.story import Story
 
 
 def finished(home: Path, run: str, *, age_s: float = 0.0) -> RunStore:

@@ -23,9 +23,9 @@ from orchestrator.market.billing import total_usd
 from orchestrator.report.summary import summary_text
 from orchestrator.runs.events import Event, InstanceEnded, Progress, StateChanged
 from orchestrator.runs.store import RunStore
-from tests.memory import Machine
 from tests.report_runs import BORN, Had, write_run
-from tests.story import Story
+from tests.support.memory import Machine
+from tests.support.story import Story
 
 LONG = "pixelcnn-with-a-rather-long-name-"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from orchestrator.cloud.base import RUN_TAG, Instance
 from orchestrator.cloud.shared import RATES, SharedCloud, TokenBucket
-from tests.memory import MemoryCloud, VirtualClock
+from tests.support.memory import MemoryCloud, VirtualClock
 
 
 class Watch:

@@ -10,9 +10,9 @@ import pytest
 from orchestrator.errors import BudgetError
 from orchestrator.market.billing import total_usd
 from orchestrator.runs.spec import Limits
-from tests.memory import Machine
-from tests.story import Story
+from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 SLOW = 0.01  # steps/s: 100 steps take 10,000 s, which cost 0.83 $ at 0.30 $/h
 

@@ -21,8 +21,8 @@ from orchestrator.runs.events import (
 )
 from orchestrator.runs.spec import RecoveryPolicy
 from orchestrator.runs.state import fold
-from tests.story import Story
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 def test_a_laptop_that_is_offline_for_an_hour_loses_nothing(home: Path) -> None:

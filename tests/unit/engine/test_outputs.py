@@ -14,9 +14,9 @@ from orchestrator.runs.events import (
     CheckpointPulled,
     ExtraOutputsPulled,
 )
-from tests.memory import Machine
-from tests.story import Story
+from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 def test_the_newest_checkpoint_comes_home_first(home: Path) -> None:

@@ -14,9 +14,9 @@ from orchestrator.errors import (
     ThrottledError,
 )
 from orchestrator.runs.spec import RecoveryPolicy
-from tests.memory import Machine, refusal_of
-from tests.story import Story
+from tests.support.memory import Machine, refusal_of
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 def test_empty_pools_are_events_not_attempts(home: Path) -> None:

@@ -1,6 +1,6 @@
 """A few random stories in every run of the tests, and proof that a broken engine is caught by them.
 
-`python -m tests.chaos --seeds 10000` tells many.
+`python -m tests.support.chaos --seeds 10000` tells many.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from orchestrator.market import budget as limits
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.spec import Limits
 from orchestrator.runs.store import RunStore
-from tests import chaos
-from tests.tale import Fault, Setting
+from tests.support import chaos
+from tests.support.tale import Fault, Setting
 
 
 @pytest.mark.parametrize("seed", range(40))

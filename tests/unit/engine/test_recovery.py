@@ -16,9 +16,9 @@ from orchestrator.errors import (
 from orchestrator.runs.events import (
     InstanceEnded,
 )
-from tests.memory import BrokenSetup, Machine
-from tests.story import Story
+from tests.support.memory import BrokenSetup, Machine
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 def test_a_quiet_run_takes_the_cheapest_pool_and_brings_every_checkpoint_home(home: Path) -> None:

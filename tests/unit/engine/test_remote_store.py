@@ -14,9 +14,9 @@ from orchestrator.errors import CloudError, TrainingError
 from orchestrator.host.base import BucketPlace, Cursor, HostStatus
 from orchestrator.runs.events import CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.outputs import Output
-from tests.memory_host import MemoryHost, output_of
-from tests.story import Story
+from tests.support.memory_host import MemoryHost, output_of
 from tests.support.metrics import metrics_of
+from tests.support.story import Story
 
 PLACE = BucketPlace("b", "pixel-orch/story-1", "us-east-1")
 

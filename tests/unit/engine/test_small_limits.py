@@ -14,9 +14,9 @@ from orchestrator.runs.events import (
     TrainerExited,
 )
 from orchestrator.runs.spec import Limits
-from tests.memory import Machine
-from tests.story import Story
+from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 def test_of_a_small_duration_a_fifth_at_most_is_kept_for_saving(home: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.cloud.base import Image
 from orchestrator.engine.stop import Cancelled
-from tests.memory import VirtualClock
-from tests.story import Story
+from tests.support.memory import VirtualClock
 from tests.support.run_checks import check_invariants
+from tests.support.story import Story
 
 
 @pytest.mark.parametrize("after_s", [0.5, 5, 21, 23, 40, 80, 121, 130])

@@ -9,7 +9,7 @@ from orchestrator.market.billing import other_usd_h
 from orchestrator.market.budget import guaranteed_s, price_cap_usd_h, too_little_to_begin
 from orchestrator.market.pools import Offer, Pool
 from orchestrator.runs.spec import Limits
-from tests.story import Story
+from tests.support.story import Story
 from tests.unit.market.test_billing import START, attempt
 
 

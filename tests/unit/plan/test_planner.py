@@ -24,7 +24,7 @@ from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run, preflight
 from orchestrator.plan.preview import Draft
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.spec import Limits, RunSpec
-from tests.memory import MemoryCloud, VirtualClock
+from tests.support.memory import MemoryCloud, VirtualClock
 
 SUBNETS = ("subnet-0000000000000000a", "subnet-0000000000000000b")
 

@@ -15,8 +15,8 @@ from orchestrator.runs.files import read_jsonl, write_atomically
 from orchestrator.runs.home import make_home
 from orchestrator.runs.state import fold
 from orchestrator.runs.store import RunBusyError, RunStore
-from tests.story import Story
 from tests.support.metrics import metrics_of
+from tests.support.story import Story
 
 
 def test_events_come_back_as_they_were_written(home: Path) -> None:

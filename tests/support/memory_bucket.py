@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CloudError
 from orchestrator.host.base import BucketPlace
 from orchestrator.runs.outputs import Output
-from tests.memory_host import Machine, MemoryHost, output_of
+from tests.support.memory_host import Machine, MemoryHost, output_of
 
 if TYPE_CHECKING:
-    from tests.memory import MemoryCloud
+    from tests.support.memory import MemoryCloud
 
 PLACE = BucketPlace("b", "pixel-orch/story-1", "us-east-1")
 

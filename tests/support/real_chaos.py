@@ -1,4 +1,4 @@
-"""Random stories with real processes: `python -m tests.real_chaos --seeds 100`.
+"""Random stories with real processes: `python -m tests.support.real_chaos --seeds 100`.
 
 Each seed launches the tiny trainer on an embedded cloud of its own, with a random `--faults` file (no capacity,
 throttling, lost answers, interruptions, a frozen host, a cut link), and meanwhile kills the command at random moments
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.runs.events import FINAL_STATES
-from tests.scenarios.stage import Stage
-from tests.scenarios.tiny_trainer import expected, load
+from tests.support.stage import Stage
+from tests.support.tiny_trainer import expected, load
 
 MOST_LIVES = 6
 LIFE_S = 75.0  # one command, on a machine that is busy
@@ -210,7 +210,7 @@ def main() -> int:
             if problem:
                 broken += 1
                 print(
-                    f"seed {seed}: {problem}\n    again: python -m tests.real_chaos --first {seed} --seeds 1",
+                    f"seed {seed}: {problem}\n    again: python -m tests.support.real_chaos --first {seed} --seeds 1",
                     flush=True,
                 )
     print(f"{args.seeds} seeds from {args.first}: {broken} broken, {time.perf_counter() - began:.0f} s")

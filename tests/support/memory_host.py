@@ -20,7 +20,7 @@ from orchestrator.host.base import Cursor, HostStatus, Job, Setup
 from orchestrator.runs.outputs import ExtraOutput, Output
 
 if TYPE_CHECKING:
-    from tests.memory import MemoryCloud
+    from tests.support.memory import MemoryCloud
 
 FIRST_HOUR_S = 3600.0
 LEAVE_TO_AWS_S = 180.0  # watch.py: from a notice on, in the first hour

@@ -1,4 +1,4 @@
-"""Random stories in virtual time: `python -m tests.chaos --seeds 10000`.
+"""Random stories in virtual time: `python -m tests.support.chaos --seeds 10000`.
 
 Each seed gives a setting (strategy, market, budget, how the prices move, how slow the machines are) and a list of
 faults (what befalls which machine, which zone is empty when, when EC2 does not answer or the credentials have expired,
@@ -29,9 +29,9 @@ from pathlib import Path
 
 from orchestrator.runs.events import Event
 from orchestrator.runs.spec import Limits
-from tests import invariants
-from tests.memory import WEST, ZONES
-from tests.tale import Fault, Setting, Tale
+from tests.support import invariants
+from tests.support.memory import WEST, ZONES
+from tests.support.tale import Fault, Setting, Tale
 
 KINDS = (
     "interrupt", "interrupt", "vanish", "freeze", "notice-only", "crash", "empty", "throttle", "offline", "lost-answer",
@@ -153,7 +153,7 @@ def tell_of(seed: int, problem: str, faults: list[Fault]) -> None:
     print(f"seed {seed}: {problem}\n    setting: {setting_of(seed).differences()}")
     for fault in shrunk(seed, faults):
         print(f"    {fault}")
-    print(f"    again: python -m tests.chaos --first {seed} --seeds 1 -v", flush=True)
+    print(f"    again: python -m tests.support.chaos --first {seed} --seeds 1 -v", flush=True)
 
 
 def main() -> int:

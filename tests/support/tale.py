@@ -13,10 +13,10 @@ from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.events import Event, State
 from orchestrator.runs.spec import Limits, RecoveryPolicy
-from tests.memory import VirtualClock, refusal_of
-from tests.memory_bucket import PLACE, MemoryS3
-from tests.memory_host import Machine
-from tests.story import Story
+from tests.support.memory import VirtualClock, refusal_of
+from tests.support.memory_bucket import PLACE, MemoryS3
+from tests.support.memory_host import Machine
+from tests.support.story import Story
 
 MOST_LIVES = 15
 LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end

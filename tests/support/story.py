@@ -17,7 +17,7 @@ from orchestrator.plan.requests import Plan
 from orchestrator.runs.events import Event, RunCreated
 from orchestrator.runs.spec import RecoveryPolicy, RunSpec
 from orchestrator.runs.store import RunStore
-from tests.memory import Machine, MemoryCloud, VirtualClock
+from tests.support.memory import Machine, MemoryCloud, VirtualClock
 
 
 class Recorder:

@@ -21,8 +21,8 @@ from orchestrator.errors import AccessError, CloudError, ThrottledError
 from orchestrator.market import catalog
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
-from tests.memory_bucket import carried_until
-from tests.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
+from tests.support.memory_bucket import carried_until
+from tests.support.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
 
 EPOCH = 1_790_000_000.0
 BOOT_S = 20.0

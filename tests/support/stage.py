@@ -20,7 +20,7 @@ from infra.local import EmbeddedCloud
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
-from tests.scenarios import tiny_trainer
+from tests.support import tiny_trainer
 from tests.support.metrics import metrics_of
 
 TINY = Path(__file__).with_name("tiny_trainer.py")

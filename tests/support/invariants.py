@@ -17,8 +17,8 @@ from orchestrator.runs.events import (
     TrainerStarted,
 )
 from orchestrator.runs.state import Attempt, RunState, fold
-from tests.memory_host import Machine
-from tests.tale import Tale
+from tests.support.memory_host import Machine
+from tests.support.tale import Tale
 
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",

@@ -145,7 +145,7 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
     """Show what would be rented and ask, unless `-y` is given.
 
     Raises:
-        SpecError: nobody can be asked, or the answer is no.
+        SpecError: stdin is not a terminal, or the answer is no.
     """
     if children[0].spec.cloud == "aws":
         from orchestrator.plan.planner import refuse_retired

@@ -37,7 +37,7 @@ class Orphans:
 def cleanup(args: argparse.Namespace) -> int:
     """Do `pixel-orch cleanup`: find orphaned instances and runs by tag, and end them.
 
-    With `--dry-run`, and without `-y` where nobody can be asked, it only lists them: 1 if there are some.
+    With `--dry-run`, and without `-y` where stdin is not a terminal, it only lists them: 1 if there are any.
     """
     home = home_from_environment()
     cloud_name = check_cloud(args.cloud)

@@ -22,7 +22,7 @@ def say_error(text: str) -> None:
 
 
 def require_terminal() -> None:
-    """Raise SpecError where nobody can answer a question."""
+    """Raise SpecError if stdin is not a terminal, so that no question can be answered."""
     if not sys.stdin.isatty():
         raise SpecError("stdin is not a terminal; pass -y")
 

@@ -32,7 +32,7 @@ def _network(sub: Flags) -> None:
     sub.add_argument("--private", action="store_true", help="no public address; needs --via-ssm or a proxy")
     sub.add_argument("--via-ssm", action="store_true", help="SSH through AWS Systems Manager; no open port")
     sub.add_argument("--ssh-proxy", metavar="COMMAND", help="ProxyCommand: %%h %%p, %%i instance, %%r region")
-    sub.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine; none: nobody)")
+    sub.add_argument("--ssh-cidr", metavar="CIDR", help="who may connect (default: this machine; none: no address)")
     sub.add_argument("--login-user", metavar="USER", help="user to log in as (default: the image's)")
     sub.add_argument("--key", metavar="FILE", help="your own private key (default: a new one for the run)")
     sub.add_argument("--disk-size", metavar="GIB", type=int, help="root disk, encrypted gp3 (default: 100)")

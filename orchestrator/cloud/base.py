@@ -167,7 +167,7 @@ class Cloud(Protocol):
 
 
 def admission(region: str, group: str, cidr: str) -> Call:
-    """Return the request that lets one network knock at a security group's SSH, and nobody else."""
+    """Return the request that admits SSH from one network to a security group."""
     ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
     rule = {**ssh, "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
     return Call("AuthorizeSecurityGroupIngress", region, {"GroupId": group, "IpPermissions": [rule]})

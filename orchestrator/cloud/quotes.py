@@ -128,7 +128,8 @@ def _ask(
 
 @contextmanager
 def open_source(cloud: str, home: Path, profile: str | None = None) -> Iterator[PriceSource]:
-    """Give whom to ask: AWS, or the embedded cloud, which is started for it and ended again if nobody else uses it."""
+    """Open the source of prices: AWS, or the embedded cloud, which is started and stopped for it if needed."""
+    from orchestrator.cloud.aws.prices import PriceSource
 
     if cloud == "aws":
         yield PriceSource(profile=profile)

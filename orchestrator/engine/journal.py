@@ -1,4 +1,4 @@
-"""The facts of one run in this process: written down first, then told to whoever watches."""
+"""The events of one run in this process: written down first, then passed to the watchers."""
 
 from __future__ import annotations
 

@@ -216,11 +216,11 @@ class Provisioner:
         self.journal.store.attempt_folder(number)  # makes it
         self.journal.store.host_key_path(number).write_text(public)
         cloud_config = user_data(private, public, authorized, *self._alone_min(group))
-        door = self._open_security_group(group[0].pool.region)
+        group_id = self._open_security_group(group[0].pool.region)
         if self.spec.strategy == "any":
-            template, fleet = self.plan.fleet(group, number, self._turn, door, cloud_config)
+            template, fleet = self.plan.fleet(group, number, self._turn, group_id, cloud_config)
             return fleet, template
-        return self.plan.launch(group[0], number, self._turn, door, cloud_config), None
+        return self.plan.launch(group[0], number, self._turn, group_id, cloud_config), None
 
     def _alone_min(self, group: Sequence[Offer]) -> tuple[int, int]:
         """Return (minutes after its boot at which an instance without an agent ends itself, their upper limit).

@@ -23,7 +23,7 @@ FETCHED = 2  # so many of the newest checkpoints that were stored while we were 
 
 
 class RemoteStore(Protocol):
-    """The place of one run in a bucket; `cloud.aws.s3.S3Home`. Every method may raise `CloudError`."""
+    """The place of one run in a bucket; `cloud.aws.s3.S3Store`. Every method may raise `CloudError`."""
 
     @property
     def url(self) -> str:

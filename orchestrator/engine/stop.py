@@ -29,7 +29,7 @@ class StopRequest:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.reason = ""  # "" while nobody has asked
+        self.reason = ""  # "" without a request
         self.state: State = "CANCELLED"  # STOPPED if the run is to be resumable
         self.is_urgent = False  # end the machine without waiting for the trainer's checkpoint
         self.limit: Limit | None = None  # that the run has reached

@@ -157,8 +157,8 @@ def _ratios(side: Side, first: Side) -> Ratios:
 
 def _value(side: Side, first: Side) -> Decimal | None:
     """Return the ratio of TFLOPS per dollar in one market: spot, or on-demand where a spot price is not known."""
-    dearer = _over(side.spot_usd_h, first.spot_usd_h) or _over(side.on_demand_usd_h, first.on_demand_usd_h)
-    return None if not dearer else side.fp32_tflops / first.fp32_tflops / dearer
+    price_ratio = _over(side.spot_usd_h, first.spot_usd_h) or _over(side.on_demand_usd_h, first.on_demand_usd_h)
+    return None if not price_ratio else side.fp32_tflops / first.fp32_tflops / price_ratio
 
 
 def _over(value: Decimal | None, first: Decimal | None) -> Decimal | None:

@@ -12,7 +12,7 @@ from orchestrator.errors import CloudError, SpecError
 from orchestrator.runs.spec import RunSpec
 
 if TYPE_CHECKING:
-    from orchestrator.cloud.aws.s3 import S3Home
+    from orchestrator.cloud.aws.s3 import S3Store
 
 
 def resolved(spec: RunSpec, home: Path) -> RunSpec:
@@ -61,20 +61,20 @@ def _profile_of_setup(spec: RunSpec, home: Path) -> str | None:
     return DEFAULT_NAME if has_profile(DEFAULT_NAME, endpoint=_endpoint_of(spec, home), profile=spec.profile) else None
 
 
-def remote_store_of(spec: RunSpec, home: Path) -> S3Home | None:
+def remote_store_of(spec: RunSpec, home: Path) -> S3Store | None:
     """Return the remote store of a run, None if it has none."""
     if spec.bucket is None:
         return None
-    from orchestrator.cloud.aws.s3 import S3Home
+    from orchestrator.cloud.aws.s3 import S3Store
 
-    return S3Home(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
+    return S3Store(spec.bucket, spec.bucket_prefix, endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
-def s3_files(spec: RunSpec, home: Path, bucket: str) -> S3Home:
+def s3_files(spec: RunSpec, home: Path, bucket: str) -> S3Store:
     """Return a bucket with all of its files, not only this run's."""
-    from orchestrator.cloud.aws.s3 import S3Home
+    from orchestrator.cloud.aws.s3 import S3Store
 
-    return S3Home(bucket, "", endpoint=_endpoint_of(spec, home), profile=spec.profile)
+    return S3Store(bucket, "", endpoint=_endpoint_of(spec, home), profile=spec.profile)
 
 
 def _endpoint_of(spec: RunSpec, home: Path) -> dict[str, str]:

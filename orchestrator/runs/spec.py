@@ -75,7 +75,7 @@ class RunSpec(BaseModel):
     strategy: Strategy = "price"
     subnets: tuple[str, ...] = ()
     is_private: bool = False  # no public address
-    ssh_cidr: str | None = None  # who may connect; None: this machine's address, "none": nobody from outside
+    ssh_cidr: str | None = None  # who may connect; None: this machine's address, "none": no address
     ssh_proxy: str | None = None  # a ProxyCommand; %h %p %r as in ssh_config, %i is the instance's id
     key: str | None = None  # a private key of the user instead of one made for the run
     tags: Mapping[str, str] = Field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""AWS, the only package that says boto3.
+"""AWS: the only package that imports boto3.
 
-Its errors are translated at the sill (`errors.py`) and never get further in.
+`errors.py` turns its errors into those of `orchestrator.errors`.
 """
 
 from orchestrator.cloud.aws.ec2 import AwsCloud, configured_region

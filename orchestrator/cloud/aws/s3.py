@@ -24,7 +24,7 @@ from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
 SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
 
 
-class S3Home:
+class S3Store:
     """The place of one run in a bucket.
 
     Args:

@@ -44,6 +44,11 @@ def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile
     return True
 
 
+def _is_missing(error: CloudError) -> bool:
+    """Return whether there is no such stack: CloudFormation has no code for that, only a ValidationError's text."""
+    return error.code == "ValidationError" and "does not exist" in str(error)
+
+
 @dataclass(frozen=True)
 class StackEvent:
     """One line of a deployment: a resource, its state, and why it failed."""
@@ -109,7 +114,7 @@ class Stack:
             with map_boto_errors(self._where):
                 found = self._cloudformation.describe_stacks(StackName=self.name)["Stacks"]
         except CloudError as error:
-            if "does not exist" in str(error):
+            if _is_missing(error):
                 return None
             raise
         return dict(found[0]) if found and found[0]["StackStatus"] != "DELETE_COMPLETE" else None
@@ -186,7 +191,7 @@ class Stack:
                 pages = self._cloudformation.get_paginator("describe_stack_events").paginate(StackName=self.name)
                 found = [dict(raw) for page in pages for raw in page["StackEvents"]]
         except CloudError as error:
-            if "does not exist" in str(error):
+            if _is_missing(error):
                 return []
             raise
         return found[::-1]
@@ -222,7 +227,7 @@ class Stack:
             with map_boto_errors(self._where):
                 return str(self._cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]["StackStatus"])
         except CloudError as error:
-            if "does not exist" in str(error):
+            if _is_missing(error):
                 return "DELETE_COMPLETE"
             raise
 

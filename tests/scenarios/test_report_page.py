@@ -13,9 +13,9 @@ import pytest
 
 from orchestrator.cli.main import main
 from orchestrator.formatting import money, number
-from tests import browser
-from tests.browser import Page
-from tests.report_runs import PNG, Had, write_run
+from tests.support import browser
+from tests.support.browser import Page
+from tests.support.report_runs import PNG, Had, write_run
 
 pytestmark = [
     pytest.mark.slow,

@@ -24,8 +24,8 @@ from orchestrator.report.summary import summary_text
 from orchestrator.runs.events import Event, InstanceEnded, Progress, StateChanged
 from orchestrator.runs.store import RunStore
 from tests.memory import Machine
-from tests.report_runs import BORN, Had, write_run
 from tests.story import Story
+from tests.support.report_runs import BORN, Had, write_run
 
 LONG = "pixelcnn-with-a-rather-long-name-"
 

@@ -116,8 +116,8 @@ def test_a_past_event_is_printed_with_its_own_time_and_another_day_with_its_date
     view.event(InstanceEnded(at=now - 3600, ended_at=now - 3600, **lost))  # type: ignore[arg-type]
     view.event(InstanceEnded(at=now - 86400, ended_at=now - 86400, **lost))  # type: ignore[arg-type]
     first, second = stream.getvalue().splitlines()
-    assert first.startswith("11:00:00   i-1 is gone")
-    assert second.startswith("2026-09-12 12:00:00   i-1 is gone")
+    assert first.startswith("11:00:00   i-1 terminated")
+    assert second.startswith("2026-09-12 12:00:00   i-1 terminated")
 
 
 def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(home: Path, terminal: Terminal) -> None:
@@ -137,7 +137,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
                                                  ended_by="pixel-orch", reason="")]:  # fmt: skip
         view.event(event)
     view.look()
-    assert terminal.getvalue().endswith("is gone (ended by us)\n"), "nothing trains any more"
+    assert terminal.getvalue().endswith("terminated (by pixel-orch)\n"), "nothing trains any more"
 
 
 # -- width

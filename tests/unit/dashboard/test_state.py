@@ -24,11 +24,11 @@ def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None
     for step in (9, 100, 20):
         (store.folder / f"samples-{step}.png").write_bytes(PNG)
     (run,) = snapshot(home, NOW)["runs"]
-    assert (run["step"], run["steps"], run["images_per_s"]) == (100, 1000, 900.0), "checkpoint-100.pt is home"
+    assert (run["step"], run["steps"], run["images_per_s"]) == (100, 1000, 900.0), "checkpoint-100.pt is downloaded"
     assert (run["samples"], run["budget_usd"], run["usd_is_estimate"]) == ("samples-100.png", 2.0, True)
     assert run["usd"] == pytest.approx(float(total_usd(store.state().attempts, NOW)))
     assert run["where"] == "g4dn.xlarge spot in us-east-1a"
-    assert any("checkpoint-100.pt is home" in event["words"] for event in run["events"])
+    assert any("checkpoint-100.pt downloaded" in event["words"] for event in run["events"])
     assert not run["is_led"], "nobody holds its lock"
 
 

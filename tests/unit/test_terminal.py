@@ -318,7 +318,7 @@ def test_the_time_beside_the_cost_is_that_of_machines(home: Path) -> None:
 
 def test_a_run_that_trained_nothing_names_no_device(home: Path) -> None:
     store = write_run(home, "none", [Had(lines=[], last_step=0, ended_by="aws")])
-    assert "nothing was trained" in summary_text(store, BORN + 10**5)
+    assert "no step was trained" in summary_text(store, BORN + 10**5)
     assert "unnamed device" not in summary_text(store, BORN + 10**5)
 
 

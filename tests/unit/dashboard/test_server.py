@@ -64,7 +64,7 @@ def asked(home: Path, path: str, **more: Any) -> tuple[int, dict[str, str], byte
 def test_without_the_token_there_is_nothing(home: Path, path: str) -> None:
     status, _, body = asked(home, path)
     assert status == 403
-    assert b"with its token" in body
+    assert b"missing or wrong token" in body
 
 
 def test_another_name_for_this_machine_is_refused(home: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_terminal_form_fits_80_columns_and_says_what_was_left_out(built: Any
     shown = as_text(built)
     assert max(map(len, shown.splitlines())) <= 80, shown
     assert "mute: attempt 1: no metrics" in shown
-    assert "unborn: no instance was had" in shown
+    assert "unborn: no instance was started" in shown
     assert "Predicted: pixelcnn digits" in shown
     assert "The same seconds on on-demand" in shown
 

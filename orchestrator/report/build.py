@@ -1,7 +1,7 @@
 """Runs -> Report: what each run and each instance type cost, and how fast it was.
 
 Every figure names its origin: *measured* (from a trainer's metrics), *billed* (by the rules of `billing.py`),
-*recorded* or live prices, *predicted*. The embedded cloud measures this machine's CPU: its figures are shown, but are not
+*recorded* or live prices, *predicted*. The embedded cloud measures this machine's CPU: its figures are shown, but not
 ranked among GPU types.
 """
 

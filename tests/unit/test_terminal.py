@@ -311,9 +311,9 @@ def test_the_head_of_a_summary_is_broken_between_words(home: Path) -> None:
 def test_the_time_beside_the_cost_is_that_of_machines(home: Path) -> None:
     paused = write_run(home, "paused", [Had(seconds=60), Had(first_step=101, last_step=150, seconds=40)])
     paused.append(StateChanged(at=BORN + 7200, state="SUCCEEDED"))
-    assert "for 1m40s of machine time (2h00m from beginning to end)" in summary_text(paused, BORN + 10**5)
+    assert "for 1m40s of instance time (2h00m from start to end)" in summary_text(paused, BORN + 10**5)
     steady = write_run(home, "steady", [Had(seconds=600)])
-    assert "for 10m00s of machine time\n" in summary_text(steady, BORN + 10**5)
+    assert "for 10m00s of instance time\n" in summary_text(steady, BORN + 10**5)
 
 
 def test_a_run_that_trained_nothing_names_no_device(home: Path) -> None:

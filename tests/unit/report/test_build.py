@@ -44,7 +44,7 @@ def test_what_boot_set_up_and_data_cost_before_a_first_step(home: Path) -> None:
     assert row.to_first_step_usd == row.attempts[0].to_first_step_usd
     built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
     said = " ".join(as_text(built).split())
-    assert "before a first step (boot, set-up): $0.00700, $0.00200 of it while data came (20s)" in said
+    assert "before the first step (boot, set-up): $0.00700, $0.00200 of it until the data were ready (20s)" in said
 
 
 def test_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:

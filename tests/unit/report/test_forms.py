@@ -37,7 +37,7 @@ def test_the_terminal_form_fits_80_columns_and_says_what_was_left_out(built: Any
     assert "mute: attempt 1: no metrics" in shown
     assert "unborn: no instance was started" in shown
     assert "Predicted: pixelcnn digits" in shown
-    assert "The same seconds on on-demand" in shown
+    assert "On-demand price of the same time" in shown
 
 
 def test_the_json_form_has_plain_numbers_and_no_nan(built: Any) -> None:

@@ -38,7 +38,7 @@ def test_metrics_cut_in_mid_line_keep_their_whole_lines() -> None:
     whole = json.dumps(line(1, 5, 1.0)).encode()
     lines, torn = parse(whole + b"\n" + whole[:20] + b"\n" + whole + b"\n[1]\nnull\n" + whole[:-4])
     assert (len(lines), torn) == (2, 4)
-    assert digest(lines, torn=torn).problems == ("4 lines of the metrics cut or unreadable, left out",)
+    assert digest(lines, torn=torn).problems == ("4 lines of the metrics unreadable and left out",)
 
 
 def test_losses_that_are_no_numbers_are_left_out_and_said() -> None:
@@ -49,13 +49,13 @@ def test_losses_that_are_no_numbers_are_left_out_and_said() -> None:
     )
     found = digest(lines)
     assert (found.valid_nats, found.not_finite, found.train_curve) == (80.0, 2, ())
-    assert "2 losses not finite, left out" in found.problems
+    assert "2 losses not finite and left out" in found.problems
 
 
 def test_a_clock_that_goes_back_is_left_out_and_said() -> None:
     found = digest([line(1, 9, 1.0), line(2, 100, 2.0), line(3, 100, 1.5), line(4, 100, 2.5)])
     assert found.images_per_s == pytest.approx(100)
-    assert "its clock went back, those spans left out" in found.problems
+    assert "the clock went back; these spans are left out" in found.problems
 
 
 @pytest.mark.parametrize("odd", [True, "7", None, 1.5, [], {}])

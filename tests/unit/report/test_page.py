@@ -39,7 +39,7 @@ def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: 
     assert "above and left of the line" not in page
     assert "The newest 6 of 14 runs" in page
     assert "The newest 12 of 14 runs" in page
-    assert "2 of 14 runs have drawn any" in page
+    assert "2 of 14 runs have sampled images" in page
     write_run(home, "there", [Had("g4dn.xlarge", images_per_s=1000)])
     write_run(home, "where", [Had("g5.xlarge", images_per_s=3000, price_usd_h=0.4)])
     records = records_of(RunStore.all(home), NOW)
@@ -50,7 +50,7 @@ def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: 
 @pytest.mark.parametrize(
     ("interrupted", "again", "says"),
     [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),
-     (True, True, "1 step trained again, over all runs")],
+     (True, True, "1 step trained again, in all runs")],
 )  # fmt: skip
 def test_the_tile_of_interruptions_counts_in_words(home: Path, interrupted: bool, again: bool, says: str) -> None:
     from orchestrator.report.html.page import Exhibits, as_html

@@ -11,7 +11,7 @@ from orchestrator.cli.main import main
 pytest.importorskip("starlette")
 
 
-def test_a_port_that_cannot_be_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch,
+def test_an_invalid_port_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch,
                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     assert main(["dashboard", "--port", "70000"]) == 2

@@ -12,7 +12,7 @@ from orchestrator.cli.main import main
 from tests.support.report_runs import Had, write_run
 
 
-def test_the_command_writes_each_form(
+def test_the_command_prints_each_form(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
@@ -26,7 +26,7 @@ def test_the_command_writes_each_form(
     assert "one" in (tmp_path / "r.txt").read_text()
 
 
-def test_without_the_library_the_line_says_which_extra(
+def test_without_the_drawing_library_the_error_names_the_extra(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import importlib.util
@@ -38,7 +38,7 @@ def test_without_the_library_the_line_says_which_extra(
     assert "pip install 'pixel-orch[report]'" in capsys.readouterr().err
 
 
-def test_a_report_needs_no_library_that_draws_unless_it_draws(home: Path) -> None:
+def test_only_html_imports_the_drawing_library(home: Path) -> None:
     write_run(home, "one", [Had()])
     code = (
         "import sys; from orchestrator.cli.main import main; main(['report']); "

@@ -61,18 +61,18 @@ def asked(home: Path, path: str, **more: Any) -> tuple[int, dict[str, str], byte
 @pytest.mark.parametrize(
     "path", ["/", "/events", "/samples/one/samples-1.png", "/?token=", "/?token=secre", "/?token=%00"]
 )
-def test_without_the_token_there_is_nothing(home: Path, path: str) -> None:
+def test_a_request_without_the_token_is_refused(home: Path, path: str) -> None:
     status, _, body = asked(home, path)
     assert status == 403
     assert b"missing or wrong token" in body
 
 
-def test_another_name_for_this_machine_is_refused(home: Path) -> None:
+def test_a_foreign_host_name_is_refused(home: Path) -> None:
     assert asked(home, "/?token=secret", host="evil.example:1")[0] == 403
     assert asked(home, "/?token=secret", host="localhost:1")[0] == 200
 
 
-def test_the_page_allows_itself_nothing_but_its_own(home: Path) -> None:
+def test_the_content_security_policy_allows_only_the_pages_own_script(home: Path) -> None:
     status, headers, body = asked(home, "/?token=secret")
     assert status == 200
     policy = headers["content-security-policy"]
@@ -83,7 +83,7 @@ def test_the_page_allows_itself_nothing_but_its_own(home: Path) -> None:
     assert headers["cache-control"] == "no-store"
 
 
-def test_events_are_the_snapshot(home: Path) -> None:
+def test_the_event_stream_sends_the_snapshot(home: Path) -> None:
     write_run(home, "one", [Had()])
     status, headers, body = asked(home, "/events?token=secret")
     assert status == 200
@@ -103,7 +103,7 @@ def test_events_are_the_snapshot(home: Path) -> None:
         ("/samples/One/samples-7.png", 404),
     ],
 )
-def test_pictures_are_all_that_can_be_fetched(home: Path, path: str, status: int) -> None:
+def test_only_sample_images_can_be_fetched(home: Path, path: str, status: int) -> None:
     store = write_run(home, "one", [Had()])
     (store.folder / "samples-7.png").write_bytes(PNG)
     (store.folder / "key").write_text("secret key")
@@ -111,5 +111,5 @@ def test_pictures_are_all_that_can_be_fetched(home: Path, path: str, status: int
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_it_is_read_only(home: Path, method: str) -> None:
+def test_only_get_is_allowed(home: Path, method: str) -> None:
     assert asked(home, "/?token=secret", method=method)[0] == 405

@@ -15,7 +15,7 @@ from tests.support.report_runs import BORN, PNG, Had, write_run
 NOW = BORN + 3000.0
 
 
-def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None:
+def test_it_shows_state_steps_speed_cost_and_newest_samples(home: Path) -> None:
     from orchestrator.runs.events import Progress
 
     seen = [Progress(at=BORN + 90, attempt=1, step=40, images_per_s=900.0)]
@@ -32,17 +32,17 @@ def test_it_shows_state_steps_speed_money_and_newest_samples(home: Path) -> None
     assert not run["is_led"], "nobody holds its lock"
 
 
-def test_its_step_is_that_of_the_newest_thing_at_home_as_in_status(home: Path) -> None:
+def test_its_step_is_the_newest_known_step_as_in_status(home: Path) -> None:
     from orchestrator.runs.events import Progress
 
     late = [Progress(at=BORN + 90, attempt=1, step=40)]
     store = write_run(home, "going", [Had(ended_by=None, extra=list(late))])
-    with (store.folder / "attempts" / "1" / "metrics.jsonl").open("a") as file:
+    with store.metrics_path(1).open("a") as file:
         file.write('{"step": 180, "split": "valid"}\n{"step": 18')
     assert snapshot(home, NOW)["runs"][0]["step"] == 180
 
 
-def test_what_goes_on_comes_first_and_old_runs_are_counted(home: Path) -> None:
+def test_open_runs_come_first_and_old_runs_are_counted(home: Path) -> None:
     write_run(home, "going", [Had(ended_by=None)])
     for number in range(15):
         write_run(home, f"over-{number:02}", [Had(last_step=3)])
@@ -51,7 +51,7 @@ def test_what_goes_on_comes_first_and_old_runs_are_counted(home: Path) -> None:
     assert (len(seen["runs"]), seen["others"], seen["going"]) == (12, 4, 1)
 
 
-def test_an_empty_store_and_a_run_without_events_are_shown_as_such(home: Path) -> None:
+def test_an_empty_home_and_a_run_without_events_are_shown(home: Path) -> None:
     assert snapshot(home, NOW)["runs"] == []
     store = write_run(home, "blank", [])
     (store.folder / "events.jsonl").unlink()
@@ -59,7 +59,7 @@ def test_an_empty_store_and_a_run_without_events_are_shown_as_such(home: Path) -
     assert (run["state"], run["usd"], run["events"]) == ("PENDING", 0.0, [])
 
 
-def test_looking_writes_nothing(home: Path) -> None:
+def test_a_snapshot_writes_nothing(home: Path) -> None:
     write_run(home, "one", [Had()])
     before = sorted((path, path.stat().st_mtime_ns) for path in home.rglob("*"))
     snapshot(home, NOW)

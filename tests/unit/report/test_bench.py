@@ -42,7 +42,7 @@ def test_every_figure_follows_from_speed_and_price(home: Path) -> None:
     assert found.usd_to_target == pytest.approx(Decimal("0.0032")), "100 steps of it"
 
 
-def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps(home: Path) -> None:
+def test_columns_of_a_short_bench_agree_despite_validations_between_its_steps(home: Path) -> None:
     lines: list[dict[str, Any]] = [{"event": "start", "batch_size": 32, "images_per_epoch": 1000}]
     lines += [{"step": step, "images_per_s": 940.0, "wall_s": 0.086 * step} for step in range(1, 5)]
     record = record_of(write_run(home, "short", [Had(price_usd_h=0.36)]), NOW)
@@ -55,7 +55,7 @@ def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps
     assert found.usd_per_epoch / found.usd_per_step == pytest.approx(Decimal(1000) / 32)
 
 
-def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
+def test_the_price_is_that_of_the_measured_attempt(home: Path) -> None:
     two = [Had(price_usd_h=0.36, ended_by="aws"), Had(price_usd_h=0.9, first_step=101, last_step=110)]
     record = record_of(write_run(home, "two", two), NOW)
     given: dict[str, Any] = {"full_steps": None, "target_bits": None, "says": ""}
@@ -63,14 +63,14 @@ def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
     assert bench_row("g4dn.xlarge", record.row, record.digests[2], **given).price_usd_h == Decimal("0.9")
 
 
-def test_a_target_that_was_not_reached_has_no_price(home: Path) -> None:
+def test_a_target_that_is_not_reached_has_no_cost(home: Path) -> None:
     assert row(home, target_bits=1.0).usd_to_target is None
     assert steps_to(Digest(train_curve=((1, 3.0), (7, 2.0))), 2.0) == 7
     assert common_target([Digest(train_curve=((1, 3.0), (7, 2.0))), Digest(valid_curve=((5, 2.4),)), Digest()]) == 2.4
     assert common_target([Digest()]) is None
 
 
-def test_gpu_types_are_ranked_by_images_for_a_dollar_and_the_embedded_cloud_is_not(home: Path) -> None:
+def test_gpu_types_are_ranked_by_images_per_dollar_and_the_embedded_cloud_is_not(home: Path) -> None:
     slow, fast = row(home, "g4dn.xlarge", speed=100), row(home, "g5.xlarge", speed=400)
     assert [one.instance_type for one in ranked([slow, fast])] == ["g5.xlarge", "g4dn.xlarge"]
     here = [
@@ -82,7 +82,7 @@ def test_gpu_types_are_ranked_by_images_for_a_dollar_and_the_embedded_cloud_is_n
     assert [one["is_ranked"] for one in as_json("b", here, (), ())["types"]] == [False, False]
 
 
-def test_a_type_that_failed_is_a_line_that_says_why(home: Path) -> None:
+def test_a_failed_type_is_one_line_with_the_reason(home: Path) -> None:
     lost = bench_row("g6.xlarge", None, Digest(), full_steps=100, target_bits=None, says="no capacity")
     shown = as_text([row(home), lost], (), ("a note",))
     assert "- g6.xlarge: no capacity" in shown
@@ -93,10 +93,10 @@ def test_a_type_that_failed_is_a_line_that_says_why(home: Path) -> None:
 
 def test_the_gpus_clock_utilisation_and_memory_are_shown(home: Path) -> None:
     facts = {"name": "Tesla T4", "sm_clock_mhz": 1590.0, "utilization_percent": 97.4, "memory_peak_mib": 3100.0}
-    assert "Tesla T4, 1590 MHz, 97 %, 3.0 GiB" in as_json_gpu(row(home, gpu=facts))
+    assert "Tesla T4, 1590 MHz, 97 %, 3.0 GiB" in gpu_text(row(home, gpu=facts))
 
 
-def as_json_gpu(found: BenchRow) -> str:
+def gpu_text(found: BenchRow) -> str:
     from orchestrator.report.bench import gpu_words
 
     return gpu_words(found)

@@ -33,7 +33,7 @@ def test_a_run_over_two_attempts_is_billed_and_measured_over_both(home: Path) ->
     assert row.bits_per_dim == pytest.approx(2 + 3 / 100 + 0.01)
 
 
-def test_what_boot_set_up_and_data_cost_before_a_first_step(home: Path) -> None:
+def test_the_cost_before_the_first_step_covers_boot_set_up_and_data(home: Path) -> None:
     ready = HostReady(at=BORN + 60, attempt=1, instance_id="i-1", python="python3", setup_s=40.0, data_s=20.0)
     first = Had(price_usd_h=0.36, seconds=1800, extra=[ready])
     never = Had(price_usd_h=0.36, seconds=600, ended_by="aws")  # nothing is billed
@@ -47,13 +47,13 @@ def test_what_boot_set_up_and_data_cost_before_a_first_step(home: Path) -> None:
     assert "before the first step (boot, set-up): $0.00700, $0.00200 of it until the data were ready (20s)" in said
 
 
-def test_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:
+def test_the_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:
     row = record_of(write_run(home, "one", [Had(images_per_s=1000, price_usd_h=0.36)]), NOW).row
     assert row.usd_per_epoch == pytest.approx(Decimal("0.0001") * 1257 / 1000)
     assert row.usd_per_1000_steps == pytest.approx(Decimal("0.0001") * 32)
 
 
-def test_money_for_steps_epochs_and_hours_is_one_definition_over_attempts_at_different_prices(home: Path) -> None:
+def test_costs_of_steps_and_epochs_agree_over_attempts_at_different_prices(home: Path) -> None:
     cheap = Had(last_step=900, price_usd_h=0.1, images_per_s=1000, seconds=3000)
     dear = Had(first_step=901, last_step=1000, price_usd_h=0.9, images_per_s=500, seconds=3000)
     write_run(home, "first", [cheap, dear])
@@ -90,7 +90,7 @@ def test_steps_are_trained_again_only_if_a_later_attempt_trained_them(home: Path
     assert row.steps_lost == done - 60
 
 
-def test_all_of_an_instance_that_never_made_a_step_was_before_a_first_step(home: Path) -> None:
+def test_an_attempt_without_a_step_counts_fully_as_time_before_the_first_step(home: Path) -> None:
     never = Had(last_step=0, seconds=20, price_usd_h=0.36, market="on-demand", lines=[])
     store = write_run(home, "short", [never])
     text = [row for row in (store.folder / "events.jsonl").read_text().splitlines() if '"progress"' not in row]
@@ -109,7 +109,7 @@ def test_runs_of_different_workloads_are_not_compared_by_speed(home: Path) -> No
     assert [row.images_per_s for row in built.types] == pytest.approx([1000, 10])
 
 
-def test_the_embedded_clouds_speed_is_shown_and_never_ranked(home: Path) -> None:
+def test_the_speed_of_the_embedded_cloud_is_shown_and_not_ranked(home: Path) -> None:
     write_run(home, "here", [Had("p5.48xlarge", images_per_s=9e9)], cloud="embedded cloud")
     write_run(home, "there", [Had("g4dn.xlarge", images_per_s=1000)])
     built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
@@ -121,7 +121,7 @@ def test_the_embedded_clouds_speed_is_shown_and_never_ranked(home: Path) -> None
     assert "this machine's CPU" in built.notes[0]
 
 
-def test_what_was_measured_on_aws_calibrates_what_was_not(home: Path) -> None:
+def test_types_measured_on_aws_calibrate_the_predictions(home: Path) -> None:
     write_run(home, "t4", [Had("g4dn.xlarge", images_per_s=1000)])
     write_run(home, "a10g", [Had("g5.xlarge", images_per_s=1100)])
     built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
@@ -133,7 +133,7 @@ def test_what_was_measured_on_aws_calibrates_what_was_not(home: Path) -> None:
     assert 900 < next(row.images_per_s for row in built.predicted if row.instance_type == "g6.xlarge") < 1200
 
 
-def test_the_rule_of_billing_can_be_set(home: Path) -> None:
+def test_the_billing_rule_can_be_set(home: Path) -> None:
     from orchestrator.runs.events import PriceChanged
 
     changes = [PriceChanged(at=BORN, attempt=1, since=BORN - 50, price_usd_h=0.2),
@@ -143,7 +143,7 @@ def test_the_rule_of_billing_can_be_set(home: Path) -> None:
     assert record_of(store, NOW, "in-effect").row.instance_usd == Decimal("0.15")
 
 
-def test_predictions_that_are_equal_since_kernels_bound_them_say_so(home: Path) -> None:
+def test_the_text_explains_predictions_that_are_equal_because_of_kernel_starts(home: Path) -> None:
     from model.config import TrainConfig
 
     write_run(home, "small", [Had("g4dn.xlarge", images_per_s=1000)])

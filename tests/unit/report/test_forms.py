@@ -31,7 +31,7 @@ def built(home: Path) -> Any:
     return report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
 
 
-def test_the_terminal_form_fits_80_columns_and_says_what_was_left_out(built: Any) -> None:
+def test_the_terminal_form_fits_80_columns_and_lists_the_problems(built: Any) -> None:
     shown = as_text(built)
     assert max(map(len, shown.splitlines())) <= 80, shown
     assert "mute: attempt 1: no metrics" in shown
@@ -51,21 +51,21 @@ def test_the_json_form_has_plain_numbers_and_no_nan(built: Any) -> None:
     assert {row["origin"] for row in raw["predicted"]} == {"predicted"}
 
 
-def test_the_csv_form_has_a_line_a_run(built: Any) -> None:
+def test_the_csv_form_has_one_line_per_run(built: Any) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(built))))
     assert [row["run"] for row in rows] == ["first", "mute", "own", "unborn"]
     assert float(rows[0]["cost_usd"]) == pytest.approx(float(built.runs[0].cost_usd))
     assert "no metrics" in rows[1]["problems"]
 
 
-def test_the_markdown_form_is_tables(built: Any) -> None:
+def test_the_markdown_form_consists_of_tables(built: Any) -> None:
     shown = as_markdown(built)
     assert "| run | state |" in shown
     assert "train\\|it.py" in shown
     assert "## Predicted, not measured" in shown
 
 
-def test_an_empty_store_is_said_in_every_form(home: Path) -> None:
+def test_every_form_reports_an_empty_home(home: Path) -> None:
     nothing = build([], NOW)
     assert "no runs yet" in as_text(nothing)
     assert as_json(nothing)["runs"] == []

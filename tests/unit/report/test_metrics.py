@@ -16,14 +16,14 @@ def line(step: int, speed: float, wall_s: float, **more: object) -> dict[str, An
     return {"step": step, "images_per_s": speed, "wall_s": wall_s, **more}
 
 
-def test_the_speed_is_without_warm_up_and_each_line_weighs_as_long_as_it_took() -> None:
+def test_the_speed_leaves_out_the_warm_up_and_weights_each_line_by_its_duration() -> None:
     found = digest([line(1, 5, 10.0), line(11, 100, 20.0), line(31, 50, 60.0)])
     assert found.images_per_s == pytest.approx((100 * 10 + 50 * 40) / 50)
     assert found.steps_per_s == pytest.approx(30 / 50)
     assert found.measured == 2
 
 
-def test_the_spread_is_that_of_the_lines() -> None:
+def test_the_spread_is_the_10_and_90_percent_quantiles() -> None:
     found = digest([line(1, 1, 0.0), *(line(step, 99.0 + step, float(step)) for step in range(2, 103))])
     assert found.slow_images_per_s == pytest.approx(111)
     assert found.fast_images_per_s == pytest.approx(191)
@@ -34,14 +34,14 @@ def test_warm_up_steps_do_not_count() -> None:
     assert digest(lines, skip_until_step=5).images_per_s == pytest.approx(100)
 
 
-def test_metrics_cut_in_mid_line_keep_their_whole_lines() -> None:
+def test_truncated_metrics_keep_their_complete_lines() -> None:
     whole = json.dumps(line(1, 5, 1.0)).encode()
     lines, torn = parse(whole + b"\n" + whole[:20] + b"\n" + whole + b"\n[1]\nnull\n" + whole[:-4])
     assert (len(lines), torn) == (2, 4)
     assert digest(lines, torn=torn).problems == ("4 lines of the metrics unreadable and left out",)
 
 
-def test_losses_that_are_no_numbers_are_left_out_and_said() -> None:
+def test_losses_that_are_not_finite_are_left_out_and_reported() -> None:
     lines, _ = parse(
         b'{"step": 1, "nats": NaN, "bits_per_dim": NaN, "images_per_s": 5}\n'
         b'{"step": 2, "split": "valid", "nats": Infinity, "bits_per_dim": 2.0}\n'
@@ -52,23 +52,23 @@ def test_losses_that_are_no_numbers_are_left_out_and_said() -> None:
     assert "2 losses not finite and left out" in found.problems
 
 
-def test_a_clock_that_goes_back_is_left_out_and_said() -> None:
+def test_spans_in_which_the_clock_goes_back_are_left_out_and_reported() -> None:
     found = digest([line(1, 9, 1.0), line(2, 100, 2.0), line(3, 100, 1.5), line(4, 100, 2.5)])
     assert found.images_per_s == pytest.approx(100)
     assert "the clock went back; these spans are left out" in found.problems
 
 
 @pytest.mark.parametrize("odd", [True, "7", None, 1.5, [], {}])
-def test_a_step_that_is_no_whole_number_is_passed_over(odd: object) -> None:
+def test_a_step_that_is_not_an_integer_is_skipped(odd: object) -> None:
     assert digest([{"step": odd, "images_per_s": 5.0, "bits_per_dim": 2.0}]).images_per_s is None
 
 
-def test_no_metrics_are_said() -> None:
+def test_missing_metrics_are_reported() -> None:
     assert Digest().problems == ("no metrics",)
     assert digest([{"step": 1}]).problems == ("no speed in the metrics",)
 
 
-def test_a_curve_of_two_attempts_has_what_was_done_again_once() -> None:
+def test_a_curve_of_two_attempts_has_each_step_once() -> None:
     first = Digest(train_curve=((1, 3.0), (2, 2.0), (3, 1.5)))
     second = Digest(train_curve=((3, 1.4), (4, 1.3)))
     assert joined([(0, first), (2, second)])[0] == ((1, 3.0), (2, 2.0), (3, 1.4), (4, 1.3))
@@ -82,14 +82,14 @@ def test_a_thinned_curve_keeps_its_mean() -> None:
     assert few[0][1] == pytest.approx(sum(range(1, few[0][0] + 1)) / few[0][0])
 
 
-def test_seconds_for_a_step_are_those_of_the_same_images(home: Path) -> None:
+def test_seconds_per_step_follow_from_images_per_second(home: Path) -> None:
     slow_clock = [line(step, 800.0, step * 0.5) for step in range(1, 20)]  # validations between the measured spans
     found = digest([{"event": "start", "batch_size": 32}, *slow_clock])
     assert found.images_per_s == pytest.approx(800)
     assert found.steps_per_s == pytest.approx(25)
 
 
-def test_reading_many_lines_is_quick() -> None:
+def test_reading_many_lines_is_fast() -> None:
     text = b"\n".join(json.dumps(line(step, 1918.3456, step / 10, nats=83.2)).encode() for step in range(20_000))
     began = time.process_time()
     lines, _ = parse(text)

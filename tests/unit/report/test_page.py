@@ -15,7 +15,7 @@ from tests.support.report_runs import BORN, PNG, Had, write_run
 NOW = BORN + 10**6
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
+def test_the_pareto_front_holds_the_points_that_no_other_dominates() -> None:
     points = [Spot(name, price, speed, 0, 0, "measured") for name, price, speed in (
         ("cheap", 0.2, 100), ("dear and slow", 0.5, 90), ("dearer and fast", 0.6, 300), ("same price", 0.6, 200),
         ("dearest", 9.0, 300),
@@ -25,7 +25,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert [point.label for point in front(equal)] == ["a"]
 
 
-def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: Path) -> None:
+def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leaves_out(home: Path) -> None:
     from orchestrator.cli.report import exhibits_of
     from orchestrator.report.html.page import as_html
 
@@ -52,7 +52,7 @@ def test_the_page_says_no_line_where_there_is_none_and_what_it_leaves_out(home: 
     [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),
      (True, True, "1 step trained again, in all runs")],
 )  # fmt: skip
-def test_the_tile_of_interruptions_counts_in_words(home: Path, interrupted: bool, again: bool, says: str) -> None:
+def test_the_card_of_interruptions_has_a_plural(home: Path, interrupted: bool, again: bool, says: str) -> None:
     from orchestrator.report.html.page import Exhibits, as_html
 
     first = Had(last_step=60, ended_by="aws" if interrupted else "pixel-orch")

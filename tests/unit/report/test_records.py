@@ -12,7 +12,7 @@ from tests.support.report_runs import BORN, Had, write_run
 NOW = BORN + 10**6
 
 
-def test_metrics_of_an_attempt_that_is_over_are_digested_once(home: Path) -> None:
+def test_the_metrics_of_an_ended_attempt_are_digested_once(home: Path) -> None:
     store = write_run(home, "kept", [Had()])
     before = record_of(store, NOW)
     kept = store.attempt_folder(1) / "digest.json"
@@ -25,13 +25,13 @@ def test_metrics_of_an_attempt_that_is_over_are_digested_once(home: Path) -> Non
     assert record_of(store, NOW).row.bits_per_dim == 0.5, "a file that has grown is read again"
 
 
-def test_an_attempt_that_goes_on_leaves_no_digest(home: Path) -> None:
+def test_a_running_attempt_keeps_no_digest(home: Path) -> None:
     store = write_run(home, "going", [Had(ended_by=None)])
     assert record_of(store, NOW).row.is_estimate
     assert not (store.attempt_folder(1) / "digest.json").exists()
 
 
-def test_many_runs_are_read_by_several_processes_in_their_order(home: Path) -> None:
+def test_many_runs_are_read_in_parallel_and_keep_their_order(home: Path) -> None:
     names = [f"run-{number:03}" for number in range(45)]
     for name in names:
         write_run(home, name, [Had(last_step=3)])

@@ -133,6 +133,6 @@ def test_json_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
     assert list(read_jsonl(tmp_path / "x")) == [{"a": 1}, {"b": 2}]
 
 
-def test_a_run_that_is_about_to_be_made_is_starting_not_an_error(home: Path) -> None:
+def test_the_state_of_a_run_that_is_not_created_yet_is_pending(home: Path) -> None:
     state = RunStore(home, "to-come").state()
     assert (state.run, state.state, state.step) == ("to-come", "PENDING", 0)

@@ -11,7 +11,7 @@ from orchestrator.runs.events import GpuSeen, InstanceStarted
 from orchestrator.runs.state import fold
 
 
-def test_what_nvidia_smi_said_is_summed_up(tmp_path: Path) -> None:
+def test_the_output_of_nvidia_smi_is_summarised(tmp_path: Path) -> None:
     path = tmp_path / "gpu.csv"
     path.write_text(
         "Tesla T4, 585, 5000, 0, 300, 15360\nTesla T4, 1590, 5000, 98, 3100, 15360\ntorn, 1\n"

@@ -131,7 +131,7 @@ def basis_words(report: Report, workload: str) -> str:
     else:
         text += " The predictions cannot be checked: fewer than two types are measured on AWS."
     if report.price_note:
-        text += f" Prices: {report.price_note}."
+        text += f" Prices, {report.price_note}."
     return text
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from model.config import TrainConfig
-from tests.report_runs import BORN, Had, metrics, write_run
+from tests.support.report_runs import BORN, Had, metrics, write_run
 
 ROOT = Path(__file__).parents[1]
 TYPES = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "p2.xlarge")

@@ -1,4 +1,4 @@
-"""A local page that shows the runs as they go: read-only, on 127.0.0.1, for whoever has the token in its URL."""
+"""The runs live in a browser: a read-only page on 127.0.0.1 that requires the token in its URL."""
 
 from orchestrator.dashboard.state import snapshot
 

@@ -1,4 +1,4 @@
-// Draws what the server sends. Everything that came from a run is set as text, never as markup.
+// Draws the state that the server sends. All content of a run is set as text, never as markup.
 "use strict";
 const token = new URLSearchParams(location.search).get("token");
 const place = document.getElementById("runs"), live = document.getElementById("live");
@@ -19,7 +19,7 @@ function line(speeds) {
   svg.setAttribute("viewBox", "0 0 100 24");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", "images a second so far");
+  svg.setAttribute("aria-label", "images per second so far");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
   path.setAttribute("points", speeds.map(([, v], i) => `${(100 * i / last).toFixed(1)},${(23 - 22 * v / most).toFixed(1)}`).join(" "));
   path.setAttribute("vector-effect", "non-scaling-stroke");
@@ -31,9 +31,9 @@ function card(run) {
   const article = make("article"), left = make("div"), head = make("h2", run.run);
   head.append(make("span", run.state, `state ${run.state}`));
   left.append(head, make("p", [run.where, run.device, run.cloud].filter(Boolean).join(" · "), "where"));
-  if (run.notice_ends_at) left.append(make("p", `interruption notice: AWS ends it at ${run.notice_ends_at.slice(11, 19)} UTC`, "notice"));
+  if (run.notice_ends_at) left.append(make("p", `interruption notice: AWS ends the instance at ${run.notice_ends_at.slice(11, 19)} UTC`, "notice"));
   if (run.reason) left.append(make("p", run.reason, "reason"));
-  if (!run.is_led) left.append(make("p", `nobody looks after it: pixel-orch attach ${run.run}`, "notice"));
+  if (!run.is_led) left.append(make("p", `no process leads this run: pixel-orch attach ${run.run}`, "notice"));
   if (run.steps) {
     const bar = make("progress");
     bar.max = run.steps;
@@ -55,7 +55,7 @@ function card(run) {
   if (run.samples) {
     const box = make("figure"), image = make("img");
     image.src = `/samples/${encodeURIComponent(run.run)}/${encodeURIComponent(run.samples)}?token=${encodeURIComponent(token)}`;
-    image.alt = `newest samples of ${run.run}`;
+    image.alt = `newest sample images of ${run.run}`;
     box.append(image, make("figcaption", run.samples.replace(/^samples-(\d+)\.png$/, "step $1")));
     article.append(box);
   }
@@ -75,6 +75,6 @@ source.onmessage = (message) => {
   place.replaceChildren(...seen.runs.map(card));
   if (!seen.runs.length) place.append(make("p", "No runs yet.", "none"));
   if (seen.others) place.append(make("p", `${seen.others} older run${seen.others === 1 ? "" : "s"}: pixel-orch report`, "none"));
-  live.textContent = `${seen.going} going on, $${dollars(seen.usd)} in all shown, as of ${seen.now.slice(11, 19)} UTC`;
+  live.textContent = `${seen.going} open, $${dollars(seen.usd)} for the runs shown, as of ${seen.now.slice(11, 19)} UTC`;
 };
-source.onerror = () => { live.textContent = "no connection: the dashboard has ended, or is about to come back"; };
+source.onerror = () => { live.textContent = "disconnected: the dashboard has stopped, or the page is reconnecting"; };

@@ -1,7 +1,7 @@
-"""The server of the page: three routes, one token, Server-Sent Events.
+"""The server of the page: three read-only routes, one token, Server-Sent Events.
 
-Whoever has no token gets nothing; whoever has it can look, and do nothing. The name that the browser asked for must be
-ours, so that a page of somebody else's cannot be made to point here (DNS rebinding).
+Every request must carry the token. The Host header must name this machine, which prevents DNS rebinding: a web page
+of another site cannot reach the server under its own name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.runs.spec import NAME_GRAMMAR
 from orchestrator.runs.store import RunStore
 
 EVERY_S = 1.0
-ALIVE_EVERY = 15  # looks without news, after which a comment keeps the connection open
+ALIVE_EVERY = 15  # polls without a change, after which a comment keeps the connection open
 SAMPLES = re.compile(r"samples-\d+\.png")
 HOSTS = ("127.0.0.1", "localhost")
 
@@ -35,17 +35,17 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
 
     Args:
         home: PIXEL_ORCH_HOME.
-        token: that each request must carry.
-        now: gives unix seconds.
-        is_ending: whether the server is about to end; its streams then do so too.
+        token: the token that each request must carry.
+        now: returns unix seconds.
+        is_ending: returns whether the server shuts down; the open streams then end.
     """
 
-    def is_ours(request: Request) -> bool:
+    def is_allowed(request: Request) -> bool:
         given = request.query_params.get("token", "")
         return request.url.hostname in HOSTS and secrets.compare_digest(given.encode(), token.encode())
 
     def page(request: Request) -> Response:
-        if not is_ours(request):
+        if not is_allowed(request):
             return _refused()
         folder = resources.files("orchestrator.dashboard")
         nonce = secrets.token_urlsafe(16)
@@ -54,17 +54,17 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
         return HTMLResponse(text, headers=_headers(nonce))
 
     async def events(request: Request) -> Response:
-        if not is_ours(request):
+        if not is_allowed(request):
             return _refused()
-        return StreamingResponse(_looks(home, now, is_ending), media_type="text/event-stream", headers=_headers())
+        return StreamingResponse(_changes(home, now, is_ending), media_type="text/event-stream", headers=_headers())
 
     def samples(request: Request) -> Response:
-        if not is_ours(request):
+        if not is_allowed(request):
             return _refused()
         run, name = request.path_params["run"], request.path_params["name"]
         path = RunStore(home, run).folder / name
         if not NAME_GRAMMAR.fullmatch(run) or not SAMPLES.fullmatch(name) or not path.is_file():
-            return PlainTextResponse("there is no such picture\n", 404)
+            return PlainTextResponse("no such sample image\n", 404)
         return FileResponse(path, media_type="image/png", headers=_headers())
 
     return Starlette(
@@ -77,7 +77,7 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
 
 
 def _refused() -> Response:
-    return PlainTextResponse("open the address that `pixel-orch dashboard` printed, with its token\n", 403)
+    return PlainTextResponse("missing or wrong token: open the full address that `pixel-orch dashboard` printed\n", 403)
 
 
 def _headers(nonce: str = "") -> dict[str, str]:
@@ -91,8 +91,8 @@ def _headers(nonce: str = "") -> dict[str, str]:
     }
 
 
-async def _looks(home: Path, now: Callable[[], float], is_ending: Callable[[], bool]) -> AsyncIterator[str]:
-    """Yield the state whenever it has changed; the time alone is no change."""
+async def _changes(home: Path, now: Callable[[], float], is_ending: Callable[[], bool]) -> AsyncIterator[str]:
+    """Yield the state when it changes; the time alone does not count as a change."""
     before, quiet = "", 0
     while not is_ending():
         seen: dict[str, Any] = await asyncio.to_thread(snapshot, home, now())
@@ -104,7 +104,7 @@ async def _looks(home: Path, now: Callable[[], float], is_ending: Callable[[], b
         else:
             quiet += 1
             if quiet % ALIVE_EVERY == 0:
-                yield ": still here\n\n"
+                yield ": keep-alive\n\n"
         for _ in range(10):
             if not is_ending():
                 await asyncio.sleep(EVERY_S / 10)

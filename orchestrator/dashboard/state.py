@@ -1,4 +1,4 @@
-"""What the page shows, from the store alone: nothing is asked of AWS or of a machine, nothing is written."""
+"""What the page shows. It is read from the run folders alone; no request goes to AWS or to an instance."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from orchestrator.clock import iso
 from orchestrator.errors import SpecError
 from orchestrator.market.billing import total_usd
 from orchestrator.report.event_text import event_words
-from orchestrator.report.summary import steps_done
+from orchestrator.report.summary import newest_samples, steps_done
 from orchestrator.runs.events import Progress
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
-MOST_RUNS = 12  # those that go on, then the newest that are over
+MOST_RUNS = 12  # first the open ones, then the newest of those that are over
 MOST_EVENTS = 12
 MOST_POINTS = 60
 
 
 def snapshot(home: Path, now: float) -> dict[str, Any]:
-    """Return the state of the runs that matter now, the newest first.
+    """Return the state of the open and the newest runs, the newest first.
 
     Args:
         home: PIXEL_ORCH_HOME.
@@ -39,10 +39,10 @@ def snapshot(home: Path, now: float) -> dict[str, Any]:
 
 
 def _chosen(stores: list[RunStore]) -> list[RunStore]:
-    """Return the runs to show; of many that are over only the newest are read at all."""
+    """Return the runs to show; only the newest run folders are read."""
     newest = stores[::-1][: 4 * MOST_RUNS]
-    going = [store for store in newest if not store.state().is_final]
-    return [*going, *(store for store in newest if store not in going)][:MOST_RUNS]
+    is_open = [store for store in newest if not store.state().is_final]
+    return [*is_open, *(store for store in newest if store not in is_open)][:MOST_RUNS]
 
 
 def _run(store: RunStore, now: float) -> dict[str, Any]:
@@ -99,9 +99,3 @@ def _notice(attempt: Attempt | None) -> str | None:
 
 def _seconds(state: RunState, now: float) -> float:
     return max(0.0, (state.updated_at if state.is_final else now) - state.created_at)
-
-
-def newest_samples(store: RunStore) -> Path | None:
-    """Return the last sample grid that came home."""
-    found = [path for path in store.folder.glob("samples-*.png") if path.stem.split("-")[1].isdigit()]
-    return max(found, key=lambda path: int(path.stem.split("-")[1]), default=None)

@@ -1,7 +1,7 @@
-"""Pure: what a bench found, type by type, in the columns that people know from `sky bench`, and what follows from them.
+"""The results of a bench, one row per instance type, with the column names of `sky bench`.
 
-What is measured is the steady state: the steps of the warm-up do not count. $ are of the instance alone, at its price
-an hour; what the bench itself was billed, disks and all, stands beside it.
+The speed is that of the steady state: the steps of the warm-up do not count. $ are of the instance alone, at its price
+per hour; BILLED $ is the bill of the bench itself, disks included.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from orchestrator.formatting import money, number, table
 from orchestrator.report.forms import plain
 from orchestrator.report.metrics import Digest
-from orchestrator.report.rows import PredictedRow, RunRow
+from orchestrator.report.rows import EMBEDDED, PredictedRow, RunRow
 from orchestrator.report.text import compact
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One type of a bench: what was measured on it, or what happened instead."""
+    """The result of one type: its measurements, or the reason why there are none."""
 
     instance_type: str
     run: str
     state: str
-    says: str  # what happened, "" if all went well
+    says: str  # the problem, "" if there is none
     is_embedded: bool
     market: str
     zone: str
@@ -35,14 +35,14 @@ class BenchRow:
     fast_images_per_s: float | None
     seconds_per_step: float | None
     usd_per_step: Decimal | None
-    est_hours: float | None  # of the whole training
+    est_hours: float | None  # of the full training
     est_usd: Decimal | None
     usd_per_epoch: Decimal | None
     images_per_usd: float | None
     usd_to_target: Decimal | None
     target_bits: float | None
     device: str
-    gpu: Mapping[str, Any]  # what nvidia-smi said: name, clocks, utilisation, memory; empty without one
+    gpu: Mapping[str, Any]  # from nvidia-smi: name, clocks, utilisation, memory; empty without a GPU
     billed_usd: Decimal
     steps: int
 
@@ -61,18 +61,18 @@ def bench_row(
     """Return the row of one type.
 
     Args:
-        instance_type: that was asked for.
-        run: its run; None if not even that came to be.
-        digest: of its metrics, without the warm-up.
-        full_steps: of the training that the bench stands for.
-        target_bits: bits/dim to reach.
-        says: what happened, "" if all went well.
-        gpu: what the instance said of its GPU.
-        attempt: the number of the one that the metrics are of; None: the last.
+        instance_type: the requested type.
+        run: the run on this type; None if it could not be created.
+        digest: the digest of its metrics, without the warm-up.
+        full_steps: the steps of the full training that the bench estimates.
+        target_bits: the bits/dim to reach.
+        says: the problem, "" if there is none.
+        gpu: what the instance reports of its GPU.
+        attempt: the number of the measured attempt; None: the last one.
     """
     measured = [row for row in run.attempts if attempt in (None, row.number)] if run else []
-    had = measured[-1] if measured else None
-    price = had.price_usd_h if had else None
+    last = measured[-1] if measured else None
+    price = last.price_usd_h if last else None
     step_s = 1 / digest.steps_per_s if digest.steps_per_s else None
     usd_per_step = None if price is None or step_s is None else Decimal(repr(step_s)) * price / 3600
     per_image = None if not price or not digest.images_per_s else price / 3600 / Decimal(repr(digest.images_per_s))
@@ -82,9 +82,9 @@ def bench_row(
         run=run.run if run else "",
         state=run.state if run else "FAILED",
         says=says,
-        is_embedded=bool(run and run.cloud == "embedded cloud"),
-        market=had.market if had else "",
-        zone=had.zone if had else "",
+        is_embedded=bool(run and run.cloud == EMBEDDED),
+        market=last.market if last else "",
+        zone=last.zone if last else "",
         price_usd_h=price,
         images_per_s=digest.images_per_s,
         slow_images_per_s=digest.slow_images_per_s,
@@ -99,7 +99,7 @@ def bench_row(
         images_per_usd=None if not per_image else float(1 / per_image),
         usd_to_target=None if usd_per_step is None or to_target is None else usd_per_step * to_target,
         target_bits=target_bits,
-        device=digest.device or (had.device if had else ""),
+        device=digest.device or (last.device if last else ""),
         gpu=gpu or {},
         billed_usd=run.cost_usd if run else Decimal(0),
         steps=run.steps if run else 0,
@@ -107,7 +107,7 @@ def bench_row(
 
 
 def steps_to(digest: Digest, target_bits: float | None) -> int | None:
-    """Return the first step at which the validation (else the training) was at the target or below."""
+    """Return the first step whose validation loss (without validation: training loss) is at most the target."""
     if target_bits is None:
         return None
     curve = digest.valid_curve or digest.train_curve
@@ -115,27 +115,27 @@ def steps_to(digest: Digest, target_bits: float | None) -> int | None:
 
 
 def common_target(digests: Sequence[Digest]) -> float | None:
-    """Return the bits/dim that every type with a curve has reached: the worst of their best."""
+    """Return the lowest bits/dim that every type with a curve has reached."""
     best = [min(bits for _, bits in curve) for d in digests if (curve := d.valid_curve or d.train_curve)]
     return max(best) if best else None
 
 
 def ranked(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """Return the rows by images for a dollar; a type without figures, or of the embedded cloud, is not ranked."""
+    """Return the rows by images per dollar; types without figures come last, embedded ones keep their order."""
     return sorted(rows, key=lambda row: (row.is_embedded, -(row.images_per_usd or 0) if not row.is_embedded else 0))
 
 
 def as_text(rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]) -> str:
-    """Return what a bench prints at its end: within 80 columns."""
+    """Return the text that a bench prints at its end, 80 columns wide."""
     good = [row for row in ranked(rows) if row.images_per_s]
     is_embedded = any(row.is_embedded for row in rows)
-    parts = []
+    parts: list[str] = []
     if good:
         title = "Measured" + (" on this machine's CPU (embedded cloud); the types are not ranked" * is_embedded)
         parts += [title, _measured(good), "", _more(good)]
     failed = [row for row in rows if row.says]
     if failed:
-        parts += ["" if parts else "nothing was measured", *_what_happened(failed)]
+        parts += ["" if parts else "nothing was measured", *_problems(failed)]
     if predicted:
         parts += ["", "Predicted for these types on AWS, not measured", _predicted(predicted)]
     return "\n".join([*parts, "", *notes])
@@ -179,7 +179,7 @@ def _more(rows: Sequence[BenchRow]) -> str:
 
 
 def gpu_words(row: BenchRow) -> str:
-    """Return what is known of the device: `T4 1590 MHz, 97 %, 3.1 GiB`."""
+    """Return the known facts of the device: `Tesla T4, 1590 MHz, 97 %, 3.1 GiB`."""
     if not row.gpu:
         return row.device or "-"
     words = [str(row.gpu.get("name", ""))]
@@ -192,7 +192,7 @@ def gpu_words(row: BenchRow) -> str:
     return ", ".join(words)
 
 
-def _what_happened(rows: Sequence[BenchRow]) -> list[str]:
+def _problems(rows: Sequence[BenchRow]) -> list[str]:
     import textwrap
 
     return [
@@ -221,7 +221,7 @@ def _predicted(rows: Sequence[PredictedRow]) -> str:
 def as_json(
     name: str, rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the bench for `-o json`; types in the order in which they rank."""
+    """Return the bench for `-o json`, the types in ranked order."""
     return {
         "bench": name,
         "types": [{**plain(row), "gpu": dict(row.gpu), "origin": "measured", "is_ranked": not row.is_embedded}

@@ -1,8 +1,8 @@
 """Runs -> Report: what each run and each instance type cost, and how fast it was.
 
-Every figure has one of four origins, and says which: *measured* (by a trainer's metrics), *billed* (by the rules of
-`billing.py`), *recorded* or live prices, *predicted*. What the embedded cloud measures is this machine's CPU: it is
-shown, and never ranked among GPU types.
+Every figure names its origin: *measured* (from a trainer's metrics), *billed* (by the rules of `billing.py`),
+*recorded* or live prices, *predicted*. The embedded cloud measures this machine's CPU: its figures are shown, but not
+ranked among GPU types.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypedDict
 
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
@@ -47,22 +48,19 @@ def run_row(
 
     Args:
         state: the fold of its events.
-        digests: of the metrics, by attempt.
-        now: unix seconds, for what is still running.
-        workload: what it trains.
-        rule: by which a spot second is billed.
+        digests: the digests of the metrics, by attempt.
+        now: unix seconds; attempts that still run are billed up to it.
+        workload: what the run trains.
+        rule: the rule by which a spot second is billed.
     """
     rows = tuple(
         _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule)
         for place, attempt in enumerate(state.attempts, 1)
     )
     known = [digests[row.number] for row in rows if row.number in digests]
-    batch = next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None)
     epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
     epoch = epoch or (workload.images_per_epoch if workload else None)
     rate = Rate.of(rows)
-    valid = [d for d in known if d.valid_nats is not None or d.valid_bits is not None]
-    on_demand = [row.on_demand_usd for row in rows]
     return RunRow(
         run=state.run,
         state=state.state,
@@ -78,30 +76,60 @@ def run_row(
         images_per_s=rate.images_per_s,
         usd_per_1000_steps=rate.usd_of_steps(1000),
         usd_per_epoch=rate.usd_of_images(epoch),
-        nats=valid[-1].valid_nats if valid else None,
-        bits_per_dim=valid[-1].valid_bits if valid else None,
+        **_last_validation(known),
         device=next((row.device for row in reversed(rows) if row.device), ""),
-        instance_usd=_sum(row.instance_usd for row in rows),
-        volume_usd=_sum(row.volume_usd for row in rows),
-        address_usd=_sum(row.address_usd for row in rows),
-        data_out_usd=_sum(row.data_out_usd for row in rows),
-        cost_usd=_sum(row.billed_usd for row in rows),
-        on_demand_usd=None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
+        **_bill_of(rows),
         is_estimate=any(row.is_estimate for row in rows),
-        to_first_step_usd=_sum(row.to_first_step_usd for row in rows),
         data_s=sum(row.data_s for row in rows),
-        data_usd=_sum(row.data_usd for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
         machine_s=sum(_lasted_s(attempt, now) for attempt in state.attempts),
-        batch_size=batch,
+        batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
     )
 
 
+class _Validation(TypedDict):
+    nats: float | None
+    bits_per_dim: float | None
+
+
+def _last_validation(digests: Sequence[Digest]) -> _Validation:
+    valid = [d for d in digests if d.valid_nats is not None or d.valid_bits is not None]
+    if not valid:
+        return {"nats": None, "bits_per_dim": None}
+    return {"nats": valid[-1].valid_nats, "bits_per_dim": valid[-1].valid_bits}
+
+
+class _Bill(TypedDict):
+    instance_usd: Decimal
+    volume_usd: Decimal
+    address_usd: Decimal
+    data_out_usd: Decimal
+    cost_usd: Decimal
+    on_demand_usd: Decimal | None
+    to_first_step_usd: Decimal
+    data_usd: Decimal
+
+
+def _bill_of(rows: Sequence[AttemptRow]) -> _Bill:
+    """Return the amounts of a run: the sums over its attempts."""
+    on_demand = [row.on_demand_usd for row in rows]
+    return {
+        "instance_usd": _sum(row.instance_usd for row in rows),
+        "volume_usd": _sum(row.volume_usd for row in rows),
+        "address_usd": _sum(row.address_usd for row in rows),
+        "data_out_usd": _sum(row.data_out_usd for row in rows),
+        "cost_usd": _sum(row.billed_usd for row in rows),
+        "on_demand_usd": None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
+        "to_first_step_usd": _sum(row.to_first_step_usd for row in rows),
+        "data_usd": _sum(row.data_usd for row in rows),
+    }
+
+
 def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
     if not rows:
-        return ("no instance was had",)
+        return ("no instance was started",)
     return tuple(f"attempt {row.number}: {problem}" for row in rows for problem in row.problems)
 
 
@@ -110,7 +138,7 @@ def _lasted_s(attempt: Attempt, now: float) -> float:
 
 
 def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
-    """Return how many of the steps that an attempt trained were trained again by later ones, each counted once."""
+    """Return how many steps of an attempt were trained again by later attempts; each step counts once."""
     again, covered = 0, attempt.resumed_from
     for first, last in sorted((other.resumed_from, min(other.last_step, attempt.last_step)) for other in later):
         again += max(0, last - max(first, covered))
@@ -163,14 +191,14 @@ def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now
 
 
 def _share(billed: Billed, seconds: float) -> Decimal:
-    """Return what some of an instance's seconds were billed at, by their share of all."""
+    """Return the part of an instance's bill that falls on some of its seconds."""
     if not billed.seconds:
         return NOTHING
     return billed.instance_usd * min(Decimal(repr(seconds)) / billed.seconds, Decimal(1))
 
 
 def _sum(values: object) -> Decimal:
-    return sum(values, NOTHING)  # type: ignore[call-overload, no-any-return]  # of Decimals, from a generator
+    return sum(values, NOTHING)  # type: ignore[call-overload, no-any-return]  # a generator of Decimals
 
 
 def _steps(row: AttemptRow) -> int:
@@ -179,10 +207,10 @@ def _steps(row: AttemptRow) -> int:
 
 @dataclass(frozen=True)
 class Rate:
-    """What training costs, over attempts at several speeds and prices: the one definition that all figures follow.
+    """Speed and cost of training over attempts at several speeds and prices: the one definition for all figures.
 
-    Each attempt counts by the time that its steps took: images/s is all images over all time, dollars an hour is the
-    mean by time. So dollars an epoch, a step and 1,000 steps are the same money over the same images.
+    Each attempt is weighted by the time of its steps: images/s is all images over all time, dollars per hour is the
+    time-weighted mean. So dollars per epoch, per step and per 1,000 steps are the same money over the same images.
     """
 
     images_per_s: float | None
@@ -191,7 +219,7 @@ class Rate:
 
     @classmethod
     def of(cls, rows: Sequence[AttemptRow]) -> Rate:
-        """Return the rate over the attempts whose speed was measured."""
+        """Return the rate over the attempts that have a measured speed."""
         rows = [row for row in rows if row.images_per_s]
         if not rows:
             return cls(None, None, None)
@@ -203,20 +231,20 @@ class Rate:
         return cls(images / total_s, total_s / steps if steps else None, usd / _decimal(total_s))
 
     def usd_of_steps(self, steps: int) -> Decimal | None:
-        """Return what so many steps cost while training runs."""
+        """Return the cost of so many steps, for the training time alone."""
         if self.usd_h is None or self.seconds_per_step is None:
             return None
         return steps * _decimal(self.seconds_per_step) * self.usd_h / 3600
 
     def usd_of_images(self, images: float | None) -> Decimal | None:
-        """Return what so many images cost while training runs."""
+        """Return the cost of so many images, for the training time alone."""
         if self.usd_h is None or images is None:
             return None
         return usd_for(images, self.images_per_s, self.usd_h)
 
 
 def _trained_s(row: AttemptRow) -> float:
-    """Return the time that an attempt's steps took; without a batch size and a clock, in steps of one image."""
+    """Return the seconds of an attempt's steps; without steps/s a step counts as one image."""
     return _steps(row) / (row.steps_per_s or row.images_per_s or 1.0)
 
 
@@ -225,7 +253,7 @@ def _decimal(value: float) -> Decimal:
 
 
 def usd_for(images: float, images_per_s: float | None, price_usd_h: Decimal) -> Decimal:
-    """Return the dollars that so many images cost at a speed and a price an hour."""
+    """Return the cost of so many images at a speed and a price per hour."""
     return Decimal(repr(float(images))) * price_usd_h / 3600 / Decimal(repr(images_per_s or 1.0))
 
 
@@ -244,12 +272,12 @@ def build(
     """Return the report over these runs.
 
     Args:
-        runs: their rows.
+        runs: the rows of the runs.
         now: unix seconds.
-        rule: by which the runs were billed.
-        workloads: what is known of each workload by name; with it the types that were not run are predicted.
-        prices: of the market now, for the predictions.
-        price_note: whose prices they are, and of when.
+        rule: the rule by which the runs were billed.
+        workloads: the known workloads by name; types without a run are predicted for them.
+        prices: the current market prices, for the predictions.
+        price_note: the source and the time of these prices.
     """
     groups: dict[tuple[str, str, str, str], list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
@@ -297,7 +325,7 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
 def _predicted(
     workload: Workload, types: Sequence[TypeRow], best: Mapping[str, MarketRow], prices: Sequence[MarketRow]
 ) -> tuple[list[PredictedRow], list[LeftOutRow]]:
-    """Return predictions for what AWS rents today and was not measured on AWS, and the leave-one-out checks."""
+    """Return predictions for the types on offer that were not measured on AWS, and the leave-one-out checks."""
     mine = [row for row in types if row.workload == workload.name and row.is_ranked and row.images_per_s]
     fastest: dict[str, Observation] = {}
     for row in mine:
@@ -339,11 +367,11 @@ def _find(name: str) -> catalog.InstanceType | None:
     try:
         return catalog.find(name)
     except SpecError:
-        return None  # of a newer version's catalog
+        return None  # a type that only a newer catalog lists
 
 
 def _price_of(name: str, best: Mapping[str, MarketRow], prices: Sequence[MarketRow]) -> tuple[Decimal | None, str]:
-    """Return (dollars an hour, whose): the lowest spot price that is a market's, else on-demand."""
+    """Return (dollars per hour, source): the lowest spot price, else the on-demand price."""
     if name in best:
         return best[name].rank_usd_h, f"spot, {best[name].source}"
     on_demand = [row.on_demand_usd_h for row in prices if row.instance_type == name and row.on_demand_usd_h]

@@ -1,4 +1,4 @@
-"""What a person reads of each event."""
+"""The line that the terminal and the dashboard show for an event."""
 
 from __future__ import annotations
 
@@ -7,72 +7,109 @@ import time
 from orchestrator.formatting import counted, price, span
 from orchestrator.runs import events as ev
 
+_ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
-def event_words(event: ev.Event, now: float) -> str:  # noqa: PLR0911, PLR0912  (one case for each event is the clearest form)
-    """Return what people are told of an event at `now`, "" if it is none of their concern."""
+
+def event_words(event: ev.Event, now: float) -> str:
+    """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
+    for words in (_request_words, _instance_words, _training_words, _output_words, _warning_words):
+        text = words(event, now)
+        if text:
+            return text
+    return ""
+
+
+def _request_words(event: ev.Event, _now: float) -> str:
+    """Requests for capacity and their answers."""
     match event:
         case ev.LaunchRequested():
             usd_h = price(event.price_usd_h)
             if event.zone == "any":
-                return f"asking for any of {event.instance_type} ({event.market}) at up to ${usd_h}/h"
-            return f"asking for {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
+                return f"requesting any of {event.instance_type} ({event.market}) at up to ${usd_h}/h"
+            return f"requesting {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
         case ev.LaunchFailed():
-            return f"  not there: {event.code} in {'all zones' if event.zone == 'any' else event.zone}"
+            return f"  refused: {event.code} in {'all zones' if event.zone == 'any' else event.zone}"
         case ev.CapacityAwaited():
-            pools = "1 pool" if event.pools == 1 else f"{event.pools} pools"
             again_at = time.strftime("%H:%M:%S", time.localtime(event.again_at))
-            return f"  no capacity in {pools}; asking again at {again_at}"
+            return f"  no capacity in {counted(event.pools, 'pool')}; next request at {again_at}"
+        case ev.StateChanged(state="RECOVERING"):
+            return "RECOVERING: trying the next pool"
+        case _:
+            return ""
+
+
+def _instance_words(event: ev.Event, _now: float) -> str:
+    """The life of an instance."""
+    match event:
         case ev.InstanceStarted():
-            return f"  got {event.instance_id}, attempt {event.attempt}"
+            return f"  {event.instance_id} started, attempt {event.attempt}"
         case ev.HostReady():
-            data = f", data {event.data_how or 'there'} after {event.data_s:.1f} s" if event.data_s else ""
-            return f"  host is ready after {event.setup_s:.1f} s of set-up, code synced{data}"
+            data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
+            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
+        case ev.RebalanceRecommended():
+            return f"  EC2 rebalance recommendation: {event.instance_id} may be interrupted"
+        case ev.TerminateRequested():
+            return f"  terminating {event.instance_id}"
+        case ev.InstanceEnded():
+            return f"  {event.instance_id} terminated (by {_ENDED_BY[event.ended_by]})"
+        case _:
+            return ""
+
+
+def _training_words(event: ev.Event, _now: float) -> str:
+    """The trainer, from its start to its exit or its loss."""
+    match event:
         case ev.TrainerStarted():
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")
-        case ev.RebalanceRecommended():
-            return f"  EC2 recommends to rebalance: {event.instance_id} may be interrupted"
+        case ev.TrainerExited():
+            how = "stopped on request" if event.asked else "finished" if event.exit_code == 0 else "failed"
+            return f"  trainer {how} at step {event.last_step} (exit code {event.exit_code})"
+        case ev.AttemptLost():
+            return f"  attempt {event.attempt} lost: {event.reason}"
+        case _:
+            return ""
+
+
+def _output_words(event: ev.Event, _now: float) -> str:
+    """Checkpoints and other outputs, as they are downloaded or stored."""
+    match event:
+        case ev.CheckpointPulled():
+            return f"  {event.name} downloaded ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
+        case ev.ExtraOutputsPulled():
+            size = f"{event.size_bytes / 1e6:.2f} MB, in outputs/"
+            text = f"  {counted(event.files, 'other file')} downloaded ({size})"
+            return f"{text}; not downloaded: {event.left}" if event.left else text
+        case ev.CheckpointStored():
+            return f"  {event.name} stored in S3"
+        case ev.CheckpointRefused():
+            return f"  {event.name} is damaged and is not used: {event.reason}"
+        case _:
+            return ""
+
+
+def _warning_words(event: ev.Event, now: float) -> str:
+    """Warnings that the user may have to act on."""
+    match event:
         case ev.InterruptionNoticed():
             left_s = max(0.0, event.ends_at - now)
-            return f"INTERRUPTION NOTICE: {left_s:.0f} s left for {event.instance_id}; saving"
+            return f"INTERRUPTION NOTICE: {left_s:.0f} s left for {event.instance_id}; saving a checkpoint"
         case ev.DiskFull():
             left_s = max(0.0, event.gives_up_at - now)
             return (
-                f"THE DISK OF THIS MACHINE IS FULL ({event.folder}): nothing can come home; the training goes on. "
+                f"THE DISK OF THIS MACHINE IS FULL ({event.folder}): downloads have stopped; the training continues. "
                 f"Free some space within {span(left_s)}"
             )
         case ev.CredentialsExpiring():
             left_min = max(0.0, event.ends_at - now) / 60
             return (
                 f"AWS CREDENTIALS EXPIRE in {left_min:.0f} min: log in again (aws sso login).\n"
-                "  The training goes on. Without new ones we cannot end the instance;\n"
-                "  then it ends itself by its own limits."
+                "  The training continues. Without valid credentials pixel-orch cannot\n"
+                "  terminate the instance; the instance then ends itself by its own limits."
             )
-        case ev.CheckpointPulled():
-            return f"  {event.name} is home ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
-        case ev.ExtraOutputsPulled():
-            is_one = event.files == 1
-            home = f"  {counted(event.files, 'other file')} {'is' if is_one else 'are'} home"
-            home += f" ({event.size_bytes / 1e6:.2f} MB, in outputs/)"
-            return f"{home}; left there: {event.left}" if event.left else home
-        case ev.CheckpointStored():
-            return f"  {event.name} is in S3"
         case ev.RemoteStoreTroubled():
-            return f"  S3 REFUSES: {event.reason}\n  The training goes on; checkpoints come home only."
-        case ev.CheckpointRefused():
-            return f"  {event.name} is damaged and not used: {event.reason}"
-        case ev.TrainerExited():
-            how = "stopped as asked" if event.asked else "finished" if event.exit_code == 0 else "failed"
-            return f"  trainer {how} at step {event.last_step} (exit code {event.exit_code})"
-        case ev.AttemptLost():
-            return f"  attempt {event.attempt} is over: {event.reason}"
-        case ev.TerminateRequested():
-            return f"  ending {event.instance_id}"
-        case ev.InstanceEnded():
-            return f"  {event.instance_id} is gone (ended by {_WHO[event.ended_by]})"
-        case ev.StateChanged(state="RECOVERING"):
-            return "RECOVERING: on to the next pool"
+            return (
+                f"  S3 UPLOAD FAILED: {event.reason}\n"
+                "  The training continues; checkpoints are downloaded to this machine only."
+            )
         case _:
             return ""
-
-
-_WHO = {"aws": "AWS", "pixel-orch": "us", "instance": "itself", "other": "somebody else"}

@@ -32,7 +32,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def plain(row: Any) -> dict[str, Any]:
-    """Return a row as JSON knows it: a Decimal as a number, a time as text."""
+    """Return a row as plain JSON values: a Decimal as a number, a time as text."""
     return {f.name: _plain(f.name, getattr(row, f.name)) for f in dataclasses.fields(row)}
 
 
@@ -55,7 +55,7 @@ RUN_COLUMNS = (
 
 
 def as_csv(report: Report) -> str:
-    """Return one line a run, with a head."""
+    """Return a header and one line per run."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [*RUN_COLUMNS, "attempts", "problems"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -66,7 +66,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """Return the tables as Markdown, for an issue or a page."""
+    """Return the tables as Markdown."""
     if not report.runs:
         return "No runs yet."
     parts = [f"## Runs\n\nAs of {when(report.generated_at)}.", _markdown(*runs_table(report))]
@@ -82,14 +82,14 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-# -- the tables that Markdown and HTML share: heads and cells
+# -- the tables that Markdown and HTML share: header and cells
 
 
 Table = tuple[list[str], list[list[str]]]
 
 
 def runs_table(report: Report) -> Table:
-    """One row a run."""
+    """Return one row per run."""
     head = ["run", "state", "steps", "attempts", "interrupted", "steps lost", "images/s", "bits/dim", "billed $",
             "on-demand $", "saved"]  # fmt: skip
     rows = [
@@ -112,7 +112,7 @@ def runs_table(report: Report) -> Table:
 
 
 def types_table(report: Report) -> Table:
-    """One row a type, market, cloud and workload."""
+    """Return one row per type, market, cloud and workload."""
     head = ["type", "market", "cloud", "workload", "attempts", "interrupted", "images/s", "10 % - 90 %", "sec/step",
             "$/h", "$/1,000 steps", "$/epoch", "images/$"]  # fmt: skip
     rows = [
@@ -137,7 +137,7 @@ def types_table(report: Report) -> Table:
 
 
 def predicted_table(report: Report) -> Table:
-    """One row a type and workload that was not measured."""
+    """Return one row per predicted type and workload."""
     head = ["type", "workload", "images/s", "90 % between", "$/h", "price", "$/epoch", "images/$"]
     rows = [
         [
@@ -156,8 +156,8 @@ def predicted_table(report: Report) -> Table:
 
 
 def attempts_table(report: Report, most: int | None = None) -> Table:
-    """One row an attempt."""
-    head = ["run", "attempt", "type", "zone", "market", "$/h", "began, UTC", "s to 1st step", "s of data", "steps",
+    """Return one row per attempt."""
+    head = ["run", "attempt", "type", "zone", "market", "$/h", "started, UTC", "s to 1st step", "s to data", "steps",
             "lost", "images/s", "ended by", "instance $", "disk $", "address $", "data out $", "billed $"]  # fmt: skip
     rows = [
         [
@@ -187,8 +187,8 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
 
 
 def left_out_table(report: Report) -> Table:
-    """One row for each leave-one-out check."""
-    head = ["type", "workload", "measured images/s", "predicted from the others", "off by"]
+    """Return one row per leave-one-out check."""
+    head = ["type", "workload", "measured images/s", "predicted from the others", "error"]
     rows = [
         [
             row.instance_type,

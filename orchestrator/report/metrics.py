@@ -1,7 +1,7 @@
-"""One attempt's `metrics.jsonl`, digested: its speed in steady state, its curves, and what is wrong with it.
+"""Digests one attempt's `metrics.jsonl`: the steady-state speed, the curves, and the problems of the file.
 
-A file may be cut in mid-line, hold NaN, or be written by a clock that goes back: such lines are counted and left out,
-and never become a figure.
+The last line may be incomplete, a value may be NaN, the clock may go back: such lines are counted and left out of every
+figure.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Any
 
 _loads: Callable[[bytes], Any]
 try:
-    from orjson import loads as _loads  # NaN is no JSON to it: such a file is then read by the slow way
+    from orjson import loads as _loads  # it rejects NaN; a file with NaN is read by the slow path
 except ImportError:
     _loads = json.loads
-CURVE_POINTS = 150  # a chart is some hundred pixels wide
+CURVE_POINTS = 150  # a chart is a few hundred pixels wide
 Lines = Sequence[Mapping[str, Any]]
 Point = tuple[int, float]  # step, value
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What the lines of one attempt come to. None and empty: they do not say."""
+    """The figures of one attempt's metrics. None or empty: the metrics do not hold the value."""
 
     lines: int = 0
-    torn: int = 0  # lines that are no JSON object
-    not_finite: int = 0  # measurements whose loss is no number
-    clock_back: int = 0  # times that `wall_s` went back
-    images_per_s: float | None = None  # steady state: without the first line, which holds the warm-up
-    steps_per_s: float | None = None  # images_per_s / batch size: of the same lines; by the clock without a batch size
+    torn: int = 0  # lines that are not a JSON object
+    not_finite: int = 0  # measurements whose loss is NaN or infinite
+    clock_back: int = 0  # how often `wall_s` went back
+    images_per_s: float | None = None  # steady state: without the first line, which includes the warm-up
+    steps_per_s: float | None = None  # images_per_s / batch size; without a batch size from the clock
     slow_images_per_s: float | None = None  # the 10 % quantile of the lines
     fast_images_per_s: float | None = None  # the 90 % quantile
-    measured: int = 0  # lines that the speed is of
+    measured: int = 0  # lines that the speed is computed from
     batch_size: int | None = None
     images_per_epoch: float | None = None
     device: str = ""
@@ -46,27 +46,27 @@ class Digest:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What a reader of the figures must know, in words."""
+        """The problems of the metrics, as text for the report."""
         found = []
         if not self.lines:
             found.append("no metrics")
         elif self.images_per_s is None:
             found.append("no speed in the metrics")
         if self.torn:
-            found.append(f"{self.torn} line{'s' * (self.torn > 1)} of the metrics cut or unreadable, left out")
+            found.append(f"{self.torn} line{'s' * (self.torn > 1)} of the metrics unreadable and left out")
         if self.not_finite:
-            found.append(f"{self.not_finite} loss{'es' * (self.not_finite > 1)} not finite, left out")
+            found.append(f"{self.not_finite} loss{'es' * (self.not_finite > 1)} not finite and left out")
         if self.clock_back:
-            found.append("its clock went back, those spans left out")
+            found.append("the clock went back; these spans are left out")
         return tuple(found)
 
 
 def read(path: Path, *, skip_until_step: int = 0) -> Digest:
-    """Digest a file; one that is not there has no lines.
+    """Digest a file; a missing file counts as empty.
 
     Args:
-        path: of `metrics.jsonl`.
-        skip_until_step: warm-up: measurements up to this step do not count for the speed.
+        path: the path of `metrics.jsonl`.
+        skip_until_step: the end of the warm-up; measurements up to this step do not count for the speed.
     """
     try:
         raw = path.read_bytes()
@@ -77,10 +77,10 @@ def read(path: Path, *, skip_until_step: int = 0) -> Digest:
 
 
 def parse(raw: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Return (objects, lines that are none).
+    """Return (objects, number of unreadable lines).
 
-    All lines at once, as one JSON array: half the time of one after the other, with orjson (extra `report`) a sixth.
-    A file with a bad line is read slowly.
+    All lines are parsed at once as one JSON array: half the time of line by line, a sixth with orjson (extra `report`).
+    A file with a bad line is read line by line.
     """
     pieces = [line for line in raw.split(b"\n") if line.strip()]
     try:
@@ -101,13 +101,17 @@ def parse(raw: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def digest(lines: Lines, *, torn: int = 0, skip_until_step: int = 0) -> Digest:
-    """Return what the lines come to. Pure."""
+    """Return the digest of the lines."""
     start: Mapping[str, Any] = {}
     speeds: list[tuple[int, float, float | None]] = []  # step, images/s, wall_s
     train: list[Point] = []
     valid: list[Point] = []
     valid_nats, not_finite = None, 0
-    low, high, numbers = -math.inf, math.inf, (float, int)  # a call for each value would double the time of a report
+    low, high, numbers = (
+        -math.inf,
+        math.inf,
+        (float, int),
+    )  # a call for each value doubles the time of a report
     for line in lines:
         get: Callable[[str], Any] = line.get
         step = get("step")
@@ -150,9 +154,9 @@ def digest(lines: Lines, *, torn: int = 0, skip_until_step: int = 0) -> Digest:
 def _steady(
     speeds: Sequence[tuple[int, float, float | None]], batch_size: int | None, skip_until_step: int
 ) -> dict[str, Any]:
-    """Return the speed without warm-up; each line weighs as long as it took."""
+    """Return the speed without the warm-up; each line is weighted by its duration."""
     after = [one for one in speeds if one[0] > skip_until_step] or list(speeds)
-    measured = after[1:] or after  # the first line holds the start, unless it is all there is
+    measured = after[1:] or after  # the first line includes the start; it counts only if it is the only one
     if not measured:
         return {}
     total_s = images = steps = 0.0
@@ -191,7 +195,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def thinned(points: Sequence[Point], most: int = CURVE_POINTS) -> tuple[Point, ...]:
-    """Return at most `most` points: each stands for as many neighbours, at their last step and mean value."""
+    """Return at most `most` points: each is the last step and the mean value of as many neighbours."""
     if len(points) <= most:
         return tuple(points)
     size = math.ceil(len(points) / most)
@@ -202,7 +206,7 @@ def thinned(points: Sequence[Point], most: int = CURVE_POINTS) -> tuple[Point, .
 def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
     """Return (training curve, validation curve) of a run from its attempts, in their order.
 
-    What a later attempt did again replaces what was lost.
+    Steps that a later attempt trained again replace those of the lost attempt.
     """
     train: list[Point] = []
     valid: list[Point] = []
@@ -213,7 +217,7 @@ def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tu
 
 
 def to_json(one: Digest) -> dict[str, Any]:
-    """Return what the store keeps of a digest, so that a file is digested once."""
+    """Return the JSON form in which a digest is kept, so that a file is digested once."""
     return dict(vars(one))
 
 
@@ -221,7 +225,7 @@ def from_json(raw: Mapping[str, Any]) -> Digest:
     """Return the digest that `to_json` wrote.
 
     Raises:
-        TypeError: it is of another version.
+        TypeError: another version wrote it.
     """
     curves = {name: tuple((int(s), float(v)) for s, v in raw[name]) for name in ("train_curve", "valid_curve")}
     return Digest(**{**raw, **curves})

@@ -1,4 +1,4 @@
-"""From a run's folder to its row in the report: events folded, metrics digested (once), the workload named."""
+"""Reads a run's folder into its row of the report: folds the events, digests the metrics once, names the workload."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
-DIGEST = "digest.json"  # beside `metrics.jsonl`, of an attempt that is over
-DIGEST_FORMAT = 2  # 2: steps/s from images/s
-WORTH_A_PROCESS = 40  # runs; below that, starting processes costs more than it saves
+DIGEST = "digest.json"  # next to `metrics.jsonl`, once the attempt is over
+DIGEST_FORMAT = 2  # format 2 derives steps/s from images/s
+WORTH_A_PROCESS = 40  # runs; with fewer, starting processes costs more time than it saves
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as the report needs it."""
+    """What the report reads of one run."""
 
     row: RunRow
     state: RunState
@@ -48,7 +48,7 @@ def row_of(store: RunStore, now: float) -> RunRow:
 
 
 def records_of(stores: Sequence[RunStore], now: float, rule: SpotRule = DEFAULT_RULE) -> list[Record]:
-    """Read many runs, on all processors where there are enough of them to be worth it."""
+    """Read many runs, in several processes if there are enough runs to be worth it."""
     workers = min(os.cpu_count() or 1, 8)
     if len(stores) < WORTH_A_PROCESS or workers == 1:
         return [record_of(store, now, rule) for store in stores]
@@ -67,11 +67,11 @@ def _record_elsewhere(asked: tuple[Path, str, float, SpotRule]) -> Record:
 def _spec(store: RunStore) -> RunSpec | None:
     with suppress(SpecError):
         return store.spec()
-    return None  # damaged, or of another version: the events still tell
+    return None  # damaged, or of another version: the row then follows from the events alone
 
 
 def workload_of(spec: RunSpec | None) -> Workload:
-    """Return what a run trains: the network, or the command of the user's own."""
+    """Return what a run trains: a network of `model/`, or the user's own program."""
     if spec is None:
         return Workload("")
     if spec.trainer is None:
@@ -83,33 +83,33 @@ def workload_of(spec: RunSpec | None) -> Workload:
     )
     try:
         return Workload(name, config.batch_size, float(config.data.train), work_of(config))
-    except ValueError:  # its sizes depend on how the data were prepared, which was not on this machine
+    except ValueError:  # the sizes depend on data that were prepared on another machine
         return Workload(name, config.batch_size)
 
 
 def _digest(store: RunStore, attempt: Attempt) -> Digest:
-    """Digest an attempt's metrics; of one that is over, only once."""
-    folder = store.folder / "attempts" / str(attempt.number)
-    path = folder / "metrics.jsonl"
+    """Digest an attempt's metrics; the digest of an attempt that is over is kept."""
+    path = store.metrics_path(attempt.number)
+    kept_path = path.with_name(DIGEST)
     try:
         status = path.stat()
     except OSError:
         return Digest()
     key = [DIGEST_FORMAT, status.st_size, status.st_mtime_ns]
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads((folder / DIGEST).read_bytes())
+        kept = json.loads(kept_path.read_bytes())
         if kept["key"] == key:
             return digesting.from_json(kept["digest"])
     found = digesting.read(path)
     if attempt.is_over:
-        with suppress(OSError):  # a home that cannot be written: it is digested again next time
+        with suppress(OSError):  # the home is read-only: the next report digests the metrics again
             text = json.dumps({"key": key, "digest": digesting.to_json(found)}, separators=(",", ":"))
-            _write(folder / DIGEST, text.encode())
+            _write(kept_path, text.encode())
     return found
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file that may be lost: renamed, so that nobody reads half of it, but not synced."""
+    """Write a file that may be lost in a crash: the rename prevents a partial read, and nothing is synced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""The rows of the report: plain data, each field with its unit in its name."""
+"""The rows of the report: plain data; each field name carries its unit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ EMBEDDED = "embedded cloud"
 
 @dataclass(frozen=True)
 class Workload:
-    """What was trained: only runs of one workload can be compared by speed."""
+    """What a run trains. Speeds are comparable only within one workload."""
 
     name: str
     batch_size: int | None = None
     images_per_epoch: float | None = None
-    work: Work | None = None  # counted; None for a program of one's own
+    work: Work | None = None  # None for the user's own program
 
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One instance that was really had."""
+    """One attempt: the instance, its training, its bill."""
 
     number: int
     instance_id: str
@@ -38,15 +38,15 @@ class AttemptRow:
     noticed: bool
     first_step: int
     last_step: int
-    steps_lost: int  # trained here, and trained again by a later attempt
+    steps_lost: int  # trained in this attempt and again in a later one
     images_per_s: float | None
     slow_images_per_s: float | None
     fast_images_per_s: float | None
-    steps_per_s: float | None  # images_per_s / batch size: of the same measurements
+    steps_per_s: float | None  # images_per_s / batch size
     device: str
-    to_first_step_s: float  # from the start of billing: boot, set-up, data; all of it where no step was made
-    data_s: float  # of that, while data were fetched or prepared beside the bootstrap
-    to_first_step_usd: Decimal  # the instance's bill of these seconds
+    to_first_step_s: float  # from the start of billing: boot, set-up, data; the whole attempt if it made no step
+    data_s: float  # the part of it until the data were ready
+    to_first_step_usd: Decimal  # the instance price for these seconds
     data_usd: Decimal
     instance_usd: Decimal
     volume_usd: Decimal
@@ -78,7 +78,7 @@ class RunRow:
     images_per_s: float | None
     usd_per_1000_steps: Decimal | None
     usd_per_epoch: Decimal | None
-    nats: float | None  # the last validation
+    nats: float | None  # of the last validation
     bits_per_dim: float | None
     device: str
     instance_usd: Decimal
@@ -86,11 +86,11 @@ class RunRow:
     address_usd: Decimal
     data_out_usd: Decimal
     cost_usd: Decimal
-    on_demand_usd: Decimal | None  # the same seconds on on-demand; None where a price is not known
+    on_demand_usd: Decimal | None  # the same seconds at on-demand prices; None if a price is unknown
     is_estimate: bool
-    duration_s: float  # from its creation to its end, pauses too
-    machine_s: float  # that instances were had, over the attempts
-    to_first_step_usd: Decimal  # over the attempts: paid while nothing was trained yet
+    duration_s: float  # from creation to end, pauses included
+    machine_s: float  # the sum of the durations of all attempts
+    to_first_step_usd: Decimal  # over the attempts: billed before the first step
     data_s: float
     data_usd: Decimal
     batch_size: int | None
@@ -99,7 +99,7 @@ class RunRow:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether no attempt came to a step of its own."""
+        """Whether no attempt trained a step."""
         return all(attempt.last_step < attempt.first_step for attempt in self.attempts)
 
 
@@ -117,24 +117,24 @@ class TypeRow:
     slow_images_per_s: float | None
     fast_images_per_s: float | None
     seconds_per_step: float | None
-    price_usd_h: Decimal  # at the launch; over several attempts the mean by time trained (plain where none was timed)
+    price_usd_h: Decimal  # at the launch; over several attempts the time-weighted mean
     usd_per_step: Decimal | None
     usd_per_1000_steps: Decimal | None
     usd_per_epoch: Decimal | None
     images_per_usd: float | None
     cost_usd: Decimal
     device: str
-    is_ranked: bool  # false on the embedded cloud: this machine's CPU is no GPU type
+    is_ranked: bool  # False on the embedded cloud, which measures this machine's CPU
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the throughput is this machine's."""
+        """Whether the throughput was measured on this machine."""
         return self.cloud == EMBEDDED
 
 
 @dataclass(frozen=True)
 class PredictedRow:
-    """One type that was not run (or only on the embedded cloud) for one workload."""
+    """The prediction for a type that has no run of the workload on AWS."""
 
     workload: str
     instance_type: str
@@ -142,16 +142,16 @@ class PredictedRow:
     low_images_per_s: float
     high_images_per_s: float
     price_usd_h: Decimal | None
-    price_source: str  # live, cached, recorded; "on-demand" where no spot price is a market's
+    price_source: str  # live, cached, recorded; "on-demand" without a spot price
     usd_per_epoch: Decimal | None
     images_per_usd: float | None
     basis: str
-    is_bound_by_kernels: bool = False  # by starting them, which takes as long on every type
+    is_bound_by_kernels: bool = False  # by kernel starts, which take the same time on every type
 
 
 @dataclass(frozen=True)
 class LeftOutRow:
-    """What would have been predicted for a type that was measured, from the others alone."""
+    """The prediction for a measured type from the other types alone."""
 
     workload: str
     instance_type: str
@@ -162,7 +162,7 @@ class LeftOutRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the forms of the report show."""
+    """All data of the report; every output form shows it."""
 
     generated_at: float
     billing_rule: str
@@ -175,24 +175,25 @@ class Report:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What must stand beside the figures for them to be honest."""
+        """Remarks without which the figures would mislead."""
         notes = list(self.extra_notes)
         if any(run.cloud == EMBEDDED for run in self.runs):
             notes.append(
-                "embedded cloud: the prices are recorded ones, nothing was paid; "
-                "the throughput is this machine's CPU's, not the GPU's."
+                "embedded cloud: prices are recorded and nothing was paid; "
+                "the throughput is that of this machine's CPU, not of the GPU."
             )
         return tuple(notes)
 
     @property
     def billing_note(self) -> str:
-        """How the money was reckoned."""
+        """How the bill is computed."""
         rule = {
             "hour-start": "at the spot price in force at the start of each instance-hour",
             "in-effect": "at the spot price in effect at each second",
         }[self.billing_rule]
         return (
-            f"Billed by our reckoning, not taken from an invoice: per second, 60 s at least, {rule}; nothing for an "
-            "instance that AWS interrupts within its first hour. With disk (gp3), public address, and data out at "
-            "list price, though an account's first 100 GB a month are free. ~ marks an estimate."
+            f"The bill is computed from events, not taken from an invoice: per second, at least 60 s, {rule}; "
+            "an instance that AWS interrupts within its first hour is free. The bill includes disk (gp3), public "
+            "address, and data out at list price (AWS does not charge an account's first 100 GB a month). "
+            "~ marks an estimate."
         )

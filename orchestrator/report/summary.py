@@ -1,8 +1,8 @@
-"""What a run came to, from its folder alone: one object for programs, one page for people."""
+"""The summary of a run, read from its folder alone: one JSON object for programs, one text for people."""
 
 from __future__ import annotations
 
-import json
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from orchestrator.report import build
 from orchestrator.report.records import row_of
 from orchestrator.report.rows import RunRow
 from orchestrator.report.text import duration_words
+from orchestrator.runs.files import json_objects
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
-TAIL_BYTES = 1 << 14  # of a file of metrics: its last lines
+TAIL_BYTES = 1 << 14  # holds the last lines of a metrics file
 
 
 def newest_checkpoint(store: RunStore) -> Path | None:
-    """Return the newest checkpoint at home that is whole."""
+    """Return the newest downloaded checkpoint whose digest is right."""
     for _, pulled in sorted(store.state().checkpoints.items(), reverse=True):
         if store.is_whole(pulled):
             return store.checkpoint_path(pulled)
@@ -28,7 +29,7 @@ def newest_checkpoint(store: RunStore) -> Path | None:
 
 
 def summary_json(store: RunStore, now: float) -> dict[str, Any]:
-    """Return the one object that `launch -o json` prints last. Its fields are stable; more may come."""
+    """Return the one object that `launch -o json` prints last. Fields are never removed; new ones may be added."""
     row = row_of(store, now)
     checkpoint = newest_checkpoint(store)
     samples = newest_samples(store)
@@ -70,42 +71,32 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
 
 
 def steps_done(store: RunStore, state: RunState) -> int:
-    """Return how far a run is by what is at home: events, checkpoints and, while it goes on, its metrics."""
+    """Return the last step known here: from events and checkpoints and, until the run ends, from its metrics."""
     known = max((attempt.last_step for attempt in state.attempts), default=0)
     if state.is_final or not state.attempts:
         return known
-    path = store.folder / "attempts" / str(state.attempts[-1].number) / "metrics.jsonl"
-    return max([known, *_last_steps(path)])
+    return max([known, *_last_steps(store.metrics_path(state.attempts[-1].number))])
 
 
 def _last_steps(path: Path) -> list[int]:
-    """Return the steps of the last lines of a file of metrics; torn lines have none."""
+    """Return the steps in the last lines of a metrics file; incomplete lines are skipped."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            pieces = file.read().splitlines()
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read().splitlines()
     except OSError:
         return []
-    found = []
-    for piece in pieces:
-        try:
-            line = json.loads(piece)
-        except ValueError:
-            continue
-        step = line.get("step") if isinstance(line, dict) else None
-        if type(step) is int:
-            found.append(step)
-    return found
+    return [step for line in json_objects(lines) if type(step := line.get("step")) is int]
 
 
 def newest_samples(store: RunStore) -> Path | None:
-    """Return the last sample grid that came home."""
-    found = sorted(store.folder.glob("samples-*.png"), key=lambda p: int(p.stem.split("-")[1]))
-    return found[-1] if found else None
+    """Return the newest sample grid that is downloaded."""
+    found = [path for path in store.folder.glob("samples-*.png") if path.stem.split("-")[1].isdigit()]
+    return max(found, key=lambda path: int(path.stem.split("-")[1]), default=None)
 
 
 def summary_text(store: RunStore, now: float) -> str:
-    """Return what stands at the end of a run, for a terminal: within 80 columns, or as many as there are."""
+    """Return the summary that a terminal shows at the end of a run, no wider than the terminal."""
     row, width = row_of(store, now), prose_width()
     head = ["ATT", "TYPE", "ZONE", "$/H", "STEPS", "IMAGES/S", "ENDED BY", "BILLED $"]
     rows = [
@@ -121,8 +112,8 @@ def summary_text(store: RunStore, now: float) -> str:
         ]
         for a in row.attempts
     ]
-    said = f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else "")
-    lines = ["", wrapped(said, width, indent="  "), ""]
+    title = f"{row.run}: {row.state}" + (f" ({row.reason.splitlines()[0]})" if row.reason else "")
+    lines = ["", wrapped(title, width, indent="  "), ""]
     if rows:
         lines += [
             table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $", drop=("ZONE", "$/H", "ENDED BY", "IMAGES/S")),
@@ -135,15 +126,15 @@ def summary_text(store: RunStore, now: float) -> str:
     lines.append(f"speed       {_speed_words(row)}")
     lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}")
     if row.on_demand_usd:
-        beside = row.volume_usd + row.address_usd + row.data_out_usd
-        lines.append(f"            of that ${money(beside)} for disk, address and data out")
+        other_usd = row.volume_usd + row.address_usd + row.data_out_usd
+        lines.append(f"            of which ${money(other_usd)} for disk, address and data out")
         if any(a.is_free for a in row.attempts):
-            lines.append("            *: AWS bills no instance that it interrupts in its first hour")
-        lines.append(f"            the same on on-demand: ${money(row.on_demand_usd)}")
+            lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
+        lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
     if row.to_first_step_usd:
-        lines.append(f"            before a first step (boot, set-up): ${money(row.to_first_step_usd)}")
+        lines.append(f"            before the first step (boot, set-up): ${money(row.to_first_step_usd)}")
     if row.data_s:
-        lines.append(f"data        {row.data_s:.1f} s beside the set-up: ${money(row.data_usd)} of the cost")
+        lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:
@@ -155,5 +146,5 @@ def summary_text(store: RunStore, now: float) -> str:
 
 def _speed_words(row: RunRow) -> str:
     if row.images_per_s is None:
-        return "none: nothing was trained" if row.is_untrained else "not measured"
+        return "none: no step was trained" if row.is_untrained else "not measured"
     return f"{number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}"

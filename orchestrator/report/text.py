@@ -1,4 +1,4 @@
-"""The report for a terminal of 80 columns."""
+"""The report as text for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from orchestrator.formatting import WIDTH, money, number, span, table
 from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
 
 MOST_RUNS = 40
-EMPTY = "no runs yet; begin with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
+EMPTY = "no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
 
 
 def as_text(report: Report, width: float = WIDTH) -> str:
-    """Return the report for a terminal of that width; names of runs are never cut."""
+    """Return the report for a terminal of that width; run names are never truncated."""
     if not report.runs:
         return EMPTY
     prose = int(min(width, WIDTH))
@@ -24,8 +24,8 @@ def as_text(report: Report, width: float = WIDTH) -> str:
     parts += ["", *_bill(report.runs, prose)]
     problems = [f"{run.run}: {problem}" for run in report.runs for problem in run.problems]
     if problems:
-        parts += ["", "Left out, or to be known:", *(_bullet(problem, prose) for problem in problems[:10])]
-        parts += [f"- and {len(problems) - 10} more: -o json has them"] if len(problems) > 10 else []
+        parts += ["", "Problems in the data:", *(_bullet(problem, prose) for problem in problems[:10])]
+        parts += [f"- and {len(problems) - 10} more: -o json lists them all"] if len(problems) > 10 else []
     parts += ["", *(textwrap.fill(note, prose) for note in (report.billing_note, *report.notes))]
     return "\n".join(parts)
 
@@ -52,7 +52,7 @@ def _runs(runs: Sequence[RunRow], width: float) -> str:
         drop=("ATT", "INT", "ON-DEM $", "BITS/DIM", "IMAGES/S", "STEPS"),
     )  # fmt: skip
     left = len(runs) - len(shown)
-    return text + (f"\n({left} older runs not shown; they are counted below, and in -o json)" if left else "")
+    return text + (f"\n({left} older runs are not shown; the sums below and -o json include them)" if left else "")
 
 
 def _of_workload(report: Report, workload: str, width: float) -> list[str]:
@@ -71,7 +71,7 @@ def _of_workload(report: Report, workload: str, width: float) -> list[str]:
 
 
 def ranked_types(types: Iterable[TypeRow]) -> list[TypeRow]:
-    """Return the types by images for a dollar; those that are no GPU's figures come last."""
+    """Return the types by images per dollar, the unranked ones last."""
     return sorted(types, key=lambda row: (not row.is_ranked, -(row.images_per_usd or 0), row.instance_type, row.market))
 
 
@@ -116,20 +116,20 @@ def _predicted(rows: Sequence[PredictedRow], width: float) -> str:
 
 
 def basis_words(report: Report, workload: str) -> str:
-    """Return what predictions for a workload rest on, and how good such ones are."""
+    """Return the basis of the predictions for a workload and their measured error."""
     rows = [row for row in report.predicted if row.workload == workload]
     checks = [row for row in report.left_out if row.workload == workload]
     text = f"Predicted from {rows[0].basis}."
     if len(rows) > 1 and all(row.is_bound_by_kernels for row in rows):
         text += (
-            " All types come out the same: so small a network is bound by kernel starts (6 us each, on any of them), "
-            "not by the GPU."
+            " All types have the same figure: a network this small is bound by kernel starts (6 us each on any "
+            "type), not by the GPU."
         )
     if checks:
         errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
-        text += f" Leaving each measured type out in turn, the prediction would have been off by: {errors}."
+        text += f" Error of the prediction when each measured type is left out in turn: {errors}."
     else:
-        text += " With fewer than two types measured on AWS there is nothing to check predictions against."
+        text += " The predictions cannot be checked: fewer than two types are measured on AWS."
     if report.price_note:
         text += f" Prices, {report.price_note}."
     return text
@@ -148,16 +148,22 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
     ]
     mark = "~" if any(run.is_estimate for run in runs) else ""
     lines = [f"Billed: {mark}${money(total)} = {' + '.join(parts)}."]
-    waited = sum(run.to_first_step_usd for run in runs)
-    if waited:
+    start_usd = sum(run.to_first_step_usd for run in runs)
+    if start_usd:
         data_s = sum(run.data_s for run in runs)
-        data = f", ${money(sum(run.data_usd for run in runs))} of it while data came ({span(data_s)})" if data_s else ""
-        lines.append(f"Of that, before a first step (boot, set-up): ${money(waited)}{data}.")
+        data = (
+            f", ${money(sum(run.data_usd for run in runs))} of it until the data were ready ({span(data_s)})"
+            if data_s
+            else ""
+        )
+        lines.append(f"Of this, before the first step (boot, set-up): ${money(start_usd)}{data}.")
     known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
     on_demand = sum(run.on_demand_usd or 0 for run in known)
     if on_demand:
         same = sum(run.cost_usd for run in known)
-        lines.append(f"The same seconds on on-demand: ${money(on_demand)}; saved {100 * (1 - same / on_demand):.0f} %.")
+        lines.append(
+            f"On-demand price of the same time: ${money(on_demand)}; saved {100 * (1 - same / on_demand):.0f} %."
+        )
     return [textwrap.fill(line, width) for line in lines]
 
 
@@ -166,7 +172,7 @@ def _bullet(text: str, width: int) -> str:
 
 
 def compact(value: float | None) -> str:
-    """Return a figure in few letters: 12.3k, 4.56M."""
+    """Return a figure in a short form: 12.3k, 4.56M."""
     if value is None or value < 10_000:
         return number(value)
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -176,10 +182,10 @@ def compact(value: float | None) -> str:
 
 
 def duration_words(run: RunRow) -> str:
-    """Return for how long there was a machine, and, where it differs much, how long the run lasted."""
-    words = f"for {span(run.machine_s)} of machine time"
-    apart = run.duration_s > 1.2 * run.machine_s + 10
-    return words + (f" ({span(run.duration_s)} from beginning to end)" if apart else "")
+    """Return the instance time and, if it differs much, the duration of the run."""
+    words = f"for {span(run.machine_s)} of instance time"
+    is_longer = run.duration_s > 1.2 * run.machine_s + 10
+    return words + (f" ({span(run.duration_s)} from start to end)" if is_longer else "")
 
 
 def _title(text: str, width: float) -> str:
@@ -187,5 +193,5 @@ def _title(text: str, width: float) -> str:
 
 
 def when(at: float) -> str:
-    """Return a moment for people: to the minute, UTC."""
+    """Return a time for people: UTC, to the minute."""
     return f"{iso(at)[:10]} {iso(at)[11:16]} UTC"

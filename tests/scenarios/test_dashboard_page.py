@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.runs.events import Progress, StateChanged
-from tests import browser
-from tests.report_runs import BORN, PNG, Had, write_run
+from tests.support import browser
+from tests.support.report_runs import BORN, PNG, Had, write_run
 from tests.support.stage import Stage, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.find() is None, reason=browser.WHY_NOT)]

@@ -13,9 +13,9 @@ import pytest
 
 from orchestrator.cli.main import main
 from orchestrator.formatting import money, number
-from tests import browser
-from tests.browser import Page
-from tests.report_runs import PNG, Had, write_run
+from tests.support import browser
+from tests.support.browser import Page
+from tests.support.report_runs import PNG, Had, write_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -129,7 +129,7 @@ def test_its_tables_hold_the_numbers_of_the_json(page: Page, report: tuple[Path,
     assert column("types", "$/epoch") == [usd(types[key]["usd_per_epoch"]) for key in keys]
     assert column("predicted", "images/s") == [number(row["images_per_s"]) for row in raw["predicted"]]
     assert column("predicted", "$/epoch") == [usd(row["usd_per_epoch"]) for row in raw["predicted"]]
-    assert column("left-out", "off by") == [f"{100 * row['error']:+.0f} %" for row in raw["left_out"]]
+    assert column("left-out", "error") == [f"{100 * row['error']:+.0f} %" for row in raw["left_out"]]
     assert {"mute", "evil"} <= {run["run"] for run in runs}
     assert column("problems", "run") == [run["run"] for run in runs for _ in run["problems"]]
 

@@ -196,7 +196,7 @@ def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) ->
     client(stage, "iam").put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED)
     code, said = stage.run(*stage.launch_words("40", "0.05", flags=("--bucket", BUCKET)))
     assert code == 0, said
-    assert "S3 REFUSES" in said
+    assert "S3 UPLOAD FAILED" in said
     assert "AccessDenied" in said
     assert sorted(stage.state().checkpoints) == [10, 20, 30, 40]
     assert stage.state().stored == {}

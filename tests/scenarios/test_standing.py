@@ -72,7 +72,7 @@ def test_it_is_made_once_used_and_removed_and_data_only_when_told(run: Run, home
     work.mkdir()
     (work / "train.py").write_text(Path(str(tiny_trainer.__file__)).read_text())
     flags = ("--bucket", BUCKET, "--workdir", str(work), "-n", "tiny", "-y", "--spot", "-t", "p2.xlarge")
-    assert "is in S3" in done(run("launch", *flags, "--", "python3", "train.py", "20", "0.02"))
+    assert "stored in S3" in done(run("launch", *flags, "--", "python3", "train.py", "20", "0.02"))
     store = RunStore(home, "tiny")
     assert sorted(store.state().stored) == [10, 20]
     assert (store.spec().instance_profile, store.spec().bucket_region) == ("pixel-orch", "us-east-1")

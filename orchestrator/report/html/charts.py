@@ -1,4 +1,4 @@
-"""The charts of the HTML report, drawn from the report's rows and from what the runs left."""
+"""The charts of the HTML report, drawn from the report's rows and the metrics of the runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class History:
 
     label: str
     changes: tuple[Step, ...]
-    end: float  # unix seconds: until when the last price stands
+    end: float  # unix seconds: the end of the last price
     source: str
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How a run learned, in bits/dim."""
+    """The learning curves of a run, in bits/dim."""
 
     run: str
     train: tuple[tuple[int, float], ...]
@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spot:
-    """A point of the chart of price against throughput."""
+    """One point in the chart of price against speed."""
 
     label: str
     price_usd_h: float
@@ -49,7 +49,7 @@ class Spot:
 
 
 def spots(report: Report, workload: str) -> list[Spot]:
-    """Return the points of one workload."""
+    """Return the points of one workload, measured and predicted."""
     found = []
     for row in report.types:
         if row.workload == workload and row.images_per_s:
@@ -65,10 +65,10 @@ def spots(report: Report, workload: str) -> list[Spot]:
 
 
 def front(points: Sequence[Spot]) -> list[Spot]:
-    """Return the Pareto front: those that no other beats on price without being slower."""
+    """Return the Pareto front: the points for which no cheaper point is at least as fast."""
     best: list[Spot] = []
     for point in sorted(points, key=lambda p: (p.price_usd_h, -p.images_per_s)):
-        if not best or point.images_per_s > 1.001 * best[-1].images_per_s:  # predictions may be equal but for rounding
+        if not best or point.images_per_s > 1.001 * best[-1].images_per_s:  # predictions may differ by rounding only
             best.append(point)
     return best
 
@@ -81,7 +81,7 @@ STYLE: dict[str, tuple[str, str, Any]] = {
 
 
 def price_and_speed(report: Report, workload: str, key: str) -> Picture | None:
-    """Price an hour against images/s, with the Pareto front."""
+    """Draw price per hour against images/s, with the Pareto front."""
     points = spots(report, workload)
     if not points:
         return None
@@ -107,12 +107,12 @@ def price_and_speed(report: Report, workload: str, key: str) -> Picture | None:
             canvas.tip(
                 mark,
                 f"{point.label}: {number(point.images_per_s)} images/s ({number(point.low)} to {number(point.high)}), "
-                f"${money(point.price_usd_h)} an hour, {point.kind}",
+                f"${money(point.price_usd_h)} per hour, {point.kind}",
             )
         _money_axis(axes.xaxis)
         _number_axis(axes.yaxis)
-        axes.set_xlabel("dollars an hour")
-        axes.set_ylabel("images a second")
+        axes.set_xlabel("dollars per hour")
+        axes.set_ylabel("images per second")
         axes.margins(x=0.14, y=0.16)
         _legend_of_kinds(canvas, {p.kind for p in points})
         _labels(canvas, [(p.price_usd_h, p.images_per_s, p.label) for p in points])
@@ -120,20 +120,21 @@ def price_and_speed(report: Report, workload: str, key: str) -> Picture | None:
     is_measured = len(measured) > 1
     whose = "measured types" if is_measured else "measured and predicted types"
     names = ", ".join(p.label for p in on_front) or "none"
-    nothing = "no measured type" if is_measured else "nothing"
+    nothing = "no measured type" if is_measured else "no type"
     line = f"; {nothing} lies above and left of the line" if len(on_front) > 1 else ""
     return picture(
         key,
         "Price against speed",
-        f"Up is faster, left is cheaper{line}. Bars: 10 to 90 % of the measurements, or 90 % of a prediction.",
-        f"Chart of price an hour against images a second for {workload}. On the Pareto front of {whose}: {names}. "
+        f"Up is faster, left is cheaper{line}. "
+        "Bars: 10 to 90 % of the measurements, or the 90 % interval of a prediction.",
+        f"Chart of price per hour against images per second for {workload}. On the Pareto front of {whose}: {names}. "
         "The tables below hold every figure.",
         draw,
     )
 
 
 def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
-    """Dollars for one pass over the training images, cheapest first; the embedded cloud's own last."""
+    """Draw the cost of one epoch, the cheapest type first and the embedded cloud last."""
     rows: list[tuple[str, Decimal, str]] = []
     types: list[TypeRow | PredictedRow] = [*report.types, *report.predicted]
     for row in types:
@@ -161,7 +162,7 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
                 linewidth=1.4, hatch=None if is_solid else "////",
             )  # fmt: skip
             bar.set_alpha(0.9 if is_solid else 0.75)
-            canvas.tip(bar, f"{label}: ${money(usd)} an epoch, {kind}")
+            canvas.tip(bar, f"{label}: ${money(usd)} per epoch, {kind}")
             axes.text(float(usd) + most * 0.012, place, f"${money(usd)}", va="center", color=INK)
         axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
         axes.tick_params(axis="y", labelcolor=INK)
@@ -169,7 +170,7 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
         axes.set_xlim(0, most * (1.16 if canvas.is_wide else 1.35))
         axes.xaxis.set_major_formatter(lambda value, _: f"${money(value)}")
         axes.locator_params(axis="x", nbins=5 if canvas.is_wide else 3)
-        axes.set_xlabel("dollars an epoch, while it trains")
+        axes.set_xlabel("dollars per epoch, training time only")
         _legend_of_kinds(canvas, {kind for _, _, kind in rows}, bars=True)
 
     height = 1.0 + 0.3 * len(rows)
@@ -177,9 +178,9 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
     return picture(
         key,
         "Cost of an epoch",
-        "One pass over the training images at the price an hour of each type; solid is measured, hatched is predicted "
-        "or this machine's CPU.",
-        f"Bar chart of dollars an epoch for {workload}; the cheapest is {cheapest[0]} at ${money(cheapest[1])} "
+        "One pass over the training images at the hourly price of each type. Solid: measured. Hatched: predicted, "
+        "or measured on this machine's CPU.",
+        f"Bar chart of dollars per epoch for {workload}; the cheapest is {cheapest[0]} at ${money(cheapest[1])} "
         f"({cheapest[2]}). The tables below hold every figure.",
         draw,
         heights=(height, height + 0.3),
@@ -187,7 +188,7 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
 
 
 def price_history(histories: Sequence[History], key: str) -> Picture | None:
-    """The spot prices over time, as steps."""
+    """Draw the spot prices over time as a step chart."""
     known = [h for h in histories if h.changes]
     histories = known[: len(SERIES)]
     if not histories:
@@ -203,14 +204,14 @@ def price_history(histories: Sequence[History], key: str) -> Picture | None:
             prices = [price for _, price in one.changes] + [one.changes[-1][1]]
             (line,) = axes.step(times, prices, where="post", color=colour, linewidth=1.8, label=one.label)
             canvas.tip(
-                line, f"{one.label}: now ${money(prices[-1])} an hour, lowest ${money(min(prices))} ({one.source})"
+                line, f"{one.label}: now ${money(prices[-1])} per hour, lowest ${money(min(prices))} ({one.source})"
             )
         locator = dates.AutoDateLocator(minticks=2, maxticks=7 if canvas.is_wide else 5)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         axes.yaxis.set_major_formatter(lambda value, _: f"${money(value)}")
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("dollars an hour")
+        axes.set_ylabel("dollars per hour")
         _legend(canvas, len(histories))
 
     sources = ", ".join(dict.fromkeys(h.source for h in histories))
@@ -218,14 +219,14 @@ def price_history(histories: Sequence[History], key: str) -> Picture | None:
     return picture(
         key,
         "Spot prices",
-        f"The price of each pool until it changes ({sources}).{_part(len(histories), len(known), 'first', 'pools')}",
+        f"The spot price of each pool over time ({sources}).{_part(len(histories), len(known), 'first', 'pools')}",
         f"Line chart of spot prices over time. At the end: {now}.",
         draw,
     )
 
 
 def timeline(report: Report, key: str) -> Picture | None:
-    """The attempts of the newest runs, with interruptions and steps lost."""
+    """Draw the attempts of the newest runs, with interruptions and lost steps."""
     known = [run for run in report.runs if run.attempts]
     runs = known[-MOST_RUNS_ON_A_TIMELINE:][::-1]
     if not runs:
@@ -241,19 +242,20 @@ def timeline(report: Report, key: str) -> Picture | None:
         for place, run in enumerate(runs):
             for attempt in run.attempts:
                 lane = place + (0.0 if len(run.attempts) == 1 else 0.15 if attempt.number % 2 == 0 else -0.15)
-                thick = 0.5 if len(run.attempts) == 1 else 0.28  # two lanes: one begins before the other has ended
+                thick = 0.5 if len(run.attempts) == 1 else 0.28  # two lanes: attempts may overlap in time
                 began = (attempt.started_at - run.created_at) / unit_s
                 ended_at = attempt.ended_at if attempt.ended_at is not None else report.generated_at
                 length = max((ended_at - attempt.started_at) / unit_s, longest / unit_s * 0.004)
                 colour = SERIES[0] if attempt.market == "spot" else SERIES[4]
                 (bar,) = axes.barh([lane], [length], left=[began], height=thick, color=colour, edgecolor=CARD)
                 interrupted = attempt.ended_by == "aws"
+                end = f"ended by {attempt.ended_by}" if attempt.ended_by else "still running"
                 lost = f", {attempt.steps_lost} steps lost" if attempt.steps_lost else ""
                 canvas.tip(
                     bar,
                     f"{run.run}, attempt {attempt.number}: {attempt.instance_type} in {attempt.zone}, "
                     f"{span(ended_at - attempt.started_at)}, steps {attempt.first_step} to {attempt.last_step}{lost}, "
-                    f"ended by {attempt.ended_by or 'nobody yet'}, ${money(attempt.billed_usd)}",
+                    f"{end}, ${money(attempt.billed_usd)}",
                 )
                 if interrupted:
                     axes.plot([began + length], [lane], "X", color=BAD, markersize=9, markeredgecolor=CARD, zorder=4)
@@ -266,7 +268,7 @@ def timeline(report: Report, key: str) -> Picture | None:
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(runs) - 0.4, -0.6)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"{unit} since the run began")
+        axes.set_xlabel(f"{unit} since the start of the run")
         _legend_of_attempts(canvas, runs)
 
     interruptions = sum(run.interruptions for run in runs)
@@ -275,8 +277,8 @@ def timeline(report: Report, key: str) -> Picture | None:
     return picture(
         key,
         "Attempts",
-        "Each bar is an instance while it was billed. A cross is an interruption by AWS, with the steps that had to be "
-        "trained again, if any." + _part(len(runs), len(known), "newest", "runs"),
+        "Each bar is an instance from its start to its end. A cross marks an interruption by AWS; the number is the "
+        "count of steps that were trained again." + _part(len(runs), len(known), "newest", "runs"),
         f"Timeline of the attempts of {counted(len(runs), 'run')}: {counted(interruptions, 'interruption')} by AWS, "
         f"{counted(lost, 'step')} lost. "
         "The table of attempts below holds every figure.",
@@ -286,12 +288,12 @@ def timeline(report: Report, key: str) -> Picture | None:
 
 
 def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
-    """Bits/dim over the steps, of the newest of so many runs."""
+    """Draw bits/dim over the steps for the newest of `of` runs."""
     known = [c for c in curves if len(c.train) > 1 or c.valid]
     curves = known[-MOST_CURVES:]
     left_out = _part(len(curves), of, "newest", "runs")
     if len(known) == len(curves) < of:
-        left_out = f" {len(curves)} of {of} runs: the others wrote no losses."
+        left_out = f" {len(curves)} of {of} runs; the others have no losses."
     if not curves:
         return None
 
@@ -323,8 +325,8 @@ def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
     ends = "; ".join(f"{c.run} {(c.valid or c.train)[-1][1]:.3f} at step {(c.valid or c.train)[-1][0]}" for c in curves)
     return picture(
         key,
-        "Learning",
-        f"Bits/dim: thin is training, with dots is validation. Lower is better.{left_out}",
+        "Learning curves",
+        f"Bits/dim; lower is better. Thin line: training. Line with dots: validation.{left_out}",
         f"Line chart of bits per dimension over the steps. At the end: {ends}.",
         draw,
     )
@@ -334,7 +336,7 @@ def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
 
 
 def _part(shown: int, known: int, which: str, what: str) -> str:
-    """Say what a chart leaves out; "" if nothing."""
+    """Return a sentence on what a chart leaves out, "" if it shows everything."""
     return f" The {which} {shown} of {known} {what}." if shown < known else ""
 
 
@@ -347,7 +349,7 @@ def _ends(run: Any, now: float) -> float:
 
 
 def _short(name: str, canvas: Canvas) -> str:
-    """Return a name that fits: cut in its middle, since runs that were given no name begin alike and end apart."""
+    """Return a name that fits: shortened in the middle, because generated names differ only at their end."""
     most = 30 if canvas.is_wide else 14
     tail = most // 2
     return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
@@ -408,7 +410,7 @@ def _legend_of_attempts(canvas: Canvas, runs: Sequence[Any]) -> None:
 
 
 def _legend(canvas: Canvas, count: int, handles: list[Any] | None = None) -> None:
-    """Above the chart, where it covers nothing."""
+    """Place the legend above the chart, where it covers no mark."""
     columns = count if canvas.is_wide and count <= 3 else 3 if canvas.is_wide else 1 if count > 3 else 2
     texts = [h.get_label() for h in handles or canvas.axes.get_legend_handles_labels()[0]]
     longest = max(map(len, texts), default=0)
@@ -421,7 +423,7 @@ def _legend(canvas: Canvas, count: int, handles: list[Any] | None = None) -> Non
 
 
 def _labels(canvas: Canvas, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's name where it covers neither another name nor a point."""
+    """Place the label of each point where it overlaps no other label and no point."""
     figure, axes = canvas.figure, canvas.axes
     figure.canvas.draw()
     size = 10.5 if canvas.is_wide else 8.0
@@ -443,7 +445,7 @@ def _labels(canvas: Canvas, points: Sequence[tuple[float, float, str]]) -> None:
             left = px + dx - {"left": 0.0, "right": width, "center": width / 2}[align]
             box = (left, py + dy, left + width, py + dy + height)
             is_inside = box[0] >= frame.x0 and box[2] <= frame.x1 + 4 and box[1] >= frame.y0 and box[3] <= frame.y1
-            if is_inside and not any(_meet(box, other) for other in taken):
+            if is_inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7} if abs(dy) > 20 else None
                 axes.annotate(
@@ -453,7 +455,7 @@ def _labels(canvas: Canvas, points: Sequence[tuple[float, float, str]]) -> None:
                 break
 
 
-def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

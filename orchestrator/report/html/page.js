@@ -1,5 +1,5 @@
-// A column's head sorts its table: numbers by value ("~$1,234", "12 %", "free"), words by letters.
-// A table that goes on to the right says so. Nothing else.
+// A click on a column header sorts the table: numbers by value ("~$1,234", "12 %", "free"), words alphabetically.
+// A table that is wider than its box is marked, so that the page can show a scroll hint.
 "use strict";
 const tables = document.querySelectorAll(".table");
 const mark = () => {

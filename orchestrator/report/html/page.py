@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: charts as SVG, tables, samples; light, dark, narrow, printed."""
+"""The report as one self-contained HTML file: SVG charts, tables, samples; for light, dark, narrow and print."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from orchestrator.report.html.svg import Picture, check_library
 from orchestrator.report.rows import Report
 from orchestrator.report.text import basis_words, compact, ranked_types, when
 
-MOST_ROWS = 1500  # of a table; the JSON has them all
+MOST_ROWS = 1500  # of a table; the JSON form has them all
 MOST_GALLERY_BYTES = 1_000_000
 WORD_COLUMNS = {
-    "run", "state", "type", "market", "cloud", "workload", "zone", "ended by", "began, UTC", "price", "says",
+    "run", "state", "type", "market", "cloud", "workload", "zone", "ended by", "started, UTC", "price", "problem",
 }  # fmt: skip
 
-LONG_COLUMNS = {"workload", "says"}  # these may wrap
+LONG_COLUMNS = {"workload", "problem"}  # these may wrap
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A grid of images that a run drew."""
+    """A grid of images that a run sampled."""
 
     step: int
     png: bytes
@@ -51,19 +51,19 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Exhibits:
-    """What the page shows beside the report's own figures."""
+    """What the page shows in addition to the report's figures."""
 
     curves: tuple[Curve, ...] = ()
     histories: tuple[History, ...] = ()
     galleries: tuple[Gallery, ...] = ()
-    drawn: int = 0  # runs that have drawn any images
+    drawn: int = 0  # runs that have sampled images
 
 
 def as_html(report: Report, exhibits: Exhibits) -> str:
     """Return the page.
 
     Raises:
-        SpecError: the library that draws is not installed.
+        SpecError: the drawing library is not installed.
     """
     check_library()
     if not report.runs:
@@ -96,7 +96,7 @@ def _document(title: str, body: str) -> str:
 
 def _empty() -> str:
     return (
-        '<header><h1>No runs yet</h1></header><main id="main"><p>Begin with: <code>pixel-orch launch --cloud local '
+        '<header><h1>No runs yet</h1></header><main id="main"><p>Start with: <code>pixel-orch launch --cloud local '
         "--instance p2.xlarge --spot</code></p></main>"
     )
 
@@ -105,7 +105,7 @@ def _e(text: object) -> str:
     return html.escape(str(text))
 
 
-# -- the head
+# -- the header
 
 
 def _head(report: Report) -> str:
@@ -126,23 +126,25 @@ def _head(report: Report) -> str:
         (f"{mark}${money(total)}", "billed", "instances, disks, addresses, data out"),
     ]
     if on_demand:
-        cards.append((f"{100 * (1 - same / on_demand):.0f} %", "saved", f"the same on on-demand: ${money(on_demand)}"))
+        cards.append(
+            (f"{100 * (1 - same / on_demand):.0f} %", "saved", f"on-demand price of the same time: ${money(on_demand)}")
+        )
     interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
     cards.append(
         (
             str(interruptions),
             "interruption" if interruptions == 1 else "interruptions",
-            f"{counted(lost, 'step')} trained again, over all runs" if lost else "no step was trained again",
+            f"{counted(lost, 'step')} trained again, in all runs" if lost else "no step was trained again",
         )
     )
-    waited, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
-    if waited:
-        detail = f"boot and set-up; data came in {span(data_s)} of it" if data_s else "boot and set-up"
-        cards.append((f"{mark}${money(waited)}", "before a first step", detail))
+    start_usd, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
+    if start_usd:
+        detail = f"boot and set-up; data ready after {span(data_s)}" if data_s else "boot and set-up"
+        cards.append((f"{mark}${money(start_usd)}", "before the first step", detail))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
         cards.append(
-            (compact(best.images_per_usd), "images a dollar", f"{best.instance_type}, {best.market}: the most")
+            (compact(best.images_per_usd), "images per dollar", f"the best: {best.instance_type}, {best.market}")
         )
     shown = "".join(
         f'<div class="card"><b>{_e(figure)}</b><span>{_e(name)}</span><small>{_e(detail)}</small></div>'
@@ -150,7 +152,7 @@ def _head(report: Report) -> str:
     )
     notes = "".join(f'<p class="notice" role="note">{_e(note[0].upper() + note[1:])}</p>' for note in report.notes)
     return (
-        f'<header><p class="brand">pixel-orch</p><h1>Which machine, at what price</h1>'
+        f'<header><p class="brand">pixel-orch</p><h1>Cost and speed of instance types</h1>'
         f'<p class="when">{counted(len(runs), "run")}, as of {when(report.generated_at)}</p>'
         f'{notes}<div class="cards">{shown}</div></header>\n<main id="main">'
     )
@@ -167,7 +169,7 @@ def _figure(picture: Picture, origin: str) -> str:
 
 
 def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
-    """Return a section for each of the newest workloads: what to train it on."""
+    """Return a section for each of the newest workloads: the types compared."""
     newest = list(dict.fromkeys(run.workload for run in reversed(report.runs) if run.workload in workloads))
     sections = []
     for index, workload in enumerate(newest[: charts.MOST_WORKLOADS]):
@@ -177,14 +179,14 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
         ]
         drawn = "".join(_figure(p, _origin(report, workload)) for p in pictures if p is not None)
         if not drawn:
-            drawn = '<p class="none">No attempt of it has written a speed yet.</p>'
+            drawn = '<p class="none">No attempt has measured a speed yet.</p>'
         sections.append(
             f'<section><h2>{_e(workload or "Workload not recorded")}</h2><div class="figures">{drawn}</div>'
             f"{_prediction_note(report, workload)}</section>"
         )
     left = len(newest) - len(sections)
     if left > 0:
-        sections.append(f'<p class="none">{left} older workloads are in the tables only.</p>')
+        sections.append(f'<p class="none">{left} older workloads appear in the tables only.</p>')
     return sections
 
 
@@ -211,7 +213,7 @@ def _common(report: Report, exhibits: Exhibits) -> list[str]:
         (charts.timeline(report, "attempts"), "billed"),
     ]
     drawn = "".join(_figure(p, origin) for p, origin in money_pictures if p is not None)
-    sections = [f'<section><h2>What happened</h2><div class="figures">{drawn}</div></section>'] if drawn else []
+    sections = [f'<section><h2>History of the runs</h2><div class="figures">{drawn}</div></section>'] if drawn else []
     gallery = _galleries(exhibits, len(report.runs))
     return sections + ([gallery] if gallery else [])
 
@@ -228,40 +230,40 @@ def _galleries(exhibits: Exhibits, of: int) -> str:
             data = base64.b64encode(sample.png).decode()
             pictures.append(
                 f'<figure><img src="data:image/png;base64,{data}" '
-                f'alt="Images that {_e(gallery.run)} drew at step {sample.step}">'
+                f'alt="Images sampled by {_e(gallery.run)} at step {sample.step}">'
                 f"<figcaption>step {sample.step:,}</figcaption></figure>"
             )
         if pictures:
             parts.append(f'<div><h3>{_e(gallery.run)}</h3><div class="samples">{"".join(pictures)}</div></div>')
     if not parts:
         return ""
-    said = f"{exhibits.drawn} of {of} runs have drawn any." if exhibits.drawn < of else ""
-    said += f" The newest {len(parts)} are here." if len(parts) < exhibits.drawn else ""
-    said += f" {left_out} older grids are left out to keep this file small." if left_out else ""
-    more = f'<p class="none">{said.strip()}</p>' if said else ""
-    return f'<section><h2>Samples as they grew</h2><div class="galleries">{"".join(parts)}</div>{more}</section>'
+    note = f"{exhibits.drawn} of {of} runs have sampled images." if exhibits.drawn < of else ""
+    note += f" The newest {len(parts)} are shown." if len(parts) < exhibits.drawn else ""
+    note += f" {left_out} older grids are left out to keep the file small." if left_out else ""
+    more = f'<p class="none">{note.strip()}</p>' if note else ""
+    return f'<section><h2>Samples over the training</h2><div class="galleries">{"".join(parts)}</div>{more}</section>'
 
 
 # -- the tables
 
 
 def _tables(report: Report) -> str:
-    problems: Table = (["run", "says"], [[run.run, text] for run in report.runs for text in run.problems])
+    problems: Table = (["run", "problem"], [[run.run, text] for run in report.runs for text in run.problems])
     tables = [
         ("Instance types", "measured, billed", "types", types_table(report)),
-        ("Types that were not run", "predicted", "predicted", predicted_table(report)),
-        ("How good the predictions are", "each type predicted from the others", "left-out", left_out_table(report)),
+        ("Types without a run", "predicted", "predicted", predicted_table(report)),
+        ("Error of the predictions", "each type predicted from the others", "left-out", left_out_table(report)),
         ("Runs", "measured, billed", "runs", runs_table(report)),
         ("Attempts", "measured, billed", "all-attempts", attempts_table(report)),
-        ("Left out, or to be known", "", "problems", problems),
+        ("Problems in the data", "", "problems", problems),
     ]
     shown = "".join(_table(*one) for one in tables if one[3][1])
-    return f'<section><h2>Every figure</h2><p class="hint">A column\'s head sorts it.</p>{shown}</section>'
+    return f'<section><h2>All figures</h2><p class="hint">Click a column header to sort by it.</p>{shown}</section>'
 
 
 def _table(title: str, origin: str, key: str, table: Table) -> str:
     head, rows = table
-    cut = f" The first {MOST_ROWS:,} of {len(rows):,}; -o json has them all." if len(rows) > MOST_ROWS else ""
+    cut = f" The first {MOST_ROWS:,} of {len(rows):,} rows; -o json has them all." if len(rows) > MOST_ROWS else ""
     heads = "".join(
         f'<th scope="col"{"" if name in WORD_COLUMNS else " class=n"}><button type="button">{_e(name)}</button></th>'
         for name in head

@@ -1,6 +1,6 @@
-"""matplotlib's SVG, made at home in a page: colours become CSS variables, text stays text, each mark has a tooltip.
+"""matplotlib's SVG, adapted to a page: colours become CSS variables, text stays text, each mark has a tooltip.
 
-One picture is drawn twice, for a wide page and for a phone; the style sheet shows one of the two.
+Each chart is drawn twice, for a wide page and for a phone; the style sheet shows one of the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 
-# Colours that matplotlib is given; in the page each is a variable, so that dark mode and print choose their own.
+# Placeholder colours for matplotlib; in the page each becomes a CSS variable, which dark mode and print set.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
 GREY, GOOD, BAD, WARN = "#0b0001", "#0b0002", "#0b0003", "#0b0004"
@@ -39,7 +39,7 @@ _LONG = re.compile(r"(\d+\.\d{2})\d+")
 
 @dataclass
 class Canvas:
-    """One drawing: the figure, its axes, and the tooltips of what is drawn on them."""
+    """One drawing: the figure, its axes, and the tooltips of its marks."""
 
     figure: Any
     axes: Any
@@ -47,7 +47,7 @@ class Canvas:
     tips: list[str] = field(default_factory=list)
 
     def tip(self, artist: Any, text: str) -> None:
-        """Give an artist a tooltip (and a screen reader something to say)."""
+        """Give an artist a tooltip, which screen readers read too."""
         artist.set_gid(f"tip{len(self.tips)}")
         self.tips.append(text)
 
@@ -56,19 +56,19 @@ class Canvas:
 class Picture:
     """A chart of the page."""
 
-    key: str  # its id
+    key: str  # its id in the page
     title: str
-    caption: str  # what it shows and whose figures these are
-    alt: str  # the same in words, for those who do not see it
+    caption: str  # what the chart shows, and the origin of its figures
+    alt: str  # the content in words, for screen readers
     svg: str
 
 
 def check_library() -> None:
-    """Raise SpecError if the library that draws is not installed."""
+    """Raise SpecError if the drawing library is not installed."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise SpecError("--html draws with the extra report: pip install 'pixel-orch[report]'; -o json needs nothing")
+        raise SpecError("--html needs the extra 'report': pip install 'pixel-orch[report]'; -o json works without it")
 
 
 def picture(
@@ -80,13 +80,13 @@ def picture(
     *,
     heights: tuple[float, float] = (WIDE[1], NARROW[1]),
 ) -> Picture:
-    """Draw a chart in both widths.
+    """Draw a chart in both sizes.
 
     Args:
         key: its id in the page.
         title, caption, alt: see `Picture`.
-        draw: draws on the canvas that it is given.
-        heights: inches, wide and narrow.
+        draw: draws on the given canvas.
+        heights: in inches, wide and narrow.
     """
     wide = _render(key + "-w", (WIDE[0], heights[0]), draw, is_wide=True)
     narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, is_wide=False)
@@ -102,7 +102,7 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    look: Any = {  # its stubs name every key there is
+    look: Any = {  # the stubs require literal keys
         "svg.fonttype": "none",
         "svg.hashsalt": "pixel-orch",
         "font.size": 11.5 if is_wide else 9,
@@ -134,16 +134,16 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
         draw(canvas)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _at_home(out.getvalue(), prefix, canvas.tips)
+    return _adapted(out.getvalue(), prefix, canvas.tips)
 
 
 def _rounded(found: re.Match[str]) -> str:
-    """Return an attribute with its coordinates to a hundredth of a point, which is less than anybody sees."""
+    """Return an attribute with its coordinates rounded to a hundredth of a point, to keep the page small."""
     return _LONG.sub(r"\1", found[0])
 
 
-def _at_home(text: str, prefix: str, tips: Sequence[str]) -> str:
-    """Return the `<svg>` element fit for a page that holds several."""
+def _adapted(text: str, prefix: str, tips: Sequence[str]) -> str:
+    """Return the `<svg>` element with ids that are unique in a page with several."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)

@@ -83,7 +83,7 @@ def test_who_waits_for_capacity_is_told_once_a_round(home: Path, is_terminal: bo
     assert engine.run().state == "SUCCEEDED"
     waits = [event for event in story.recorder.events if isinstance(event, CapacityAwaited)]
     assert [wait.again_at - wait.at for wait in waits] == [15, 30]
-    assert len(re.findall(r"no capacity in 3 pools; asking again at \d\d:\d\d:\d\d\n", shown.getvalue())) == 2
+    assert len(re.findall(r"no capacity in 3 pools; next request at \d\d:\d\d:\d\d\n", shown.getvalue())) == 2
     assert ("waiting for capacity" in shown.getvalue()) == is_terminal, "a live line"
 
 

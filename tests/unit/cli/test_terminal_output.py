@@ -23,8 +23,8 @@ from orchestrator.market.billing import total_usd
 from orchestrator.report.summary import summary_text
 from orchestrator.runs.events import Event, InstanceEnded, Progress, StateChanged
 from orchestrator.runs.store import RunStore
-from tests.report_runs import BORN, Had, write_run
 from tests.support.memory import Machine
+from tests.support.report_runs import BORN, Had, write_run
 from tests.support.story import Story
 
 LONG = "pixelcnn-with-a-rather-long-name-"
@@ -116,8 +116,8 @@ def test_a_past_event_is_printed_with_its_own_time_and_another_day_with_its_date
     view.event(InstanceEnded(at=now - 3600, ended_at=now - 3600, **lost))  # type: ignore[arg-type]
     view.event(InstanceEnded(at=now - 86400, ended_at=now - 86400, **lost))  # type: ignore[arg-type]
     first, second = stream.getvalue().splitlines()
-    assert first.startswith("11:00:00   i-1 is gone")
-    assert second.startswith("2026-09-12 12:00:00   i-1 is gone")
+    assert first.startswith("11:00:00   i-1 terminated")
+    assert second.startswith("2026-09-12 12:00:00   i-1 terminated")
 
 
 def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(home: Path, terminal: Terminal) -> None:
@@ -137,7 +137,7 @@ def test_a_followed_run_has_a_progress_line_in_a_terminal_and_none_in_a_pipe(hom
                                                  ended_by="pixel-orch", reason="")]:  # fmt: skip
         view.event(event)
     view.show_progress()
-    assert terminal.getvalue().endswith("is gone (ended by us)\n"), "nothing trains any more"
+    assert terminal.getvalue().endswith("terminated (by pixel-orch)\n"), "nothing trains any more"
 
 
 # -- width
@@ -311,14 +311,14 @@ def test_the_head_of_a_summary_is_broken_between_words(home: Path) -> None:
 def test_the_time_beside_the_cost_is_that_of_machines(home: Path) -> None:
     paused = write_run(home, "paused", [Had(seconds=60), Had(first_step=101, last_step=150, seconds=40)])
     paused.append(StateChanged(at=BORN + 7200, state="SUCCEEDED"))
-    assert "for 1m40s of machine time (2h00m from beginning to end)" in summary_text(paused, BORN + 10**5)
+    assert "for 1m40s of instance time (2h00m from start to end)" in summary_text(paused, BORN + 10**5)
     steady = write_run(home, "steady", [Had(seconds=600)])
-    assert "for 10m00s of machine time\n" in summary_text(steady, BORN + 10**5)
+    assert "for 10m00s of instance time\n" in summary_text(steady, BORN + 10**5)
 
 
 def test_a_run_that_trained_nothing_names_no_device(home: Path) -> None:
     store = write_run(home, "none", [Had(lines=[], last_step=0, ended_by="aws")])
-    assert "nothing was trained" in summary_text(store, BORN + 10**5)
+    assert "no step was trained" in summary_text(store, BORN + 10**5)
     assert "unnamed device" not in summary_text(store, BORN + 10**5)
 
 

@@ -131,3 +131,8 @@ def test_metrics_of_a_later_attempt_replace_what_was_lost(home: Path) -> None:
 def test_json_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b'{"a": 1}\n[1]\nnonsense\n\xff\xfe\n{"b": 2}\n')
     assert list(read_jsonl(tmp_path / "x")) == [{"a": 1}, {"b": 2}]
+
+
+def test_the_state_of_a_run_that_is_not_created_yet_is_pending(home: Path) -> None:
+    state = RunStore(home, "to-come").state()
+    assert (state.run, state.state, state.step) == ("to-come", "PENDING", 0)

@@ -1,7 +1,7 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol: no driver, no port, no package.
+"""Controls a headless Chromium over a pipe with the DevTools protocol: no driver, no port, no package.
 
-`--remote-debugging-pipe` reads commands on descriptor 3 and writes answers on 4, each a JSON object that ends in a NUL
-byte (https://chromedevtools.github.io/devtools-protocol/). Tests that need it are skipped where there is none:
+`--remote-debugging-pipe` reads commands on descriptor 3 and writes answers on 4; each is a JSON object that ends in a
+NUL byte (https://chromedevtools.github.io/devtools-protocol/). Without Chromium the tests that need it are skipped:
 `apt-get install chromium`.
 """
 
@@ -23,11 +23,11 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LIMIT_S = 60.0
-WHY_NOT = "there is no Chromium here: apt-get install chromium"
+WHY_NOT = "Chromium is not installed: apt-get install chromium"
 
 
 def find() -> str | None:
-    """Return the program, or None."""
+    """Return the path of the program, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -35,8 +35,8 @@ class Page:
     """One page of one browser.
 
     Attributes:
-        complaints: what went to its console as a warning or an error, and errors that nobody caught.
-        requests: the URLs that it asked for.
+        complaints: warnings and errors of its console, and uncaught exceptions.
+        requests: the URLs that it requested.
     """
 
     def __init__(self, write_to: int, read_from: int) -> None:
@@ -91,12 +91,12 @@ class Page:
             self.requests.append(params["request"]["url"])
 
     def size(self, width: int, height: int = 900, *, scale: float = 1) -> None:
-        """Give the page a size in CSS pixels."""
+        """Set the size of the page in CSS pixels."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale,
                  mobile=width < 600)  # fmt: skip
 
     def media(self, *, scheme: str = "light", kind: str = "screen") -> None:
-        """Prefer light or dark, be a screen or a printer."""
+        """Emulate a light or dark colour scheme, on a screen or a printer."""
         self.ask("Emulation.setEmulatedMedia", media=kind, features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def go(self, url: str) -> None:
@@ -106,7 +106,7 @@ class Page:
             pass
 
     def run(self, script: str) -> Any:
-        """Return what an expression comes to."""
+        """Return the value of an expression."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -119,21 +119,21 @@ class Page:
             if value:
                 return value
             time.sleep(0.05)
-        raise AssertionError(f"waited in vain for {script}")
+        raise AssertionError(f"not true within {LIMIT_S:.0f} s: {script}")
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
-        """Write what it looks like to a PNG file."""
+        """Write a screenshot to a PNG file."""
         answer = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def pdf(self) -> bytes:
-        """Return it printed."""
+        """Return the page printed as PDF."""
         return base64.b64decode(self.ask("Page.printToPDF", printBackground=True)["data"])
 
 
 @contextlib.contextmanager
 def page() -> Iterator[Page]:
-    """Give a page of a new browser; it is surely ended, with all its processes."""
+    """Yield a page of a new browser, and kill the browser with all its processes at the end."""
     program = find()
     assert program, WHY_NOT
     to_it, from_us = os.pipe()
@@ -141,7 +141,7 @@ def page() -> Iterator[Page]:
 
     def hand_over() -> None:
         os.setsid()
-        os.dup2(to_it, 13)  # first out of the way: the two may be 3 and 4 themselves
+        os.dup2(to_it, 13)  # moved first: the two may be 3 and 4 themselves
         os.dup2(to_us, 14)
         os.dup2(13, 3)
         os.dup2(14, 4)

@@ -1,4 +1,4 @@
-"""Makes runs for the tests of the report: events and metrics as the engine and a trainer leave them."""
+"""Writes run folders for tests: events and metrics as the engine and a trainer write them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PNG = bytes.fromhex(
 
 @dataclass
 class Had:
-    """One attempt to write down."""
+    """One attempt to write."""
 
     instance_type: str = "g4dn.xlarge"
     market: str = "spot"
@@ -45,7 +45,7 @@ class Had:
     seconds: float = 1800.0
     ended_by: str | None = "pixel-orch"
     reason: str = ""
-    lines: list[str] | None = None  # of the metrics, as they stand; None: made up
+    lines: list[str] | None = None  # the lines of the metrics; None: generated
     extra: list[Event] = field(default_factory=list)
 
 
@@ -109,7 +109,7 @@ def _events(number: int, had: Had, at: float) -> list[Event]:
 
 
 def metrics(had: Had, at: float) -> list[str]:
-    """Return a trainer's lines: the first step slow, then steady; a validation every 50 steps."""
+    """Return a trainer's metrics: the first step slow, the others steady; a validation every 50 steps."""
     start = {"event": "start", "device_name": "NVIDIA T4", "batch_size": 32, "images_per_epoch": 1257,
              "resumed_from": had.first_step - 1}  # fmt: skip
     lines: list[dict[str, Any]] = [start]

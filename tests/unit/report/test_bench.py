@@ -1,25 +1,18 @@
-"""A bench's figures follow from measurement and price; what cannot work is said before anything starts."""
+"""The figures of a bench follow from measurement and price."""
 
 from __future__ import annotations
 
-import io
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.instance.watch import gpu_facts
-from orchestrator.cli.main import main
 from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, ranked, steps_to
 from orchestrator.report.metrics import Digest
 from orchestrator.report.metrics import digest as made
 from orchestrator.report.records import record_of
-from orchestrator.runs.events import GpuSeen, InstanceStarted
-from orchestrator.runs.state import fold
-from orchestrator.runs.store import RunStore
-from tests.report_runs import BORN, Had, write_run
+from tests.support.report_runs import BORN, Had, write_run
 
 NOW = BORN + 10**6
 
@@ -49,7 +42,7 @@ def test_every_figure_follows_from_speed_and_price(home: Path) -> None:
     assert found.usd_to_target == pytest.approx(Decimal("0.0032")), "100 steps of it"
 
 
-def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps(home: Path) -> None:
+def test_columns_of_a_short_bench_agree_despite_validations_between_its_steps(home: Path) -> None:
     lines: list[dict[str, Any]] = [{"event": "start", "batch_size": 32, "images_per_epoch": 1000}]
     lines += [{"step": step, "images_per_s": 940.0, "wall_s": 0.086 * step} for step in range(1, 5)]
     record = record_of(write_run(home, "short", [Had(price_usd_h=0.36)]), NOW)
@@ -62,7 +55,7 @@ def test_columns_of_a_short_bench_agree_though_validations_lie_between_its_steps
     assert found.usd_per_epoch / found.usd_per_step == pytest.approx(Decimal(1000) / 32)
 
 
-def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
+def test_the_price_is_that_of_the_measured_attempt(home: Path) -> None:
     two = [Had(price_usd_h=0.36, ended_by="aws"), Had(price_usd_h=0.9, first_step=101, last_step=110)]
     record = record_of(write_run(home, "two", two), NOW)
     given: dict[str, Any] = {"full_steps": None, "target_bits": None, "says": ""}
@@ -70,19 +63,14 @@ def test_the_price_is_that_of_the_attempt_that_was_measured(home: Path) -> None:
     assert bench_row("g4dn.xlarge", record.row, record.digests[2], **given).price_usd_h == Decimal("0.9")
 
 
-def test_a_run_that_is_about_to_be_made_is_starting_not_an_error(home: Path) -> None:
-    state = RunStore(home, "to-come").state()
-    assert (state.run, state.state, state.step) == ("to-come", "PENDING", 0)
-
-
-def test_a_target_that_was_not_reached_has_no_price(home: Path) -> None:
+def test_a_target_that_is_not_reached_has_no_cost(home: Path) -> None:
     assert row(home, target_bits=1.0).usd_to_target is None
     assert steps_to(Digest(train_curve=((1, 3.0), (7, 2.0))), 2.0) == 7
     assert common_target([Digest(train_curve=((1, 3.0), (7, 2.0))), Digest(valid_curve=((5, 2.4),)), Digest()]) == 2.4
     assert common_target([Digest()]) is None
 
 
-def test_gpu_types_are_ranked_by_images_for_a_dollar_and_the_embedded_cloud_is_not(home: Path) -> None:
+def test_gpu_types_are_ranked_by_images_per_dollar_and_the_embedded_cloud_is_not(home: Path) -> None:
     slow, fast = row(home, "g4dn.xlarge", speed=100), row(home, "g5.xlarge", speed=400)
     assert [one.instance_type for one in ranked([slow, fast])] == ["g5.xlarge", "g4dn.xlarge"]
     here = [
@@ -94,7 +82,7 @@ def test_gpu_types_are_ranked_by_images_for_a_dollar_and_the_embedded_cloud_is_n
     assert [one["is_ranked"] for one in as_json("b", here, (), ())["types"]] == [False, False]
 
 
-def test_a_type_that_failed_is_a_line_that_says_why(home: Path) -> None:
+def test_a_failed_type_is_one_line_with_the_reason(home: Path) -> None:
     lost = bench_row("g6.xlarge", None, Digest(), full_steps=100, target_bits=None, says="no capacity")
     shown = as_text([row(home), lost], (), ("a note",))
     assert "- g6.xlarge: no capacity" in shown
@@ -103,64 +91,12 @@ def test_a_type_that_failed_is_a_line_that_says_why(home: Path) -> None:
     assert as_json("b", [lost], (), ())["types"][0]["usd_per_step"] is None
 
 
-def test_what_nvidia_smi_said_is_summed_up(tmp_path: Path) -> None:
-    path = tmp_path / "gpu.csv"
-    path.write_text(
-        "Tesla T4, 585, 5000, 0, 300, 15360\nTesla T4, 1590, 5000, 98, 3100, 15360\ntorn, 1\n"
-        "Tesla T4, [N/A], 5000, 94, 3072, 15360\n"
-    )
-    facts = gpu_facts(str(path))
-    assert facts["name"] == "Tesla T4"
-    assert (facts["sm_clock_mhz"], facts["memory_peak_mib"]) == (1590, 3100)
-    assert facts["utilization_percent"] == pytest.approx(64)
-    assert gpu_facts(str(tmp_path / "none")) == {}
-    path.write_text("No devices were found\n")
-    assert gpu_facts(str(path)) == {}
-    started = InstanceStarted(at=1, attempt=1, instance_id="i", instance_type="t", zone="z", region="r", market="spot",
-                              price_usd_h=1)  # fmt: skip
-    assert fold([started, GpuSeen(at=2, attempt=1, facts=facts)]).attempts[0].gpu == facts
-
-
 def test_the_gpus_clock_utilisation_and_memory_are_shown(home: Path) -> None:
     facts = {"name": "Tesla T4", "sm_clock_mhz": 1590.0, "utilization_percent": 97.4, "memory_peak_mib": 3100.0}
-    assert "Tesla T4, 1590 MHz, 97 %, 3.0 GiB" in as_json_gpu(row(home, gpu=facts))
+    assert "Tesla T4, 1590 MHz, 97 %, 3.0 GiB" in gpu_text(row(home, gpu=facts))
 
 
-def as_json_gpu(found: BenchRow) -> str:
+def gpu_text(found: BenchRow) -> str:
     from orchestrator.report.bench import gpu_words
 
     return gpu_words(found)
-
-
-LOCAL = ["bench", "--cloud", "local", "--spot", "-y", "--instance", "p2.xlarge,g5.xlarge"]
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["bench", "--cloud", "local", "--spot", "-y"], "names no instance type"),
-        ([*LOCAL[:-1], "p2.xlarge,p9.huge"], "unknown instance type"),
-        ([*LOCAL, "--steps", "1"], "--steps"),
-        ([*LOCAL, "--warmup-steps", "200"], "--warmup-steps"),
-        ([*LOCAL, "--budget", "0"], "--budget"),
-        ([*LOCAL, "--set", "learning_rat=1"], "learning_rate"),
-        ([*LOCAL, "--faults", "missing.yaml"], "--faults"),
-        ([*LOCAL, "--on-demand"], "two markets"),
-        ([*LOCAL, "-n", "Bad Name"], "is not a run's name"),
-        ([*LOCAL, "--command", "python x.py"], "needs --workdir"),
-        ([*LOCAL, "--command", "a", "--", "b"], "give one of them"),
-        (["bench", "--cloud", "local", "--spot", "--instance", "p2.xlarge"], "stdin is not a terminal; pass -y"),
-        (["bench", "--cloud", "mars", "--spot", "-y", "--instance", "p2.xlarge"], "unknown cloud"),
-    ],
-)
-def test_bad_input_is_one_line_and_starts_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], says: str
-) -> None:
-    monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert main(words) == 2
-    err = capsys.readouterr().err
-    assert says in err
-    assert len(err.strip().splitlines()) == 1
-    assert not (tmp_path / "home").exists()

@@ -1,0 +1,62 @@
+"""The charts and the HTML page: what they leave out is written beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.report import report_of
+from orchestrator.report.html.charts import Spot, front
+from orchestrator.report.records import records_of
+from orchestrator.runs.store import RunStore
+from tests.support.report_runs import BORN, PNG, Had, write_run
+
+NOW = BORN + 10**6
+
+
+def test_the_pareto_front_holds_the_points_that_no_other_dominates() -> None:
+    points = [Spot(name, price, speed, 0, 0, "measured") for name, price, speed in (
+        ("cheap", 0.2, 100), ("dear and slow", 0.5, 90), ("dearer and fast", 0.6, 300), ("same price", 0.6, 200),
+        ("dearest", 9.0, 300),
+    )]  # fmt: skip
+    assert [point.label for point in front(points)] == ["cheap", "dearer and fast"]
+    equal = [Spot("a", 0.2, 100.0, 0, 0, "predicted"), Spot("b", 0.3, 100.00000001, 0, 0, "predicted")]
+    assert [point.label for point in front(equal)] == ["a"]
+
+
+def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leaves_out(home: Path) -> None:
+    from orchestrator.cli.report import exhibits_of
+    from orchestrator.report.html.page import as_html
+
+    for number in range(14):
+        store = write_run(home, f"run-{number:02}", [Had("p2.xlarge", last_step=60)], cloud="embedded cloud",
+                          trainer=None, command=("python3", "x.py"), workdir=str(home))  # fmt: skip
+        if number in (3, 4):
+            (store.folder / "samples-50.png").write_bytes(PNG)
+    records = records_of(RunStore.all(home), NOW)
+    page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
+    assert "above and left of the line" not in page
+    assert "The newest 6 of 14 runs" in page
+    assert "The newest 12 of 14 runs" in page
+    assert "2 of 14 runs have sampled images" in page
+    write_run(home, "there", [Had("g4dn.xlarge", images_per_s=1000)])
+    write_run(home, "where", [Had("g5.xlarge", images_per_s=3000, price_usd_h=0.4)])
+    records = records_of(RunStore.all(home), NOW)
+    page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
+    assert "above and left of the line" in page
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "again", "says"),
+    [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),
+     (True, True, "1 step trained again, in all runs")],
+)  # fmt: skip
+def test_the_card_of_interruptions_has_a_plural(home: Path, interrupted: bool, again: bool, says: str) -> None:
+    from orchestrator.report.html.page import Exhibits, as_html
+
+    first = Had(last_step=60, ended_by="aws" if interrupted else "pixel-orch")
+    write_run(home, "one", [first, Had(first_step=60 if again else 61, last_step=70)])
+    page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
+    assert says in page
+    assert "trained twice" not in page

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from infra.local import EmbeddedCloud
-from orchestrator.cloud.connect import EMBEDDED_TITLE, client_settings
+from orchestrator.cloud.connect import client_settings
 from orchestrator.host import sync
 from orchestrator.host.base import Job
 from orchestrator.host.shell import SshShell, make_key_pair
@@ -36,7 +36,7 @@ from orchestrator.plan.planner import make_plan
 from orchestrator.plan.requests import user_data
 from orchestrator.runs.events import InterruptionNoticed
 from orchestrator.runs.files import read_jsonl
-from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.spec import EMBEDDED_TITLE, RunSpec
 from orchestrator.runs.store import RunStore
 
 FILES = 1000

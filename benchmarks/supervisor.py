@@ -22,10 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from orchestrator.cloud.connect import EMBEDDED_TITLE
 from orchestrator.host.connect import make_run_key
 from orchestrator.runs.events import InstanceEnded, InstanceStarted, Progress, RunCreated, StateChanged
-from orchestrator.runs.spec import RecoveryPolicy, RunSpec
+from orchestrator.runs.spec import EMBEDDED_TITLE, RecoveryPolicy, RunSpec
 from orchestrator.runs.store import RunStore
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")

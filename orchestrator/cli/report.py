@@ -18,8 +18,8 @@ from orchestrator.formatting import columns, counted
 from orchestrator.market.spot_prices import chosen_types, recorded_regions
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
 from orchestrator.report.records import Record, records_of
-from orchestrator.report.rows import EMBEDDED
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
     from orchestrator.report.html.charts import History
 
     own = list(dict.fromkeys(a.instance_type for record in reversed(records) for a in record.row.attempts))
-    is_embedded = all(record.row.cloud == EMBEDDED for record in records)
+    is_embedded = all(record.row.cloud == EMBEDDED_TITLE for record in records)
     cache = PriceCache(home, "local" if is_embedded else "aws")
     found: dict[str, History] = {}
     for (name, _), entry in sorted(cache.entries.items()):
@@ -145,7 +145,7 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
                 points = tuple(sorted(attempt.price_changes.items()))
                 label = f"{attempt.instance_type} {attempt.zone}"
                 end = attempt.ended_at if attempt.ended_at is not None else now
-                source = "embedded" if record.row.cloud == EMBEDDED else "seen by a run"
+                source = "embedded" if record.row.cloud == EMBEDDED_TITLE else "seen by a run"
                 found[attempt.instance_type] = History(label, points, end, source)
     return [found[name] for name in own if name in found] or list(found.values())
 

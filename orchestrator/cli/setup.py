@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.console import confirm, require_terminal
 from orchestrator.cloud.base import MANAGED_TAG, Cloud
-from orchestrator.cloud.connect import EMBEDDED_TITLE, embedded_endpoint, regions_for
+from orchestrator.cloud.connect import embedded_endpoint, regions_for
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH, wrapped
 from orchestrator.plan.validators import check_amount, check_cloud
 from orchestrator.runs.home import home_from_environment, make_home
+from orchestrator.runs.spec import EMBEDDED_TITLE
 
 if TYPE_CHECKING:
     from orchestrator.cloud.aws.stack import Stack, StackEvent

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock, iso
-from orchestrator.cloud.connect import EMBEDDED_TITLE
 from orchestrator.formatting import counted, money, span, table
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.report.summary import steps_done, summary_json, summary_text
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 

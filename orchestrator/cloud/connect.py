@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from orchestrator.cloud.base import Cloud
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
-from orchestrator.runs.spec import RecoveryPolicy, RunSpec
+from orchestrator.runs.spec import EMBEDDED_TITLE, RecoveryPolicy, RunSpec
 
 if TYPE_CHECKING:
     from infra.local import EmbeddedCloud
-
-EMBEDDED_TITLE = "embedded cloud"
 
 EMBEDDED_REGION = "us-east-1"
 

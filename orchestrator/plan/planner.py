@@ -8,14 +8,14 @@ from pathlib import Path
 
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.base import Cloud, Image, Network
-from orchestrator.cloud.connect import EMBEDDED_REGION, EMBEDDED_TITLE
+from orchestrator.cloud.connect import EMBEDDED_REGION
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog, offers
 from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan.job import torch_has_kernels
 from orchestrator.plan.requests import Plan
 from orchestrator.report.records import records_of, workload_of
-from orchestrator.runs.spec import RunSpec
+from orchestrator.runs.spec import EMBEDDED_TITLE, RunSpec
 from orchestrator.runs.store import RunStore
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from orchestrator.formatting import money, number, table
 from orchestrator.report.forms import plain
 from orchestrator.report.metrics import Digest
-from orchestrator.report.rows import EMBEDDED, PredictedRow, RunRow
+from orchestrator.report.rows import PredictedRow, RunRow
 from orchestrator.report.text import compact
+from orchestrator.runs.spec import EMBEDDED_TITLE
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def bench_row(
         run=run.run if run else "",
         state=run.state if run else "FAILED",
         says=says,
-        is_embedded=bool(run and run.cloud == EMBEDDED),
+        is_embedded=bool(run and run.cloud == EMBEDDED_TITLE),
         market=last.market if last else "",
         zone=last.zone if last else "",
         price_usd_h=price,

@@ -19,7 +19,6 @@ from orchestrator.market.spot_prices import MarketRow, lowest
 from orchestrator.market.throughput import Observation, predict
 from orchestrator.report.metrics import Digest
 from orchestrator.report.rows import (
-    EMBEDDED,
     AttemptRow,
     LeftOutRow,
     PredictedRow,
@@ -28,6 +27,7 @@ from orchestrator.report.rows import (
     TypeRow,
     Workload,
 )
+from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import Attempt, RunState
 
 NOTHING = Decimal(0)
@@ -318,7 +318,7 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
         images_per_usd=None if not speed or not price else speed * 3600 / float(price),
         cost_usd=_sum(row.billed_usd for row in rows),
         device=next((row.device for row in rows if row.device), ""),
-        is_ranked=cloud != EMBEDDED and speed is not None,
+        is_ranked=cloud != EMBEDDED_TITLE and speed is not None,
     )
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from orchestrator.market.throughput import Work
-
-EMBEDDED = "embedded cloud"
+from orchestrator.runs.spec import EMBEDDED_TITLE
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class TypeRow:
     @property
     def is_embedded(self) -> bool:
         """Whether the throughput was measured on this machine."""
-        return self.cloud == EMBEDDED
+        return self.cloud == EMBEDDED_TITLE
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class Report:
     def notes(self) -> tuple[str, ...]:
         """Remarks without which the figures would mislead."""
         notes = list(self.extra_notes)
-        if any(run.cloud == EMBEDDED for run in self.runs):
+        if any(run.cloud == EMBEDDED_TITLE for run in self.runs):
             notes.append(
                 "embedded cloud: prices are recorded and nothing was paid; "
                 "the throughput is that of this machine's CPU, not of the GPU."

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
 from orchestrator.formatting import WIDTH, money, number, span, table
-from orchestrator.report.rows import EMBEDDED, PredictedRow, Report, RunRow, TypeRow
+from orchestrator.report.rows import PredictedRow, Report, RunRow, TypeRow
+from orchestrator.runs.spec import EMBEDDED_TITLE
 
 MOST_RUNS = 40
 EMPTY = "no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot"
@@ -59,7 +60,7 @@ def _of_workload(report: Report, workload: str, width: float) -> list[str]:
     types = [row for row in report.types if row.workload == workload]
     parts = []
     for cloud in dict.fromkeys(row.cloud for row in types):
-        where = "this machine's CPU, on the embedded cloud" if cloud == EMBEDDED else cloud
+        where = "this machine's CPU, on the embedded cloud" if cloud == EMBEDDED_TITLE else cloud
         parts += [_title(f"Measured on {where}: {workload or 'workload not recorded'}", width)]
         parts += [_types([row for row in types if row.cloud == cloud], width), ""]
     parts.pop()

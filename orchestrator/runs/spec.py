@@ -20,6 +20,8 @@ NAME_GRAMMAR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 Market = Literal["spot", "on-demand"]
 CloudName = Literal["aws", "local"]
+EMBEDDED_TITLE = "embedded cloud"
+"""What a person reads for `local`, and what the events of such a run name."""
 Strategy = Literal["price", "any"]
 """price: one pool after the other, cheapest first. any: all of them in one CreateFleet, and EC2 chooses."""
 

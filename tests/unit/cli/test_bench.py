@@ -27,7 +27,7 @@ LOCAL = ["bench", "--cloud", "local", "--spot", "-y", "--instance", "p2.xlarge,g
         ([*LOCAL, "-n", "Bad Name"], "is not a run's name"),
         ([*LOCAL, "--command", "python x.py"], "needs --workdir"),
         ([*LOCAL, "--command", "a", "--", "b"], "give one of them"),
-        (["bench", "--cloud", "local", "--spot", "--instance", "p2.xlarge"], "add -y"),
+        (["bench", "--cloud", "local", "--spot", "--instance", "p2.xlarge"], "pass -y"),
         (["bench", "--cloud", "mars", "--spot", "-y", "--instance", "p2.xlarge"], "unknown cloud"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.main import main
-from tests.report_runs import Had, write_run
+from tests.support.report_runs import Had, write_run
 
 
 @pytest.fixture

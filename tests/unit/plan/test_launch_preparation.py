@@ -21,8 +21,8 @@ from orchestrator.plan.launch_preparation import (
 from orchestrator.plan.preview import dry_run
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.store import RunStore
-from tests.report_runs import Had, write_run
 from tests.support.memory import MemoryCloud, VirtualClock
+from tests.support.report_runs import Had, write_run
 
 FLAGS: Mapping[str, Any] = {
     "instance": "g4dn.xlarge,g5.xlarge",

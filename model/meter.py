@@ -43,7 +43,7 @@ class Meter:
     ) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0.0
         self._stream, self._clock = stream or sys.stderr, clock
-        self._began_s = self._told_s = clock()
+        self._began_s = self._shown_s = clock()
         self._first = 0.0  # done before this process
         self._drawn = False
         self._moves = self._stream.isatty()
@@ -57,8 +57,8 @@ class Meter:
         """Count work as done."""
         self.done += count
         now = self._clock()
-        if now - self._told_s >= (MOVES_S if self._moves else QUIET_S):
-            self._told_s = now
+        if now - self._shown_s >= (MOVES_S if self._moves else QUIET_S):
+            self._shown_s = now
             self._draw(self.line(now))
 
     def line(self, now: float) -> str:

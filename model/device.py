@@ -94,7 +94,7 @@ def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    if device.type == "cuda":  # on a CPU all operations used here are deterministic, and the call costs a second of imports
+    if device.type == "cuda":  # on a CPU the operations are deterministic anyway, and the call costs 1 s of imports
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)

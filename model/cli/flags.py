@@ -65,7 +65,9 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     train.add_argument("--dataset", metavar="NAME|DIR", help="data set: a registered name, or a prepared folder")
     train.add_argument("--steps", metavar="N", help="total optimizer steps")
     train.add_argument(
-        "--multiscale", metavar="ROWS", help="multi-scale: draw an image of ROWS rows first, then the full-size one given it"
+        "--multiscale",
+        metavar="ROWS",
+        help="rows of the small image that a multi-scale network draws first",
     )
     train.add_argument("--condition", metavar="NAMES", help="columns that condition the network: steering_angle,speed")
     train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
@@ -75,9 +77,7 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
 def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2200.pt -o json"
     evaluate = _command(commands, "evaluate", "score a checkpoint in nats and bits/dim", example)
-    evaluate.add_argument(
-        "--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP
-    )
+    evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
     _device(evaluate)
@@ -134,12 +134,16 @@ def _data(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _drawing(command: argparse.ArgumentParser, *, count: int, what: str) -> None:
-    command.add_argument("--count", metavar="N", type=number_of, default=count, help=f"number of {what} (default: {count})")
+    command.add_argument(
+        "--count", metavar="N", type=number_of, default=count, help=f"number of {what} (default: {count})"
+    )
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="random seed (default: 0)")
     command.add_argument(
         "--temperature", metavar="T", type=temperature, default=1.0, help="divides the logits (default: 1)"
     )
-    command.add_argument("--engine", choices=ENGINES, default="auto", help="sampler; all draw the same images (default: auto)")
+    command.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="sampler; all draw the same images (default: auto)"
+    )
     _device(command)
 
 
@@ -215,6 +219,8 @@ def parse_values(texts: Sequence[str]) -> dict[str, float]:
             except ValueError:
                 number = float("nan")
             if not equals or number != number or abs(number) > 1e30 or name.strip() in found:  # noqa: PLR0124 - nan
-                raise SetupError(f"--condition {text!r} is not NAME=NUMBER with each name once; example: steering_angle=0.3")
+                raise SetupError(
+                    f"--condition {text!r} is not NAME=NUMBER with each name once; example: steering_angle=0.3"
+                )
             found[name.strip()] = number
     return found

@@ -53,7 +53,7 @@ def test_a_misspelt_setting_is_told_the_nearest_name() -> None:
 def test_a_number_that_cannot_be_is_told_the_range(value: str | float) -> None:
     text = refusal(steps=value)
     assert text.startswith("steps = ")
-    assert "give a whole number at least 1, at most 1000000000 (optimizer steps in all; default" in text
+    assert "give a whole number at least 1, at most 1000000000 (total optimizer steps; default" in text
 
 
 @pytest.mark.parametrize("value", ["0", "-0.1", "nan", "inf", "-inf", "1e-999", "11", "1,5"])
@@ -112,7 +112,7 @@ def test_assignments_are_read_once_each() -> None:
         (b"\x00\x00", "is not JSON"),
         (b"{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[1]", "holds no JSON object"),
+        (b"[1]", "is not a JSON object"),
         (b'{"stepz": 1}', "unknown setting stepz in"),
         (b'{"steps": "5"}', "give a whole number"),
         (b'{"learning_rate": NaN}', "give a number above 0"),

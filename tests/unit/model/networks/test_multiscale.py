@@ -253,7 +253,7 @@ def test_every_part_learns() -> None:
 def test_a_plain_networks_checkpoint_is_not_trained_on(tmp_path: Path) -> None:
     plain = SMALL.model_copy(update={"multiscale": 0, "steps": 1, "samples": 0})
     assert train(plain, tmp_path, StopFlag(), began_s=time.monotonic()) == 0
-    with pytest.raises(CheckpointError, match=r"of another network: multiscale is 0 there and 4 here"):
+    with pytest.raises(CheckpointError, match=r"of another network: the checkpoint has multiscale=0, this run has 4"):
         train(SMALL, tmp_path, StopFlag(), began_s=time.monotonic())
 
 

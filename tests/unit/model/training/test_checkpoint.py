@@ -99,7 +99,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes
 def test_somebody_elses_file_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "checkpoint-1.pt"
     torch.save(content, path)
-    assert "is no checkpoint of pixel-orch" in refusal(path)
+    assert "is not a checkpoint of pixel-orch" in refusal(path)
 
 
 def test_a_file_with_code_in_it_is_refused_unrun(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_newest_whole_one_is_found_and_the_refused_are_named(tmp_path: Path)
     assert found.step == 40
     assert [name for name, _ in refused] == ["checkpoint-1000.pt", "checkpoint-300.pt"]
     assert "damaged" in refused[0][1]
-    assert "checkpoint of step 40 under another name" in refused[1][1]
+    assert "holds step 40, which differs from its file name" in refused[1][1]
 
 
 def test_pruning_keeps_the_newest_the_best_and_what_it_was_told_to_spare(tmp_path: Path) -> None:

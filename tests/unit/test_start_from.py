@@ -33,7 +33,7 @@ def test_peeking_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "checkpoint-1.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'touch harmed'\ntR.")
-    with pytest.raises(start_from.CheckpointError, match="is damaged, cut off or no checkpoint"):
+    with pytest.raises(start_from.CheckpointError, match="is damaged, truncated or not a checkpoint"):
         peek(path)
     assert not Path("harmed").exists()
 
@@ -75,7 +75,7 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
         ("model.pt", {}, "model.pt does not say its step"),
         ("checkpoint-8.pt", {}, "checkpoint-8.pt is the checkpoint of step 7 under another name"),
-        ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, cut off or no checkpoint"),
+        ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, truncated or not a checkpoint"),
         (
             "checkpoint-7.pt",
             {"hidden": 8},

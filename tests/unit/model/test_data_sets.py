@@ -372,7 +372,7 @@ def test_its_cost_is_counted_and_it_completes_like_any_other(drive: Path, tmp_pa
 
 
 def test_settings_of_data_are_checked_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="dataset = nosuch in --set: give digits"):
+    with pytest.raises(ConfigError, match="dataset = nosuch in --set: not a data set; give"):
         config_from_settings({"dataset": "nosuch"})
     assert config_from_settings({"dataset": "udacity-2-1"}).dataset == "udacity-2-1"
     assert config_from_settings({"dataset": "/data/mine"}).dataset == "/data/mine"

@@ -64,7 +64,7 @@ def test_a_rate_must_be_a_positive_finite_number(value: str) -> None:
 def test_names_are_told_the_names_that_are_known() -> None:
     assert "give rmsprop or adamw" in refusal(optimizer="sgd")
     assert "give pixelcnn" in refusal(model="gan")
-    assert "give digits" in refusal(dataset="\n")
+    assert "give a registered name such as digits" in refusal(dataset="\n")
 
 
 def test_every_field_has_a_description_and_a_default() -> None:

@@ -113,7 +113,7 @@ def test_values_mean_to_a_network_what_they_meant_when_it_was_trained(
     other = prepare_otherwise(data, tmp_path / "other")
     run(config(data, condition="light"), tmp_path / "out")
     before = score(capsys, path_of(tmp_path / "out", 6))
-    assert before["remarks"] == ["these are -log p(image | light), not of the image alone"]
+    assert before["remarks"] == ["the scores are -log p(image | light), not -log p(image)"]
     shutil.copytree(tmp_path / "out", tmp_path / "resumed")
     for step in (4, 5, 6):
         path_of(tmp_path / "resumed", step).unlink()

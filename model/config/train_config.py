@@ -58,7 +58,10 @@ class TrainConfig(BaseModel):
     )
     condition: str = Field("", description="columns of the data set that condition the network, comma-separated")
     data_memory_mb: int = Field(
-        0, ge=0, le=10**9, description="memory for training images, in MiB; larger sets are streamed; 0: half"
+        0,
+        ge=0,
+        le=10**9,
+        description="memory for images, in MiB; larger sets are streamed; 0: half of memory",
     )
     validate_images: int = Field(0, ge=0, le=10**9, description="images per validation; 0: all")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")

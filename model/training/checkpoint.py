@@ -108,10 +108,10 @@ def load(path: Path) -> Checkpoint:
     payload = content.get("payload")
     names = {field.name for field in fields(Checkpoint)} - ({"ema"} if content["format"] == 1 else set())
     try:
-        whole = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
+        intact = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
     except TypeError:  # a damaged value has a type that no checkpoint contains
-        whole = False
-    if not whole or not isinstance(payload, dict):
+        intact = False
+    if not intact or not isinstance(payload, dict):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest; use an earlier one")
     return Checkpoint(**payload)
 

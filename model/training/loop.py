@@ -60,7 +60,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         run.restore(saved)
         _tidy(run, out, spare)
     board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" else None
-    _tell_start(run, saved, refused)
+    _print_start(run, saved, refused)
     progress = Progress(config.steps, first=run.step)
     with Metrics(out, began_s=began_s, board=board) as metrics:
         _note_start(metrics, run, refused)
@@ -122,12 +122,12 @@ def _loop(
         # The code up to the step runs once for each state, whether this process reached the state or resumed from it.
         last = run.step >= config.steps
         validated = (last or run.step % config.validate_every == 0) and _validate(run, data, stop, metrics, progress)
-        asked = bool(stop)  # read once: a later stop is handled in the next iteration, which saves its step
-        due = last or asked or run.step % config.checkpoint_every == 0
+        stopping = bool(stop)  # read once: a later stop is handled in the next iteration, which saves its step
+        due = last or stopping or run.step % config.checkpoint_every == 0
         if validated or (due and run.step != kept_step):
             _keep(run, out, spare)
             kept_step = run.step
-        if asked:
+        if stopping:
             return STOPPED
         if last:
             break
@@ -141,7 +141,7 @@ def _loop(
         if first or run.step % config.log_every == 0:
             nats = run.mean_nats()  # waits for a GPU
             trained_s += time.monotonic() - began_s
-            _tell_step(run, nats, trained_images / trained_s, metrics, progress)
+            _report_step(run, nats, trained_images / trained_s, metrics, progress)
             trained_s, trained_images, first = 0.0, 0, False
         else:
             trained_s += time.monotonic() - began_s
@@ -239,7 +239,7 @@ def _prepare_folder(out: Path) -> None:
         raise SetupError(f"cannot write to {out}: {error.strerror or error}; give another folder with --out") from None
 
 
-def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
+def _print_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
     for _, reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
     if run.implementation == "reference" and run.config.implementation == "auto":
@@ -263,7 +263,7 @@ def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str
     print(f"resuming from checkpoint-{saved.step}.pt at step {run.step:,} of {run.config.steps:,}", flush=True)
 
 
-def _tell_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
+def _report_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
     bits = bits_per_dim(nats, run.config.data.dims)
     metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)
     progress.step(run.step, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)

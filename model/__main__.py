@@ -1,4 +1,4 @@
-"""The door of the trainer: `python -m model train | evaluate | sample | complete | figures | data`."""
+"""The entry point of the trainer: `python -m model train | evaluate | sample | complete | figures | data`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ BEGAN_S = time.monotonic()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; `model.cli.main.run` says with which exit codes."""
+    """Run one command; the exit codes are those of `model.cli.main.run`."""
     stop = StopFlag()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["train"]:
         stop.install()
-    from model.cli.main import run  # only now: a stop must be caught from the first moment on, and this takes 0.2 s
+    from model.cli.main import run  # takes 0.2 s; the signal handlers must be installed before
 
     return run(words, stop, began_s=BEGAN_S)
 

@@ -1,4 +1,4 @@
-"""Files that are whole the moment that they have their names, also after a kill or a power cut."""
+"""Atomic file writes: a file under its final name is complete, also after a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_file(path: Path, content: bytes | memoryview, head: bytes = b"") -> None:
-    """Write a file so that it is whole the moment that it has its name.
+    """Write a file atomically: to a temporary file, synced to disk, then renamed.
 
     Raises:
-        OSError: the disk is full or the folder is gone.
+        OSError: the disk is full or the folder does not exist.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
@@ -27,7 +27,7 @@ def write_file(path: Path, content: bytes | memoryview, head: bytes = b"") -> No
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlive a power cut."""
+    """Sync the folder to disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

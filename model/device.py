@@ -1,4 +1,4 @@
-"""Where a network runs: a device that is there and has kernels, its name and memory, and the same bits each time."""
+"""The compute device: its selection, kernel support, name and memory, and deterministic arithmetic."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")  # sm_86, compute_90,
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn "auto", "cpu" or "cuda" into a device that is there.
+    """Turn "auto", "cpu" or "cuda" into an available device.
 
     Raises:
-        SetupError: "cuda" was asked for and torch sees no GPU, or the GPU is one that torch has no kernels for.
+        SetupError: `name` is "cuda" and torch sees no GPU, or torch has no kernels for the GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; take device auto or cpu")
+        raise SetupError(f"device cuda: torch {torch.__version__} ({built}) sees no GPU here; use device auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -31,17 +31,17 @@ def pick_device(name: str) -> torch.device:
         if not has_kernels(capability, built_for):
             raise SetupError(
                 f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute capability "
-                f"{capability[0]}.{capability[1]}; built for {' '.join(built_for)}); install a build that has, or take "
-                "device cpu"
+                f"{capability[0]}.{capability[1]}; built for {' '.join(built_for)}); install a build that supports it, "
+                "or use device cpu"
             )
     return torch.device(name)
 
 
 def has_kernels(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
-    """Say whether a torch that was built for these architectures runs on a GPU of this compute capability.
+    """Return whether a torch build for these architectures runs on a GPU of this compute capability.
 
-    Machine code (sm_XY) runs on GPUs of the same major version and at least the same minor one; what is compiled when
-    it is loaded (compute_XY) runs on all later ones.
+    Machine code (sm_XY) runs on GPUs of the same major version and the same or a later minor version. PTX (compute_XY)
+    is compiled at load time and runs on all later GPUs.
     """
     for match in map(ARCHITECTURE.fullmatch, built_for):
         if match is None:
@@ -54,24 +54,24 @@ def has_kernels(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
 
 
 def memory_bytes(device: torch.device, limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Say how much memory the GPU has, or the machine, or the container that it is."""
+    """Return the memory of the GPU; for the CPU that of the machine, or the container's limit if it is lower."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         text = limit.read_text(encoding="ascii").strip()
-    except OSError:  # not Linux, or no such limit
+    except OSError:  # not Linux, or no cgroup limit
         return whole
     return min(whole, int(text)) if text.isdigit() else whole
 
 
 def device_name(device: torch.device) -> str:
-    """Name the GPU, or the CPU."""
+    """Return the name of the GPU, or of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
-    """Name the processor as the system does, such as "AMD EPYC 7763 64-Core Processor"; "CPU" if it does not say."""
+    """Return the processor's name as the system reports it, such as "AMD EPYC 7763 64-Core Processor", else "CPU"."""
     try:
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -83,18 +83,18 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -> None:
-    """Make torch give the same bits each time on the same machine. The number of threads is part of that.
+    """Make torch's results bit-identical between runs on the same machine with the same number of threads.
 
     Args:
-        threads: of the CPU.
-        device: where it runs.
-        tf32: whether a GPU may round the factors of float32 products to 10 bits. Torch's default is that convolutions
-            do, by 1e-3 of a logit, and matrices do not: the samplers, which multiply matrices, would draw from another
-            distribution than the one that was scored.
+        threads: CPU threads.
+        device: the device that the network runs on.
+        tf32: whether a GPU may round the factors of float32 products to 10 bits. By torch's default convolutions are
+            rounded, which moves a logit by 1e-3, and matrix products are not. The samplers multiply matrices, so they
+            would draw from a different distribution than the one that is scored.
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    if device.type == "cuda":  # on a CPU our operations are repeatable anyway, and the call costs a second of imports
+    if device.type == "cuda":  # on a CPU the operations are deterministic anyway, and the call costs 1 s of imports
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)

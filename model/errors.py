@@ -1,4 +1,4 @@
-"""What can go wrong in the trainer, by what it means for the caller."""
+"""The errors of the trainer, by what they mean for the caller."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ import re
 
 
 class SetupError(ValueError):
-    """It cannot work as asked: a setting, a file or a folder. One line: what, where, what to do. Exit code 2."""
+    """A setting, a file or a folder is unusable. The message is one line: what, where, what to do. Exit code 2."""
 
 
 class ConfigError(SetupError):
-    """A setting that is unknown, of the wrong type or out of range."""
+    """A setting is unknown, of the wrong type or out of range."""
 
 
 class DataError(SetupError):
-    """The data set cannot be had."""
+    """The data set is missing, damaged or unreadable."""
 
 
 class CheckpointError(SetupError):
-    """A checkpoint that is missing, damaged, too new, or of another network."""
+    """A checkpoint is missing, damaged, of a newer format, or of another network."""
 
 
 class TrainingError(RuntimeError):
-    """The training itself failed, such as a loss that is not finite. Exit code 1."""
+    """The training failed, for example because the loss is not finite. Exit code 1."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether torch, numpy or Python asked for memory in vain. By its words: torch is not imported here."""
+    """Return whether the error is a failed allocation in torch, numpy or Python.
+
+    Torch's errors are recognised by type name and message, because this module does not import torch.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, TrainingError):  # already reported, with a message about memory of its own
+        return False
     signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def wanted_memory(error: BaseException) -> str:
-    """Say how much was asked for, as far as the error says it: `, 2.00 GiB were asked for`."""
+    """Return the size of a failed allocation as ` (allocating 2.00 GiB)`; empty if the error does not give it."""
     found = re.search(r"allocate ([\d.]+ \w+)", str(error))
-    return f", {found[1]} were asked for" if found else ""
+    return f" (allocating {found[1]})" if found else ""

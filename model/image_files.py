@@ -1,4 +1,4 @@
-"""Image files: written so that a person can look at them, and read as 8 bits a value or as levels, never clipped."""
+"""Image files: grids of images as PNG, and reading a file as 8-bit values or as levels, without clipping."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from PIL import Image, UnidentifiedImageError
 
 from model.errors import DataError, SetupError
 
-SIDE = 64  # pixels that an image gets at least, so that 8x8 can be seen
+SIDE = 64  # smallest size of an image in a grid, in pixels: an 8x8 image is enlarged to it
 GAP = 4  # pixels between two images
-HIDDEN = (70, 90, 150)  # RGB of a pixel that is hidden: no grey has it
-# What is meant by an image here. Pillow looks at the content, not at the name, and knows 40 formats more.
+HIDDEN = (70, 90, 150)  # RGB of a hidden pixel, distinct from every grey
+# The accepted formats. Pillow detects the format from the content, not from the name, and would accept 40 more.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-SIXTEEN = ("PNG", "PPM")  # of these, mode I has 16 bits: neither format has more
+SIXTEEN = ("PNG", "PPM")  # formats in which Pillow's mode I holds 16 bits: neither has more
 
 Levels = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]  # (N, H, W, 3) or (N, H, W, 1), values 0..255
 
 
 def write_grid(path: Path, levels: Levels, *, K: int, columns: int | None = None) -> None:
-    """Write images as a grid, each pixel blown up to a square, to a PNG that is whole when it has its name.
+    """Write images as a grid to a PNG, atomically; small images are enlarged by a whole factor.
 
     Args:
-        path: where to.
+        path: of the PNG.
         levels: (N, C, H, W) of values 0..K-1, C = 1 (gray) or 3 (RGB), N > 0.
         K: number of levels; K-1 is white.
-        columns: of the grid; as square as can be if not given.
+        columns: of the grid; by default the grid is as square as possible.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     save(path, grid(bright(levels, K=K), columns=columns))
 
 
 def bright(levels: Levels, *, K: int) -> Pixels:
-    """Turn levels (N, C, H, W) into pixels (N, H, W, C): K-1 becomes 255."""
+    """Scale levels 0..K-1, (N, C, H, W), to pixels 0..255, (N, H, W, C)."""
     pixels: Pixels = np.round(levels.astype(np.float64) * (255 / (K - 1))).astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels
 
 
 def covered(pixels: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
-    """Paint over what is hidden: pixels (N, H, W, C), hidden (H, W) -> (N, H, W, 3)."""
+    """Paint the hidden pixels in one colour: pixels (N, H, W, C), hidden (H, W) -> (N, H, W, 3)."""
     painted: Pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3)).copy()
     painted[:, hidden] = HIDDEN
     return painted
 
 
 def grid(pixels: Pixels, *, columns: int | None = None) -> Pixels:
-    """Set images side by side, (N, H, W, C) -> (height, width, C)."""
+    """Arrange images in a grid, (N, H, W, C) -> (height, width, C)."""
     N, H, W, C = pixels.shape
     scale = max(1, math.ceil(SIDE / max(H, W)))
     large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)  # (N, H*scale, W*scale, C)
@@ -66,10 +66,10 @@ def grid(pixels: Pixels, *, columns: int | None = None) -> Pixels:
 
 
 def save(path: Path, canvas: Pixels) -> None:
-    """Write (height, width, C) to a PNG that is whole when it has its name.
+    """Write an image (height, width, C) to a PNG, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
@@ -80,10 +80,10 @@ def save(path: Path, canvas: Pixels) -> None:
 
 
 def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:
-    """Read an image as levels of a data set: brightness 0..255 is rounded to the nearest of the K levels.
+    """Read an image as levels: brightness 0..255 is rounded to the nearest of the K levels.
 
     Args:
-        path: of a file.
+        path: of the image file.
         shape: (C, H, W) that the image must have, C = 1 (gray) or 3 (RGB).
         K: number of levels.
 
@@ -91,7 +91,7 @@ def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:
         Levels of that shape.
 
     Raises:
-        SetupError: it is no image, or one of another size or mode.
+        SetupError: the file is not a readable image, or has another size or mode.
     """
     C, H, W = shape
     try:
@@ -100,32 +100,34 @@ def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:
             size, mode = image.size, image.mode
             pixels = np.asarray(image.convert("L") if mode == "1" else image)
     except UnidentifiedImageError:
-        raise SetupError(f"{path} is no image; give a PNG, or test:INDEX for one of the data set") from None
+        raise SetupError(f"{path} is not an image; give a PNG, or test:INDEX for an image of the data set") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise SetupError(f"cannot read the image {path}: {reason}; check the file") from None
     if size != (W, H):
-        raise SetupError(f"{path} is {size[0]}x{size[1]} pixels, the network draws {W}x{H}; resize it")
+        raise SetupError(f"{path} is {size[0]}x{size[1]} pixels, but the network draws {W}x{H}; resize the image")
     fit = ("L", "1") if C == 1 else ("RGB",)
     if mode not in fit:
         wanted = "gray (mode L)" if C == 1 else "colour (mode RGB)"
-        raise SetupError(f"{path} has mode {mode}, the network draws {wanted}; convert it")
+        raise SetupError(f"{path} has mode {mode}, but the network draws {wanted}; convert the image")
     levels = np.round(pixels.astype(np.float64) * ((K - 1) / 255)).astype(np.uint8)
     return levels[None] if C == 1 else levels.transpose(2, 0, 1)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """Keep the upper 8 of 16 bits, as of mono16; Pillow's own `convert` clips them, and all but black becomes white.
+    """Reduce a 16-bit image, such as mono16, to its upper 8 bits.
+
+    Pillow's own `convert` clips 16-bit values, so that everything but black becomes white.
 
     Args:
-        picture: as it was opened and loaded: later its format is not known any more.
+        picture: opened and loaded, not yet processed: Pillow drops the format of a processed image.
 
     Raises:
-        DataError: 32 bits or floats, of which nobody says what is white.
+        DataError: the image holds 32-bit integers or floats, whose white level is not defined.
     """
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in SIXTEEN):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         kind = "32-bit integers" if picture.mode == "I" else "floats"
-        raise DataError(f"an image of {kind} (mode {picture.mode}), of which nobody says what is white; convert it")
+        raise DataError(f"an image of {kind} (mode {picture.mode}) has no defined white level; convert it to 8 bits")
     return picture

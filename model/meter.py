@@ -1,4 +1,4 @@
-"""Where a long piece of work is: how much, how fast, how long still."""
+"""Progress of a long task: amount done, rate and time left."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TextIO
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 QUIET_S = 10.0  # between two lines in a pipe or a file
-MOVES_S = 0.2  # between two on a terminal
+MOVES_S = 0.2  # between two updates on a terminal
 
 
 def amount(bytes_: float) -> str:
-    """Write bytes: `1.2 GB`, in powers of ten."""
+    """Format a number of bytes in powers of ten: `1.2 GB`."""
     for size, unit in UNITS:
         if bytes_ >= size:
             return f"{bytes_ / size:.1f} {unit}"
@@ -22,14 +22,14 @@ def amount(bytes_: float) -> str:
 
 
 class Meter:
-    """Tells on a terminal in a line that moves, else in lines ten seconds apart.
+    """Shows progress: on a terminal in one line that is updated in place, else in a line every ten seconds.
 
     Args:
-        what: is being done.
-        total: amount of work, None if it is not known.
+        what: name of the task.
+        total: amount of work; None if it is not known.
         unit: "B" for bytes, else a plural noun.
-        stream: stderr if not given: stdout is for results.
-        clock: seconds.
+        stream: stderr by default, because stdout is for results.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class Meter:
     ) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0.0
         self._stream, self._clock = stream or sys.stderr, clock
-        self._began_s = self._told_s = clock()
+        self._began_s = self._shown_s = clock()
         self._first = 0.0  # done before this process
         self._drawn = False
         self._moves = self._stream.isatty()
 
     def skip(self, count: float) -> None:
-        """Count what an earlier run did: it says nothing of the rate."""
+        """Count work that an earlier run did; it does not count towards the rate."""
         self.done += count
         self._first += count
 
     def add(self, count: float) -> None:
-        """Count some more work as done."""
+        """Count work as done."""
         self.done += count
         now = self._clock()
-        if now - self._told_s >= (MOVES_S if self._moves else QUIET_S):
-            self._told_s = now
+        if now - self._shown_s >= (MOVES_S if self._moves else QUIET_S):
+            self._shown_s = now
             self._draw(self.line(now))
 
     def line(self, now: float) -> str:
-        """Say how much, how fast, and how long still."""
+        """Format the amount done, the rate and the time left."""
         rate = (self.done - self._first) / max(1e-9, now - self._began_s)
         words = [f"{self.what}: {self._amount(self.done)}"]
         if self.total:
@@ -74,7 +74,7 @@ class Meter:
         return "  ".join(words)
 
     def close(self) -> None:
-        """Clear the moving line."""
+        """Clear the line that is updated in place."""
         if self._drawn:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -19,10 +19,10 @@ from model.meter import amount
 
 
 def run(args: argparse.Namespace) -> str:
-    """Do one command; return what it prints.
+    """Run one command and return what it prints.
 
     Raises:
-        DataError: it cannot be done.
+        DataError: a data set is unknown, missing, damaged or unreadable.
     """
     does = {"prepare": prepare, "list": listing, "info": info, "verify": verify, "preview": preview}
     return does[args.data_command](args)
@@ -39,7 +39,7 @@ def prepare(args: argparse.Namespace) -> str:
 
 
 def listing(args: argparse.Namespace) -> str:
-    """List what is known by name, and what is prepared here."""
+    """List the registered data sets and whether each is prepared on this machine."""
     rows = []
     for entry in REGISTRY.values():
         state, made = _state(entry.name)
@@ -62,17 +62,17 @@ def listing(args: argparse.Namespace) -> str:
         weight = row["download_bytes"]
         download = "unknown" if weight is None else amount(float(weight)) if weight else "-"
         lines.append(f"{row['name']:<18} {row['size']:<8} {train:>9} {download:>9}  {row['prepared']}")
-    return "\n".join([*lines, "", f"in {data_root()}; pixel-orch data info NAME says more"])
+    return "\n".join([*lines, "", f"in {data_root()}; details: pixel-orch data info NAME"])
 
 
 def info(args: argparse.Namespace) -> str:
-    """Say all that is known of a data set."""
+    """Show the registry entry and the manifest of a data set."""
     name = args.name
     folder = folder_of(name)
     made = manifests.read(folder) if (folder / MANIFEST).exists() else None
     entry = None if is_path(name) else find(name)
     if entry is None and made is None:
-        raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data list")
+        raise DataError(f"{folder} is not a prepared data set (no {MANIFEST}); see: pixel-orch data list")
     if args.output == "json":
         known = _known(entry) if entry else None
         return json.dumps(
@@ -80,20 +80,20 @@ def info(args: argparse.Namespace) -> str:
         )
     lines = _entry_lines(entry) if entry else []
     if made is None:
-        where = "built in: nothing to prepare" if _is_built_in(name, folder) else f"no (it would be in {folder})"
+        where = "built in: nothing to prepare" if _is_built_in(name, folder) else f"no (the folder would be {folder})"
         return "\n".join([*lines, f"prepared   {where}"])
     return "\n".join([*lines, *_made_lines(made, folder)])
 
 
 def verify(args: argparse.Namespace) -> str:
-    """Compare every byte with the manifest."""
+    """Verify the checksums of every shard against the manifest."""
     from model.data.prepare.verify import verify as compare
 
     folder = folder_of(args.name)
     if _is_built_in(args.name, folder):
-        return f"{args.name} is built in: it comes with the package, and there is no file to compare"
+        return f"{args.name} is built in: it is part of the package and has no files to verify"
     made = compare(folder)
-    return f"{folder}: {len(made.shards)} shards of {made.name} are whole ({_splits(made)})"
+    return f"{folder}: {len(made.shards)} shards of {made.name} match the manifest ({_splits(made)})"
 
 
 def preview(args: argparse.Namespace) -> str:
@@ -107,7 +107,7 @@ def preview(args: argparse.Namespace) -> str:
 
 
 def _is_built_in(name: str, folder: Path) -> bool:
-    """Return whether it comes with the package, and was not prepared into a folder as well."""
+    """Return whether the data set is part of the package and not also prepared into a folder."""
     return name in REGISTRY and REGISTRY[name].kind == "builtin" and not (folder / MANIFEST).exists()
 
 

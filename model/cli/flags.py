@@ -1,4 +1,4 @@
-"""The words of the trainer's command line. Nothing heavy is imported: `--help` and a stop must not wait for torch."""
+"""The trainer's command-line flags. Torch is not imported, so that `--help` and a stop request respond at once."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from model.errors import SetupError
 
 ENGINES = ("auto", "native", "torch", "graph", "naive")
 WIDTH = 80  # columns of the help, at most
+CHECKPOINT_HELP = "checkpoint, or a folder: its best checkpoint"
 
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with exit code 2."""
+        """Print the error in one line and exit with code 2."""
         print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
 
 
 class Layout(argparse.RawDescriptionHelpFormatter):
-    """Help that is no wider than a terminal of 80 columns, with its examples as they were written."""
+    """Help text of at most 80 columns that keeps the line breaks of its examples."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(WIDTH, shutil.get_terminal_size().columns) - 1, max_help_position=26)
 
 
 def parser(prog: str) -> OneLineParser:
-    """Build the parser; `prog` is what the caller calls this program."""
+    """Build the parser; `prog` is the program name in usage and error lines."""
     made = OneLineParser(
         prog=prog,
-        description="Train PixelCNN and PixelRNN; score them, draw images from them.",
+        description="Train, score and sample PixelCNN and PixelRNN.",
         formatter_class=Layout,
         allow_abbrev=False,
     )
@@ -56,27 +57,27 @@ Commands = argparse._SubParsersAction
 
 
 def _train(commands: Commands[OneLineParser], prog: str) -> None:
-    what = "train a network; goes on from the newest checkpoint in the folder"
+    what = "train a network; resumes from the newest checkpoint in the folder"
     train = _command(commands, "train", what, settings_help(prog))
     train.add_argument("--config", metavar="FILE", help="JSON file of settings (default: $PIXEL_ORCH_CONFIG)")
-    train.add_argument("--preset", metavar="NAME", help="named settings to begin with; other flags win")
+    train.add_argument("--preset", metavar="NAME", help="named settings; other flags override them")
     train.add_argument("--model", choices=MODELS, help="network")
-    train.add_argument("--dataset", metavar="NAME|DIR", help="data set: a known name, or a prepared folder")
-    train.add_argument("--steps", metavar="N", help="optimizer steps in all")
+    train.add_argument("--dataset", metavar="NAME|DIR", help="data set: a registered name, or a prepared folder")
+    train.add_argument("--steps", metavar="N", help="total optimizer steps")
     train.add_argument(
-        "--multiscale", metavar="ROWS", help="draw a small image of so many rows first, and the large one given it"
+        "--multiscale",
+        metavar="ROWS",
+        help="rows of the small image that a multi-scale network draws first",
     )
-    train.add_argument("--condition", metavar="NAMES", help="columns that the network is told: steering_angle,speed")
-    train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
-    train.add_argument("--out", metavar="DIR", help="where to write (default: $PIXEL_ORCH_OUT, else ./out)")
+    train.add_argument("--condition", metavar="NAMES", help="columns that condition the network: steering_angle,speed")
+    train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    train.add_argument("--out", metavar="DIR", help="output folder (default: $PIXEL_ORCH_OUT, else ./out)")
 
 
 def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} evaluate --checkpoint out/checkpoint-2200.pt -o json"
-    evaluate = _command(commands, "evaluate", "score a checkpoint: nats and bits/dim", example)
-    evaluate.add_argument(
-        "--checkpoint", metavar="FILE", required=True, help="checkpoint to score, or a folder: its best one"
-    )
+    evaluate = _command(commands, "evaluate", "score a checkpoint in nats and bits/dim", example)
+    evaluate.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
     _device(evaluate)
@@ -85,11 +86,11 @@ def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
 def _sample(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64"
     sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
-    sample.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
-    sample.add_argument("--out", metavar="PNG", required=True, help="picture to write")
+    sample.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
+    sample.add_argument("--out", metavar="PNG", required=True, help="image file to write")
     sample.add_argument(
         "--condition", metavar="NAME=VALUE", action="append", default=[],
-        help="what the images are to be of: steering_angle=0.3,speed=10; what is not given is the mean",
+        help="values of the condition: steering_angle=0.3,speed=10; a missing one is the column's mean",
     )  # fmt: skip
     _drawing(sample, count=16, what="images")
 
@@ -99,46 +100,50 @@ def _complete(commands: Commands[OneLineParser], prog: str) -> None:
         f"example:\n  {prog} complete --checkpoint out/checkpoint-2200.pt \\\n"
         "    --image test:3 --occlude bottom --out completed.png --count 8"
     )
-    what = "draw what is hidden of an image, several times, into a PNG"
+    what = "draw several completions of an occluded image into a PNG"
     note = (
-        "A pixel is drawn given those above it and to its left, hidden or not. Of given\n"
-        "pixels below it the network knows nothing: hide the bottom, as the paper does."
+        "A pixel is drawn given the pixels above it and to its left, hidden or not. Given\n"
+        "pixels below it have no influence: hide the bottom, as the paper does."
     )
     complete = _command(commands, "complete", what, f"{note}\n\n{example}")
-    complete.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
+    complete.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
     complete.add_argument(
-        "--image", metavar="F", required=True, help="a PNG of the network's size, or test:INDEX of its data set"
+        "--image", metavar="F", required=True, help="a PNG of the network's image size, or test:INDEX of its data set"
     )
     complete.add_argument(
-        "--occlude", metavar="PART", required=True, help="what to hide: bottom, left, top, right or box:R,C,H,W"
+        "--occlude", metavar="PART", required=True, help="part to hide: bottom, left, top, right or box:R,C,H,W"
     )
-    complete.add_argument("--out", metavar="PNG", required=True, help="picture to write")
+    complete.add_argument("--out", metavar="PNG", required=True, help="image file to write")
     _drawing(complete, count=6, what="completions")
 
 
 def _figures(commands: Commands[OneLineParser], prog: str) -> None:
     example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2200.pt --out figures"
-    what = "plot what a checkpoint predicts, draws and completes, and how it was trained"
+    what = "plot a checkpoint's predictions, samples, completions and training curve"
     figures = _command(commands, "figures", what, example)
-    figures.add_argument("--checkpoint", metavar="FILE", required=True, help="checkpoint, or a folder: its best one")
-    figures.add_argument("--out", metavar="DIR", required=True, help="folder to write the pictures to")
-    figures.add_argument("--seed", metavar="N", type=seed, default=0, help="of the samples (default: 0)")
+    figures.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
+    figures.add_argument("--out", metavar="DIR", required=True, help="folder of the figures")
+    figures.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the samples (default: 0)")
     _device(figures)
 
 
 def _data(commands: Commands[OneLineParser], prog: str) -> None:
-    data = _command(commands, "data", "prepare, check and look at data sets", f"example:\n  {prog} data list")
+    data = _command(commands, "data", "prepare, verify and inspect data sets", f"example:\n  {prog} data list")
     inner: Commands[OneLineParser] = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     add_commands(lambda name, what, words: _command(inner, name, what, f"example:\n  {prog} data {words}"))
 
 
 def _drawing(command: argparse.ArgumentParser, *, count: int, what: str) -> None:
-    command.add_argument("--count", metavar="N", type=number_of, default=count, help=f"{what} (default: {count})")
-    command.add_argument("--seed", metavar="N", type=seed, default=0, help="the same seed draws the same (default: 0)")
+    command.add_argument(
+        "--count", metavar="N", type=number_of, default=count, help=f"number of {what} (default: {count})"
+    )
+    command.add_argument("--seed", metavar="N", type=seed, default=0, help="random seed (default: 0)")
     command.add_argument(
         "--temperature", metavar="T", type=temperature, default=1.0, help="divides the logits (default: 1)"
     )
-    command.add_argument("--engine", choices=ENGINES, default="auto", help="the sampler; all agree (default: auto)")
+    command.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="sampler; all draw the same images (default: auto)"
+    )
     _device(command)
 
 
@@ -158,7 +163,7 @@ def _command(commands: Commands[OneLineParser], name: str, what: str, epilog: st
 
 
 def number_of(text: str) -> int:
-    """Read a number of images."""
+    """Parse a number of images."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     if not 1 <= number <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
@@ -166,7 +171,7 @@ def number_of(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """Read a seed."""
+    """Parse a seed."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
     if not 0 <= number < 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
@@ -174,18 +179,18 @@ def seed(text: str) -> int:
 
 
 def temperature(text: str) -> float:
-    """Read a temperature."""
+    """Parse a temperature."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number <= 100:  # nan is not either
+    if not 0 < number <= 100:  # also true of nan
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 100")
     return number
 
 
 def settings_help(prog: str) -> str:
-    """List the presets, the settings with their defaults, and an example."""
+    """Return the help text: the presets, the settings with their defaults, and an example."""
     names = [name for name, some in PRESETS.items() if some.settings["dataset"] in DATASETS]
     presets = textwrap.fill(
         "presets: " + ", ".join(names), WIDTH - 1, subsequent_indent=" " * 9, break_on_hyphens=False
@@ -200,10 +205,10 @@ def settings_help(prog: str) -> str:
 
 
 def parse_values(texts: Sequence[str]) -> dict[str, float]:
-    """Read `--condition NAME=VALUE[,NAME=VALUE]` words.
+    """Parse `--condition NAME=VALUE[,NAME=VALUE]` arguments.
 
     Raises:
-        SetupError: one is none.
+        SetupError: an argument is not of this form, a value is not a number, or a name occurs twice.
     """
     found: dict[str, float] = {}
     for text in texts:
@@ -214,6 +219,8 @@ def parse_values(texts: Sequence[str]) -> dict[str, float]:
             except ValueError:
                 number = float("nan")
             if not equals or number != number or abs(number) > 1e30 or name.strip() in found:  # noqa: PLR0124 - nan
-                raise SetupError(f"--condition {text!r}: give NAME=NUMBER, each name once: steering_angle=0.3")
+                raise SetupError(
+                    f"--condition {text!r} is not NAME=NUMBER with each name once; example: steering_angle=0.3"
+                )
             found[name.strip()] = number
     return found

@@ -1,6 +1,6 @@
 """The commands of the trainer: train, evaluate, sample, complete, figures, data.
 
-Bad input is one line on stderr and exit code 2. Torch is imported by the command that needs it: that takes seconds.
+Bad input gives one line on stderr and exit code 2. Only the commands that need torch import it: that takes seconds.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
     """Run one command.
 
     Args:
-        words: of the command line, without the program.
-        stop: of a training; the caller has installed it.
+        words: the command line without the program name.
+        stop: the stop request of a training; the caller installs its signal handlers.
         began_s: `time.monotonic()` when this process began.
 
     Returns:
-        The exit code: 0 done, 2 a setting that cannot work, 1 a failure of the training, 143 or 130 stopped.
+        The exit code: 0 done, 2 an unusable setting, 1 a failure of the training, 143 or 130 stopped by a signal.
     """
     args, unknown = parser(_prog()).parse_known_args(words)
     prog = f"{_prog()} {args.command}"
-    if unknown:  # argparse would blame the program, not the command
+    if unknown:  # argparse would name the program instead of the command
         print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
         return 2
     try:
@@ -61,7 +61,7 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
 
 
 def _too_little_memory(command: str, error: Exception) -> str:
-    """Say what needs less."""
+    """Return an error line that names the settings that reduce memory."""
     fewer = {
         "train": "a smaller batch_size, hidden or layers",
         "sample": "a smaller --count, --device cpu",
@@ -70,16 +70,16 @@ def _too_little_memory(command: str, error: Exception) -> str:
         "figures": "--device cpu",
     }
     less = f"{fewer[command]} or " if command in fewer else ""
-    return f"the memory does not suffice{wanted_memory(error)}; take {less}a machine with more"
+    return f"out of memory{wanted_memory(error)}; use {less}a machine with more memory"
 
 
 def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
-    """Say in one line what went wrong; return the exit code for it."""
-    if isinstance(error, BrokenPipeError):  # whoever read our lines has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would complain when it flushes
+    """Print the error in one line and return its exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter's flush at exit fails
         return 128 + signal.SIGPIPE
     text = str(error)
-    if isinstance(error, OSError):  # a full disk, a folder that went away
+    if isinstance(error, OSError):  # a full disk, a deleted folder
         place = f" {error.filename}" if error.filename else ""
         text = f"cannot write{place}: {error.strerror or error}; free the disk or give another folder"
     print(f"{prog}: error: {text}", file=sys.stderr)
@@ -95,11 +95,11 @@ def _train(args: argparse.Namespace, stop: StopFlag, began_s: float) -> int:
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
-    """Settle the settings: a file, or flags, not both. The environment's file is taken if there are no flags."""
+    """Read the settings from a file or from flags; without either, from the file that $PIXEL_ORCH_CONFIG names."""
     flags = {name: getattr(args, name) for name in ("model", "dataset", "steps", "multiscale", "condition")}
     by_hand = bool(args.set) or bool(args.preset) or any(value is not None for value in flags.values())
     if args.config and by_hand:
-        raise ConfigError("--config and flags both give settings; put them all into the file, or leave it out")
+        raise ConfigError("--config and flags both give settings; put all settings into the file, or omit --config")
     path = args.config or (None if by_hand else os.environ.get("PIXEL_ORCH_CONFIG"))
     if path:
         return load_config(Path(path))
@@ -155,7 +155,7 @@ def _figures(args: argparse.Namespace) -> str:
 def _data(args: argparse.Namespace) -> str:
     missing = [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[data]'")
+        raise SetupError(f"{', '.join(missing)} not installed; install the extra: pip install 'pixel-orch[data]'")
     from model.cli.data import run
 
     return run(args)
@@ -164,9 +164,9 @@ def _data(args: argparse.Namespace) -> str:
 def _require_torch() -> None:
     missing = [name for name in ("torch", "numpy", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SetupError(f"{', '.join(missing)} not installed: needs the extra: pip install 'pixel-orch[train]'")
+        raise SetupError(f"{', '.join(missing)} not installed; install the extra: pip install 'pixel-orch[train]'")
     try:
-        import torch  # noqa: F401 - only whether it can be
+        import torch  # noqa: F401 - only checks that the import works
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SetupError(

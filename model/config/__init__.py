@@ -1,6 +1,7 @@
-"""The settings of a training, and what is known of data sets, costs and checkpoints without torch or numpy.
+"""The settings of a training, the data set registry, cost estimates and checkpoint headers, without torch or numpy.
 
-This is all that the orchestrator may import of the trainer: a laptop that rents machines has neither.
+With `model.errors` this is the only part of the trainer that the orchestrator may import: a laptop that rents
+instances need not have torch or numpy installed.
 """
 
 from model.config.checkpoint_header import Peeked, peek

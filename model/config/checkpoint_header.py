@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself, read without torch: a laptop that rents machines need not have it.
+"""Step and settings of a checkpoint, read without torch: a laptop that rents instances need not have it.
 
-Nothing is proved by it: the trainer compares the digest when it takes the checkpoint over.
+The digest is not verified here: the trainer verifies it when it loads the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from model.errors import CheckpointError
 
-LARGEST_HEAD_BYTES = 64 << 20  # of the pickled part, which holds everything but the numbers of the tensors
+LARGEST_HEAD_BYTES = 64 << 20  # of the pickled part, which holds everything but the tensors' data
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,33 @@ def peek(path: Path) -> Peeked:
     """Read step and settings of a checkpoint of the bundled trainer.
 
     Raises:
-        CheckpointError: it is none, or is cut off.
+        CheckpointError: the file is not a checkpoint, or is damaged or truncated.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             head = next(info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
             if head.file_size > LARGEST_HEAD_BYTES:
-                raise CheckpointError(f"{path} is no checkpoint of pixel-orch; give one that it wrote")
+                raise CheckpointError(f"{path} is not a checkpoint of pixel-orch; give a file that pixel-orch wrote")
             content = _Reader(io.BytesIO(archive.read(head))).load()
         payload = content["payload"]
         return Peeked(int(payload["step"]), dict(payload["config"]))
     except CheckpointError:
         raise
     except Exception:  # noqa: BLE001 - a damaged pickle can raise anything
-        raise CheckpointError(f"{path} is damaged, cut off or no checkpoint of pixel-orch; give another one") from None
+        raise CheckpointError(
+            f"{path} is damaged, truncated or not a checkpoint of pixel-orch; give another checkpoint"
+        ) from None
 
 
 class _Nothing:
-    """Stands for a tensor or its numbers."""
+    """Placeholder of a tensor or of its data."""
 
     def __init__(self, *_: object) -> None:
         pass
 
 
 class _Reader(pickle.Unpickler):
-    """Builds plain values; of torch's own names nothing is run, and any other name ends the reading."""
+    """Unpickles plain values only: names of torch become placeholders, any other name is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

@@ -1,8 +1,8 @@
-"""What a network costs, counted from its sizes: no torch, so a laptop can say it before anything is billed.
+"""The cost of a network, counted from its sizes without torch, so that a laptop can show it before anything is billed.
 
-Counted are multiplications and additions of the convolutions and recurrences, two FLOPs for each weight that a mask
-lets through and each position, the taps that fall on padding included. Nonlinearities, softmax and optimizer are not:
-a network that does without masked taps gets no credit for them, and one that computes them gets none either.
+The count covers the multiplications and additions of the convolutions and recurrences: two FLOPs for each unmasked
+weight and each position, including taps on padding. It leaves out nonlinearities, softmax and optimizer. Masked taps
+do not count, whether an implementation computes them or not.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from model.config.train_config import TrainConfig
 
 FLOAT_BYTES = 4
 UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.networks.multiscale.Upsampler`
-OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats that the optimizer keeps for each parameter
+OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats of optimizer state for each parameter
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that a cost depends on; the names are those of `TrainConfig`."""
+    """The sizes that the cost depends on, named as in `TrainConfig`."""
 
     model: str
     height: int  # pixels
@@ -31,28 +31,30 @@ class Sizes:
     layers: int
     head: int
     skip: bool = True  # layer-to-output connections
-    condition: int = 0  # maps of the condition
+    condition: int = 0  # feature maps of the condition
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs, and what the network weighs."""
+    """FLOPs per image and number of parameters of a network."""
 
-    parameters: int  # numbers, the masked ones included: that is what is stored
+    parameters: int  # including masked ones, since they are stored
     forward_flops: int  # per image
-    training_flops: int  # per image: forward, gradient of the weights, gradient of all inputs but the image's
+    training_flops: int  # per image: forward pass, gradients of the weights and of all inputs except the image
 
     def checkpoint_bytes(self, optimizer: str) -> int:
-        """Size of a checkpoint's tensors: weights and the optimizer's copies, float32."""
+        """Size in bytes of a checkpoint's tensors: weights and optimizer state, float32."""
         return self.parameters * (1 + OPTIMIZER_COPIES[optimizer]) * FLOAT_BYTES
 
 
 def cost_of(config: TrainConfig) -> Cost:
-    """Count the cost of a config's network on its data set; of a multi-scale one's all three parts."""
+    """Count the cost of a config's network on its data set; for a multi-scale network the sum of its three parts."""
     if config.conditions:
         maps, inputs = config.hidden, 2 * len(config.conditions)
         plain = cost(replace(_sizes(config, config.data), condition=maps))
-        return replace(plain, parameters=plain.parameters + (inputs + 1 + maps + 1) * maps)  # once an image: no time
+        return replace(
+            plain, parameters=plain.parameters + (inputs + 1 + maps + 1) * maps
+        )  # computed once per image: negligible FLOPs
     if config.small is None:
         return cost(_sizes(config, config.data))
     small, maps = config.small, config.hidden
@@ -90,10 +92,12 @@ def cost(sizes: Sizes) -> Cost:
     """Count the cost of a network.
 
     Raises:
-        KeyError: a model of another name.
+        KeyError: the model's name is unknown.
     """
     C, h, head = sizes.channels, sizes.hidden, sizes.head
-    values = C * (sizes.levels if sizes.levels > 2 else 1)  # logits of a position: one of two levels is always zero
+    values = C * (
+        sizes.levels if sizes.levels > 2 else 1
+    )  # logits of a position; with two levels the first logit is fixed at zero
     first = _Conv(2 * h, C, before=24, strict=True)
     direction: list[_Conv | _Recurrence | _Unmasked] = [_Conv(h, 2 * h, gates=4), _Recurrence(h, 2)]
     kinds: dict[str, list[_Conv | _Recurrence | _Unmasked]] = {
@@ -108,19 +112,23 @@ def cost(sizes: Sizes) -> Cost:
     if sizes.skip:
         layer = [*layer, _Conv(head, h, bias=False)]
     rest = [*sizes.layers * layer, _Conv(head, 2 * h), _Conv(values, head)]
-    positions = 2 * sizes.height * sizes.width  # a multiplication and an addition at each
+    positions = 2 * sizes.height * sizes.width  # a multiplication and an addition at each position
     forward = positions * sum(part.used(C) for part in [first, *rest])
     return Cost(
         parameters=sum(part.stored() for part in [first, *rest]),
         forward_flops=forward,
-        training_flops=3 * forward - positions * first.used(C),  # nobody asks for the gradient of the image
+        training_flops=3 * forward - positions * first.used(C),  # the gradient of the image is not computed
     )
 
 
 def workspace_bytes(config: TrainConfig, images: int) -> int:
-    """Count the bytes that the fast LSTMs keep between forward and backward for so many images at a time, float32.
+    """Count the bytes that the fast LSTMs keep between forward and backward pass, float32.
 
-    They write down every matrix that a gradient needs. It is what decides whether a large network fits into a GPU.
+    They store every matrix that a gradient needs, which decides whether a large network fits into a GPU.
+
+    Args:
+        config: the settings.
+        images: batch size.
     """
     if config.small is None:
         return _workspace(
@@ -131,11 +139,11 @@ def workspace_bytes(config: TrainConfig, images: int) -> int:
 
 
 def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
-    """Count the bytes that scoring so many images at a time takes, without gradients, float32: an upper estimate.
+    """Estimate the bytes that scoring a batch takes without gradients, float32; the estimate is an upper bound.
 
     Args:
         config: the settings.
-        images: at a time.
+        images: batch size.
         fast: whether the fast LSTMs run.
     """
     maps = config.hidden * (bool(config.conditions) or config.small is not None)
@@ -145,14 +153,16 @@ def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
 
 
 def _scoring(sizes: Sizes, images: int) -> int:
-    """Count the maps that are there together: those of a layer, what all layers hand to the head, head and logits."""
+    """Count the bytes allocated at once: maps of one layer, skip outputs of all layers, maps of the head, logits."""
     maps = (sizes.layers + 20) * sizes.hidden + 3 * sizes.head
-    logits = 3 * sizes.channels * sizes.levels  # as the last layer gives them, a row for each value, and its softmax
+    logits = (
+        3 * sizes.channels * sizes.levels
+    )  # the output of the last layer, its copy with a row per value, and the softmax
     return FLOAT_BYTES * images * sizes.height * (sizes.width + 1) * (maps + logits)
 
 
 def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
-    """Count what the fast LSTMs hold without gradients: Diagonal BiLSTM layers then take turns with one workspace."""
+    """Count the bytes of the fast LSTMs without gradients: the Diagonal BiLSTM's layers then share one workspace."""
     return _workspace(replace(sizes, layers=1) if sizes.model == "diagonal-bilstm" else sizes, images)
 
 
@@ -161,7 +171,7 @@ def _workspace(sizes: Sizes, images: int) -> int:
     if sizes.model == "row-lstm":  # the buffers of `model.networks.row_lstm_fast`
         K, T, cells = 7 * h + c + 1, H + L - 1, sizes.width * images
         floats = cells * L * (T * (K + 8 * h + 1) + K + 13 * h) + 2 * h * cells
-    elif sizes.model == "diagonal-bilstm":  # those of `model.networks.diagonal_bilstm_fast`, for each layer
+    elif sizes.model == "diagonal-bilstm":  # the buffers of `model.networks.diagonal_bilstm_fast`, for each layer
         W = sizes.width + 1  # the zero column
         F = 2 * h + c
         K, cells, longest = F + 2 * h + 1, H * W * images, min(H, W) * images
@@ -173,7 +183,7 @@ def _workspace(sizes: Sizes, images: int) -> int:
 
 @dataclass(frozen=True)
 class _Conv:
-    """A masked convolution: `before` taps that are open to all maps, the centre, and `unused` taps that are closed."""
+    """A masked convolution: `before` unmasked taps, the centre tap, and `unused` masked taps."""
 
     out: int  # maps of one gate
     into: int
@@ -185,7 +195,7 @@ class _Conv:
 
     def used(self, colours: int) -> int:
         to, of = _groups(self.out, colours), list(accumulate(_groups(self.into, colours)))
-        seen = [0, *of[:-1]] if self.strict else of  # maps of the input that each colour may see at the centre
+        seen = [0, *of[:-1]] if self.strict else of  # input maps that each colour may depend on at the centre
         centre = sum(maps * sees for maps, sees in zip(to, seen, strict=True))
         return self.gates * (self.before * self.out * self.into + centre)
 
@@ -196,7 +206,7 @@ class _Conv:
 
 @dataclass(frozen=True)
 class _Unmasked:
-    """The 1x1 convolution of the condition, without mask and bias."""
+    """The 1x1 convolution of the condition, without mask or bias."""
 
     out: int
     into: int
@@ -210,7 +220,7 @@ class _Unmasked:
 
 @dataclass(frozen=True)
 class _Recurrence:
-    """A state-to-state convolution, without mask and bias, and the initial h and c."""
+    """A state-to-state convolution, without mask or bias, and the learned initial h and c."""
 
     hidden: int
     taps: int
@@ -223,6 +233,6 @@ class _Recurrence:
 
 
 def _groups(maps: int, colours: int) -> list[int]:
-    """Share maps out to colours as `model.networks.masked_conv.colour_of` does."""
+    """Return the number of maps of each colour, split as in `model.networks.masked_conv.colour_of`."""
     owners = [index * colours // maps for index in range(maps)]
     return [owners.count(colour) for colour in range(colours)]

@@ -1,4 +1,4 @@
-"""The words of `data ...` on the command line; `model.cli.data` does what they say. Nothing heavy is imported."""
+"""The command-line flags of `data ...`; `model.cli.data` runs the commands. Neither torch nor numpy is imported."""
 
 from __future__ import annotations
 
@@ -13,54 +13,71 @@ def add_commands(add: Add) -> None:
     """Add `prepare`, `list`, `info`, `verify` and `preview`.
 
     Args:
-        add: makes one from its name, what it does, and an example's words behind `data`.
+        add: creates a subcommand from its name, its description, and the arguments of an example after `data`.
     """
-    add_prepare(add("prepare", "make shards of a data set; goes on where it was interrupted", "prepare mnist-static"))
-    listing = add("list", "list the data sets: what is known by name, and what is prepared here", "list")
+    add_prepare(
+        add("prepare", "prepare a data set as shards; resumes where it was interrupted", "prepare mnist-static")
+    )
+    listing = add("list", "list the registered data sets and those prepared on this machine", "list")
     _output(listing)
-    info = add("info", "say all that is known of a data set: files, checksums, terms, recipe", "info cifar10")
+    info = add("info", "show a data set's files, checksums, terms and recipe", "info cifar10")
     _named(info)
     _output(info)
-    verify = add("verify", "compare every byte of a prepared data set with its manifest", "verify cifar10")
+    verify = add("verify", "verify a prepared data set against its manifest", "verify cifar10")
     _named(verify)
     preview = add(
-        "preview", "draw a grid of images, with what is known of them", "preview cifar10 --out cifar10.png --count 64"
+        "preview", "write a grid of images with their values to a PNG", "preview cifar10 --out cifar10.png --count 64"
     )
     _named(preview)
-    preview.add_argument("--out", metavar="PNG", required=True, help="picture to write")
-    preview.add_argument("--count", metavar="N", type=_count, default=36, help="images (default: 36)")
+    preview.add_argument("--out", metavar="PNG", required=True, help="image file to write")
+    preview.add_argument("--count", metavar="N", type=_count, default=36, help="number of images (default: 36)")
     preview.add_argument("--split", choices=("train", "valid", "test"), default="train", help="default: train")
 
 
 def add_prepare(command: argparse.ArgumentParser) -> None:
-    """Add the words of `data prepare`."""
+    """Add the flags of `data prepare`."""
     command.add_argument("name", metavar="NAME", help="see: data list")
     command.add_argument(
-        "--source", metavar="PATH|URL", help="its files, their folder, or a mirror; else they are fetched"
+        "--source", metavar="PATH|URL", help="its files, their folder, or a mirror (default: download)"
     )
     command.add_argument(
-        "--out", metavar="DIR", help="where to (default: NAME in $PIXEL_ORCH_DATA or ~/.pixel-orch/data)"
+        "--out", metavar="DIR", help="output folder (default: NAME in $PIXEL_ORCH_DATA or ~/.pixel-orch/data)"
     )
-    command.add_argument("--unverified", action="store_true", help="take files that are not the published ones")
+    command.add_argument(
+        "--unverified", action="store_true", help="accept files whose checksums differ from the published ones"
+    )
     command.add_argument("--levels", metavar="K", type=_levels, default=256, help="levels of a colour (default: 256)")
     command.add_argument(
-        "--holdout", metavar="N", type=_whole, help="cifar10: training images to validate on (default: 0)"
+        "--holdout", metavar="N", type=_whole, help="cifar10: training images kept for validation (default: 0)"
     )
-    command.add_argument("--size", metavar="PX", type=_side, help="images, driving: side (driving: 64 if not given)")
+    command.add_argument(
+        "--size", metavar="PX", type=_side, help="images, driving: side length (default for driving: 64)"
+    )
     command.add_argument("--channels", type=int, choices=(1, 3), default=3, help="images: gray or colour (default: 3)")
     driving = command.add_argument_group("driving")
     driving.add_argument(
-        "--cameras", default="center", metavar="LIST", help="of left,center,right; or all (default: center)"
+        "--cameras",
+        default="center",
+        metavar="LIST",
+        help="left, center, right with commas between, or all (default: center)",
     )
-    driving.add_argument("--stride", metavar="N", type=_positive, default=1, help="every N-th frame (default: 1)")
-    driving.add_argument("--min-speed", metavar="M/S", type=_number, default=0.0, help="leave out slower frames")
-    driving.add_argument("--crop", choices=CROPS, default="middle", help="square in the middle, at the bottom, or none")
-    driving.add_argument("--max-gap-ms", metavar="MS", type=_number, default=200.0, help="telemetry further off is NaN")
-    driving.add_argument("--jobs", metavar="N", type=_positive, default=1, help="processes (default: 1)")
+    driving.add_argument("--stride", metavar="N", type=_positive, default=1, help="use every N-th frame (default: 1)")
+    driving.add_argument("--min-speed", metavar="M/S", type=_number, default=0.0, help="drop frames at a lower speed")
+    driving.add_argument(
+        "--crop", choices=CROPS, default="middle", help="square crop from the middle or bottom, or no crop"
+    )
+    driving.add_argument(
+        "--max-gap-ms",
+        metavar="MS",
+        type=_number,
+        default=200.0,
+        help="largest time between frame and telemetry; beyond it the value is NaN",
+    )
+    driving.add_argument("--jobs", metavar="N", type=_positive, default=1, help="number of processes (default: 1)")
 
 
 def _named(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME|DIR", help="a known name, or a prepared folder")
+    command.add_argument("name", metavar="NAME|DIR", help="a registered name, or a prepared folder")
 
 
 def _output(command: argparse.ArgumentParser) -> None:
@@ -99,6 +116,6 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < 1e9:  # nan is not either
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    if not 0 <= number < 1e9:  # also true of nan
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return number

@@ -1,4 +1,4 @@
-"""What can be asked of a data set's preparation. No torch and no numpy here: laptops check it that have neither."""
+"""The options of a data set's preparation. No torch or numpy is imported: laptops without them check the options."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from model.config.datasets import REGISTRY, Registered
 from model.errors import DataError
 
 SHARD_BYTES = 100 << 20
-DRIVING_SIZE = 64  # pixels of a side of a frame, if nothing else is asked for
+DRIVING_SIZE = 64  # default side length of a frame, in pixels
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be asked for beside the name. What is None, or the default, is the data set's own choice."""
+    """The options beside the name. None or the default means the data set's own choice."""
 
-    source: str | None = None  # a file, a folder or an address
+    source: str | None = None  # a file, a folder or a URL
     out: Path | None = None
-    unverified: bool = False  # take files whose checksum is not the published one
+    unverified: bool = False  # accept files whose checksum differs from the published one
     holdout: int | None = None  # cifar10: training images held back for validation
     levels: int = 256  # K
-    size: int | None = None  # pixels of a side: images, driving
+    size: int | None = None  # images, driving: side length in pixels
     channels: int = 3  # images
-    cameras: str = "center"  # driving, as are those below
+    cameras: str = "center"  # driving, like the options below
     stride: int = 1
     min_speed: float = 0.0  # m/s
     crop: str = "middle"
     max_gap_ms: float = 200.0
     jobs: int = 1
     shard_bytes: int = SHARD_BYTES
-    stretch_bytes: int = 4 << 30  # of a bag, for one process
-    commit_bytes: int = 256 << 20  # read from a bag between two commits: what a kill costs
+    stretch_bytes: int = 4 << 30  # part of a bag that one process reads
+    commit_bytes: int = 256 << 20  # bytes of a bag between two commits: the work that a kill loses
 
     def asked(self, entry: Registered) -> dict[str, Any]:
-        """Say what changes the images: with the same files and this, the shards are the same byte for byte."""
+        """Return the options that affect the images: the same files and options give byte-identical shards."""
         names = {"cifar": ("holdout", "levels"), "png-tar": ("levels",), "npz-zip": ("levels",)}
         names |= {"pictures": ("levels", "size", "channels")}
         names |= {"rosbag": ("levels", "size", "cameras", "stride", "min_speed", "crop", "max_gap_ms")}
@@ -48,10 +48,10 @@ class Options:
 
 
 def find(name: str) -> Registered:
-    """Find a data set by its name.
+    """Return the registered data set of a name.
 
     Raises:
-        DataError: there is none of it; the nearest are named.
+        DataError: the name is unknown; the message gives the closest names.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -61,21 +61,21 @@ def find(name: str) -> Registered:
 
 
 def check(entry: Registered, options: Options) -> None:
-    """Refuse options that this data set has no use for, rather than ignore them.
+    """Refuse options that do not apply to this data set instead of ignoring them.
 
     Raises:
-        DataError: one is given that changes nothing.
+        DataError: an option does not apply, or the source of the user's own files is missing.
     """
     default, has = Options(), options.asked(entry)
     for name in ("holdout", "levels", "size", "channels", "cameras", "stride", "min_speed", "crop", "max_gap_ms"):
         if name not in has and getattr(options, name) != getattr(default, name):
-            raise DataError(f"--{name.replace('_', '-')} means nothing for {entry.name}; leave it out")
+            raise DataError(f"--{name.replace('_', '-')} does not apply to {entry.name}; omit it")
     if entry.own and options.source is None:
-        raise DataError(f"{entry.name} are files of your own; give them with --source PATH")
+        raise DataError(f"{entry.name} reads your own files; give them with --source PATH")
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """Return what the words of `data prepare` ask for."""
+    """Convert the parsed arguments of `data prepare` to options."""
     return Options(
         source=args.source,
         out=Path(args.out) if args.out else None,
@@ -94,7 +94,7 @@ def options_of(args: argparse.Namespace) -> Options:
 
 
 def words_of(pairs: Mapping[str, str]) -> list[str]:
-    """Return settings as words of the command line: `size=32` is `--size=32`, `unverified=true` is `--unverified`."""
+    """Convert settings to command-line arguments: `size=32` is `--size=32`, `unverified=true` is `--unverified`."""
     flags = {"true": True, "yes": True, "false": False, "no": False}
     words = []
     for key, value in pairs.items():
@@ -107,10 +107,10 @@ def words_of(pairs: Mapping[str, str]) -> list[str]:
 
 
 def checked(name: str, pairs: Mapping[str, str]) -> Options:
-    """Return the options that these settings are.
+    """Convert settings to options and check them.
 
     Raises:
-        DataError: one is unknown, is not what it should be, or means nothing for this data set.
+        DataError: a setting is unknown, has an invalid value, or does not apply to this data set.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     add_prepare(parser)

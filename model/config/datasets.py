@@ -1,6 +1,6 @@
-"""The data sets that are known by name: sizes, files, checksums, terms. The facts themselves are in `datasets.json`.
+"""The registry of data sets: sizes, files, checksums, terms of use. The entries are in `datasets.json`.
 
-No torch and no numpy here: the settings are checked on laptops that have neither.
+No torch or numpy is imported: laptops without them check the settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of a data set without loading it."""
+    """The sizes of a data set, known without loading it."""
 
     height: int  # pixels
     width: int  # pixels
@@ -34,58 +34,58 @@ class DatasetFacts:
 
     @property
     def dims(self) -> int:
-        """Values in an image: what bits/dim divides by."""
+        """Number of values in an image, the divisor of bits/dim."""
         return self.channels * self.height * self.width
 
     @property
     def bytes(self) -> int:
-        """Bytes of all images as they are kept, one for each value."""
+        """Size of all images in bytes, one byte per value."""
         return self.dims * (self.train + self.valid + self.test)
 
 
 def size_of(facts: DatasetFacts) -> str:
-    """Say what each image of a data set is like: `32x32x3 in 256 levels`."""
+    """Format the size of a data set's images: `32x32x3 in 256 levels`."""
     return f"{facts.height}x{facts.width}x{facts.channels} in {facts.levels} levels"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was published. A checksum that nobody published is None."""
+    """A published file. A checksum that is not published is None."""
 
     name: str
     bytes: int | None = None
     sha256: str | None = None
     md5: str | None = None
     urls: tuple[str, ...] = ()
-    infohash: str | None = None  # of the torrent that has it
+    infohash: str | None = None  # of the torrent that contains the file
     split: str | None = None
 
     @property
     def magnet(self) -> str | None:
-        """The link that a BitTorrent client takes."""
+        """The magnet link for a BitTorrent client."""
         return f"magnet:?xt=urn:btih:{self.infohash}" if self.infohash else None
 
 
 @dataclass(frozen=True)
 class Registered:
-    """One data set by its name."""
+    """An entry of the registry."""
 
     name: str
     title: str
     kind: Kind
     terms: str  # of use
-    facts: DatasetFacts | None = None  # None: they depend on the recipe
+    facts: DatasetFacts | None = None  # None if they depend on the recipe
     files: tuple[SourceFile, ...] = ()
     also: tuple[SourceFile, ...] = ()  # other packagings of the same images
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     note: str = ""
-    how: str = ""  # how people get it, where no server has it
+    how: str = ""  # how to get the files if no server has them
     drive_s: int | None = None  # duration of a drive
     own: bool = False  # the user's own files
 
     @property
     def download_bytes(self) -> int | None:
-        """What the published files weigh; None if that is not known, 0 if there are none."""
+        """Total size of the published files in bytes; None if it is unknown, 0 without files."""
         sizes = [file.bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -111,7 +111,7 @@ DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(
 
 
 def data_root() -> Path:
-    """Name the folder of the prepared data sets: PIXEL_ORCH_DATA, else `data` in PIXEL_ORCH_HOME (~/.pixel-orch)."""
+    """Return the folder of the prepared data sets: PIXEL_ORCH_DATA, else `data` in PIXEL_ORCH_HOME (~/.pixel-orch)."""
     given = os.environ.get("PIXEL_ORCH_DATA")
     if given:
         return Path(given).expanduser()
@@ -119,33 +119,33 @@ def data_root() -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Say whether a word names a folder rather than a data set."""
+    """Return whether the name is the path of a folder instead of a registered name."""
     return os.sep in name or name in (".", "..")
 
 
 def folder_of(name: str) -> Path:
-    """Name the folder where a data set is prepared, or will be."""
+    """Return the folder of a prepared data set; it need not exist."""
     return Path(name).expanduser() if is_path(name) else data_root() / name
 
 
 def check_name(name: str) -> str:
-    """Return the name of a data set, or the path of a folder, if it can be one.
+    """Return the name if it is a registered name or the path of a folder.
 
     Raises:
-        ValueError: neither; the nearest names are said.
+        ValueError: it is neither; the message gives the closest names.
     """
     if name in REGISTRY or (name.isprintable() and is_path(name)):
         return name
     near = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(REGISTRY)}"
-    raise ValueError(f"give digits, another known name, or the path of a prepared folder; {hint}")
+    raise ValueError(f"not a data set; give a registered name such as digits, or the path of a prepared folder; {hint}")
 
 
 def prepared_facts(name: str) -> DatasetFacts:
-    """Read the sizes of a prepared data set from its manifest. Only the sizes: `model.data` proves the rest.
+    """Read the sizes of a prepared data set from its manifest; `model.data` verifies the rest of the manifest.
 
     Raises:
-        DataError: it is not prepared, or its manifest is damaged.
+        DataError: the data set is not prepared, or its manifest is damaged.
     """
     path = folder_of(name) / MANIFEST
     try:
@@ -155,7 +155,11 @@ def prepared_facts(name: str) -> DatasetFacts:
         return DatasetFacts(**sizes, **{split: int(splits.get(split, 0)) for split in ("train", "valid", "test")})
     except FileNotFoundError:
         what = name if is_path(name) else f"the data set {name}"
-        how = "give the folder that `data prepare` wrote" if is_path(name) else f"run: pixel-orch data prepare {name}"
+        how = (
+            "give a folder that `pixel-orch data prepare` wrote"
+            if is_path(name)
+            else f"run: pixel-orch data prepare {name}"
+        )
         raise DataError(f"{what} is not prepared (no {path}); {how}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}); prepare the data set again") from None

@@ -1,11 +1,11 @@
 """The paper's networks by name, and small ones for a CPU: settings only, no torch.
 
-The paper (arXiv 1601.06759, section 5) gives the sizes of its best networks, RMSProp and the batch sizes. What it
-leaves open is said in each preset's `chosen` and is ours: the learning rates ("set by hand for each dataset"), the
-number of steps, RMSProp's constants, which of the head's layers gives the logits, and for MNIST the sizes of the Row
-LSTM and of PixelCNN. Two things are in no word of the paper and stay on, since they make a constant learning rate of
-our choice work: the norm of the gradient is limited (`grad_clip`), and what is evaluated is a running mean of the
-weights (`ema`). `--set ema=0 --set grad_clip=0` is without them.
+The paper (arXiv 1601.06759, section 5) gives the sizes of its best networks, RMSProp and the batch sizes. Each preset's
+`chosen` lists what the paper leaves open and this project chose: the learning rates ("set by hand for each dataset"),
+the number of steps, RMSProp's constants, which of the head's layers gives the logits, and for MNIST the sizes of the
+Row LSTM and of PixelCNN. Two methods are not in the paper. They are on by default because they make an untuned,
+constant learning rate work: gradient clipping by norm (`grad_clip`), and evaluation with a running mean of the weights
+(`ema`). `--set ema=0 --set grad_clip=0` switches both off.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 from model.errors import ConfigError
 
 OURS = (
-    "learning rate and steps; RMSProp's alpha 0.95; a gradient of norm 1 at most, in nats/dim; the running mean of the "
-    "weights (0.998 a step) that is evaluated; of the head's 2 layers the second gives the logits"
+    "learning rate and steps; RMSProp's alpha 0.95; gradients clipped to norm 1, in nats/dim; evaluation with a "
+    "running mean of the weights (decay 0.998 a step); the second of the head's 2 layers gives the logits"
 )
 
 
@@ -30,7 +30,7 @@ class Preset:
 
     settings: Mapping[str, Any]
     source: str  # what the paper says
-    chosen: str  # what it leaves open and was chosen here
+    chosen: str  # what the paper leaves open and this project chose
     nats: float | None = None  # the paper's test result, nats per image
     bits_per_dim: float | None = None  # the paper's test (ImageNet: validation) result
 
@@ -39,14 +39,14 @@ def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
     results = {name: settings.pop(name, None) for name in ("nats", "bits_per_dim")}
     training = {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant", "batch_size": 16}
     training |= {"ema": 0.998, "grad_clip": 1.0}
-    # A validation is a forward pass over all of 10,000 or 50,000 images: so seldom it is 1 to 3 % of the FLOPs.
+    # A validation is a forward pass over 10,000 or 50,000 images; at this interval it takes 1 to 3 % of the FLOPs.
     training["validate_every"] = 20_000 if "imagenet" in settings["dataset"] else 10_000
-    training["checkpoint_every"] = 500  # up to 1.2 GB each, and each may be copied to a second place
+    training["checkpoint_every"] = 500  # up to 1.2 GB each, and each may be copied to a remote store
     return Preset(MappingProxyType({**training, **settings}), source, chosen, **results)
 
 
 def _bundled(**settings: Any) -> Preset:
-    """For data that comes with the trainer, and a few minutes of one core at most."""
+    """Make a preset for bundled data that trains in a few minutes on one CPU core."""
     training = {"dataset": "digits", "optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
     return Preset(MappingProxyType({**training, **settings}), "not in the paper", "everything: for a CPU core")
 
@@ -88,7 +88,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "imagenet64-row": _paper(
             "4 layers, h = 512, head 1024, batch 32, no residual connections; validation 3.63 bits/dim",
-            chosen=f"{OURS}; that the layer-to-output connections stay",
+            chosen=f"{OURS}; layer-to-output connections",
             model="row-lstm", dataset="imagenet-small-64", layers=4, hidden=512, head=1024,
             batch_size=32, steps=500_000, connections="skip", bits_per_dim=3.63,
         ),
@@ -114,10 +114,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def preset(name: str) -> Preset:
-    """Find a preset.
+    """Return the preset of a name.
 
     Raises:
-        ConfigError: there is none of that name; the nearest, or all, are named.
+        ConfigError: the name is unknown; the message gives the closest names, or all.
     """
     if name in PRESETS:
         return PRESETS[name]

@@ -1,6 +1,6 @@
-"""The trainer's settings, checked before anything heavy is imported or anything is billed.
+"""The trainer's settings, validated before torch is imported and before anything is billed.
 
-No torch and no numpy here: the orchestrator imports this file on a laptop that has neither.
+No torch or numpy is imported: the orchestrator imports this file on laptops without them.
 """
 
 from __future__ import annotations
@@ -26,53 +26,58 @@ Setting = str | int | float
 MODELS: tuple[str, ...] = get_args(ModelName)
 
 
-# What a checkpoint's weights depend on, and with the optimizer its state too.
+# The settings that a checkpoint's weights depend on; the optimizer's state depends on them and on `optimizer`.
 NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
 
 
 class TrainConfig(BaseModel):
-    """One training: which network, on what data, for how long. The defaults are the demo's: 40 s on a CPU core."""
+    """The settings of one training. The defaults are those of the demo: 40 s on a CPU core."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: ModelName = Field("pixelcnn", description="network")
-    dataset: str = Field("digits", description="data set: a name, or the folder of a prepared one")
-    steps: int = Field(2200, ge=1, le=10**9, description="optimizer steps in all")
-    batch_size: int = Field(32, ge=1, le=65536, description="images a step")
+    dataset: str = Field("digits", description="registered data set, or folder of a prepared one")
+    steps: int = Field(2200, ge=1, le=10**9, description="total optimizer steps")
+    batch_size: int = Field(32, ge=1, le=65536, description="images per step")
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
-    learning_rate: float = Field(0.003, gt=0, le=10, description="learning rate, at its highest")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps")
-    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps over which the learning rate rises, at first")
-    ema: float = Field(0.998, ge=0, lt=1, description="decay of the mean of the weights that is evaluated; 0: none")
+    learning_rate: float = Field(0.003, gt=0, le=10, description="peak learning rate")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule")
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps of linear learning rate warm-up")
+    ema: float = Field(
+        0.998, ge=0, lt=1, description="decay per step of the weights' running mean for evaluation; 0: none"
+    )
     weight_decay: float = Field(0.0, ge=0, le=10, description="weight decay, as the optimizer defines it")
-    grad_clip: float = Field(1.0, ge=0, le=1e6, description="largest norm of the gradient of nats/dim; 0: no limit")
+    grad_clip: float = Field(1.0, ge=0, le=1e6, description="gradient clipping: largest norm, in nats/dim; 0: none")
     hidden: int = Field(16, ge=1, le=4096, description="feature maps h inside a block; 2h between blocks")
     layers: int = Field(5, ge=1, le=256, description="layers: residual blocks, or LSTMs")
     head: int = Field(32, ge=1, le=8192, description="feature maps of the layer before the softmax")
-    connections: Literal["both", "residual", "skip", "none"] = Field("both", description="between layers")
+    connections: Literal["both", "residual", "skip", "none"] = Field("both", description="connections between layers")
     facts: DatasetFacts | None = Field(None, description="sizes of a prepared data set; the trainer fills them in")
     multiscale: int = Field(
-        0, ge=0, le=4096, description="rows of the small image that is drawn first, by a network of its own; 0: none"
+        0, ge=0, le=4096, description="multi-scale: rows of the small image that is drawn first; 0: off"
     )
-    condition: str = Field("", description="columns of the data set that the network is told, with commas between")
+    condition: str = Field("", description="columns of the data set that condition the network, comma-separated")
     data_memory_mb: int = Field(
-        0, ge=0, le=10**9, description="memory for the training images, in MiB; more are read as they come; 0: half"
+        0,
+        ge=0,
+        le=10**9,
+        description="memory for images, in MiB; larger sets are streamed; 0: half of memory",
     )
-    validate_images: int = Field(0, ge=0, le=10**9, description="images that a validation looks at; 0: all")
+    validate_images: int = Field(0, ge=0, le=10**9, description="images per validation; 0: all")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights, the order of the data and the samples")
-    log_every: int = Field(20, ge=1, le=10**9, description="steps between two measurements")
-    checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between two checkpoints")
-    validate_every: int = Field(300, ge=1, le=10**9, description="steps between two validations; each is checkpointed")
-    keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints kept, beside the best one")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs; auto: cuda if there is one")
+    log_every: int = Field(20, ge=1, le=10**9, description="steps between measurements")
+    checkpoint_every: int = Field(100, ge=1, le=10**9, description="steps between checkpoints")
+    validate_every: int = Field(300, ge=1, le=10**9, description="steps between validations; each writes a checkpoint")
+    keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints to keep, besides the best one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device; auto: cuda if available")
     implementation: Literal["auto", "fast", "reference"] = Field(
-        "auto", description="of the LSTMs: fast, or slower with less memory; auto: fast if memory suffices"
+        "auto", description="LSTM code: fast, or reference (slower, less memory); auto: fast if it fits"
     )
     tf32: Literal["off", "on"] = Field(
-        "off", description="on: products of the training rounded to 10 bits, faster on GPUs from Ampere on"
+        "off", description="on: TF32 in training, faster on GPUs from Ampere on, rounds to 10 bits"
     )
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads; another number gives other last bits")
-    tensorboard: Literal["off", "on"] = Field("off", description="also write events for TensorBoard")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads; the number changes the last bits of results")
+    tensorboard: Literal["off", "on"] = Field("off", description="also write TensorBoard events")
     samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
 
@@ -93,7 +98,7 @@ class TrainConfig(BaseModel):
         name = info.data.get("dataset", "")
         facts = DATASETS.get(name)
         if facts is not None and maps < facts.channels:
-            raise ValueError(f"{name} has {facts.channels} colours; give at least that many maps")
+            raise ValueError(f"{name} has {facts.channels} colours; give at least that many feature maps")
         return maps
 
     @field_validator("multiscale")
@@ -102,7 +107,8 @@ class TrainConfig(BaseModel):
         facts = info.data.get("facts") or DATASETS.get(info.data.get("dataset", ""))
         if rows and facts is not None and rows not in small_rows(facts):
             fit = ", ".join(map(str, small_rows(facts)))
-            raise ValueError(f"small images of {info.data['dataset']} can have {fit} rows; its own have {facts.height}")
+            name = info.data["dataset"]
+            raise ValueError(f"small images of {name} can have {fit} rows (its images have {facts.height})")
         return rows
 
     @field_validator("condition")
@@ -110,28 +116,28 @@ class TrainConfig(BaseModel):
     def _condition_fits(cls, names: str, info: ValidationInfo) -> str:
         given = names.split(",") if names else []
         if len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
-            raise ValueError("give names with commas between, each once: steering_angle,speed")
+            raise ValueError("give comma-separated names, each once: steering_angle,speed")
         if given and info.data.get("multiscale"):
-            raise ValueError("a multi-scale network takes no condition of its own; leave one of both out")
+            raise ValueError("a multi-scale network cannot be conditioned on columns; omit condition or multiscale")
         return names
 
     @property
     def conditions(self) -> list[str]:
-        """The columns that the network is told."""
+        """The columns that condition the network."""
         return self.condition.split(",") if self.condition else []
 
     @property
     def data(self) -> DatasetFacts:
-        """The facts of the data set: as found by the trainer, else as published, else as prepared on this machine.
+        """The sizes of the data set: as found by the trainer, else as published, else as prepared on this machine.
 
         Raises:
-            DataError: they depend on how it was prepared, and it is not prepared here.
+            DataError: the sizes depend on the preparation, and the data set is not prepared on this machine.
         """
         return self.facts or DATASETS.get(self.dataset) or prepared_facts(self.dataset)
 
     @property
     def small(self) -> DatasetFacts | None:
-        """The facts of the small images of a multi-scale network; None if it is not one."""
+        """The sizes of the small images of a multi-scale network; None for other networks."""
         if not self.multiscale:
             return None
         width = self.data.width * self.multiscale // self.data.height
@@ -139,21 +145,21 @@ class TrainConfig(BaseModel):
 
     @property
     def epochs(self) -> float:
-        """Passes over the training images, in all."""
+        """Total passes over the training images."""
         return self.steps * self.batch_size / self.data.train
 
 
 def settled(config: TrainConfig, facts: DatasetFacts) -> TrainConfig:
-    """Put the sizes of a prepared data set into the settings, so that a checkpoint has them too.
+    """Put the sizes of a prepared data set into the settings, so that a checkpoint holds them too.
 
     Raises:
-        ConfigError: another setting does not fit to them.
+        ConfigError: another setting does not fit these sizes.
     """
     return _validated({**config.model_dump(), "facts": facts}, "the settings")
 
 
 def small_rows(facts: DatasetFacts) -> list[int]:
-    """List the rows that small images can have: the large ones' halved again and again, while that is whole."""
+    """List the possible numbers of rows of small images: those of the large images divided by powers of two."""
     found, factor = [], 2
     while facts.height % factor == 0 and facts.width % factor == 0:
         found.append(facts.height // factor)
@@ -162,17 +168,17 @@ def small_rows(facts: DatasetFacts) -> list[int]:
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
-    """Read `KEY=VALUE` words (as of `--set`) into a mapping.
+    """Parse `KEY=VALUE` arguments (of `--set`) into a mapping.
 
     Raises:
-        ConfigError: a word has no `=`, or a key comes twice.
+        ConfigError: an argument has no `=`, or a key occurs twice.
     """
     settings: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key, value = key.strip(), value.strip()
         if not equals or not key:
-            raise ConfigError(f"--set {_short(text)} is not KEY=VALUE; write for example --set learning_rate=0.001")
+            raise ConfigError(f"--set {_short(text)} is not KEY=VALUE; example: --set learning_rate=0.001")
         if key in settings:
             raise ConfigError(f"--set gives {key} twice ({_short(settings[key])} and {_short(value)}); give it once")
         settings[key] = value
@@ -180,22 +186,22 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
 
 
 def network_mismatch(saved: Mapping[str, Any], config: TrainConfig) -> str | None:
-    """Say why a training cannot go on from a checkpoint; None if it can.
+    """Return why a training cannot resume from a checkpoint; None if it can.
 
     Args:
         saved: the settings that the checkpoint was written with.
-        config: of the training that is to go on. A data set may have moved, if its sizes are the same.
+        config: the settings of the training. The data set's folder may differ if its sizes are the same.
     """
-    theirs = {**TrainConfig.model_validate({}).model_dump(), **saved}  # an older version's lack what came later
+    theirs = {**TrainConfig.model_validate({}).model_dump(), **saved}  # older versions lack newer settings
     ours = config.model_dump()
     for name in (*NETWORK_FIELDS, "optimizer"):
         moved = name == "dataset" and theirs["facts"] is not None and theirs["facts"] == ours["facts"]
         if theirs[name] != ours[name] and not moved:
-            return f"{name} is {theirs[name]} there and {ours[name]} here; give {name}={theirs[name]}"
+            return f"the checkpoint has {name}={theirs[name]}, this run has {ours[name]}; give {name}={theirs[name]}"
     if theirs["facts"] is not None and ours["facts"] is not None:
         there, here = (size_of(DatasetFacts(**facts)) for facts in (theirs["facts"], ours["facts"]))
         if there != here:
-            return f"its images are {there} there and {here} here; prepare the data set as it was"
+            return f"the checkpoint's images are {there}, this run's are {here}; prepare the data set as before"
     return None
 
 
@@ -206,11 +212,11 @@ def config_from_settings(
 
     Args:
         settings: field name to value; strings are read as the field's type.
-        where: named in errors: where the settings came from.
-        overrides: fields that have a flag of their own, such as `steps`; None is "not given".
+        where: the source of the settings, for error messages.
+        overrides: fields with their own flag, such as `steps`; None means not given.
 
     Raises:
-        ConfigError: with one line, for the first thing that is wrong.
+        ConfigError: a setting is invalid; the message is one line about the first such setting.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     for key in settings:
@@ -220,10 +226,10 @@ def config_from_settings(
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a config file: one JSON object, fields that are missing get their defaults.
+    """Read a config file: one JSON object; missing fields get their defaults.
 
     Raises:
-        ConfigError: no such file, not JSON, or a setting that cannot be.
+        ConfigError: the file does not exist, is not JSON, or has an invalid setting.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -232,13 +238,13 @@ def load_config(path: Path) -> TrainConfig:
     except UnicodeDecodeError:
         raise ConfigError(f"the config {path} is not text; give a JSON file such as {{}}") from None
     if not text.strip():
-        raise ConfigError(f"the config {path} is empty; {{}} takes every default")
+        raise ConfigError(f"the config {path} is empty; {{}} uses every default")
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the config {path} is not JSON: {_short(str(error), 120)}; correct it") from None
     if not isinstance(settings, dict):
-        raise ConfigError(f"the config {path} holds no JSON object; {{}} takes every default")
+        raise ConfigError(f"the config {path} is not a JSON object; {{}} uses every default")
     return _validated(settings, str(path))
 
 
@@ -247,14 +253,14 @@ def _validated(settings: Mapping[str, Any], where: str) -> TrainConfig:
         return TrainConfig.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["type"] == "value_error":  # one that we raised: it says what can be
+        if first["type"] == "value_error":  # raised by a validator above, whose message names the valid values
             key, value = first["loc"][0], _short(first["input"])
             raise ConfigError(f"{key} = {value} in {where}: {first['ctx']['error']}") from None
         raise ConfigError(_explain(str(first["loc"][0]), first["type"], first["input"], where)) from None
 
 
 def _read(key: str, value: Setting) -> Setting:
-    """Read a string as the type of its field; leave what cannot be read to the validation, which names the range."""
+    """Convert a string to the type of its field; on failure return it for the validation, which names the range."""
     field = TrainConfig.model_fields.get(key)
     if field is None or not isinstance(value, str) or field.annotation not in (int, float):
         return value
@@ -274,11 +280,11 @@ def _explain(key: str, kind: str, value: object, where: str) -> str:
         return f"unknown setting {_short(key)} in {where}; {hint}"
     field = TrainConfig.model_fields[key]
     meaning = f"{field.description}; default {field.default}"
-    return f"{key} = {_short(value)} in {where} cannot be; give {_allowed(key)} ({meaning})"
+    return f"{key} = {_short(value)} in {where} is not valid; give {_allowed(key)} ({meaning})"
 
 
 def _allowed(key: str) -> str:
-    """What a field takes, in words: `a whole number at least 1, at most 65536`."""
+    """Describe the values of a field: `a whole number at least 1, at most 65536`."""
     field = TrainConfig.model_fields[key]
     if field.annotation not in (int, float):
         return " or ".join(get_args(field.annotation))

@@ -1,1 +1,1 @@
-"""What a checkpoint is worth, in nats and in pictures."""
+"""Evaluation of a checkpoint: likelihood scores, samples, completions and figures."""

@@ -1,4 +1,4 @@
-"""Filling what is hidden of an image (the paper's figure 1): `python -m model complete`."""
+"""Completions of occluded images (the paper's figure 1): `python -m model complete`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model.training.state import network_of
 
 OF_DATA = re.compile(r"(train|valid|test):(\d{1,9})")
 BOX = re.compile(r"box:(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})")
-COLUMNS = 10  # images side by side, at most
+COLUMNS = 10  # largest number of images in a row
 
 
 def complete(
@@ -37,27 +37,28 @@ def complete(
     device: str = "auto",
     engine: Engine = "auto",
 ) -> str:
-    """Draw what is hidden of an image several times, and write one picture: original, occluded, completions.
+    """Draw several completions of an image and write original, occluded image and completions to one PNG.
 
-    What is given stays as it is. The network knows what comes before a pixel in raster order, so a draw is exact given
-    the pixels above it and to its left; of given pixels below it knows nothing. Hide the bottom for the paper's figure.
+    The given pixels do not change. The network conditions a pixel on the pixels before it in raster order, so a draw is
+    exact given the pixels above it and to its left; given pixels below it have no influence. Hiding the bottom gives
+    the paper's figure.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or the folder of a training.
         image: a PNG of the network's size, or `test:INDEX` (or train, valid) for an image of its data set.
         occlude: `bottom`, `left`, `top`, `right` (that half is hidden) or `box:R,C,H,W`.
         out: the PNG to write.
-        count: completions.
+        count: number of completions.
         seed: of the noise; the same seed gives the same completions.
         temperature: divides the logits.
         device: "auto", "cpu" or "cuda".
-        engine: which sampler; they agree.
+        engine: the sampler; all give the same images.
 
     Returns:
-        A line that says what was done.
+        A line that describes the result.
 
     Raises:
-        SetupError: the checkpoint, the image, the box or the device is not to be had.
+        SetupError: the checkpoint, the image, the occlusion, the output file or the device is unusable.
     """
     saved = load_checkpoint(find(path))
     config = saved.train_config
@@ -80,22 +81,23 @@ def complete(
         image_files.save(out, canvas)
     except OSError as error:
         raise SetupError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
-    return f"{count} completions of {image} ({int(hidden.sum())} pixels hidden) by step {saved.step:,} in {out}"
+    covered = f"{int(hidden.sum())} pixels hidden"
+    return f"{count} completions of {image} ({covered}) by the checkpoint of step {saved.step:,} in {out}"
 
 
 def tiles(
     given: image_files.Levels, hidden: NDArray[np.bool_], drawn: image_files.Levels, *, K: int
 ) -> image_files.Pixels:
-    """Lay out original, occluded and completions as images to set side by side.
+    """Convert original, occluded image and completions to the images of a grid.
 
     Args:
-        given: (C, H, W).
-        hidden: (H, W).
-        drawn: (N, C, H, W).
+        given: levels of the original, (C, H, W).
+        hidden: mask of the hidden pixels, (H, W).
+        drawn: levels of the completions, (N, C, H, W).
         K: number of levels.
 
     Returns:
-        (2 + N, H, W, 3).
+        Pixels, (2 + N, H, W, 3).
     """
     original, shown = image_files.bright(given[None], K=K), image_files.bright(drawn, K=K)
     nothing = np.zeros_like(hidden)
@@ -108,10 +110,10 @@ def tiles(
 
 
 def image_levels(text: str, config: TrainConfig) -> image_files.Levels:
-    """Find the image that a word names, (C, H, W).
+    """Load the image of an `--image` argument as levels (C, H, W).
 
     Raises:
-        SetupError: there is none, or it does not fit.
+        SetupError: the image does not exist, or does not fit the network.
     """
     facts, dataset = config.data, config.dataset
     match = OF_DATA.fullmatch(text)
@@ -124,16 +126,16 @@ def image_levels(text: str, config: TrainConfig) -> image_files.Levels:
         raise SetupError(f"--image {text}: the {split} split of {dataset} {has}")
     data = load_data(dataset)
     check_images(config, data)
-    batches = data.batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern says which
+    batches = data.batches(split, 1, most=1, first=index)  # type: ignore[arg-type]  # the pattern limits the names
     levels: image_files.Levels = next(batches)[0]
     return levels
 
 
 def hidden_part(text: str, facts: DatasetFacts) -> NDArray[np.bool_]:
-    """Say which pixels a word hides, (H, W).
+    """Return the mask (H, W) of the pixels that an `--occlude` argument hides.
 
     Raises:
-        SetupError: it is none of the words, or the box is not inside the image.
+        SetupError: the argument is invalid, or the box is not inside the image.
     """
     H, W = facts.height, facts.width
     halves = {

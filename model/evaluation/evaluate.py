@@ -1,4 +1,4 @@
-"""How good a checkpoint is: nats and bits/dim on a split of its data set."""
+"""Score of a checkpoint: nats and bits/dim on a split of its data set."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from model.training.checkpoint import Checkpoint, find
 from model.training.checkpoint import load as load_checkpoint
 from model.training.state import OTHER_DATA, network_of
 
-# What a multi-scale network's number means.
-BOUND = """(<=: -log p(small image) - log p(image | small image), the image's own small image being taken. The network
-can also draw the image after another small one, so this is an upper bound of its nats. The paper has no table for
-its multi-scale networks.)"""
+# What the score of a multi-scale network means.
+BOUND = """(<=: -log p(small image) - log p(image | small image) with the image's own small image. The network can
+also draw the image given another small image, so this is an upper bound on the image's nats. The paper reports no
+likelihoods of its multi-scale networks.)"""
 
 
 def report(path: Path, *, split: Split, style: str, device: str) -> str:
-    """Score a checkpoint and write the result out.
+    """Score a checkpoint and return the report.
 
     Args:
-        path: the checkpoint.
-        split: which images.
+        path: the checkpoint, or the folder of a training.
+        split: the images to score; without a test split the validation split, and vice versa.
         style: "table" for a person, "json" for a program.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        SetupError: the checkpoint, the data or the device is not to be had.
+        SetupError: the checkpoint, the data or the device is unusable.
     """
     path = find(path)
     saved = load_checkpoint(path)
@@ -80,50 +80,50 @@ def report(path: Path, *, split: Split, style: str, device: str) -> str:
 
 
 def _remarks(saved: Checkpoint, data: Dataset | Prepared, asked: Split, scored: Split) -> list[str]:
-    """Say what a reader of the figures has to know of the images, and of how the checkpoint came to be chosen."""
+    """Return remarks on the scored images and on the choice of the checkpoint."""
     config, best = saved.train_config, saved.progress["best"]
     remarks: list[str] = []
     if scored != asked:
-        remarks.append(f"there are no {asked} images; these are the {scored} ones")
+        remarks.append(f"there are no {asked} images; the {scored} images are scored instead")
     if scored == data.eval_split("valid") and best is not None and best[0] == saved.step:
-        own = "" if scored == "valid" else ", there being no valid ones"
-        remarks.append(f"this checkpoint was chosen as the best by {scored} images too{own}")
+        own = "" if scored == "valid" else ", because there are no valid images"
+        remarks.append(f"this checkpoint was chosen as the best on the same {scored} images{own}")
     if saved.progress.get("data", data.id) != data.id:
         remarks.append(f"{config.dataset} {OTHER_DATA}")
     if config.conditions:
-        remarks.append(f"these are -log p(image | {config.condition}), not of the image alone")
+        remarks.append(f"the scores are -log p(image | {config.condition}), not -log p(image)")
     if isinstance(data, Prepared) and data.dynamic:
-        remarks.append("one fixed draw of the gray images, seed 0; not comparable with the published binarisation")
+        remarks.append("the images are binarised once with seed 0; not comparable with the published binarisation")
     return remarks
 
 
 def paper_table(config: TrainConfig, data: Dataset | Prepared) -> tuple[Table | None, list[str]]:
-    """Find the paper's table for a data set, if the figures mean the same; say why where they do not."""
+    """Return the paper's table for a data set if its values are comparable, else None and the reasons."""
     table = TABLES.get(data.manifest.name if isinstance(data, Prepared) else data.name)
     if table is None or not isinstance(data, Prepared):
         return table, []
     asked = data.manifest.recipe["asked"]
     changed = [f"{key} = {value}" for key, value in asked.items() if value not in (None, 0, 256)]
     if config.conditions:
-        why = f"the network is told {config.condition}"
+        why = f"the network is conditioned on {config.condition}"
     elif config.small is not None:
-        why = "it has none for its multi-scale networks"
+        why = "the paper reports none for multi-scale networks"
     elif changed:
-        why = f"prepared with {', '.join(changed)}"
+        why = f"the data set was prepared with {', '.join(changed)}"
     elif not data.manifest.published:
-        why = "its files are not the published ones"
+        why = "the data set's files are not the published ones"
     else:
         return table, []
-    return None, [f"not beside the paper's figures: {why}"]
+    return None, [f"not comparable with the paper's results: {why}"]
 
 
 def _scales(nats: Tensor, small: DatasetFacts, large: DatasetFacts) -> dict[str, tuple[str, Score]]:
-    """Score both networks of a multi-scale one apart; each has a title."""
+    """Score the two parts of a multi-scale network separately, each with a title."""
     sides = f"{small.height}x{small.width}"
     return {
-        "small": (f"of that, the {sides} image alone, and by its own values", score(nats[:, 0], small.dims)),
+        "small": (f"part: the {sides} image (bits/dim of its own values)", score(nats[:, 0], small.dims)),
         "large": (
-            f"of that, the {large.height}x{large.width} image given its {sides} one (all its values, those too)",
+            f"part: the {large.height}x{large.width} image given its {sides} image (bits/dim of all its values)",
             score(nats[:, 1], large.dims),
         ),
     }

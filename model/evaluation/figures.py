@@ -1,4 +1,7 @@
-"""Pictures of what a checkpoint has learned: `python -m model figures`. Matplotlib is imported only here."""
+"""Figures of a checkpoint's predictions, samples and training: `python -m model figures`.
+
+Only this module imports matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +29,29 @@ from model.training.checkpoint import load as load_checkpoint
 from model.training.state import network_of
 
 SAMPLES, IMAGES, COMPLETIONS, SCALES = 64, 4, 6, 16
-EXAMPLES = 512  # test images to choose from
+EXAMPLES = 512  # test images from which the shown ones are chosen
 INK, SECOND, QUIET = "#1f4e79", "#c0504d", "#8c8c8c"
 
 
 def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     """Write predictions.png, samples.png and completions.png.
 
-    Also training.png if there is a metrics.jsonl beside, and scales.png of a multi-scale network.
+    Also write training.png if there is a metrics.jsonl beside the checkpoint, and scales.png for a multi-scale network.
 
     Args:
-        path: the checkpoint.
-        out: folder to write to; made if it is not there.
+        path: the checkpoint, or the folder of a training.
+        out: output folder; created if it does not exist.
         seed: of the samples.
         device: "auto", "cpu" or "cuda".
 
     Returns:
-        A line that names what was written.
+        A line that names the written files.
 
     Raises:
-        SetupError: matplotlib is not installed, or the checkpoint, the data or the folder is not to be had.
+        SetupError: matplotlib is not installed, or the checkpoint, the data, the folder or the device is unusable.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise SetupError("figures needs the extra: pip install 'pixel-orch[figures]'")
+        raise SetupError("figures needs an extra: pip install 'pixel-orch[figures]'")
     path = find(path)
     saved = load_checkpoint(path)
     facts = saved.train_config.data
@@ -60,7 +63,9 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     test = next(data.batches(data.eval_split("test"), EXAMPLES))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        varied = int(test.reshape(len(test), -1).std(axis=1).argmax())  # of a plain sky there is little to predict
+        varied = int(
+            test.reshape(len(test), -1).std(axis=1).argmax()
+        )  # an image with little contrast shows little of the predictions
         title = f"step {saved.step:,}, test image {varied}"
         _predictions(out / "predictions.png", net, test[varied], facts, title=title)
         levels = generate.draw(net, facts, count=SAMPLES, seed=seed)
@@ -77,22 +82,22 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
             written.append("training.png")
     except OSError as error:
         raise SetupError(f"cannot write to {out}: {error.strerror or error}; give another --out") from None
-    return f"{', '.join(written)} of step {saved.step:,} in {out}"
+    return f"{', '.join(written)} of the checkpoint of step {saved.step:,} in {out}"
 
 
 def chosen_pixels(facts: DatasetFacts) -> list[tuple[int, int]]:
-    """Choose the pixels to show: six, spread over the image from its first one on, as (row, column)."""
+    """Return six pixels to show as (row, column), spread over the image, beginning with the first pixel."""
     rows = (0, facts.height // 4, facts.height // 2 - 1, facts.height // 2, 3 * facts.height // 4, facts.height - 1)
     columns = (0, facts.width // 2, facts.width // 3, 2 * facts.width // 3, facts.width // 2, facts.width // 2)
     return list(zip(rows, columns, strict=True))
 
 
 def predictive(net: nn.Module, image: image_files.Levels, places: list[tuple[int, int]]) -> NDArray[np.float64]:
-    """Ask for the distribution over the levels at some pixels, given all that come before each.
+    """Return the predictive distribution over the levels at some pixels, given all pixels before each.
 
     Args:
         net: the network.
-        image: levels (C, H, W).
+        image: levels, (C, H, W).
         places: (row, column) of each pixel.
 
     Returns:
@@ -107,7 +112,7 @@ def predictive(net: nn.Module, image: image_files.Levels, places: list[tuple[int
 
 
 def _predictions(path: Path, net: nn.Module, image: image_files.Levels, facts: DatasetFacts, *, title: str) -> None:
-    """Plot the distributions beside the image that they are of; the level that came is marked."""
+    """Plot the predictive distributions beside their image and mark the image's levels."""
     figure, axes = _figure(2, 4, size=(11, 5))
     places, K = chosen_pixels(facts), facts.levels
     chances = predictive(net, image, places)  # (pixels, C, K)
@@ -117,9 +122,9 @@ def _predictions(path: Path, net: nn.Module, image: image_files.Levels, facts: D
     shown.set_title(title)
     shown.axis("off")
     axes[1, 0].axis("off")
-    known = "the small image and\nthe pixels before" if isinstance(net, MultiScale) else "the pixels before"
+    known = "the small image and\nthe preceding pixels" if isinstance(net, MultiScale) else "the preceding pixels"
     what = f"each of the {K} levels" if facts.channels == 1 else f"each of the {K} levels of red,\ngreen and blue"
-    axes[1, 0].text(0, 0.5, f"probability of {what},\ngiven {known};\nmarked: the level that is there")
+    axes[1, 0].text(0, 0.5, f"probability of {what},\ngiven {known};\nmarked: the level in the image")
     colours = [INK] if facts.channels == 1 else ["#b03030", "#308030", "#3050b0"]
     for i, (row, column) in enumerate(places):
         axis = axes[i // 3, 1 + i % 3]
@@ -136,7 +141,7 @@ def _predictions(path: Path, net: nn.Module, image: image_files.Levels, facts: D
 
 
 def _scales(path: Path, net: MultiScale, facts: DatasetFacts, *, seed: int) -> None:
-    """Write pairs: a small image, each of its pixels as large as those that it stands for, and the large one of it."""
+    """Write pairs of a small image, enlarged to the large image's size, and the large image drawn given it."""
     empty = torch.zeros(SCALES, facts.channels, facts.height, facts.width, dtype=torch.uint8)
     everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
     small, large = generate.complete_scales(net, facts, empty, everything, seed=seed)
@@ -146,7 +151,7 @@ def _scales(path: Path, net: MultiScale, facts: DatasetFacts, *, seed: int) -> N
 
 
 def _completions(path: Path, net: nn.Module, images: image_files.Levels, facts: DatasetFacts, *, seed: int) -> None:
-    """Write a row for each image: original, lower half hidden, completions."""
+    """Write a row for each image: original, image without its lower half, completions."""
     hidden = complete.hidden_part("bottom", facts)
     rows = []
     for given in images:
@@ -157,7 +162,7 @@ def _completions(path: Path, net: nn.Module, images: image_files.Levels, facts: 
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the measurements of a metrics.jsonl; a line that is none, or torn, is passed over."""
+    """Read the measurements of a metrics.jsonl; other lines and incomplete lines are skipped."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -170,11 +175,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _training(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Plot nats over steps, of the training and of the validation images."""
+    """Plot nats per image over steps for training and validation images."""
     figure, axes = _figure(1, 1, size=(8, 4.5))
     axis = axes[0, 0]
     for split, ink, width, label in ((None, QUIET, 1.0, "training"), ("valid", INK, 2.0, "validation")):
-        newest = {line["step"]: line["nats"] for line in metrics if line.get("split") == split}  # a resumed run repeats
+        newest = {
+            line["step"]: line["nats"] for line in metrics if line.get("split") == split
+        }  # a resumed run repeats steps
         steps = sorted(newest)
         marker = "o" if split else None
         axis.plot(steps, [newest[step] for step in steps], color=ink, lw=width, label=label, marker=marker, ms=4)
@@ -184,7 +191,7 @@ def _training(path: Path, metrics: list[dict[str, Any]]) -> None:
                 f"{newest[best]:.2f}", (best, newest[best]), textcoords="offset points", xytext=(0, 8), ha="center"
             )
     late = sorted(line["nats"] for line in metrics if line["step"] > 1)
-    if late:  # the first steps are many times as bad, and would flatten the rest
+    if late:  # leave out the first steps, whose far higher nats would flatten the curve
         low, high = late[0], late[int(0.98 * (len(late) - 1))]
         axis.set_ylim(low - 0.08 * (high - low) - 0.1, high + 0.05 * (high - low) + 0.1)
     axis.set_xlabel("step")
@@ -194,7 +201,7 @@ def _training(path: Path, metrics: list[dict[str, Any]]) -> None:
 
 
 def _figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Any, Any]:
-    """Make a figure without touching matplotlib's global state, which may want a display."""
+    """Create a figure without matplotlib's global state, which may need a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

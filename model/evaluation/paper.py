@@ -1,4 +1,4 @@
-"""What the paper reports (van den Oord et al. 2016, arXiv 1601.06759, section 5), to stand beside our figures."""
+"""The paper's results (van den Oord et al. 2016, arXiv 1601.06759, section 5), for comparison with a score."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a table of the paper."""
+    """One row of a table of the paper."""
 
     network: str
     value: float  # in the table's unit
-    trained: float | None = None  # the same on the training images, where the paper gives it
+    trained: float | None = None  # on the training images, if the paper reports it
 
 
 @dataclass(frozen=True)
 class Table:
-    """What the paper reports on a data set."""
+    """The paper's results on a data set."""
 
     title: str
     unit: str  # "nats/image" or "bits/dim"
     results: tuple[Result, ...]
 
     def __str__(self) -> str:
-        """Write it out, a line for each network, the best last."""
-        rows = [f"the paper on {self.title}, {self.unit}:"]
+        """Format the table with a line for each network, the best last."""
+        rows = [f"the paper's results on {self.title}, {self.unit}:"]
         for result in self.results:
             trained = f"  (train {result.trained:.2f})" if result.trained is not None else ""
             rows.append(f"  {result.network:<24} {result.value:6.2f}{trained}")

@@ -1,4 +1,4 @@
-"""Images drawn from a checkpoint: `python -m model sample`."""
+"""Samples from a checkpoint: `python -m model sample`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def draw_samples(
     device: str = "auto",
     engine: Engine = "auto",
 ) -> str:
-    """Draw images and write them as one picture.
+    """Draw samples and write them as a grid to one PNG.
 
     Args:
         path: the checkpoint, or the folder of a training.
         out: the PNG to write.
-        values: what a conditioned network is told, by name; the others are those of the mean image.
-        count: images.
+        values: values of the condition by column name; a missing one is the column's mean.
+        count: number of images.
         seed: of the noise.
         temperature: divides the logits.
         device: "auto", "cpu" or "cuda".
-        engine: which sampler; they agree.
+        engine: the sampler; all give the same images.
 
     Returns:
-        A line that says what was done.
+        A line that describes the result.
 
     Raises:
-        SetupError: the checkpoint or the device is not to be had, or the network does not know a value.
+        SetupError: the checkpoint, the output file or the device is unusable, or a value is not of the condition.
     """
     saved = load(find(path))
     facts = saved.train_config.data
@@ -50,7 +50,7 @@ def draw_samples(
     make_repeatable(1, where)
     net = network_of(saved, where)
     if values and not isinstance(net, Conditioned):
-        raise SetupError("--condition: this network is not told anything; train one with --condition NAMES")
+        raise SetupError("--condition: this network is unconditional; train one with --condition NAMES")
     levels = draw(
         net,
         facts,
@@ -64,4 +64,4 @@ def draw_samples(
         write_grid(out, levels.numpy(), K=facts.levels)
     except OSError as error:
         raise SetupError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
-    return f"{len(levels)} images of step {saved.step:,} in {out}"
+    return f"{len(levels)} images drawn by the checkpoint of step {saved.step:,} in {out}"

@@ -1,1 +1,1 @@
-"""The training loop, and what outlives a step: the state, checkpoints, metrics and the request to stop."""
+"""The training loop, its state, checkpoints, metrics, progress output and stop request."""

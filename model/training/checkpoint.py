@@ -1,6 +1,6 @@
-"""Checkpoints that prove themselves: all that is needed to go on as if nothing had happened, and a digest over it.
+"""Checkpoints: the complete state of a training, with a digest that verifies it.
 
-A file holds tensors and plain values only, so `torch.load(weights_only=True)` reads it and no code in it is ever run.
+A file holds only tensors and plain values, so `torch.load(weights_only=True)` reads it without running code from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model.errors import CheckpointError
 
 FORMAT = 2  # 1 had no `ema`
 NAME = re.compile(r"checkpoint-(\d+)\.pt")
-TEMPORARY = ".checkpoint-"  # begins with a dot: nobody takes it for a checkpoint
+TEMPORARY = ".checkpoint-"  # the leading dot marks it as incomplete: no reader takes it for a checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,40 +33,41 @@ class Checkpoint:
     """The state of a training between two steps. Plain values and CPU tensors."""
 
     step: int  # steps done
-    position: int  # training images seen, over all epochs: where the data goes on
-    config: dict[str, Any]  # of the run that wrote it
+    position: int  # training images seen over all epochs: the place in the data
+    config: dict[str, Any]  # settings of the run that wrote it
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    rng: dict[str, Any]  # torch's generators: "cpu", and "cuda" (a list) if a GPU was used
-    progress: dict[str, Any]  # what the metrics and the choice of the best checkpoint go on from
-    ema: dict[str, Any] | None = None  # the running mean of the weights, which is what is evaluated, if there is one
+    rng: dict[str, Any]  # states of torch's generators: "cpu", and "cuda" (a list) if a GPU was used
+    progress: dict[str, Any]  # state of the metrics and of the choice of the best checkpoint
+    ema: dict[str, Any] | None = None  # running mean of the weights (EMA), used for evaluation; None without one
 
     @property
     def train_config(self) -> TrainConfig:
-        """Read the config.
+        """The settings, validated.
 
         Raises:
-            CheckpointError: it has settings that this version does not know.
+            CheckpointError: a setting is unknown to this version.
         """
         try:
             return TrainConfig.model_validate(self.config)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise CheckpointError(
-                f"checkpoint of step {self.step} has a setting {first['loc'][0]} that this version cannot use; update"
+                f"the checkpoint of step {self.step} has a setting {first['loc'][0]} that this version does not "
+                "support; update pixel-orch"
             ) from None
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Name the checkpoint of a step."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"checkpoint-{step}.pt"
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint so that it is whole the moment that it has its name, whatever happens on the way.
+    """Write a checkpoint atomically and return its path.
 
     Raises:
-        OSError: the disk is full or the folder is gone.
+        OSError: the disk is full or the folder does not exist.
     """
     payload = {field.name: _plain(getattr(checkpoint, field.name)) for field in fields(checkpoint)}
     path = path_of(folder, checkpoint.step)
@@ -85,47 +86,47 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint and prove it.
+    """Read a checkpoint and verify its digest.
 
     Raises:
-        CheckpointError: missing, damaged, truncated, no checkpoint, or of a newer format.
+        CheckpointError: the file is missing, damaged, truncated, not a checkpoint, or of a newer format.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file that is no checkpoint, torch guesses aloud what else it may be
+            warnings.simplefilter("ignore")  # torch warns about a file that is not a checkpoint
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - a damaged archive can raise anything: KeyError, struct.error, MemoryError
-        raise CheckpointError(f"{path} is damaged, cut off or no checkpoint; use an earlier one") from None
+        raise CheckpointError(f"{path} is damaged, truncated or not a checkpoint; use an earlier one") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise CheckpointError(f"{path} is no checkpoint of pixel-orch; give one that it wrote")
+        raise CheckpointError(f"{path} is not a checkpoint of pixel-orch; give a file that pixel-orch wrote")
     if content["format"] > FORMAT:
         raise CheckpointError(
-            f"{path} has format {content['format']}, this version reads up to {FORMAT}; update pixel-orch"
+            f"{path} has format {content['format']}, but this version reads formats up to {FORMAT}; update pixel-orch"
         )
     payload = content.get("payload")
     names = {field.name for field in fields(Checkpoint)} - ({"ema"} if content["format"] == 1 else set())
     try:
-        whole = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
-    except TypeError:  # damage made a value of a type that no checkpoint has
-        whole = False
-    if not whole or not isinstance(payload, dict):
+        intact = isinstance(payload, dict) and payload.keys() == names and content.get("digest") == digest(payload)
+    except TypeError:  # a damaged value has a type that no checkpoint contains
+        intact = False
+    if not intact or not isinstance(payload, dict):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest; use an earlier one")
     return Checkpoint(**payload)
 
 
 def find(path: Path) -> Path:
-    """Name the checkpoint that a path means: a file is itself, a folder its best one, or its newest if none was scored.
+    """Return the checkpoint of a path: a file itself, or a folder's best checkpoint, else its newest.
 
     Raises:
-        CheckpointError: a folder without checkpoints.
+        CheckpointError: the path is a folder without checkpoints.
     """
     if not path.is_dir():
         return path
     steps = steps_in(path)
     if not steps:
-        raise CheckpointError(f"no checkpoint in {path}; give a file, or the folder of a training")
+        raise CheckpointError(f"no checkpoint in {path}; give a checkpoint file, or the output folder of a training")
     try:
         best = json.loads((path / "best.json").read_text(encoding="utf-8"))["step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -134,20 +135,20 @@ def find(path: Path) -> Path:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """List the steps that the folder has a checkpoint of, oldest first, whole or not."""
+    """List the steps of all checkpoints in the folder, oldest first, without verifying them."""
     found = (NAME.fullmatch(path.name) for path in folder.iterdir())
     return sorted(int(match[1]) for match in found if match and match[1] == str(int(match[1])))
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[tuple[str, str]]]:
-    """Find the newest whole checkpoint, and say which newer ones were refused: (name, reason)."""
+    """Return the newest intact checkpoint, and the newer ones that were refused as (name, reason)."""
     refused = []
     for step in reversed(steps_in(folder)):
         path = path_of(folder, step)
         try:
             checkpoint = load(path)
             if checkpoint.step != step:
-                raise CheckpointError(f"{path} is the checkpoint of step {checkpoint.step} under another name")
+                raise CheckpointError(f"{path} holds step {checkpoint.step}, which differs from its file name")
         except CheckpointError as error:
             refused.append((path.name, str(error)))
         else:
@@ -156,10 +157,14 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[tuple[str, str]]]:
 
 
 def prune(folder: Path, *, step: int, keep: int, best: int | None, spare: Collection[str] = ()) -> None:
-    """Delete old checkpoints: up to `step`, the `keep` newest stay, and that of step `best`.
+    """Delete the checkpoints up to `step`, except the `keep` newest and that of step `best`.
 
     Args:
-        spare: names that neither count nor are deleted: the refused ones.
+        folder: of the checkpoints.
+        step: the newest step to consider.
+        keep: number of checkpoints that stay.
+        best: step of the best checkpoint, if there is one.
+        spare: file names that are neither counted nor deleted: the refused checkpoints.
     """
     mine = [old for old in steps_in(folder) if old <= step and path_of(folder, old).name not in spare]
     for old in mine[:-keep]:
@@ -168,22 +173,24 @@ def prune(folder: Path, *, step: int, keep: int, best: int | None, spare: Collec
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a small JSON file at once."""
+    """Write a small JSON file atomically."""
     write_file(path, (json.dumps(value, allow_nan=False) + "\n").encode())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer left half-written."""
+    """Remove the temporary files of a killed process."""
     for pattern in (f"{TEMPORARY}*.tmp", ".best.json-*.tmp", ".samples-*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def digest(value: object) -> str:
-    """Hash a tree of dicts, lists, tensors and plain values, each with its type and size: no two trees feed the same.
+    """Return the SHA-256 of a tree of dicts, lists, tensors and plain values.
+
+    Each value is hashed with its type and size, so that different trees give different input to the hash.
 
     Raises:
-        TypeError: something else is in it.
+        TypeError: the tree holds a value of another type.
     """
     hasher = hashlib.sha256()
     _feed(hasher.update, value)

@@ -1,4 +1,4 @@
-"""The training loop, in the order it happens. It can be killed at any moment and goes on from its newest checkpoint."""
+"""The training loop. It can be killed at any moment and resumes from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ FINISHED, STOPPED = "finished", "stopped"
 
 
 def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> int:
-    """Train until all steps are done or a stop is asked for.
+    """Train until all steps are done or a stop is requested.
 
     Args:
         config: the settings.
-        out: folder of `metrics.jsonl`, checkpoints and samples; training goes on from its newest whole checkpoint.
-        stop: read between steps, and during start-up, validation and sampling.
+        out: folder of `metrics.jsonl`, checkpoints and samples; training resumes from its newest intact checkpoint.
+        stop: the stop request, read between steps and during start-up, validation and sampling.
         began_s: `time.monotonic()` when this process began.
 
     Returns:
         0 if all steps are done, else 143 after SIGTERM and 130 after SIGINT.
 
     Raises:
-        SetupError: it cannot work as asked.
-        TrainingError: the loss or a gradient was not finite, or the GPU's memory did not suffice.
+        SetupError: a setting, the data set, a checkpoint or the device is unusable.
+        TrainingError: the loss or a gradient is not finite, or memory runs out.
         OSError: a checkpoint cannot be written.
     """
     _prepare_folder(out)
@@ -52,7 +52,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     data = load(config.dataset)
     if isinstance(data, Prepared):
         config = settled(config, data.facts)
-        data.eval_split("valid")  # that there is something to validate on is better known now
+        data.eval_split("valid")  # raises now, not at the first validation, if there are no images to validate on
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)
     spare = [name for name, _ in refused]
@@ -60,13 +60,13 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
         run.restore(saved)
         _tidy(run, out, spare)
     board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" else None
-    _tell_start(run, saved, refused)
+    _print_start(run, saved, refused)
     progress = Progress(config.steps, first=run.step)
     with Metrics(out, began_s=began_s, board=board) as metrics:
         _note_start(metrics, run, refused)
         try:
             reason = _loop(run, data, out, stop, metrics=metrics, progress=progress, spare=spare)
-        except DataError:  # before a step was begun
+        except DataError:  # raised before a step begins
             _rescue(run, out, spare)
             raise
         except (RuntimeError, MemoryError) as error:
@@ -82,7 +82,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
 
 
 def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]]) -> None:
-    """Write down what this process trains on, and from which step."""
+    """Write the `start` event: device, versions, the step to resume from, and the refused checkpoints."""
     metrics.event(
         "start",
         device=run.device.type,
@@ -98,10 +98,10 @@ def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]])
 
 
 def _too_large(config: TrainConfig, error: BaseException) -> TrainingError:
-    """Say which settings need less memory."""
+    """Return the error of a training that runs out of memory, with the settings that reduce it."""
     return TrainingError(
-        f"the memory does not hold batch_size={config.batch_size} with hidden={config.hidden}, "
-        f"layers={config.layers}{wanted_memory(error)}; lower one of them, or give implementation=reference"
+        f"out of memory in training with batch_size={config.batch_size}, hidden={config.hidden}, "
+        f"layers={config.layers}{wanted_memory(error)}; lower one of them, or set implementation=reference"
     )
 
 
@@ -116,18 +116,18 @@ def _loop(
     spare: list[str],
 ) -> str:
     config = run.config
-    kept_step = run.step  # what the newest checkpoint holds; there is nothing to keep at step 0
+    kept_step = run.step  # step of the newest checkpoint; step 0 needs none
     trained_s, trained_images, first = 0.0, 0, True
     while True:
-        # Everything below up to the step is done once for a state, whether this process reached it or resumed in it.
+        # The code up to the step runs once for each state, whether this process reached the state or resumed from it.
         last = run.step >= config.steps
         validated = (last or run.step % config.validate_every == 0) and _validate(run, data, stop, metrics, progress)
-        asked = bool(stop)  # read once: a stop that comes later than this is for the next round, which keeps its step
-        due = last or asked or run.step % config.checkpoint_every == 0
+        stopping = bool(stop)  # read once: a later stop is handled in the next iteration, which saves its step
+        due = last or stopping or run.step % config.checkpoint_every == 0
         if validated or (due and run.step != kept_step):
             _keep(run, out, spare)
             kept_step = run.step
-        if asked:
+        if stopping:
             return STOPPED
         if last:
             break
@@ -136,12 +136,12 @@ def _loop(
         try:
             run.advance(check_stop=stop.check)
         except Stopped:
-            continue  # it was waiting for data: the step was not begun
+            continue  # stopped while waiting for data: the step has not begun
         trained_images += config.batch_size
         if first or run.step % config.log_every == 0:
             nats = run.mean_nats()  # waits for a GPU
             trained_s += time.monotonic() - began_s
-            _tell_step(run, nats, trained_images / trained_s, metrics, progress)
+            _report_step(run, nats, trained_images / trained_s, metrics, progress)
             trained_s, trained_images, first = 0.0, 0, False
         else:
             trained_s += time.monotonic() - began_s
@@ -151,7 +151,7 @@ def _loop(
 
 
 def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: Metrics, progress: Progress) -> bool:
-    """Validate this step, unless it has been; True if it was done now."""
+    """Validate this step unless it is already validated; return whether a validation ran to its end."""
     if run.step == 0 or (run.valid is not None and run.valid[0] == run.step):
         return False
     run.check()
@@ -167,8 +167,8 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
         if not out_of_memory(error):
             raise
         raise TrainingError(
-            f"the memory does not hold a validation of {batch} images at a time{wanted_memory(error)}; "
-            "lower hidden, layers or head, or take a device with more"
+            f"out of memory in a validation with {batch} images at a time{wanted_memory(error)}; "
+            "lower hidden, layers or head, or use a device with more memory"
         ) from None
     run.note_validation(score.nats)
     metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
@@ -177,24 +177,24 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
 
 
 def _keep(run: Training, out: Path, spare: list[str]) -> None:
-    """Write the checkpoint of this step, then delete those that it makes superfluous."""
+    """Write the checkpoint of this step, then delete those that it supersedes."""
     run.check()
     checkpoints.save(out, run.checkpoint())
     _tidy(run, out, spare)
 
 
 def _rescue(run: Training, out: Path, spare: list[str]) -> None:
-    """Write the checkpoint of this step, unless it is there: once the data are, its steps need not be done again."""
+    """Write the checkpoint of this step unless it exists, so that a later run need not repeat its steps."""
     path = checkpoints.path_of(out, run.step)
     if run.step > 0 and (path.name in spare or not path.exists()):
-        with suppress(TrainingError):  # what ended it is to be said
+        with suppress(TrainingError):  # the error that ended the training is the one to report
             _keep(run, out, spare)
 
 
 def _tidy(run: Training, out: Path, spare: list[str]) -> None:
-    """Say in best.json which checkpoint is the best so far, and delete those that are superfluous.
+    """Write the best checkpoint so far to best.json, and delete the superseded checkpoints.
 
-    Also at the start: a kill may have come between a checkpoint and this.
+    This also runs at the start, because an earlier process may have been killed between the checkpoint and this.
     """
     if run.best is None:
         (out / "best.json").unlink(missing_ok=True)
@@ -208,7 +208,7 @@ def _tidy(run: Training, out: Path, spare: list[str]) -> None:
 
 
 def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
-    """Draw the images of the end, unless they are there; False if a stop came first."""
+    """Draw the final samples unless they exist; return False if a stop is requested first."""
     config, path = run.config, out / f"samples-{run.step}.png"
     if config.samples == 0 or path.exists():
         return True
@@ -239,18 +239,18 @@ def _prepare_folder(out: Path) -> None:
         raise SetupError(f"cannot write to {out}: {error.strerror or error}; give another folder with --out") from None
 
 
-def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
+def _print_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str, str]]) -> None:
     for _, reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
     if run.implementation == "reference" and run.config.implementation == "auto":
         needs, there = workspace_bytes(run.config, run.config.batch_size), memory_bytes(run.device)
         print(
-            f"the fast LSTMs would keep {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: the slower "
-            "ones are taken; a smaller batch_size or implementation=fast changes that",
+            f"the fast LSTMs need {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: using the slower "
+            "reference LSTMs; lower batch_size or set implementation=fast to avoid that",
             file=sys.stderr,
         )
     if saved is None:
-        print(f"starts at step 0 of {run.config.steps:,}", flush=True)
+        print(f"starting at step 0 of {run.config.steps:,}", flush=True)
         return
     theirs = saved.train_config
     other = [
@@ -259,11 +259,11 @@ def _tell_start(run: Training, saved: Checkpoint | None, refused: list[tuple[str
         if getattr(theirs, name) != getattr(run.config, name)
     ]
     if other:
-        print(f"checkpoint-{saved.step}.pt had other settings: {', '.join(other)}", file=sys.stderr)
-    print(f"goes on from checkpoint-{saved.step}.pt at step {run.step:,} of {run.config.steps:,}", flush=True)
+        print(f"checkpoint-{saved.step}.pt has other settings: {', '.join(other)}", file=sys.stderr)
+    print(f"resuming from checkpoint-{saved.step}.pt at step {run.step:,} of {run.config.steps:,}", flush=True)
 
 
-def _tell_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
+def _report_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
     bits = bits_per_dim(nats, run.config.data.dims)
     metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)
     progress.step(run.step, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)

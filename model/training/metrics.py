@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what the trainer says to whoever watches it, one JSON object a line."""
+"""`metrics.jsonl`: the trainer's measurements and events for other programs, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from model.training.tensorboard import Board
 
 
 class Metrics:
-    """Appends lines to `metrics.jsonl`, each flushed at once.
+    """Appends lines to `metrics.jsonl` and flushes each at once.
 
     Args:
-        folder: of the training.
+        folder: output folder of the training.
         began_s: `time.monotonic()` when this process began.
-        board: gets the figures too.
+        board: TensorBoard writer that gets the same measurements.
     """
 
     def __init__(self, folder: Path, *, began_s: float, board: Board | None = None) -> None:
@@ -25,11 +25,11 @@ class Metrics:
         path = folder / "metrics.jsonl"
         torn = path.exists() and not _ends_a_line(path)
         self._file = path.open("a", encoding="utf-8")
-        if torn:  # the writer before us was killed in the middle of a line: let ours begin on one of its own
+        if torn:  # an earlier writer was killed in the middle of a line: begin a new one
             self._file.write("\n")
 
     def measurement(self, step: int, *, epoch: float, nats: float, bits_per_dim: float, images_per_s: float) -> None:
-        """Report training: mean nats per image, and the pace since the line before."""
+        """Write a training measurement: mean nats per image, and images per second since the previous one."""
         self._write(
             step=step, epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s, **self._when()
         )
@@ -37,13 +37,13 @@ class Metrics:
             self._board.scalars("train", step, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s)
 
     def evaluation(self, step: int, *, epoch: float, nats: float, bits_per_dim: float) -> None:
-        """Report a validation: mean nats per image of the validation split."""
+        """Write a validation: mean nats per image of the validation split."""
         self._write(step=step, split="valid", epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, **self._when())
         if self._board is not None:
             self._board.scalars("valid", step, nats=nats, bits_per_dim=bits_per_dim)
 
     def event(self, event: str, **values: Any) -> None:
-        """Remark on something: `start` or `end`."""
+        """Write an event: `start` or `end`."""
         self._write(event=event, **values, **self._when())
 
     def _when(self) -> dict[str, float]:

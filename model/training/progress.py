@@ -1,4 +1,4 @@
-"""What a training says on stdout: one line that moves on a terminal, plain lines in a pipe or a file."""
+"""Progress of a training on stdout: one line updated in place on a terminal, plain lines in a pipe or a file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ BAR = 24  # characters
 
 
 class Progress:
-    """Says where a training is.
+    """Shows the progress of a training.
 
     Args:
-        steps: of the training in all.
-        first: the step that it goes on from.
-        stream: stdout if not given.
+        steps: total steps of the training.
+        first: the step that this process starts from.
+        stream: stdout by default.
     """
 
     def __init__(self, steps: int, *, first: int, stream: TextIO | None = None) -> None:
@@ -26,12 +26,12 @@ class Progress:
         self._drawn = False
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._clear()
         print(text, file=self.stream, flush=True)
 
     def step(self, step: int, *, nats: float, bits_per_dim: float, images_per_s: float) -> None:
-        """Tell the newest measurement: on a terminal the line before it is overwritten."""
+        """Show the newest measurement; on a terminal it replaces the previous one."""
         figures = f"nats {nats:.2f}  bits/dim {bits_per_dim:.3f}  {images_per_s:,.0f} images/s"
         if not self.moves:
             print(f"step {step}/{self.steps}  {figures}", file=self.stream, flush=True)
@@ -44,14 +44,14 @@ class Progress:
         self._drawn = True
 
     def close(self) -> None:
-        """Leave the moving line as it is, and begin a new one."""
+        """End the line that is updated in place."""
         if self._drawn:
             self.stream.write("\n")
             self.stream.flush()
             self._drawn = False
 
     def _left(self, step: int) -> str:
-        """Guess the time to the end from the pace since the beginning of this process."""
+        """Estimate the remaining time from the rate of this process so far."""
         if step <= self.first:
             return ""
         seconds = round((time.monotonic() - self.began_s) / (step - self.first) * (self.steps - step))

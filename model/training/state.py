@@ -1,4 +1,6 @@
-"""A training between two steps: network, optimizer, place in the data; and its way into a checkpoint and back."""
+"""The state of a training between two steps: network, optimizer, place in the data; saved to and restored from a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
 from model.training.checkpoint import Checkpoint
 
-OTHER_DATA = "holds other images than those that it was trained on"  # they were prepared anew, or otherwise
+OTHER_DATA = "differs from the data that the checkpoint was trained on"  # it was prepared again, or with other options
 
 
 class Training:
-    """What changes with each step. Two in the same state go on identically, bit for bit, on the same machine."""
+    """The state of a training. Two equal states continue bit for bit identically on the same machine."""
 
     def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -44,14 +46,14 @@ class Training:
         self.step = 0
         self.position = 0  # training images seen, over all epochs
         self.valid: tuple[int, float] | None = None  # (step, nats) of the latest validation
-        self.best: tuple[int, float] | None = None  # of the lowest
+        self.best: tuple[int, float] | None = None  # (step, nats) of the validation with the lowest nats
         self._window_sum = torch.zeros((), dtype=torch.float64, device=device)  # nats of the steps since the last log
         self._window_steps = 0
-        self._norms = torch.zeros((), device=device)  # not finite as soon as one gradient since the last check was not
+        self._norms = torch.zeros((), device=device)  # not finite if any gradient since the last check is not finite
 
     @property
     def eval_net(self) -> nn.Module:
-        """The network to evaluate and to draw from: the running mean of the weights if there is one."""
+        """The network for evaluation and sampling: that of the weights' running mean (EMA) if there is one."""
         return self.net if self.ema is None else self.ema
 
     @property
@@ -60,14 +62,14 @@ class Training:
         return self.position / self.feed.count
 
     def advance(self, rate: float | None = None, *, check_stop: Callable[[], None] = lambda: None) -> None:
-        """Do one step. On a GPU this only queues it: nothing here waits for a result.
+        """Do one optimizer step. On a GPU the step is only queued: nothing here waits for its result.
 
         Args:
-            rate: learning rate, if not the settings' schedule decides it.
-            check_stop: called while data are waited for; what it raises ends the step before it has changed anything.
+            rate: learning rate; by default that of the settings' schedule.
+            check_stop: called while the step waits for data; an exception that it raises leaves the state unchanged.
 
         Raises:
-            DataError: a shard is damaged or did not come.
+            DataError: a shard is damaged or missing.
         """
         config = self.config
         levels, values = self.feed.at(self.position, check_stop)  # (B, C, H, W), (B, 2V)
@@ -87,7 +89,7 @@ class Training:
         self._norms += norm.detach()
 
     def _average(self, ema: nn.Module) -> None:
-        """Move the mean a little towards the weights; further at first, when the mean is of few steps."""
+        """Update the running mean of the weights; its decay is lower during the first steps."""
         share = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
         mean: list[Tensor] = list(ema.parameters())
         now: list[Tensor] = list(self.net.parameters())
@@ -96,42 +98,42 @@ class Training:
             torch._foreach_add_(mean, now, alpha=share)
 
     def mean_nats(self) -> float:
-        """Mean nats per image over the steps since the last multiple of `log_every`. A GPU is waited for here.
+        """Mean nats per image over the steps since the last multiple of `log_every`. This waits for the GPU.
 
         Raises:
-            TrainingError: a loss or a gradient since then was not finite.
+            TrainingError: a loss or a gradient since then is not finite.
         """
         self.check()
         return self._window_sum.item() / max(1, self._window_steps)
 
     def close_window(self) -> None:
-        """Begin a new mean."""
+        """Reset the mean nats per image."""
         self._window_sum.zero_()
         self._window_steps = 0
 
     def check(self) -> None:
-        """Make sure that all steps so far were sound, so that what is kept or shown is.
+        """Check that the losses and gradients of all steps so far are finite, before they are saved or shown.
 
         Raises:
-            TrainingError: a loss or a gradient was not finite.
+            TrainingError: a loss or a gradient is not finite.
         """
         loss, norms = self._window_sum.item(), self._norms.item()
         self._norms.zero_()
         if not math.isfinite(loss) or not math.isfinite(norms):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise TrainingError(
-                f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'} by step {self.step}; "
-                f"nothing of it was saved: lower learning_rate (now {self.config.learning_rate:g}) and run again"
+                f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'} by step {self.step} and this "
+                f"state was not saved; lower learning_rate (now {self.config.learning_rate:g}) and run again"
             )
 
     def note_validation(self, nats: float) -> None:
-        """Remember a validation of this step, and whether it is the best so far."""
+        """Record the validation of this step, and whether it is the best so far."""
         self.valid = (self.step, nats)
         if self.best is None or nats < self.best[1]:
             self.best = self.valid
 
     def checkpoint(self) -> Checkpoint:
-        """Copy out everything that the next step depends on."""
+        """Return a copy of everything that the next step depends on."""
         rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state_all()
@@ -154,23 +156,23 @@ class Training:
         )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Take over the state of a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
-            CheckpointError: it is of another network or optimizer.
+            CheckpointError: the checkpoint is of another network or optimizer.
         """
         problem = network_mismatch(saved.train_config.model_dump(), self.config)
         if problem is not None:
             raise CheckpointError(
-                f"checkpoint-{saved.step}.pt is of another network: {problem}, or another folder to begin anew"
+                f"checkpoint-{saved.step}.pt is of another network: {problem}, or start in another folder"
             )
         _load_weights(self.net, saved, saved.model)
-        if self.ema is not None:  # switched on for this run: it begins at the weights
+        if self.ema is not None:  # a checkpoint without a running mean: it begins at the weights
             _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)
         self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.optimizer.load_state_dict(saved.optimizer)
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.config.weight_decay  # the settings of this run hold, not the checkpoint's
+            group["weight_decay"] = self.config.weight_decay  # from this run's settings, not from the checkpoint
         torch.set_rng_state(saved.rng["cpu"])
         if self.device.type == "cuda" and len(saved.rng.get("cuda", ())) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(saved.rng["cuda"])
@@ -181,14 +183,14 @@ class Training:
         self.valid, self.best = progress["valid"], progress["best"]
         self.feed.strategy = parse(progress.get("order", "full"))
         if progress.get("data", self.data_id) != self.data_id:
-            print(f"{self.config.dataset} {OTHER_DATA} so far", file=sys.stderr)
+            print(f"{self.config.dataset} {OTHER_DATA}; training continues on it", file=sys.stderr)
 
 
 def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
-    """Build the network of a checkpoint, with the mean of its weights if it has one, ready to be asked.
+    """Build the network of a checkpoint in evaluation mode, with the running mean of its weights if it has one.
 
     Raises:
-        CheckpointError: it is of a network that this version does not have.
+        CheckpointError: the weights do not fit this version's network.
     """
     config = saved.train_config
     net = build(config, choose_implementation(config, memory_bytes(device))).to(device)
@@ -197,9 +199,9 @@ def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Give the rate of the step after `step` steps: constant, or half a cosine from the full rate to nearly none.
+    """Return the learning rate of the step that follows `step` steps: constant, or cosine decay towards zero.
 
-    Over the first `warmup_steps` it rises to that in equal steps.
+    During the first `warmup_steps` steps it is scaled by a linear warm-up.
     """
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "constant":
@@ -208,9 +210,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer that the settings name."""
+    """Build the optimizer of the settings."""
     parameters: list[Tensor] = list(net.parameters())
-    if config.optimizer == "rmsprop":  # the paper's; it gives no constants, these are usual ones
+    if config.optimizer == "rmsprop":  # the paper's optimizer; the paper gives no constants, these are common ones
         return torch.optim.RMSprop(
             parameters, lr=config.learning_rate, alpha=0.95, eps=1e-8, weight_decay=config.weight_decay
         )
@@ -222,6 +224,6 @@ def _load_weights(net: nn.Module, saved: Checkpoint, weights: dict[str, Any]) ->
         net.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(
-            f"the weights of checkpoint-{saved.step}.pt are of another version's {saved.config.get('model')}; "
-            "use the version that wrote it"
+            f"the weights of checkpoint-{saved.step}.pt do not fit this version's {saved.config.get('model')}; "
+            "use the version of pixel-orch that wrote it"
         ) from None

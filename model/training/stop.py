@@ -1,4 +1,4 @@
-"""Being asked to stop. Nothing heavy here: it is installed before torch is imported, which takes seconds."""
+"""The stop request by signal. The handlers are installed before torch is imported, because that takes seconds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from types import FrameType
 
 
 class Stopped(Exception):  # noqa: N818 - an event, not an error
-    """The work was given up half-way, because a stop was asked for."""
+    """A stop request ended the work before it was complete."""
 
 
 class StopFlag:
-    """Remembers the first SIGTERM or SIGINT; the loop reads it where it can stop without losing anything."""
+    """Records the first SIGTERM or SIGINT; the training loop reads it where it can stop without losing steps."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     def install(self) -> None:
-        """Take over SIGTERM and SIGINT for this process."""
+        """Install the handlers of SIGTERM and SIGINT in this process."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._remember)
 
@@ -26,11 +26,11 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports for that signal: 143 for SIGTERM, 130 for SIGINT."""
+        """The exit code that a shell reports for the signal: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + (self.signum or 0)
 
     def check(self) -> None:
-        """Raise `Stopped` if a stop was asked for: for work that can simply be dropped, such as a validation."""
+        """Raise `Stopped` if a stop was requested: for work that can be repeated, such as a validation."""
         if self:
             raise Stopped
 

@@ -1,4 +1,4 @@
-"""TensorBoard events of a training, for those who watch it there. Tensorboard is imported only if it is asked for."""
+"""TensorBoard events of a training. TensorBoard is imported only with the setting `tensorboard=on`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Board:
     """Writes scalars to a folder that `tensorboard --logdir` reads.
 
     Args:
-        folder: where to; made if it is not there.
-        step: the step that the training goes on from: what a killed process wrote of later ones is left out.
+        folder: output folder; created if it does not exist.
+        step: the step that the training starts from; events of later steps from a killed process are discarded.
 
     Raises:
         SetupError: tensorboard is not installed.
@@ -23,11 +23,11 @@ class Board:
     def __init__(self, folder: Path, *, step: int) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise SetupError(
-                "tensorboard=on needs the extra: pip install 'pixel-orch[tensorboard]', or leave the setting out"
+                "tensorboard=on needs an extra: pip install 'pixel-orch[tensorboard]', or set tensorboard=off"
             )
         from torch.utils.tensorboard import SummaryWriter
 
-        writer: Any = SummaryWriter  # torch gives its methods no types
+        writer: Any = SummaryWriter  # torch does not type its methods
         self._writer = writer(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, group: str, step: int, **values: float) -> None:
@@ -37,5 +37,5 @@ class Board:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush and close the writer."""
         self._writer.close()

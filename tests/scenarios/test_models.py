@@ -37,4 +37,4 @@ def test_a_network_is_trained_in_the_embedded_cloud(model: str, more: list[str],
         code, said = stage.run("evaluate", "--checkpoint", answer["checkpoint"])
         assert code == 0, said
         assert f"model       {model}" in said
-        assert "this is an upper bound of its nats" in said
+        assert "an upper bound on the image's nats" in said

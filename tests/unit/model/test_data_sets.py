@@ -124,7 +124,10 @@ def test_each_data_set_is_prepared_verified_trained_scored_and_drawn_from(
     assert score["bits_per_dim"] == pytest.approx(score["nats"] / facts.dims / np.log(2))
     assert score["paper"] is None  # these are not the published files
     if name in ("mnist-static", "cifar10", "imagenet-small-32", "imagenet-small-64"):
-        assert "not beside the paper's figures: its files are not the published ones" in score["remarks"]
+        assert (
+            "not comparable with the paper's results: the data set's files are not the published ones"
+            in score["remarks"]
+        )
     if name.startswith("imagenet-box"):  # drawn as those of the same size above
         return
     draws = ["sample", "--checkpoint", checkpoint, "--count", "1", "--engine", "native" if large else "auto"]
@@ -200,11 +203,11 @@ def test_data_that_moved_are_the_same_data_and_others_are_told_apart(
     moved.symlink_to(drive)
     capsys.readouterr()
     assert run(config(moved, steps=3), tmp_path / "out") == 0
-    assert "holds other images" not in capsys.readouterr().err
+    assert "differs from the data" not in capsys.readouterr().err
     other = write_bag(tmp_path / "other.bag", Drive(seconds=6, jpeg=False))
     prepare("udacity", Options(source=str(other), out=tmp_path / "other", size=8, levels=16))
     assert run(config(tmp_path / "other", steps=4), tmp_path / "out") == 0
-    assert "holds other images than those that it was trained on so far" in capsys.readouterr().err
+    assert "differs from the data that the checkpoint was trained on; training continues" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_ends_the_training_with_one_line(drive: Path, tmp_path: Path) -> None:
@@ -334,24 +337,27 @@ def test_what_cannot_be_told_is_one_line(drive: Path, tmp_path: Path, capsys: py
         (("--dataset", drive, "--condition", "weather"), "has no column weather; it has stamp_ns, camera, latitude"),
         (("--condition", "speed"), "digits has no column speed; it has no columns"),
         (("--dataset", drive, "--condition", "speed,speed"), "each once"),
-        (("--dataset", drive, "--condition", "speed", "--multiscale", "4"), "a multi-scale network takes no condition"),
+        (
+            ("--dataset", drive, "--condition", "speed", "--multiscale", "4"),
+            "a multi-scale network cannot be conditioned",
+        ),
     ):
         assert call("train", *words, "--out", tmp_path / "out", "--set", "samples=0") == 2
         err = capsys.readouterr().err
         assert says in err
         assert err.count("\n") == 1
     assert run(config(drive, steps=1, condition="speed"), tmp_path / "told") == 0
-    for word, says in (("weather=1", "is not conditioned on weather; it is on speed"), ("speed", "give NAME=NUMBER")):
+    for word, says in (("weather=1", "is not conditioned on weather; it is on speed"), ("speed", "is not NAME=NUMBER")):
         told = path_of(tmp_path / "told", 1)
         assert call("sample", "--checkpoint", told, "--out", tmp_path / "a.png", "--condition", word) == 2
         assert says in capsys.readouterr().err
     assert run(config(drive, steps=1), tmp_path / "plain") == 0
     plain = path_of(tmp_path / "plain", 1)
     assert call("sample", "--checkpoint", plain, "--out", tmp_path / "a.png", "--condition", "speed=1") == 2
-    assert "this network is not told anything" in capsys.readouterr().err
+    assert "this network is unconditional" in capsys.readouterr().err
     assert parse_values(["a=1,b=-2.5", "c=0"]) == {"a": 1.0, "b": -2.5, "c": 0.0}
     for wrong in ("a", "a=x", "a=nan", "a=1,a=2", "a=inf", ""):
-        with pytest.raises(SetupError, match="give NAME=NUMBER, each name once"):
+        with pytest.raises(SetupError, match="is not NAME=NUMBER with each name once"):
             parse_values([wrong])
 
 
@@ -366,7 +372,7 @@ def test_its_cost_is_counted_and_it_completes_like_any_other(drive: Path, tmp_pa
 
 
 def test_settings_of_data_are_checked_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="dataset = nosuch in --set: give digits"):
+    with pytest.raises(ConfigError, match="dataset = nosuch in --set: not a data set; give"):
         config_from_settings({"dataset": "nosuch"})
     assert config_from_settings({"dataset": "udacity-2-1"}).dataset == "udacity-2-1"
     assert config_from_settings({"dataset": "/data/mine"}).dataset == "/data/mine"

@@ -19,7 +19,7 @@ from orchestrator.plan.validators import check_data, check_prepare
         ("cifar10", {"source": "s3://b/cifar"}, "is not a URL"),
         ("cifar10", {"levels": "300"}, "--prepare: argument --levels: '300' is not a whole number from 2 to 256"),
         ("cifar10", {"colour": "4"}, "--prepare: unrecognized arguments: --colour=4"),
-        ("cifar10", {"size": "32"}, "--prepare: --size means nothing for cifar10; leave it out"),
+        ("cifar10", {"size": "32"}, "--prepare: --size does not apply to cifar10; omit it"),
         ("cifar10", {"unverified": "maybe"}, "--prepare: argument --unverified: ignored explicit argument 'maybe'"),
         ("cifar10", {"lev": "8"}, "--prepare: unrecognized arguments: --lev=8"),
     ],

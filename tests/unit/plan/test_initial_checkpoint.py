@@ -34,7 +34,7 @@ def test_peeking_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "checkpoint-1.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'touch harmed'\ntR.")
-    with pytest.raises(CheckpointError, match="is damaged, cut off or no checkpoint"):
+    with pytest.raises(CheckpointError, match="is damaged, truncated or not a checkpoint"):
         peek(path)
     assert not Path("harmed").exists()
 
@@ -76,9 +76,13 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("empty", {}, "there is no checkpoint-<step>.pt in empty"),
         ("model.pt", {}, "model.pt has no step in its name"),
         ("checkpoint-8.pt", {}, "checkpoint-8.pt holds step 7, not the step of its name"),
-        ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, cut off or no checkpoint"),
-        ("checkpoint-7.pt", {"hidden": 8}, "does not fit: hidden is 16 there and 8 here; give hidden=16"),
-        ("checkpoint-7.pt", {"optimizer": "rmsprop"}, "optimizer is adamw there and rmsprop here"),
+        ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, truncated or not a checkpoint"),
+        (
+            "checkpoint-7.pt",
+            {"hidden": 8},
+            "does not fit: the checkpoint has hidden=16, this run has 8; give hidden=16",
+        ),
+        ("checkpoint-7.pt", {"optimizer": "rmsprop"}, "the checkpoint has optimizer=adamw, this run has rmsprop"),
         ("checkpoint-7.pt", {"steps": 7}, "is of step 7, and --steps is 7: nothing is left to train"),
         ("s3://bucket", {}, "is not an S3 URL; give s3://BUCKET/PREFIX"),
         ("s3://No/where", {}, "is not an S3 URL"),

@@ -50,14 +50,14 @@ def call(*words: str | Path) -> int:
         (("train", "--model", "gan"), "invalid choice"),
         (("train", "--set", "hidden"), "not KEY=VALUE"),
         (("train", "--set", "hiden=4"), "did you mean hidden?"),
-        (("train", "--set", "hidden=0"), "hidden = 0 in --set cannot be; give a whole number at least 1"),
+        (("train", "--set", "hidden=0"), "hidden = 0 in --set is not valid; give a whole number at least 1"),
         (
             ("train", "--dataset", "photos-16", "--set", "hidden=2"),
-            "hidden = 2 in --set: photos-16 has 3 colours; give at least that many maps",
+            "hidden = 2 in --set: photos-16 has 3 colours; give at least that many feature maps",
         ),
         (
             ("train", "--dataset", "photos-16", "--set", "head=2"),
-            "head = 2 in --set: photos-16 has 3 colours; give at least that many maps",
+            "head = 2 in --set: photos-16 has 3 colours; give at least that many feature maps",
         ),
         (("train", "--multiscale", "3"), "multiscale = 3 in --set: small images of digits can have 4, 2, 1 rows"),
         (("train", "--set", "hidden=4", "--set", "hidden=5"), "give it once"),
@@ -104,7 +104,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--set", "device=cuda", "--out", tmp_path) == 2
-    assert "sees no GPU here; take device auto or cpu" in capsys.readouterr().err
+    assert "sees no GPU here; use device auto or cpu" in capsys.readouterr().err
 
 
 def test_without_torch_it_names_the_extra(
@@ -112,7 +112,7 @@ def test_without_torch_it_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert call("train", "--out", tmp_path) == 2
-    assert "torch not installed: needs the extra: pip install 'pixel-orch[train]'" in capsys.readouterr().err
+    assert "torch not installed; install the extra: pip install 'pixel-orch[train]'" in capsys.readouterr().err
 
 
 def test_the_name_in_errors_is_the_callers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_sample_draws_a_picture_that_a_person_can_see(
 ) -> None:
     for name in ("a.png", "b.png"):
         assert call("sample", "--checkpoint", trained, "--out", tmp_path / name, "--count", "5", "--seed", "3") == 0
-    assert "5 images of step 3" in capsys.readouterr().out
+    assert "5 images drawn by the checkpoint of step 3" in capsys.readouterr().out
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (3 * 68 + 4, 2 * 68 + 4)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -97,7 +97,14 @@ def test_validations_are_a_small_part_of_the_papers_trainings(name: str) -> None
 def test_what_the_paper_does_not_say_is_declared(name: str) -> None:
     found = preset(name)
     assert {"ema", "grad_clip", "learning_rate", "steps"} <= found.settings.keys()  # not the demo's, if that changes
-    words = ("learning rate and steps", "alpha 0.95", "gradient of norm 1 ", "running mean", "0.998", "2 layers")
+    words = (
+        "learning rate and steps",
+        "alpha 0.95",
+        "gradients clipped to norm 1,",
+        "running mean",
+        "0.998",
+        "2 layers",
+    )
     assert [word for word in words if word not in found.chosen] == []
     assert (found.settings["ema"], found.settings["grad_clip"]) == (0.998, 1.0)
     net = build(TrainConfig(model="row-lstm", layers=1, head=8))

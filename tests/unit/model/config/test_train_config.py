@@ -53,7 +53,7 @@ def test_a_misspelt_setting_is_told_the_nearest_name() -> None:
 def test_a_number_that_cannot_be_is_told_the_range(value: str | float) -> None:
     text = refusal(steps=value)
     assert text.startswith("steps = ")
-    assert "give a whole number at least 1, at most 1000000000 (optimizer steps in all; default" in text
+    assert "give a whole number at least 1, at most 1000000000 (total optimizer steps; default" in text
 
 
 @pytest.mark.parametrize("value", ["0", "-0.1", "nan", "inf", "-inf", "1e-999", "11", "1,5"])
@@ -64,7 +64,7 @@ def test_a_rate_must_be_a_positive_finite_number(value: str) -> None:
 def test_names_are_told_the_names_that_are_known() -> None:
     assert "give rmsprop or adamw" in refusal(optimizer="sgd")
     assert "give pixelcnn" in refusal(model="gan")
-    assert "give digits" in refusal(dataset="\n")
+    assert "give a registered name such as digits" in refusal(dataset="\n")
 
 
 def test_every_field_has_a_description_and_a_default() -> None:
@@ -112,7 +112,7 @@ def test_assignments_are_read_once_each() -> None:
         (b"\x00\x00", "is not JSON"),
         (b"{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[1]", "holds no JSON object"),
+        (b"[1]", "is not a JSON object"),
         (b'{"stepz": 1}', "unknown setting stepz in"),
         (b'{"steps": "5"}', "give a whole number"),
         (b'{"learning_rate": NaN}', "give a number above 0"),

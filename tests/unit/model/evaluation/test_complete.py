@@ -106,9 +106,9 @@ def odd_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("test:360", "top", "the test split of digits has images 0 to 359"),
         ("none.png", "top", "cannot read the image none.png: No such file"),
-        ("small.png", "top", "is 4x8 pixels, the network draws 8x8; resize it"),
-        ("colour.png", "top", "has mode RGB, the network draws gray (mode L); convert it"),
-        ("text.png", "top", "is no image; give a PNG, or test:INDEX"),
+        ("small.png", "top", "is 4x8 pixels, but the network draws 8x8; resize the image"),
+        ("colour.png", "top", "has mode RGB, but the network draws gray (mode L); convert the image"),
+        ("text.png", "top", "is not an image; give a PNG, or test:INDEX"),
         ("torn.png", "top", "cannot read the image"),
         ("test:0", "middle", "--occlude 'middle' is not bottom, left, top, right or box:R,C,H,W"),
         ("test:0", "box:0,0,9,1", "is not inside 8 rows and 8 columns"),
@@ -137,7 +137,7 @@ def test_a_colour_image_is_read_as_its_levels(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (image_files.read(tmp_path / "a.png", (3, 2, 3), K=256) == pixels.transpose(2, 0, 1)).all()
     Image.fromarray(pixels).convert("RGBA").save(tmp_path / "b.png")
-    with pytest.raises(SetupError, match=r"has mode RGBA, the network draws colour \(mode RGB\)"):
+    with pytest.raises(SetupError, match=r"has mode RGBA, but the network draws colour \(mode RGB\)"):
         image_files.read(tmp_path / "b.png", (3, 2, 3), K=256)
 
 

@@ -80,7 +80,7 @@ def score(capsys: pytest.CaptureFixture[str], checkpoint: Path, *words: str) -> 
 @pytest.mark.parametrize(
     ("splits", "asked", "own"),
     [
-        ({"train": 24, "test": 12}, "test", ", there being no valid ones"),  # CIFAR-10 without --holdout
+        ({"train": 24, "test": 12}, "test", ", because there are no valid images"),  # CIFAR-10 without --holdout
         ({"train": 24, "valid": 12}, "test", ""),  # the small ImageNets
         (ALL, "valid", ""),
         (ALL, "test", None),
@@ -89,18 +89,18 @@ def score(capsys: pytest.CaptureFixture[str], checkpoint: Path, *words: str) -> 
 def test_it_is_said_that_the_best_was_chosen_by_the_images_that_it_is_scored_on(
     splits: dict[str, int], asked: str, own: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judged = asked if asked in splits else "valid"
+    scored = asked if asked in splits else "valid"
     run(config(prepare(tmp_path / "data", splits)), tmp_path / "out")
     best = load(find(tmp_path / "out")).step
     for checkpoint, step in ((tmp_path / "out", best), (path_of(tmp_path / "out", 3), 3)):  # 3 was never validated
         found = score(capsys, checkpoint, "--split", asked)
-        assert (found["split"], found["step"]) == (judged, step)
-        said = [f"this checkpoint was chosen as the best by {judged} images too{own}"]
+        assert (found["split"], found["step"]) == (scored, step)
+        said = [f"this checkpoint was chosen as the best on the same {scored} images{own}"]
         assert [remark for remark in found["remarks"] if "chosen" in remark] == (
             said if own is not None and step == best else []
         )
-        elsewhere = f"there are no {asked} images; these are the {judged} ones"
-        assert (elsewhere in found["remarks"]) == (asked != judged)
+        elsewhere = f"there are no {asked} images; the {scored} images are scored instead"
+        assert (elsewhere in found["remarks"]) == (asked != scored)
 
 
 # Data that were prepared anew
@@ -113,7 +113,7 @@ def test_values_mean_to_a_network_what_they_meant_when_it_was_trained(
     other = prepare_otherwise(data, tmp_path / "other")
     run(config(data, condition="light"), tmp_path / "out")
     before = score(capsys, path_of(tmp_path / "out", 6))
-    assert before["remarks"] == ["these are -log p(image | light), not of the image alone"]
+    assert before["remarks"] == ["the scores are -log p(image | light), not -log p(image)"]
     shutil.copytree(tmp_path / "out", tmp_path / "resumed")
     for step in (4, 5, 6):
         path_of(tmp_path / "resumed", step).unlink()
@@ -121,10 +121,10 @@ def test_values_mean_to_a_network_what_they_meant_when_it_was_trained(
     other.rename(data)
     after = score(capsys, path_of(tmp_path / "out", 6))
     assert after["nats"] == before["nats"]
-    assert f"{data} holds other images than those that it was trained on" in after["remarks"]
+    assert f"{data} differs from the data that the checkpoint was trained on" in after["remarks"]
     capsys.readouterr()
     run(config(data, condition="light"), tmp_path / "resumed")
-    assert "holds other images than those that it was trained on so far" in capsys.readouterr().err
+    assert "differs from the data that the checkpoint was trained on; training continues" in capsys.readouterr().err
     whole, resumed = (load(path_of(tmp_path / name, 6)) for name in ("out", "resumed"))
     assert digest([whole.model, whole.optimizer]) == digest([resumed.model, resumed.optimizer])
     assert whole.progress["best"] == resumed.progress["best"]
@@ -156,7 +156,9 @@ def test_images_of_another_size_are_one_line(
         err = capsys.readouterr().err
         assert f"holds images of {here}, the network is for {there}; prepare the data set as it was" in err
         assert err.count("\n") == 1
-    with pytest.raises(CheckpointError, match=f"of another network: its images are {there} there and {here} here"):
+    with pytest.raises(
+        CheckpointError, match=f"of another network: the checkpoint's images are {there}, this run's are {here}"
+    ):
         run(config(data, steps=7), tmp_path / "out")
 
 
@@ -179,11 +181,11 @@ def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() 
     assert "3.00" in str(table)
     assert remarks == []
     for change, says in (
-        ({"recipe": {"asked": {"holdout": 5000, "levels": 256}}}, "prepared with holdout = 5000"),
-        ({"recipe": {"asked": {"holdout": None, "levels": 8}}}, "prepared with levels = 8"),
-        ({"published": False}, "its files are not the published ones"),
+        ({"recipe": {"asked": {"holdout": 5000, "levels": 256}}}, "the data set was prepared with holdout = 5000"),
+        ({"recipe": {"asked": {"holdout": None, "levels": 8}}}, "the data set was prepared with levels = 8"),
+        ({"published": False}, "the data set's files are not the published ones"),
     ):
-        assert paper_table(plain, published(**change)) == (None, [f"not beside the paper's figures: {says}"])
+        assert paper_table(plain, published(**change)) == (None, [f"not comparable with the paper's results: {says}"])
     for other in ("imagenet-box-32", "mnist-dynamic", "mnist-threshold", "mnist-static-own"):
         assert paper_table(plain, published(other)) == (None, [])
 
@@ -191,8 +193,8 @@ def test_the_papers_figures_stand_beside_published_files_prepared_as_they_are() 
 @pytest.mark.parametrize(
     ("dataset", "setting", "says"),
     [
-        ("cifar10", {"condition": "label"}, "the network is told label"),
-        ("imagenet-small-64", {"multiscale": 32}, "it has none for its multi-scale networks"),
+        ("cifar10", {"condition": "label"}, "the network is conditioned on label"),
+        ("imagenet-small-64", {"multiscale": 32}, "the paper reports none for multi-scale networks"),
     ],
 )
 def test_the_papers_figures_do_not_stand_beside_what_they_do_not_measure(
@@ -200,4 +202,4 @@ def test_the_papers_figures_do_not_stand_beside_what_they_do_not_measure(
 ) -> None:
     assert paper_table(TrainConfig(dataset=dataset), published(dataset))[0] is not None
     found = paper_table(TrainConfig(dataset=dataset, **setting), published(dataset))
-    assert found == (None, [f"not beside the paper's figures: {says}"])
+    assert found == (None, [f"not comparable with the paper's results: {says}"])

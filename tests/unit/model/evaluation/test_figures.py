@@ -82,7 +82,7 @@ def test_without_metrics_there_is_no_training_curve(folder: Path, tmp_path: Path
 
 def test_without_matplotlib_it_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SetupError, match=r"figures needs the extra: pip install 'pixel-orch\[figures\]'"):
+    with pytest.raises(SetupError, match=r"figures needs an extra: pip install 'pixel-orch\[figures\]'"):
         write_all(path_of(folder, 1), folder / "made", seed=0)
 
 
@@ -115,7 +115,7 @@ def test_the_papers_figures_are_beside_the_data_sets_that_it_reports_on(
     assert "the paper" not in report(path_of(folder, 1), split="test", style="table", device="cpu")
     monkeypatch.setattr("model.evaluation.evaluate.TABLES", {"digits": TABLES["cifar10"]})
     table = report(path_of(folder, 1), split="test", style="table", device="cpu")
-    assert "the paper on CIFAR-10, test, bits/dim:" in table
+    assert "the paper's results on CIFAR-10, test, bits/dim:" in table
     assert "  Diagonal BiLSTM            3.00  (train 2.93)" in table
     ours = json.loads(report(path_of(folder, 1), split="test", style="json", device="cpu"))
     assert ours["paper"]["Row LSTM"] == 3.07

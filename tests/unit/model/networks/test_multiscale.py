@@ -253,7 +253,7 @@ def test_every_part_learns() -> None:
 def test_a_plain_networks_checkpoint_is_not_trained_on(tmp_path: Path) -> None:
     plain = SMALL.model_copy(update={"multiscale": 0, "steps": 1, "samples": 0})
     assert train(plain, tmp_path, StopFlag(), began_s=time.monotonic()) == 0
-    with pytest.raises(CheckpointError, match=r"of another network: multiscale is 0 there and 4 here"):
+    with pytest.raises(CheckpointError, match=r"of another network: the checkpoint has multiscale=0, this run has 4"):
         train(SMALL, tmp_path, StopFlag(), began_s=time.monotonic())
 
 
@@ -285,7 +285,7 @@ def test_one_command_each_trains_evaluates_samples_and_completes(
     assert main(["evaluate", *at]) == 0
     said = capsys.readouterr().out
     assert "nats/image  <= " in said
-    assert "this is an upper bound of its nats" in said
+    assert "an upper bound on the image's nats" in said
     assert main(["evaluate", *at, "-o", "json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert score["upper_bound"] is True

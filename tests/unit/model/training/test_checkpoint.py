@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "no checkpoint" in refusal(path)
+        assert "not a checkpoint" in refusal(path)
     assert "no checkpoint at" in refusal(tmp_path / "checkpoint-2.pt")
     assert "no checkpoint at" in refusal(tmp_path)
 
@@ -99,7 +99,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes
 def test_somebody_elses_file_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "checkpoint-1.pt"
     torch.save(content, path)
-    assert "is no checkpoint of pixel-orch" in refusal(path)
+    assert "is not a checkpoint of pixel-orch" in refusal(path)
 
 
 def test_a_file_with_code_in_it_is_refused_unrun(tmp_path: Path) -> None:
@@ -118,7 +118,9 @@ class _Touch:
 
 
 def test_a_folder_means_its_best_checkpoint_or_its_newest(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*; give a file, or the folder of a training"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint in .*; give a checkpoint file, or the output folder of a training"
+    ):
         checkpoints.find(tmp_path)
     for step in (5, 7, 12):
         save(tmp_path, made(step))
@@ -140,7 +142,7 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-1.pt"
     torch.save({"format": checkpoints.FORMAT + 1}, path)
     assert (
-        f"format {checkpoints.FORMAT + 1}, this version reads up to {checkpoints.FORMAT}; update pixel-orch"
+        f"format {checkpoints.FORMAT + 1}, but this version reads formats up to {checkpoints.FORMAT}; update pixel-orch"
         in refusal(path)
     )
 
@@ -159,7 +161,7 @@ def test_the_newest_whole_one_is_found_and_the_refused_are_named(tmp_path: Path)
     assert found.step == 40
     assert [name for name, _ in refused] == ["checkpoint-1000.pt", "checkpoint-300.pt"]
     assert "damaged" in refused[0][1]
-    assert "checkpoint of step 40 under another name" in refused[1][1]
+    assert "holds step 40, which differs from its file name" in refused[1][1]
 
 
 def test_pruning_keeps_the_newest_the_best_and_what_it_was_told_to_spare(tmp_path: Path) -> None:
@@ -192,5 +194,5 @@ def test_the_digest_tells_types_shapes_and_places_apart() -> None:
 
 def test_settings_of_a_later_version_are_one_line() -> None:
     later = replace(made(), config={**made().config, "colour_space": "lab"})
-    with pytest.raises(CheckpointError, match="has a setting colour_space that this version cannot use; update"):
+    with pytest.raises(CheckpointError, match="has a setting colour_space that this version does not support; update"):
         _ = later.train_config

@@ -202,7 +202,9 @@ def test_a_line_cut_off_by_a_kill_does_not_spoil_the_next(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("name", "value"), [("hidden", 3), ("layers", 2), ("head", 4), ("optimizer", "rmsprop")])
 def test_another_networks_checkpoint_is_not_trained_on(name: str, value: object, whole: Path, tmp_path: Path) -> None:
     shutil.copy(path_of(whole, 6), tmp_path)
-    with pytest.raises(CheckpointError, match=rf"of another network: {name} is .* there and {value} here"):
+    with pytest.raises(
+        CheckpointError, match=rf"of another network: the checkpoint has {name}=.*, this run has {value}; give"
+    ):
         run(SMALL.model_copy(update={name: value}), tmp_path)
     assert state(path_of(tmp_path, 6)) == state(path_of(whole, 6))
 
@@ -313,7 +315,7 @@ def test_tensorboard_gets_what_the_metrics_get(tmp_path: Path) -> None:
 
 def test_without_tensorboard_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(SetupError, match=r"tensorboard=on needs the extra: pip install 'pixel-orch\[tensorboard\]'"):
+    with pytest.raises(SetupError, match=r"tensorboard=on needs an extra: pip install 'pixel-orch\[tensorboard\]'"):
         run(SMALL.model_copy(update={"tensorboard": "on"}), tmp_path)
 
 
@@ -343,7 +345,7 @@ def test_too_little_memory_for_the_fast_lstms_gets_the_others_and_is_said(
     monkeypatch.setattr("model.training.state.memory_bytes", lambda _: 10**6)
     monkeypatch.setattr("model.training.loop.memory_bytes", lambda _: 10**6)
     assert run(config, tmp_path) == 0
-    assert "too much of the 0.0 GB here: the slower ones are taken" in capsys.readouterr().err
+    assert "too much of the 0.0 GB here: using the slower reference LSTMs" in capsys.readouterr().err
     net = network_of(load(path_of(tmp_path, 1)), torch.device("cpu"))
     assert cast("PixelRNN", net).implementation == "reference"
 

@@ -162,14 +162,14 @@ def signals() -> Iterator[None]:
 
 
 COMMANDS = {
-    "evaluate": ("model.evaluation.evaluate.report", "take --device cpu or a machine with more"),
-    "sample --out a.png": ("model.evaluation.samples.draw_samples", "take a smaller --count, --device cpu or"),
+    "evaluate": ("model.evaluation.evaluate.report", "use --device cpu or a machine with more memory"),
+    "sample --out a.png": ("model.evaluation.samples.draw_samples", "use a smaller --count, --device cpu or"),
     "complete --image a.png --occlude top --out b.png": (
         "model.evaluation.complete.complete",
-        "take a smaller --count",
+        "use a smaller --count",
     ),
-    "figures --out figures": ("model.evaluation.figures.write_all", "take --device cpu or"),
-    "train": ("model.training.loop.Training", "take a smaller batch_size, hidden or layers or"),
+    "figures --out figures": ("model.evaluation.figures.write_all", "use --device cpu or"),
+    "train": ("model.training.loop.Training", "use a smaller batch_size, hidden or layers or"),
 }
 
 
@@ -184,7 +184,7 @@ def test_too_little_memory_is_one_line(
         monkeypatch.setattr(where, fails)
         assert main(words) == 1
         err = capsys.readouterr().err
-        assert f"error: the memory does not suffice, {wanted} were asked for; {instead}" in err
+        assert f"error: out of memory (allocating {wanted}); {instead}" in err
         assert err.count("\n") == 1
 
 
@@ -193,9 +193,12 @@ def test_too_little_memory_is_one_line(
     [
         (
             "model.training.state.nats_per_image",
-            "the memory does not hold batch_size=32 with hidden=16, layers=5, 24.00 GiB",
+            "out of memory in training with batch_size=32, hidden=16, layers=5 (allocating 24.00 GiB)",
         ),
-        ("model.training.loop.evaluate", "the memory does not hold a validation of 128 images at a time, 24.00 GiB"),
+        (
+            "model.training.loop.evaluate",
+            "out of memory in a validation with 128 images at a time (allocating 24.00 GiB)",
+        ),
     ],
 )
 @pytest.mark.usefixtures("signals")

@@ -514,11 +514,11 @@ def test_a_cut_or_flipped_zip_is_refused(tmp_path: Path) -> None:
     [
         ("nosuch", {}, "no data set 'nosuch'; see: pixel-orch data list"),
         ("cifar-10", {}, "no data set 'cifar-10'; did you mean cifar10"),
-        ("images", {}, "images are files of your own; give them with --source PATH"),
+        ("images", {}, "images reads your own files; give them with --source PATH"),
         ("images", {"source": "/nowhere"}, "there is no /nowhere; check --source"),
-        ("mnist-static", {"holdout": 5}, "--holdout means nothing for mnist-static; leave it out"),
+        ("mnist-static", {"holdout": 5}, "--holdout does not apply to mnist-static; omit it"),
         ("mnist-static", {"source": "/nowhere"}, "there is no /nowhere"),
-        ("cifar10", {"cameras": "all"}, "--cameras means nothing for cifar10"),
+        ("cifar10", {"cameras": "all"}, "--cameras does not apply to cifar10"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(name: str, options: dict[str, object], says: str, tmp_path: Path) -> None:
@@ -586,7 +586,7 @@ def test_32_bits_are_refused_and_never_clipped(array: np.ndarray, tmp_path: Path
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tif").write_bytes(tiff(array))
     kind = "floats (mode F)" if array.dtype.kind == "f" else "32-bit integers (mode I)"
-    assert f"a.tif: an image of {kind}, of which nobody says what is white; convert it" in refusal(
+    assert f"a.tif: an image of {kind} has no defined white level; convert it" in refusal(
         "images", tmp_path / "in", tmp_path, size=8
     )
 
@@ -597,7 +597,7 @@ def test_what_pillow_finds_behind_another_name_is_not_opened(tmp_path: Path) -> 
     Pictures.fromarray(crops(1, 8)[0]).save(out, "ICO")
     (tmp_path / "in" / "a.png").write_bytes(out.getvalue())
     assert "a.png: no image, or a damaged one" in refusal("images", tmp_path / "in", tmp_path, size=8)
-    with pytest.raises(SetupError, match=r"a\.png is no image"):
+    with pytest.raises(SetupError, match=r"a\.png is not an image"):
         image_files.read(tmp_path / "in" / "a.png", (3, 8, 8), K=256)
     (tmp_path / "in" / "a.png").unlink()
     for form in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF"):

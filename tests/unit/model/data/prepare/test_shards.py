@@ -301,7 +301,7 @@ def test_a_second_run_does_nothing(root: Path, capsys: pytest.CaptureFixture[str
     assert "(was prepared already)" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (root / "digits").iterdir()} == before
     assert call("data", "verify", "digits") == 0
-    assert "3 shards of digits are whole" in capsys.readouterr().out
+    assert "3 shards of digits match the manifest" in capsys.readouterr().out
 
 
 def test_another_recipe_does_not_replace_what_is_there(

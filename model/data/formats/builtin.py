@@ -13,7 +13,7 @@ def of_name(name: str) -> InMemory:
     """Give a data set of `model.data.load` as a source.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the data set is not available.
     """
     data = dataset.load(name)
     facts = data.facts

@@ -1,4 +1,4 @@
-"""Data sets on their way to a step: where they lie, and in which order a training sees them."""
+"""Data sets: reading the prepared images, and the order in which training uses them."""
 
 from model.data.dataset import Dataset, Prepared, load
 from model.data.shuffle import batch_indices

@@ -22,14 +22,14 @@ from model.errors import DataError
 Split = Literal["train", "valid", "test"]
 Levels = NDArray[np.uint8]  # (N, C, H, W), values 0..K-1
 Values = NDArray[np.float32]  # (N, V)
-FIXED_DRAW = 2**32 - 1  # the "epoch" of the one draw that validation and test of dynamic data are evaluated on
+FIXED_DRAW = 2**32 - 1  # the epoch number that seeds the fixed draw of dynamic validation and test images
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The columns that a network is told, and their mean and spread as it learned them: those of its training images.
+    """The columns that a network is conditioned on, with the mean and standard deviation of its training images.
 
-    Data that were prepared anew have others; by those the same angle would be another value to the network.
+    A data set that is prepared again has other statistics. With them the same angle would give another input.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def facts(self) -> DatasetFacts:
-        """What `model.config` knows of it; `load` has compared the two."""
+        """Its sizes, from `model.config`; `load` checks the images against them."""
         return DATASETS[self.name]
 
     @property
@@ -61,7 +61,7 @@ class Dataset:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     def eval_split(self, name: Split) -> Split:
-        """Say which split is meant: the same, since all three are there."""
+        """Return the split to evaluate: the same one, since all three exist."""
         return name
 
     def batches(
@@ -77,8 +77,8 @@ class Prepared:
     """A data set that `pixel-orch data prepare` wrote, in its folder.
 
     Args:
-        name: as the settings have it.
-        folder: where it is.
+        name: the data set's name in the settings.
+        folder: the folder that holds the shards and the manifest.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -103,11 +103,11 @@ class Prepared:
 
     @property
     def columns(self) -> list[Column]:
-        """What is known of each image."""
+        """The columns of values that each image has."""
         return self.manifest.columns
 
     def eval_split(self, name: Split) -> Split:
-        """Say which split stands for one: some data sets have no validation or no test images of their own."""
+        """Return the split to evaluate: some data sets have no validation images or no test images."""
         other: Split = "test" if name == "valid" else "valid"
         if self.manifest.splits.get(name):
             return name
@@ -124,14 +124,14 @@ class Prepared:
     def batches(
         self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[Levels]:
-        """Give a split in batches, as `Dataset.batches` does. Of dynamic data: its fixed draw.
+        """Yield a split in batches, as `Dataset.batches` does. Dynamic data yield their fixed draw.
 
         Args:
             name: of the split.
             size: images in a batch.
             most: images in all, if that is not 0.
             first: image to begin with.
-            check_stop: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called while it waits for a shard; an exception from it ends the wait.
         """
         files = self.files(name)
         image = self.manifest.image
@@ -150,12 +150,12 @@ class Prepared:
     def rows(
         self, name: Split, first: int, last: int, check_stop: Callable[[], None] = lambda: None
     ) -> NDArray[np.void]:
-        """Give what is known of images that follow one another."""
+        """Read the column values of the images first..last-1."""
         return self.files(name).rows(np.arange(first, last), check_stop)
 
 
 def load(name: str) -> Dataset | Prepared:
-    """Load a data set by its name, or by the folder where it was prepared.
+    """Load a data set by its name, or by the folder that holds it.
 
     Raises:
         DataError: no such data set, it is not prepared or not installed, or it is damaged.
@@ -182,17 +182,17 @@ def _prepared(name: str) -> Prepared:
         if name in REGISTRY:
             raise DataError(f"{name} is not prepared (there is no {folder}); run: pixel-orch data prepare {name}")
         if folder.is_dir():
-            raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data prepare --help")
+            raise DataError(f"{folder} is not a prepared data set (no {MANIFEST}); see: pixel-orch data prepare --help")
         raise DataError(f"no data set {name!r}; known: {', '.join(REGISTRY)}")
     return Prepared(name, folder)
 
 
 def known(rows: NDArray[np.void], conditioning: Conditioning) -> Values:
-    """Turn columns into what a network is conditioned on: each one standardised, and whether it is known.
+    """Turn columns into the conditioning input: each value standardised, with a flag that says whether it is known.
 
     Args:
         rows: (N,), a field for each column.
-        conditioning: which columns, and what they are standardised by.
+        conditioning: the columns, with their mean and standard deviation.
 
     Returns:
         (N, 2 * names): the values, 0 where one is missing, then 1 where it is known and 0 where not.

@@ -10,7 +10,7 @@ READ_BYTES = 4 << 20
 
 
 def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None] = lambda _: None) -> str:
-    """Hash a file, `tell` how many bytes each time.
+    """Hash a file; call `tell` with the number of bytes of each block.
 
     Raises:
         OSError: it cannot be read.

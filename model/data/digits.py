@@ -30,13 +30,13 @@ def load() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _pixels() -> NDArray[np.float64]:
-    """Read the pixels, shape (N, 64), from the file that scikit-learn brings: importing scikit-learn costs seconds."""
+    """Read the pixels, shape (N, 64), from scikit-learn's own file: importing scikit-learn takes seconds."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("the data set digits needs scikit-learn: pip install 'pixel-orch[train]'")
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     try:
-        if not path.exists():  # its place is no promise of scikit-learn's
+        if not path.exists():  # scikit-learn does not guarantee this path
             from sklearn.datasets import load_digits
 
             return np.asarray(load_digits().data, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The training images on their way to the network: held on its device where they fit, else loaded batch by batch."""
+"""Feeds training images to the network: from device memory where they fit, else loaded batch by batch."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def eval_batches(
     conditioning: Conditioning | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Give the images of a split in batches, in order, and what a conditioned network is told of them.
+    """Yield the images of a split in batches, in order, with the conditioning values.
 
     Args:
         data: the data set.
         split: which images.
-        device: where they are wanted.
+        device: device of the returned tensors.
         size: images in a batch.
         most: images in all, if that is not 0.
         conditioning: the columns of a conditioned network.
-        check_stop: called while a shard is waited for; what it raises ends the wait.
+        check_stop: called while it waits for a shard; an exception from it ends the wait.
     """
     first = 0
     for levels in data.batches(split, size, most, check_stop=check_stop):
@@ -49,7 +49,7 @@ def eval_batches(
 
 
 def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]:
-    """Find the columns that the network is to be told.
+    """Find the columns that the network is conditioned on.
 
     Raises:
         ConfigError: the data set does not have one.
@@ -63,25 +63,25 @@ def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]
 
 
 def check_images(config: TrainConfig, data: Dataset | Prepared) -> None:
-    """Make sure that the images are of the size that a checkpoint's network was made for.
+    """Check that the images have the size of the checkpoint's network.
 
     Raises:
-        DataError: they are not: the data set was prepared otherwise since.
+        DataError: the sizes differ, because the data set was prepared again with other settings.
     """
     if size_of(data.facts) != size_of(config.data):
         raise DataError(
             f"{config.dataset} holds images of {size_of(data.facts)}, the network is for {size_of(config.data)}; "
-            "prepare the data set as it was"
+            "prepare the data set with the settings of the checkpoint"
         )
 
 
 class Feed:
-    """Gives the batch that begins at a position: a function of the seed, the position and the strategy.
+    """Returns the batch at a position: a pure function of the seed, the position and the strategy.
 
     Args:
         config: batch size, seed, memory.
         data: the data set.
-        device: where the batches are wanted.
+        device: device of the batches.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
@@ -115,7 +115,7 @@ class Feed:
 
         Args:
             position: images seen before, over all epochs.
-            check_stop: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called while it waits for a shard; an exception from it ends the wait.
 
         Raises:
             DataError: a shard is damaged or did not come.

@@ -1,4 +1,4 @@
-"""Batches for a training: read by a thread ahead of the step that needs them, into buffers that are used again."""
+"""Training batches: a thread reads them ahead of the step that needs them, into reused buffers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from model.data.shards import ShardFiles
 from model.data.shuffle import Order, slice_of
 
 AHEAD = 4  # batches
-CACHED_BYTES_S = 10**9  # what is read faster than that is in the system's memory
-LOOK_S = 0.1  # between two looks at whether a stop was asked for
+CACHED_BYTES_S = 10**9  # faster reads come from the system's page cache
+LOOK_S = 0.1  # between two checks for a requested stop
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Loader:
         memory: all images (N, H, W, C), if they are held in memory.
         binarise: whether the images are gray and a binary one is drawn each time.
         columns: whether what is known of the images is wanted too.
-        rank: which share of each batch is ours.
-        ranks: of how many.
+        rank: index of this process among the ranks.
+        ranks: number of ranks; each loads its share of the batch.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Loader:
         """Give the next batch; the one before is overwritten from now on.
 
         Args:
-            check_stop: called while it is waited for; what it raises ends the wait.
+            check_stop: called while it waits; an exception from it ends the wait.
 
         Raises:
             DataError: a shard is damaged, or did not come.

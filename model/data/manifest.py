@@ -1,4 +1,4 @@
-"""`manifest.json`: what a prepared data set is, in its own words, and a digest over them."""
+"""`manifest.json`: the description of a prepared data set, with a digest of it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def read(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{folder} is no prepared data set (no {MANIFEST}); see: pixel-orch data list") from None
+        raise DataError(f"{folder} is not a prepared data set (no {MANIFEST}); see: pixel-orch data list") from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path} ({_reason(error)}); prepare the data set again") from None
     try:

@@ -122,7 +122,7 @@ class ShardFiles:
         """Let the system read images ahead: it goes on while they are not waited for."""
         number = int(np.searchsorted(self._starts, first, side="right")) - 1
         if not (self.folder / self.shards[number].file).exists():
-            return  # on its way: nobody waits for it yet
+            return  # the shard has not arrived; reading ahead does not wait
         descriptor, head = self._files[number] or self._open(number)
         size = self.image.bytes
         offset = head + (first - int(self._starts[number])) * size
@@ -173,7 +173,7 @@ class ShardFiles:
         while not path.exists():
             check_stop()
             if self.given_up():
-                raise DataError(f"{path} is not waited for any more")
+                raise DataError(f"{path} has not arrived, and the loader was closed")
             if patience.clock() - began_s > patience.timeout_s:
                 raise DataError(f"{path} has not arrived for {patience.timeout_s:.0f} s; see why, or prepare it here")
             patience.sleep(patience.poll_s)
@@ -192,7 +192,7 @@ def header(path: Path, file: Any, images: int, shape: tuple[int, ...]) -> int:
             raise ValueError("another version")
         got, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError:
-        raise DataError(f"{path} is no shard: byte 0: no header of a .npy; prepare the data set again") from None
+        raise DataError(f"{path} is not a shard: byte 0: no .npy header; prepare the data set again") from None
     if (got, fortran, dtype) != ((images, *shape), False, np.dtype(np.uint8)):
         raise DataError(f"{path} holds {dtype} of {got}, its manifest says uint8 of {(images, *shape)}")
     head = int(file.tell())

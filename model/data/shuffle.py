@@ -1,4 +1,4 @@
-"""Which images a step trains on: a pure function of seed, epoch and strategy, whatever machine it is computed on."""
+"""Which images a step trains on: a pure function of seed, epoch and strategy, the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from model.errors import DataError
 Indices = NDArray[np.int64]
 BLOCK, POOL = 512, 16
 BLOCKS = re.compile(r"blocks-([1-9]\d{0,5})x([1-9]\d{0,3})")
-SHUFFLE_BLOCKS, SHUFFLE_POOL = 1, 2  # apart from the streams of the full shuffle, which has two numbers for a seed
+SHUFFLE_BLOCKS, SHUFFLE_POOL = 1, 2  # third seed number; the full shuffle seeds with two, so the streams differ
 
 
 @dataclass(frozen=True)
 class Strategy:
     """How an epoch is shuffled.
 
-    "full": all images, at once. "blocks-512x16": blocks of 512 images that lie together are shuffled, and the images
-    of 16 blocks that follow each other then; so a disk reads megabytes in a row, where a full shuffle seeks.
+    "full" permutes all images. "blocks-512x16" permutes blocks of 512 adjacent images, then permutes the images
+    of each 16 consecutive blocks. A disk then reads megabytes in sequence, where a full shuffle seeks.
     """
 
     block: int = 0  # images of a block; 0: full
@@ -36,10 +36,10 @@ FULL = Strategy()
 
 
 def parse(text: str) -> Strategy:
-    """Read a strategy as a checkpoint names it.
+    """Parse a strategy's name from a checkpoint.
 
     Raises:
-        DataError: it is none.
+        DataError: the name is not that of a strategy.
     """
     match = BLOCKS.fullmatch(text)
     if match:
@@ -87,9 +87,9 @@ class Order:
         return picked, epochs
 
     def ahead(self, position: int) -> list[tuple[int, int]]:
-        """Say which images will be wanted from `position` on, before their epoch ends: (first, behind the last).
+        """Return the ranges of images needed from `position` on: (first, one past the last).
 
-        Those of the pool there, in blocks; nothing for a full shuffle.
+        They are the blocks of the pool at `position`. A full shuffle has none.
         """
         if not self.strategy.block:
             return []
@@ -104,7 +104,7 @@ class Order:
         return position + len(self._from(epoch, start))
 
     def _from(self, epoch: int, start: int) -> Indices:
-        """Give images of an epoch from a place on: some, at least one."""
+        """Return images of an epoch from `start` on: at least one, not necessarily all."""
         if not self.strategy.block:
             if self._pool is None or self._pool[0] != epoch:
                 everything = np.random.default_rng([self.seed, epoch]).permutation(self.images)
@@ -125,7 +125,7 @@ class Order:
         return self._pool[3][start - begin :]
 
     def _cut(self) -> Indices:
-        """Cut the shards into blocks, (N, 2): first image, and the one behind the last. A block is of one shard."""
+        """Cut the shards into blocks, (N, 2): first image, and one past the last. A block never spans two shards."""
         if not self.strategy.block:
             return np.empty((0, 2), np.int64)
         found, first = [], 0
@@ -136,7 +136,7 @@ class Order:
         return np.array(found, np.int64)
 
     def _ordered(self, epoch: int) -> Indices:
-        """Shuffle the blocks; in the first epoch within each shard, so that it can begin before all are there."""
+        """Shuffle the blocks; in the first epoch within each shard, so that training starts before all arrive."""
         generator = np.random.default_rng([self.seed, epoch, SHUFFLE_BLOCKS])
         if epoch:
             return self._blocks[generator.permutation(len(self._blocks))]
@@ -146,13 +146,13 @@ class Order:
 
 
 def slice_of(batch: int, rank: int, ranks: int) -> slice:
-    """Say which part of the global batch is a rank's own: the order does not depend on how many there are.
+    """Return a rank's slice of the global batch. The order of the images is independent of the ranks.
 
     Raises:
-        DataError: the batch cannot be shared out evenly.
+        DataError: the batch is not divisible by the number of ranks.
     """
     if not 0 <= rank < ranks or batch % ranks:
-        raise DataError(f"a batch of {batch} cannot be shared out to {ranks} ranks (this is {rank})")
+        raise DataError(f"a batch of {batch} is not divisible by {ranks} ranks (this is rank {rank})")
     share = batch // ranks
     return slice(rank * share, (rank + 1) * share)
 
@@ -160,7 +160,7 @@ def slice_of(batch: int, rank: int, ranks: int) -> slice:
 def batch_indices(seed: int, position: int, batch_size: int, images: int) -> NDArray[np.int64]:
     """Pick the images of the batch that begins after `position` images have been seen.
 
-    Epochs follow one another without a gap, each in an order of its own: an epoch has each image once, and a batch may
+    Epochs follow one another without a gap, each in its own order. An epoch has each image once. A batch may
     hold the end of one epoch and the beginning of the next.
 
     Args:

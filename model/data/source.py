@@ -1,4 +1,4 @@
-"""What a source of images is to the one who prepares a data set."""
+"""The protocol of an image source, and helpers for sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABEL = Column("label", "|u1")
 
 @dataclass(frozen=True)
 class Block:
-    """Some images of a split, and what is known of each."""
+    """Consecutive images of a split, with their column values."""
 
     split: str
     images: Pixels
@@ -31,9 +31,9 @@ class Source(Protocol):
 
     image: Image
     columns: tuple[Column, ...]
-    recipe: dict[str, Any]  # what the images were made by; plain values
-    notes: list[str]  # what was damaged or left out; complete when the blocks have ended
-    expected: dict[str, int]  # images of each split, as far as it is known before
+    recipe: dict[str, Any]  # the settings that made the images; plain values
+    notes: list[str]  # damaged or skipped input; complete after the last block
+    expected: dict[str, int]  # images of each split, where known in advance
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
         """Give the images of each split in order, without the first `done` of it.
@@ -45,19 +45,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, and where it comes from."""
+    """A source, and the files that it reads."""
 
     source: Source
-    files: Callable[[], list[dict[str, Any]]]  # called at the end: some are hashed while they are read
-    plan: list[dict[str, Any]]  # what is known of them at the beginning
+    files: Callable[[], list[dict[str, Any]]]  # called at the end, since some files are hashed while they are read
+    plan: list[dict[str, Any]]  # the facts about the files that are known at the start
     published: Callable[[], bool]
     binarise: str | None = None
-    close: Callable[[], None] = lambda: None  # called when the manifest is written
+    close: Callable[[], None] = lambda: None  # called after the manifest is written
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A split whose images lie in memory, as those of MNIST and CIFAR-10 can."""
+    """A split whose images are in memory, such as those of MNIST and CIFAR-10."""
 
     split: str
     images: Pixels
@@ -87,10 +87,10 @@ def quantised(images: Pixels, levels: int) -> Pixels:
 
 
 def check_labels(labels: NDArray[np.uint8], most: int, where: str, first_byte: int, step: int = 1) -> None:
-    """Make sure that labels are 0..most.
+    """Check that labels are 0..most.
 
     Raises:
-        DataError: one is not; it names the byte.
+        DataError: a label is out of range; the message names the byte.
     """
     wrong = np.flatnonzero(labels > most)
     if len(wrong):
@@ -119,7 +119,7 @@ class InMemory:
         }
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Give what is not done."""
+        """Yield the blocks that are not done."""
         skip = dict(done)
         for part in self.parts:
             start = min(skip.get(part.split, 0), len(part.images))

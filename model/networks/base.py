@@ -38,7 +38,7 @@ class PixelNetwork(nn.Module):
         hidden: h, feature maps inside a layer.
         layers: number of layers.
         head: feature maps of the layer before the softmax.
-        skip: whether there are layer-to-output connections.
+        skip: whether each layer is connected to the output.
         condition: maps of the condition of `forward`, 0 for a network without one.
 
     Raises:
@@ -74,7 +74,7 @@ class PixelNetwork(nn.Module):
 
         Args:
             levels: 0..K-1 (B, C, H, W), uint8 or long.
-            condition: maps that may be seen everywhere, (B, condition, H, W); only for a network that has them.
+            condition: maps that every pixel may see, (B, condition, H, W); only for a conditioned network.
 
         Returns:
             Logits (B, K, C, H, W).
@@ -83,7 +83,7 @@ class PixelNetwork(nn.Module):
         return self.predict(2 * x / (self.levels - 1) - 1, condition)
 
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Do the same from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W).
+        """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W).
 
         Raises:
             ValueError: a condition is missing, is not expected, or is not of the network's size.

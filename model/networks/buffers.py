@@ -1,4 +1,4 @@
-"""Memory that passes through a network can use again.
+"""Buffers that successive passes through a network reuse.
 
 A pass of the fast networks writes tens of megabytes. Fresh from the system such blocks are pages that the kernel has to
 clear and map one by one, which on a CPU cost the Row LSTM a third of its time.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.device import memory_bytes
 
-KEPT_SHAPES = 4  # those of a training and of a validation batch, and their last, smaller ones
+KEPT_SHAPES = 4  # training and validation batches, and the smaller last batch of each
 IDLE_SHARE = 0.1  # of the memory, for buffers of other shapes that lie idle while new ones are made
 
 T = TypeVar("T")
@@ -30,8 +30,8 @@ class Workspace:
     nothing is kept: torch has a pool of its own there.
 
     Args:
-        key: what the shapes follow from; a workspace of the same key has the same buffers.
-        like: gives type and device.
+        key: determines the shapes; workspaces of the same key share buffers.
+        like: a tensor with the type and device of the buffers.
     """
 
     def __init__(self, key: _Key, like: Tensor) -> None:
@@ -42,11 +42,11 @@ class Workspace:
         self._things: dict[str, Any] = free.pop() if free else {}
 
     def zeros(self, name: str, *shape: int) -> Tensor:
-        """Give the buffer of that name: zero when it is new, else as the last pass left it."""
+        """Return the buffer of that name: zeros when it is new, else its content from the last pass."""
         return self.once(name, lambda: torch.zeros(shape, dtype=self._like.dtype, device=self._like.device))
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Give the thing of that name, and make it if it is not there: views of the buffers, say."""
+        """Return the cached object of that name, such as views of the buffers; make it on first use."""
         if name not in self._things:
             _make_room(idle_limit())
             self._things[name] = make()
@@ -63,7 +63,7 @@ class Workspace:
 
 
 def _make_room(limit: int) -> None:
-    """Drop idle buffers, those of the shape used longest ago first, until they are no more than so many bytes.
+    """Drop idle buffers, the least recently used shape first, until they take at most this many bytes.
 
     Only when new ones are made: a training's own, which may be more, lie idle between two of its steps.
     """

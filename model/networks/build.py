@@ -14,7 +14,7 @@ from model.networks.multiscale import MultiScale
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import Implementation, PixelRNN
 
-SHARE = 0.6  # of a device's memory, for what the fast LSTMs write down, or for a validation; the rest is for all else
+SHARE = 0.6  # of a device's memory, for the activations that the fast LSTMs store, or for a validation batch
 
 
 def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:
@@ -28,7 +28,7 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
         A module from levels (B, C, H, W), uint8 or long, to logits (B, K, C, H, W).
 
     Raises:
-        ConfigError: the sizes do not go together.
+        ConfigError: the sizes are incompatible.
     """
     data = config.data
     if min(config.hidden, config.head) < data.channels:

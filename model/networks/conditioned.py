@@ -1,4 +1,4 @@
-"""A network that is told something of each image, such as the angle of the wheel: p(image | values)."""
+"""A network conditioned on values of each image, such as the steering angle: p(image | values)."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class Conditioned(nn.Module):
         self.channels, self.levels = net.channels, net.levels
         self.first = nn.Linear(2 * len(self.names), net.conditions)
         self.second = nn.Linear(net.conditions, net.conditions)
-        # Of the training images; in the checkpoint, so that it can be drawn from without them.
+        # Statistics of the training images. The checkpoint holds them, so that sampling needs no data set.
         self.register_buffer("mean", torch.zeros(len(self.names), dtype=torch.float64))
         self.register_buffer("std", torch.ones(len(self.names), dtype=torch.float64))
 
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take over what the training images' values are like."""
+        """Set the mean and standard deviation of the training images' values."""
         self.mean.copy_(torch.tensor(mean, dtype=torch.float64))
         self.std.copy_(torch.tensor(std, dtype=torch.float64))
 
     @property
     def conditioning(self) -> Conditioning:
-        """The columns that it is told, as it learned them. On a GPU this waits for it."""
+        """The conditioning columns and their statistics. On a GPU this call synchronises."""
         return Conditioning(self.names, tuple(self.mean.tolist()), tuple(self.std.tolist()))
 
     def values(self, given: Mapping[str, float], count: int) -> Tensor:
         """Make what `forward` takes, (count, 2V), of some values by name; the others are those of the mean image.
 
         Raises:
-            SetupError: a name that this network does not know.
+            SetupError: the network is not conditioned on one of the names.
         """
         strange = [name for name in given if name not in self.names]
         if strange:
@@ -74,11 +74,11 @@ class Conditioned(nn.Module):
         return y[:, :, None, None].expand(-1, -1, height, width).contiguous()
 
     def forward(self, levels: Tensor, values: Tensor | None = None) -> Tensor:
-        """Predict each value of images from earlier ones and from what is known of them.
+        """Predict each value of the images from earlier values and from the conditioning values.
 
         Args:
             levels: 0..K-1 (B, C, H, W), uint8 or long.
-            values: (B, 2V), standardised values and flags; those of the mean image if not given.
+            values: (B, 2V), standardised values and flags; by default the means.
 
         Returns:
             Logits (B, K, C, H, W).

@@ -1,4 +1,4 @@
-"""How probable images are to a network, in nats per image, and the same in bits/dim."""
+"""The negative log-likelihood of images under a network, in nats per image and in bits/dim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.networks.multiscale import scales
 
-Given = Tensor | tuple[Tensor, Tensor | None]  # images, and what a conditioned network is told of them
+Given = Tensor | tuple[Tensor, Tensor | None]  # images, and their conditioning values
 BATCH = 128  # images at a time in an evaluation
 
 
@@ -28,7 +28,7 @@ def nats_per_image(net: nn.Module, levels: Tensor, values: Tensor | None = None)
 
 
 def nats_by_scale(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
-    """Do the same for each scale: (B, 1), or for a multi-scale network (B, 2), the small image first."""
+    """Negative log-likelihood at each scale: (B, 1), or for a multi-scale network (B, 2), the small image first."""
     return torch.stack([_nats(logits, some) for some, logits in scales(net, levels, values)], dim=1)
 
 
@@ -47,7 +47,7 @@ def bits_per_dim(nats: float, dims: int) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """The mean over a set of images, and how far it can be trusted."""
+    """The mean over a set of images, and its standard error."""
 
     images: int
     nats: float  # mean nats per image
@@ -76,7 +76,7 @@ def evaluate(
         net: the network.
         images: all of them, or batches of them where they are many.
         batch: images at a time, of all of them; memory only, the result does not depend on it beyond the last bits.
-        before_batch: called before each batch; what it raises ends the evaluation.
+        before_batch: called before each batch; an exception from it ends the evaluation.
     """
     batches = iter(torch.split(images, batch) if isinstance(images, Tensor) else images)
     first = next(batches)
@@ -92,7 +92,7 @@ def nats_of_all(
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Ask for the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
+    """Return the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
     was_training = net.training
     net.eval()
     parts = []

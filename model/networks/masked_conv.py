@@ -12,7 +12,7 @@ MaskType = Literal["A", "B"]
 
 
 def colour_of(features: int, colours: int) -> Tensor:
-    """Say which colour each feature map belongs to: maps in order, the groups as even as they can be.
+    """Return the colour of each feature map: maps in order, in groups of sizes that differ by at most one.
 
     128 maps for R, G, B are 43 + 43 + 42 (the paper's h = 128 does not divide by three).
 
@@ -20,17 +20,17 @@ def colour_of(features: int, colours: int) -> Tensor:
         Colour index of each map, shape (features,), long.
 
     Raises:
-        ValueError: fewer maps than colours; a colour would have none.
+        ValueError: there are fewer maps than colours.
     """
     if features < colours:
-        raise ValueError(f"{features} feature maps cannot be shared out to {colours} colours")
+        raise ValueError(f"{features} feature maps cannot be divided among {colours} colours")
     return torch.arange(features) * colours // features
 
 
 def causal_mask(
     mask_type: MaskType, out_maps: int, in_maps: int, kernel: int | tuple[int, int], colours: int = 1, *, gates: int = 1
 ) -> Tensor:
-    """Draw the mask of a convolution: 1 where an output may look.
+    """Make the mask of a convolution: 1 where an output sees the input.
 
     For one colour and a 3x3 kernel::
 
@@ -49,8 +49,8 @@ def causal_mask(
         out_maps: maps of the output; those of `gates` gates, one after the other.
         in_maps: maps of the input.
         kernel: odd, one number or (height, width).
-        colours: number of colours that the maps are shared out to.
-        gates: number of gates; the maps of each are shared out to the colours alike.
+        colours: number of colours that the maps are divided among.
+        gates: number of gates; the maps of each are divided among the colours in the same way.
 
     Returns:
         Zeros and ones, shape (out_maps, in_maps, height, width).
@@ -69,15 +69,15 @@ class MaskedConv2d(nn.Conv2d):
     """A convolution of odd kernel and same size that sees only the pixels, and colours, that come earlier.
 
     The weight is multiplied with the mask on each call and never written to: masked taps get no gradient, and what the
-    optimizer or weight decay does to them has no effect. The mask is no part of a checkpoint.
+    optimizer or weight decay does to them has no effect. The mask is not part of a checkpoint.
 
     Args:
         mask_type: "A" hides the colour itself (first layer), "B" shows it (all others).
         in_maps: maps of the input.
         out_maps: maps of the output.
         kernel: odd, one number or (height, width).
-        colours: number of colours that the maps are shared out to, in the order R, G, B.
-        gates: number of gates whose maps the output holds, each shared out to the colours alike.
+        colours: number of colours that the maps are divided among, in the order R, G, B.
+        gates: number of gates whose maps the output holds, each divided among the colours in the same way.
         bias: whether a bias is added.
 
     Raises:
@@ -106,12 +106,12 @@ class MaskedConv2d(nn.Conv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def masked_weight(self) -> Tensor:
-        """Return the weight with what must not be seen set to zero, (out_maps, in_maps, height, width)."""
+        """Return the weight with the masked entries set to zero, (out_maps, in_maps, height, width)."""
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
-        # The rows of the kernel below the centre are masked: they are left out, which makes it H + height//2 rows.
+        # The kernel rows below the centre are masked. Omitting them gives H + height//2 output rows.
         height = self.kernel_size[0] // 2
         weight = (self.weight * self.mask)[:, :, : height + 1]
         return F.conv2d(x, weight, self.bias, padding=self.padding)[:, :, : x.shape[2]]
@@ -122,7 +122,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         hidden: h.
-        colours: number of colours that the maps are shared out to.
+        colours: number of colours that the maps are divided among.
         residual: whether the input is added.
         condition: maps of the condition (0: none), which a 1x1 convolution without mask adds to the 3x3's output. The
             paper conditions its recurrent networks only; this is the same at PixelCNN's place of the recurrence.

@@ -11,7 +11,7 @@ REACH = 5  # kernel of the first layer of the upsampling network, in pixels of t
 
 
 class Upsampler(nn.Module):
-    """The deconvolutions that take a small image to maps of the large one's size, which every layer of it may see.
+    """The deconvolutions from a small image to maps of the large image's size, the condition of every layer.
 
     ::
 
@@ -42,7 +42,7 @@ class Upsampler(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Two networks: one draws a small image, the other a large one given it.
+    """Two networks: one samples a small image, the other a large image given the small one.
 
     The small image is every `factor`-th pixel of every `factor`-th row of the large one, as in the paper's figure 2.
     The large image is drawn whole, those pixels too: the network has to learn that they are the small image's.
@@ -59,7 +59,7 @@ class MultiScale(nn.Module):
         self.upsampler = Upsampler(small.channels, large.conditions, factor)
 
     def reduce(self, levels: Tensor) -> Tensor:
-        """Take the small images out of large ones: (..., H, W) -> (..., H/factor, W/factor)."""
+        """Subsample large images to small ones: (..., H, W) -> (..., H/factor, W/factor)."""
         return levels[..., :: self.factor, :: self.factor]
 
     def condition(self, small: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ class MultiScale(nn.Module):
 
 
 def scales(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Ask each network for what it predicts: one, or the small one and the large one given the small image.
+    """Return the predictions of one network, or of the small one and of the large one given the small image.
 
     Args:
         net: a network of images (B, C, H, W), or a `MultiScale` one.
         levels: the images.
-        values: what a `Conditioned` network is told of them.
+        values: the conditioning values of a `Conditioned` network.
 
     Returns:
         For each network its images and its logits for them, (b, K, c, h, w).

@@ -19,7 +19,7 @@ class PixelCNN(PixelNetwork):
         layers: residual blocks.
         head: feature maps of the layer before the softmax.
         residual: whether each block adds its input.
-        skip: whether there are layer-to-output connections.
+        skip: whether each layer is connected to the output.
         condition: maps of the condition, 0 for none.
     """
 

@@ -42,14 +42,14 @@ class PixelRNN(PixelNetwork):
     what makes each pixel see all that come before it (the reason is at `DiagonalBiLSTM`).
 
     Args:
-        recurrence: which layers.
+        recurrence: the kind of the recurrent layers.
         channels: colours of a pixel, C.
         levels: values that a colour can take, K, from 2 to 256.
         hidden: h, feature maps inside a layer.
         layers: recurrent layers.
         head: feature maps of the layer before the softmax.
         residual: whether each layer adds its input.
-        skip: whether there are layer-to-output connections.
+        skip: whether each layer is connected to the output.
         condition: maps of the condition, 0 for none.
         implementation: "reference" runs the layers as the paper writes them, "fast" computes the same otherwise. The
             parameters are the same.

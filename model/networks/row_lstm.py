@@ -31,7 +31,7 @@ class RowLSTM(nn.Module):
 
     Args:
         hidden: h, maps of the state; the input has 2h.
-        colours: number of colours that the maps of each gate are shared out to.
+        colours: number of colours that the maps of each gate are divided among.
         condition: maps of the condition, added to the input-to-state map by a 1x1 convolution without mask; 0 for none.
 
     The initial state is learned, one value for each map, the same in all columns.

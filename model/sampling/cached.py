@@ -1,4 +1,4 @@
-"""Sampling at the cost of one forward pass: the same images as the plain sampler makes of the same noise.
+"""Sampling at the cost of one forward pass: the same images as the naive sampler for the same noise.
 
 The plain sampler runs the network once for each value, and throws away all of it but one pixel. Here each network keeps
 what later pixels need of earlier ones; `ConvolutionLayers`, `RowLayers` and `DiagonalLayers` say what that is.
@@ -24,7 +24,7 @@ from model.sampling.noise import choose
 
 
 class Cache:
-    """A network over images that are still being drawn, and what it keeps for the pixels to come.
+    """A network over partly sampled images, with the cached state that later pixels need.
 
     Args:
         net: PixelCNN or PixelRNN. Its weights are copied: a change of them later has no effect.
@@ -33,7 +33,7 @@ class Cache:
         condition: of the network's `forward`, (B, condition, H, W); None for a network without one.
 
     Raises:
-        TypeError: a network of another kind.
+        TypeError: there is no cached sampler for the network.
     """
 
     def __init__(self, net: nn.Module, *, batch: int, width: int, condition: Tensor | None = None) -> None:
@@ -67,7 +67,7 @@ class Cache:
         self.fold_in()
 
     def fold_in(self) -> None:
-        """Compute what the row above, which is complete, gives to all pixels of the next one."""
+        """Compute the contribution of the complete row above to all pixels of the next row."""
         self.first.begin_row()
         self.layers.begin_row(self._conditioned(self.layers.conditions))
         if isinstance(self.layers, DiagonalLayers):
@@ -75,15 +75,15 @@ class Cache:
         self.rows += 1
 
     def logits(self, column: int, colour: int) -> Tensor:
-        """Predict the value that is next, (B, K). To be asked once for each value, in order."""
+        """Return the logits of the next value, (B, K). Call it once for each value, in order."""
         return self.head.at(colour, self.layers.at(column, colour, self.first.at(column, colour)))
 
     def put(self, column: int, colour: int, levels: Tensor) -> None:
-        """Tell the levels that were drawn, (B,)."""
+        """Record the sampled levels, (B,)."""
         self.first.put(column, colour, 2 * levels.to(self.first.now.dtype) / (self.levels - 1) - 1)
 
     def _conditioned(self, maps: list[nn.Conv2d]) -> Tensor | None:
-        """What the condition gives to each layer in this row, (L, B, W, maps)."""
+        """The contribution of the condition to each layer in this row, (L, B, W, maps)."""
         if self.condition is None:
             return None
         row = self.condition[:, self.rows]  # (B, W, condition)
@@ -91,7 +91,7 @@ class Cache:
 
 
 def can_cache(net: nn.Module) -> bool:
-    """Say whether there is a cached sampler for a network."""
+    """Return whether there is a cached sampler for a network."""
     return isinstance(net, (PixelCNN, PixelRNN))
 
 
@@ -109,12 +109,12 @@ def sample(
 
     Args:
         cache: fresh, of the same batch and width.
-        levels: uint8 (B, C, H, W); what is hidden in it does not matter.
+        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
         hidden: which pixels to fill, bool (H, W).
         noise: numbers in [0, 1), float64, (B, C, H, W).
         temperature: divides the logits.
-        before_row: called before each row; what it raises ends the drawing.
-        keep: called with the logits (B, K) of each value in turn, given ones too.
+        before_row: called before each row; an exception from it ends the sampling.
+        keep: called with the logits (B, K) of each value in turn, those of given pixels too.
 
     Returns:
         Levels, uint8 (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Diagonal BiLSTM layers over an image that is still being drawn."""
+"""Diagonal BiLSTM layers over a partly sampled image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.sampling.edge_layers import Head
 
 
 class DiagonalLayers:
-    """What the layers keep while an image is drawn: a row of inputs, states and memories for both directions.
+    """The layers' cached state during sampling: a row of inputs, states and memories for both directions.
 
     The left direction goes along with the pixels: at (r, c) it needs its states at (r, c-1) and (r-1, c). The right
     direction is needed one row later only, so it is done when a row is complete: from right to left, all layers of a
@@ -67,7 +67,7 @@ class DiagonalLayers:
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
-        """Buffers and weights for each column, colour and layer. Cutting a view costs as much as a small product."""
+        """Buffers and weights for each column, colour and layer. Making a view costs as much as a small product."""
         h, C = self.h, self.colours
         up = [parts(product, C) for product in self.up]
         cut = list(zip(groups(2 * h, C), groups(h, C), strict=True))
@@ -97,7 +97,7 @@ class DiagonalLayers:
         ]
 
     def begin_row(self, from_condition: Tensor | None) -> None:
-        """Go to the next row: fold in what the row just drawn gives to it, and the condition (L, B, W+1, 4h)."""
+        """Go to the next row: add the contributions of the row above and of the condition (L, B, W+1, 4h)."""
         L, rows, h = self.layers, self.batch * self.width, self.h
         if self.rows:
             states = self.places[..., 2 * h :].reshape(L, rows, h)
@@ -109,7 +109,7 @@ class DiagonalLayers:
         self.rows += 1
 
     def known_to_right(self) -> Tensor:
-        """Return the right direction's gates for the row just drawn, but for what the states beside give.
+        """Return the right direction's gates for the row just drawn, without the contribution of the adjacent states.
 
         Returns:
             (L, B, W+1, 4h), from its input and from its own states of the row above, which `right` still holds.
@@ -120,7 +120,7 @@ class DiagonalLayers:
         return gates if self.condition_right is None else gates + self.condition_right
 
     def scan_right(self) -> None:
-        """Run the right direction over the row just drawn, from its last column to its first."""
+        """Run the right direction over the last sampled row, from its last column to its first."""
         h = self.h
         by_column = self.known_to_right().permute(2, 0, 1, 3).contiguous()  # (W+1, L, B, 4h)
         state, memory = self.right_h0, self.right_c0.clone()
@@ -132,7 +132,7 @@ class DiagonalLayers:
             self.right[:, :, column] = state
 
     def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps of the first layer (B, maps); return what the last layer gives, of the same shape."""
+        """Take a colour's maps of the first layer (B, maps); return those of the last layer, in the same shape."""
         for views in self._views[column][colour]:
             x_own, seen, w_beside, above, gates, sigmoids, tanhs, o, f, i, c_left, c, h, right, *rest = views
             y_own, y_seen, b_up, w_up = rest
@@ -147,7 +147,7 @@ class DiagonalLayers:
 
 
 class _Weights:
-    """One direction's weights as matrices for vectors from the left."""
+    """One direction's weights as matrices that multiply row vectors."""
 
     def __init__(self, lstm: DiagonalLSTM) -> None:
         self.own = masked(lstm.input_to_state)[:, :, 0, 0].t()  # (2h, 4h)

@@ -1,4 +1,4 @@
-"""Row LSTM layers over an image that is still being drawn."""
+"""Row LSTM layers over a partly sampled image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tenso
     Args:
         sigmoids: the three gates o, f, i side by side, (..., 3n).
         tanhs: the gate g, (..., n).
-        o: its part of `sigmoids`, as are f and i.
-        f: forgets.
-        i: lets in.
-        c: memory, changed.
-        h: state, written.
+        o: output gate; a view of `sigmoids`, as are f and i.
+        f: forget gate.
+        i: input gate.
+        c: memory, updated in place.
+        h: state, overwritten.
     """
     sigmoids.sigmoid_()
     tanhs.tanh_()
@@ -34,7 +34,7 @@ def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tenso
 
 
 class RowLayers:
-    """What the layers keep while an image is drawn: one row of states h and memories c each, O(L W h) in all.
+    """The layers' cached state during sampling: one row of states h and memories c each, O(L W h) in all.
 
     ::
 
@@ -74,7 +74,7 @@ class RowLayers:
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
-        """Buffers and weights for each column, colour and layer. Cutting a view costs as much as a small product."""
+        """Buffers and weights for each column, colour and layer. Making a view costs as much as a small product."""
         h, C = self.h, self.colours
         up = [parts(product, C) for product in self.up]
         cut = list(zip(groups(2 * h, C), groups(h, C), strict=True))
@@ -102,14 +102,14 @@ class RowLayers:
         ]
 
     def begin_row(self, from_condition: Tensor | None) -> None:
-        """Go to the next row: fold in what the row just drawn gives to it, and the condition (L, B, W, 4h)."""
+        """Go to the next row: add the contributions of the row above and of the condition (L, B, W, 4h)."""
         windows = self._windows.reshape(self.layers, self.batch * self.width, 3 * self.h)
         torch.baddbmm(self.bias_above, windows, self.weight_above, out=self._flat)
         if from_condition is not None:
             self.above += from_condition[..., self.order]
 
     def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps of the first layer (B, maps); return what the last layer gives, of the same shape."""
+        """Take a colour's maps of the first layer (B, maps); return those of the last layer, in the same shape."""
         for views in self._views[column][colour]:
             x_own, x_seen, w_beside, above, gates, sigmoids, tanhs, o, f, i, c, h, y_own, y_seen, b_up, w_up = views
             x_own.copy_(maps)

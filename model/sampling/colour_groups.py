@@ -1,4 +1,4 @@
-"""How feature maps are shared out to colours, and the matrices that one colour needs of a masked convolution.
+"""The division of feature maps among colours, and each colour's submatrices of a masked convolution.
 
 The maps of a colour lie together, R first. So what the masks allow a colour to see of its own pixel is always a prefix
 of the maps, and a sub-step (R, then G, then B) multiplies with a slice: the three together do the work of one pixel.
@@ -17,18 +17,18 @@ from model.networks.masked_conv import MaskedConv2d, colour_of
 
 
 def bounds(features: int, colours: int) -> list[int]:
-    """Say where the maps of each colour begin, and where the last ones end: `colours` + 1 numbers."""
+    """Return the first map of each colour, and the end of the last colour: `colours` + 1 numbers."""
     return [0, *torch.bincount(colour_of(features, colours), minlength=colours).cumsum(0).tolist()]
 
 
 def groups(features: int, colours: int) -> list[slice]:
-    """Say which maps each colour has, as slices in the order R, G, B."""
+    """Return the maps of each colour, as slices in the order R, G, B."""
     return [slice(start, stop) for start, stop in pairwise(bounds(features, colours))]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix for vectors from the left, and what is added: `x @ weight + bias`."""
+    """A matrix that multiplies row vectors, and a bias: `x @ weight + bias`."""
 
     weight: Tensor  # (in, out)
     bias: Tensor  # (out,)

@@ -13,9 +13,9 @@ from model.sampling.colour_groups import Product, bias_of, groups, masked, parts
 
 
 class FirstLayer:
-    """The first layer, a convolution with mask A, over an image that is still being drawn.
+    """The first layer, a convolution with mask A, over a partly sampled image.
 
-    What the rows above give is computed once for a row, for all its pixels; beside a pixel is then one small product.
+    The contribution of the rows above is computed once for a whole row. Each pixel then needs one small product.
 
     Args:
         conv: kernel k x k, from the C colours.
@@ -63,7 +63,7 @@ class FirstLayer:
         return torch.addmm(above, beside, weight)
 
     def put(self, column: int, colour: int, value: Tensor) -> None:
-        """Tell the value that was drawn, scaled as the network scales it, (B,)."""
+        """Record the sampled value, scaled to the network's input range, (B,)."""
         self.now[:, (column + self.reach) * self.channels + colour] = value
 
 

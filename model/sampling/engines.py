@@ -1,4 +1,4 @@
-"""Choosing a sampler, and running it over as many images as are wanted."""
+"""The choice of a sampler, and sampling in batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.sampling import cached, graphed, naive, native
 
 Engine = Literal["auto", "native", "torch", "graph", "naive"]
-AT_A_TIME = 256  # images; more are not faster each, and only need memory
+AT_A_TIME = 256  # images; larger batches need more memory and save no time per image
 
 
 def fill(
@@ -33,19 +33,19 @@ def fill(
 
     Args:
         net: levels (B, C, H, W) -> logits (B, K, C, H, W), with a second argument if there is a condition.
-        levels: uint8 (B, C, H, W); what is hidden in it does not matter.
+        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
         hidden: which pixels to fill, bool (H, W).
         noise: numbers in [0, 1), float64, (B, C, H, W).
         temperature: divides the logits; below 1 the likely values become likelier.
-        condition: maps that may be seen everywhere, (B, condition, H, W), for a network that has them.
+        condition: maps that every pixel may see, (B, condition, H, W), for a network that has them.
         engine: which sampler.
-        before_row: called before each row; what it raises ends the drawing.
+        before_row: called before each row; an exception from it ends the sampling.
 
     Returns:
-        Levels, uint8 (B, C, H, W), on the CPU. What was not hidden is as it was given.
+        Levels, uint8 (B, C, H, W), on the CPU. Pixels that are not hidden are unchanged.
 
     Raises:
-        SetupError: "native" or "graph" was asked for and cannot be.
+        SetupError: the requested engine, "native" or "graph", is not available.
     """
     device = next(net.parameters()).device
     was_training = net.training

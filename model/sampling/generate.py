@@ -1,4 +1,4 @@
-"""Drawing images from a network, or what is hidden of them; of a multi-scale network the small image first."""
+"""Sampling of whole images, or of their hidden pixels; a multi-scale network samples the small image first."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def draw(
     same images.
 
     Args:
-        net: levels (B, C, H, W) -> logits (B, K, C, H, W); the images are drawn where it is.
+        net: levels (B, C, H, W) -> logits (B, K, C, H, W); sampling runs on its device.
         facts: the size of the images.
         count: images to draw, B.
         seed: of the noise.
         temperature: divides the logits; below 1 the likely values become likelier.
         engine: which sampler; they agree.
-        values: what a conditioned network is told of each image, (B, 2V); the mean of what it knows if not given.
-        before_row: called before each row; what it raises ends the drawing.
+        values: conditioning values of each image, (B, 2V); by default the means.
+        before_row: called before each row; an exception from it ends the sampling.
 
     Returns:
         Levels (B, C, H, W), uint8, on the CPU.
@@ -65,7 +65,7 @@ def complete(
     values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Draw what is hidden of images, given the rest: the last of what `complete_scales` returns."""
+    """Sample the hidden pixels of images, given the rest: the last of what `complete_scales` returns."""
     return complete_scales(
         net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, values=values,
         before_row=before_row,
@@ -84,20 +84,20 @@ def complete_scales(
     values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """Draw what is hidden of images, given the rest.
+    """Sample the hidden pixels of images, given the rest.
 
     With a multi-scale network the pixels of the small image that are given are taken from the image, the others are
     drawn, and the large image is completed given all of them.
 
     Args:
-        net: as for `draw`, as are the arguments that are not said here.
+        net: as for `draw`, as are the arguments without a description here.
         facts: the size of the images.
-        levels: uint8 (B, C, H, W); what is hidden in it does not matter.
+        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
         hidden: which pixels to draw, bool (H, W).
         seed: of the noise.
         temperature: divides the logits.
         engine: which sampler.
-        values: what a conditioned network is told of each image, (B, 2V); the mean of what it knows if not given.
+        values: conditioning values of each image, (B, 2V); by default the means.
         before_row: called before each row.
 
     Returns:
@@ -134,7 +134,7 @@ def _complete_multiscale(
     engine: Engine,
     before_row: Callable[[], None],
 ) -> list[Tensor]:
-    """Draw the small images first, then the large ones given them."""
+    """Sample the small images first, then the large images given them."""
     factor = net.factor
     small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
     noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)

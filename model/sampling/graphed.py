@@ -1,4 +1,4 @@
-"""The cached sampler with each row as one CUDA graph: a GPU then is not asked for each product by Python.
+"""The cached sampler with each row as one CUDA graph: Python does not launch each product.
 
 A pixel is a hundred small kernels, and a GPU has done each before Python has asked for the next. All buffers of
 `model.sampling.cached` stay where they are, so the kernels of a row are recorded once and then started together.
@@ -20,20 +20,20 @@ from model.sampling.noise import choose
 
 
 def require(device: torch.device) -> None:
-    """Make sure that it can run.
+    """Check that the graph sampler can run.
 
     Raises:
         SetupError: the network is not on a GPU.
     """
     if device.type != "cuda":
-        raise SetupError(f"the graph sampler runs on a GPU, not on {device.type}; take --engine torch or --device cuda")
+        raise SetupError(f"the graph sampler runs on a GPU, not on {device.type}; pass --engine torch or --device cuda")
 
 
 class Row:
-    """The drawing of one row, over buffers that stay where they are.
+    """Samples one row, over buffers at fixed addresses.
 
     Args:
-        cache: what is drawn from.
+        cache: the network and its cached state.
         batch: images at a time, B.
         temperature: divides the logits.
     """
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def recorded(self) -> bool:
-        """Whether the rows are started as one graph."""
+        """Whether each row runs as one graph."""
         return self._graph is not None
 
     def draw(self) -> None:
-        """Draw the row that the cache is at."""
-        if self._records and self._drawn == 1:  # the first row went plainly: that readied cuBLAS, as a capture needs
+        """Sample the cache's current row."""
+        if self._records and self._drawn == 1:  # row 0 ran without a graph and initialised cuBLAS for it
             self._record()
         self._drawn += 1
         if self._graph is None:
@@ -75,12 +75,12 @@ class Row:
                 self.cache.put(column, colour, value)
 
     def _record(self) -> None:
-        """Record a row; nothing of it runs. Where that cannot be, all rows go plainly."""
+        """Capture a row without running it. Where capture fails, all rows run without a graph."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 self._plainly()
-        except RuntimeError:  # a build or a driver that cannot
+        except RuntimeError:  # the build or the driver does not support capture
             self._records = False
         else:
             self._graph = graph

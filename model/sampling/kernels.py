@@ -27,7 +27,7 @@ def compiled(function: Function) -> Function:
     how: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
     try:
         return cast("Function", numba.njit(cache=True, **how)(function))
-    except RuntimeError:  # there is no folder that the result could be kept in
+    except RuntimeError:  # there is no writable cache folder
         return cast("Function", numba.njit(**how)(function))
 
 
@@ -132,7 +132,7 @@ def exponentiate(x: Floats, bits: NDArray[np.int32], powers: NDArray[np.float32]
     |r| <= ln(2)/2, a polynomial (Cephes' expf, relative error 1e-7) for exp(r), and 2^n written as the bits of a float.
 
     Args:
-        x: what to exponentiate, in [-87, 87] for float32: what is outside counts as the nearest border.
+        x: what to exponentiate, in [-87, 87] for float32: values outside are clamped.
         bits: scratch, as long as x or longer.
         powers: the same memory, as floats.
     """
@@ -181,7 +181,7 @@ def lstm_step(gates: Floats, c: Floats, c_before: Floats, h: Floats, scratch: An
 
 @compiled
 def convolution_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Take a colour's maps through PixelCNN's blocks, in place.
+    """Pass a colour's maps through PixelCNN's blocks, in place.
 
     Args:
         into: 2h maps, then h of each layer, which are written; (2h + L h,).
@@ -215,7 +215,7 @@ def _up(maps: Floats, state: Floats, weight: Floats, bias: Floats, residual: boo
 
 @compiled
 def row_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Take a colour's maps through Row LSTM layers, in place.
+    """Pass a colour's maps through Row LSTM layers, in place.
 
     Args:
         into: 2h maps, then h of each layer, which are written; (2h + L h,).
@@ -242,7 +242,7 @@ def row_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, lay
 
 @compiled
 def diagonal_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Take a colour's maps through Diagonal BiLSTM layers, in place.
+    """Pass a colour's maps through Diagonal BiLSTM layers, in place.
 
     Args:
         into: 2h maps, then h of each layer, which are written; (2h + L h,).
@@ -270,10 +270,10 @@ def diagonal_layers(b: int, column: int, colour: int, maps: Floats, into: Floats
 
 @compiled
 def scan_right(known: Floats, right: Floats, weights: Any, scratch: Any) -> None:
-    """Run the right direction of all layers over the row just drawn.
+    """Run the right direction of all layers over the last sampled row.
 
     Args:
-        known: gates but for what the states beside give, (L, B, W, 4h); overwritten.
+        known: gates without the contribution of the adjacent states, (L, B, W, 4h); overwritten.
         right: states, written, (L, B, W, h).
         weights: weight of the states beside (L, 4h, h), state (L, h) and memory (L, h) right of the last column.
         scratch: `bits` and `powers` of `exponentiate`.
@@ -293,7 +293,7 @@ def scan_right(known: Floats, right: Floats, weights: Any, scratch: Any) -> None
 
 
 def _row_drawer(through: Callable[..., None]) -> Callable[..., None]:
-    """Make the function that draws a row of all images with layers of one kind."""
+    """Make the function that samples a row of all images with layers of one kind."""
 
     @compiled
     def draw_row(

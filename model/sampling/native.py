@@ -34,31 +34,31 @@ def available() -> bool:
 
 
 def trouble() -> str | None:
-    """Load the compiled sampler; return why it cannot be, None if it can."""
+    """Load the compiled sampler; return the reason for a failure, or None."""
     if not available():
         return "needs numba: pip install 'pixel-orch[fast]'"
     try:
-        from model.sampling import kernels  # noqa: F401 - only whether it can be
-    except ImportError as error:  # numba refuses a numpy that is newer than it knows
+        from model.sampling import kernels  # noqa: F401 - tests that the import works
+    except ImportError as error:  # numba refuses a numpy newer than the versions it supports
         return f"cannot load numba ({str(error).splitlines()[0]})"
     return None
 
 
 def require(device: torch.device) -> None:
-    """Make sure that it can run.
+    """Check that the native sampler can run.
 
     Raises:
         SetupError: numba is not installed or does not load, or the network is not on a CPU.
     """
     if device.type != "cpu":
-        raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; take --engine torch or --device cpu")
+        raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; pass --engine torch or --device cpu")
     reason = trouble()
     if reason is not None:
-        raise SetupError(f"the native sampler {reason}, or take --engine torch")
+        raise SetupError(f"the native sampler {reason}, or pass --engine torch")
 
 
 def pays(levels: Tensor) -> bool:
-    """Say whether it is there and faster, loading it included.
+    """Return whether the native sampler is available and faster, with its load time included.
 
     Loading numba and the compiled code takes about 1.5 s, in which torch draws a small image many times over. Once
     it is loaded it wins for few images; for hundreds torch is as fast: its products are as large as they should be.
@@ -135,7 +135,7 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
 
 
 def _end_of_row(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> Callable[[], None]:
-    """Make what ends a row: `draw_row` has gone through the zero column already; the right direction is left."""
+    """Make the function that ends a row: the right direction, since `draw_row` includes the zero column."""
     if not isinstance(layers, DiagonalLayers):
         return lambda: None
     from model.sampling import kernels
@@ -152,7 +152,7 @@ def _scratch(size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
 
 
 def _array(tensor: Tensor) -> Array:
-    """Show a tensor to numpy; the memory is shared where it lies in order."""
+    """View a tensor as a numpy array; a contiguous tensor shares its memory."""
     array: Array = tensor.detach().contiguous().numpy()
     return array
 

@@ -1,4 +1,4 @@
-"""The noise that images are made of, and how it picks levels: samplers that are given the same noise agree."""
+"""The noise that sampling consumes, and the choice of levels from it: samplers with the same noise agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def uniforms(facts: DatasetFacts, *, count: int, seed: int) -> Tensor:
 
 
 def uniforms_of_scales(scales: Sequence[DatasetFacts], *, count: int, seed: int) -> list[Tensor]:
-    """Draw the noise of images that are made of several, as a large one is after its small one.
+    """Draw the noise of images with several scales, such as a small image and its large one.
 
     Returns:
         For each scale (count, C, H, W), float64. The noise of an image depends on the seed and its number alone.

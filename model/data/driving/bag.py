@@ -30,7 +30,7 @@ COMPRESSIONS = (b"none", b"bz2", b"lz4")
 
 @dataclass(frozen=True)
 class Connection:
-    """A topic of a bag: who says what, and the definition of its messages."""
+    """A connection of a bag: its topic, its type and the definition of its messages."""
 
     id: int
     topic: str
@@ -40,7 +40,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Message:
-    """One message as it lies in the bag."""
+    """One message, undecoded."""
 
     connection: Connection
     time_ns: int  # when it was recorded; what it is about has a stamp of its own
@@ -58,7 +58,7 @@ class Chunk:
 
 @dataclass
 class Bag:
-    """What is known of a bag while it is read.
+    """A reader of a bag, and what it has found so far.
 
     Args:
         stream: of its bytes.
@@ -87,7 +87,7 @@ class Bag:
             raise not_a_bag(self.name, magic + self._read(8))
 
     def chunks(self, behind: int | None = None) -> Iterator[Chunk]:
-        """Give the chunks from where the stream is, up to an offset or the end."""
+        """Yield the chunks from the stream's position up to an offset or the end."""
         while behind is None or self._offset < behind:
             offset = self._offset
             try:
@@ -123,7 +123,7 @@ class Bag:
                     return
 
     def messages(self, chunk: Chunk, wanted: Callable[[Connection], bool]) -> Iterator[Message]:
-        """Give the messages of a chunk that are wanted; what follows a damaged record in it is left out."""
+        """Yield the wanted messages of a chunk up to its first damaged record."""
         content, at, end = chunk.content, 0, len(chunk.content)
         where = f"{self.name}: byte {chunk.offset}"
         strangers = 0
@@ -225,7 +225,7 @@ class Bag:
         self.connections.setdefault(number, known)
 
     def _find_chunk(self) -> bool:
-        """Go on to the next header of a chunk, wherever it is; False if there is none."""
+        """Search for the next chunk header; return False if there is none."""
         window = b""
         while True:
             block = self._read(LOOK)
@@ -241,7 +241,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class Index:
-    """What the end of a whole bag says of it."""
+    """The index at the end of a complete bag."""
 
     connections: dict[int, Connection]
     offsets: list[int]  # of the chunks, in order
@@ -249,7 +249,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index | None:
-    """Read the index at the end of a bag; None if there is none that makes sense.
+    """Read the index at the end of a bag; None if there is no valid one.
 
     Raises:
         DataError: it is no bag.
@@ -287,7 +287,7 @@ def read_index(path: Path) -> Index | None:
 
 
 def not_a_bag(name: str, first: bytes) -> DataError:
-    """Say that a file is no bag."""
+    """Return the error for a file that is not a bag."""
     if first.startswith((b"#ROSBAG V", b"#ROSRECORD V")):
         version = first.split(b"V", 1)[1].split(b"\n")[0].decode("ascii", "replace")
         return DataError(f"{name}: byte 0: a bag of version {version}; 2.0 is read: rosbag migrate")
@@ -299,11 +299,11 @@ class _EndError(Exception):
 
 
 class _DamagedError(Exception):
-    """A record that makes no sense."""
+    """A record that is damaged."""
 
 
 def _unpack(compression: bytes, packed: bytes, most: int) -> bytes:
-    """Unpack a chunk, but no more than so many bytes: 177 bytes of bz2 can become 200 MB.
+    """Decompress a chunk up to a limit in bytes: 177 bytes of bz2 can become 200 MB.
 
     Raises:
         ValueError: it is cut off; what else the libraries raise, it is damaged.
@@ -326,7 +326,7 @@ def _lz4() -> Any:
 
 
 def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
-    """Read a header at a place: its fields, and where it ends.
+    """Read a header at an offset: its fields, and its end.
 
     Raises:
         ValueError: it is none.
@@ -353,7 +353,7 @@ def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
 
 
 def _chunk_header_in(window: bytes) -> int | None:
-    """Find where a chunk's header begins, by its `op=5` and what must lie around it."""
+    """Find the start of a chunk header by its `op=5` and the bytes that must surround it."""
     at = window.find(b"op=\x05")
     while at >= 0:
         for start in range(max(0, at - CHUNK_HEADER[1]), at - 3):

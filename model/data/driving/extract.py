@@ -42,7 +42,7 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is taken out of a bag."""
+    """The cameras and signals to extract from a bag."""
 
     recipe: Recipe
     cameras: tuple[str, ...]
@@ -64,7 +64,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar or tar.gz with bags in it; read from its first byte each time: gzip cannot be entered in the middle."""
+    """A tar or tar.gz with bags in it; read from its first byte each time: gzip has no random access."""
 
     path: Path
     folder: Path
@@ -72,7 +72,7 @@ class Archive:
 
 
 def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
-    """Cut a bag into stretches; one if it has no whole index.
+    """Split a bag into stretches; one if it has no complete index.
 
     Raises:
         DataError: it is no bag.
@@ -96,7 +96,7 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
 
 
 def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None) -> None:
-    """Do a stretch, or what is left of it.
+    """Extract a stretch, or the rest of it.
 
     Raises:
         DataError: it is no bag, or the disk is full.
@@ -121,7 +121,7 @@ def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None)
 
 
 def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
-    """Do all bags of an archive, or what is left of them.
+    """Extract all bags of an archive, or the rest of them.
 
     Returns:
         Algorithm, bytes and hash of the archive, if it was to be hashed and was read to its end.
@@ -166,7 +166,7 @@ def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda 
 
 
 def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: Tell) -> None:
-    """Do all stretches, several at a time.
+    """Extract all stretches, several in parallel.
 
     Raises:
         DataError: what the first that failed says.
@@ -217,7 +217,7 @@ def _take(
     behind: int | None = None,
     begun: bool = False,
 ) -> None:
-    """Take frames and signals out of the chunks of a bag, and commit from time to time."""
+    """Extract frames and signals from the chunks of a bag, and commit at intervals."""
     bag = Bag(stream, known, part.state.note)
     if stream.offset == 0 and not begun:
         bag.begin()
@@ -296,7 +296,7 @@ class _Taker:
 
 
 def _camera(connection: Connection, bag: str) -> str:
-    """Say which camera a topic is; one that does not say is the centre."""
+    """Return the camera of a topic; the default is the centre."""
     first = connection.topic.strip("/").split("/")[0]
     named = next((camera for camera in CAMERAS if camera in first), "center")
     if SWAPPED in bag and named != "right":
@@ -305,7 +305,7 @@ def _camera(connection: Connection, bag: str) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a file is a tar or gzip rather than a bag, by its bytes."""
+    """Return whether the bytes of a file are those of a tar or gzip."""
     with path.open("rb") as file:
         first = file.read(262)
     return first[:2] == GZIP or first[257:262] == b"ustar"
@@ -318,7 +318,7 @@ def part_folders(root: Path) -> Iterator[Path]:
 
 
 def notes_of(root: Path) -> list[str]:
-    """Gather what was damaged, part by part."""
+    """Collect the damage notes of all parts."""
     lines = []
     for folder in part_folders(root):
         for count, first in read_state(folder).notes.values():

@@ -26,17 +26,17 @@ COMMIT = 500  # frames
 
 
 def is_dump(folder: Path) -> bool:
-    """Say whether a folder is one of these."""
+    """Return whether a folder has this layout."""
     return (folder / "camera.csv").is_file() or (folder / "interpolated.csv").is_file()
 
 
 def is_read(name: str) -> bool:
-    """Say whether a file of a folder is one that can count: a table, or an image."""
+    """Return whether a file of a folder is a table or an image."""
     return name.lower().endswith((".csv", ".jpg", ".jpeg", ".png"))
 
 
 def extract(source: Path, place: Path, selection: Selection) -> None:
-    """Take frames and signals out of a folder, into a part; goes on where it was interrupted.
+    """Extract frames and signals from a folder into a part; resumes after an interruption.
 
     Raises:
         DataError: a table makes no sense, or the disk is full.
@@ -97,7 +97,7 @@ def _sample(part: Part, name: str, row: dict[str, str], columns: tuple[str, ...]
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Give the rows of a table by the names in its first line, with their lines."""
+    """Yield the rows of a table by the names in its first line, with their line numbers."""
     with table.open(encoding="utf-8", newline="") as file:
         try:
             for row in (reader := csv.DictReader(file)):

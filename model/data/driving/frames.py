@@ -33,14 +33,14 @@ LARGEST = 1 << 14  # pixels of a side
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a frame is made."""
+    """The settings that make a frame."""
 
     size: int  # pixels of a side
     crop: str = "middle"  # the square in the middle or at the bottom, or the whole picture, squeezed
     levels: int = 256
 
     def words(self) -> dict[str, Any]:
-        """Say it for the manifest."""
+        """Return the settings for the manifest."""
         return {
             "crop": self.crop,
             "resize": "Pillow BOX",
@@ -49,7 +49,7 @@ class Recipe:
 
 
 def require_decoder() -> None:
-    """Make sure that JPEG can be decoded strictly: of flipped bytes Pillow makes a picture, and says nothing.
+    """Check that the strict JPEG decoder is installed: Pillow decodes flipped bytes without an error.
 
     Raises:
         DataError: the package is not installed.

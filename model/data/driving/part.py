@@ -48,7 +48,7 @@ def signal_type(name: str) -> np.dtype[Any]:
 
 @dataclass
 class State:
-    """Where a part is."""
+    """The state of a part."""
 
     next_offset: int = 0  # in the bag
     done: bool = False
@@ -59,12 +59,12 @@ class State:
     connections: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, kind: str, line: str) -> None:
-        """Remember damage; of each kind the first lines, and how many there were."""
+        """Note damage: the first lines of each kind, and their number."""
         count, lines = self.notes.get(kind, (0, []))
         self.notes[kind] = (count + 1, [*lines, line] if len(lines) < NOTES else list(lines))
 
     def known(self) -> dict[int, Connection]:
-        """Give the connections that were met: the bag says each only once."""
+        """Return the connections found so far: the bag holds each only once."""
         return {one["id"]: Connection(**one) for one in self.connections}
 
 
@@ -99,7 +99,7 @@ class Part:
         self._append("frames.idx", row)
 
     def signal(self, name: str, stamp_ns: int, values: tuple[float, ...]) -> None:
-        """Append what the car said of itself; what is no number that a float32 can hold becomes NaN.
+        """Append a sample of telemetry; a value outside the range of float32 becomes NaN.
 
         Raises:
             DataError: a stamp that no drive has.
@@ -108,7 +108,7 @@ class Part:
         self._append(f"{name}.rows", np.array([(_stamp(stamp_ns), *numbers)], signal_type(name)).tobytes())
 
     def commit(self, next_offset: int, connections: Mapping[int, Connection], *, done: bool = False) -> None:
-        """Make what was appended count.
+        """Commit the appended rows.
 
         Raises:
             OSError: the disk is full.
@@ -161,7 +161,7 @@ def read_state(folder: Path) -> State:
 
 
 def read_rows(folder: Path, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Read what counts of a file of rows."""
+    """Read the committed rows of a file."""
     size = read_state(folder).sizes.get(name, 0)
     if not size:
         return np.empty(0, dtype)

@@ -66,7 +66,7 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
 
 
 class Driving:
-    """Frames of a drive in the order of their stamps, each with what the car did."""
+    """Frames of a drive in the order of their stamps, each with its telemetry."""
 
     def __init__(
         self,
@@ -101,11 +101,11 @@ class Driving:
                 raise DataError(f"{file.name} has {sizes}; fetch it again, or --unverified takes what is whole of it")
 
     def opened(self) -> Opened:
-        """Say it in the words of `prepare`."""
+        """Return the settings under the option names of `prepare`."""
         return Opened(self, self._files, self._plan, self._published, close=self.close)
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Take everything out of the bags, then give the frames; what a run before has done is not done again."""
+        """Extract the bags, then yield the frames; finished parts of an earlier run are reused."""
         self._extract()
         folders_, order = self._order()
         signals = self._signals(folders_)
@@ -124,7 +124,7 @@ class Driving:
         yield from self._give(folders_, order, rows, splits, done)
 
     def close(self) -> None:
-        """Remove the parts: the shards have everything."""
+        """Remove the parts: the shards hold all frames."""
         shutil.rmtree(self._parts, ignore_errors=True)
 
     def _extract(self) -> None:
@@ -229,7 +229,7 @@ class Driving:
         return "md5" if known is not None and known.md5 and not known.sha256 else "sha256"
 
     def _prove(self) -> None:
-        """Compare the archives that were hashed while they were read with what was published."""
+        """Compare the archives, hashed while they were read, with the published checksums."""
         for file in self.entry.files:
             got = self._hashes.get(file.name)
             if self.options.unverified or file.name not in self._archives:

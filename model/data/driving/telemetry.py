@@ -1,4 +1,4 @@
-"""What the car did at each frame, from samples that come at other times: aligned by the stamps of both."""
+"""The telemetry of each frame, aligned by the stamps of frames and samples."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mappin
 def _at(
     stamps: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], wanted: Wanted
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give values at stamps, and how far the samples are away that they are made of, in ms.
+    """Return values at stamps, and the distance of the samples behind them, in ms.
 
     Linear: the further one of the two samples counts, so a value across a hole is none. Integers as long as can be:
     nanoseconds since 1970 do not fit into a float64.
@@ -118,7 +118,7 @@ def _at(
 
 
 def splits_of(stamps: NDArray[np.int64], minute_s: float = 60.0) -> tuple[NDArray[np.uint8], int]:
-    """Part a drive by time: of each 20 minutes that follow one another the 10th validates and the 20th tests.
+    """Split a drive by time: in each 20 minutes the 10th is for validation and the 20th for test.
 
     Neighbouring frames look alike, so single frames must not be drawn out of it. A short drive has 20 stretches too,
     and they are as much shorter. Drives more than nine days apart are split each for itself. A few frames that are as

@@ -1,4 +1,4 @@
-"""What a preparation takes of the disk: the room it needs, and the parts that it keeps there between two runs."""
+"""The disk space of a preparation: the check for free space, and the parts kept between two runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from model.errors import DataError
 from model.meter import amount
 
-VERSION = 1  # of what is made from the files: raised when the same files would give other bytes
+VERSION = 1  # of the preparation: raised when the same files give other bytes
 
-PARTS = ".parts"  # what is kept of bags between two runs
+PARTS = ".parts"  # folder of the parts of bags kept between two runs
 
 SPARE_BYTES = 200 * 10**6  # left free on the disk
 
 
 def space(folder: Path, wanted: int) -> None:
-    """Make sure that the disk has room, before hours are spent.
+    """Check that the disk has enough free space before the preparation starts.
 
     Args:
         folder: where to; what an interrupted run left there need not be written again.
         wanted: bytes of the whole.
 
     Raises:
-        DataError: it has not.
+        DataError: there is too little free space.
     """
     there = folder
     while not there.exists() and there != there.parent:

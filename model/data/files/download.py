@@ -1,6 +1,6 @@
-"""Fetching published files: mirrors in turn, on from where the last try ended, and nothing is taken for whole unproven.
+"""Downloads of published files: tries mirrors in turn, resumes partial files, and verifies each complete file.
 
-What no server has is shared by BitTorrent: aria2c fetches it if it is installed; else the link is printed.
+A file that no server has comes by BitTorrent: aria2c fetches it if it is installed, else the link is printed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def fetch_all(
         Their paths.
 
     Raises:
-        DataError: one cannot be had; it says how people get it.
+        DataError: a file cannot be fetched; the message says how to get it.
     """
     missing = [file for file in entry.files if not (folder / file.name).exists()]
     _make(folder)
@@ -82,10 +82,10 @@ def fetch_all(
 def fetch(
     file: SourceFile, urls: list[str], folder: Path, *, stream: TextIO | None = None, patience: Patience | None = None
 ) -> Path:
-    """Fetch one file: whole and proven when it has its name.
+    """Fetch one file. It gets its final name when it is complete and verified.
 
     Raises:
-        DataError: no mirror has it, or what they have is not the published one.
+        DataError: no mirror has the published file.
     """
     patience = patience or Patience()
     path, part = folder / file.name, _part(folder, file)
@@ -136,7 +136,7 @@ def fetch(
 
 
 def torrent(entry: Registered, file: SourceFile, folder: Path) -> None:
-    """Fetch a file that only BitTorrent has, or say how people get it.
+    """Fetch a file that only BitTorrent has, or say how to get it.
 
     Raises:
         DataError: aria2c is not installed, or did not get it.
@@ -167,11 +167,11 @@ def torrent(entry: Registered, file: SourceFile, folder: Path) -> None:
 
 
 class _WrongError(Exception):
-    """What came is not the published file; what is there of it is not, either."""
+    """The downloaded bytes are not those of the published file, so the partial file is discarded."""
 
 
 class _OtherError(Exception):
-    """A mirror has another file; what is there came from one that is right, as far as anyone knows."""
+    """A mirror has another file; the partial file came from a different mirror and is kept."""
 
 
 def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: float, *, alone: bool) -> None:
@@ -181,7 +181,7 @@ def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: f
         url: of a mirror.
         part: what is there, and where the rest goes.
         file: as it was published.
-        meter: is told of each block.
+        meter: counts each block.
         timeout_s: for an answer, and between two bytes.
         alone: no other mirror is left.
     """
@@ -205,11 +205,11 @@ def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: f
             raise _OtherError(f"has {total:,} bytes, the published file {file.bytes:,}")
         if have and not goes_on:
             if file.bytes is not None and total is None and not alone:  # a page to log in, perhaps
-                raise _OtherError("cannot go on, and does not say how long its file is")
+                raise _OtherError("cannot resume, and does not give the length of its file")
             _forget(part, meter)  # it is another file by now, or the server cannot go on
             have = 0
             if answer.status == 206:
-                raise _WrongError("goes on at another place than it was asked for")
+                raise _WrongError("does not resume at the requested byte")
         _write_tag(part, url, answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
         with part.open("ab") as out:
             while block := answer.read(BLOCK):
@@ -222,7 +222,7 @@ def _transfer(url: str, part: Path, file: SourceFile, meter: Meter, timeout_s: f
             os.fsync(out.fileno())
     if total is not None and have < total:
         raise ConnectionError(f"ended after {have:,} of {total:,} bytes")
-    whole = getattr(answer, "chunked", False) and not goes_on  # had it been cut off, reading it had failed
+    whole = getattr(answer, "chunked", False) and not goes_on  # a truncated chunked answer raises while it is read
     if whole and file.bytes is not None and have < file.bytes:
         raise _WrongError(f"has {have:,} bytes, the published file {file.bytes:,}")
 

@@ -1,4 +1,4 @@
-"""Which files a data set is made from, told without reading all of them."""
+"""Fingerprints of a data set's source files, without reading all of their bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Known = dict[str, Any]  # what the manifest says of a source
 
 
 def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
-    """Tell a folder by how many files it has, and by a hash of the name, size and time of change of each.
+    """Identify a folder by its number of files and a hash of the name, size and time of change of each.
 
     Args:
         folder: may be moved: names count from it on.
@@ -47,7 +47,7 @@ def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
 
 
 def of_ends(path: Path) -> Known:
-    """Tell a bag from others without reading 183 GB: its size, and a hash of its first and last MiB."""
+    """Identify a bag by its size and a hash of its first and last MiB, without reading 183 GB."""
     size = path.stat().st_size
     hasher = hashlib.sha256()
     with path.open("rb") as file:
@@ -58,12 +58,12 @@ def of_ends(path: Path) -> Known:
 
 
 def lasting(sources: list[Known]) -> list[Known]:
-    """Leave out what does not change the images: what a folder is called."""
+    """Drop the name of a folder, which does not change the images."""
     return [{key: value for key, value in one.items() if key != "name" or "folder" not in one} for one in sources]
 
 
 def same(there: Known, path: Path, reads: Callable[[str], bool], hashed: Callable[[Path, str], str]) -> bool:
-    """Say whether a file or folder is one that a data set was made from, by the least reading that tells.
+    """Return whether a data set was made from this file or folder, with as little reading as possible.
 
     Args:
         there: what the manifest says of it.

@@ -1,4 +1,4 @@
-"""The files that a data set is made from: found in a folder or fetched, and compared with what was published."""
+"""The source files of a data set: found in a folder or downloaded, and checked against the published checksums."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def proven(
         What the manifest says of it, and whether it is a published one.
 
     Raises:
-        DataError: it is another one, and that was not allowed.
+        DataError: it is not the published file, and `unverified` is false.
     """
     if path.is_dir():
         if not unverified:

@@ -1,1 +1,1 @@
-"""The formats that data sets are published in, one file a format, each read strictly."""
+"""Strict readers of the published formats, one module for each format."""

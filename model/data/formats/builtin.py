@@ -1,4 +1,4 @@
-"""The data sets that come with the trainer, as a source like any other."""
+"""The built-in data sets as a source."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from model.data.source import Arrays, InMemory
 
 
 def of_name(name: str) -> InMemory:
-    """Give a data set of `model.data.load` as a source.
+    """Return a data set of `model.data.load` as a source.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the data set is not available.
     """
     data = dataset.load(name)
     facts = data.facts

@@ -1,4 +1,4 @@
-"""Downsampled ImageNet of Chrabaszcz et al. (arXiv 1707.08819): .npz files in .zip files, read where they lie."""
+"""Downsampled ImageNet of Chrabaszcz et al. (arXiv 1707.08819): .npz files in .zip files, read in place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NpzImages:
         self._files = files
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Give what is not done."""
+        """Yield the blocks that are not done."""
         skip = dict(done)
         for split, path in self._files:
             try:
@@ -84,7 +84,7 @@ class NpzImages:
 
 
 def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
-    """Give the .npz files of a zip, by their number; an .npz is its own only one."""
+    """Return the .npz files of a zip in numeric order, or the .npz file itself."""
     with zipfile.ZipFile(path) as outer:
         if path.suffix == ".npz":
             yield path.name, outer
@@ -117,7 +117,7 @@ def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
 
 
 def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", kinds: str = "") -> tuple[int, ...]:
-    """Read the header of an array; objects, which would run code when loaded, are refused here."""
+    """Read the header of an array; object arrays are refused, since loading them can run code."""
     try:
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -50,7 +50,7 @@ class PictureFiles:
         self._files, self._resize = files, resize
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Give what is not done; what is, is not decoded again."""
+        """Yield the blocks that are not done; finished images are not decoded again."""
         seen = dict.fromkeys(SPLITS, 0)
         waiting: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
         per_block = max(1, BLOCK_BYTES // self.image.bytes)
@@ -97,7 +97,7 @@ class PictureFiles:
 
 
 def middle(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Cut the largest part of the wanted shape out of the middle: (left, top, right, bottom)."""
+    """Return the largest centred crop of the wanted aspect ratio: (left, top, right, bottom)."""
     width, height = size
     scale = min(width / wanted[0], height / wanted[1])
     across, down = wanted[0] * scale, wanted[1] * scale
@@ -113,7 +113,7 @@ def _split_of(name: str, index: int) -> str:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Give (name, place for errors, how to read it) of each image."""
+    """Yield (name, location for errors, function that reads it) of each image."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in SUFFIXES and file.is_file():

@@ -1,4 +1,4 @@
-"""Bytes in their order, from a file or out of a .gz, with the place of each: nothing is unpacked to the disk."""
+"""Sequential byte streams from a file or a .gz, with their offsets: nothing is unpacked to the disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GZIP = b"\x1f\x8b"
 
 
 class CutError(DataError):
-    """The bytes end, or turn to nonsense, before they should."""
+    """The bytes end early, or are damaged."""
 
 
 class Stream(Protocol):
-    """Bytes that are read once, from the first to the last."""
+    """Bytes that are read once, in order."""
 
     name: str
 
@@ -33,10 +33,10 @@ class Stream(Protocol):
         """Bytes read so far."""
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes; fewer than asked for only at the end."""
+        """Return the next bytes; fewer than requested only at the end."""
 
     def skip(self, count: int) -> int:
-        """Go on without reading; return how many bytes there were to skip."""
+        """Skip bytes; return how many were skipped."""
 
 
 class FileStream:
@@ -61,7 +61,7 @@ class FileStream:
         return self._offset
 
     def read(self, count: int) -> bytes:
-        """Read; fewer than asked for only at the end."""
+        """Read; fewer than requested only at the end."""
         count = min(count, max(0, self._size - self._offset))  # memory is taken for what is asked for
         got = self._file.read(count)
         while len(got) < count and (more := self._file.read(count - len(got))):
@@ -84,7 +84,7 @@ class FileStream:
 
 
 class BlockStream:
-    """What an iterator of blocks gives, as one."""
+    """An iterator of blocks as one stream."""
 
     def __init__(self, blocks: Iterator[bytes], name: str) -> None:
         self.name = name
@@ -96,7 +96,7 @@ class BlockStream:
         return self._offset
 
     def read(self, count: int) -> bytes:
-        """Read; fewer than asked for only at the end."""
+        """Read; fewer than requested only at the end."""
         parts: list[memoryview] = []
         missing = count
         while missing > 0:
@@ -110,7 +110,7 @@ class BlockStream:
         return b"".join(parts)
 
     def skip(self, count: int) -> int:
-        """Let bytes go by."""
+        """Skip bytes by reading them."""
         missing = count
         while missing > 0:
             if self._at == len(self._block) and not self._next():
@@ -134,18 +134,18 @@ class Hashed:
         self._hasher = hashlib.new(algorithm, usedforsecurity=False)
 
     def update(self, block: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes to the hash."""
         self._hasher.update(block)
         self.bytes += len(block)
 
     @property
     def hexdigest(self) -> str:
-        """The hash of what came so far."""
+        """The hash of the bytes so far."""
         return self._hasher.hexdigest()
 
 
 def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int], None] = lambda _: None) -> Stream:
-    """Open a file for reading in order; what is gzip by its first bytes is unpacked on the way, in a thread.
+    """Open a file for reading in order; a thread decompresses gzip, which its first bytes identify.
 
     Args:
         path: of the file.
@@ -223,7 +223,7 @@ def _without_zeros(left: bytes, blocks: Iterator[bytes]) -> tuple[bytes, int]:
 
 
 def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:
-    """Unpack byte by byte what can be: what comes before the damage is whole, as far as gzip can tell."""
+    """Decompress byte by byte up to the damage: the bytes before it are whole as far as gzip can detect."""
     found = bytearray()
     try:
         for at in range(len(piece)):
@@ -234,7 +234,7 @@ def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:
 
 
 def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Let a thread make the next blocks while this one is worked on: zlib does its work without the lock."""
+    """Produce the next blocks in a thread while the caller uses this one: zlib releases the interpreter lock."""
     made: Queue[bytes | Exception | None] = Queue(maxsize=AHEAD)
     given_up = threading.Event()
 

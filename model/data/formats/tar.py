@@ -1,4 +1,4 @@
-"""A tar, read in order and strictly: Python's tarfile takes a damaged header for the end and says nothing.
+"""A tar, read in order and strictly: Python's tarfile treats a damaged header as the end, without an error.
 
 Formats: ustar, GNU (long names, sizes above 8 GB) and pax (path, size).
 """
@@ -22,7 +22,7 @@ FILES, FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"0\x007", b"5", b"L", b"
 
 @dataclass
 class Member:
-    """One file in a tar; read it before the next one is asked for."""
+    """One file in a tar; read it before requesting the next one."""
 
     name: str
     size: int
@@ -35,11 +35,11 @@ class Member:
 
     @property
     def offset_in(self) -> int:
-        """Bytes of it that were read."""
+        """Bytes of the file read so far."""
         return self.size - self.left
 
     def read(self, count: int = -1) -> bytes:
-        """Read some of it, or what is left.
+        """Read some bytes, or the rest.
 
         Raises:
             CutError: the tar ends in the middle of it, or it is far too large for what is read whole.
@@ -77,7 +77,7 @@ class MemberStream:
         return got
 
     def skip(self, count: int) -> int:
-        """Let bytes go by."""
+        """Skip bytes by reading them."""
         try:
             skipped = 0 if self.damage else self._member.tar.skip(min(count, self._member.left))
         except CutError as error:
@@ -87,7 +87,7 @@ class MemberStream:
 
 
 def members(tar: Stream) -> Iterator[Member]:
-    """Give the files of a tar in their order.
+    """Yield the files of a tar in order.
 
     Raises:
         CutError: it is cut off, or a header is damaged.

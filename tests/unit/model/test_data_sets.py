@@ -227,7 +227,7 @@ def test_a_damaged_shard_ends_the_training_with_one_line(drive: Path, tmp_path: 
         ("cifra10", "did you mean cifar10"),
         ("cifar10", "cifar10 is not prepared (there is no {root}/cifar10); run: pixel-orch data prepare cifar10"),
         ("./nowhere", "no data set './nowhere'"),
-        (".", "is no prepared data set (no manifest.json)"),
+        (".", "is not a prepared data set (no manifest.json)"),
     ],
 )
 def test_data_that_are_not_there_are_one_line(

@@ -118,7 +118,7 @@ def test_ranks_share_a_batch_whose_order_does_not_depend_on_them(folder: Path) -
             got.append(loader.next().images[:, 0, 0, 0].copy())
             loader.close()
         assert np.array_equal(np.concatenate(got), wanted)
-    with pytest.raises(DataError, match="a batch of 24 cannot be shared out to 5 ranks"):
+    with pytest.raises(DataError, match="a batch of 24 is not divisible by 5 ranks"):
         slice_of(24, 0, 5)
 
 
@@ -219,7 +219,7 @@ def test_each_shard_is_checked_once_and_a_damaged_one_stops_the_training(folder:
     (place / "shard-00002.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"shard-00002.npy is damaged: its SHA-256 is not the manifest's"):
         files(place).all()
-    for wrong, says in ((content[:-1], "is damaged|instead of"), (b"\x93NUMPY", "is damaged|no shard")):
+    for wrong, says in ((content[:-1], "is damaged|instead of"), (b"\x93NUMPY", "is damaged|not a shard")):
         (place / "shard-00002.npy").write_bytes(wrong)
         with pytest.raises(DataError, match=says):
             files(place).all()

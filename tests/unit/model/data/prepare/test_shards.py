@@ -104,7 +104,7 @@ def test_given_up_after_any_block_it_goes_on_and_ends_with_the_same_bytes(
     stop: int, whole: Path, tmp_path: Path
 ) -> None:
     fill(tmp_path / "out", stop_after=stop)
-    with pytest.raises(DataError, match="is no prepared data set"):
+    with pytest.raises(DataError, match="is not a prepared data set"):
         manifests.read(tmp_path / "out")
     fill(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole)

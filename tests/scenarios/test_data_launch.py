@@ -79,7 +79,7 @@ def test_a_mirror_with_another_file_is_one_line_and_the_machine_is_gone(stage: S
     place = ["--prepare", f"source={mirror}"]  # whose train_32x32.tar is 512 bytes
     code, said = stage.run(*words("--dataset", "imagenet-small-32", "--steps", "20", *place, "-n", "small"))
     assert code == 1, said
-    assert "setting up failed, another machine would not help" in said
+    assert "set-up failed, another machine would not help" in said
     assert "has 512 bytes, the published file" in said
     assert "Traceback" not in said
     assert [one["state"] for one in stage.embedded().instances()] == ["terminated"]

@@ -142,7 +142,7 @@ from model.config import TrainConfig
 from model.training.stop import StopFlag
 from model.training.loop import train
 model.data.shuffle.BLOCK, model.data.shuffle.POOL = 8, 3
-model.data.feed.Feed._memory = property(lambda self: int(sys.argv[3]))
+model.data.feed.Feed.available_bytes = property(lambda self: int(sys.argv[3]))
 config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
 print("go", flush=True)
 sys.exit(train(config, Path(sys.argv[2]), StopFlag(), began_s=time.monotonic()))

@@ -177,7 +177,9 @@ def test_ctrl_c_at_any_time(stage: Stage, moment: str) -> None:
     launch = stage.start(*stage.launch_words("400", "0.05"))
     _wait_for(stage, launch, moment)
     os.kill(launch.pid, signal.SIGINT)
-    assert launch.wait(60) == 130, stage.said(launch)
+    # CPython ends itself by SIGINT, -2 here, if the signal came within `exec` of a string, as dataclasses use while
+    # they are imported. A shell shows 130 for both.
+    assert launch.wait(60) in (130, -signal.SIGINT), stage.said(launch)
     assert "Traceback" not in stage.said(launch)
     if (stage.home / "runs" / "tiny").exists():
         assert stage.state().state == "CANCELLED"

@@ -13,7 +13,7 @@ import pytest
 from infra.local import EmbeddedCloud
 from infra.local.aws import spot_market
 from orchestrator.cloud.price_cache import PriceCache
-from orchestrator.market.price_series import Change
+from orchestrator.market.price_series import PricePoint
 from tests.support.stage import Stage, last_json, staged
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     yield from staged(tmp_path)
 
 
-def by_the_second(changes: list[Change], start: int, end: int) -> float:
+def by_the_second(changes: list[PricePoint], start: int, end: int) -> float:
     """Return the mean the long way: the price of each second, one after the other."""
     later = sorted(changes)
     total = 0.0

@@ -49,7 +49,7 @@ class DiagonalLSTM(nn.Module):
 
     Args:
         hidden: h, maps of the state; the input has 2h.
-        colours: number of colours that the maps of each gate are shared out to.
+        colours: number of colours that the maps of each gate are split among.
         condition: maps of the condition, added to the input-to-state map by a 1x1 convolution without mask; 0 for none.
     """
 

@@ -111,7 +111,7 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
-        # The kernel rows below the centre are masked. Without them the output has H + height//2 rows.
+        # The kernel rows below the centre are masked and left out; the output then has H + height//2 rows.
         height = self.kernel_size[0] // 2
         weight = (self.weight * self.mask)[:, :, : height + 1]
         return F.conv2d(x, weight, self.bias, padding=self.padding)[:, :, : x.shape[2]]

@@ -152,7 +152,7 @@ def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
     key = folder / "key"
     key.touch(mode=0o600)
     key.write_text(private)
-    group = aws.open_security_group("us-east-1", plan.door("us-east-1"), "127.0.0.1/32")
+    group = aws.open_security_group("us-east-1", plan.security_group("us-east-1"), "127.0.0.1/32")
     aws.launch(plan.launch(plan.offers[0], 1, 1, group, user_data(host_private, host_public, public, 30)))
     while not (found := [i for i in aws.instances("sync") if i.state == "running"]):
         time.sleep(0.1)

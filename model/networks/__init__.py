@@ -1,1 +1,1 @@
-"""The networks of the paper, in the form of its text and in a fast one, and how probable images are to them."""
+"""The paper's networks, each as a reference and as a fast implementation, and the likelihood of images under them."""

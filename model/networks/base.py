@@ -20,26 +20,26 @@ class PixelNetwork(nn.Module):
                                    |                 |                          |
                                    +-- 1x1 mask B ---+-------- 1x1 mask B ------+       layer-to-output connections
 
-    The paper does not say what its layer-to-output connections look like. Here the h maps that a layer computes, before
-    they are brought up to 2h, go through a 1x1 convolution of their own and are added to the first map of the head:
-    adding the 2h maps as they are would only weigh anew what the residual sum holds already.
+    The paper does not specify its layer-to-output connections. Here each layer's h maps, before the convolution to 2h
+    maps, pass through a 1x1 convolution and are added to the output of the head's first layer. Adding the 2h maps
+    instead would only reweight terms that the residual sum already contains.
 
-    Of the head, table 1 says "ReLU followed by 1x1 conv, mask B (2 layers)" and the text how many maps it has: 1024, or
-    32 for MNIST. Here the first layer has them and the second gives the C*K logits. The other reading, both layers
-    with so many maps and a third one for the softmax, would have another `head` x `head` weights.
+    For the head, table 1 specifies "ReLU followed by 1x1 conv, mask B (2 layers)", and the text gives the number of
+    maps: 1024, or 32 for MNIST. Here the first layer has that many maps, and the second gives the C*K logits. In the
+    other reading both layers have that many maps and a third gives the logits; it needs `head` x `head` more weights.
 
-    Of two levels only the second has a logit, the first one's is zero: the softmax of the two is the sigmoid that the
-    paper takes for binary images.
+    With two levels, the network predicts only the logit of the second level, and the logit of the first is zero. The
+    softmax is then the sigmoid that the paper uses for binary images.
 
     Args:
-        layer: makes one layer: (B, 2h, H, W) and the condition -> (B, 2h, H, W) and its h maps (B, h, H, W).
+        layer: creates one layer: (B, 2h, H, W) and the condition -> (B, 2h, H, W) and its h maps (B, h, H, W).
         channels: colours of a pixel, C.
-        levels: values that a colour can take, K, from 2 to 256.
+        levels: number of levels of a colour, K, from 2 to 256.
         hidden: h, feature maps inside a layer.
         layers: number of layers.
         head: feature maps of the layer before the softmax.
-        skip: whether each layer is connected to the output.
-        condition: maps of the condition of `forward`, 0 for a network without one.
+        skip: whether there are layer-to-output connections.
+        condition: number of maps of the condition of `forward`; 0 for an unconditional network.
 
     Raises:
         ValueError: K is outside 2..256, or there are fewer maps than colours.
@@ -59,7 +59,7 @@ class PixelNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if not 2 <= levels <= 256:
-            raise ValueError(f"levels = {levels}; a value takes 2 to 256 levels")
+            raise ValueError(f"levels = {levels}; give 2 to 256 levels")
         self.channels, self.levels, self.hidden, self.conditions = channels, levels, hidden, condition
         self.first = MaskedConv2d("A", channels, 2 * hidden, 7, colours=channels)
         self.blocks = nn.ModuleList(layer() for _ in range(layers))
@@ -74,7 +74,7 @@ class PixelNetwork(nn.Module):
 
         Args:
             levels: 0..K-1 (B, C, H, W), uint8 or long.
-            condition: maps that every pixel may see, (B, condition, H, W); only for a conditioned network.
+            condition: unmasked maps, (B, condition, H, W); None for an unconditional network.
 
         Returns:
             Logits (B, K, C, H, W).
@@ -86,27 +86,27 @@ class PixelNetwork(nn.Module):
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W).
 
         Raises:
-            ValueError: a condition is missing, is not expected, or is not of the network's size.
+            ValueError: the condition is missing, unexpected, or has the wrong shape.
         """
         self.check_condition(x, condition)
         return self.through(self.first(x), condition)
 
     def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Go from the first layer's map to the logits: (B, 2h, H, W) -> (B, K, C, H, W)."""
+        """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""
         outputs = []
         for block in self.blocks:
             y, h = block(y, condition)  # (B, 2h, H, W), (B, h, H, W)
             outputs.append(h)
         y = self.head(F.relu(y))  # (B, head, H, W)
-        for skip, h in zip(self.skips, outputs):  # noqa: B905 - no skips: none are taken
+        for skip, h in zip(self.skips, outputs):  # noqa: B905 - without skip connections `skips` is empty
             y = y + skip(h)
         return self.as_logits(self.last(F.relu(y)))
 
     def as_logits(self, y: Tensor) -> Tensor:
-        """Arrange the last layer's maps, (B, C*K, H, W), those of a colour together as its mask has them, as logits.
+        """Reshape the last layer's maps, (B, C*K, H, W), grouped by colour, to logits.
 
         Returns:
-            (B, K, C, H, W). Of two levels the last layer gives one map a colour, which becomes the second's logit.
+            (B, K, C, H, W). With two levels the last layer has one map for each colour: the second level's logit.
         """
         if self.levels == 2:
             return torch.stack([torch.zeros_like(y), y], dim=1)
@@ -114,12 +114,12 @@ class PixelNetwork(nn.Module):
         return y.reshape(B, self.channels, self.levels, H, W).transpose(1, 2)
 
     def check_condition(self, x: Tensor, condition: Tensor | None) -> None:
-        """Refuse a condition that does not belong to the images.
+        """Check that the condition matches the network and the images.
 
         Raises:
-            ValueError: it is missing, is not expected, or is not of the network's size.
+            ValueError: the condition is missing, unexpected, or has the wrong shape.
         """
         wanted = (x.shape[0], self.conditions, *x.shape[2:]) if self.conditions else None
         got = tuple(condition.shape) if condition is not None else None
         if wanted != got:
-            raise ValueError(f"the condition has shape {got}; this network wants {wanted}")
+            raise ValueError(f"the condition has shape {got}; this network expects {wanted}")

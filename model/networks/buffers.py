@@ -1,7 +1,7 @@
-"""Buffers that successive passes through a network reuse.
+"""Buffers that later passes through a network reuse.
 
-A pass of the fast networks writes tens of megabytes. Fresh from the system such blocks are pages that the kernel has to
-clear and map one by one, which on a CPU cost the Row LSTM a third of its time.
+A pass of the fast networks writes tens of megabytes. The kernel clears and maps newly allocated memory page by page;
+on a CPU this took a third of the Row LSTM's time.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from model.device import memory_bytes
 
-KEPT_SHAPES = 4  # training and validation batches, and the smaller last batch of each
-IDLE_SHARE = 0.1  # of the memory, for buffers of other shapes that lie idle while new ones are made
+KEPT_SHAPES = 4  # of a training and a validation batch, and of the last, smaller batch of each
+IDLE_SHARE = 0.1  # fraction of the memory for idle buffers of other shapes when new buffers are allocated
 
 T = TypeVar("T")
 _Key = tuple[object, ...]
-free_buffers: dict[_Key, list[dict[str, Any]]] = {}  # the shape used last is at the end
+free_buffers: dict[_Key, list[dict[str, Any]]] = {}  # the most recently used shape is last
 
 
 class Workspace:
-    """The buffers of one pass, by name. They are free for the next pass as soon as this object is gone.
+    """The buffers of one pass, by name. The next pass can reuse them once this object is deleted.
 
-    An autograd node holds it, so it is gone when nobody can ask for the gradients of that pass any more. On a GPU
-    nothing is kept: torch has a pool of its own there.
+    An autograd node holds the workspace and deletes it when the gradients of the pass are no longer needed. On a GPU
+    no buffers are kept, because torch has its own memory pool.
 
     Args:
-        key: determines the shapes; workspaces of the same key share buffers.
-        like: a tensor with the type and device of the buffers.
+        key: the sizes that determine the shapes; workspaces of the same key have the same buffers.
+        like: a tensor of the dtype and device of the buffers.
     """
 
     def __init__(self, key: _Key, like: Tensor) -> None:
@@ -42,11 +42,11 @@ class Workspace:
         self._things: dict[str, Any] = free.pop() if free else {}
 
     def zeros(self, name: str, *shape: int) -> Tensor:
-        """Return the buffer of that name: zeros when it is new, else its content from the last pass."""
+        """Return the buffer of a name: zeros if it is new, else with the content from the last pass."""
         return self.once(name, lambda: torch.zeros(shape, dtype=self._like.dtype, device=self._like.device))
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return the cached object of that name, such as views of the buffers; make it on first use."""
+        """Return the object of a name, for example views of the buffers; `make` creates it at the first call."""
         if name not in self._things:
             _make_room(idle_limit())
             self._things[name] = make()
@@ -63,9 +63,10 @@ class Workspace:
 
 
 def _make_room(limit: int) -> None:
-    """Drop idle buffers, the least recently used shape first, until they take at most this many bytes.
+    """Delete idle buffers, the least recently used shape first, until at most `limit` bytes remain.
 
-    Only when new ones are made: a training's own, which may be more, lie idle between two of its steps.
+    It runs only when new buffers are allocated, because the buffers of training, which may exceed the limit, are idle
+    between two steps.
     """
     idle = sum(_bytes(things) for free in free_buffers.values() for things in free)
     while idle > limit:
@@ -78,5 +79,5 @@ def _bytes(things: dict[str, Any]) -> int:
 
 @cache
 def idle_limit() -> int:
-    """Bytes of idle buffers of other shapes that may stay while new ones are made."""
+    """Return how many bytes of idle buffers remain when new buffers are allocated."""
     return int(IDLE_SHARE * memory_bytes(torch.device("cpu")))

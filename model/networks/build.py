@@ -1,4 +1,4 @@
-"""From settings to a network. A new network is a case here and a name in `model.config.MODELS`."""
+"""Builds a network from its settings. A new network needs a case here and a name in `model.config.MODELS`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.networks.multiscale import MultiScale
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import Implementation, PixelRNN
 
-SHARE = 0.6  # of a device's memory, for the activations that the fast LSTMs store, or for a validation batch
+SHARE = 0.6  # fraction of the device's memory for the fast LSTMs' saved activations, or for an evaluation batch
 
 
 def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:
@@ -22,13 +22,13 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
 
     Args:
         config: the settings.
-        implementation: of the LSTMs; the weights are the same for both.
+        implementation: implementation of the LSTM layers; both have the same weights.
 
     Returns:
         A module from levels (B, C, H, W), uint8 or long, to logits (B, K, C, H, W).
 
     Raises:
-        ConfigError: the sizes are incompatible.
+        ConfigError: `hidden` or `head` is smaller than the number of colours.
     """
     data = config.data
     if min(config.hidden, config.head) < data.channels:
@@ -43,10 +43,10 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
 
 
 def choose_implementation(config: TrainConfig, memory_bytes: int) -> Implementation:
-    """Decide which LSTMs a device with so much memory gets, if the settings leave it open.
+    """Choose the implementation of the LSTM layers; for "auto" it depends on the device's memory.
 
-    The memory is all that the device has, not what is free of it: a run that is resumed must not choose another one,
-    whose last bits are others.
+    `memory_bytes` is the total memory, not the free memory. A resumed run must choose the same implementation, because
+    the two differ in rounding.
     """
     if config.implementation != "auto":
         return config.implementation
@@ -54,7 +54,7 @@ def choose_implementation(config: TrainConfig, memory_bytes: int) -> Implementat
 
 
 def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:
-    """Decide how many images are scored at a time: 128, halved until they fit into the memory."""
+    """Choose the batch size of an evaluation: 128, halved until a batch fits into the memory."""
     images, fast = BATCH, choose_implementation(config, memory_bytes) == "fast"
     while images > 1 and evaluation_bytes(config, images, fast=fast) > SHARE * memory_bytes:
         images //= 2

@@ -14,19 +14,19 @@ from model.networks.base import PixelNetwork
 
 
 class Conditioned(nn.Module):
-    """A network whose condition is a learned map of values, the same at every pixel.
+    """A network whose condition is a learned embedding of values, the same at every pixel.
 
     ::
 
         V values, V flags -> linear -> SiLU -> linear -> c maps of H x W, each of one value -> every layer
 
-    Each layer adds what a 1x1 convolution of its own makes of the maps to its input-to-state map, as the paper does
-    with the small image of its multi-scale networks (section 3.6). A flag says whether a value is known: where it is
-    not, the value is 0 and so is its flag.
+    Each layer applies its own 1x1 convolution to the maps and adds the result to its input-to-state map, as the paper
+    does with the small image of its multi-scale networks (section 3.6). A flag is 1 if a value is known. For an unknown
+    value both the value and the flag are 0.
 
     Args:
-        net: the network; it has a condition.
-        names: of the values.
+        net: a network with a condition.
+        names: names of the values.
     """
 
     mean: Tensor
@@ -38,25 +38,25 @@ class Conditioned(nn.Module):
         self.channels, self.levels = net.channels, net.levels
         self.first = nn.Linear(2 * len(self.names), net.conditions)
         self.second = nn.Linear(net.conditions, net.conditions)
-        # Statistics of the training images. The checkpoint holds them, so that sampling needs no data set.
+        # Statistics of the training images. The checkpoint contains them, so that sampling does not need the images.
         self.register_buffer("mean", torch.zeros(len(self.names), dtype=torch.float64))
         self.register_buffer("std", torch.ones(len(self.names), dtype=torch.float64))
 
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the mean and standard deviation of the training images' values."""
+        """Set the mean and the standard deviation of each value over the training images."""
         self.mean.copy_(torch.tensor(mean, dtype=torch.float64))
         self.std.copy_(torch.tensor(std, dtype=torch.float64))
 
     @property
     def conditioning(self) -> Conditioning:
-        """The conditioning columns and their statistics. On a GPU this call synchronises."""
+        """The names, means and standard deviations of the values. On a GPU reading them synchronises."""
         return Conditioning(self.names, tuple(self.mean.tolist()), tuple(self.std.tolist()))
 
     def values(self, given: Mapping[str, float], count: int) -> Tensor:
-        """Make what `forward` takes, (count, 2V), of some values by name; the others are those of the mean image.
+        """Return the values and flags for `forward`, (count, 2V). Values that are not in `given` are the mean.
 
         Raises:
-            SetupError: the network is not conditioned on one of the names.
+            SetupError: the network has no value of a given name.
         """
         strange = [name for name in given if name not in self.names]
         if strange:
@@ -69,16 +69,16 @@ class Conditioned(nn.Module):
         return made.to(self.first.weight)[None].expand(count, -1)
 
     def maps(self, values: Tensor, height: int, width: int) -> Tensor:
-        """Make the condition of the network: (B, 2V) -> (B, c, H, W)."""
+        """Return the condition of the network: (B, 2V) -> (B, c, H, W)."""
         y: Tensor = self.second(F.silu(self.first(values.to(self.first.weight.dtype))))  # (B, c)
         return y[:, :, None, None].expand(-1, -1, height, width).contiguous()
 
     def forward(self, levels: Tensor, values: Tensor | None = None) -> Tensor:
-        """Predict each value of the images from earlier values and from the conditioning values.
+        """Predict each value of images from earlier ones and from the conditioning values.
 
         Args:
             levels: 0..K-1 (B, C, H, W), uint8 or long.
-            values: (B, 2V), standardised values and flags; by default the means.
+            values: standardised values and flags, (B, 2V); default: the mean.
 
         Returns:
             Logits (B, K, C, H, W).

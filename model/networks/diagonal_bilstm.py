@@ -14,7 +14,7 @@ from model.networks.row_lstm import GATES, lstm_cell
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift each row by one more place to the right: diagonals become columns, (B, F, H, W) -> (B, F, H, H+W-1).
+    """Shift row r right by r pixels, so that diagonals become columns: (B, F, H, W) -> (B, F, H, H+W-1).
 
     ::
 
@@ -26,30 +26,30 @@ def skew(x: Tensor) -> Tensor:
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Undo `skew`: (B, F, H, H+W-1) -> (B, F, H, W), W given."""
+    """Undo `skew` for a map of width W: (B, F, H, H+W-1) -> (B, F, H, W)."""
     return torch.stack([x[:, :, row, row : row + width] for row in range(x.shape[2])], dim=2)
 
 
 def shift_down(x: Tensor) -> Tensor:
-    """Move a map down by one row; the first row becomes zero, the last is lost."""
+    """Shift a map down by one row. The first row becomes zero, and the last row is dropped."""
     return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
 
 
 class DiagonalLSTM(nn.Module):
-    """One direction: an LSTM that goes from the top left corner to the bottom right one, a diagonal at a time.
+    """One direction: an LSTM that runs from the top left to the bottom right corner, one diagonal at a time.
 
-    What a cell sees: its own pixel of the input (1x1 convolution with mask B), and the states above and to the left,
-    which are on the diagonal before (on the skewed map: a 2x1 convolution along the column, without mask)::
+    A cell sees its own pixel of the input (1x1 convolution with mask B) and the states above and to the left. Those
+    states are on the previous diagonal (on the skewed map: a 2x1 convolution along the column, without mask)::
 
           h
         h x
 
-    The memory c comes from the left. The initial state, which is learned, one value for each map, is what a cell of
-    the first column finds to its left, in every row; above the first row the state is zero, as a convolution pads it.
+    The memory c comes from the left. The initial state is learned, one value for each map; it is the left state of the
+    cells of the first column, in every row. The state above the first row is zero, the padding of the convolution.
 
     Args:
         hidden: h, maps of the state; the input has 2h.
-        colours: number of colours that the maps of each gate are shared out to.
+        colours: number of colours that the maps of each gate are split among.
         condition: maps of the condition, added to the input-to-state map by a 1x1 convolution without mask; 0 for none.
     """
 
@@ -74,24 +74,24 @@ class DiagonalLSTM(nn.Module):
         h, c = h0, c0
         columns = []
         for column in range(H + W - 1):
-            from_state = self.state_to_state(F.pad(h, (1, 0)))  # (B, 4h, H): row r sees r-1 and r of the column before
+            from_state = self.state_to_state(F.pad(h, (1, 0)))  # (B, 4h, H): row r sees r-1 and r of the last column
             h, c = lstm_cell(skewed[..., column] + from_state, c)  # (B, h, H)
             columns.append(h)
-            outside = torch.arange(H, device=x.device) > column  # these rows have not begun: left of them is the start
+            outside = torch.arange(H, device=x.device) > column  # rows that have not begun keep the initial state
             h, c = torch.where(outside, h0, h), torch.where(outside, c0, c)
         return unskew(torch.stack(columns, dim=3), W)
 
 
 class DiagonalBiLSTM(nn.Module):
-    """Both directions: one from the top left, one from the top right, whose map is moved down by one row and added.
+    """Both directions: from the top left, and from the top right, whose map is shifted down by one row and added.
 
-    The shift keeps the right direction from seeing the pixel that is predicted and those after it in its row.
+    The shift prevents the right direction from seeing the predicted pixel and the later pixels of its row.
 
-    NOTE: taken literally the network does not see the whole context, as the paper says it does. The right map that
-    reaches row r is that of row r-1, and at the last column W-1 it knows row r-1 only up to W-2, because the first
-    layer's mask A hides a pixel from its own feature. So pixel (r-1, W-1) cannot be seen from (r, c) unless the left
-    direction brings it along, which it does not for c <= W-5. `PixelRNN` therefore appends one zero column at the right
-    of the image and cuts it off again: its feature has seen all of row r-1. It costs 1/W.
+    NOTE: the paper states that the network sees the whole context, but its literal form does not. Row r receives the
+    right direction's map of row r-1. At the last column, W-1, that map depends on row r-1 only up to W-2, because the
+    first layer's mask A hides each pixel from its own features. Pixel (r, c) therefore sees pixel (r-1, W-1) only
+    through the left direction, and for c <= W-5 not at all. `PixelRNN` therefore appends one zero column at the right
+    of the image, whose features depend on all of row r-1, and removes it from the output. The cost is 1/W.
     """
 
     def __init__(self, hidden: int, *, colours: int = 1, condition: int = 0) -> None:

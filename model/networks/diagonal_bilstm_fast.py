@@ -1,14 +1,15 @@
-"""A Diagonal BiLSTM layer without skewing: both directions at once, a diagonal at a time, valid cells only.
+"""A Diagonal BiLSTM layer without skewing: both directions in one pass, one diagonal at a time, valid cells only.
 
-On the skewed map half of the cells are padding. Here the cells of diagonal j, rows r0..r1, are taken from the map by
-their common stride, (r, j-r) for the left direction and (r, W-1-(j-r)) for the right one, and lie together::
+On the skewed map about half of the cells are padding. Here the cells of diagonal j, rows r0..r1, have a constant stride
+in the map, (r, j-r) for the left direction and (r, W-1-(j-r)) for the right direction. They are copied to contiguous
+memory::
 
     W = 4, H = 3      left  0 1 2 3     right  3 2 1 0      the number is j: H+W-1 steps, of 1, 2, 3, 3, 2, 1 cells
                             1 2 3 4            4 3 2 1
                             2 3 4 5            5 4 3 2
 
-All that the gates of a diagonal are made of is one matrix for each direction, maps by cells, the cells in the order
-(row, image); so a shift by one row is one by B places::
+One matrix A for each direction holds all inputs of the gates of a diagonal, maps x cells. The cells are in the order
+(row, image), so that a shift by one row is a shift by B columns of A::
 
     A  =  x           2h        gates  =  weights @ A
           condition    c        (absent if there is none)
@@ -35,11 +36,11 @@ Grads = tuple[Tensor | None, ...]
 
 
 def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
-    """Run both directions, and add the right one's map, one row further down, to the left one's.
+    """Run both directions; shift the right direction's map down by one row and add it to the left direction's map.
 
     Args:
         x: input and condition (2h + c, H, W, B).
-        weights: of the matrix A above, for each direction (2, 4h, 2h + c + 2h + 1), gates o, f, i, g.
+        weights: weights for the matrix A of each direction (2, 4h, 2h + c + 2h + 1), gates o, f, i, g.
         h0: initial states (2, h).
         c0: initial memories (2, h).
 
@@ -84,7 +85,7 @@ class _Scan(torch.autograd.Function):
         steps = work.once("steps", list)
         dY, dX = work.zeros("dY"), work.zeros("dX").zero_()
         dY[0].copy_(d_y)
-        dY[1, :, :-1].copy_(d_y[:, 1:])  # its last row is zero and stays so
+        dY[1, :, :-1].copy_(d_y[:, 1:])  # the last row stays zero
         d_weights, back = torch.zeros_like(weights), weights.transpose(1, 2)
         for step in reversed(steps):
             step.d_states[0].copy_(step.dY[0])
@@ -110,10 +111,10 @@ class _Scan(torch.autograd.Function):
 
 
 def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[SimpleNamespace]:
-    """Lay out the buffers and cut them into the views of each diagonal: making views costs as much as small steps."""
+    """Allocate the buffers and create the views of each diagonal once, because a view costs as much as a small step."""
     F, H, W, B = size
     K, N = F + 2 * h + 1, H * W * B
-    wide = min(H, W) * B  # places of the longest diagonal
+    wide = min(H, W) * B  # columns of the longest diagonal
     A, S = work.zeros("A", 2 * K * N), work.zeros("S", 8 * h * N)
     C, V = work.zeros("C", 2 * h * N), work.zeros("V", 2 * h * N)
     maps = {name: work.zeros(name, F, H, W, B) for name in ("X", "dX")}
@@ -122,7 +123,7 @@ def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[Sim
     small = {name: work.zeros(name, 2 * rows * wide) for name, rows in rows_of.items()}
     first = work.zeros("first", 2, 2, h, H, B)
     steps: list[SimpleNamespace] = []
-    done = 0  # cells on the diagonals before
+    done = 0  # cells on the previous diagonals
     for j in range(H + W - 1):
         r0, r1 = max(0, j - W + 1), min(j, H - 1)
         cells = r1 - r0 + 1
@@ -153,7 +154,7 @@ def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[Sim
         s.A_x, s.dA_x = (tuple(part[:, :F].unflatten(2, (cells, B))) for part in (s.A, s.dA))
         s.states, s.d_states = (tuple(part.unflatten(2, (cells, B))) for part in (s.state, s.d_state))
         s.first, s.hand_on, s.hand_back, s.hand_back_c = (), (), (), ()
-        if j < H:  # the last cell is of the first column
+        if j < H:  # the last cell is in the first column
             s.first_h, s.first_c = s.A[:, F + h : F + 2 * h, -B:], s.C[:, :, -B:]
             s.first = ((first[0, :, :, j], s.dA[:, F + h : F + 2 * h, -B:]), (first[1, :, :, j], s.dc[:, :, -B:]))
         if steps:
@@ -164,10 +165,10 @@ def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[Sim
 
 
 def _connect(s: SimpleNamespace, later: SimpleNamespace, F: int, h: int, B: int) -> None:
-    """Pair the cells of a diagonal with their neighbours to the right and below on the next one."""
-    count = min(s.r1, later.r1) - later.r0 + 1  # rows r that go on to the right, to (r, c+1)
+    """Pair the cells of a diagonal with their right and lower neighbours on the next diagonal."""
+    count = min(s.r1, later.r1) - later.r0 + 1  # rows r with a right neighbour (r, c+1)
     of = slice((later.r0 - s.r0) * B, (later.r0 - s.r0 + count) * B)
-    top = max(later.r0, 1)  # the cell below that of row r is in row r+1: those of rows top..later.r1
+    top = max(later.r0, 1)  # rows top..later.r1 have an upper neighbour on this diagonal
     above_of = slice((top - 1 - s.r0) * B, (later.r1 - s.r0) * B)
     above_to = slice((top - later.r0) * B, (later.r1 - later.r0 + 1) * B)
     above, left = (slice(F, F + h), slice(F + h, F + 2 * h))

@@ -13,35 +13,35 @@ from torch import Tensor, nn
 
 from model.networks.multiscale import scales
 
-Given = Tensor | tuple[Tensor, Tensor | None]  # images, and their conditioning values
-BATCH = 128  # images at a time in an evaluation
+Given = Tensor | tuple[Tensor, Tensor | None]  # images, or images and the values of a `Conditioned` network
+BATCH = 128  # default batch size of an evaluation
 
 
 def nats_per_image(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,).
+    """Return the negative log-likelihood of each image: levels (B, C, H, W), uint8 or long -> nats (B,).
 
-    Of a multi-scale network it is -log p(small image) - log p(image | small image): what the image costs on the one way
-    to it that begins at its own small image. The network can draw it on other ways too, after a small image that is not
-    its own, so this is an upper bound of its -log p(image).
+    For a multi-scale network it is -log p(small image) - log p(image | small image), where the small image is the
+    subsampled image. The network can also draw the image given a different small image, so the result is an upper
+    bound of -log p(image).
     """
     return nats_by_scale(net, levels, values).sum(dim=1)
 
 
 def nats_by_scale(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood at each scale: (B, 1), or for a multi-scale network (B, 2), the small image first."""
+    """Return the nats of each image at each scale: (B, 1), or for a multi-scale network (B, 2), small image first."""
     return torch.stack([_nats(logits, some) for some, logits in scales(net, levels, values)], dim=1)
 
 
 def _nats(logits: Tensor, levels: Tensor) -> Tensor:
     K = logits.shape[1]
-    # One row for each value: on a GPU the form for maps has no deterministic kernel, this one has.
+    # One row for each value: on a GPU cross_entropy has a deterministic kernel for this shape, but not for maps.
     rows = logits.movedim(1, -1).reshape(-1, K)  # (B*C*H*W, K)
     nats = F.cross_entropy(rows, levels.reshape(-1).long(), reduction="none")  # (B*C*H*W,)
     return nats.view(levels.shape[0], -1).sum(dim=1)  # (B,)
 
 
 def bits_per_dim(nats: float, dims: int) -> float:
-    """Turn nats per image into bits per value: divided by ln 2 and by C*H*W."""
+    """Convert nats per image to bits per value: divide by ln 2 and by C*H*W."""
     return nats / (dims * math.log(2))
 
 
@@ -70,13 +70,13 @@ def evaluate(
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Score a network on images (N, C, H, W) of uint8 levels, in their order, without gradients.
+    """Score a network on images (N, C, H, W) of uint8 levels, in order, without gradients.
 
     Args:
         net: the network.
-        images: all of them, or batches of them where they are many.
-        batch: images at a time, of all of them; memory only, the result does not depend on it beyond the last bits.
-        before_batch: called before each batch; an exception from it ends the evaluation.
+        images: all images as one tensor, or an iterable of batches.
+        batch: batch size for one tensor; apart from rounding, the result does not depend on it.
+        before_batch: called before each batch; an exception that it raises stops the evaluation.
     """
     batches = iter(torch.split(images, batch) if isinstance(images, Tensor) else images)
     first = next(batches)
@@ -92,7 +92,7 @@ def nats_of_all(
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Return the nats of all images by scale, (N, scales), float64 on the CPU; the arguments are `evaluate`'s."""
+    """Return the nats of all images by scale, (N, scales), float64 on the CPU; arguments as for `evaluate`."""
     was_training = net.training
     net.eval()
     parts = []

@@ -1,8 +1,8 @@
-"""One step of the LSTM of equation 3 and its gradient, written into buffers: what both fast recurrences have in common.
+"""One LSTM step (equation 3) and its gradient, written into buffers; both fast recurrences use it.
 
-tanh is slow on a CPU, a quarter of sigmoid's pace, and tanh(x) = 2 sigmoid(2x) - 1. So the four gates take one sigmoid,
-the 2 being in the weights of g (`scaled`), and the memory is kept as c/2, which saves a multiplication wherever that
-formula is used.
+On a CPU tanh takes four times as long as sigmoid, and tanh(x) = 2 sigmoid(2x) - 1. One sigmoid therefore computes all
+four gates, and the weights of g include the factor 2 (`scaled`). The memory is stored as c/2, which saves a
+multiplication wherever this formula is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Gates = tuple[Tensor, ...]  # o, f, i, g, each (n, h, cells)
 
 
 def scaled(weights: Tensor) -> Tensor:
-    """Double the rows of g: (n, 4h, K) -> (n, 4h, K)."""
+    """Double the weight rows of gate g: (n, 4h, K) -> (n, 4h, K)."""
     others = weights.shape[1] // 4 * 3
     return torch.cat([weights[:, :others], 2 * weights[:, others:]], dim=1)
 
@@ -23,11 +23,11 @@ def step(gates: Gates, before: Tensor, *, memory: Tensor, squashed: Tensor, stat
     """Compute c/2, tanh(c) and h.
 
     Args:
-        gates: after their sigmoid.
+        gates: the gates after the sigmoid.
         before: the old c/2.
-        memory: for the new c/2.
-        squashed: for tanh(c).
-        state: for h.
+        memory: the new c/2, written.
+        squashed: tanh(c), written.
+        state: h, written.
     """
     o, f, i, g = gates
     torch.mul(f, before, out=memory).addcmul_(i, g).sub_(i, alpha=0.5)
@@ -38,16 +38,16 @@ def step(gates: Gates, before: Tensor, *, memory: Tensor, squashed: Tensor, stat
 def step_back(
     d_state: Tensor, d_memory: Tensor, *, gates: Gates, squashed: Tensor, before: Tensor, d_gates: Gates, spare: Tensor
 ) -> None:
-    """Compute the gradient of the gates, after their sigmoid, and of the old memory.
+    """Compute the gradients of the gates, after the sigmoid, and of the old memory.
 
     Args:
         d_state: gradient of h.
-        d_memory: gradient of the new c/2, as far as the next step gives it; becomes that of the old one.
-        gates: as `step` had them.
-        squashed: as `step` left it.
-        before: as `step` had it.
-        d_gates: for the gradients of the gates.
-        spare: room for one map, (n, h, cells).
+        d_memory: gradient of the new c/2 from the next step; overwritten with the gradient of the old c/2.
+        gates: the gates of `step`.
+        squashed: tanh(c) of `step`.
+        before: the old c/2 of `step`.
+        d_gates: the gradients of the gates, written.
+        spare: scratch, (n, h, cells).
     """
     o, f, i, g = gates
     do, df, di, dg = d_gates

@@ -12,9 +12,9 @@ MaskType = Literal["A", "B"]
 
 
 def colour_of(features: int, colours: int) -> Tensor:
-    """Return the colour of each feature map: maps in order, in groups of sizes that differ by at most one.
+    """Return the colour of each feature map: contiguous groups of sizes that differ by at most one.
 
-    128 maps for R, G, B are 43 + 43 + 42 (the paper's h = 128 does not divide by three).
+    128 maps for R, G, B are split into 43 + 43 + 42 (the paper's h = 128 is not divisible by three).
 
     Returns:
         Colour index of each map, shape (features,), long.
@@ -23,34 +23,34 @@ def colour_of(features: int, colours: int) -> Tensor:
         ValueError: there are fewer maps than colours.
     """
     if features < colours:
-        raise ValueError(f"{features} feature maps cannot be divided among {colours} colours")
+        raise ValueError(f"{features} feature maps cannot be split among {colours} colours")
     return torch.arange(features) * colours // features
 
 
 def causal_mask(
     mask_type: MaskType, out_maps: int, in_maps: int, kernel: int | tuple[int, int], colours: int = 1, *, gates: int = 1
 ) -> Tensor:
-    """Make the mask of a convolution: 1 where an output sees the input.
+    """Return the mask of a convolution: 1 for each input that an output may see, else 0.
 
     For one colour and a 3x3 kernel::
 
-        A   1 1 1      B   1 1 1      rows above: all of them
-            1 0 0          1 1 0      this row: what is left of the pixel; the pixel itself only with B
-            0 0 0          0 0 0      rows below: never
+        A   1 1 1      B   1 1 1      rows above: all pixels
+            1 0 0          1 1 0      current row: pixels to the left; the pixel itself only with B
+            0 0 0          0 0 0      rows below: no pixels
 
-    With R, G, B the centre depends on the colours: from (columns) R G B, to (rows)::
+    For R, G, B the centre tap depends on the colours: inputs (columns) R G B, outputs (rows)::
 
         A   R  0 0 0   B   R  1 0 0   A: only earlier colours of this pixel
-            G  1 0 0       G  1 1 0   B: and the colour itself
+            G  1 0 0       G  1 1 0   B: also the colour itself
             B  1 1 0       B  1 1 1
 
     Args:
         mask_type: "A" or "B".
-        out_maps: maps of the output; those of `gates` gates, one after the other.
+        out_maps: maps of the output: those of all gates, one gate after the other.
         in_maps: maps of the input.
-        kernel: odd, one number or (height, width).
-        colours: number of colours that the maps are divided among.
-        gates: number of gates; the maps of each are divided among the colours in the same way.
+        kernel: odd kernel size, one number or (height, width).
+        colours: number of colours that the maps are split among.
+        gates: number of gates; the maps of each gate are split among the colours.
 
     Returns:
         Zeros and ones, shape (out_maps, in_maps, height, width).
@@ -66,22 +66,22 @@ def causal_mask(
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution of odd kernel and same size that sees only the pixels, and colours, that come earlier.
+    """A size-preserving convolution with an odd kernel that sees only earlier pixels and colours.
 
-    The weight is multiplied with the mask on each call and never written to: masked taps get no gradient, and what the
-    optimizer or weight decay does to them has no effect. The mask is not part of a checkpoint.
+    Each call multiplies the weight by the mask; the weight itself is not modified. Masked taps get no gradient, and
+    changes to them by the optimizer or weight decay have no effect. A checkpoint does not contain the mask.
 
     Args:
-        mask_type: "A" hides the colour itself (first layer), "B" shows it (all others).
+        mask_type: "A" hides the colour itself (first layer), "B" shows it (all other layers).
         in_maps: maps of the input.
-        out_maps: maps of the output.
-        kernel: odd, one number or (height, width).
-        colours: number of colours that the maps are divided among, in the order R, G, B.
-        gates: number of gates whose maps the output holds, each divided among the colours in the same way.
+        out_maps: maps of the output: those of all gates, one gate after the other.
+        kernel: odd kernel size, one number or (height, width).
+        colours: number of colours that the maps are split among, in the order R, G, B.
+        gates: number of gates; the maps of each gate are split among the colours.
         bias: whether a bias is added.
 
     Raises:
-        ValueError: an even kernel, or fewer maps than colours.
+        ValueError: the kernel size is even, or there are fewer maps than colours.
     """
 
     mask: Tensor
@@ -106,12 +106,12 @@ class MaskedConv2d(nn.Conv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def masked_weight(self) -> Tensor:
-        """Return the weight with the masked entries set to zero, (out_maps, in_maps, height, width)."""
+        """Return the weight with the masked taps set to zero, (out_maps, in_maps, height, width)."""
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
-        # The kernel rows below the centre are masked. Omitting them gives H + height//2 output rows.
+        # The kernel rows below the centre are masked and left out; the output then has H + height//2 rows.
         height = self.kernel_size[0] // 2
         weight = (self.weight * self.mask)[:, :, : height + 1]
         return F.conv2d(x, weight, self.bias, padding=self.padding)[:, :, : x.shape[2]]
@@ -122,10 +122,10 @@ class ResidualBlock(nn.Module):
 
     Args:
         hidden: h.
-        colours: number of colours that the maps are divided among.
+        colours: number of colours that the maps are split among.
         residual: whether the input is added.
-        condition: maps of the condition (0: none), which a 1x1 convolution without mask adds to the 3x3's output. The
-            paper conditions its recurrent networks only; this is the same at PixelCNN's place of the recurrence.
+        condition: maps of the condition, added to the output of the 3x3 convolution by a 1x1 convolution without mask;
+            0 for none. The paper conditions only its recurrent networks; the 3x3 convolution replaces the recurrence.
     """
 
     def __init__(self, hidden: int, *, colours: int = 1, residual: bool = True, condition: int = 0) -> None:
@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
         self.condition = nn.Conv2d(condition, hidden, 1, bias=False) if condition else None
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Keep the shape (B, 2h, H, W); also return the h maps that the layer-to-output connection takes."""
+        """Return maps of the input's shape (B, 2h, H, W), and the h maps for the layer-to-output connection."""
         y = self.down(F.relu(x))  # (B, h, H, W)
         y = self.look(F.relu(y))  # (B, h, H, W)
         if self.condition is not None:

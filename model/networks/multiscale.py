@@ -11,19 +11,19 @@ REACH = 5  # kernel of the first layer of the upsampling network, in pixels of t
 
 
 class Upsampler(nn.Module):
-    """The deconvolutions from a small image to maps of the large image's size, the condition of every layer.
+    """The deconvolutions from a small image to maps of the large image's size, the condition of the large network.
 
     ::
 
         C x s x s -> 5x5 -> ReLU -> deconvolution, stride 2 -> ReLU -> ... -> deconvolution, stride 2 -> c x n x n
 
-    The paper says "a deconvolutional network"; kernels and depth are ours. Nothing is masked: all of the small image
-    is drawn before the first pixel of the large one.
+    The paper specifies "a deconvolutional network" but neither kernels nor depth. Nothing is masked, because the small
+    image is complete before the first pixel of the large image is drawn.
 
     Args:
         channels: colours of the small image, C.
-        maps: c.
-        factor: n/s, a power of two: one deconvolution for each doubling.
+        maps: number of output maps, c.
+        factor: n/s, a power of two; there is one deconvolution for each doubling.
     """
 
     def __init__(self, channels: int, maps: int, factor: int) -> None:
@@ -42,15 +42,15 @@ class Upsampler(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Two networks: one samples a small image, the other a large image given the small one.
+    """Two networks: the small network draws a small image, and the large network draws the large image given it.
 
-    The small image is every `factor`-th pixel of every `factor`-th row of the large one, as in the paper's figure 2.
-    The large image is drawn whole, those pixels too: the network has to learn that they are the small image's.
+    The small image is every `factor`-th pixel of every `factor`-th row of the large image, as in the paper's figure 2.
+    The large network draws all pixels, including those of the small image. It has to learn to copy them.
 
     Args:
-        small: a network without condition.
-        large: a network of as many colours and levels, whose condition is the upsampled small image.
-        factor: of the sides of both, a power of two.
+        small: an unconditional network.
+        large: a network with the same colours and levels, whose condition is the upsampled small image.
+        factor: ratio of the image sides, a power of two.
     """
 
     def __init__(self, small: PixelNetwork, large: PixelNetwork, factor: int) -> None:
@@ -59,7 +59,7 @@ class MultiScale(nn.Module):
         self.upsampler = Upsampler(small.channels, large.conditions, factor)
 
     def reduce(self, levels: Tensor) -> Tensor:
-        """Subsample large images to small ones: (..., H, W) -> (..., H/factor, W/factor)."""
+        """Subsample large images to small images: (..., H, W) -> (..., H/factor, W/factor)."""
         return levels[..., :: self.factor, :: self.factor]
 
     def condition(self, small: Tensor) -> Tensor:
@@ -75,22 +75,22 @@ class MultiScale(nn.Module):
             levels: 0..K-1 (B, C, H, W), uint8 or long.
 
         Returns:
-            Logits (B, K, C, H, W), of the large network alone.
+            Logits (B, K, C, H, W) of the large network.
         """
         logits: Tensor = self.large(levels, self.condition(self.reduce(levels)))
         return logits
 
 
 def scales(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Return the predictions of one network, or of the small one and of the large one given the small image.
+    """Return the images and the logits of each scale: one scale, or two for a multi-scale network, the small one first.
 
     Args:
-        net: a network of images (B, C, H, W), or a `MultiScale` one.
-        levels: the images.
-        values: the conditioning values of a `Conditioned` network.
+        net: a network over images (B, C, H, W), or a `MultiScale` network.
+        levels: the images (B, C, H, W).
+        values: conditioning values and flags for a `Conditioned` network, (B, 2V).
 
     Returns:
-        For each network its images and its logits for them, (b, K, c, h, w).
+        For each scale the images (b, c, h, w) and their logits (b, K, c, h, w).
     """
     if not isinstance(net, MultiScale):
         return [(levels, net(levels) if values is None else net(levels, values))]

@@ -7,16 +7,16 @@ from model.networks.masked_conv import ResidualBlock
 
 
 class PixelCNN(PixelNetwork):
-    """The convolutional network: 7x7 mask A, `layers` residual blocks of 3x3 mask B, the head.
+    """The convolutional network: a 7x7 convolution with mask A, `layers` residual blocks (3x3, mask B), and the head.
 
-    Its field is bounded, and blind to a part at the right of the rows above (van den Oord et al. 2016, arXiv
-    1606.05328, section 2.2). The exact field is in `tests/unit/model/networks/test_fields.py`.
+    Its receptive field is bounded and has a blind spot at the right of the rows above (van den Oord et al. 2016, arXiv
+    1606.05328, section 2.2). `tests/unit/model/networks/test_fields.py` computes the exact receptive field.
 
     Args:
         channels: colours of a pixel, C.
-        levels: values that a colour can take, K, from 2 to 256.
+        levels: number of levels of a colour, K, from 2 to 256.
         hidden: h, feature maps inside a block.
-        layers: residual blocks.
+        layers: number of residual blocks.
         head: feature maps of the layer before the softmax.
         residual: whether each block adds its input.
         skip: whether each layer is connected to the output.

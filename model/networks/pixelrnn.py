@@ -20,7 +20,7 @@ Implementation = Literal["fast", "reference"]
 
 
 class RecurrentBlock(nn.Module):
-    """The block of PixelRNN, figure 5: the LSTM (2h to h), a 1x1 convolution up to 2h, plus its input."""
+    """The block of PixelRNN, figure 5: the LSTM (2h to h), a 1x1 convolution (h to 2h), plus its input."""
 
     def __init__(self, lstm: nn.Module, hidden: int, *, colours: int = 1, residual: bool = True) -> None:
         super().__init__()
@@ -29,30 +29,30 @@ class RecurrentBlock(nn.Module):
         self.up = MaskedConv2d("B", hidden, 2 * hidden, 1, colours=colours)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Keep the shape (B, 2h, H, W); also return the h maps that the layer-to-output connection takes."""
+        """Return maps of the input's shape (B, 2h, H, W), and the h maps for the layer-to-output connection."""
         h = self.lstm(x, condition)  # (B, h, H, W)
         up = self.up(h)  # (B, 2h, H, W)
         return (x + up if self.residual else up), h
 
 
 class PixelRNN(PixelNetwork):
-    """A PixelRNN of Row LSTM or Diagonal BiLSTM layers: 7x7 mask A, `layers` recurrent blocks, the head.
+    """A PixelRNN: a 7x7 convolution with mask A, `layers` Row LSTM or Diagonal BiLSTM blocks, and the head.
 
-    With Diagonal BiLSTM layers the image gets one zero column at its right for the way through the network: that is
-    what makes each pixel see all that come before it (the reason is at `DiagonalBiLSTM`).
+    For Diagonal BiLSTM layers the network appends one zero column at the right of the image and removes it from the
+    output. With it each pixel sees all earlier pixels; `DiagonalBiLSTM` gives the reason.
 
     Args:
-        recurrence: the kind of the recurrent layers.
+        recurrence: the type of the recurrent layers.
         channels: colours of a pixel, C.
-        levels: values that a colour can take, K, from 2 to 256.
+        levels: number of levels of a colour, K, from 2 to 256.
         hidden: h, feature maps inside a layer.
-        layers: recurrent layers.
+        layers: number of recurrent layers.
         head: feature maps of the layer before the softmax.
         residual: whether each layer adds its input.
-        skip: whether each layer is connected to the output.
+        skip: whether there are layer-to-output connections.
         condition: maps of the condition, 0 for none.
-        implementation: "reference" runs the layers as the paper writes them, "fast" computes the same otherwise. The
-            parameters are the same.
+        implementation: "reference" follows the paper's formulation; "fast" computes the same function faster. Both
+            have the same parameters.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PixelRNN(PixelNetwork):
         return super().predict(wider, wider_condition)[..., :-1]
 
     def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Go from the first layer's map to the logits: (B, 2h, H, W) -> (B, K, C, H, W)."""
+        """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""
         if self.implementation == "reference":
             return super().through(y, condition)
         if self.recurrence == "row-lstm":
@@ -102,7 +102,7 @@ class PixelRNN(PixelNetwork):
         return self._diagonal_layers(y, condition)
 
     def _row_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Do what `through` does, with all layers in one wavefront; maps by cells within each row."""
+        """Compute `through` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
         blocks = cast("list[RecurrentBlock]", list(self.blocks))
         lstms = [cast("RowLSTM", block.lstm) for block in blocks]
         x, states = row_layers(
@@ -119,7 +119,7 @@ class PixelRNN(PixelNetwork):
         return self.as_logits(out.view(H, -1, W, B).permute(3, 1, 0, 2))
 
     def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Do what `through` does, with maps by cells: all other convolutions are products of two matrices."""
+        """Compute `through` in the layout maps x cells, in which each 1x1 convolution is a matrix product."""
         B, m, H, W = y.shape
         x = y.permute(1, 2, 3, 0)  # (2h, H, W, B)
         where = None if condition is None else condition.permute(1, 2, 3, 0)  # (c, H, W, B)
@@ -140,7 +140,7 @@ class PixelRNN(PixelNetwork):
         return self.as_logits(out.view(-1, H, W, B).permute(3, 0, 1, 2))
 
     def _maps_to_logits(self, x: Tensor, states: Tensor) -> Tensor:
-        """Apply head and layer-to-output connections to maps by cells: (..., 2h, N), (..., L*h, N) -> (..., C*K, N)."""
+        """Apply head and layer-to-output connections to maps x cells: (..., 2h, N), (..., L*h, N) -> (..., C*K, N)."""
         out = matrix(self.head) @ F.relu(x) + bias(self.head)  # (..., head, N)
         if len(self.skips):
             out = out + torch.cat([matrix(cast("MaskedConv2d", skip)) for skip in self.skips], dim=1) @ states
@@ -148,7 +148,7 @@ class PixelRNN(PixelNetwork):
 
 
 def row_weights(lstm: RowLSTM) -> Tensor:
-    """Lay out a Row LSTM's weights as `row_layers` takes them, (4h, 4h + c + 3h + 1)."""
+    """Return a Row LSTM's weights in the layout of `row_layers`, (4h, 4h + c + 3h + 1)."""
     taps = lstm.input_to_state.masked_weight()  # (4h, 2h, 1, 3)
     parts = [taps[:, :, 0, 0], taps[:, :, 0, 1]]  # left, centre
     if lstm.condition is not None:
@@ -157,7 +157,7 @@ def row_weights(lstm: RowLSTM) -> Tensor:
 
 
 def diagonal_weights(lstm: DiagonalLSTM) -> Tensor:
-    """Lay out the weights of one direction as `diagonal_layer` takes them, (4h, 2h + c + 2h + 1)."""
+    """Return the weights of one direction in the layout of `diagonal_layer`, (4h, 2h + c + 2h + 1)."""
     parts = [matrix(lstm.input_to_state)]
     if lstm.condition is not None:
         parts.append(lstm.condition.weight[:, :, 0, 0])

@@ -14,24 +14,24 @@ GATES = 4  # o, f, i, g, in this order (equation 3)
 
 
 def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Do one step of equation 3: gates before their nonlinearities (B, 4h, ...), old c (B, h, ...) -> new h and c."""
+    """Apply one LSTM step (equation 3): gate pre-activations (B, 4h, ...), old c (B, h, ...) -> new h and c."""
     o, f, i, g = gates.chunk(GATES, dim=1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
 class RowLSTM(nn.Module):
-    """An LSTM that goes down the rows and computes a whole row at a time.
+    """An LSTM that runs from the top row to the bottom row and computes a whole row at a time.
 
-    What a cell sees: its own and the left pixel of the input (3x1 convolution with mask B), and the three nearest
-    states of the row above (3x1 convolution without mask)::
+    A cell sees its own and the left pixel of the input (3x1 convolution with mask B), and the three nearest states of
+    the row above (3x1 convolution without mask)::
 
         state above    h h h
         input          x x .
 
     Args:
         hidden: h, maps of the state; the input has 2h.
-        colours: number of colours that the maps of each gate are divided among.
+        colours: number of colours that the maps of each gate are split among.
         condition: maps of the condition, added to the input-to-state map by a 1x1 convolution without mask; 0 for none.
 
     The initial state is learned, one value for each map, the same in all columns.

@@ -1,15 +1,16 @@
-"""All Row LSTM layers of a network at once: a wavefront that goes down the rows, each layer one row behind the last.
+"""All Row LSTM layers of a network in one wavefront: each layer runs one row behind the layer before it.
 
-Layer l needs row r of layer l-1 and its own row r-1. So at time t all layers can compute, layer l its row t-l, in one
-batched product of matrices: H+L-1 steps instead of H*L. With three layers (the number is the time)::
+Row r of layer l depends on row r of layer l-1 and on row r-1 of layer l. At time t, one batched matrix product
+therefore computes row t-l of every layer l. This takes H+L-1 steps instead of H*L. With three layers (the number is the
+time)::
 
               layer 0   layer 1   layer 2
     row 0        0         1         2
     row 1        1         2         3
     row 2        2         3         4
 
-Everything that a row of gates is made of lies in one matrix, maps by cells, the cells of a row in the order (column,
-image), so that a shift by one column is one by B places::
+One matrix A for each row holds all inputs of its gates, maps x cells. The cells of a row are in the order (column,
+image), so that a shift by one column of the image is a shift by B columns of A::
 
     A  =  x of the left pixel   2h         gates  =  weights @ A
           x                     2h
@@ -42,9 +43,9 @@ def row_layers(
 
     Args:
         x: input of the first layer (H, 2h, W, B).
-        condition: (H, c, W, B), or none.
-        weights: of the matrix A above, for each layer (L, 4h, 4h + c + 3h + 1), gates o, f, i, g.
-        up: the 1x1 convolution to 2h, its bias last, (L, 2h, h + 1).
+        condition: (H, c, W, B), or None.
+        weights: weights for the matrix A of each layer (L, 4h, 4h + c + 3h + 1), gates o, f, i, g.
+        up: the 1x1 convolution to 2h maps, with the bias as its last column, (L, 2h, h + 1).
         h0: initial states (L, h).
         c0: initial memories (L, h).
         residual: whether each layer adds its input.
@@ -59,7 +60,7 @@ def row_layers(
 
 class _Wavefront(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd passes them by position
+    def forward(  # noqa: PLR0917 - autograd passes arguments by position
         ctx: Any,
         x: Tensor,
         condition: Tensor | None,
@@ -73,10 +74,10 @@ class _Wavefront(torch.autograd.Function):
         N, K, T = W * B, weights.shape[2], H + L - 1
         c = K - 2 * m - 3 * h - 1
         work = Workspace(("row", H, W, B, L, h, c), x)
-        A = work.zeros("A", T, L, K, N)  # border columns of the shifted maps are zero and stay so
-        S = work.zeros("S", T, L, 4 * h, N)  # the gates after their sigmoid
+        A = work.zeros("A", T, L, K, N)  # the border columns of the shifted maps stay zero
+        S = work.zeros("S", T, L, 4 * h, N)  # the gates after the sigmoid
         C = work.zeros("C", T + 1, L, h, N)  # the memories before each step
-        V = work.zeros("V", T, L, h, N)  # tanh of the memories after it
+        V = work.zeros("V", T, L, h, N)  # tanh of the memories after each step
         Z = work.zeros("Z", T, L, h + 1, N)  # the states, and a one for the bias of `up`
         Y = work.zeros("Y", L, m, N)
         A[:, :, -1] = 1
@@ -91,7 +92,7 @@ class _Wavefront(torch.autograd.Function):
                 A[layer : layer + H, layer, 2 * m : 2 * m + c] = condition.reshape(H, c, N)
         out = x.new_empty(H, m, N)
         for t in range(T):
-            a, b = max(0, t - H + 1), min(L, t + 1)  # layers at work
+            a, b = max(0, t - H + 1), min(L, t + 1)  # the active layers
             s, memory, state = S[t, a:b], C[t + 1, a:b], Z[t, a:b, :h]
             torch.bmm(weights[a:b], A[t, a:b], out=s).sigmoid_()
             step(s.chunk(4, dim=1), C[t, a:b], memory=memory, squashed=V[t, a:b], state=state)
@@ -104,7 +105,7 @@ class _Wavefront(torch.autograd.Function):
             if len(y):
                 A[t + 1, a + 1 : a + 1 + len(y), m : 2 * m] = y
                 A[t + 1, a + 1 : a + 1 + len(y), :m, B:] = y[..., :-B]
-            below = max(a, t + 2 - H)  # the layers that have another row
+            below = max(a, t + 2 - H)  # the layers below..b have another row
             if below < b and t + 1 < T:
                 _hand_down(A[t + 1, below:b], state[below - a :], B)
         ctx.work, ctx.sizes, ctx.residual = work, (H, W, B, L, h, c), residual
@@ -121,8 +122,8 @@ class _Wavefront(torch.autograd.Function):
         A, S, C, V, Z = (work.zeros(name) for name in "ASCVZ")
         D = work.zeros("D", L, 4 * h, N)
         dA = work.zeros("dA", L, K, N)
-        dH = work.zeros("dH", T, L, h, N)  # of the states
-        dX = work.zeros("dX", L + 1, m, N)  # of the inputs: what layer l+1 left here at the step before is of y of l
+        dH = work.zeros("dH", T, L, h, N)  # gradients of the states
+        dX = work.zeros("dX", L + 1, m, N)  # gradients of the inputs; place l+1 holds that of layer l's output
         dX2, spare = work.zeros("dX2", L, m, N), work.zeros("spare", L, h, N)
         dC = work.zeros("dC", L, h, N).zero_()
         _by_row(dH, H, h).copy_(d_states)
@@ -145,7 +146,7 @@ class _Wavefront(torch.autograd.Function):
             torch.ops.aten.sigmoid_backward.grad_input(d, s, grad_input=d)
             d_weights[a:b].baddbmm_(d, A[t, a:b].transpose(1, 2))
             da = torch.bmm(back[a:b], d, out=dA[:n])
-            # What layer l leaves at place l is read at the next step by layer l-1, which is one place below.
+            # Layer l-1 reads the gradient that layer l writes to place l at the next step of this loop.
             dX[a:b] = torch.add(dy, da[:, m : 2 * m], out=dX2[:n]) if ctx.residual else da[:, m : 2 * m]
             dX[a:b, :, :-B] += da[:, :m, B:]
             if a == 0:
@@ -153,7 +154,7 @@ class _Wavefront(torch.autograd.Function):
             if d_condition is not None:
                 for layer in range(a, b):
                     d_condition[t - layer] += da[layer - a, 2 * m : 2 * m + c]
-            if t < L:  # layer t is at its first row: what is above is the initial state
+            if t < L:  # layer t is at its first row; the state above is the initial state
                 first = da.new_zeros(1, h, N)
                 _hand_back(first, da[t - a :], B)
                 dh0[t], dc0[t] = first[0].sum(1), dC[t].sum(1)
@@ -166,7 +167,7 @@ class _Wavefront(torch.autograd.Function):
 
 
 def _hand_down(A: Tensor, state: Tensor, B: int) -> None:
-    """Write states (n, h, N) where the row below finds them: (n, K, N)."""
+    """Write states (n, h, N) to the matrix A of the row below (n, K, N)."""
     h = state.shape[1]
     left, above, right = A[:, -1 - 3 * h : -1].chunk(3, dim=1)
     left[..., B:] = state[..., :-B]
@@ -175,7 +176,7 @@ def _hand_down(A: Tensor, state: Tensor, B: int) -> None:
 
 
 def _hand_back(d_state: Tensor, dA: Tensor, B: int) -> None:
-    """Add to the gradient of states (n, h, N) what the row below found of them: (n, K, N)."""
+    """Add the gradient from the row below, (n, K, N), to the gradient of states (n, h, N)."""
     h = d_state.shape[1]
     left, above, right = dA[:, -1 - 3 * h : -1].chunk(3, dim=1)
     d_state += above
@@ -184,6 +185,6 @@ def _hand_back(d_state: Tensor, dA: Tensor, B: int) -> None:
 
 
 def _by_row(skewed: Tensor, H: int, h: int) -> Tensor:
-    """See a buffer by time and layer, (T, L, h or more, N), as one by row and layer, (H, L, h, N)."""
+    """Return a view of a buffer by time and layer, (T, L, h or more, N), by row and layer, (H, L, h, N)."""
     time, layer, *rest = skewed.stride()
     return skewed.as_strided((H, skewed.shape[1], h, skewed.shape[3]), (time, time + layer, *rest))

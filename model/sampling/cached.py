@@ -1,7 +1,8 @@
-"""Sampling at the cost of one forward pass: the same images as the naive sampler for the same noise.
+"""The cached sampler: it draws images at the cost of one forward pass.
 
-The plain sampler runs the network once for each value, and throws away all of it but one pixel. Here each network keeps
-what later pixels need of earlier ones; `ConvolutionLayers`, `RowLayers` and `DiagonalLayers` say what that is.
+From the same noise it draws the same images as the naive sampler. The naive sampler runs the whole network once for
+each value and uses only the logits of one pixel. The cached sampler stores the activations that later pixels need;
+`ConvolutionLayers`, `RowLayers` and `DiagonalLayers` describe them.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from model.sampling.noise import choose
 
 
 class Cache:
-    """A network over partly sampled images, with the cached state that later pixels need.
+    """A network with the cached activations of a batch of partly drawn images.
 
     Args:
-        net: PixelCNN or PixelRNN. Its weights are copied: a change of them later has no effect.
-        batch: images at a time, B.
-        width: pixels of a row, W.
-        condition: of the network's `forward`, (B, condition, H, W); None for a network without one.
+        net: PixelCNN or PixelRNN. Its weights are copied; later changes to them have no effect.
+        batch: batch size, B.
+        width: image width in pixels, W.
+        condition: the condition of the network's `forward`, (B, condition, H, W); None for a network without one.
 
     Raises:
-        TypeError: there is no cached sampler for the network.
+        TypeError: the network is of another type.
     """
 
     def __init__(self, net: nn.Module, *, batch: int, width: int, condition: Tensor | None = None) -> None:
@@ -42,9 +43,9 @@ class Cache:
         net = cast("PixelNetwork", net)
         self.levels, self.colours, self.width, self.rows = net.levels, net.channels, width, 0
         sizes = (2 * net.hidden, net.hidden, net.head.out_channels)
-        self.bounds = [bounds(size, net.channels) for size in sizes]  # where the maps of each colour begin
+        self.bounds = [bounds(size, net.channels) for size in sizes]  # first map of each colour
         diagonal = isinstance(net, PixelRNN) and net.recurrence == "diagonal-bilstm"
-        self.inner_width = width + 1 if diagonal else width  # one zero column at the right: see `DiagonalBiLSTM`
+        self.inner_width = width + 1 if diagonal else width  # plus one zero column: see `DiagonalBiLSTM`
         self.condition = None
         if condition is not None:
             self.condition = nn.functional.pad(condition, (0, self.inner_width - width)).movedim(1, 3)  # (B, H, W, n)
@@ -59,15 +60,15 @@ class Cache:
             self.layers = RowLayers(net, self.head, batch=batch, width=width)
 
     def begin_row(self) -> None:
-        """Go to the next row; to the first one too."""
+        """Advance to the next row. Call it before the first row as well."""
         if self.rows and isinstance(self.layers, DiagonalLayers):
-            for colour in range(self.colours):  # the zero column at the right
+            for colour in range(self.colours):  # the appended zero column
                 self.layers.at(self.width, colour, self.first.at(self.width, colour))
             self.layers.scan_right()
         self.fold_in()
 
     def fold_in(self) -> None:
-        """Compute the contribution of the complete row above to all pixels of the next row."""
+        """Compute the contribution of the completed row above to all pixels of the next row."""
         self.first.begin_row()
         self.layers.begin_row(self._conditioned(self.layers.conditions))
         if isinstance(self.layers, DiagonalLayers):
@@ -79,11 +80,11 @@ class Cache:
         return self.head.at(colour, self.layers.at(column, colour, self.first.at(column, colour)))
 
     def put(self, column: int, colour: int, levels: Tensor) -> None:
-        """Record the sampled levels, (B,)."""
+        """Store the drawn levels, (B,), as input for later values."""
         self.first.put(column, colour, 2 * levels.to(self.first.now.dtype) / (self.levels - 1) - 1)
 
     def _conditioned(self, maps: list[nn.Conv2d]) -> Tensor | None:
-        """The contribution of the condition to each layer in this row, (L, B, W, maps)."""
+        """Return the contribution of the condition to each layer in this row, (L, B, W, maps)."""
         if self.condition is None:
             return None
         row = self.condition[:, self.rows]  # (B, W, condition)
@@ -91,7 +92,7 @@ class Cache:
 
 
 def can_cache(net: nn.Module) -> bool:
-    """Return whether there is a cached sampler for a network."""
+    """Return whether the cached sampler supports a network."""
     return isinstance(net, (PixelCNN, PixelRNN))
 
 
@@ -108,19 +109,19 @@ def sample(
     """Fill the hidden pixels in raster order, R then G then B.
 
     Args:
-        cache: fresh, of the same batch and width.
-        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
-        hidden: which pixels to fill, bool (H, W).
-        noise: numbers in [0, 1), float64, (B, C, H, W).
+        cache: a new cache of the same batch size and width.
+        levels: uint8 (B, C, H, W); the values of hidden pixels are ignored.
+        hidden: True for the pixels to fill, bool (H, W).
+        noise: uniform numbers in [0, 1), float64, (B, C, H, W).
         temperature: divides the logits.
-        before_row: called before each row; an exception from it ends the sampling.
-        keep: called with the logits (B, K) of each value in turn, those of given pixels too.
+        before_row: called before each row; an exception that it raises stops the sampling.
+        keep: called with the logits (B, K) of each value in order, including the values that are not hidden.
 
     Returns:
         Levels, uint8 (B, C, H, W).
     """
     C, H, W = levels.shape[1:]
-    by_place = levels.permute(2, 3, 1, 0).long().contiguous()  # (H, W, C, B): a value of all images lies together
+    by_place = levels.permute(2, 3, 1, 0).long().contiguous()  # (H, W, C, B): contiguous over the batch
     noise_by_place = noise.permute(2, 3, 1, 0).contiguous()
     asked = hidden.tolist()
     with torch.no_grad():

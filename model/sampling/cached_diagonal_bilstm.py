@@ -1,4 +1,4 @@
-"""Diagonal BiLSTM layers over a partly sampled image."""
+"""The cached sampler's Diagonal BiLSTM layers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from model.sampling.edge_layers import Head
 
 
 class DiagonalLayers:
-    """The layers' cached state during sampling: a row of inputs, states and memories for both directions.
+    """The activations that the layers store: one row of inputs, states and memories for both directions.
 
-    The left direction goes along with the pixels: at (r, c) it needs its states at (r, c-1) and (r-1, c). The right
-    direction is needed one row later only, so it is done when a row is complete: from right to left, all layers of a
-    step in one batched product. Its map of row r-1 is added to that of the left direction in row r.
+    The left direction runs pixel by pixel: at (r, c) it needs its states at (r, c-1) and (r-1, c). The right direction
+    is needed only in the next row. It runs when a row is complete, from right to left, with one batched product for all
+    layers at each column. Its map of row r-1 is added to the map of the left direction in row r.
 
-    The zero column at the right of the image is the last of the `width` columns here::
+    The appended zero column of the image is the last of the `width` columns::
 
-        places of a row   h(-1) | x(0) h(0) | x(1) h(1) | ...      h(c-1) x(c) lie together: one product at a pixel
+        layout of a row   h(-1) | x(0) h(0) | x(1) h(1) | ...      h(c-1) x(c) are adjacent: one product at a pixel
 
     Args:
-        net: a PixelRNN of Diagonal BiLSTM layers.
-        head: takes the states of each layer.
-        batch: images at a time, B.
-        width: pixels of a row and one more, W + 1.
+        net: a PixelRNN with Diagonal BiLSTM layers.
+        head: receives the states of each layer.
+        batch: batch size, B.
+        width: image width in pixels plus one, W + 1.
     """
 
     def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
@@ -61,13 +61,13 @@ class DiagonalLayers:
             self.row[layer, :, :h], self.memory[layer, :, 0] = some.h0, some.c0
         self.places = self.row[:, :, h:].view(L, batch, width, 3 * h)  # x(c) h(c)
         self.above = new(L, batch, width, GATES * h)
-        self.right = new(L, batch, width, h)  # the right direction's states of the row above: of none, at first
+        self.right = new(L, batch, width, h)  # states of the right direction in the row above; zero at first
         self.rows = 0
-        self.condition_right: Tensor | None = None  # what it gives to the right direction in this row, (L, B, W+1, 4h)
+        self.condition_right: Tensor | None = None  # contribution to the right direction, (L, B, W+1, 4h)
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
-        """Buffers and weights for each column, colour and layer. Making a view costs as much as a small product."""
+        """Buffers and weights for each column, colour and layer; built once, as a view costs as much as a product."""
         h, C = self.h, self.colours
         up = [parts(product, C) for product in self.up]
         cut = list(zip(groups(2 * h, C), groups(h, C), strict=True))
@@ -79,7 +79,7 @@ class DiagonalLayers:
 
         def of(layer: int, column: int, colour: int, big: slice, small: slice) -> tuple[Tensor, ...]:
             row, y, n, upper = self.row[layer], self.head.states(layer), small.stop - small.start, up[layer][colour]
-            left = column * 3 * h  # where h(c-1) begins; x(c) and h(c) follow
+            left = column * 3 * h  # offset of h(c-1); x(c) and h(c) follow
             o, f, i, g = (gates[:, gate * n : (gate + 1) * n] for gate in range(GATES))
             return (
                 *(row[:, left + h + big.start : left + h + big.stop], row[:, left : left + h + big.stop]),
@@ -97,7 +97,7 @@ class DiagonalLayers:
         ]
 
     def begin_row(self, from_condition: Tensor | None) -> None:
-        """Go to the next row: add the contributions of the row above and of the condition (L, B, W+1, 4h)."""
+        """Advance to the next row: compute the gates from the row just drawn and from the condition (L, B, W+1, 4h)."""
         L, rows, h = self.layers, self.batch * self.width, self.h
         if self.rows:
             states = self.places[..., 2 * h :].reshape(L, rows, h)
@@ -112,7 +112,7 @@ class DiagonalLayers:
         """Return the right direction's gates for the row just drawn, without the contribution of the adjacent states.
 
         Returns:
-            (L, B, W+1, 4h), from its input and from its own states of the row above, which `right` still holds.
+            (L, B, W+1, 4h), computed from its input and its states in the row above, which `right` still holds.
         """
         L, B, W, h = self.layers, self.batch, self.width, self.h
         known = torch.cat([self.places[..., : 2 * h], self.right], dim=3).view(L, B * W, 3 * h)
@@ -120,7 +120,7 @@ class DiagonalLayers:
         return gates if self.condition_right is None else gates + self.condition_right
 
     def scan_right(self) -> None:
-        """Run the right direction over the last sampled row, from its last column to its first."""
+        """Run the right direction over the row just drawn, from its last column to its first."""
         h = self.h
         by_column = self.known_to_right().permute(2, 0, 1, 3).contiguous()  # (W+1, L, B, 4h)
         state, memory = self.right_h0, self.right_c0.clone()
@@ -132,7 +132,7 @@ class DiagonalLayers:
             self.right[:, :, column] = state
 
     def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps of the first layer (B, maps); return those of the last layer, in the same shape."""
+        """Apply all layers to the first layer's maps of one colour, (B, maps); return maps of the same shape."""
         for views in self._views[column][colour]:
             x_own, seen, w_beside, above, gates, sigmoids, tanhs, o, f, i, c_left, c, h, right, *rest = views
             y_own, y_seen, b_up, w_up = rest
@@ -147,7 +147,7 @@ class DiagonalLayers:
 
 
 class _Weights:
-    """One direction's weights as matrices that multiply row vectors."""
+    """The weights of one direction as matrices that row vectors are multiplied by."""
 
     def __init__(self, lstm: DiagonalLSTM) -> None:
         self.own = masked(lstm.input_to_state)[:, :, 0, 0].t()  # (2h, 4h)

@@ -1,4 +1,4 @@
-"""PixelCNN's residual blocks over a partly sampled image."""
+"""The cached sampler's PixelCNN residual blocks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from model.sampling.edge_layers import Head
 
 
 class ConvolutionLayers:
-    """The blocks' cached state during sampling, and their weights, split for it.
+    """The activations that the blocks store, and their weights split by colour.
 
-    A block looks around itself in one place: the 3x3 convolution over its h maps u. So one row of u is kept for each
-    block, O(L W h) in all. When a row begins, what it gets from the row above is one batched product for all blocks
-    and pixels::
+    Only the 3x3 convolution over the h maps u reads neighbouring pixels. One row of u is stored for each block,
+    O(L W h) in total. At the start of a row, one batched product for all blocks and pixels computes the contribution of
+    the row above::
 
         above  u u u     once a row:    (L, B*W, 3h) x (L, 3h, h)
-        row    u o       at a pixel:    (B, 2h) x (2h, h), u of its left and its own, which lie together in memory
+        row    u o       at a pixel:    (B, 2h) x (2h, h), u of the left and the current pixel, adjacent in memory
 
     Args:
         net: a PixelCNN.
-        head: takes the h maps of each block.
-        batch: images at a time, B.
-        width: pixels of a row, W.
+        head: receives the h maps of each block.
+        batch: batch size, B.
+        width: image width in pixels, W.
     """
 
     def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
@@ -51,7 +51,7 @@ class ConvolutionLayers:
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
-        """Buffers and weights for each column, colour and layer. Making a view costs as much as a small product."""
+        """Buffers and weights for each column, colour and layer; built once, as a view costs as much as a product."""
         h, C = self.h, self.colours
         down, up = [parts(product, C) for product in self.down], [parts(product, C) for product in self.up]
 
@@ -72,14 +72,14 @@ class ConvolutionLayers:
         ]
 
     def begin_row(self, from_condition: Tensor | None) -> None:
-        """Go to the next row: add the contributions of the row above and of the condition (L, B, W, h)."""
+        """Advance to the next row: add the contributions of the row just drawn and of the condition (L, B, W, h)."""
         windows = self._windows.reshape(self.layers, self.batch * self.width, 3 * self.h)
         torch.baddbmm(self.bias_above, windows, self.weight_above, out=self._flat)
         if from_condition is not None:
             self.above += from_condition
 
     def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps of the first layer (B, maps); return those of the last block, in the same shape."""
+        """Apply all blocks to the first layer's maps of one colour, (B, maps); return maps of the same shape."""
         for views in self._views[column][colour]:
             x_own, x_seen, b_down, w_down, u_own, above, u_seen, w_beside, y_own, y_seen, b_up, w_up = views
             torch.clamp(maps, min=0, out=x_own)

@@ -1,4 +1,4 @@
-"""Row LSTM layers over a partly sampled image."""
+"""The cached sampler's Row LSTM layers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from model.sampling.edge_layers import Head
 
 
 def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tensor, c: Tensor, h: Tensor) -> None:
-    """Do one step of the paper's equation 3 in place: from gates before their nonlinearities to the new c and h.
+    """Apply one LSTM step (the paper's equation 3) in place: compute the new c and h from the gate pre-activations.
 
     Args:
-        sigmoids: the three gates o, f, i side by side, (..., 3n).
-        tanhs: the gate g, (..., n).
-        o: output gate; a view of `sigmoids`, as are f and i.
-        f: forget gate.
-        i: input gate.
+        sigmoids: pre-activations of the gates o, f, i, concatenated, (..., 3n); overwritten.
+        tanhs: pre-activation of the gate g, (..., n); overwritten.
+        o: output gate, a view of `sigmoids`.
+        f: forget gate, a view of `sigmoids`.
+        i: input gate, a view of `sigmoids`.
         c: memory, updated in place.
-        h: state, overwritten.
+        h: state, written.
     """
     sigmoids.sigmoid_()
     tanhs.tanh_()
@@ -34,18 +34,18 @@ def lstm_step(sigmoids: Tensor, tanhs: Tensor, *, o: Tensor, f: Tensor, i: Tenso
 
 
 class RowLayers:
-    """The layers' cached state during sampling: one row of states h and memories c each, O(L W h) in all.
+    """The activations that the layers store: one row of states h and memories c for each layer, O(L W h) in total.
 
     ::
 
         above  h h h     once a row, for all layers and pixels: (L, B*W, 3h) x (L, 3h, 4h)
-        row    x x       at a pixel: (B, 4h) x (4h, 4h), its left and its own input, which lie together in memory
+        row    x x       at a pixel: (B, 4h) x (4h, 4h), inputs of the left and the current pixel, adjacent in memory
 
     Args:
-        net: a PixelRNN of Row LSTM layers.
-        head: takes the states of each layer.
-        batch: images at a time, B.
-        width: pixels of a row, W.
+        net: a PixelRNN with Row LSTM layers.
+        head: receives the states of each layer.
+        batch: batch size, B.
+        width: image width in pixels, W.
     """
 
     def __init__(self, net: PixelNetwork, head: Head, *, batch: int, width: int) -> None:
@@ -68,13 +68,13 @@ class RowLayers:
         self.above = new(L, batch, width, GATES * h)
         self._windows = self.states.unfold(2, 3 * h, h)  # (L, B, W, 3h)
         self._flat = self.above.view(L, batch * width, GATES * h)
-        for layer, lstm in enumerate(lstms):  # beside the row there are zeros, above it is the learned state
+        for layer, lstm in enumerate(lstms):  # the row has zero padding; the state above it is learned
             self.states[layer, :, h:-h] = lstm.h0.detach().repeat(width)
             self.memory[layer] = lstm.c0.detach()
 
     @cached_property
     def _views(self) -> list[list[list[tuple[Tensor, ...]]]]:
-        """Buffers and weights for each column, colour and layer. Making a view costs as much as a small product."""
+        """Buffers and weights for each column, colour and layer; built once, as a view costs as much as a product."""
         h, C = self.h, self.colours
         up = [parts(product, C) for product in self.up]
         cut = list(zip(groups(2 * h, C), groups(h, C), strict=True))
@@ -102,14 +102,14 @@ class RowLayers:
         ]
 
     def begin_row(self, from_condition: Tensor | None) -> None:
-        """Go to the next row: add the contributions of the row above and of the condition (L, B, W, 4h)."""
+        """Advance to the next row: compute the gates from the row just drawn and from the condition (L, B, W, 4h)."""
         windows = self._windows.reshape(self.layers, self.batch * self.width, 3 * self.h)
         torch.baddbmm(self.bias_above, windows, self.weight_above, out=self._flat)
         if from_condition is not None:
             self.above += from_condition[..., self.order]
 
     def at(self, column: int, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps of the first layer (B, maps); return those of the last layer, in the same shape."""
+        """Apply all layers to the first layer's maps of one colour, (B, maps); return maps of the same shape."""
         for views in self._views[column][colour]:
             x_own, x_seen, w_beside, above, gates, sigmoids, tanhs, o, f, i, c, h, y_own, y_seen, b_up, w_up = views
             x_own.copy_(maps)

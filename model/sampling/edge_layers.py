@@ -1,4 +1,4 @@
-"""The first layer and the last two of every network, pixel by pixel."""
+"""The cached sampler's first layer and head, which all networks share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from model.sampling.colour_groups import Product, bias_of, groups, masked, parts
 
 
 class FirstLayer:
-    """The first layer, a convolution with mask A, over a partly sampled image.
+    """The first layer, a convolution with mask A.
 
-    The contribution of the rows above is computed once for a whole row. Each pixel then needs one small product.
+    The contribution of the rows above is computed once a row, for all pixels. The contribution of the pixels to the
+    left is one small product at each pixel.
 
     Args:
-        conv: kernel k x k, from the C colours.
-        batch: images at a time, B.
-        width: pixels of a row, W.
+        conv: the convolution, with a k x k kernel and C input maps.
+        batch: batch size, B.
+        width: image width in pixels, W.
     """
 
     def __init__(self, conv: MaskedConv2d, *, batch: int, width: int) -> None:
@@ -31,17 +32,17 @@ class FirstLayer:
         self.weight_above = above.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous()  # (reach*k*C, 2h)
         self.weight_beside = taps(weight[:, :, self.reach, : self.reach + 1])  # ((reach + 1) * C, 2h)
         self.bias = bias_of(conv)
-        # The rows that the kernel reaches and this one, as scaled values, between the zeros that the convolution pads.
+        # Scaled values of the rows above within the kernel's reach and of the current row, with zero padding.
         self.rows = weight.new_zeros(self.reach + 1, batch, (width + 2 * self.reach) * C)
         self.now = self.rows[-1]  # (B, (W + 2 reach) * C)
         self.above = weight.new_zeros(batch, width, len(weight))
-        # Views of both, cut once. A window holds what a pixel sees of the rows above; the lowest is the row just drawn.
+        # Views, made once. A window holds the rows above that a pixel sees; the lowest of them is the row just drawn.
         self._windows = self.rows[1:].unfold(2, k * C, C).permute(1, 2, 0, 3)  # (B, W, reach, k*C)
         self._flat, self._upper, self._lower = self.above.view(batch * width, -1), self.rows[:-1], self.rows[1:]
 
     @cached_property
     def _views(self) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
-        """For each column and colour: what comes from above, what is beside, and the weight for that."""
+        """For each column and colour: the contribution from above, the values to the left, and their weight."""
         C, left = self.channels, self.reach * self.channels
         outs = groups(self.above.shape[2], C)
         weights = [self.weight_beside[: left + g, out].contiguous() for g, out in enumerate(outs)]
@@ -51,7 +52,7 @@ class FirstLayer:
         ]
 
     def begin_row(self) -> None:
-        """Go to the next row."""
+        """Advance to the next row."""
         windows = self._windows.reshape(len(self._flat), -1)  # (B*W, reach*k*C)
         torch.addmm(self.bias, windows, self.weight_above, out=self._flat)
         self._upper.copy_(self._lower.clone())
@@ -63,20 +64,21 @@ class FirstLayer:
         return torch.addmm(above, beside, weight)
 
     def put(self, column: int, colour: int, value: Tensor) -> None:
-        """Record the sampled value, scaled to the network's input range, (B,)."""
+        """Store a drawn value, scaled to [-1, 1], (B,)."""
         self.now[:, (column + self.reach) * self.channels + colour] = value
 
 
 class Head:
-    """The head: from the 2h maps after the last layer, and the h maps of each layer, to the logits of a pixel.
+    """The head: it maps the last layer's 2h maps and the h maps of each layer to the logits of a pixel.
 
-    Both go through 1x1 convolutions and are summed; so they lie side by side here, and one product does it::
+    The network applies 1x1 convolutions to all of them and sums the results. Here the maps are concatenated, and one
+    product replaces the convolutions::
 
         into   2h maps after ReLU | h maps of layer 1 | ... | h maps of layer L
 
     Args:
         net: the network.
-        batch: images at a time, B.
+        batch: batch size, B.
     """
 
     def __init__(self, net: PixelNetwork, *, batch: int) -> None:
@@ -92,16 +94,16 @@ class Head:
         self.middle = weight.new_zeros(batch, weight.shape[1])
 
     def states(self, layer: int) -> Tensor:
-        """Return the place for the h maps of a layer, (B, h): the layer writes them itself."""
+        """Return the view that a layer writes its h maps to, (B, h)."""
         h = self.wide // 2
         return self.into[:, self.wide + layer * h : self.wide + (layer + 1) * h]
 
     @cached_property
     def _views(self) -> list[tuple[Tensor, Product, Tensor, Tensor, Product]]:
-        """For each colour: where its maps go, the product to its maps of the head, these, those it sees, the last."""
+        """For each colour: its input maps, first product, own head maps, visible head maps and last product."""
         seen, made = groups(self.wide, self.colours), groups(self.middle.shape[1], self.colours)
         last = parts(self.last, self.colours)
-        # The maps of later colours in `into` are those of the pixel before: the mask's zeros are what hides them.
+        # In `into`, the maps of later colours still belong to the previous pixel; the masked weights for them are zero.
         return [
             (
                 self.into[:, of],
@@ -114,7 +116,7 @@ class Head:
         ]
 
     def at(self, colour: int, maps: Tensor) -> Tensor:
-        """Take a colour's maps after the last layer (B, maps); return its logits (B, K)."""
+        """Return the logits of a colour, (B, K), from its maps after the last layer, (B, maps)."""
         own, first, made, seen, last = self._views[colour]
         torch.clamp(maps, min=0, out=own)
         torch.addmm(first.bias, self.into, first.weight, out=made).relu_()
@@ -122,6 +124,6 @@ class Head:
 
 
 def _both_levels(last: Product) -> Product:
-    """Give the first of two levels its logit, zero: from C maps to C*2."""
+    """Add the constant zero logit of the first of two levels: C maps -> C*2."""
     weight = torch.stack([torch.zeros_like(last.weight), last.weight], dim=2).flatten(1)  # (head, C*2)
     return Product(weight, torch.stack([torch.zeros_like(last.bias), last.bias], dim=1).flatten())

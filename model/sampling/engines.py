@@ -1,4 +1,4 @@
-"""The choice of a sampler, and sampling in batches."""
+"""The choice of a sampler, and sampling in batches of limited size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.sampling import cached, graphed, naive, native
 
 Engine = Literal["auto", "native", "torch", "graph", "naive"]
-AT_A_TIME = 256  # images; larger batches need more memory and save no time per image
+AT_A_TIME = 256  # images; a larger batch is not faster per image and needs more memory
 
 
 def fill(
@@ -27,29 +27,29 @@ def fill(
 ) -> Tensor:
     """Fill the hidden pixels in raster order, R then G then B, each value from its softmax given the earlier ones.
 
-    All engines make the same image of the same noise, but for a draw that falls within rounding of a border between
-    two levels. "naive" runs the whole network for each value, "torch" and "native" do one forward pass in all;
-    "native" needs numba and a CPU, "graph" a GPU. "auto" takes "native" where it pays, else "torch".
+    All engines draw the same image from the same noise, unless the noise lies within rounding error of the boundary
+    between two levels. "naive" runs the whole network for each value. "torch", "native" and "graph" cost one forward
+    pass in total. "native" needs numba and a CPU, "graph" a GPU. "auto" uses "native" where it is faster, else "torch".
 
     Args:
-        net: levels (B, C, H, W) -> logits (B, K, C, H, W), with a second argument if there is a condition.
-        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
-        hidden: which pixels to fill, bool (H, W).
-        noise: numbers in [0, 1), float64, (B, C, H, W).
-        temperature: divides the logits; below 1 the likely values become likelier.
-        condition: maps that every pixel may see, (B, condition, H, W), for a network that has them.
-        engine: which sampler.
-        before_row: called before each row; an exception from it ends the sampling.
+        net: levels (B, C, H, W) -> logits (B, K, C, H, W), with the condition as its second argument if there is one.
+        levels: uint8 (B, C, H, W); the values of hidden pixels are ignored.
+        hidden: True for the pixels to fill, bool (H, W).
+        noise: uniform numbers in [0, 1), float64, (B, C, H, W).
+        temperature: divides the logits; below 1 it makes likely values more likely.
+        condition: unmasked maps for a conditional network, (B, condition, H, W).
+        engine: the sampler.
+        before_row: called before each row; an exception that it raises stops the sampling.
 
     Returns:
         Levels, uint8 (B, C, H, W), on the CPU. Pixels that are not hidden are unchanged.
 
     Raises:
-        SetupError: the requested engine, "native" or "graph", is not available.
+        SetupError: "native" or "graph" is requested and cannot run.
     """
     device = next(net.parameters()).device
     was_training = net.training
-    if was_training:  # going through all modules costs as much as drawing a sixth of a small image
+    if was_training:  # visiting all modules costs a sixth of the time for a small image
         net.eval()
     done = []
     try:

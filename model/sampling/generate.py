@@ -1,4 +1,4 @@
-"""Sampling of whole images, or of their hidden pixels; a multi-scale network samples the small image first."""
+"""Image generation and completion; a multi-scale network draws the small image first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.networks.conditioned import Conditioned
 from model.networks.multiscale import MultiScale
 from model.sampling import Engine, fill, uniforms, uniforms_of_scales
 
-AT_A_TIME = 256  # images of a multi-scale network: their conditions are c x n x n numbers each
+AT_A_TIME = 256  # images of a multi-scale network; the condition of each image has c x n x n numbers
 
 
 def draw(
@@ -29,18 +29,18 @@ def draw(
 ) -> Tensor:
     """Draw images by ancestral sampling: each value from its softmax given the earlier ones.
 
-    The noise comes from a generator of its own, so drawing leaves the training as it was, and the same seed gives the
-    same images.
+    The noise comes from a separate generator. Sampling therefore does not change the random state of training, and the
+    same seed gives the same images.
 
     Args:
         net: levels (B, C, H, W) -> logits (B, K, C, H, W); sampling runs on its device.
         facts: the size of the images.
-        count: images to draw, B.
-        seed: of the noise.
-        temperature: divides the logits; below 1 the likely values become likelier.
-        engine: which sampler; they agree.
-        values: conditioning values of each image, (B, 2V); by default the means.
-        before_row: called before each row; an exception from it ends the sampling.
+        count: number of images, B.
+        seed: seed of the noise.
+        temperature: divides the logits; below 1 it makes likely values more likely.
+        engine: the sampler; all of them draw the same images.
+        values: conditioning values and flags of each image for a `Conditioned` network, (B, 2V); default: the mean.
+        before_row: called before each row; an exception that it raises stops the sampling.
 
     Returns:
         Levels (B, C, H, W), uint8, on the CPU.
@@ -65,7 +65,7 @@ def complete(
     values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Sample the hidden pixels of images, given the rest: the last of what `complete_scales` returns."""
+    """Draw the hidden pixels of images given the others: return the last item of `complete_scales`."""
     return complete_scales(
         net, facts, levels, hidden, seed=seed, temperature=temperature, engine=engine, values=values,
         before_row=before_row,
@@ -84,25 +84,25 @@ def complete_scales(
     values: Tensor | None = None,
     before_row: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """Sample the hidden pixels of images, given the rest.
+    """Draw the hidden pixels of images given the others.
 
-    With a multi-scale network the pixels of the small image that are given are taken from the image, the others are
-    drawn, and the large image is completed given all of them.
+    A multi-scale network first completes the small image, whose visible pixels come from the large image. It then
+    completes the large image given the small one.
 
     Args:
-        net: as for `draw`, as are the arguments without a description here.
+        net: levels (B, C, H, W) -> logits (B, K, C, H, W); sampling runs on its device.
         facts: the size of the images.
-        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
-        hidden: which pixels to draw, bool (H, W).
-        seed: of the noise.
-        temperature: divides the logits.
-        engine: which sampler.
-        values: conditioning values of each image, (B, 2V); by default the means.
-        before_row: called before each row.
+        levels: uint8 (B, C, H, W); the values of hidden pixels are ignored.
+        hidden: True for the pixels to draw, bool (H, W).
+        seed: seed of the noise.
+        temperature: divides the logits; below 1 it makes likely values more likely.
+        engine: the sampler; all of them draw the same images.
+        values: conditioning values and flags of each image for a `Conditioned` network, (B, 2V); default: the mean.
+        before_row: called before each row; an exception that it raises stops the sampling.
 
     Returns:
-        Levels (B, C, H, W), uint8, on the CPU; of a multi-scale network the small images, and then the large ones. What
-        was not hidden is as it was given.
+        Levels (B, C, H, W), uint8, on the CPU: one item, or two for a multi-scale network, the small images first.
+        Pixels that are not hidden are unchanged.
     """
     if isinstance(net, Conditioned):
         conditioning = net.values({}, len(levels)) if values is None else values
@@ -134,7 +134,7 @@ def _complete_multiscale(
     engine: Engine,
     before_row: Callable[[], None],
 ) -> list[Tensor]:
-    """Sample the small images first, then the large images given them."""
+    """Draw the small images, then the large images given the small ones."""
     factor = net.factor
     small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
     noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)

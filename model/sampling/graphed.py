@@ -1,10 +1,10 @@
-"""The cached sampler with each row as one CUDA graph: Python does not launch each product.
+"""The cached sampler with each row captured as one CUDA graph, which removes the launch overhead of single kernels.
 
-A pixel is a hundred small kernels, and a GPU has done each before Python has asked for the next. All buffers of
-`model.sampling.cached` stay where they are, so the kernels of a row are recorded once and then started together.
+A pixel takes about a hundred small kernels, and a GPU finishes each one before Python launches the next. The buffers of
+`model.sampling.cached` keep their addresses, so the kernels of a row are captured once and then replayed together.
 
-NOTE: it has not run on a GPU yet; `auto` does not take it. Its tests and `benchmarks/model_sampling.py` run it where
-there is one. Without one the same code runs on a CPU, with nothing recorded.
+NOTE: this sampler has not been tested on a GPU; `auto` does not select it. Its tests and `benchmarks/model_sampling.py`
+use a GPU if there is one. On a CPU the same code runs without a graph.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def require(device: torch.device) -> None:
         SetupError: the network is not on a GPU.
     """
     if device.type != "cuda":
-        raise SetupError(f"the graph sampler runs on a GPU, not on {device.type}; pass --engine torch or --device cuda")
+        raise SetupError(f"the graph sampler runs on a GPU, not on {device.type}; use --engine torch or --device cuda")
 
 
 class Row:
-    """Samples one row, over buffers at fixed addresses.
+    """The computation of one row, on buffers with fixed addresses.
 
     Args:
-        cache: the network and its cached state.
-        batch: images at a time, B.
+        cache: the cache to sample from.
+        batch: batch size, B.
         temperature: divides the logits.
     """
 
     def __init__(self, cache: Cache, *, batch: int, temperature: float) -> None:
         self.cache, self.temperature = cache, temperature
         size, now = (cache.width, cache.colours, batch), cache.first.now
-        self.levels = torch.zeros(size, dtype=torch.long, device=now.device)  # given ones, then drawn ones
+        self.levels = torch.zeros(size, dtype=torch.long, device=now.device)  # given ones; overwritten by drawn ones
         self.noise = torch.zeros(size, dtype=torch.float64, device=now.device)
         self.hidden = torch.zeros(cache.width, dtype=torch.bool, device=now.device)
         self.logits = now.new_zeros(*size, cache.levels)
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def recorded(self) -> bool:
-        """Whether each row runs as one graph."""
+        """Whether each row is replayed as one graph."""
         return self._graph is not None
 
     def draw(self) -> None:
-        """Sample the cache's current row."""
-        if self._records and self._drawn == 1:  # row 0 ran without a graph and initialised cuBLAS for it
+        """Draw the current row of the cache."""
+        if self._records and self._drawn == 1:  # the first row initialised cuBLAS, which a capture requires
             self._record()
         self._drawn += 1
         if self._graph is None:
@@ -75,12 +75,12 @@ class Row:
                 self.cache.put(column, colour, value)
 
     def _record(self) -> None:
-        """Capture a row without running it. Where capture fails, all rows run without a graph."""
+        """Capture a row without running it. If the capture fails, all rows run without a graph."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 self._plainly()
-        except RuntimeError:  # the build or the driver does not support capture
+        except RuntimeError:  # the torch build or the driver does not support capture
             self._records = False
         else:
             self._graph = graph
@@ -96,7 +96,7 @@ def sample(
     before_row: Callable[[], None] = lambda: None,
     keep: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Do what `model.sampling.cached.sample` does, with the same arguments and the same result."""
+    """Fill the hidden pixels like `model.sampling.cached.sample`, with the same arguments and the same result."""
     by_row = levels.permute(2, 3, 1, 0).long().contiguous()  # (H, W, C, B)
     noise_by_row = noise.permute(2, 3, 1, 0).contiguous()
     asked = hidden.to(levels.device)

@@ -1,11 +1,11 @@
 """The inner loops of the native sampler, compiled by numba; only `model.sampling.native` imports this.
 
-A row is drawn image by image and pixel by pixel, in plain loops over arrays that torch and numpy share: at these sizes
-torch takes 2 us to be called and 0.1 us to multiply. Weights have the outputs first, as torch has them, so that a
-product is a sum along memory.
+A row is drawn image by image and pixel by pixel, in loops over arrays that torch and numpy share. At these sizes a
+torch product takes 2 us of call overhead and 0.1 us of arithmetic. Weights have the outputs first, as in torch, so
+that each output is a dot product over contiguous memory.
 
-Compiling takes about 10 s, once for a machine and a type of float: numba keeps the result beside this file, or in its
-cache folder where that cannot be written.
+Compilation takes about 10 s, once for each machine and float type. Numba caches the result next to this file, or in
+its cache folder if this folder is not writable.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function at its first call. Sums may be reordered, so that they go 4 or 8 at a time."""
+    """Compile a function at its first call. The compiler may reorder sums, to add 4 or 8 terms at a time."""
     how: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
     try:
         return cast("Function", numba.njit(cache=True, **how)(function))
-    except RuntimeError:  # there is no writable cache folder
+    except RuntimeError:  # numba finds no writable cache folder
         return cast("Function", numba.njit(**how)(function))
 
 
 @compiled
 def add_product(out: Floats, x: Floats, weight: Floats) -> None:
-    """Do out += weight @ x: (o,), (i,), (o, i). Four outputs at a time, so that `x` is read a fourth as often."""
+    """Compute out += weight @ x: (o,), (o, i), (i,). It computes four outputs at a time, to read `x` less often."""
     outputs, inputs = out.size, x.size
     whole = outputs - outputs % 4
     zero = x[0] - x[0]
@@ -60,7 +60,7 @@ def add_product(out: Floats, x: Floats, weight: Floats) -> None:
 
 @compiled
 def relu(out: Floats, x: Floats) -> None:
-    """Do out = max(x, 0)."""
+    """Compute out = max(x, 0)."""
     for i in range(out.size):
         value = x[i]
         if value < 0:
@@ -70,11 +70,11 @@ def relu(out: Floats, x: Floats) -> None:
 
 @compiled
 def choose(logits: Floats, noise: float, temperature: float, sums: NDArray[np.float64]) -> int:
-    """Pick a level by the inverse of the cumulative distribution, as `model.sampling.noise.choose` does.
+    """Draw a level by inverse transform sampling, as `model.sampling.noise.choose` does.
 
     Args:
         logits: (K,).
-        noise: in [0, 1).
+        noise: uniform number in [0, 1).
         temperature: divides the logits.
         sums: scratch, (K,).
     """
@@ -93,10 +93,13 @@ def choose(logits: Floats, noise: float, temperature: float, sums: NDArray[np.fl
 
 @compiled
 def first_layer_at(out: Floats, b: int, column: int, colour: int, colours: int, start: int, first: Any) -> None:
-    """Do the first layer for a colour, into its maps `out`; `start` is the first of them.
+    """Apply the first layer for a colour, and write its maps to `out`.
 
     Args:
-        first: what the rows above give (B, W, 2h); this row's values (B, (W + 2 reach) C); weight (2h, (reach + 1) C).
+        out: maps of the colour, (maps,), written.
+        start: index of the first of these maps.
+        first: contribution of the rows above (B, W, 2h); this row's values (B, (W + 2 reach) C); weight
+            (2h, (reach + 1) C).
     """
     above, now, beside = first
     seen = beside.shape[1] - colours + colour
@@ -106,11 +109,11 @@ def first_layer_at(out: Floats, b: int, column: int, colour: int, colours: int, 
 
 @compiled
 def head_at(logits: Floats, colour: int, maps: Floats, into: Floats, middle: Floats, weights: Any, bounds: Any) -> None:
-    """Do the head for a colour: from its maps after the last layer, and all states in `into`, to its logits (K,).
+    """Apply the head for a colour: compute its logits (K,) from its maps after the last layer and the states in `into`.
 
     Args:
         weights: weight (head, 2h + L h) and bias (head,), weight (C K, head) and bias (C K,) of the last two layers.
-        bounds: where the maps of each colour begin, of 2h, h and head, (C + 1,) each.
+        bounds: the first map of each colour, among 2h, h and head maps, (C + 1,) each.
     """
     head, head_bias, last, last_bias = weights
     wide, _, heads = bounds
@@ -126,15 +129,16 @@ def head_at(logits: Floats, colour: int, maps: Floats, into: Floats, middle: Flo
 
 @compiled
 def exponentiate(x: Floats, bits: NDArray[np.int32], powers: NDArray[np.float32]) -> None:
-    """Do x = exp(x), in place.
+    """Compute x = exp(x) in place.
 
-    The library's exp takes 4 ns and does one number at a time. For float32 this takes 0.7 ns: exp(x) = 2^n exp(r), with
-    |r| <= ln(2)/2, a polynomial (Cephes' expf, relative error 1e-7) for exp(r), and 2^n written as the bits of a float.
+    The library's exp takes 4 ns and computes one number at a time. For float32 this function takes 0.7 ns. It uses
+    exp(x) = 2^n exp(r) with |r| <= ln(2)/2: a polynomial gives exp(r) (Cephes' expf, relative error 1e-7), and the bit
+    pattern of a float gives 2^n.
 
     Args:
-        x: what to exponentiate, in [-87, 87] for float32: values outside are clamped.
-        bits: scratch, as long as x or longer.
-        powers: the same memory, as floats.
+        x: the exponents, overwritten; for float32 they are clamped to [-87, 87].
+        bits: scratch, at least as long as x.
+        powers: the memory of `bits`, as floats.
     """
     if x.itemsize != 4:
         for k in range(x.size):
@@ -159,9 +163,13 @@ def exponentiate(x: Floats, bits: NDArray[np.int32], powers: NDArray[np.float32]
 
 @compiled
 def lstm_step(gates: Floats, c: Floats, c_before: Floats, h: Floats, scratch: Any) -> None:
-    """Do one step of equation 3: gates o, f, i, g before their nonlinearities (4n,), memory before (n,) -> c and h.
+    """Apply one LSTM step (equation 3): compute c and h from the gate pre-activations and the old memory.
 
     Args:
+        gates: pre-activations of o, f, i, g, (4n,); overwritten.
+        c: new memory, (n,), written.
+        c_before: old memory, (n,).
+        h: state, (n,), written.
         scratch: `bits` and `powers` of `exponentiate`.
     """
     n, one = h.size, gates.dtype.type(1)
@@ -181,13 +189,13 @@ def lstm_step(gates: Floats, c: Floats, c_before: Floats, h: Floats, scratch: An
 
 @compiled
 def convolution_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Pass a colour's maps through PixelCNN's blocks, in place.
+    """Apply PixelCNN's blocks to the maps of a colour, in place.
 
     Args:
-        into: 2h maps, then h of each layer, which are written; (2h + L h,).
-        layers: whether residual; x (L, 2h) and u (L, B, (W + 2) h), above (L, B, W, h), beside (L, h, 2h), down
+        into: 2h maps, then the h maps of each layer, which are written; (2h + L h,).
+        layers: the residual flag; x (L, 2h) and u (L, B, (W + 2) h), above (L, B, W, h), beside (L, h, 2h), down
             (L, h, 2h) and its bias (L, h), up (L, 2h, h) and its bias (L, 2h).
-        bounds: where the maps of each colour begin, of 2h, h and head, (C + 1,) each.
+        bounds: the first map of each colour, among 2h, h and head maps, (C + 1,) each.
     """
     residual, x, u, above, beside, down, down_bias, up, up_bias = layers
     wide, narrow, _ = bounds
@@ -215,13 +223,13 @@ def _up(maps: Floats, state: Floats, weight: Floats, bias: Floats, residual: boo
 
 @compiled
 def row_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Pass a colour's maps through Row LSTM layers, in place.
+    """Apply the Row LSTM layers to the maps of a colour, in place.
 
     Args:
-        into: 2h maps, then h of each layer, which are written; (2h + L h,).
-        layers: whether residual; gates (4h,) and scratch for them, x (L, B, (W + 1) 2h), states (L, B, (W + 2) h),
+        into: 2h maps, then the h maps of each layer, which are written; (2h + L h,).
+        layers: the residual flag; gates (4h,) and scratch for them, x (L, B, (W + 1) 2h), states (L, B, (W + 2) h),
             memory (L, B, W, h), above (L, B, W, 4h), beside (L, 4h, 4h), up (L, 2h, h) and its bias (L, 2h).
-        bounds: where the maps of each colour begin, of 2h, h and head, (C + 1,) each.
+        bounds: the first map of each colour, among 2h, h and head maps, (C + 1,) each.
     """
     residual, gates, scratch, x, states, memory, above, beside, up, up_bias = layers
     wide, narrow, _ = bounds
@@ -242,13 +250,13 @@ def row_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, lay
 
 @compiled
 def diagonal_layers(b: int, column: int, colour: int, maps: Floats, into: Floats, layers: Any, bounds: Any) -> None:
-    """Pass a colour's maps through Diagonal BiLSTM layers, in place.
+    """Apply the Diagonal BiLSTM layers to the maps of a colour, in place.
 
     Args:
-        into: 2h maps, then h of each layer, which are written; (2h + L h,).
-        layers: whether residual; gates (4h,) and scratch for them, row (L, B, h + W 3h), memory (L, B, W + 1, h),
+        into: 2h maps, then the h maps of each layer, which are written; (2h + L h,).
+        layers: the residual flag; gates (4h,) and scratch for them, row (L, B, h + W 3h), memory (L, B, W + 1, h),
             above (L, B, W, 4h), right (L, B, W, h), beside (L, 4h, 3h), up (L, 2h, h) and its bias (L, 2h).
-        bounds: where the maps of each colour begin, of 2h, h and head, (C + 1,) each.
+        bounds: the first map of each colour, among 2h, h and head maps, (C + 1,) each.
     """
     residual, gates, scratch, row, memory, above, right, beside, up, up_bias = layers
     wide, narrow, _ = bounds
@@ -270,12 +278,12 @@ def diagonal_layers(b: int, column: int, colour: int, maps: Floats, into: Floats
 
 @compiled
 def scan_right(known: Floats, right: Floats, weights: Any, scratch: Any) -> None:
-    """Run the right direction of all layers over the last sampled row.
+    """Run the right direction of all layers over the row just drawn.
 
     Args:
         known: gates without the contribution of the adjacent states, (L, B, W, 4h); overwritten.
         right: states, written, (L, B, W, h).
-        weights: weight of the states beside (L, 4h, h), state (L, h) and memory (L, h) right of the last column.
+        weights: weight of the adjacent states (L, 4h, h), initial state (L, h) and initial memory (L, h).
         scratch: `bits` and `powers` of `exponentiate`.
     """
     beside, h0, c0 = weights
@@ -293,7 +301,7 @@ def scan_right(known: Floats, right: Floats, weights: Any, scratch: Any) -> None
 
 
 def _row_drawer(through: Callable[..., None]) -> Callable[..., None]:
-    """Make the function that samples a row of all images with layers of one kind."""
+    """Return the function that draws a row of all images with layers of one type."""
 
     @compiled
     def draw_row(
@@ -320,7 +328,7 @@ def _row_drawer(through: Callable[..., None]) -> Callable[..., None]:
                     maps = all_maps[wide[g] : wide[g + 1]]
                     first_layer_at(maps, b, c, g, C, wide[g], first)
                     through(b, c, g, maps, into, layers, bounds)
-                    if c >= W:  # the zero column at the right
+                    if c >= W:  # the appended zero column
                         continue
                     head_at(logits[b, c, g], g, maps, into, middle, head, bounds)
                     if hidden[c]:

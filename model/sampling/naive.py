@@ -1,4 +1,4 @@
-"""The naive sampler: one forward pass of the whole network for each value; the reference for the fast samplers."""
+"""The naive sampler: one forward pass of the whole network for each value. It is the reference for the others."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def sample(
 
     Args:
         net: levels (B, C, H, W) -> logits (B, K, C, H, W).
-        levels: uint8 (B, C, H, W); values at hidden pixels are ignored.
-        hidden: which pixels to fill, bool (H, W).
-        noise: numbers in [0, 1), float64, (B, C, H, W).
-        condition: second argument of a network that has one.
+        levels: uint8 (B, C, H, W); the values of hidden pixels are ignored.
+        hidden: True for the pixels to fill, bool (H, W).
+        noise: uniform numbers in [0, 1), float64, (B, C, H, W).
+        condition: second argument of a conditional network.
         temperature: divides the logits.
-        before_row: called before each row; an exception from it ends the sampling.
+        before_row: called before each row; an exception that it raises stops the sampling.
 
     Returns:
         Levels, uint8 (B, C, H, W).

@@ -1,7 +1,8 @@
-"""The compiled sampler: numba, on a CPU. Where there is none, `model.sampling.cached` does the same in torch.
+"""The native sampler, compiled by numba for a CPU. Without numba, `model.sampling.cached` does the same in torch.
 
-What the rows above give is one batched product of torch for a row, the same as there; what is compiled is the way along
-a row, pixel by pixel, where torch would be called a hundred times for each. Both work on the same buffers.
+As in `model.sampling.cached`, one batched torch product a row computes the contribution of the rows above. The loop
+over the pixels of a row is compiled, because torch would need about a hundred calls for each pixel. Both parts use the
+same buffers.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ BATCH_AT_MOST = 64
 
 
 def available() -> bool:
-    """Say whether numba is installed."""
+    """Return whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
 def trouble() -> str | None:
-    """Load the compiled sampler; return the reason for a failure, or None."""
+    """Load the compiled sampler; return the reason if it cannot be loaded, else None."""
     if not available():
         return "needs numba: pip install 'pixel-orch[fast]'"
     try:
-        from model.sampling import kernels  # noqa: F401 - tests that the import works
-    except ImportError as error:  # numba refuses a numpy newer than the versions it supports
+        from model.sampling import kernels  # noqa: F401 - checks that the import succeeds
+    except ImportError as error:  # numba rejects numpy versions newer than it supports
         return f"cannot load numba ({str(error).splitlines()[0]})"
     return None
 
@@ -51,17 +52,17 @@ def require(device: torch.device) -> None:
         SetupError: numba is not installed or does not load, or the network is not on a CPU.
     """
     if device.type != "cpu":
-        raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; pass --engine torch or --device cpu")
+        raise SetupError(f"the native sampler runs on a CPU, not on {device.type}; use --engine torch or --device cpu")
     reason = trouble()
     if reason is not None:
-        raise SetupError(f"the native sampler {reason}, or pass --engine torch")
+        raise SetupError(f"the native sampler {reason}, or use --engine torch")
 
 
 def pays(levels: Tensor) -> bool:
-    """Return whether the native sampler is available and faster, with its load time included.
+    """Return whether the native sampler is available and faster than torch, including its load time.
 
-    Loading numba and the compiled code takes about 1.5 s, in which torch draws a small image many times over. Once
-    it is loaded it wins for few images; for hundreds torch is as fast: its products are as large as they should be.
+    Loading numba and the compiled code takes about 1.5 s, in which torch draws many small images. Once loaded, the
+    native sampler is faster for few images. For hundreds of images torch is as fast, because its products are large.
     """
     if levels.device.type != "cpu" or len(levels) > BATCH_AT_MOST:
         return False
@@ -79,7 +80,7 @@ def sample(
     before_row: Callable[[], None] = lambda: None,
     keep: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Do what `model.sampling.cached.sample` does, with the same arguments and the same result."""
+    """Fill the hidden pixels like `model.sampling.cached.sample`, with the same arguments and the same result."""
     B, C, H, W = levels.shape
     by_row = levels.permute(2, 0, 3, 1).long().contiguous().numpy()  # (H, B, W, C)
     noise_by_row = noise.permute(2, 0, 3, 1).contiguous().numpy()
@@ -101,7 +102,7 @@ def sample(
 
 
 def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
-    """Choose the compiled function for the layers of a cache, and gather its arguments after the first five."""
+    """Return the compiled function for the layers of a cache, and its arguments after the first five."""
     from model.sampling import kernels
 
     first, head, layers = cache.first, cache.head, cache.layers
@@ -135,7 +136,7 @@ def _prepare(cache: Cache) -> tuple[Callable[..., None], tuple[Any, ...]]:
 
 
 def _end_of_row(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> Callable[[], None]:
-    """Make the function that ends a row: the right direction, since `draw_row` includes the zero column."""
+    """Return the function to call after each row: it runs the right direction of Diagonal BiLSTM layers."""
     if not isinstance(layers, DiagonalLayers):
         return lambda: None
     from model.sampling import kernels
@@ -146,19 +147,19 @@ def _end_of_row(layers: ConvolutionLayers | RowLayers | DiagonalLayers) -> Calla
 
 
 def _scratch(size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Make the scratch of `exponentiate`: the same memory as integers and as floats."""
+    """Return the scratch buffers of `exponentiate`: the same memory as integers and as floats."""
     bits = np.zeros(size, np.int32)
     return bits, bits.view(np.float32)
 
 
 def _array(tensor: Tensor) -> Array:
-    """View a tensor as a numpy array; a contiguous tensor shares its memory."""
+    """Return a tensor as a numpy array; a contiguous tensor shares its memory with the array."""
     array: Array = tensor.detach().contiguous().numpy()
     return array
 
 
 def _transposed(weights: Tensor) -> Array:
-    """Put the outputs first: (L, in, out) -> (L, out, in)."""
+    """Transpose weights, so that outputs come first: (L, in, out) -> (L, out, in)."""
     return _array(weights.transpose(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""The noise that sampling consumes, and the choice of levels from it: samplers with the same noise agree."""
+"""The noise that samplers draw levels with; all samplers draw the same image from the same noise."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from model.config import DatasetFacts
 
 
 def uniforms(facts: DatasetFacts, *, count: int, seed: int) -> Tensor:
-    """Draw the noise of `count` images from a generator of its own.
+    """Draw the noise of `count` images from a separate generator.
 
-    The noise of all images is drawn at once, on the CPU: neither the device nor how many images are made at a time
-    changes what is drawn.
+    The noise of all images is drawn at once, on the CPU. Neither the device nor the batch size changes it.
 
     Returns:
-        Numbers in [0, 1), float64, shape (count, C, H, W).
+        Uniform numbers in [0, 1), float64, shape (count, C, H, W).
     """
     return uniforms_of_scales([facts], count=count, seed=seed)[0]
 
 
 def uniforms_of_scales(scales: Sequence[DatasetFacts], *, count: int, seed: int) -> list[Tensor]:
-    """Draw the noise of images with several scales, such as a small image and its large one.
+    """Draw the noise of multi-scale images.
 
     Returns:
-        For each scale (count, C, H, W), float64. The noise of an image depends on the seed and its number alone.
+        For each scale (count, C, H, W), float64. The noise of an image depends only on the seed and the image's index.
     """
     generator = torch.Generator().manual_seed(seed)
     whole = torch.rand(count, sum(some.dims for some in scales), generator=generator, dtype=torch.float64)
@@ -35,14 +34,15 @@ def uniforms_of_scales(scales: Sequence[DatasetFacts], *, count: int, seed: int)
 
 
 def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-    """Pick levels by the inverse of the cumulative distribution: the first level where it exceeds the noise.
+    """Draw levels by inverse transform sampling: the first level whose cumulative probability exceeds the noise.
 
-    In float64 whatever the logits are: rounding of the sum over K = 256 levels would otherwise move the borders.
+    The computation uses float64 for logits of any type. In float32, rounding errors of the sum over K = 256 levels
+    would shift the boundaries between levels.
 
     Args:
         logits: (B, K).
-        noise: in [0, 1), float64, (B,).
-        temperature: divides the logits; below 1 the likely levels become likelier.
+        noise: uniform numbers in [0, 1), float64, (B,).
+        temperature: divides the logits; below 1 it makes likely levels more likely.
 
     Returns:
         Levels 0..K-1, long, (B,).

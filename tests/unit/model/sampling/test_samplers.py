@@ -133,16 +133,16 @@ def test_native_draws_what_the_plain_sampler_draws_compiled(kind: str, size: str
 
 
 def test_the_graph_sampler_says_what_it_needs() -> None:
-    with pytest.raises(SetupError, match=r"runs on a GPU, not on cpu; pass --engine torch or --device cuda"):
+    with pytest.raises(SetupError, match=r"runs on a GPU, not on cpu; use --engine torch or --device cuda"):
         graphed.require(torch.device("cpu"))
 
 
 def test_the_native_sampler_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "available", lambda: True)
-    with pytest.raises(SetupError, match=r"runs on a CPU, not on cuda; pass --engine torch or --device cpu"):
+    with pytest.raises(SetupError, match=r"runs on a CPU, not on cuda; use --engine torch or --device cpu"):
         native.require(torch.device("cuda"))
     monkeypatch.setattr(native, "available", lambda: False)
-    with pytest.raises(SetupError, match=r"needs numba: pip install 'pixel-orch\[fast\]', or pass --engine torch"):
+    with pytest.raises(SetupError, match=r"needs numba: pip install 'pixel-orch\[fast\]', or use --engine torch"):
         native.require(torch.device("cpu"))
     assert not native.pays(torch.zeros(1, 3, 64, 64))
 
@@ -152,7 +152,7 @@ def test_a_numba_that_does_not_load_is_said_and_done_without(monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "model.sampling.kernels", raising=False)
     monkeypatch.delattr("model.sampling.kernels", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(SetupError, match=r"the native sampler cannot load numba \(.*\), or pass --engine torch"):
+    with pytest.raises(SetupError, match=r"the native sampler cannot load numba \(.*\), or use --engine torch"):
         native.require(torch.device("cpu"))
     assert not native.pays(torch.zeros(1, 3, 64, 64))
     net = network("pixelcnn", channels=3, levels=4, hidden=3, layers=1, head=3)

@@ -6,7 +6,7 @@
 One step is zero_grad, forward, loss, backward and RMSprop. Each network runs beside its plain form, the layers that
 read like the paper: a loop over rows or over the skewed map's columns under autograd, convolutions with whole kernels.
 All contenders and the sgemm take turns, one step each in every round, so that a machine that is busy is busy for all of
-them. FLOPs are those of `model.config.cost`: masked taps are not counted, whoever computes them. The sgemm is the roof.
+them. FLOPs are those of `model.config.cost`: masked taps are never counted. The sgemm is the roof.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from orchestrator.runs.spec import EMBEDDED_TITLE, RunSpec
 from orchestrator.runs.store import RunStore
 
 FILES = 1000
-# torch imports half of itself (dynamo) when the first optimizer is made, whoever makes it.
+# torch imports half of itself (dynamo) when the first optimizer is made.
 IMPORT_TORCH = "import torch; torch.optim.AdamW([torch.zeros(1, requires_grad=True)])"
 
 

@@ -31,7 +31,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def make_runs(home: Path, work: Path, count: int) -> list[RunStore]:
-    """Return runs that are created and that nobody leads; they poll every 5 s, as on AWS."""
+    """Return runs that are created and that no process leads; they poll every 5 s, as on AWS."""
     (work / "readme.txt").write_text("nothing to see\n")
     policy = RecoveryPolicy(boot_timeout_s=900, setup_timeout_s=900, answer_timeout_s=120, unreachable_after_s=600)
     stores = []

@@ -68,7 +68,7 @@ class Loader:
         self._given: NDArray[np.uint8] | None = None
         self._over = threading.Event()
         files.given_up = self._over.is_set
-        self._expected = -1  # position up to which the system was told to read ahead
+        self._expected = -1  # position up to which the system reads ahead
         self._waited_s, self._waited_for = 0.0, 0  # for the images of this pool: seconds, bytes
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True, name="loader")
         self._thread.start()

@@ -63,7 +63,7 @@ class Bag:
     Args:
         stream: of its bytes.
         connections: those that are known already, as from the index or from a run before: each is written only once.
-        note: is told of damage: what kind, and a line that says where.
+        note: is called for each damage with its kind and a line that says where.
     """
 
     stream: Stream
@@ -80,7 +80,7 @@ class Bag:
         """Read the first bytes.
 
         Raises:
-            DataError: it is no bag, or of another version.
+            DataError: it is not a bag, or of another version.
         """
         magic = self._read(len(MAGIC))
         if magic != MAGIC:
@@ -95,7 +95,7 @@ class Bag:
                 if head is None:
                     if offset <= len(MAGIC):
                         self.note(
-                            "cut off", f"{self.name} is cut off: it ends at byte {offset}, before anything is said"
+                            "cut off", f"{self.name} is cut off: it ends at byte {offset}, before its first record"
                         )
                     return
                 op = head.get(b"op", b"\0")[0]
@@ -190,7 +190,7 @@ class Bag:
         try:
             return _fields(memoryview(prefix + self._exactly(length)), 0)[0]
         except ValueError:
-            raise _DamagedError("a header that is none") from None
+            raise _DamagedError("an invalid header") from None
 
     def _chunk(self, offset: int, head: dict[bytes, bytes], length: int) -> Chunk | None:
         compression, size = head.get(b"compression", b""), head.get(b"size", b"")
@@ -221,7 +221,7 @@ class Bag:
                 number, head[b"topic"].decode(), more[b"type"].decode(), more[b"message_definition"].decode()
             )
         except (ValueError, KeyError, struct.error):
-            raise _DamagedError("a connection that is none") from None
+            raise _DamagedError("an invalid connection") from None
         self.connections.setdefault(number, known)
 
     def _find_chunk(self) -> bool:
@@ -252,7 +252,7 @@ def read_index(path: Path) -> Index | None:
     """Read the index at the end of a bag; None if there is no valid one.
 
     Raises:
-        DataError: it is no bag.
+        DataError: it is not a bag.
     """
     stream = FileStream(path)
     try:

@@ -75,7 +75,7 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
     """Split a bag into stretches; one if it has no complete index.
 
     Raises:
-        DataError: it is no bag.
+        DataError: it is not a bag.
     """
     index = read_index(path)
     if index is None or not index.offsets:
@@ -99,7 +99,7 @@ def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None)
     """Extract a stretch, or the rest of it.
 
     Raises:
-        DataError: it is no bag, or the disk is full.
+        DataError: it is not a bag, or the disk is full.
     """
     size = selection.recipe.size
     try:

@@ -146,7 +146,7 @@ class Part:
 
 def _stamp(stamp_ns: int) -> int:
     if not 0 < stamp_ns < LATEST_NS:
-        raise DataError(f"a stamp of {str(stamp_ns)[:24]} ns, which no clock says")
+        raise DataError(f"a stamp of {str(stamp_ns)[:24]} ns, outside the range of a clock")
     return stamp_ns
 
 

@@ -15,7 +15,7 @@ from model.data.source import row_dtype
 Rows = NDArray[Any]
 GPS_GAP_MS = 1100.0  # the receiver of 2016 says where it is once a second
 FAR_NS = 9 * 24 * 3600 * 10**9  # between two frames of different drives: each drive is split for itself
-STRAY, FEW = 0.01, 20  # of all frames, and frames: fewer, far from all others, have a wrong stamp and are no drive
+STRAY, FEW = 0.01, 20  # of all frames, and frames: fewer, far from all others, have a wrong stamp and are not a drive
 
 
 @dataclass(frozen=True)

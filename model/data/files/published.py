@@ -96,7 +96,7 @@ def proven(
     wanted = next((file for file in known if file.name == path.name), None)
     size = path.stat().st_size
     if wanted is None and not unverified:
-        raise DataError(f"{path} is none of the published files, whose checksums are known; --unverified takes it")
+        raise DataError(f"{path} is not one of the published files with a known checksum; pass --unverified to use it")
     if wanted is not None and wanted.bytes not in (None, size) and not unverified:
         raise DataError(f"{path} has {size:,} bytes, the published one {wanted.bytes:,}; fetch it again")
     algorithm = "sha256" if wanted is None or wanted.sha256 or not wanted.md5 else "md5"

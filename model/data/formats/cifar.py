@@ -109,7 +109,7 @@ def pickled_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]
         and all(type(label) is int for label in labels)
     )
     if not fits:
-        raise DataError(f"{name} is no batch of CIFAR-10: 'data' of N x {VALUES} bytes and N 'labels' are wanted")
+        raise DataError(f"{name} is not a batch of CIFAR-10: it needs 'data' of N x {VALUES} bytes and N 'labels'")
     wrong = [index for index, label in enumerate(labels) if not 0 <= label < CLASSES]
     if wrong:
         raise DataError(f"{name}: image {wrong[0]}: label {labels[wrong[0]]}, where 0 to {CLASSES - 1} can be")
@@ -140,7 +140,7 @@ def unpickle(name: str, content: bytes) -> dict[Any, Any]:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which no data needs")
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which a data set does not need")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
     def persistent_load(self, pid: Any) -> Any:

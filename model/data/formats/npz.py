@@ -123,7 +123,7 @@ def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", 
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(file)
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        raise DataError(f"{where}: '{name}' is no array ({(str(error) or 'damaged').splitlines()[0]})") from None
+        raise DataError(f"{where}: '{name}' is not an array ({(str(error) or 'damaged').splitlines()[0]})") from None
     if dtype.hasobject:
         raise DataError(f"{where}: '{name}' holds objects, which can run code; not read")
     if not (dtype.kind in kinds or dtype == np.uint8) or len(shape) != dimensions or fortran:

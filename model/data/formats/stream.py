@@ -45,7 +45,7 @@ class FileStream:
     Args:
         path: of the file.
         start: the first byte.
-        tell: is told how many bytes were read or skipped, each time.
+        tell: called with the number of bytes each time some are read or skipped.
     """
 
     def __init__(self, path: Path, start: int = 0, tell: Callable[[int], None] = lambda _: None) -> None:
@@ -150,7 +150,7 @@ def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int
     Args:
         path: of the file.
         hashed: takes all bytes of the file as they lie on the disk; then a plain file is not seeked in either.
-        tell: is told how many of those bytes were read.
+        tell: called with the number of those bytes that were read.
 
     Raises:
         DataError: it cannot be opened.

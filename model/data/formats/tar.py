@@ -133,7 +133,7 @@ def members(tar: Stream) -> Iterator[Member]:
 def _check(tar: str, offset: int, head: bytes) -> None:
     stored = _number(head[148:156], tar, offset)
     if sum(head[:148]) + 8 * 32 + sum(head[156:]) != stored:
-        what = "is no tar" if offset == 0 else "is damaged"
+        what = "is not a tar" if offset == 0 else "is damaged"
         raise CutError(f"{tar} {what}: byte {offset}: the header's checksum differs")
 
 
@@ -144,7 +144,7 @@ def _number(field: bytes, tar: str, offset: int) -> int:
     try:
         return int(digits if digits.isdigit() else b"none", 8)  # int() takes signs and underscores, too
     except ValueError:
-        what = "is no tar" if offset == 0 else "is damaged"
+        what = "is not a tar" if offset == 0 else "is damaged"
         raise CutError(f"{tar} {what}: byte {offset}: no number where a header has one") from None
 
 
@@ -158,7 +158,7 @@ def _pax(content: bytes, tar: str, offset: int) -> dict[str, str]:
             if not equals or length <= len(digits) + 1 or (key == "size" and not DIGITS.fullmatch(value)):
                 raise ValueError
         except ValueError:
-            raise CutError(f"{tar}: byte {offset}: a pax header that is none; the tar is damaged") from None
+            raise CutError(f"{tar}: byte {offset}: an invalid pax header; the tar is damaged") from None
         fields[key] = value
         content = content[length:]
     return fields

@@ -307,7 +307,9 @@ def test_a_pickle_with_any_other_global_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for bad in (Payload(), {b"data": Payload()}, np.random.default_rng):
-        with pytest.raises(DataError, match=r"data_batch_1: the pickle asks for \S+, which no data needs; not read"):
+        with pytest.raises(
+            DataError, match=r"data_batch_1: the pickle asks for \S+, which a data set does not need; not read"
+        ):
             cifar.unpickle("data_batch_1", pickle.dumps(bad, protocol=protocol))
     assert list(tmp_path.iterdir()) == [], "it was run"
     pickle.loads(pickle.dumps(Payload(), protocol=protocol))  # noqa: S301 - our own: it shows that the payload works
@@ -336,7 +338,7 @@ def test_what_is_no_pickle_of_a_batch_is_one_line(content: bytes) -> None:
     ],
 )
 def test_a_pickled_batch_of_another_form_is_refused(batch: dict[bytes, object]) -> None:
-    with pytest.raises(DataError, match=r"data_batch_1(:| is no batch)"):
+    with pytest.raises(DataError, match=r"data_batch_1(:| is not a batch)"):
         cifar.pickled_batch("data_batch_1", pickle.dumps(batch, protocol=2))
 
 
@@ -395,7 +397,7 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         assert "is cut off: it ends at byte" in refusal("images", path, tmp_path, size=8)
     path.write_bytes(b"PK\x03\x04" * 400)
-    assert "mine.tar is no tar: byte 0" in refusal("images", path, tmp_path, size=8)
+    assert "mine.tar is not a tar: byte 0" in refusal("images", path, tmp_path, size=8)
 
 
 def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
@@ -426,9 +428,9 @@ def pax(size: bytes) -> bytes:
         (header("a.png", b"\x80" + (2**29).to_bytes(11, "big")), "is cut off: it ends at byte 2048 inside of a.png"),
         (header("a.png", b"-0000000001\0"), "byte 0: no number where a header has one"),
         (header("a.png", b"0000_000001\0"), "byte 0: no number where a header has one"),
-        (pax(b"9" * 5000) + header("a.png", b"%011o\0" % 0), "byte 0: a pax header that is none; the tar is damaged"),
+        (pax(b"9" * 5000) + header("a.png", b"%011o\0" % 0), "byte 0: an invalid pax header; the tar is damaged"),
         (pax(b"9" * 20) + header("a.png", b"%011o\0" % 0), f"byte 1024: a file of {'9' * 20} bytes"),
-        (pax("²".encode()) + header("a.png", b"%011o\0" % 0), "byte 0: a pax header that is none"),
+        (pax("²".encode()) + header("a.png", b"%011o\0" % 0), "byte 0: an invalid pax header"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])

@@ -111,7 +111,7 @@ class Feed:
         self._strategy = strategy
 
     def at(self, position: int, check_stop: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Give the batch after `position` images: levels (B, C, H, W), and the values that the network is conditioned on.
+        """Give the batch at `position`: levels (B, C, H, W), and the values that the network is conditioned on.
 
         Args:
             position: images seen before, over all epochs.

@@ -3,7 +3,7 @@
 Times `status` over 1,000 runs that are over. Then makes so many runs of `-- sleep` on the embedded cloud, gives all of
 them to one `pixel-orch attach --all`, waits until all are RUNNING, and watches that process for a while: its CPU (of
 one core), its memory, and its calls to EC2, which are never above EC2's documented rates
-(`orchestrator/shared_cloud.py`). The hosts are processes on this machine too, so that the machine's own load is large;
+(`orchestrator/cloud/shared.py`). The hosts are processes on this machine too, so that the machine's own load is large;
 only the leading process counts.
 """
 

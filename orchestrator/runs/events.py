@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from orchestrator.runs.outputs import Output
 
@@ -169,52 +169,44 @@ class InterruptionNoticed(Event):
     ends_at: float
 
 
+CheckpointEventT = TypeVar("CheckpointEventT", bound="CheckpointEvent")
+
+
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPulled(Event):
+class CheckpointEvent(Event):
+    """A whole checkpoint of an attempt is somewhere; the subclass says where."""
+
+    attempt: int
+    step: int
+    name: str
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls: type[CheckpointEventT], output: Output, attempt: int, at: float) -> CheckpointEventT:
+        """Return the event of a checkpoint file (`at`: unix seconds)."""
+        return cls(
+            at=at,
+            attempt=attempt,
+            step=output.step,
+            name=output.name,
+            sha256=output.sha256,
+            size_bytes=output.size_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPulled(CheckpointEvent):
     """A checkpoint is downloaded and its digest verified: it is acknowledged, and must never be lost."""
 
     kind: ClassVar[str] = "checkpoint_pulled"
-    attempt: int
-    step: int
-    name: str
-    sha256: str
-    size_bytes: int
-
-    @classmethod
-    def of(cls, output: Output, attempt: int, at: float) -> CheckpointPulled:
-        """Return the event that a checkpoint has been downloaded (`at`: unix seconds)."""
-        return cls(
-            at=at,
-            attempt=attempt,
-            step=output.step,
-            name=output.name,
-            sha256=output.sha256,
-            size_bytes=output.size_bytes,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointStored(Event):
+class CheckpointStored(CheckpointEvent):
     """A checkpoint is completely stored in S3: it is acknowledged, whether or not it is downloaded too."""
 
     kind: ClassVar[str] = "checkpoint_stored"
-    attempt: int
-    step: int
-    name: str
-    sha256: str
-    size_bytes: int
-
-    @classmethod
-    def of(cls, output: Output, attempt: int, at: float) -> CheckpointStored:
-        """Return the event that a checkpoint is whole in S3 (`at`: unix seconds)."""
-        return cls(
-            at=at,
-            attempt=attempt,
-            step=output.step,
-            name=output.name,
-            sha256=output.sha256,
-            size_bytes=output.size_bytes,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +356,9 @@ class OwnerChanged(Event):
     verb: str
 
 
-KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in Event.__subclasses__()}
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls for cls in (*Event.__subclasses__(), *CheckpointEvent.__subclasses__()) if cls.kind
+}
 
 
 def from_json(raw: Mapping[str, Any]) -> Event | None:

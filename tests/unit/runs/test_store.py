@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.runs.events import KINDS, CheckpointPulled, Event, RunCreated, StateChanged, from_json
+from orchestrator.runs.events import (
+    KINDS,
+    CheckpointEvent,
+    CheckpointPulled,
+    Event,
+    RunCreated,
+    StateChanged,
+    from_json,
+)
 from orchestrator.runs.files import read_jsonl, write_atomically
 from orchestrator.runs.home import make_home
 from orchestrator.runs.state import fold
@@ -58,7 +66,8 @@ def test_fold_of_nothing_is_a_pending_run() -> None:
 
 
 def test_every_event_has_a_kind_of_its_own() -> None:
-    assert len(KINDS) == len(Event.__subclasses__())
+    concrete = [cls for cls in (*Event.__subclasses__(), *CheckpointEvent.__subclasses__()) if cls.kind]
+    assert len(KINDS) == len(concrete) > 20
     assert "" not in KINDS
 
 

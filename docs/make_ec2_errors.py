@@ -26,8 +26,8 @@ def error_page() -> str:
     lines = [
         "# What each EC2 error means to pixel-orch",
         "",
-        "Made by `python -m docs.make_ec2_errors` from `orchestrator/cloud/aws/errors.py`; a test compares them. A code",
-        "that is not here is passed on unchanged, and nothing else is tried. A hint in one of AWS's texts (\"choosing",
+        "Written by `python -m docs.make_ec2_errors` from `orchestrator/cloud/aws/errors.py`; a test compares them.",
+        "A code that is not here is passed on unchanged, and nothing else is tried. A hint in one of AWS's texts (\"choosing",
         'us-east-1b...") is printed and not followed: such hints can be wrong.',
         "",
         "| scope | what it rules out |",

@@ -28,7 +28,7 @@ def error_page() -> str:
         "",
         "Written by `python -m docs.make_ec2_errors` from `orchestrator/cloud/aws/errors.py`; a test compares them.",
         "A code that is not here is passed on unchanged, and nothing else is tried.",
-        'A hint in one of AWS\'s texts ("choosing us-east-1b...") is printed and not followed: such hints can be wrong.',
+        'A hint in one of AWS\'s texts ("choosing us-east-1b...") is printed, not followed: such hints can be wrong.',
         "",
         "| scope | what it rules out |",
         "|---|---|",

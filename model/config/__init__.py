@@ -15,7 +15,7 @@ from model.config.train_config import (
     load_config,
     network_mismatch,
     parse_assignments,
-    settled,
+    resolved,
 )
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "load_config",
     "network_mismatch",
     "parse_assignments",
-    "settled",
+    "resolved",
     "DATASETS",
     "REGISTRY",
     "DatasetFacts",

@@ -149,7 +149,7 @@ class TrainConfig(BaseModel):
         return self.steps * self.batch_size / self.data.train
 
 
-def settled(config: TrainConfig, facts: DatasetFacts) -> TrainConfig:
+def resolved(config: TrainConfig, facts: DatasetFacts) -> TrainConfig:
     """Put the sizes of a prepared data set into the settings, so that a checkpoint holds them too.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model.config import TrainConfig, settled
+from model.config import TrainConfig, resolved
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
 from model.device import device_name, make_repeatable, memory_bytes, pick_device
@@ -51,7 +51,7 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
     make_repeatable(config.threads, device, tf32=config.tf32 == "on")
     data = load(config.dataset)
     if isinstance(data, Prepared):
-        config = settled(config, data.facts)
+        config = resolved(config, data.facts)
         data.eval_split("valid")  # raises now, not at the first validation, if there are no images to validate on
     run = Training(config, data, device)
     saved, refused = checkpoints.newest(out)

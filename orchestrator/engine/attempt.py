@@ -77,7 +77,7 @@ class AttemptLeader:
         silent_since: float | None = None
         stop_sent_at: float | None = None
         while True:
-            self.reaper.look()
+            self.reaper.poll()
             now = self.clock.now()
             try:
                 if self.stop.reason and stop_sent_at is None:

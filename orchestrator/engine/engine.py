@@ -246,7 +246,7 @@ class Engine:
                 if all(self.clock.now() - request.at > LISTED_WITHIN_S for request in unanswered):
                     break  # none is left, or EC2 would list its instance by now
                 self.clock.sleep(min(2.0, self.policy.poll_s))
-        self.reaper.look(force=True)
+        self.reaper.poll(force=True)
         current = self._current()
         for attempt in self.state().open_attempts():
             if current is None or attempt.number != current.number:

@@ -134,7 +134,7 @@ class Provisioner:
 
     def _quota_may_be_ours(self) -> bool:
         """Return whether an earlier instance of the run may still use up the quota: EC2 counts it for a while."""
-        self.reaper.look()  # nothing else asks during this wait which of them are gone
+        self.reaper.poll()  # nothing else asks during this wait which of them are gone
         now = self.clock.now()
         return any(a.ended_at is None or now - a.ended_at < QUOTA_LAG_S for a in self.journal.state().attempts)
 

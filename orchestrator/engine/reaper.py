@@ -71,10 +71,10 @@ class Reaper:
         self.state = state
         self.emit = emit
         self.outlives_notice_s = spec.recovery.outlives_notice_s  # past its notice; then we end it ourselves
-        self.look_every_s = max(spec.recovery.poll_s, SHORTEST_PAUSE_S)  # between two DescribeInstances
+        self.poll_every_s = max(spec.recovery.poll_s, SHORTEST_PAUSE_S)  # between two DescribeInstances
         self.image_of = image_of
         self.home_id = home_id
-        self._looked_at = self._priced_at = -math.inf
+        self._polled_at = self._priced_at = -math.inf
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
@@ -109,19 +109,19 @@ class Reaper:
         )
         self.cloud.terminate(attempt.region, [attempt.instance_id])
 
-    def look(self, *, force: bool = False) -> None:
-        """Ask EC2 which instances of the run are gone, at most every `look_every_s` seconds, and write it down.
+    def poll(self, *, force: bool = False) -> None:
+        """Ask EC2 which instances of the run are gone, at most every `poll_every_s` seconds, and write it down.
 
         No answer changes nothing: a laptop that is offline for a while must not end a healthy training.
         """
         now = self.clock.now()
-        if not force and now - self._looked_at < self.look_every_s:
+        if not force and now - self._polled_at < self.poll_every_s:
             return
-        self._looked_at = now
+        self._polled_at = now
         with suppress(CloudError):
-            self._look(now)
+            self._poll(now)
 
-    def _look(self, now: float) -> None:
+    def _poll(self, now: float) -> None:
         open_attempts = self.state().open_attempts()
         if not open_attempts:
             return
@@ -195,11 +195,11 @@ class Reaper:
                 if self.clock.now() > give_up_at:
                     raise
                 problem = [str(error)]
-            self.look(force=True)
+            self.poll(force=True)
             left = [attempt.instance_id for attempt in self.state().open_attempts()] + problem
             if (not left and self.clock.now() >= unsure_until) or self.clock.now() > give_up_at:
                 return left
-            self.clock.sleep(self.look_every_s)
+            self.clock.sleep(self.poll_every_s)
 
     def has_unsure_requests(self) -> bool:
         """Return whether EC2 may have started an instance lately that it does not list yet."""

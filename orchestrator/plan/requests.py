@@ -194,14 +194,14 @@ class Plan:
             cidr: our public address; may connect unless the spec names a network.
         """
         regions = list(dict.fromkeys(offer.pool.region for offer in self.offers))
-        doors: list[Call] = []
+        groups: list[Call] = []
         for region in regions:
-            doors.append(self.security_group(region))
+            groups.append(self.security_group(region))
             admitted = self.spec.ssh_cidr or cidr
             if admitted != NOBODY:
-                doors.append(admission(region, LATER_GROUP, admitted))
+                groups.append(admission(region, LATER_GROUP, admitted))
         if self.spec.strategy == "price":
-            return doors + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
+            return groups + [self.launch(offer, 1, 1, LATER_GROUP, LATER_USER_DATA) for offer in self.offers]
         fleets: list[Call] = []
         for region in regions:
             there = [offer for offer in self.offers if offer.pool.region == region]
@@ -209,7 +209,7 @@ class Plan:
             template.parameters["LaunchTemplateData"]["UserData"] = LATER_USER_DATA
             name = {"LaunchTemplateName": template.parameters["LaunchTemplateName"]}
             fleets += [template, fleet, Call("DeleteLaunchTemplate", region, name)]
-        return doors + fleets
+        return groups + fleets
 
     def _tags(self, attempt: int | None = None) -> list[dict[str, str]]:
         tags = {

@@ -1,6 +1,6 @@
 """Reads the imports of a source tree: which folder imports which, and where a circle is.
 
-Every import counts: at the top of a file, inside a function, and under `TYPE_CHECKING`.
+Every import counts: at the top of a file, inside a function, under `TYPE_CHECKING`, and by `import_module("name")`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ def imports_of(path: Path, name: str, known: Mapping[str, Path]) -> Iterator[Imp
                 yield Import(name, full if full in known else node.module, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             yield Import(name, "." * node.level + (node.module or ""), node.lineno)
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            constants = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            if called in ("import_module", "__import__") and constants:
+                yield Import(name, str(constants[0]), node.lineno)
 
 
 def all_imports(root: Path, *packages: str) -> list[Import]:

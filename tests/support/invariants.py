@@ -58,7 +58,7 @@ def check_nothing_outlives(tale: Tale, state: RunState) -> None:
     assert tale.cloud.alive() == [], f"left behind: {tale.cloud.alive()}"
     assert state.open_attempts() == [], "an attempt whose end was never written down"
     if not {"offline", "expired"} & kinds:
-        assert tale.cloud.doors == {}, "a security group is left"
+        assert tale.cloud.security_groups == {}, "a security group is left"
 
 
 def check_checkpoints(tale: Tale, state: RunState) -> None:
@@ -80,10 +80,10 @@ def check_checkpoints(tale: Tale, state: RunState) -> None:
         assert attempt.resumed_from <= saved or in_s3, "resumed from what was never saved"
         saved = max([saved] + [p.step for p in pulled if p.attempt <= attempt.number])
     if tale.setting.carry_s is not None:
-        check_second_home(tale, state)
+        check_remote_store(tale, state)
 
 
-def check_second_home(tale: Tale, state: RunState) -> None:
+def check_remote_store(tale: Tale, state: RunState) -> None:
     """What is said to be in S3 is there; and an attempt that may read S3 begins with the newest of it, or later."""
     tale.cloud.carry()
     assert set(state.stored) <= set(tale.cloud.bucket), "said to be in S3, and is not"

@@ -83,7 +83,7 @@ class MemoryCloud:
         self.machines: list[Machine] = []
         self.agents: dict[str, Agent] = {}
         self.calls: list[Call] = []
-        self.doors: dict[str, str] = {}
+        self.security_groups: dict[str, str] = {}
         self.refusals: dict[str, list[CloudError]] = {}  # zone -> what the next launches there get
         self.empty_zones: set[str] = set()
         self.families_without_quota: set[str] = set()
@@ -145,10 +145,10 @@ class MemoryCloud:
     def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
         tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
         self.admitted.add(cidr)
-        return self.doors.setdefault(tags[RUN_TAG], f"sg-{len(self.doors):017d}")
+        return self.security_groups.setdefault(tags[RUN_TAG], f"sg-{len(self.security_groups):017d}")
 
     def close_security_group(self, region: str, run: str) -> None:
-        self.doors.pop(run, None)
+        self.security_groups.pop(run, None)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         self.calls.append(call)

@@ -5,7 +5,7 @@ throttling, lost answers, interruptions, a frozen host, a cut link), and meanwhi
 and attaches again, or presses Ctrl-C. Then, from the outside: no instance, no process, every checkpoint loadable and
 its chain of digests right, `cleanup` has nothing to do, and a run that nobody stopped has done every step.
 
-It takes seconds a seed: `tests.chaos` tells thousands, this one checks that the world is as that one believes.
+It takes seconds a seed: `tests.support.chaos` tells thousands, this one checks that the world is as that one believes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tests.support.story import Story
 def check_invariants(story: Story) -> None:
     """After every story: no machine, no door, every acknowledged checkpoint whole, the last fact is a final state."""
     assert story.cloud.alive() == []
-    assert story.cloud.doors == {}
+    assert story.cloud.security_groups == {}
     state = story.store.state()
     assert state.state in FINAL_STATES
     assert state.open_attempts() == []

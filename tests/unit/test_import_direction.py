@@ -171,7 +171,10 @@ def test_an_import_against_the_direction_is_found(copy: Path, line: str) -> None
     assert {found.source for found in against_the_direction(copy)} == {"orchestrator.runs.files"}
 
 
-@pytest.mark.parametrize("line", ["import boto3\n", "import paramiko\n", "import torch\n", "import model.networks\n"])
+@pytest.mark.parametrize(
+    "line",
+    ["import boto3\n", "import paramiko\n", "import torch\n", "import model.networks\n", "__import__('boto3')\n"],
+)
 def test_an_import_past_a_door_is_found(copy: Path, line: str) -> None:
     file = copy / "orchestrator" / "plan" / "settings.py"
     file.write_text(file.read_text() + f"def late():\n    {line}")

@@ -153,7 +153,7 @@ class ShardWriter:
             path.unlink()
         journal = self.folder / JOURNAL
         if not journal.exists() and any(self.folder.glob("shard-*")):
-            raise DataError(f"{self.folder} holds shards that another program wrote; give another folder with --out")
+            raise DataError(f"{self.folder} holds shards without a journal; give another folder with --out")
         lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
         try:
             same = bool(lines) and json.loads(lines[0]) == self._plan

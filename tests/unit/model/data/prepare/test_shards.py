@@ -138,7 +138,7 @@ def test_another_plan_begins_anew(tmp_path: Path) -> None:
 
 def test_shards_of_somebody_else_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "shard-00000.npy").write_bytes(b"precious")
-    with pytest.raises(DataError, match="holds shards that another program wrote; give another folder with --out"):
+    with pytest.raises(DataError, match="holds shards without a journal; give another folder with --out"):
         writer(tmp_path)
     assert (tmp_path / "shard-00000.npy").read_bytes() == b"precious"
 

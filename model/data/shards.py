@@ -175,7 +175,9 @@ class ShardFiles:
             if self.given_up():
                 raise DataError(f"{path} has not arrived, and the loader was closed")
             if patience.clock() - began_s > patience.timeout_s:
-                raise DataError(f"{path} has not arrived for {patience.timeout_s:.0f} s; see why, or prepare it here")
+                raise DataError(
+                    f"{path} has not arrived for {patience.timeout_s:.0f} s; check the download, or prepare it here"
+                )
             patience.sleep(patience.poll_s)
 
 

@@ -335,7 +335,7 @@ def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
         raise ValueError("cut off")
     end = at + 4 + U32.unpack_from(content, at)[0]
     if end > len(content):
-        raise ValueError("longer than there is")
+        raise ValueError("longer than the remaining data")
     at += 4
     found = {}
     while at < end:

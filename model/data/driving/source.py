@@ -98,7 +98,9 @@ class Driving:
             there = next((known.get("bytes") for known in self._plan if known["name"] == file.name), None)
             if file.bytes and there and there != file.bytes and not options.unverified:
                 sizes = f"{there:,} bytes, the published one {file.bytes:,}"
-                raise DataError(f"{file.name} has {sizes}; fetch it again, or --unverified takes what is whole of it")
+                raise DataError(
+                    f"{file.name} has {sizes}; fetch it again, or pass --unverified to use its undamaged part"
+                )
 
     def opened(self) -> Opened:
         """Return the settings under the option names of `prepare`."""
@@ -236,7 +238,7 @@ class Driving:
                 continue
             if got is None:
                 raise DataError(
-                    f"{notes_of(self._parts)[-1]}; fetch it again, or --unverified takes what is whole of it"
+                    f"{notes_of(self._parts)[-1]}; fetch it again, or pass --unverified to use its undamaged part"
                 )
             if got[2] not in (file.sha256, file.md5):
                 wanted = file.sha256 if got[0] == "sha256" else file.md5

@@ -91,7 +91,9 @@ def proven(
     """
     if path.is_dir():
         if not unverified:
-            raise DataError(f"{path} is a folder, so its checksum cannot be compared; --unverified takes it as it is")
+            raise DataError(
+                f"{path} is a folder, so its checksum cannot be compared; pass --unverified to use it unchecked"
+            )
         return of_folder(path, reads), False
     wanted = next((file for file in known if file.name == path.name), None)
     size = path.stat().st_size

@@ -131,7 +131,7 @@ def unpickle(name: str, content: bytes) -> dict[Any, Any]:
     except pickle.UnpicklingError as error:
         raise DataError(f"{name}: {error}; not read") from None
     except Exception as error:  # noqa: BLE001 - damage can raise anything
-        raise DataError(f"{name} is damaged or no pickle ({type(error).__name__}); not read") from None
+        raise DataError(f"{name} is damaged or not a pickle ({type(error).__name__}); not read") from None
     if not isinstance(batch, dict):
         raise DataError(f"{name} holds a {type(batch).__name__}, not a batch; not read")
     return batch

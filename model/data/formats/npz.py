@@ -80,7 +80,7 @@ class NpzImages:
                 planes = np.frombuffer(rows, np.uint8).reshape(-1, 3, self.image.height, self.image.width)
                 yield quantised(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), self.image.levels)
             if file.read(1):
-                raise DataError(f"{where}: 'data' goes on behind its {count} images; it is damaged")
+                raise DataError(f"{where}: 'data' continues after its {count} images; it is damaged")
 
 
 def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:

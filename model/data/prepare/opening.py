@@ -92,7 +92,7 @@ def _source(entry: Registered, options: Options, paths: list[Path]) -> Any:
         return cifar.read(paths[0], holdout=options.holdout or 0, levels=options.levels)
     if entry.kind == "pictures":
         if not options.size:
-            raise DataError("images need --size PIXELS: the side that all of them are brought to")
+            raise DataError("images need --size PIXELS: the side length that all images are resized to")
         image = Image(options.size, options.size, options.channels, options.levels)
         return PictureFiles([(None, path) for path in paths], image, resize=True)
     if facts is None:

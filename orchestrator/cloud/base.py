@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from orchestrator.market.billing import is_spot_interruption
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
+from orchestrator.runs.events import is_spot_interruption
 
 RUN_TAG = "pixel-orch:run"
 ATTEMPT_TAG = "pixel-orch:attempt"

@@ -117,6 +117,7 @@ def _write_off(store: RunStore, now: float, reason: str) -> None:
                 ended_at=now,
                 ended_by="other",
                 reason=reason,
+                reason_code="",
             )
         )
     store.append(StateChanged(at=now, state="CANCELLED", reason=reason))

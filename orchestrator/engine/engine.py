@@ -209,7 +209,7 @@ class Engine:
         state = self.state()
         here = [a for a in state.attempts if a.started_at >= state.led_since]
         tail = here[-FRUITLESS_MOST:]
-        interrupted = any(a.ended_by == "aws" or a.lost_cause == LossReason.INTERRUPTED for a in tail)
+        interrupted = any(a.is_interrupted or a.lost_cause == LossReason.INTERRUPTED for a in tail)
         if len(tail) == FRUITLESS_MOST and not interrupted and all(a.first_step_at is None for a in tail):
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost before a first step (the last: "

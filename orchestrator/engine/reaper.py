@@ -239,6 +239,7 @@ class Reaper:
                 ended_at=ended_at,
                 ended_by=ended_by,
                 reason=reason,
+                reason_code=instance.reason_code if instance is not None else "",
             )
         )
 

@@ -67,17 +67,11 @@ class Billed:
         return self.volume_usd + self.address_usd + self.data_out_usd
 
 
-def is_spot_interruption(reason: str) -> bool:
-    """Return whether a StateReason of EC2, which begins with its code, is that of a spot interruption."""
-    return reason.startswith("Server.Spot")
-
-
 def is_free(attempt: Attempt) -> bool:
     """Return whether AWS interrupted a spot instance within its first hour, which is free."""
-    if attempt.market != "spot" or attempt.ended_at is None or attempt.ended_by != "aws":
+    if attempt.market != "spot" or attempt.ended_at is None:
         return False
-    by_interruption = is_spot_interruption(attempt.end_reason) or attempt.noticed_ends_at is not None
-    return by_interruption and attempt.ended_at - attempt.started_at < float(HOUR_S)
+    return attempt.is_interrupted and attempt.ended_at - attempt.started_at < float(HOUR_S)
 
 
 def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:

@@ -34,6 +34,7 @@ class AttemptRow:
     ended_at: float | None
     ended_by: str | None
     end_reason: str
+    is_interrupted: bool
     noticed: bool
     first_step: int
     last_step: int

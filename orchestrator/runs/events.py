@@ -40,6 +40,19 @@ def loss_reason(event: AttemptLost) -> LossReason:
     return found[0] if found else LossReason.TRAINER_TOLD_TO_END
 
 
+def is_spot_interruption(reason_code: str) -> bool:
+    """Return whether an EC2 StateReason.Code is that of a spot interruption."""
+    return reason_code.startswith("Server.Spot")
+
+
+def end_code(event: InstanceEnded) -> str:
+    """Return EC2's StateReason.Code; version 0.1.0 wrote it only as the beginning of the reason."""
+    if event.reason_code is not None:
+        return event.reason_code
+    code = event.reason.partition(":")[0]
+    return code if code.startswith(("Server.", "Client.")) else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """A fact, and when it happened (`at`: unix seconds)."""
@@ -298,7 +311,8 @@ class InstanceEnded(Event):
     instance_id: str
     ended_at: float
     ended_by: EndedBy
-    reason: str
+    reason: str  # for people
+    reason_code: str | None = None  # EC2's StateReason.Code; None where version 0.1.0 did not write it (`end_code`)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ from orchestrator.runs.events import (
     TerminateRequested,
     TrainerExited,
     TrainerStarted,
+    end_code,
+    is_spot_interruption,
     loss_reason,
 )
 
@@ -52,7 +54,8 @@ class Attempt:
     started_at: float
     ended_at: float | None = None
     ended_by: EndedBy | None = None
-    end_reason: str = ""
+    end_code: str = ""  # EC2's StateReason.Code
+    end_reason: str = ""  # for people
     resumed_from: int = 0
     last_step: int = 0  # steps done at the end of this attempt
     device: str = ""
@@ -82,6 +85,13 @@ class Attempt:
     def is_lost(self) -> bool:
         """Whether its instance was given up: interrupted, gone, or silent for too long."""
         return self.lost_cause is not None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether AWS took the spot capacity back: EC2's reason code says so, or AWS ended it after a notice."""
+        if self.ended_at is None:
+            return self.lost_cause == LossReason.INTERRUPTED
+        return self.ended_by == "aws" and (is_spot_interruption(self.end_code) or self.noticed_ends_at is not None)
 
     @property
     def is_over(self) -> bool:
@@ -116,8 +126,8 @@ class RunState:
 
     @property
     def interruptions(self) -> int:
-        """How many attempts AWS ended."""
-        return sum(attempt.ended_by == "aws" for attempt in self.attempts)
+        """How many attempts AWS interrupted."""
+        return sum(attempt.is_interrupted for attempt in self.attempts)
 
     def attempt(self, number: int) -> Attempt | None:
         """Return the attempt with this number, if EC2 gave its instance."""
@@ -230,7 +240,8 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             attempt.terminate_requested = True
         case InstanceEnded():
             if not attempt.is_over:
-                attempt.ended_at, attempt.ended_by, attempt.end_reason = event.ended_at, event.ended_by, event.reason
+                attempt.ended_at, attempt.ended_by = event.ended_at, event.ended_by
+                attempt.end_code, attempt.end_reason = end_code(event), event.reason
         case PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled():
             _apply_seen(attempt, event)
 

@@ -121,7 +121,7 @@ def truth_usd(tale: Tale, machine: Machine, told: Attempt | None) -> Decimal:
         started_at=instance.launched_at,
         ended_at=ended_at,
         ended_by="aws" if by_aws else "other",
-        end_reason=instance.reason_code,
+        end_code=instance.reason_code,
         disk_gib=plan.spec.disk_gib,
         public_addresses=1,
         pulled_bytes=told.pulled_bytes if told else 0,

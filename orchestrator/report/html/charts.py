@@ -248,7 +248,7 @@ def timeline(report: Report, key: str) -> Picture | None:
                 length = max((ended_at - attempt.started_at) / unit_s, longest / unit_s * 0.004)
                 colour = SERIES[0] if attempt.market == "spot" else SERIES[4]
                 (bar,) = axes.barh([lane], [length], left=[began], height=thick, color=colour, edgecolor=CARD)
-                interrupted = attempt.ended_by == "aws"
+                interrupted = attempt.is_interrupted
                 end = f"ended by {attempt.ended_by}" if attempt.ended_by else "still running"
                 lost = f", {attempt.steps_lost} steps lost" if attempt.steps_lost else ""
                 canvas.tip(
@@ -404,7 +404,7 @@ def _legend_of_attempts(canvas: Canvas, runs: Sequence[Any]) -> None:
         handles.append(Patch(facecolor=SERIES[0], label="spot"))
     if any(a.market != "spot" for a in attempts):
         handles.append(Patch(facecolor=SERIES[4], label="on-demand"))
-    if any(a.ended_by == "aws" for a in attempts):
+    if any(a.is_interrupted for a in attempts):
         handles.append(Line2D([], [], color=BAD, marker="X", linestyle="", label="interrupted by AWS"))
     _legend(canvas, len(handles), handles)
 

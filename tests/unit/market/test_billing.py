@@ -83,7 +83,7 @@ def test_a_begun_second_is_billed() -> None:
 
 def test_an_interruption_in_the_first_hour_is_free() -> None:
     """AWS's table: interrupted by EC2 in the first hour, Linux: no charge."""
-    lost = attempt(3599, ended_by="aws", end_reason="Server.SpotInstanceTermination: interrupted")
+    lost = attempt(3599, ended_by="aws", end_code="Server.SpotInstanceTermination")
     for rule in SPOT_RULES:
         assert bill(lost, START, rule).usd == 0  # type: ignore[arg-type]
         assert bill(lost, START, rule).is_free  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_an_interruption_in_the_first_hour_is_free() -> None:
 
 def test_an_interruption_after_the_first_hour_bills_the_seconds_used() -> None:
     """AWS's table: interrupted by EC2 in any hour after the first, Linux: charged for the seconds used."""
-    lost = attempt(3601, ended_by="aws", end_reason="Server.SpotInstanceTermination", prices_usd_h={0: 0.36, 1: 0.36})
+    lost = attempt(3601, ended_by="aws", end_code="Server.SpotInstanceTermination", prices_usd_h={0: 0.36, 1: 0.36})
     assert bill(lost, START).usd == Decimal("0.36") + Decimal("0.0001")
 
 
@@ -101,12 +101,20 @@ def test_what_we_end_ourselves_in_the_first_hour_is_billed() -> None:
 
 
 def test_a_failure_of_aws_that_is_no_interruption_is_billed() -> None:
-    assert bill(attempt(1800, ended_by="aws", end_reason="Server.InternalError"), START).usd > 0
+    failed = attempt(1800, ended_by="aws", end_code="Server.InternalError")
+    assert not failed.is_interrupted
+    assert bill(failed, START).usd > 0
+
+
+def test_the_text_of_a_reason_decides_nothing() -> None:
+    """Only EC2's code does: its text is for people."""
+    lost = attempt(1800, ended_by="aws", end_code="Server.InternalError", end_reason="Server.SpotInstanceTermination")
+    assert bill(lost, START).usd > 0
 
 
 def test_an_on_demand_instance_is_per_second_at_one_price_and_never_free() -> None:
     """AWS, "Per-second billing for EC2": one-second increments, a minimum of 60 s."""
-    gone = attempt(100, market="on-demand", ended_by="aws", end_reason="Server.SpotInstanceTermination")
+    gone = attempt(100, market="on-demand", ended_by="aws", end_code="Server.SpotInstanceTermination")
     assert bill(gone, START).usd == Decimal("0.36") * 100 / 3600
     assert bill(attempt(1, market="on-demand"), START).usd == Decimal("0.36") / 60
 
@@ -143,7 +151,7 @@ def test_a_volume_over_the_end_of_a_month_is_billed_by_the_days_of_each() -> Non
 
 
 def test_the_volume_of_a_free_instance_is_billed_and_for_a_minute_at_least() -> None:
-    lost = attempt(10, ended_by="aws", end_reason="Server.SpotInstanceTermination", disk_gib=100, public_addresses=1)
+    lost = attempt(10, ended_by="aws", end_code="Server.SpotInstanceTermination", disk_gib=100, public_addresses=1)
     billed = bill(lost, START)
     assert billed.is_free
     assert billed.instance_usd == 0
@@ -188,7 +196,7 @@ def test_every_region_has_its_charges_with_a_source() -> None:
 
 
 def test_the_same_on_on_demand_is_as_long_and_never_free() -> None:
-    lost = attempt(1800, ended_by="aws", end_reason="Server.SpotInstanceTermination", disk_gib=100)
+    lost = attempt(1800, ended_by="aws", end_code="Server.SpotInstanceTermination", disk_gib=100)
     billed = bill(lost, START)
     assert billed.on_demand_usd == Decimal("0.9") / 2 + billed.volume_usd
     on_demand = bill(attempt(1800, market="on-demand", price_usd_h=0.9), START)
@@ -261,6 +269,7 @@ def history(seed: int) -> tuple[list[Event], float]:
                     ended_at=start + lasted,
                     ended_by=who,  # type: ignore[arg-type]
                     reason=why,
+                    reason_code=why.partition(":")[0] if dice.random() < 0.5 else None,  # as version 0.1.0 wrote it
                 )
             )
         dice.shuffle(later)

@@ -11,6 +11,7 @@ from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.remote_store import RemoteCopy
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
+from orchestrator.runs import bounded_json
 from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
@@ -20,7 +21,6 @@ from orchestrator.runs.events import (
     RebalanceRecommended,
     TrainerStarted,
 )
-from orchestrator.runs.files import json_objects
 from orchestrator.runs.outputs import Output
 from orchestrator.runs.state import Attempt
 
@@ -70,7 +70,7 @@ class AttemptMonitor:
             self.heard_at = self.journal.clock.now()
         self._append_both(status)
         self.cursor = status.cursor
-        for line in json_objects(status.metrics.splitlines()):
+        for line in bounded_json.objects(status.metrics.splitlines()):
             self._read(line)
         self._note_interruption(status)
         self.note_progress(force=status.trainer == "exited")

@@ -13,7 +13,7 @@ from orchestrator.report import build
 from orchestrator.report.records import row_of
 from orchestrator.report.rows import RunRow
 from orchestrator.report.text import duration_words
-from orchestrator.runs.files import json_objects
+from orchestrator.runs import bounded_json
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
@@ -86,7 +86,7 @@ def _last_steps(path: Path) -> list[int]:
             lines = file.read().splitlines()
     except OSError:
         return []
-    return [step for line in json_objects(lines) if type(step := line.get("step")) is int]
+    return [step for line in bounded_json.objects(lines) if type(step := line.get("step")) is int]
 
 
 def newest_samples(store: RunStore) -> Path | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from orchestrator.runs import bounded_json
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -84,15 +85,15 @@ def sha256_of(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a torn line, and a line that is no object, is skipped."""
-    with suppress(FileNotFoundError):
-        yield from json_objects(path.read_bytes().splitlines())
+    """Yield the objects of a JSON-lines file; a line that is torn, out of bounds, or no object is skipped."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        yield from bounded_json.objects(_bounded_lines(file))
 
 
-def json_objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of JSON lines; a torn line, and a line that is no object, is skipped."""
-    for line in lines:
-        with suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
+def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file; of a line that is too long only enough to be refused, so that it fills no memory."""
+    most = bounded_json.MOST_LINE_BYTES + 1
+    while line := file.readline(most):
+        yield line.rstrip(b"\n")
+        while len(line) == most and not line.endswith(b"\n"):
+            line = file.readline(most)

@@ -42,6 +42,8 @@ from infra.instance.trainer_files import (
 )
 from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, noted_end, uploader_state
 
+PROTOCOL = 2  # of the answers; `orchestrator/host/answers.py` reads them. Version 0.1.0 sent none
+
 # -- code sync
 
 
@@ -139,6 +141,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
     log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
     return {
+        "protocol": PROTOCOL,
         "now": time.time(),
         "agent_alive": is_watched(root),
         "trainer": state.get("trainer", {"state": "absent"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.collect import pull_extra_outputs
@@ -12,6 +13,7 @@ from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
+from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import CloudError, HostError, UnreachableError
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
@@ -19,6 +21,22 @@ from orchestrator.runs.spec import Limits
 from orchestrator.runs.state import Attempt
 
 POLL_UNDER_NOTICE_S = 0.5
+SLOW_S, SLOW_BYTES = 30.0, 256 << 10  # 8 KiB/s
+
+
+@dataclass
+class StopPassedOn:
+    """When the trainer was told to stop, and how fast what it left comes since then."""
+
+    at: float | None = None  # unix seconds; None: it was not
+    _since: float = -math.inf
+    _received_bytes: int = 0
+
+    def is_slow(self, now: float, received_bytes: int) -> bool:
+        """Return whether less came in the last `SLOW_S` seconds than any network that is of use brings."""
+        if received_bytes - self._received_bytes >= SLOW_BYTES or self._since == -math.inf:
+            self._since, self._received_bytes = now, received_bytes
+        return now - self._since >= SLOW_S
 
 
 class AttemptLeader:
@@ -63,7 +81,7 @@ class AttemptLeader:
         except HostError as error:
             if not isinstance(error, UnreachableError) and self.reaper.is_running(attempt):
                 raise
-            return self._lost(attempt, str(error))  # a command died with its machine
+            return self._lost(attempt, f"no answer: {error}")  # a command died with its machine
         finally:
             self.journal.is_training = False
             if host is not None:
@@ -75,14 +93,13 @@ class AttemptLeader:
         """Poll, pull what is new, poll again."""
         monitor = AttemptMonitor(self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote)
         silent_since: float | None = None
-        stop_sent_at: float | None = None
+        stopping = StopPassedOn()
+        host.look_with(lambda: self._look(monitor, host, stopping))
         while True:
             self.reaper.poll()
             now = self.clock.now()
             try:
-                if self.stop.reason and stop_sent_at is None:
-                    stop_sent_at = now
-                    host.stop(self.job.root)
+                self._pass_stop_on(host, stopping)
                 status = monitor.poll(host)
                 silent_since = None
                 self.disk.clear()
@@ -95,14 +112,39 @@ class AttemptLeader:
                 if silent_since is not None and silent_since > 0 and self.provisioner.readmit(attempt.region):
                     silent_since = None  # the security group did not admit the address that we have now
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
-                    return self._silent(monitor, str(error), is_stopping=stop_sent_at is not None)
+                    problem = f"no answer: {error}" if isinstance(error, UnreachableError) else str(error)
+                    return self._silent(monitor, problem, is_stopping=stopping.at is not None)
             except OSError as error:
                 self.disk.bear(error)
             self._keep_to_limits(monitor)
             self.credentials.check()
-            if stop_sent_at is not None and self._is_stop_over(monitor, now - stop_sent_at):
+            stopping_for_s = None if stopping.at is None else now - stopping.at
+            if stopping_for_s is not None and self._is_stop_over(monitor, stopping_for_s):
                 return Outcome("stopped", self.stop.reason)
-            self.clock.sleep(self._pause_s(monitor, None if stop_sent_at is None else now - stop_sent_at))
+            self.clock.sleep(self._pause_s(monitor, stopping_for_s))
+
+    def _pass_stop_on(self, host: Host, stopping: StopPassedOn) -> None:
+        """Tell the trainer to save and end, once, if the run is to stop."""
+        if self.stop.reason and stopping.at is None:
+            stopping.at = self.clock.now()
+            host.stop(self.job.root)
+
+    def _look(self, monitor: AttemptMonitor, host: Host, stopping: StopPassedOn) -> None:
+        """Keep to the limits and to a stop while a transfer runs, which may take hours.
+
+        The last checkpoint is given its time. A transfer that only trickles is not.
+
+        Raises:
+            Cancelled: the run is to end at once, or the transfer does not get on.
+        """
+        self._keep_to_limits(monitor)
+        self._pass_stop_on(host, stopping)
+        if stopping.at is None:
+            return
+        now = self.clock.now()
+        is_slow = stopping.is_slow(now, host.received_bytes) and now - stopping.at > self.policy.stop_timeout_s
+        if is_slow or self._is_stop_over(monitor, 0.0):
+            raise Cancelled(self.stop.reason)
 
     def _pause_s(self, monitor: AttemptMonitor, stopping_for_s: float | None) -> float:
         """Return the pause before the next poll."""
@@ -144,6 +186,7 @@ class AttemptLeader:
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
         tail = "" if code == 0 or status.asked else self.journal.store.log_tail(number)
+        monitor.note_received(host, least_bytes=1)
         self.journal.emit(
             TrainerExited(
                 at=self.clock.now(),
@@ -202,7 +245,7 @@ class AttemptLeader:
         with suppress(CloudError):
             instance = self.reaper.instance(attempt.instance_id)
         if instance is None or instance.state not in ("shutting-down", "terminated"):
-            return Outcome("lost", f"no answer: {problem}", LossReason.UNREACHABLE)
+            return Outcome("lost", problem, LossReason.UNREACHABLE)
         if instance.is_spot_interruption:
             current = self.journal.state().attempt(attempt.number)
             had_notice = current is not None and current.noticed_ends_at is not None

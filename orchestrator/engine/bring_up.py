@@ -24,7 +24,7 @@ from orchestrator.runs.state import Attempt
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
-NOTHING_NEW = Cursor(1 << 60, 1 << 60)
+NOTHING_NEW = Cursor(1 << 49, 1 << 49)  # behind the end of every file
 
 
 class BringUp:
@@ -60,6 +60,7 @@ class BringUp:
         within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
         for tries_left in reversed(range(SET_UP_TRIES)):
             host = self._reach(attempt, within_s)
+            host.look_with(self._look)
             within_s = self.policy.unreachable_after_s
             try:
                 self._start(attempt, host, self._set_up(attempt, host))
@@ -75,6 +76,18 @@ class BringUp:
             else:
                 return host
         raise AssertionError("the last try raises")
+
+    def _look(self) -> None:
+        """Break off a transfer, or the set-up, where the run is to stop or a limit is reached.
+
+        Raises:
+            Cancelled: it is.
+        """
+        now = self.clock.now()
+        reached = None if self.stop.reason else self.allowance.reached_at(now, heard_at=now)
+        if reached is not None:
+            self.stop.request_by_limit(reached)
+        self.stop.check()
 
     def _reach(self, attempt: Attempt, within_s: float) -> Host:
         """Wait until EC2 says `running` and SSH answers with the host key that we made.

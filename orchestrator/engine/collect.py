@@ -33,16 +33,17 @@ def pull_extra_outputs(journal: Journal, job: Job, host: Host, number: int, *, i
             return
         wanted, left = chosen(found, MOST_UNDER_NOTICE_BYTES if is_hurried else MOST_BYTES)
         folder = journal.store.outputs
-        if wanted:
-            host.fetch_extra_outputs(job.root, wanted, folder)
+        written = host.fetch_extra_outputs(job.root, wanted, folder) if wanted else []
+        here = {file.name for file in written}
+        left = [*left, *(file for file in wanted if file.name not in here)]
         if job.is_bundled and (folder / BEST).is_file():  # it names the best checkpoint, so it lies beside them
             shutil.copyfile(folder / BEST, journal.store.checkpoints / BEST)
         journal.emit(
             ExtraOutputsPulled(
                 at=journal.clock.now(),
                 attempt=number,
-                files=len(wanted),
-                size_bytes=sum(file.size_bytes for file in wanted),
+                files=len(written),
+                size_bytes=sum(file.size_bytes for file in written),
                 left=listed(left),
             )
         )
@@ -54,7 +55,7 @@ def chosen(found: Sequence[ExtraOutput], most_bytes: int) -> tuple[list[ExtraOut
     left: list[ExtraOutput] = []
     room = most_bytes
     for file in sorted(found, key=lambda file: (file.size_bytes, file.name)):
-        if file.size_bytes <= min(room, LARGEST_BYTES):
+        if file.size_bytes <= min(room, LARGEST_BYTES) and not file.problem:
             wanted.append(file)
             room -= file.size_bytes
         else:
@@ -64,6 +65,6 @@ def chosen(found: Sequence[ExtraOutput], most_bytes: int) -> tuple[list[ExtraOut
 
 def listed(left: Sequence[ExtraOutput], most: int = 5) -> str:
     """Return names and sizes, "" for none. Pure."""
-    told = [f"{file.name} ({file.size_bytes / 1e6:.1f} MB)" for file in left[-most:]]
+    told = [f"{file.name} ({file.problem or f'{file.size_bytes / 1e6:.1f} MB'})" for file in left[-most:]]
     more = [f"and {len(left) - most} more"] if len(left) > most else []
     return ", ".join([*told, *more])

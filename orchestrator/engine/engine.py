@@ -29,12 +29,12 @@ from orchestrator.host.base import Connect, Job
 from orchestrator.market.budget import Limit
 from orchestrator.market.pools import Offer
 from orchestrator.plan.requests import Plan
-from orchestrator.runs.events import AttemptLost, LossReason, OwnerChanged, State
+from orchestrator.runs.events import AttemptLost, OwnerChanged, State
 from orchestrator.runs.files import clear_parts
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
-FRUITLESS_MOST = 3  # machines in a row that did not come to a first step
+FRUITLESS_MOST = 3  # machines in a row that made no new step
 LISTED_WITHIN_S = 15.0  # after a launch of which we know no answer: EC2 is eventually consistent
 
 
@@ -137,7 +137,7 @@ class Engine:
             outcome = self._known_outcome() or self.remote.catch_up() or self._attempts()
             state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop.state, outcome.reason)
         except Cancelled as error:
-            state, reason, failure = self.stop.state, str(error), error
+            state, reason = self.stop.state, str(error)
         except BudgetError as error:
             state, reason, failure = "STOPPED", str(error), error
         except KeyboardInterrupt:
@@ -199,20 +199,26 @@ class Engine:
         self.journal.move("RECOVERING", outcome.reason)
 
     def _give_up_if_fruitless(self, reason: str) -> None:
-        """Rent no fourth machine where three in a row did not come to a first step: a fourth would not either.
+        """Rent no fourth machine where three in a row made no new step: a fourth would not either.
 
-        Interrupted ones do not count: that is the spot market, not what this run asks for.
+        Interrupted ones do not count: that is the spot market, not what this run asks for. Only EC2 says so: a machine
+        may claim a notice, or a first step, for ever.
 
         Raises:
-            HostError: three machines in a row failed before their first step.
+            HostError: three machines in a row were lost without a step that no earlier one had made.
         """
         state = self.state()
-        here = [a for a in state.attempts if a.started_at >= state.led_since]
-        tail = here[-FRUITLESS_MOST:]
-        interrupted = any(a.is_interrupted or a.lost_cause == LossReason.INTERRUPTED for a in tail)
-        if len(tail) == FRUITLESS_MOST and not interrupted and all(a.first_step_at is None for a in tail):
+        count = best = 0
+        for number, attempt in enumerate(state.attempts):
+            is_new = attempt.first_step_at is not None and attempt.last_step > best
+            best = max(best, attempt.last_step)
+            if number < state.led_from or is_new or attempt.is_interrupted:
+                count = 0
+            elif attempt.is_over or attempt.noticed_ends_at is None:  # else EC2 has not yet said who ends it
+                count += 1
+        if count >= FRUITLESS_MOST:
             raise HostError(
-                f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost before a first step (the last: "
+                f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
                 f"{reason}). Another would only cost: check image, --login-user, --subnet, --ssh-cidr"
             )
 

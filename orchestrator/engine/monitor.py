@@ -10,21 +10,27 @@ from typing import Any
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.remote_store import RemoteCopy
+from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
 from orchestrator.runs import bounded_json
 from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
+    DataReceived,
     GpuSeen,
     InterruptionNoticed,
     Progress,
     RebalanceRecommended,
     TrainerStarted,
 )
-from orchestrator.runs.outputs import Output
+from orchestrator.runs.outputs import MOST_FILES, MOST_STEP, Output, path_below
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
+MOST_WORDS = 300  # characters of a reason
+MOST_NAME = 100  # characters of a device's name
+MOST_STARTS = 100  # of the trainer on one machine that are written down
+MOST_SPEED = 1e12  # images/s
 NOTICE_S = 120.0  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
 
 
@@ -60,10 +66,15 @@ class AttemptMonitor:
         self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
         self._noted_step = self.step
         self.heard_at = journal.clock.now()
+        self._counted_bytes = 0  # of what this connection has brought: those that an event tells
+        self._host: Host | None = None
+        self._new_files = self._starts = 0
         self._have = {pulled.sha256 for pulled in journal.state().checkpoints.values()}
 
     def poll(self, host: Host) -> HostStatus:
         """Ask the host once, and do all that follows from its answer."""
+        if self._host is not host:
+            self._host, self._counted_bytes = host, 0
         status = host.poll(self.job.root, self.cursor, self.allowance.alone_s(self.attempt))
         self.has_more = bool(status.metrics or status.log)
         if self.has_more:
@@ -76,10 +87,34 @@ class AttemptMonitor:
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
         self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
+        self._count_new(status)
         self.remote.note_stored(self.attempt.number, status.stored)
-        self.remote.note_trouble(self.attempt.number, status.s3_trouble)
-        self._pull_all(host, status)
+        self.remote.note_trouble(self.attempt.number, status.s3_trouble[:MOST_WORDS])
+        try:
+            self._pull_all(host, status)
+        finally:
+            self.note_received(host)
         return status
+
+    def _count_new(self, status: HostStatus) -> None:
+        """Bound what a machine can make this one write down and download.
+
+        Raises:
+            HostError: it lists more new files than any training writes.
+        """
+        stored = {event.sha256 for event in self.journal.state().stored.values()} if status.stored else set()
+        new = {each.sha256 for each in status.outputs} - self._have | {each.sha256 for each in status.stored} - stored
+        self._new_files += len(new)
+        if self._new_files > MOST_FILES:
+            raise HostError(f"{self.attempt.instance_id}: lists more than {MOST_FILES} new files")
+
+    def note_received(self, host: Host, *, least_bytes: int = 1 << 20) -> None:
+        """Write down the bytes that came beside the downloaded files, once they are `least_bytes`: AWS bills them."""
+        size_bytes = host.received_bytes - self._counted_bytes
+        if size_bytes >= least_bytes:
+            self._counted_bytes += size_bytes
+            now = self.journal.clock.now()
+            self.journal.emit(DataReceived(at=now, attempt=self.attempt.number, size_bytes=size_bytes))
 
     def _current(self) -> Attempt | None:
         """Return the attempt as the events tell it now."""
@@ -105,7 +140,7 @@ class AttemptMonitor:
             for path, text in texts.items():
                 if text:
                     with path.open("ab") as file:
-                        file.write(text.encode(errors="surrogateescape"))
+                        file.write(text)
         except OSError:
             for path, size in sizes.items():
                 with suppress(OSError):
@@ -114,38 +149,44 @@ class AttemptMonitor:
 
     def _read(self, line: dict[str, Any]) -> None:
         """Take over what one line of the metrics says."""
-        step = line.get("step")
-        is_step = isinstance(step, int) and not isinstance(step, bool)
-        if is_step and "event" not in line and line.get("split") != "valid":
-            self.step = max(self.step, int(step))  # type: ignore[arg-type]  # is_step
-            speed = line.get("images_per_s")
-            self.images_per_s = float(speed) if isinstance(speed, (int, float)) else self.images_per_s
+        step = _step(line.get("step"))
+        if step is not None and "event" not in line and line.get("split") != "valid":
+            self.step = max(self.step, step)
+            self.images_per_s = _speed(line.get("images_per_s")) or self.images_per_s
         if line.get("event") == "start":
             self._read_start(line)
         if line.get("event") == "end":
             self.finished = line.get("reason") == "finished"
-            if isinstance(step, int):
+            if step is not None:
                 self.step = max(self.step, step)  # steps after the last measurement
 
     def _read_start(self, line: dict[str, Any]) -> None:
         now = self.journal.clock.now()
-        self.device = str(line.get("device_name") or line.get("device") or "") or None
-        for refused in line.get("refused") or []:
+        self.device = str(line.get("device_name") or line.get("device") or "")[:MOST_NAME] or None
+        refusals = line.get("refused")
+        for refused in refusals if isinstance(refusals, list) else []:
             if isinstance(refused, dict):
-                event = CheckpointRefused(at=now, name=str(refused.get("name")), reason=str(refused.get("reason")))
-                self.journal.emit(event)
-        resumed_from = line.get("resumed_from")
-        current = self._current()
-        if isinstance(resumed_from, int) and current is not None and resumed_from != current.resumed_from:
+                self._note_refusal(str(refused.get("name")), str(refused.get("reason"))[:MOST_WORDS])
+        resumed_from = _step(line.get("resumed_from"))
+        current, state = self._current(), self.journal.state()
+        self._starts += 1
+        if current is None or self._starts > MOST_STARTS or resumed_from in (None, current.resumed_from):
+            return
+        if resumed_from <= max([current.resumed_from, *state.checkpoints, *state.stored]):  # it cannot begin later
             self.step = self._noted_step = resumed_from
             self.journal.emit(TrainerStarted(at=now, attempt=self.attempt.number, resumed_from=resumed_from))
+
+    def _note_refusal(self, name: str, reason: str) -> None:
+        """Write down that the trainer did not take a checkpoint, once for each that there is."""
+        if any(pulled.name == name for pulled in self.journal.state().checkpoints.values()):
+            self.journal.emit(CheckpointRefused(at=self.journal.clock.now(), name=name, reason=reason))
 
     def _note_interruption(self, status: HostStatus) -> None:
         current = self._current()
         now, number, name = self.journal.clock.now(), self.attempt.number, self.attempt.instance_id
         if status.notice_ends_at is not None and current is not None and current.noticed_ends_at is None:
             self.noticed = True
-            ends_at = min(status.notice_ends_at, now + NOTICE_S)  # the host's clock may be ahead of ours
+            ends_at = min(max(status.notice_ends_at, now), now + NOTICE_S)  # the host's clock may differ from ours
             self.journal.emit(InterruptionNoticed(at=now, attempt=number, instance_id=name, ends_at=ends_at))
         if status.rebalance and not any(
             isinstance(e, RebalanceRecommended) and e.attempt == number for e in self.journal.events
@@ -182,13 +223,24 @@ class AttemptMonitor:
             return
         store = self.journal.store
         folder = store.checkpoints if output.is_checkpoint else store.folder
-        if not host.fetch(self.job.root, output, folder / output.name):
+        if not host.fetch(self.job.root, output, path_below(folder, output.name)):
             self.has_more = True
             return
         self._have.add(output.sha256)
         if output.is_checkpoint:
             self.step = max(self.step, output.step)
+            self._counted_bytes += min(output.size_bytes, max(0, host.received_bytes - self._counted_bytes))
             self.journal.emit(CheckpointPulled.of(output, self.attempt.number, self.journal.clock.now()))
+
+
+def _step(value: Any) -> int | None:
+    """Return a step of the metrics, None for what is none."""
+    return value if type(value) is int and 0 <= value <= MOST_STEP else None
+
+
+def _speed(value: Any) -> float | None:
+    """Return a rate of the metrics, None for what is none."""
+    return float(value) if type(value) in (int, float) and 0 < value < MOST_SPEED else None
 
 
 def _size(path: Path) -> int:

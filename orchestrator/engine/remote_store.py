@@ -12,10 +12,11 @@ from typing import Any, Protocol
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.errors import CloudError
+from orchestrator.host.answers import Trainer
 from orchestrator.host.base import Host, HostStatus, Job, Setup
 from orchestrator.runs.events import CheckpointPulled, CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.files import read_jsonl
-from orchestrator.runs.outputs import Output
+from orchestrator.runs.outputs import MOST_STEP, Output, path_below
 from orchestrator.runs.state import Attempt
 
 UPLOAD_WAIT_S = 60.0  # after the trainer's end: wait at most so long until its last checkpoint is in S3 too
@@ -138,15 +139,19 @@ class RemoteCopy:
 
     def _download_checkpoint(self, place: RemoteStore, output: Output, number: int) -> None:
         have = {pulled.sha256 for pulled in self.journal.state().checkpoints.values()}
-        if output.sha256 in have or not place.fetch(output, self.journal.store.checkpoints / output.name):
+        if output.sha256 in have or not place.fetch(output, path_below(self.journal.store.checkpoints, output.name)):
             return
         self.journal.emit(CheckpointPulled.of(output, number, self.journal.clock.now()))
 
     def _conclusion(self, attempt: Attempt, words: dict[str, Any]) -> Outcome | None:
-        trainer = words.get("trainer") or {}
-        if trainer.get("state") != "exited":
+        """Return what the agent's last state in S3 amounts to; a state that makes no sense is none."""
+        try:
+            trainer = Trainer.model_validate(words.get("trainer"))
+        except ValueError:
             return None
-        code, asked = int(trainer.get("exit_code", -1)), bool(trainer.get("asked"))
+        if trainer.state != "exited":
+            return None
+        code, asked = -1 if trainer.exit_code is None else trainer.exit_code, trainer.asked
         tail = self.journal.store.log_tail(attempt.number) if code and not asked else ""
         last_step, finished = self._read_metrics(attempt)
         self.journal.emit(
@@ -166,6 +171,6 @@ class RemoteCopy:
         step, finished = attempt.last_step, False
         for line in read_jsonl(self.journal.store.metrics_path(attempt.number)):
             written = line.get("step")
-            step = max(step, written) if isinstance(written, int) else step
+            step = max(step, written) if type(written) is int and written <= MOST_STEP else step
             finished = finished or (line.get("event") == "end" and line.get("reason") == "finished")
         return step, finished

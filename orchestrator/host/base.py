@@ -98,8 +98,8 @@ class HostStatus:
     rebalance: bool
     ending: str  # why the agent is about to end the instance, "" if it is not
     agent_alive: bool
-    metrics: str
-    log: str
+    metrics: bytes
+    log: bytes
     cursor: Cursor
     outputs: tuple[Output, ...]
     stored: tuple[Output, ...] = ()  # checkpoints that are completely stored in S3
@@ -111,7 +111,22 @@ class HostStatus:
 
 
 class Host(Protocol):
-    """A rented machine with an open connection. Every method may raise `UnreachableError`."""
+    """A rented machine with an open connection. Every method may raise `UnreachableError`.
+
+    What the machine answers is checked (`answers.py`); an answer that makes no sense is a `HostError`.
+    """
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes have come from the machine over this connection: data out is billed."""
+        ...
+
+    def look_with(self, look: Callable[[], None]) -> None:
+        """Call `look` about once a second while a command or a transfer runs, in the thread that calls this method.
+
+        What `look` raises ends the command and comes out of the method that ran it.
+        """
+        ...
 
     def set_up(self, job: Job) -> Setup:
         """Send agent, bootstrap and code; find or install the Python to use.
@@ -155,9 +170,9 @@ class Host(Protocol):
         ...
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
-        """Download a file, whole and with the announced digest, or not at all.
+        """Download a file, whole and with the announced size and digest, or not at all.
 
-        Returns False if the trainer has removed or replaced it meanwhile.
+        No more bytes are taken than announced. Returns False if the trainer has removed or replaced it meanwhile.
         """
         ...
 
@@ -165,11 +180,14 @@ class Host(Protocol):
         """Return the other files that the trainer wrote: not checkpoints, samples, metrics or log."""
         ...
 
-    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
-        """Download such files into a folder, under their relative paths.
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> tuple[ExtraOutput, ...]:
+        """Download such files into a folder, under their relative paths; none larger than announced.
+
+        Returns those that are there now, with their true sizes.
 
         Raises:
             OSError: they cannot be written.
+            HostError: what arrives is not what was asked for.
         """
         ...
 

@@ -8,7 +8,9 @@ of its transport with a deadline of their own, because `Connection.run(timeout=.
 from __future__ import annotations
 
 import logging
+import math
 import select
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +24,15 @@ from fabric import Config, Connection
 from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy, SSHException
 from paramiko.hostkeys import HostKeyEntry
 
-from orchestrator.errors import SpecError, UnreachableError, WrongHostKeyError
+from orchestrator.errors import HostError, SpecError, UnreachableError, WrongHostKeyError
 from orchestrator.host.base import CommandResult
 from orchestrator.host.host_keys import known_hosts_lines
 
 Write = Callable[[bytes], object]
 PIECE = 1 << 16
+MOST_ANSWER_BYTES = 64 << 20  # of standard output that is kept in memory: a list of 100,000 files, twice over
+MOST_ERROR_BYTES = 1 << 20  # of standard error; the end of it is kept
+LOOK_EVERY_S = 0.5
 RELOAD_S = 15.0  # an SSH server that is reloaded listens again by then
 
 # Without a handler, paramiko's background thread prints its tracebacks to our standard error when a host goes away.
@@ -93,6 +98,10 @@ class SshShell:
         proxy_command: str | None = None,
     ) -> None:
         self.where = f"{user}@{address}:{port}"
+        self.received_bytes = 0  # since this object was made: data out is billed
+        self._look: Callable[[], None] | None = None
+        self._look_thread = 0
+        self._looked_at = -math.inf
         self._address, self._port = address, port
         self._host_lines = known_hosts_lines(address, port, host_key)
         self._connection = Connection(
@@ -165,8 +174,29 @@ class SshShell:
     def _transport(self) -> Any:
         return self._connection.transport
 
+    def look_with(self, look: Callable[[], None]) -> None:
+        """Call `look` about once a second while a command of this thread runs; what it raises ends the command."""
+        self._look, self._look_thread = look, threading.get_ident()
+
+    def look_now(self) -> None:
+        """Call the function of `look_with`, unless it was called a moment ago, or runs."""
+        look, now = self._look, time.monotonic()
+        if look is None or threading.get_ident() != self._look_thread or now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._look = None  # it may run a command itself
+        try:
+            look()
+        finally:
+            self._look, self._looked_at = look, time.monotonic()
+
     def run(
-        self, command: str, *, timeout_s: float, feed: Callable[[Write], None] | None = None, sink: Write | None = None
+        self,
+        command: str,
+        *,
+        timeout_s: float,
+        feed: Callable[[Write], None] | None = None,
+        sink: Write | None = None,
+        most_bytes: int = MOST_ANSWER_BYTES,
     ) -> CommandResult:
         """Run a shell command (already quoted) and return its result.
 
@@ -176,6 +206,10 @@ class SshShell:
                 pieces.
             feed: is called with a function that writes to the command's standard input.
             sink: gets standard output piece by piece, instead of `CommandResult.stdout`.
+            most_bytes: of standard output; a command that prints more is ended there.
+
+        Raises:
+            TooMuchError: it printed more; the sink has got the first `most_bytes`.
         """
         self.open()
         try:
@@ -184,9 +218,10 @@ class SshShell:
                 channel.settimeout(timeout_s)
                 channel.exec_command(command)
                 if feed is not None:
-                    feed(channel.sendall)
+                    feed(self._looking_between(channel.sendall))
                 channel.shutdown_write()
-                return self._collect(channel, command, timeout_s, sink, moving=feed is not None or sink is not None)
+                moving = feed is not None or sink is not None
+                return self._collect(channel, command, timeout_s, sink, moving=moving, most_bytes=most_bytes)
             finally:
                 channel.close()
         except _SinkError as error:
@@ -196,21 +231,39 @@ class SshShell:
             self.close()
             raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
 
+    def _looking_between(self, write: Write) -> Write:
+        def write_and_look(piece: bytes) -> None:
+            write(piece)
+            self.look_now()
+
+        return write_and_look
+
     def _collect(
-        self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool
+        self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool, most_bytes: int
     ) -> CommandResult:
         output: list[bytes] = []
-        errors: list[bytes] = []
+        errors = bytearray()
+        left_bytes, error_bytes = most_bytes, 0
         take = output.append if sink is None else _kept_apart(sink)
         deadline = time.monotonic() + timeout_s
         while True:
             finished = channel.exit_status_ready() or channel.closed
             got = False
-            while channel.recv_ready():
-                take(channel.recv(PIECE))
+            if channel.recv_ready():
+                piece = channel.recv(PIECE)
+                self.received_bytes += len(piece)
+                take(piece[:left_bytes])
+                if len(piece) > left_bytes:
+                    raise TooMuchError(f"{self.where}: the answer is longer than the {most_bytes} bytes expected")
+                left_bytes -= len(piece)
                 got = True
-            while channel.recv_stderr_ready():
-                errors.append(channel.recv_stderr(PIECE))
+            if channel.recv_stderr_ready():
+                piece = channel.recv_stderr(PIECE)
+                self.received_bytes += len(piece)
+                error_bytes += len(piece)
+                errors = (errors + piece)[-MOST_ERROR_BYTES:]
+                if error_bytes > MOST_ANSWER_BYTES:
+                    raise TooMuchError(f"{self.where}: more than {MOST_ANSWER_BYTES} bytes on standard error")
                 got = True
             if finished and (channel.eof_received or channel.closed) and not got:
                 break
@@ -219,17 +272,22 @@ class SshShell:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+            self.look_now()
             if not got:
-                select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, 1.0))
+                select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, LOOK_EVERY_S))
         status = int(channel.recv_exit_status())
         if status == -1 and _has_ended(channel.get_transport()):
             raise EOFError("the connection was cut")
-        return CommandResult(command, status, b"".join(output), b"".join(errors))
+        return CommandResult(command, status, b"".join(output), bytes(errors))
 
     def close(self) -> None:
         """Close the connection, also to a host that no longer answers."""
         with suppress(SSHException, OSError, EOFError):
             self._connection.close()
+
+
+class TooMuchError(HostError):
+    """A command printed more than was asked for."""
 
 
 class _SinkError(Exception):

@@ -13,19 +13,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from infra.instance.layout import files_to_send
 from orchestrator.errors import CommandError, HostError
-from orchestrator.host import sync
+from orchestrator.host import answers, sync
 from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
-from orchestrator.host.shell import SshShell, Write
-from orchestrator.runs.files import part_path, sha256_of, sync_folder
-from orchestrator.runs.outputs import ExtraOutput, Output
+from orchestrator.host.shell import SshShell, TooMuchError, Write
+from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
+from orchestrator.runs.outputs import ExtraOutput, Output, path_below
 
 PIECE = 1 << 18
+JOIN_S = 0.5
+TAR_HEADER_BYTES = 4096  # of one member: its header, that of its long name, and the rest of its last block
+TAR_END_BYTES = 20480
 HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the guard on the machine waits so long for the next "hold"
 DATA_TIMEOUT_S = 6 * 3600.0  # downloading 131 GB takes half an hour at 100 MB/s, reading it another
 
@@ -53,6 +55,15 @@ class SshHost:
         self.setup_timeout_s = setup_timeout_s
         self.renewed = renewed
 
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes have come from the machine."""
+        return self.shell.received_bytes
+
+    def look_with(self, look: Callable[[], None]) -> None:
+        """Call `look` about once a second while a command or a transfer runs."""
+        self.shell.look_with(look)
+
     # -- set up
 
     def set_up(self, job: Job) -> Setup:
@@ -65,8 +76,13 @@ class SshHost:
             self._sync(job)
             with self._holding(job):
                 data = self._data(job) if job.data else {}
-        finally:
-            bootstrap.join()
+            while bootstrap.is_alive():
+                bootstrap.join(JOIN_S)
+                self.shell.look_now()
+        except BaseException:
+            self.shell.close()  # which ends the bootstrap's command too
+            bootstrap.join(self.answer_timeout_s)
+            raise
         if isinstance(answer[0], Exception):
             raise answer[0]
         return replace(answer[0], **data)
@@ -96,11 +112,12 @@ class SshHost:
         lock = f"pixel-orch/data.{job.data}.lock"
         command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
         result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
-        lines = result.stdout.decode(errors="replace").strip().splitlines()
-        if not result.ok or not lines:
+        if not result.ok or not answers.last_line(result.stdout):
             raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
-        told = json.loads(lines[-1])
-        return {"data_s": float(told["seconds"]), "data_how": str(told["how"])}
+        told = answers.read(
+            answers.DataAnswer, answers.last_line(result.stdout), where=self.shell.where, program="data.sh"
+        )
+        return {"data_s": told.seconds, "data_how": told.how}
 
     def _send_own_files(self, job: Job) -> None:
         files = files_to_send(has_bucket=bool(job.bucket), has_dataset=bool(job.data))
@@ -129,18 +146,19 @@ class SshHost:
         # The lock serializes retries: after a cut connection the first bootstrap may still run on the machine.
         alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
         result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
-        lines = result.stdout.decode(errors="replace").strip().splitlines()
-        if not result.ok or not lines:
+        if not result.ok or not answers.last_line(result.stdout):
             raise CommandError(
                 "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")
             )
-        told = json.loads(lines[-1])
-        return Setup(**{name: told[name] for name in Setup.__dataclass_fields__ if name in told})
+        return answers.setup_of(result.stdout, where=self.shell.where)
 
     def _sync(self, job: Job) -> None:
         tree = sync.Tree(job.tree, job.files)
         code = f"{job.root}/code"
-        send, delete = sync.changes(sync.manifest(tree), self._agent(job.root, "manifest", code))
+        there = answers.read_names(
+            self._agent(job.root, "manifest", code), where=self.shell.where, program="agent.py manifest"
+        )
+        send, delete = sync.changes(sync.manifest(tree), there)
         self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
 
     def send(self, job: Job, path: Path) -> None:
@@ -161,19 +179,15 @@ class SshHost:
         words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
         command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
         result = self.shell.run(command, timeout_s=self.setup_timeout_s)
-        lines = result.stdout.decode(errors="replace").strip().splitlines()
-        if not result.ok or not lines:
+        if not result.ok or not answers.last_line(result.stdout):
             return (), CommandError(
                 "checkpoint_uploader.py restore", result.exit_code, result.stderr.decode(errors="replace")
             ).tail
-        answer = json.loads(lines[-1])
-        troubles = [f"{one['name']}: {one['reason']}" for one in answer["refused"]]
-        found = tuple(Output(**entry) for entry in answer["restored"])
-        return found, "; ".join([*troubles, *([answer["problem"]] if answer.get("problem") else [])])
+        return answers.restored(result.stdout, where=self.shell.where)
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
         """Run `agent.py rekey`: make the key on the host, pin it here, activate it, reconnect."""
-        public = str(self._agent(job_root, "rekey", job_root, "prepare")["public"])
+        public = answers.public_host_key(self._agent(job_root, "rekey", job_root, "prepare"), where=self.shell.where)
         pin(public)
         self._agent(job_root, "rekey", job_root, "activate")
         self.shell.trust(public)
@@ -213,39 +227,25 @@ class SshHost:
     def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
         """Run `agent.py status`."""
         words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
-        raw = self._agent(job_root, "status", *words)
-        trainer, notice = raw["trainer"], raw["notice"]
-        return HostStatus(
-            trainer=trainer["state"],
-            exit_code=trainer.get("exit_code"),
-            asked=bool(trainer.get("asked")),
-            notice_ends_at=_notice_time(notice, raw["now"]) if notice else None,
-            rebalance=raw["rebalance"],
-            ending=raw["ending"],
-            agent_alive=raw["agent_alive"],
-            metrics=raw["metrics"],
-            log=raw["log"],
-            cursor=Cursor(raw["metrics_offset"], raw["log_offset"]),
-            outputs=tuple(Output(**entry) for entry in raw["outputs"]),
-            stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
-            s3_trouble=raw.get("s3_problem", ""),
-            s3_done=raw.get("s3_done", False),
-            gpu=raw.get("gpu", {}),
-        )
+        return answers.host_status(self._agent(job_root, "status", *words), cursor, where=self.shell.where)
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
         """Stream into a `.part` file (which resumes an earlier try), compare the digest, rename."""
         part = part_path(destination, output.sha256)
         offset = part.stat().st_size if part.exists() else 0
-        with part.open("ab") as file:
-            result = self.shell.run(
-                self._command(job_root, "read", job_root, output.name, str(offset)),
-                timeout_s=self.answer_timeout_s,
-                sink=file.write,
-            )
+        if offset > output.size_bytes:
+            part.unlink()
+            offset = 0
+        check_room(destination.parent, output.size_bytes - offset)
+        is_whole = False
+        with part.open("ab") as file, suppress(TooMuchError):
+            command = self._command(job_root, "read", job_root, output.name, str(offset))
+            most_bytes = output.size_bytes - offset
+            result = self.shell.run(command, timeout_s=self.answer_timeout_s, sink=file.write, most_bytes=most_bytes)
+            is_whole = result.ok
             file.flush()
             os.fsync(file.fileno())
-        if not result.ok or sha256_of(part) != output.sha256:
+        if not is_whole or part.stat().st_size != output.size_bytes or sha256_of(part) != output.sha256:
             part.unlink()  # removed or replaced while it was read: the next poll lists what there is now
             return False
         os.replace(part, destination)
@@ -254,9 +254,9 @@ class SshHost:
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         """Run `agent.py rest`."""
-        return tuple(ExtraOutput(**entry) for entry in self._agent(job_root, "rest", job_root)["files"])
+        return answers.extra_outputs(self._agent(job_root, "rest", job_root), where=self.shell.where)
 
-    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> tuple[ExtraOutput, ...]:
         """Run `agent.py pack` and unpack it here: plain files only, and none outside of the folder."""
         names = json.dumps([file.name for file in files]).encode()
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,14 +265,21 @@ class SshHost:
             def feed(write: Write) -> None:
                 write(names)
 
-            command = self._command(job_root, "pack", job_root)
-            result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed, sink=packed.write)
+            most_bytes = TAR_END_BYTES + sum(file.size_bytes + TAR_HEADER_BYTES for file in files)
+            check_room(folder, most_bytes)
+            result = self.shell.run(
+                self._command(job_root, "pack", job_root),
+                timeout_s=self.answer_timeout_s,
+                feed=feed,
+                sink=packed.write,
+                most_bytes=most_bytes,
+            )
             if not result.ok:
                 raise CommandError("agent.py pack", result.exit_code, result.stderr.decode(errors="replace"))
             packed.seek(0)
             try:
-                _unpack(packed, folder.resolve())
-            except tarfile.TarError as error:
+                return _unpack(packed, folder, {file.name: file.size_bytes for file in files})
+            except (tarfile.TarError, ValueError, OverflowError) as error:
                 raise CommandError("agent.py pack", 0, f"the tar that arrived is damaged: {error}") from None
 
     def stop(self, job_root: str) -> None:
@@ -288,18 +295,12 @@ class SshHost:
     def _command(self, root: str, verb: str, *words: str) -> str:
         return shlex.join(["python3", f"{root}/bin/agent.py", verb, *words])
 
-    def _agent(self, root: str, verb: str, *words: str, feed: Any = None) -> dict[str, Any]:
+    def _agent(self, root: str, verb: str, *words: str, feed: Any = None) -> bytes:
         command = self._command(root, verb, *words)
         result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
         if not result.ok:
             raise CommandError(f"agent.py {verb}", result.exit_code, result.stderr.decode(errors="replace"))
-        with suppress(ValueError):
-            answer = json.loads(result.stdout)
-            if isinstance(answer, dict):
-                return answer
-        raise HostError(
-            f"{self.shell.where}: agent.py {verb} did not answer with a JSON object: {result.stdout[:80]!r}"
-        )
+        return result.stdout
 
     def _do(self, command: str, data: bytes | None = None, feed: Any = None) -> CommandResult:
         if data is not None:
@@ -310,16 +311,25 @@ class SshHost:
         return result
 
 
-def _unpack(packed: IO[bytes], folder: Path) -> None:
-    """Write the plain files of a tar into a folder; skip other members, and paths that lead out of it."""
-    with tarfile.open(fileobj=packed) as tar:
+def _unpack(packed: IO[bytes], folder: Path, asked: Mapping[str, int]) -> tuple[ExtraOutput, ...]:
+    """Write the plain files of a tar into a folder: those that were asked for, none larger than announced.
+
+    A file may be smaller, or missing: the program's last process may still have changed it.
+    """
+    written: dict[str, ExtraOutput] = {}
+    with tarfile.open(fileobj=packed, mode="r:") as tar:  # "r:" takes no compression: 43 bytes would become 812 MB
         for member in tar:
-            target = (folder / member.name).resolve()
-            content = tar.extractfile(member) if member.isfile() and target.is_relative_to(folder) else None
+            if not member.isreg() or member.issparse() or member.size > asked.get(member.name, -1):
+                continue
+            target = path_below(folder, member.name)
+            content = tar.extractfile(member)
             if content is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                target = path_below(folder, member.name)
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file)
+                written[member.name] = ExtraOutput(member.name, member.size)
+    return tuple(written.values())
 
 
 def _place(job: Job, setup: Setup) -> dict[str, str] | None:
@@ -328,11 +338,3 @@ def _place(job: Job, setup: Setup) -> dict[str, str] | None:
         return None
     place = {"bucket": job.bucket.bucket, "prefix": job.bucket.prefix, "region": job.bucket.region}
     return {**place, "python": setup.s3_python or "python3"}
-
-
-def _notice_time(notice: Mapping[str, Any], now: float) -> float:
-    """Return when AWS will end the instance (unix seconds); two minutes from now if the notice does not say."""
-    try:
-        return datetime.fromisoformat(str(notice["time"]).replace("Z", "+00:00")).timestamp()
-    except (KeyError, ValueError):
-        return now + 120.0

@@ -24,12 +24,13 @@ class BadJsonError(ValueError):
     """The text is not JSON within the bounds. The message says why, in one line."""
 
 
-def loads(text: str | bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Any:
+def loads(text: str | bytes, *, most_bytes: int = MOST_LINE_BYTES, keep_surrogates: bool = False) -> Any:
     """Return the value of a JSON text. A number that is not finite becomes None, a lone surrogate becomes "?".
 
     Args:
         text: UTF-8 if it is bytes.
         most_bytes: a longer text is refused before it is read.
+        keep_surrogates: leave lone surrogates in: the caller encodes them back into the bytes that they stand for.
 
     Raises:
         BadJsonError: it is no JSON, too long, nested too deep, or holds an integer of too many digits.
@@ -39,7 +40,7 @@ def loads(text: str | bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Any:
     try:
         plain = text.decode() if isinstance(text, bytes) else text
         value = json.loads(plain, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None)
-        if _HALF_PAIR.search(plain) or not _is_encodable(plain):
+        if not keep_surrogates and (_HALF_PAIR.search(plain) or not is_encodable(plain)):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except BadJsonError:
         raise
@@ -64,6 +65,15 @@ def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def is_encodable(text: str) -> bool:
+    """Return whether a text has no lone surrogate, which no file and no terminal takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise BadJsonError(f"an integer of {len(digits)} digits; at most {MOST_DIGITS} are read")
@@ -73,14 +83,6 @@ def _integer(digits: str) -> int:
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_depth(value: Any) -> None:

@@ -275,6 +275,18 @@ class ExtraOutputsPulled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataReceived(Event):
+    """Bytes that came from an instance beside the files of `CheckpointPulled` and `ExtraOutputsPulled`.
+
+    Metrics, log, and downloads that were refused: AWS bills what was sent, not what was of use.
+    """
+
+    kind: ClassVar[str] = "data_received"
+    attempt: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiskFull(Event):
     """The disk of this machine is full. Shown, but not written down: there is no room for that either."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.runs import bounded_json
+
+RESERVED_BYTES = 64 << 20  # of a disk: events and logs are written there too
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -29,6 +33,16 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def check_room(folder: Path, size_bytes: int) -> None:
+    """Refuse a download that does not fit on the disk of this folder, before its first byte is written.
+
+    Raises:
+        OSError: ENOSPC; with it less than `RESERVED_BYTES` would be free. A small file is always tried.
+    """
+    if size_bytes > max(shutil.disk_usage(folder).free - RESERVED_BYTES, RESERVED_BYTES):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
 
 def part_path(destination: Path, sha256: str) -> Path:

@@ -12,6 +12,7 @@ from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
     CheckpointStored,
+    DataReceived,
     EndedBy,
     Event,
     ExtraOutputsPulled,
@@ -73,7 +74,7 @@ class Attempt:
     disk_gib: float = 0.0
     public_addresses: int = 0
     login_user: str = "ubuntu"
-    pulled_bytes: int = 0  # downloaded checkpoints: data out
+    pulled_bytes: int = 0  # all that was received from the instance: data out
     gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi reports it; {} without a GPU
 
     @property
@@ -118,6 +119,7 @@ class RunState:
     refused: list[CheckpointRefused] = field(default_factory=list)
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
+    led_from: int = 0  # how many attempts there were by then
 
     @property
     def is_final(self) -> bool:
@@ -160,7 +162,7 @@ def _apply(state: RunState, event: Event) -> None:
         case StateChanged():
             state.state, state.reason = event.state, event.reason
         case OwnerChanged() if event.verb in ("launch", "resume"):
-            state.led_since = event.at
+            state.led_since, state.led_from = event.at, len(state.attempts)
         case LaunchRequested():
             state.requests.append(event)
         case LaunchFailed():
@@ -182,7 +184,7 @@ def _apply_to_checkpoints(
             state.checkpoints[event.step] = event
             source = state.attempt(event.attempt)
             if source is not None:
-                source.pulled_bytes += event.size_bytes
+                source.pulled_bytes += max(0, event.size_bytes)
                 source.last_step = max(
                     source.last_step, event.step
                 )  # the leading process may have died before it wrote Progress
@@ -242,14 +244,16 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by = event.ended_at, event.ended_by
                 attempt.end_code, attempt.end_reason = end_code(event), event.reason
-        case PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled():
+        case PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled() | DataReceived():
             _apply_seen(attempt, event)
 
 
-def _apply_seen(attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled) -> None:
+def _apply_seen(
+    attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled | DataReceived
+) -> None:
     match event:
-        case ExtraOutputsPulled():
-            attempt.pulled_bytes += event.size_bytes
+        case ExtraOutputsPulled() | DataReceived():
+            attempt.pulled_bytes += max(0, event.size_bytes)
         case PriceSeen():
             attempt.prices_usd_h[event.hour] = event.price_usd_h
         case PriceChanged():

@@ -66,6 +66,7 @@ class Machine:
     sent: dict[int, bytes] = field(default_factory=dict)
     rest: dict[str, bytes] = field(default_factory=dict)  # other files of the trainer's
     refuses: set[str] = field(default_factory=set)
+    sent_bytes: int = 0  # to us
     text: bytes = b""  # metrics.jsonl of all the steps so far
     ends: list[int] = field(default_factory=list)  # of its lines, in bytes
 
@@ -148,6 +149,22 @@ class MemoryHost:
         self.cloud = cloud
         self.clock = cloud.clock
         self.machine = machine
+        self._sent_before = machine.sent_bytes
+        self._look: Callable[[], None] = lambda: None
+
+    @property
+    def received_bytes(self) -> int:
+        return self.machine.sent_bytes - self._sent_before
+
+    def look_with(self, look: Callable[[], None]) -> None:
+        self._look = look
+
+    def _transfer(self, seconds: float) -> None:
+        """Let the time of a transfer pass, as far as the engine does not break it off."""
+        until = self.clock.now() + seconds
+        while (left_s := until - self.clock.now()) > 0:
+            self.clock.sleep(min(left_s, 1.0))
+            self._look()
 
     def check(self) -> None:
         """Answer, or be unreachable."""
@@ -168,7 +185,7 @@ class MemoryHost:
     def set_up(self, job: Job) -> Setup:
         self.check()
         if self.machine.setup_s:
-            self.clock.sleep(self.machine.setup_s)
+            self._transfer(self.machine.setup_s)
             self.check()
         self._answered()
         return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
@@ -234,10 +251,10 @@ class MemoryHost:
         self._answered()
         notice = None if machine.noticed_at is None else machine.noticed_at + 120.0 + machine.skew_s
         if machine.command_started_at is None:
-            return HostStatus("absent", None, False, notice, False, "", False, "", "", Cursor(0, 0), ())
+            return HostStatus("absent", None, False, notice, False, "", False, b"", b"", Cursor(0, 0), ())
         trainer, code, asked = self.trainer_at(now)
         text = self.metrics_at(now)
-        new = text[cursor.metrics :].decode() if cursor.metrics < len(text) else ""
+        new = text[cursor.metrics :]
         outputs = tuple(self.outputs_at(now))
         stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
@@ -250,7 +267,7 @@ class MemoryHost:
             machine.ending,
             True,
             new,
-            "",
+            b"",
             end,
             outputs,
             stored,
@@ -329,11 +346,13 @@ class MemoryHost:
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
         self.check()
         if self.machine.pull_s:
-            self.clock.sleep(self.machine.pull_s)
+            self._transfer(self.machine.pull_s)
             self.check()
         self.machine.owner_at = self.clock.now()
         self._answered()
-        self.cloud.write(destination, f"weights after step {output.step}".encode())
+        content = f"weights after step {output.step}".encode()
+        self.machine.sent_bytes += len(content)
+        self.cloud.write(destination, content)
         return True
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
@@ -341,11 +360,13 @@ class MemoryHost:
         self._answered()
         return tuple(ExtraOutput(name, len(content)) for name, content in sorted(self.machine.rest.items()))
 
-    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> None:
+    def fetch_extra_outputs(self, job_root: str, files: Sequence[ExtraOutput], folder: Path) -> tuple[ExtraOutput, ...]:
         self.check()
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
+            self.machine.sent_bytes += file.size_bytes
             self.cloud.write(folder / file.name, self.machine.rest[file.name])
+        return tuple(files)
 
     def stop(self, job_root: str) -> None:
         self.check()

@@ -5,8 +5,8 @@ The layout below a run's prefix is that of `infra/instance/checkpoint_uploader.p
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from botocore.exceptions import ClientError
 
 from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
 from orchestrator.errors import CloudError, SpecError
-from orchestrator.runs.files import part_path, sha256_of, sync_folder
+from orchestrator.runs import bounded_json
+from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
 from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
 
 SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
@@ -103,7 +104,7 @@ class S3Store:
 
     def _digest(self, name: str) -> str:
         head = self._s3.head_object(Bucket=self.bucket, Key=f"{self.prefix}/checkpoints/{name}")
-        return str(head["Metadata"].get("sha256", ""))
+        return _sha256(head)
 
     def newest_below(self, place: str) -> tuple[str, Output] | None:
         """Return (key, checkpoint) of the checkpoint with this key, or of the newest one below it; None without any.
@@ -124,7 +125,7 @@ class S3Store:
                 return None
             step, key, size = max(found)
             head = self._s3.head_object(Bucket=self.bucket, Key=key)
-        return key, Output(key.rpartition("/")[2], step, size, str(head["Metadata"].get("sha256", "")))
+        return key, Output(key.rpartition("/")[2], step, size, _sha256(head))
 
     def fetch(self, output: Output, destination: Path, key: str | None = None) -> bool:
         """Download a checkpoint, whole and with its digest, or not at all (False).
@@ -134,6 +135,7 @@ class S3Store:
             destination: its local path.
             key: of a checkpoint of another run, which may have no digest.
         """
+        check_room(destination.parent, output.size_bytes)
         part = part_path(destination, output.sha256)
         with map_boto_errors(self.url):
             self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
@@ -161,6 +163,10 @@ class S3Store:
 
     def last_words(self, instance_id: str) -> dict[str, Any]:
         """Return the agent's state as the instance stored it last; {} if it stored none."""
-        text = self.file(instance_id, "state.json")
-        state = json.loads(text) if text else {}
-        return state if isinstance(state, dict) else {}
+        return next(bounded_json.objects([self.file(instance_id, "state.json")]), {})
+
+
+def _sha256(head: Mapping[str, Any]) -> str:
+    """Return the digest that an instance stored with a checkpoint, "" for none or for a text that is none."""
+    digest = str(head["Metadata"].get("sha256", ""))
+    return digest if re.fullmatch(r"[0-9a-f]{64}", digest) else ""

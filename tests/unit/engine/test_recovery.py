@@ -236,7 +236,7 @@ def test_three_machines_that_cannot_be_reached_are_enough(home: Path) -> None:
         machine.frozen_from = 0.0
 
     story = Story(home, frozen)
-    with pytest.raises(HostError, match="3 machines in a row were lost before a first step"):
+    with pytest.raises(HostError, match="3 machines in a row were lost without a new step"):
         story.engine().run()
     assert len(story.cloud.machines) == 3
     check_invariants(story)

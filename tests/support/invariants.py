@@ -25,7 +25,7 @@ BENIGN = {  # what a run gets over by itself
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
     "stuck", "new-address",
 }  # fmt: skip
-MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses"}
+MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
 MONEY = Decimal("1e-9")
 LEFT_TO_AWS_MIN = 3  # after a notice in the first hour we do not end it, should AWS do so: it is the one exception
 
@@ -41,6 +41,18 @@ def check(tale: Tale) -> None:
     check_limits(tale, state)
     check_free_ends(tale)
     check_end(tale, state)
+    check_folder(tale)
+
+
+def check_folder(tale: Tale) -> None:
+    """What a machine says creates no file outside of the run's folder, and none of a strange name in it."""
+    home, run = tale.story.home, tale.story.store.folder
+    outside = [path for path in home.rglob("*") if path.is_file() and run not in path.parents]
+    assert all(path.name == "schema" for path in outside), f"written outside of the run: {outside}"
+    known = re.compile(r"(events|spec.*)\.jsonl?|key(\.pub)?|known_hosts|lock|asked|host_key\.pub|metrics\.jsonl"
+                       r"|trainer\.log|checkpoint-\d+\.pt|\..*\.part")  # fmt: skip
+    odd = [path for path in run.rglob("*") if path.is_file() and not known.fullmatch(path.name)]
+    assert not odd, f"files that no honest machine has: {odd}"
 
 
 def check_nothing_outlives(tale: Tale, state: RunState) -> None:
@@ -154,6 +166,8 @@ def check_bill(tale: Tale, state: RunState) -> None:
 def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) -> None:
     """Compare one attempt with its machine."""
     assert attempt.started_at == machine.instance.launched_at
+    if tale.setting.carry_s is None:  # else what was downloaded from S3 counts too
+        assert attempt.pulled_bytes <= machine.sent_bytes, f"{attempt.pulled_bytes}, not {machine.sent_bytes} bytes"
     if attempt.ended_at is None:
         return
     assert machine.gone_at is not None and attempt.ended_at >= machine.gone_at, "it is said to have ended too early"
@@ -225,10 +239,11 @@ def check_end(tale: Tale, state: RunState) -> None:
         assert kinds & {"ctrl-c", "ctrl-c-twice"}
     if state.state == "STOPPED":
         assert is_limited, state.reason
-    if state.state == "FAILED" and "lost before a first step" in state.reason:
-        last = tale.cloud.machines[-3:]
-        trained = [m for m in last if m.command_started_at is not None and len(m.ends) > 1]
-        assert len(last) == 3 and not trained, f"one of them did train: {state.reason}"
+    if state.state == "FAILED" and "lost without a new step" in state.reason:
+        steps = [m.resumed_from + len(m.ends) - 1 if m.ends else 0 for m in tale.cloud.machines]
+        assert len(steps) >= 3, state.reason
+        is_new = max(steps[-3:]) > max(steps[:-3], default=0)
+        assert not is_new or "lie" in kinds, f"one of them made a new step: {state.reason}"
         return
     # Of a launch whose answer we did not hear, and that EC2 does not list for long, the quota is all that is heard.
     unheard = kinds & {"kill-in-launch", "lost-answer"} and tale.setting.listed_after_s > 15

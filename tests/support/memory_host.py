@@ -10,14 +10,17 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.clock import iso
 from orchestrator.cloud.base import Instance
 from orchestrator.errors import CommandError, UnreachableError
+from orchestrator.host import answers
 from orchestrator.host.base import Cursor, HostStatus, Job, Setup
 from orchestrator.runs.outputs import ExtraOutput, Output
+from tests.support.lies import told
 
 if TYPE_CHECKING:
     from tests.support.memory import MemoryCloud
@@ -67,6 +70,7 @@ class Machine:
     rest: dict[str, bytes] = field(default_factory=dict)  # other files of the trainer's
     refuses: set[str] = field(default_factory=set)
     sent_bytes: int = 0  # to us
+    lie: str = ""  # one of `lies.LIES`, which its answers to a poll tell
     text: bytes = b""  # metrics.jsonl of all the steps so far
     ends: list[int] = field(default_factory=list)  # of its lines, in bytes
 
@@ -258,7 +262,7 @@ class MemoryHost:
         outputs = tuple(self.outputs_at(now))
         stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
-        return HostStatus(
+        true = HostStatus(
             trainer,  # type: ignore[arg-type]
             code,
             asked,
@@ -274,6 +278,10 @@ class MemoryHost:
             "AccessDenied" if self._has_bucket and self.cloud.is_s3_refusing else "",
             s3_done=trainer == "exited" and len(stored) == len(outputs),
         )
+        lie = self.machine.lie
+        if not lie:
+            return true
+        return answers.host_status(told(lie, raw_of(true, now)), cursor, where=self.machine.instance.instance_id)
 
     @property
     def _has_bucket(self) -> bool:
@@ -375,6 +383,29 @@ class MemoryHost:
 
     def close(self) -> None:
         """Hang up."""
+
+
+def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
+    """Return a status as `agent.py status` writes it."""
+    notice = None if status.notice_ends_at is None else {"action": "terminate", "time": iso(status.notice_ends_at)}
+    return {
+        "protocol": answers.PROTOCOL,
+        "now": now,
+        "agent_alive": status.agent_alive,
+        "trainer": {"state": status.trainer, "exit_code": status.exit_code, "asked": status.asked},
+        "notice": notice,
+        "rebalance": status.rebalance,
+        "ending": status.ending,
+        "metrics": status.metrics.decode(),
+        "metrics_offset": status.cursor.metrics,
+        "log": status.log.decode(),
+        "log_offset": status.cursor.log,
+        "outputs": [asdict(output) for output in status.outputs],
+        "stored": [asdict(output) for output in status.stored],
+        "s3_problem": status.s3_trouble,
+        "s3_done": status.s3_done,
+        "gpu": dict(status.gpu),
+    }
 
 
 OUTPUTS: dict[int, Output] = {}

@@ -13,6 +13,7 @@ from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.events import Event, State
 from orchestrator.runs.spec import Limits, RecoveryPolicy
+from tests.support.lies import LIES
 from tests.support.memory import VirtualClock, refusal_of
 from tests.support.memory_bucket import PLACE, MemoryS3
 from tests.support.memory_host import Machine
@@ -294,6 +295,10 @@ class Tale:
             self._for_a_while(
                 fault, lambda: setattr(machine, "mute_from", now), lambda: setattr(machine, "mute_from", None)
             )
+        elif fault.kind == "lie":
+            names = sorted(LIES)
+            lie = names[int(1e6 * fault.at_s) % len(names)]
+            self._for_a_while(fault, lambda: setattr(machine, "lie", lie), lambda: setattr(machine, "lie", ""))
         elif fault.kind == "somebody":
             cloud.end(machine, "Client.UserInitiatedShutdown")
         elif fault.kind == "rebalance":

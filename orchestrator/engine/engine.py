@@ -29,7 +29,7 @@ from orchestrator.host.base import Connect, Job
 from orchestrator.market.budget import Limit
 from orchestrator.market.pools import Offer
 from orchestrator.plan.requests import Plan
-from orchestrator.runs.events import AttemptLost, OwnerChanged, State
+from orchestrator.runs.events import AttemptLost, LossReason, OwnerChanged, State
 from orchestrator.runs.files import clear_parts
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
@@ -207,20 +207,18 @@ class Engine:
         Raises:
             HostError: three machines in a row were lost without a step that no earlier one had made.
         """
-        state = self.state()
-        count = best = 0
-        for number, attempt in enumerate(state.attempts):
-            is_new = attempt.first_step_at is not None and attempt.last_step > best
-            best = max(best, attempt.last_step)
-            if number < state.led_from or is_new or attempt.is_interrupted:
-                count = 0
-            elif attempt.is_over or attempt.noticed_ends_at is None:  # else EC2 has not yet said who ends it
-                count += 1
+        while (count := fruitless(self.state())) >= FRUITLESS_MOST and self._may_be_interrupted():
+            self.stop.sleep(self.reaper.poll_every_s)  # until EC2 says who ended them
+            self.reaper.poll(force=True)
         if count >= FRUITLESS_MOST:
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
                 f"{reason}). Another would only cost: check image, --login-user, --subnet, --ssh-cidr"
             )
+
+    def _may_be_interrupted(self) -> bool:
+        """Return whether a lost machine seems to be interrupted, and EC2 has not yet said who ended it."""
+        return any(not a.is_over and a.lost_cause == LossReason.INTERRUPTED for a in self.state().attempts)
 
     def _rent(self) -> Attempt:
         self.journal.move("PROVISIONING")
@@ -313,3 +311,17 @@ class Engine:
                 problem = str(error)
                 break
         return [f"{a.instance_id} ({problem})" for a in self.state().open_attempts()] or [problem]
+
+
+def fruitless(state: RunState) -> int:
+    """Return how many of the last machines in a row made no step that no earlier one had made. Pure.
+
+    One that AWS interrupted is no failure: it begins the count anew.
+    """
+    count = best = 0
+    for number, attempt in enumerate(state.attempts):
+        is_new = attempt.first_step_at is not None and attempt.last_step > best
+        best = max(best, attempt.last_step)
+        is_excused = is_new or (attempt.is_over and attempt.is_interrupted)
+        count = 0 if number < state.led_from or is_excused else count + 1
+    return count

@@ -9,8 +9,8 @@ from pathlib import Path
 READ_BYTES = 4 << 20
 
 
-def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None] = lambda _: None) -> str:
-    """Hash a file; call `tell` with the size of each block in bytes.
+def sha256_of(path: Path, algorithm: str = "sha256", progress: Callable[[int], None] = lambda _: None) -> str:
+    """Hash a file; call `progress` with the size of each block in bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -20,5 +20,5 @@ def sha256_of(path: Path, algorithm: str = "sha256", tell: Callable[[int], None]
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
-            tell(count)
+            progress(count)
     return hasher.hexdigest()

@@ -38,7 +38,7 @@ SIGNAL_TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "geometry_msgs/TwistStamped": ("velocity", ("twist.linear.x", "twist.linear.y", "twist.linear.z")),
 }
 IMAGES = ("sensor_msgs/Image", "sensor_msgs/CompressedImage")
-Tell = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
     return found
 
 
-def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None) -> None:
+def extract(stretch: Stretch, selection: Selection, progress: Progress = lambda _: None) -> None:
     """Extract a stretch, or the rest of it after an interruption.
 
     Raises:
@@ -108,10 +108,10 @@ def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None)
             if part.state.done:
                 return
             start = max(part.state.next_offset, stretch.start, 0)
-            tell(part.state.next_offset - stretch.start if part.state.next_offset else 0)
+            progress(part.state.next_offset - stretch.start if part.state.next_offset else 0)
             if not part.state.next_offset:
                 part.state.seen = dict(stretch.seen)
-            stream = FileStream(stretch.path, start, tell)
+            stream = FileStream(stretch.path, start, progress)
             try:
                 known = {**stretch.connections, **part.state.known()}
                 _extract(stream, part, selection, known=known, end=stretch.end)
@@ -121,7 +121,9 @@ def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None)
         raise _cannot(stretch.path, stretch.folder, error) from None
 
 
-def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
+def extract_archive(
+    archive: Archive, selection: Selection, progress: Progress = lambda _: None
+) -> tuple[str, int, str] | None:
     """Extract all bags of an archive, or the rest of them after an interruption.
 
     Returns:
@@ -134,7 +136,7 @@ def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda 
     size = selection.recipe.size
     bags = 0
     try:
-        tar = open_stream(archive.path, hashed=hashed, tell=tell)
+        tar = open_stream(archive.path, hashed=hashed, progress=progress)
         try:
             for number, member in enumerate(members(tar)):
                 stream = MemberStream(member)
@@ -166,7 +168,7 @@ def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda 
     return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None
 
 
-def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: Tell) -> None:
+def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, progress: Progress) -> None:
     """Extract all stretches, several in parallel.
 
     Raises:
@@ -174,7 +176,7 @@ def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: T
     """
     if jobs == 1 or len(todo) == 1:
         for stretch in todo:
-            extract(stretch, selection, tell)
+            extract(stretch, selection, progress)
         return
     context = get_context("spawn")  # a fork would not copy the threads of the caller
     total = context.Value("q", 0)
@@ -183,7 +185,7 @@ def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: T
         running: set[Future[None]] = {pool.submit(_extract_shared, stretch, selection) for stretch in todo}
         while running:
             done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            tell(total.value - reported)
+            progress(total.value - reported)
             reported = total.value
             for one in done:
                 try:
@@ -202,11 +204,11 @@ def _share(total: Any) -> None:
 
 
 def _extract_shared(stretch: Stretch, selection: Selection) -> None:
-    def tell(count: int) -> None:
+    def progress(count: int) -> None:
         with _shared.get_lock():
             _shared.value += count
 
-    extract(stretch, selection, tell)
+    extract(stretch, selection, progress)
 
 
 def _extract(

@@ -159,7 +159,7 @@ class Driving:
                         self._hashes[path.name] = hashed
                 else:
                     todo += stretches(path, place, stretch_bytes=self.options.stretch_bytes)
-            extract_all(todo, self.selection, jobs=self.options.jobs, tell=meter.add)
+            extract_all(todo, self.selection, jobs=self.options.jobs, progress=meter.add)
         finally:
             meter.close()
         self._verify()

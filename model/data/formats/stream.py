@@ -45,11 +45,11 @@ class FileStream:
     Args:
         path: the file.
         start: offset of the first byte.
-        tell: called with the number of bytes of each read or skip.
+        progress: called with the number of bytes of each read or skip.
     """
 
-    def __init__(self, path: Path, start: int = 0, tell: Callable[[int], None] = lambda _: None) -> None:
-        self.name, self._tell = path.name, tell
+    def __init__(self, path: Path, start: int = 0, progress: Callable[[int], None] = lambda _: None) -> None:
+        self.name, self._progress = path.name, progress
         self._file = path.open("rb", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
         self._file.seek(start)
@@ -67,7 +67,7 @@ class FileStream:
         while len(got) < count and (more := self._file.read(count - len(got))):
             got += more
         self._offset += len(got)
-        self._tell(len(got))
+        self._progress(len(got))
         return got
 
     def skip(self, count: int) -> int:
@@ -75,7 +75,7 @@ class FileStream:
         count = max(0, min(count, self._size - self._offset))
         self._file.seek(count, os.SEEK_CUR)
         self._offset += count
-        self._tell(count)
+        self._progress(count)
         return count
 
     def close(self) -> None:
@@ -144,13 +144,15 @@ class Hashed:
         return self._hasher.hexdigest()
 
 
-def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int], None] = lambda _: None) -> Stream:
+def open_stream(
+    path: Path, *, hashed: Hashed | None = None, progress: Callable[[int], None] = lambda _: None
+) -> Stream:
     """Open a file for sequential reading. A gzip file, known by its first bytes, is decompressed in a thread.
 
     Args:
         path: the file.
         hashed: receives all bytes of the file as stored. An uncompressed file is then read without seeks.
-        tell: called with the number of stored bytes of each read.
+        progress: called with the number of stored bytes of each read.
 
     Raises:
         DataError: the file cannot be opened.
@@ -159,8 +161,8 @@ def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int
         with path.open("rb") as file:
             packed = file.read(2) == GZIP
         if not packed and hashed is None:
-            return FileStream(path, tell=tell)
-        raw = _raw(path, hashed, tell)
+            return FileStream(path, progress=progress)
+        raw = _raw(path, hashed, progress)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
     return BlockStream(_ahead(_gunzip(raw, path.name)) if packed else raw, path.name)
@@ -179,12 +181,12 @@ def read_all(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _raw(path: Path, hashed: Hashed | None, tell: Callable[[int], None]) -> Iterator[bytes]:
+def _raw(path: Path, hashed: Hashed | None, progress: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):
             if hashed is not None:
                 hashed.update(block)
-            tell(len(block))
+            progress(len(block))
             yield block
 
 

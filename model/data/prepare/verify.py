@@ -35,7 +35,7 @@ def verify(folder: Path) -> Manifest:
             try:
                 with path.open("rb") as file:
                     head = header(path, file, shard.images, shape)
-                if sha256_of(path, tell=meter.add) != shard.sha256:
+                if sha256_of(path, progress=meter.add) != shard.sha256:
                     raise DataError(
                         f"{path} is damaged: its SHA-256 differs from the manifest; prepare the data set again"
                     )

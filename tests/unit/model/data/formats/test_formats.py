@@ -401,7 +401,7 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
     whole = path.read_bytes()
     third = whole.index(b"mine/0000003.png")
     path.write_bytes(patched(third + 20, b"\xff\xff")(bytearray(whole)))
-    assert f"mine.tar is damaged: byte {third}: the header's checksum differs" in refusal(
+    assert f"mine.tar is damaged: byte {third}: the checksum of the header differs" in refusal(
         "images", path, tmp_path, size=8
     )
     for cut in (third + 100, third + 700, len(whole) - 10240):

@@ -206,8 +206,8 @@ class Bag:
             self.note("chunk", f"{self.name}: byte {offset}: a damaged {compression.decode()} chunk; left out")
             return None
         if len(content) != expected:
-            size_ = f"more than {most}" if compression != b"none" and len(content) > most else f"{len(content)}"
-            line = f"{self.name}: byte {offset}: a chunk of {size_} bytes whose header gives {expected}"
+            actual = f"more than {most}" if compression != b"none" and len(content) > most else f"{len(content)}"
+            line = f"{self.name}: byte {offset}: a chunk of {actual} bytes whose header gives {expected}"
             self.note("chunk", f"{line}; its readable records are kept")
         return Chunk(offset, self._offset, memoryview(content))
 

@@ -56,9 +56,7 @@ class State:
     sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
     seen: dict[str, int] = field(default_factory=dict)  # number of images of each camera so far, for the stride
     slots: dict[str, int] = field(default_factory=dict)  # by connection: the interval of the last sample kept
-    notes: dict[str, tuple[int, list[str]]] = field(
-        default_factory=dict
-    )  # by kind: number of notes, and the first lines
+    notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: count of notes, first lines
     connections: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, kind: str, line: str) -> None:

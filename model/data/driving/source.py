@@ -190,9 +190,8 @@ class Driving:
             pieces = [np.empty(0, signal_type(name))]
             for folder in parts:
                 piece = read_rows(folder, f"{name}.rows", signal_type(name))
-                if name in THINNED and len(
-                    pieces[-1]
-                ):  # two stretches may both keep a sample of the interval at their boundary
+                # Two stretches may both keep a sample of the interval at their boundary.
+                if name in THINNED and len(pieces[-1]):
                     piece = piece[piece["stamp_ns"] // SLOT_NS != pieces[-1]["stamp_ns"][-1] // SLOT_NS]
                 pieces.append(piece)
             found[name] = telemetry.ordered(np.concatenate(pieces))
@@ -219,9 +218,8 @@ class Driving:
                         where = order[index]
                         view = flat[at * size : (at + 1) * size]
                         if os.preadv(files[where["part"]], [view], int(where["place"]) * size) != size:
-                            raise DataError(
-                                f"{parts[where['part']]} was changed; remove {self._parts} and run it again"
-                            )
+                            place = parts[where["part"]]
+                            raise DataError(f"{place} was changed; remove {self._parts} and run it again")
                     yield Block(split, images, rows[some])
         finally:
             for file in files:

@@ -46,9 +46,7 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
             if not same_files(entry, options, existing, stream=stream):
                 content = f"{name} prepared from other files than {options.source}"
                 raise DataError(f"{folder} holds {content}; remove it or give another --out")
-            shutil.rmtree(
-                folder / PARTS, ignore_errors=True
-            )  # left by a run that was killed after it wrote the manifest
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # left if a run was killed after the manifest
             return existing, folder, False
         raise DataError(f"{folder} holds {existing.name} prepared with other settings; remove it or give another --out")
     opened = open_source(entry, options, folder, stream=stream)

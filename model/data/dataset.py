@@ -1,4 +1,4 @@
-"""A data set by its name or its folder: the built-in ones in memory, the prepared ones as shards."""
+"""Loads a data set by its name or its folder: a built-in one into memory, a prepared one as shards."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from model.errors import DataError
 Split = Literal["train", "valid", "test"]
 Levels = NDArray[np.uint8]  # (N, C, H, W), values 0..K-1
 Values = NDArray[np.float32]  # (N, V)
-FIXED_DRAW = 2**32 - 1  # the epoch number that seeds the fixed draw of dynamic validation and test images
+FIXED_DRAW = 2**32 - 1  # the epoch number that seeds the one fixed draw of dynamic validation and test images
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The columns that a network is conditioned on, with the mean and standard deviation of its training images.
+    """The columns that a network is conditioned on, with the mean and standard deviation of their training values.
 
-    A data set that is prepared again has other statistics. With them the same angle would give another input.
+    A data set that is prepared again can have other statistics, which would turn the same angle into another input.
+    A checkpoint therefore stores these.
     """
 
     names: tuple[str, ...]
@@ -39,7 +40,7 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one data set, which share no image, in memory."""
+    """The three splits of one data set in memory. The splits share no image."""
 
     name: str
     train: Levels
@@ -48,33 +49,33 @@ class Dataset:
 
     @property
     def facts(self) -> DatasetFacts:
-        """Its sizes, from `model.config`; `load` checks the images against them."""
+        """The sizes from `model.config`. `load` checks the images against them."""
         return DATASETS[self.name]
 
     @property
     def id(self) -> str:
-        """Say which images these are."""
+        """An identifier of the images."""
         return self.name
 
     def split(self, name: Split) -> Levels:
-        """Return one split by its name."""
+        """Return the images of one split."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     def eval_split(self, name: Split) -> Split:
-        """Return the split to evaluate: the same one, since all three exist."""
+        """Return the split to evaluate: the one given, since all three exist."""
         return name
 
     def batches(
         self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[Levels]:
-        """Give a split in batches, from its image `first` on, `most` images if that is not 0."""
+        """Yield a split in batches, starting with image `first`; at most `most` images if that is not 0."""
         images = self.split(name)[first : first + most if most else None]
         for start in range(0, len(images), size):
             yield images[start : start + size]
 
 
 class Prepared:
-    """A data set that `pixel-orch data prepare` wrote, in its folder.
+    """A data set that `pixel-orch data prepare` wrote to a folder.
 
     Args:
         name: the data set's name in the settings.
@@ -88,32 +89,32 @@ class Prepared:
 
     @property
     def facts(self) -> DatasetFacts:
-        """Its sizes."""
+        """The sizes of its images and splits."""
         return self.manifest.facts
 
     @property
     def id(self) -> str:
-        """Say which images these are."""
+        """An identifier of the images."""
         return self.manifest.id
 
     @property
     def dynamic(self) -> bool:
-        """Whether the shards are gray, and binary images are drawn from them."""
+        """Whether the shards hold gray images from which binary ones are drawn."""
         return self.manifest.binarise == "dynamic"
 
     @property
     def columns(self) -> list[Column]:
-        """The columns of values that each image has."""
+        """The columns of values that accompany each image."""
         return self.manifest.columns
 
     def eval_split(self, name: Split) -> Split:
-        """Return the split to evaluate: some data sets have no validation images or no test images."""
+        """Return the split to evaluate: the other one of validation and test where the given one is empty."""
         other: Split = "test" if name == "valid" else "valid"
         if self.manifest.splits.get(name):
             return name
         if name != "train" and self.manifest.splits.get(other):
             return other
-        raise DataError(f"{self.name} has neither validation nor test images; prepare it with some (--holdout)")
+        raise DataError(f"{self.name} has neither validation nor test images; prepare it again with --holdout")
 
     def files(self, name: Split) -> ShardFiles:
         """Open the shards of a split."""
@@ -127,11 +128,11 @@ class Prepared:
         """Yield a split in batches, as `Dataset.batches` does. Dynamic data yield their fixed draw.
 
         Args:
-            name: of the split.
+            name: the split.
             size: images in a batch.
-            most: images in all, if that is not 0.
-            first: image to begin with.
-            check_stop: called while it waits for a shard; an exception from it ends the wait.
+            most: the largest number of images to yield; 0 means no limit.
+            first: index of the first image.
+            check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
         """
         files = self.files(name)
         image = self.manifest.image
@@ -155,10 +156,10 @@ class Prepared:
 
 
 def load(name: str) -> Dataset | Prepared:
-    """Load a data set by its name, or by the folder that holds it.
+    """Load a data set by its name or its folder.
 
     Raises:
-        DataError: no such data set, it is not prepared or not installed, or it is damaged.
+        DataError: the data set does not exist, is not prepared, is not installed or is damaged.
     """
     if name == "digits":
         data = Dataset(name, *digits.load())
@@ -171,7 +172,7 @@ def load(name: str) -> Dataset | Prepared:
         images = data.split(split)  # type: ignore[arg-type]  # mypy widens the literals of a tuple
         if images.shape != (count, facts.channels, facts.height, facts.width) or images.max(initial=0) >= facts.levels:
             raise DataError(
-                f"the {split} images of {name} are not as expected ({count} wanted); reinstall scikit-learn"
+                f"{name}: the {split} split is not {count} images of the expected size; reinstall scikit-learn"
             )
     return data
 
@@ -188,16 +189,16 @@ def _prepared(name: str) -> Prepared:
 
 
 def known(rows: NDArray[np.void], conditioning: Conditioning) -> Values:
-    """Turn columns into the conditioning input: each value standardised, with a flag that says whether it is known.
+    """Turn columns into the conditioning input: standardised values, each with a flag for whether it is known.
 
     Args:
-        rows: (N,), a field for each column.
-        conditioning: the columns, with their mean and standard deviation.
+        rows: (N,), one field for each column.
+        conditioning: the columns with their means and standard deviations.
 
     Returns:
-        (N, 2 * names): the values, 0 where one is missing, then 1 where it is known and 0 where not.
+        (N, 2 * names): the values (0 where one is missing), then the flags (1 known, 0 missing).
     """
     raw = np.stack([rows[name].astype(np.float64) for name in conditioning.names], axis=1)  # (N, V)
-    there = ~np.isnan(raw)
-    scaled = np.where(there, (raw - np.array(conditioning.mean)) / np.array(conditioning.std), 0.0)
-    return np.concatenate([scaled, there], axis=1).astype(np.float32)
+    present = ~np.isnan(raw)
+    scaled = np.where(present, (raw - np.array(conditioning.mean)) / np.array(conditioning.std), 0.0)
+    return np.concatenate([scaled, present], axis=1).astype(np.float32)

@@ -17,7 +17,8 @@ IMAGES, SIDE, TEST, VALID = 1797, 8, 360, 180
 def load() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Return (train, valid, test), each (N, 1, 8, 8) of levels 0..16.
 
-    The split is a fixed permutation: the first 360 are the test set, the next 180 the validation set, the rest trains.
+    A fixed permutation defines the splits: the first 360 images are the test set, the next 180 the validation set, the
+    rest the training set.
 
     Raises:
         DataError: scikit-learn is not installed, or its file is damaged.
@@ -30,7 +31,7 @@ def load() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _pixels() -> NDArray[np.float64]:
-    """Read the pixels, shape (N, 64), from scikit-learn's own file: importing scikit-learn takes seconds."""
+    """Read the pixels, (N, 64), from scikit-learn's data file, since an import of scikit-learn takes seconds."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("the data set digits needs scikit-learn: pip install 'pixel-orch[train]'")

@@ -1,4 +1,4 @@
-"""Feeds training images to the network: from device memory where they fit, else loaded batch by batch."""
+"""Feeds images to the network: built-in data sets from device memory, prepared ones batch by batch."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def eval_batches(
     conditioning: Conditioning | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the images of a split in batches, in order, with the conditioning values.
+    """Yield the images of a split in order and in batches, with the conditioning values.
 
     Args:
         data: the data set.
-        split: which images.
+        split: the split to read.
         device: device of the returned tensors.
         size: images in a batch.
-        most: images in all, if that is not 0.
+        most: the largest number of images to yield; 0 means no limit.
         conditioning: the columns of a conditioned network.
-        check_stop: called while it waits for a shard; an exception from it ends the wait.
+        check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
     """
     first = 0
     for levels in data.batches(split, size, most, check_stop=check_stop):
@@ -52,14 +52,14 @@ def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]
     """Find the columns that the network is conditioned on.
 
     Raises:
-        ConfigError: the data set does not have one.
+        ConfigError: the data set lacks one of them.
     """
-    there = {column.name: column for column in (data.columns if isinstance(data, Prepared) else [])}
+    available = {column.name: column for column in (data.columns if isinstance(data, Prepared) else [])}
     for name in config.conditions:
-        if name not in there:
-            has = ", ".join(there) or "no columns"
-            raise ConfigError(f"condition = {config.condition}: {config.dataset} has no column {name}; it has {has}")
-    return [there[name] for name in config.conditions]
+        if name not in available:
+            names = ", ".join(available) or "no columns"
+            raise ConfigError(f"condition = {config.condition}: {config.dataset} has no column {name}; it has {names}")
+    return [available[name] for name in config.conditions]
 
 
 def check_images(config: TrainConfig, data: Dataset | Prepared) -> None:
@@ -70,28 +70,28 @@ def check_images(config: TrainConfig, data: Dataset | Prepared) -> None:
     """
     if size_of(data.facts) != size_of(config.data):
         raise DataError(
-            f"{config.dataset} holds images of {size_of(data.facts)}, the network is for {size_of(config.data)}; "
+            f"{config.dataset} holds images of {size_of(data.facts)}, the network expects {size_of(config.data)}; "
             "prepare the data set with the settings of the checkpoint"
         )
 
 
 class Feed:
-    """Returns the batch at a position: a pure function of the seed, the position and the strategy.
+    """Provides the batch at a position, which is a pure function of seed, position and strategy.
 
     Args:
-        config: batch size, seed, memory.
+        config: the settings: batch size, seed, memory.
         data: the data set.
         device: device of the batches.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
         self._config, self._data, self._device = config, data, device
-        self.conditioning: Conditioning | None = None  # of a conditioned network
-        self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole set, if it is on the device
+        self.conditioning: Conditioning | None = None  # set for a conditioned network
+        self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole training set, if the device holds it
         self._strategy: Strategy | None = None
         self._loader: Loader | None = None
         self._order: Order | None = None
-        self._next = -1  # position of the batch that the loader gives next
+        self._next = -1  # position of the next batch from the loader
         self.count = data.facts.train
         if isinstance(data, Dataset):
             self._strategy = FULL
@@ -99,7 +99,7 @@ class Feed:
 
     @property
     def strategy(self) -> Strategy:
-        """How an epoch is shuffled: chosen at the first start, kept by the checkpoints."""
+        """The shuffle strategy: chosen at the first start and stored in the checkpoints."""
         if self._strategy is None:
             files = self._data.files("train") if isinstance(self._data, Prepared) else None
             complete = files is None or files.complete
@@ -111,14 +111,14 @@ class Feed:
         self._strategy = strategy
 
     def at(self, position: int, check_stop: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Give the batch at `position`: levels (B, C, H, W), and the values that the network is conditioned on.
+        """Return the batch at `position`: levels (B, C, H, W) and the conditioning values.
 
         Args:
-            position: images seen before, over all epochs.
-            check_stop: called while it waits for a shard; an exception from it ends the wait.
+            position: number of images before the batch, over all epochs.
+            check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
 
         Raises:
-            DataError: a shard is damaged or did not come.
+            DataError: a shard is damaged or did not arrive in time.
         """
         size = self._config.batch_size
         if self.images is not None:
@@ -126,7 +126,7 @@ class Feed:
             return self.images[torch.from_numpy(picked).to(self._device)], None
         if self._loader is None or position != self._next:
             self._start(position)
-        assert self._loader is not None  # noqa: S101 - _start has made it
+        assert self._loader is not None  # noqa: S101 - _start sets it
         batch = self._loader.next(check_stop)
         self._next = position + size
         levels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
@@ -137,13 +137,13 @@ class Feed:
     def eval_batches(
         self, split: Split, size: int, most: int = 0, *, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Give the images of a split in batches, and their conditioning; the arguments are those of the function."""
+        """Yield the images of a split in batches, as the function `eval_batches` does."""
         return eval_batches(
             self._data, split, self._device, size=size, most=most, conditioning=self.conditioning, check_stop=check_stop
         )
 
     def close(self) -> None:
-        """End the loader's thread."""
+        """Stop the loader's thread."""
         if self._loader is not None:
             self._loader.close()
             self._loader = None
@@ -154,12 +154,12 @@ class Feed:
 
     @property
     def available_bytes(self) -> int:
-        """Memory of which half is for the data: what the settings give, or all that this machine has."""
+        """The memory of which the data may take half: from the settings, or all memory of this machine."""
         return self._config.data_memory_mb * 2**21 or memory_bytes()
 
     def _start(self, position: int) -> None:
         self.close()
-        assert isinstance(self._data, Prepared)  # noqa: S101 - the others are on the device
+        assert isinstance(self._data, Prepared)  # noqa: S101 - the device holds any other data set
         files, fits = self._data.files("train"), 2 * self._bytes <= self.available_bytes
         if self._order is None:
             self._order = Order(self._config.seed, files.counts, self.strategy)

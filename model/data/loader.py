@@ -1,4 +1,4 @@
-"""Training batches: a thread reads them ahead of the step that needs them, into reused buffers."""
+"""Loads training batches: a thread reads them ahead of the training step into reused buffers."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from numpy.typing import NDArray
 from model.data.shards import ShardFiles
 from model.data.shuffle import Order, slice_of
 
-AHEAD = 4  # batches
-CACHED_BYTES_S = 10**9  # faster reads come from the system's page cache
-LOOK_S = 0.1  # between two checks for a requested stop
+AHEAD = 4  # batches read ahead
+CACHED_BYTES_S = 10**9  # bytes per second; a faster read comes from the page cache
+LOOK_S = 0.1  # seconds between two checks for a requested stop
 
 
 @dataclass
 class Batch:
-    """Images that a step trains on. The buffer is free again when the next batch is asked for."""
+    """The images of one training step. The next call of `Loader.next` releases the buffer."""
 
-    position: int  # images seen before it, over all epochs
+    position: int  # number of images before the batch, over all epochs
     images: NDArray[np.uint8]  # (B, H, W, C)
     rows: NDArray[Any] | None
 
 
 class Loader:
-    """Gives the batches from a position on.
+    """Provides the batches from a position on.
 
     Args:
-        files: the images.
-        order: which image comes when.
+        files: the shards that hold the images.
+        order: the order of the images.
         batch: images of a step, over all ranks.
-        position: images seen before, over all epochs.
-        memory: all images (N, H, W, C), if they are held in memory.
-        binarise: whether the images are gray and a binary one is drawn each time.
-        columns: whether what is known of the images is wanted too.
+        position: number of images before the first batch, over all epochs.
+        memory: all images (N, H, W, C), if memory holds them.
+        binarise: whether to draw a new binary image from the gray one at each use.
+        columns: whether to load the column values of the images.
         rank: index of this process among the ranks.
         ranks: number of ranks; each loads its share of the batch.
     """
@@ -68,19 +68,19 @@ class Loader:
         self._given: NDArray[np.uint8] | None = None
         self._over = threading.Event()
         files.given_up = self._over.is_set
-        self._expected = -1  # position up to which the system reads ahead
-        self._waited_s, self._waited_for = 0.0, 0  # for the images of this pool: seconds, bytes
+        self._expected = -1  # position up to which read-ahead was requested
+        self._read_s, self._read_bytes = 0.0, 0  # time and size of the reads of this pool
         self._thread = threading.Thread(target=self._work, args=(position,), daemon=True, name="loader")
         self._thread.start()
 
     def next(self, check_stop: Callable[[], None] = lambda: None) -> Batch:
-        """Give the next batch; the one before is overwritten from now on.
+        """Return the next batch. The buffer of the previous batch is reused from now on.
 
         Args:
-            check_stop: called while it waits; an exception from it ends the wait.
+            check_stop: called repeatedly during the wait; an exception from it ends the wait.
 
         Raises:
-            DataError: a shard is damaged, or did not come.
+            DataError: a shard is damaged or did not arrive in time.
         """
         if self._given is not None:
             self._free.put(self._given)
@@ -97,7 +97,7 @@ class Loader:
         return made
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._over.set()
         self._thread.join(timeout=10)
 
@@ -106,7 +106,7 @@ class Loader:
             while not self._over.is_set():
                 self._give(self._make(position))
                 position += self._batch
-        except Exception as error:  # noqa: BLE001 - it is raised where the batch is wanted
+        except Exception as error:  # noqa: BLE001 - `next` raises it
             self._give(error)
 
     def _make(self, position: int) -> Batch:
@@ -118,8 +118,8 @@ class Loader:
             self._expect(position)
             began_s = time.monotonic()
             self._files.read(indices, images)
-            self._waited_s += time.monotonic() - began_s
-            self._waited_for += images.nbytes
+            self._read_s += time.monotonic() - began_s
+            self._read_bytes += images.nbytes
         if self._binarise:
             for at in range(len(images)):
                 images[at] = drawn(images[at], self._order.seed, int(epochs[at]), int(indices[at]))
@@ -127,7 +127,7 @@ class Loader:
         return Batch(position, images, rows)
 
     def _expect(self, position: int) -> None:
-        """Tell the system which blocks come next: this pool at the beginning, and always the one behind it."""
+        """Request read-ahead of the pool that follows, and at the first call also of the current one."""
         if not self._order.strategy.block or position < self._expected:
             return
         if self._expected < 0:
@@ -135,14 +135,14 @@ class Loader:
                 self._files.expect(first, last)
         end = self._order.pool_end(position)
         self._expected = end
-        quick = self._waited_for > CACHED_BYTES_S * self._waited_s  # from memory: telling the system would only cost
-        self._waited_s, self._waited_for = 0.0, 0
-        if quick:
+        cached = self._read_bytes > CACHED_BYTES_S * self._read_s  # a read-ahead request would only cost time
+        self._read_s, self._read_bytes = 0.0, 0
+        if cached:
             return
-        if end % self._order.images:  # behind the epoch's last pool the next epoch is shuffled when it begins
+        if end % self._order.images:  # the next epoch is shuffled only when it begins
             for first, last in self._order.ahead(end):
                 self._files.expect(first, last)
-            self._order.ahead(position)
+            self._order.ahead(position)  # the order caches one pool: make the current one the cached one again
 
     def _buffer(self) -> NDArray[np.uint8]:
         while not self._over.is_set():
@@ -162,6 +162,6 @@ class Loader:
 
 
 def drawn(gray: NDArray[np.uint8], seed: int, epoch: int, index: int) -> NDArray[np.uint8]:
-    """Draw a binary image from a gray one: P(1) = gray / 255, by a generator of this showing's own."""
+    """Draw a binary image from a gray one, P(1) = gray / 255, with a generator for this epoch and image."""
     chances = np.random.default_rng([seed, epoch, index]).integers(0, 255, gray.shape, dtype=np.uint8)
     return (chances < gray).astype(np.uint8)

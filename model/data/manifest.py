@@ -1,4 +1,4 @@
-"""`manifest.json`: the description of a prepared data set, with a digest of it."""
+"""`manifest.json`: the description of a prepared data set, with its own digest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.errors import DataError
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
-LIST = "sha256_of_list"  # of the files of a folder that is a source
+LIST = "sha256_of_list"  # key of the hash over the file list of a source folder
 SHARD = re.compile(r"shard-\d{5}\.npy")
 
 
@@ -27,32 +27,32 @@ class Image:
 
     height: int  # pixels
     width: int  # pixels
-    channels: int  # 1 gray, 3 RGB
-    levels: int  # values that a colour takes, K
+    channels: int  # 1: gray, 3: RGB
+    levels: int  # K, the number of values of a channel
 
     @property
     def bytes(self) -> int:
-        """Bytes of one image, one for each value."""
+        """Bytes of one image: one for each value."""
         return self.height * self.width * self.channels
 
 
 @dataclass(frozen=True)
 class Column:
-    """Something that is known of each image, such as its label or the steering angle."""
+    """A value that each image has, such as its label or the steering angle."""
 
     name: str
-    dtype: str  # numpy's: "<f8", "|u1"
+    dtype: str  # of numpy: "<f8", "|u1"
     unit: str = ""
-    mean: float = 0.0  # over the training images that have it
+    mean: float = 0.0  # over the training images that have the value
     std: float = 1.0
     low: float = 0.0
     high: float = 0.0
-    missing: int = 0  # images of all splits that have none (NaN)
+    missing: int = 0  # images of all splits without the value (NaN)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of images, and the file of their columns if there are any."""
+    """One file of images, and the file of their column values if the data set has columns."""
 
     file: str
     split: str
@@ -62,59 +62,59 @@ class Shard:
 
     @property
     def columns_file(self) -> str:
-        """The name of the file of its columns."""
+        """The name of the file of column values."""
         return self.file.removesuffix(".npy") + ".columns.npy"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is said of a prepared data set."""
+    """The description of a prepared data set."""
 
     name: str
-    version: int  # of the recipe's code: another one gives other bytes
+    version: int  # of the preparation code: another version writes other bytes
     image: Image
-    splits: dict[str, int]  # images of each
+    splits: dict[str, int]  # number of images
     recipe: dict[str, Any]
     sources: list[dict[str, Any]]
     shards: list[Shard]
     columns: list[Column] = field(default_factory=list)
-    published: bool = False  # every source had the checksum that was published for it
-    binarise: str | None = None  # "dynamic": the shards are gray, and each showing of an image is a new draw of it
+    published: bool = False  # whether every source file had its published checksum
+    binarise: str | None = None  # "dynamic": the shards are gray, and each use of an image draws it anew
     terms: str = ""
-    notes: list[str] = field(default_factory=list)  # what was damaged or left out
+    notes: list[str] = field(default_factory=list)  # damaged or skipped input
 
     @property
     def facts(self) -> DatasetFacts:
-        """The sizes, as the settings know them."""
+        """The sizes in the form that the settings use."""
         sizes = asdict(self.image)
         return DatasetFacts(**sizes, **{split: self.splits.get(split, 0) for split in SPLITS})
 
     @property
     def id(self) -> str:
-        """Say which images these are, in 16 letters: equal for equal bytes, wherever they lie."""
+        """An identifier of 16 hexadecimal digits: equal for equal data sets in any folder."""
         timeless = [{key: value for key, value in one.items() if key != LIST} for one in self.sources]
         return hashlib.sha256(_text(replace(self, sources=timeless)).encode()).hexdigest()[:16]
 
     def of_split(self, split: str) -> list[Shard]:
-        """List the shards of a split, in their order."""
+        """Return the shards of a split in order."""
         return [shard for shard in self.shards if shard.split == split]
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest at once: a folder with one is a prepared data set.
+    """Write the manifest atomically. A folder with a manifest is a prepared data set.
 
     Raises:
-        OSError: the disk is full or the folder is gone.
+        OSError: the disk is full or the folder does not exist.
     """
     text = json.dumps({**_plain(manifest), "digest": _digest(manifest)}, indent=1, allow_nan=False) + "\n"
     write_file(folder / MANIFEST, text.encode())
 
 
 def read(folder: Path) -> Manifest:
-    """Read the manifest of a folder and prove it.
+    """Read the manifest of a folder and check its digest.
 
     Raises:
-        DataError: there is none, it is damaged, or it is of a newer format.
+        DataError: the manifest is missing, is damaged or has a newer format.
     """
     path = folder / MANIFEST
     try:
@@ -136,10 +136,10 @@ def read(folder: Path) -> Manifest:
                 "columns": [Column(**column) for column in content["columns"]],
             }
         )
-        sound = digest == _digest(manifest) and all(SHARD.fullmatch(shard.file) for shard in manifest.shards)
+        valid = digest == _digest(manifest) and all(SHARD.fullmatch(shard.file) for shard in manifest.shards)
     except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise DataError(f"{path} does not match its own digest; prepare the data set again")
     return manifest
 

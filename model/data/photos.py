@@ -1,7 +1,7 @@
-"""Patches of scikit-learn's two photographs (china.jpg and flower.jpg, 640x427): small real colour images.
+"""Patches of scikit-learn's two photographs (china.jpg and flower.jpg, 640x427): small colour images.
 
-Each photograph is cut by columns into three parts that share no pixel: the left part trains, the next validates, the
-right one tests. Patches of one part overlap.
+Each photograph is cut by columns into three parts that share no pixel. The left part is for training, the middle one
+for validation, the right one for test. Patches of one part overlap.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Patches = NDArray[np.uint8]  # (N, 3, side, side)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the patches of a data set are made."""
+    """The settings that define the patches of a data set."""
 
     side: int  # pixels of a patch
-    shrink: int  # the photographs are averaged over blocks of so many pixels squared, at first
-    levels: int  # values of a colour
-    strides: tuple[int, int, int]  # pixels from one patch to the next: in training, validation, test
-    ends: tuple[int, int]  # columns of the shrunk photograph where the training and the validation part end
+    shrink: int  # side in pixels of the blocks that the photographs are first averaged over
+    levels: int  # values of a channel
+    strides: tuple[int, int, int]  # pixels between neighbouring patches: training, validation, test
+    ends: tuple[int, int]  # columns of the shrunk photograph at which the training and the validation part end
 
 
 RECIPES = {
@@ -40,7 +40,7 @@ def load(name: str) -> tuple[Patches, Patches, Patches]:
     """Return (train, valid, test) of one of `RECIPES`.
 
     Raises:
-        DataError: scikit-learn is not installed, or its file is damaged.
+        DataError: scikit-learn is not installed, or a photograph is damaged.
     """
     recipe = RECIPES[name]
     shrunk = [shrunk_levels(pixels, recipe) for pixels in photographs()]  # (H, W, 3) each
@@ -54,7 +54,7 @@ def load(name: str) -> tuple[Patches, Patches, Patches]:
 
 
 def shrunk_levels(pixels: Patches, recipe: Recipe) -> Patches:
-    """Shrink a photograph (H, W, 3) by averaging, and leave its K levels."""
+    """Shrink a photograph (H, W, 3) by averaging, and quantise it to K levels."""
     H, W, step = pixels.shape[0], pixels.shape[1], recipe.shrink
     whole = pixels[: H - H % step, : W - W % step].astype(np.float64)
     shrunk = whole.reshape(H // step, step, W // step, step, 3).mean(axis=(1, 3))
@@ -69,10 +69,10 @@ def _cut(part: Patches, side: int, stride: int) -> Patches:
 
 
 def photographs() -> list[Patches]:
-    """Read the photographs that come with scikit-learn, (H, W, 3) each.
+    """Read the photographs of scikit-learn, (H, W, 3) each.
 
     Raises:
-        DataError: scikit-learn is not installed, or its file is damaged.
+        DataError: scikit-learn is not installed, or a photograph is damaged.
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:

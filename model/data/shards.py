@@ -1,4 +1,4 @@
-"""Where the images of a split lie: shards in a folder, all of them there or still arriving; read by their places."""
+"""Reads the images of a split by index from the shards of a folder, some of which may not have arrived yet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]  # (N, H, W, C)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a shard that is still on its way."""
+    """How long to wait for a shard that has not arrived yet."""
 
     timeout_s: float = 1800.0
     poll_s: float = 0.2
@@ -34,15 +34,15 @@ class Patience:
 class ShardFiles:
     """The images of one split, read from its shards.
 
-    A shard that is not there is waited for; each is checked once, when it is first opened, and what was checked is
-    written down beside it for the next process.
+    A read waits for a shard that has not arrived. Each shard is checked once, when it is first opened. A file in the
+    folder lists the checked shards, so the next process does not check them again.
 
     Args:
-        folder: of the data set.
-        manifest: of it.
-        split: which images.
-        patience: for shards that are on their way.
-        random: whether images are read one by one, all over the shards: then nothing is read ahead.
+        folder: the folder of the data set.
+        manifest: the manifest of the data set.
+        split: the split to read.
+        patience: how long to wait for shards that have not arrived.
+        random: whether images are read one by one in random order, which turns the system's read-ahead off.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class ShardFiles:
         self.image = manifest.image
         self.counts = [shard.images for shard in self.shards]
         self._starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
-        self._files: list[tuple[int, int] | None] = [None] * len(self.shards)  # descriptor, bytes before the images
+        self._files: list[tuple[int, int] | None] = [None] * len(self.shards)  # descriptor, bytes of the header
         self._rows: list[NDArray[Any] | None] = [None] * len(self.shards)
         self._patience, self.random = patience or Patience(), random
         self._shape = (self.image.height, self.image.width, self.image.channels)
-        self.given_up: Callable[[], bool] = lambda: False  # asked while a shard is waited for
+        self.given_up: Callable[[], bool] = lambda: False  # called during a wait; True ends it with an error
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def complete(self) -> bool:
-        """Whether all shards are there."""
+        """Whether all shards have arrived."""
         return all((self.folder / shard.file).exists() for shard in self.shards)
 
     def close(self) -> None:
@@ -75,10 +75,10 @@ class ShardFiles:
         self._files = [None] * len(self.shards)
 
     def read(self, indices: NDArray[np.int64], into: Pixels) -> None:
-        """Read images by their places in the split, one after the other, into a buffer (N, H, W, C).
+        """Read the images of the given indices into a buffer (N, H, W, C).
 
         Raises:
-            DataError: a shard is damaged, or did not come.
+            DataError: a shard is damaged or did not arrive in time.
         """
         size = self.image.bytes
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
@@ -88,28 +88,28 @@ class ShardFiles:
             opened = self._files[number] or self._open(number)
             got = os.preadv(opened[0], [flat[at * size : (at + 1) * size]], opened[1] + offset)
             if got != size:
-                raise DataError(f"{self.folder / self.shards[number].file} became shorter while it was read")
+                raise _too_short(self.folder / self.shards[number].file)
 
     def read_range(self, first: int, last: int, into: Pixels, check_stop: Callable[[], None] = lambda: None) -> None:
-        """Read images that follow one another.
+        """Read consecutive images.
 
         Args:
-            first: place of the first one.
-            last: place behind the last one.
+            first: index of the first image.
+            last: index after the last image.
             into: buffer (N, H, W, C).
-            check_stop: called while a shard is waited for; what it raises ends the wait.
+            check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
         """
         size, at = self.image.bytes, 0
         flat = into.reshape(-1).data
         while first + at < last:
             number = int(np.searchsorted(self._starts, first + at, side="right")) - 1
             opened = self._files[number] or self._open(number, check_stop)
-            behind = min(last, int(self._starts[number + 1]))
+            end = min(last, int(self._starts[number + 1]))
             offset = opened[1] + (first + at - int(self._starts[number])) * size
-            wanted = (behind - first - at) * size
+            wanted = (end - first - at) * size
             got = os.preadv(opened[0], [flat[at * size : at * size + wanted]], offset)
             if got <= 0 or got % size:
-                raise DataError(f"{self.folder / self.shards[number].file} became shorter while it was read")
+                raise _too_short(self.folder / self.shards[number].file)
             at += got // size
 
     def all(self) -> Pixels:
@@ -119,7 +119,7 @@ class ShardFiles:
         return images
 
     def expect(self, first: int, last: int) -> None:
-        """Let the system read images ahead: it goes on while they are not waited for."""
+        """Ask the system to read images ahead, without waiting for them."""
         number = int(np.searchsorted(self._starts, first, side="right")) - 1
         if not (self.folder / self.shards[number].file).exists():
             return  # the shard has not arrived; reading ahead does not wait
@@ -129,7 +129,7 @@ class ShardFiles:
         os.posix_fadvise(descriptor, offset, (last - first) * size, os.POSIX_FADV_WILLNEED)
 
     def rows(self, indices: NDArray[np.int64], check_stop: Callable[[], None] = lambda: None) -> NDArray[Any]:
-        """Give what is known of images by their places: (N,), a field for each column. `read_range` says the rest."""
+        """Return the column values of the images of the given indices: (N,), one field for each column."""
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         found = [
             self._rows_of(number, check_stop)[index - int(self._starts[number])]
@@ -142,11 +142,11 @@ class ShardFiles:
         if rows is None:
             shard = self.shards[number]
             if shard.columns_sha256 is None:
-                raise DataError(f"{self.folder} has no columns: nothing is known of its images")
+                raise DataError(f"{self.folder}: the data set has no columns; choose one that has")
             path = self.folder / shard.columns_file
             self._wait(path, check_stop)
             if sha256_of(path) != shard.columns_sha256:
-                raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare or fetch it again")
+                raise DataError(f"{path} is damaged: its SHA-256 differs from the manifest; prepare or fetch it again")
             rows = self._rows[number] = np.load(path)
         return rows
 
@@ -173,7 +173,7 @@ class ShardFiles:
         while not path.exists():
             check_stop()
             if self.given_up():
-                raise DataError(f"{path} has not arrived, and the loader was closed")
+                raise DataError(f"{path} has not arrived and the loader is closed")
             if patience.clock() - began_s > patience.timeout_s:
                 raise DataError(
                     f"{path} has not arrived for {patience.timeout_s:.0f} s; check the download, or prepare it here"
@@ -181,11 +181,15 @@ class ShardFiles:
             patience.sleep(patience.poll_s)
 
 
+def _too_short(path: Path) -> DataError:
+    return DataError(f"{path} became shorter while it was read; prepare the data set again")
+
+
 def header(path: Path, file: Any, images: int, shape: tuple[int, ...]) -> int:
-    """Read the header of a shard; return how many bytes it has.
+    """Read the header of a shard; return its length in bytes.
 
     Raises:
-        DataError: it is not what the manifest says, or the file is cut off.
+        DataError: the header differs from the manifest, or the file is cut off.
     """
     try:
         file.seek(0)
@@ -194,9 +198,10 @@ def header(path: Path, file: Any, images: int, shape: tuple[int, ...]) -> int:
             raise ValueError("another version")
         got, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError:
-        raise DataError(f"{path} is not a shard: byte 0: no .npy header; prepare the data set again") from None
+        raise DataError(f"{path} is not a shard: no .npy header at byte 0; prepare the data set again") from None
     if (got, fortran, dtype) != ((images, *shape), False, np.dtype(np.uint8)):
-        raise DataError(f"{path} holds {dtype} of {got}, its manifest says uint8 of {(images, *shape)}")
+        expected = f"the manifest records uint8 of shape {(images, *shape)}"
+        raise DataError(f"{path} holds {dtype} of shape {got}, {expected}; prepare the data set again")
     head = int(file.tell())
     size, wanted = os.fstat(file.fileno()).st_size, head + images * int(np.prod(shape))
     if size != wanted:
@@ -205,15 +210,15 @@ def header(path: Path, file: Any, images: int, shape: tuple[int, ...]) -> int:
 
 
 def check_once(folder: Path, shard: Shard) -> None:
-    """Compare a shard with its manifest, unless this file has been compared before.
+    """Compare a shard with its manifest, unless the same file was compared before.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the shard is damaged.
     """
     path = folder / shard.file
     status = path.stat()
-    mark = {"file": shard.file, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": shard.sha256}
-    line = json.dumps(mark, sort_keys=True)
+    record = {"file": shard.file, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": shard.sha256}
+    line = json.dumps(record, sort_keys=True)
     checked = folder / CHECKED
     try:
         if line in checked.read_text(encoding="utf-8").splitlines():
@@ -221,16 +226,16 @@ def check_once(folder: Path, shard: Shard) -> None:
     except (OSError, ValueError):
         pass
     if sha256_of(path) != shard.sha256:
-        raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare or fetch it again")
+        raise DataError(f"{path} is damaged: its SHA-256 differs from the manifest; prepare or fetch it again")
     try:
         with checked.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError:
-        pass  # a folder that cannot be written to is checked each time
+        pass  # a shard in a read-only folder is checked in each process
 
 
 def memory_bytes() -> int:
-    """Say how much memory this process may use: the machine's, or less in a container."""
+    """Return the bytes of memory that this process may use: those of the machine, or less in a container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -1,4 +1,4 @@
-"""Which images a step trains on: a pure function of seed, epoch and strategy, the same on every machine."""
+"""The order of the training images: a pure function of seed, epoch and strategy, the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHUFFLE_BLOCKS, SHUFFLE_POOL = 1, 2  # third seed number; the full shuffle seeds
 
 @dataclass(frozen=True)
 class Strategy:
-    """How an epoch is shuffled.
+    """The shuffle strategy of an epoch.
 
     "full" permutes all images. "blocks-512x16" permutes blocks of 512 adjacent images, then permutes the images
-    of each 16 consecutive blocks. A disk then reads megabytes in sequence, where a full shuffle seeks.
+    of each 16 consecutive blocks. A disk then reads megabytes in sequence; a full shuffle reads single images.
     """
 
-    block: int = 0  # images of a block; 0: full
+    block: int = 0  # images of a block; 0: full shuffle
     pool: int = 0  # blocks whose images are mixed
 
     def __str__(self) -> str:
@@ -39,42 +39,42 @@ def parse(text: str) -> Strategy:
     """Parse a strategy's name from a checkpoint.
 
     Raises:
-        DataError: the name is not that of a strategy.
+        DataError: no strategy has this name.
     """
     match = BLOCKS.fullmatch(text)
     if match:
         return Strategy(int(match[1]), int(match[2]))
     if text != "full":
-        raise DataError(f"the order of the data is {text!r}; this version knows full and blocks-512x16")
+        raise DataError(f"the checkpoint has the shuffle strategy {text!r}; this version supports full and blocks-NxM")
     return FULL
 
 
 def choose(data_bytes: int, memory_bytes: int, *, complete: bool) -> Strategy:
-    """Choose how to shuffle: block by block where the data exceed half of the memory, or are still arriving."""
+    """Choose a strategy: blocks if the data exceed half of the memory or have not all arrived, else full."""
     return FULL if complete and 2 * data_bytes <= memory_bytes else Strategy(BLOCK, POOL)
 
 
 class Order:
-    """The images of all epochs, one after the other without a gap: each epoch has each image once.
+    """The order of the images over all epochs. Epochs follow one another without a gap; each has every image once.
 
     Args:
-        seed: of the run.
-        shards: images of each shard.
-        strategy: how an epoch is shuffled.
+        seed: the seed of the run.
+        shards: number of images of each shard.
+        strategy: the shuffle strategy.
     """
 
     def __init__(self, seed: int, shards: Sequence[int], strategy: Strategy = FULL) -> None:
         self.seed, self.strategy, self.images = seed, strategy, sum(shards)
         self._shards = np.asarray(shards, np.int64)
-        self._epoch: tuple[int, Indices, Indices] | None = None  # of blocks: number, starts and ends, in their order
-        self._pool: tuple[int, int, Indices, Indices] | None = None  # epoch, number, blocks, images in their order
+        self._epoch: tuple[int, Indices, Indices] | None = None  # epoch, its blocks in order, their end positions
+        self._pool: tuple[int, int, Indices, Indices] | None = None  # epoch, pool number, blocks, images in order
         self._blocks = self._cut()
 
     def at(self, position: int, count: int) -> tuple[Indices, Indices]:
-        """Pick the images that come after `position` images have been seen over all epochs.
+        """Return the `count` images that follow the first `position` images of all epochs.
 
         Returns:
-            Indices of the images, and the epoch of each, both (count,).
+            The indices of the images and the epoch of each, both (count,).
         """
         picked, epochs = np.empty(count, np.int64), np.empty(count, np.int64)
         filled = 0
@@ -87,9 +87,9 @@ class Order:
         return picked, epochs
 
     def ahead(self, position: int) -> list[tuple[int, int]]:
-        """Return the ranges of images needed from `position` on: (first, one past the last).
+        """Return the image ranges of the pool at `position`: (first, one past the last).
 
-        They are the blocks of the pool at `position`. A full shuffle has none.
+        A full shuffle has no pool and returns no ranges.
         """
         if not self.strategy.block:
             return []
@@ -99,16 +99,16 @@ class Order:
         return [(int(first), int(last)) for first, last in blocks]
 
     def pool_end(self, position: int) -> int:
-        """Give the position where the pool of `position` ends."""
+        """Return the position at which the pool of `position` ends."""
         epoch, start = divmod(position, self.images)
         return position + len(self._from(epoch, start))
 
     def _from(self, epoch: int, start: int) -> Indices:
-        """Return images of an epoch from `start` on: at least one, not necessarily all."""
+        """Return images of an epoch from `start` on: at least one, possibly not all."""
         if not self.strategy.block:
             if self._pool is None or self._pool[0] != epoch:
-                everything = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-                self._pool = (epoch, 0, np.empty((0, 2), np.int64), everything)
+                permuted = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+                self._pool = (epoch, 0, np.empty((0, 2), np.int64), permuted)
             return self._pool[3][start:]
         if self._epoch is None or self._epoch[0] != epoch:
             blocks = self._ordered(epoch)
@@ -118,14 +118,14 @@ class Order:
         first = number * self.strategy.pool
         begin = int(ends[first - 1]) if first else 0
         if self._pool is None or self._pool[:2] != (epoch, number):
-            mine = blocks[first : first + self.strategy.pool]
-            images = np.concatenate([np.arange(a, b) for a, b in mine])
+            pooled = blocks[first : first + self.strategy.pool]
+            images = np.concatenate([np.arange(a, b) for a, b in pooled])
             mixed = np.random.default_rng([self.seed, epoch, SHUFFLE_POOL, number]).permutation(images)
-            self._pool = (epoch, number, mine, mixed)
+            self._pool = (epoch, number, pooled, mixed)
         return self._pool[3][start - begin :]
 
     def _cut(self) -> Indices:
-        """Cut the shards into blocks, (N, 2): first image, and one past the last. A block never spans two shards."""
+        """Cut the shards into blocks, (N, 2): first image and one past the last. No block spans two shards."""
         if not self.strategy.block:
             return np.empty((0, 2), np.int64)
         found, first = [], 0
@@ -136,7 +136,7 @@ class Order:
         return np.array(found, np.int64)
 
     def _ordered(self, epoch: int) -> Indices:
-        """Shuffle the blocks; in the first epoch within each shard, so that training starts before all arrive."""
+        """Shuffle the blocks. The first epoch keeps the order of the shards, so training can start early."""
         generator = np.random.default_rng([self.seed, epoch, SHUFFLE_BLOCKS])
         if epoch:
             return self._blocks[generator.permutation(len(self._blocks))]
@@ -146,7 +146,7 @@ class Order:
 
 
 def slice_of(batch: int, rank: int, ranks: int) -> slice:
-    """Return a rank's slice of the global batch. The order of the images is independent of the ranks.
+    """Return the slice of the global batch that a rank loads. The order of the images is independent of the ranks.
 
     Raises:
         DataError: the batch is not divisible by the number of ranks.
@@ -158,15 +158,15 @@ def slice_of(batch: int, rank: int, ranks: int) -> slice:
 
 
 def batch_indices(seed: int, position: int, batch_size: int, images: int) -> NDArray[np.int64]:
-    """Pick the images of the batch that begins after `position` images have been seen.
+    """Return the images of the batch that follows the first `position` images of all epochs.
 
     Epochs follow one another without a gap, each in its own order. An epoch has each image once. A batch may
     hold the end of one epoch and the beginning of the next.
 
     Args:
-        seed: of the run.
-        position: images seen so far, over all epochs.
-        batch_size: images wanted.
+        seed: the seed of the run.
+        position: number of images before the batch, over all epochs.
+        batch_size: images in the batch.
         images: images in the training set.
 
     Returns:

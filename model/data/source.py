@@ -27,16 +27,16 @@ class Block:
 
 
 class Source(Protocol):
-    """Images in an order that never changes."""
+    """A source of images in a fixed order."""
 
     image: Image
     columns: tuple[Column, ...]
-    recipe: dict[str, Any]  # the settings that made the images; plain values
-    notes: list[str]  # damaged or skipped input; complete after the last block
+    recipe: dict[str, Any]  # the settings that define the images, as plain values
+    notes: list[str]  # damaged or skipped input; complete after the last block is read
     expected: dict[str, int]  # images of each split, where known in advance
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Give the images of each split in order, without the first `done` of it.
+        """Yield the images of each split in order, without the first `done` of each.
 
         Raises:
             DataError: a file is damaged.
@@ -45,11 +45,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, and the files that it reads."""
+    """A source and the files that it reads."""
 
     source: Source
-    files: Callable[[], list[dict[str, Any]]]  # called at the end, since some files are hashed while they are read
-    plan: list[dict[str, Any]]  # the facts about the files that are known at the start
+    files: Callable[[], list[dict[str, Any]]]  # called at the end: some files are hashed while they are read
+    plan: list[dict[str, Any]]  # the part of the file descriptions that is known at the start
     published: Callable[[], bool]
     binarise: str | None = None
     close: Callable[[], None] = lambda: None  # called after the manifest is written
@@ -57,14 +57,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A split whose images are in memory, such as those of MNIST and CIFAR-10."""
+    """A split in memory, as of MNIST and CIFAR-10."""
 
     split: str
     images: Pixels
     labels: NDArray[np.uint8] | None = None
 
     def blocks(self, done: int) -> Iterator[Block]:
-        """Cut it into blocks."""
+        """Yield the split in blocks, without its first `done` images."""
         step = max(1, BLOCK_BYTES // max(1, self.images[0].size)) if len(self.images) else 1
         for start in range(done, len(self.images), step):
             rows = None if self.labels is None else label_rows(self.labels[start : start + step])
@@ -72,17 +72,17 @@ class Arrays:
 
 
 def row_dtype(columns: Sequence[Column]) -> np.dtype[Any]:
-    """Give the type of a row of columns."""
+    """Return the numpy type of a row of columns."""
     return np.dtype([(column.name, column.dtype) for column in columns])
 
 
 def label_rows(labels: NDArray[np.uint8]) -> NDArray[Any]:
-    """Make rows of labels."""
+    """Return labels as rows with one column."""
     return labels.view([(LABEL.name, LABEL.dtype)])
 
 
 def quantised(images: Pixels, levels: int) -> Pixels:
-    """Keep K of the 256 levels, in equal steps."""
+    """Quantise 256 levels to K levels in equal steps."""
     return images if levels == 256 else (images.astype(np.uint16) * levels // 256).astype(np.uint8)
 
 
@@ -90,21 +90,21 @@ def check_labels(labels: NDArray[np.uint8], most: int, where: str, first_byte: i
     """Check that labels are 0..most.
 
     Raises:
-        DataError: a label is out of range; the message names the byte.
+        DataError: a label is out of range; the message gives its byte offset.
     """
     wrong = np.flatnonzero(labels > most)
     if len(wrong):
         byte = first_byte + int(wrong[0]) * step
-        raise DataError(f"{where}: byte {byte}: label {labels[wrong[0]]}, where 0 to {most} can be; it is damaged")
+        raise DataError(f"{where}: byte {byte}: label {labels[wrong[0]]} is outside 0 to {most}; the file is damaged")
 
 
 class InMemory:
-    """A source whose splits are arrays.
+    """A source whose splits are arrays in memory.
 
     Args:
         image: the size of the images.
-        parts: of the splits, in order.
-        recipe: plain values.
+        parts: the splits, or parts of them, in order.
+        recipe: the settings that define the images, as plain values.
     """
 
     def __init__(self, image: Image, parts: list[Arrays], recipe: dict[str, Any]) -> None:

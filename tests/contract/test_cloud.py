@@ -23,7 +23,7 @@ from tests.support.memory import MemoryCloud, VirtualClock
 
 
 class World:
-    """A cloud and what befalls it, under one name for both kinds."""
+    """A cloud and functions that inject events into it, with the same interface for both kinds of cloud."""
 
     def __init__(
         self,

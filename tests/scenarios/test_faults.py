@@ -185,7 +185,9 @@ def test_ctrl_c_at_any_time(stage: Stage, moment: str) -> None:
         assert stage.state().state == "CANCELLED"
         stage.check_nothing_is_left()
     if moment == "training":
-        assert max(stage.state().checkpoints) == stage.state().attempts[0].last_step, "the last step is home"
+        assert max(stage.state().checkpoints) == stage.state().attempts[0].last_step, (
+            "the last step is on the local disk"
+        )
 
 
 def _wait_for(stage: Stage, launch: object, moment: str) -> None:

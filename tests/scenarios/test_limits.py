@@ -80,7 +80,7 @@ def test_a_budget_that_buys_no_minute_rents_nothing_and_says_how_to_go_on(stage:
     stage.check_nothing_is_left()
 
 
-def test_faults_of_a_file_befall_the_launch(stage: Stage) -> None:
+def test_faults_of_a_file_apply_to_the_launch(stage: Stage) -> None:
     faults = stage.work.parent / "faults.yaml"
     faults.write_text("- {operation: RunInstances, zone: us-east-1b, error: InsufficientInstanceCapacity, times: 1}\n")
     code, said = stage.run(*stage.launch_words("10", "0.05", flags=("--faults", str(faults), "-o", "json")))

@@ -1,4 +1,4 @@
-"""S3 as a second home: it has every checkpoint, a new machine resumes from it, and a laptop may be away. Slow."""
+"""S3 as a second checkpoint store: it holds every checkpoint, and a run needs no laptop that is online. Slow."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.stage import Stage, last_json, staged
 from tests.support.tiny_trainer import expected, load
 
 pytestmark = pytest.mark.slow
-BUCKET = "second-home"
+BUCKET = "second-store"
 DENIED = '{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "s3:*", "Resource": "*"}]}'
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Give a stage whose embedded cloud stays between commands, as it does while another command uses it."""
+    """Yield a stage whose embedded cloud stays up between commands, since the fixture holds its in-use lock."""
     for stage in staged(tmp_path):
         (stage.home / "local").mkdir(parents=True, mode=0o700)
         with (stage.home / "local" / "in-use").open("w") as in_use:
@@ -50,7 +50,7 @@ def client(stage: Stage, service: str) -> Any:
 
 
 def prepare(stage: Stage) -> None:
-    """Make what a run needs of `setup`: the bucket, and a role by infra/account/policies/instance.json."""
+    """Create the resources that a run needs from `setup`: the bucket and the instance role with its policy."""
     client(stage, "s3").create_bucket(Bucket=BUCKET)
     iam = client(stage, "iam")
     policy = (Path(__file__).parents[2] / "infra" / "account" / "policies" / "instance.json").read_text()
@@ -69,27 +69,27 @@ def stored(stage: Stage) -> dict[int, str]:
 
 
 def content(stage: Stage, key: str) -> dict[str, Any]:
-    """Return a stored checkpoint, its own digest compared."""
+    """Return a stored checkpoint after a check of its digest."""
     path = stage.work.parent / "fetched"
     client(stage, "s3").download_file(BUCKET, key, str(path))
     return load(str(path))
 
 
 def wait_until_gone(embedded: EmbeddedCloud) -> None:
-    """Wait for the machine's own end; nobody is left whose process could be watched meanwhile."""
+    """Wait until the instance terminates itself. No local process supervises it."""
     give_up_at = time.monotonic() + 40
     while embedded.instances()[0]["state"] != "terminated":
-        assert time.monotonic() < give_up_at, "the machine does not end by itself"
+        assert time.monotonic() < give_up_at, "the instance does not terminate itself"
         time.sleep(0.05)
 
 
 def end_cloud(stage: Stage) -> None:
-    """Let go of the cloud and see it end."""
+    """Release the lock of the embedded cloud and stop it."""
     stage.in_use.close()  # type: ignore[attr-defined]
     stage.embedded().stop()
 
 
-def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Stage) -> None:
+def test_an_invalid_bucket_is_refused_before_an_instance_starts(stage: Stage) -> None:
     for words, complaint in (
         (("--bucket", "Not_A_Bucket"), "is not a bucket name"),
         (("--bucket", "nobodys-bucket"), "there is no bucket nobodys-bucket"),
@@ -112,7 +112,7 @@ def test_a_bucket_that_cannot_be_is_refused_before_anything_is_rented(stage: Sta
     assert not (stage.home / "runs" / "tiny").exists()
 
 
-def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_laptop_lacks_it(stage: Stage) -> None:
+def test_every_checkpoint_is_stored_and_an_instance_resumes_from_s3_if_the_laptop_lacks_it(stage: Stage) -> None:
     prepare(stage)
     words = stage.launch_words("120", "0.05", "--every", "200", "--size", "17000000", flags=("--bucket", BUCKET))
     launch = stage.start(*words)
@@ -124,26 +124,26 @@ def test_every_checkpoint_is_stored_and_a_machine_resumes_from_it_when_the_lapto
     last = state.attempts[0].last_step
     assert set(state.stored) == set(state.checkpoints) == {last}
     assert [event.step for event in stage.store.events() if isinstance(event, CheckpointStored)] == [last]
-    assert set(stored(stage)) == {last}, "in parts: it is larger than one"
+    assert set(stored(stage)) == {last}, "one multipart upload"
     assert content(stage, stored(stage)[last])["weights"] == expected(last)
     instance_id = state.attempts[0].instance_id
     metrics = f"{stage.store.spec().bucket_prefix}/attempts/{instance_id}/metrics.jsonl"
     lines = client(stage, "s3").get_object(Bucket=BUCKET, Key=metrics)["Body"].read().splitlines()
     assert max(json.loads(line).get("step", 0) for line in lines) == last
 
-    for path in stage.store.checkpoints.iterdir():  # another laptop's folder: the run is known there, and no more
+    for path in stage.store.checkpoints.iterdir():  # as on another laptop: the run folder has no checkpoints
         path.unlink()
     code, said = stage.run("launch", "--resume", "tiny", "-y", "-o", "json")
     assert code == 0, said
     answer = last_json(said)
-    assert answer["attempts"][1]["first_step"] == last + 1, "nothing was trained twice"
+    assert answer["attempts"][1]["first_step"] == last + 1, "no step is trained twice"
     assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
     assert set(stored(stage)) == {last, 120}
     end_cloud(stage)
     stage.check_nothing_is_left()
 
 
-def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
+def test_a_laptop_may_be_offline_until_the_run_is_done(stage: Stage) -> None:
     prepare(stage)
     flags = ("--bucket", BUCKET, "--owner-timeout", "2")
     launch = stage.start(*stage.launch_words("120", "0.05", "--every", "40", flags=flags))
@@ -152,7 +152,9 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     embedded = stage.embedded()
     wait_until_gone(embedded)
     assert embedded.instances()[0]["reason"] == "Client.InstanceInitiatedShutdown"
-    assert set(stored(stage)) == {40, 80, 120}, "it went on past the owner's time-out, and stored all before its end"
+    assert set(stored(stage)) == {40, 80, 120}, (
+        "training continues after the owner time-out, and all checkpoints are in S3"
+    )
     before = stage.state()
     assert 120 not in before.checkpoints
     code, said = stage.run("pull", "tiny", "-o", "json")
@@ -161,7 +163,7 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     code, said = stage.run("attach", "tiny", "-o", "json")
     assert code == 0, said
     state = stage.state()
-    assert (state.state, len(state.attempts)) == ("SUCCEEDED", 1), "nothing was rented again"
+    assert (state.state, len(state.attempts)) == ("SUCCEEDED", 1), "no second instance"
     assert state.attempts[0].ended_by == "instance"
     assert [e.exit_code for e in stage.store.events() if isinstance(e, TrainerExited)] == [0]
     assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
@@ -170,12 +172,12 @@ def test_a_laptop_may_be_away_until_the_run_is_done(stage: Stage) -> None:
     stage.check_nothing_is_left()
 
 
-def test_a_laptop_that_never_saw_the_run_goes_on_with_it_from_s3(stage: Stage) -> None:
+def test_another_laptop_continues_the_run_from_s3(stage: Stage) -> None:
     prepare(stage)
     code, said = stage.run(*stage.launch_words("40", "0.02", "--every", "20", flags=("--bucket", BUCKET)))
     assert code == 0, said
     place = f"s3://{BUCKET}/{stage.store.spec().bucket_prefix}"
-    stage.store.folder.rename(stage.work.parent / "gone")  # another laptop: nothing is known of the run
+    stage.store.folder.rename(stage.work.parent / "gone")  # as on another laptop: the run folder does not exist
     for name, where in (("newest", place), ("one", f"{place}/checkpoints/checkpoint-20.pt")):
         words = stage.launch_words("60", "0.02", "--every", "20", flags=("--from", where))
         words[words.index("tiny")] = name
@@ -191,7 +193,7 @@ def test_a_laptop_that_never_saw_the_run_goes_on_with_it_from_s3(stage: Stage) -
     end_cloud(stage)
 
 
-def test_without_permission_it_is_said_and_the_training_goes_on(stage: Stage) -> None:
+def test_without_permission_the_failure_is_reported_and_training_continues(stage: Stage) -> None:
     prepare(stage)
     client(stage, "iam").put_role_policy(RoleName="pixel-orch", PolicyName="s3", PolicyDocument=DENIED)
     code, said = stage.run(*stage.launch_words("40", "0.05", flags=("--bucket", BUCKET)))

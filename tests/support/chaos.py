@@ -1,18 +1,20 @@
-"""Random stories in virtual time: `python -m tests.support.chaos --seeds 10000`.
+"""Random simulations in virtual time: `python -m tests.support.chaos --seeds 10000`.
 
-Each seed gives a setting (strategy, market, budget, how the prices move, how slow the machines are) and a list of
-faults (what befalls which machine, which zone is empty when, when EC2 does not answer or the credentials have expired,
-when the process is killed and another one attaches, when somebody presses Ctrl-C). The story is told on the in-memory
-cloud, which passes the contract suite of the embedded one, and afterwards the invariants must hold:
+Each seed gives a setting (strategy, market, budget, price changes, speed of the machines) and a list of faults: faults
+of single machines, zones without capacity, times without an answer from EC2 or with expired credentials, kills of the
+process followed by an attach, and Ctrl-C. The simulation runs on the in-memory cloud, which passes the contract suite
+of the embedded cloud. Afterwards these invariants must hold:
 
-- no instance tagged as ours outlives its run; one that could not be ended is named, and ends itself in the time named;
-- no acknowledged checkpoint is lost, at home or in S3, and none is trained again that S3 has;
-- what is billed is the fold of the events, and AWS bills no more than what they say;
-- the budget holds: at most one minute at the price cap beyond it, until AWS accepts the termination;
-- the engine always ends, in a final state for which there is a reason;
-- a run that succeeded has trained every step, and no attempt starts beyond what was saved before it.
+- no instance with the tags of pixel-orch outlives its run; an instance that could not be terminated is reported, and
+  terminates itself within the reported time;
+- no acknowledged checkpoint is lost on the local disk or in S3, and no step is trained again that S3 has;
+- the bill is the fold of the events, and AWS bills no more than this;
+- the budget is exceeded by at most one minute at the price cap, until AWS accepts the termination;
+- the engine always ends, in a final state with a reason;
+- a run that succeeded has trained every step, and no attempt starts after the last saved step.
 
-A seed that fails is shrunk to the few faults that it needs; `--first N --seeds 1 -v` tells it again, event by event.
+A seed that fails is reduced to the fewest faults that make it fail; `--first N --seeds 1 -v` repeats it and prints the
+events.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A cloud, its hosts and a clock in memory: stories in virtual time, thousands a minute.
+"""A cloud, its hosts and a clock in memory, for thousands of simulations in virtual time per minute.
 
-`MemoryCloud` passes the same contract suite as the embedded cloud (`tests/contract/test_cloud.py`), so that neither can
-lie. What befalls a machine is a time on it: `noticed_at`, `gone_at`, `frozen_from`, `crashes_at_step`.
+`MemoryCloud` passes the same contract suite as the embedded cloud (`tests/contract/test_cloud.py`). Each event of a
+machine is an attribute with its time: `noticed_at`, `gone_at`, `frozen_from`, `crashes_at_step`.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Agent:
         return due, why, grace_s
 
     def _trained_at(self) -> float:
-        """Return when the trainer ends by itself: until then, with a second home, silence is no reason."""
+        """Return when the trainer ends by itself. With checkpoints in S3, a silent owner does not end it earlier."""
         machine = self.machine
         if machine.stuck_at_step is not None or machine.command_started_at is None:
             return float("inf")
@@ -313,7 +313,7 @@ class MemoryHost:
         return self._steps_at(min(at, stopped_at) if stopped_at is not None else at)
 
     def _stored(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-        """Return those that are whole in S3, if the run has a second home."""
+        """Return the checkpoints that are complete in S3, if the run stores them there."""
         if not self._has_bucket:
             return ()
         self.cloud.carry()

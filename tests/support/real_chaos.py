@@ -70,7 +70,7 @@ def story_of(seed: int) -> RealStory:
 
 
 def faults_of(dice: random.Random) -> list[dict[str, Any]]:
-    """Return what befalls the cloud and its machines: nothing to several things."""
+    """Return zero or more faults of the cloud and its machines."""
     after_s = round(dice.uniform(0.5, 3.0), 1)
     every: list[dict[str, Any]] = [
         {"operation": "RunInstances", "error": "InsufficientInstanceCapacity", "zone": "us-east-1b", "times": 1},

@@ -1,4 +1,4 @@
-"""One random story: a setting, the faults that befall it, and as many lives of the process as it takes."""
+"""One random story: a setting, the faults in it, and as many lives of the process as it takes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Setting:
     setup_s: float = 0.0
     pull_s: float = 0.0
     save_s: float = 0.0
-    carry_s: float | None = None  # to S3, if the run has a second home there
+    carry_s: float | None = None  # upload time to S3, if the run stores checkpoints there
     room_for: int | None = None  # machines, by the quota
     away_s: float = 0.0  # nobody leads the run for so long after the process was killed
     first_capacity_wait_s: float = 0.0

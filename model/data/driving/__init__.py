@@ -1,1 +1,1 @@
-"""ROS bags of a drive: frames of its cameras, and what the car did at each."""
+"""Reads ROS bags of a drive: the frames of its cameras, each with the telemetry of the car."""

@@ -1,8 +1,8 @@
-"""A ROS1 bag (format 2.0), read from its first byte to its last: no ROS, no index, from a file or out of an archive.
+"""Reads a ROS1 bag (format 2.0) sequentially, from a file or an archive, without ROS and without the bag's index.
 
-A bag is a row of records: a header of `name=value` fields and data. Messages lie in chunks, which may be compressed.
-What is damaged is left out and noted; reading goes on at the next chunk that can be found. There is no checksum in a
-bag: flipped bytes inside of a message cannot be seen here.
+A bag is a sequence of records. Each record has a header of `name=value` fields, and data. Chunks hold the messages and
+may be compressed. The reader leaves damaged records out, notes them, and continues at the next chunk that it finds. A
+bag has no checksum, so the reader cannot detect flipped bytes inside a message.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
 LONGEST_HEADER = 1 << 20
 LARGEST_CHUNK = 1 << 30
-SPARE = 4 << 20  # bytes that a packed chunk may have beyond what it promises: the promise may be what is damaged
-LOOK = 1 << 20  # bytes read at a time when the next chunk is looked for
-CHUNK_HEADER = (30, 80)  # bytes that the header of a chunk can have
+SPARE = 4 << 20  # bytes: the least limit for a decompressed chunk, since the size in its header may be damaged
+LOOK = 1 << 20  # bytes of one read in a search for the next chunk
+CHUNK_HEADER = (30, 80)  # least and largest length of a chunk header in bytes
 U32 = struct.Struct("<I")
 COMPRESSIONS = (b"none", b"bz2", b"lz4")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection of a bag: its topic, its type and the definition of its messages."""
+    """A connection of a bag: topic, type and definition of its messages."""
 
     id: int
     topic: str
@@ -40,30 +40,30 @@ class Connection:
 
 @dataclass(frozen=True)
 class Message:
-    """One message, undecoded."""
+    """A message, not decoded."""
 
     connection: Connection
-    time_ns: int  # when it was recorded; what it is about has a stamp of its own
+    time_ns: int  # time of recording; the stamp of the message itself is in `data`
     data: memoryview
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk that was read whole."""
+    """A chunk that was read completely."""
 
     offset: int
-    next_offset: int  # where the record behind it begins
+    next_offset: int  # of the record after it
     content: memoryview
 
 
 @dataclass
 class Bag:
-    """A reader of a bag, and what it has found so far.
+    """A reader of a bag, with the connections found so far.
 
     Args:
-        stream: of its bytes.
-        connections: those that are known already, as from the index or from a run before: each is written only once.
-        note: is called for each damage with its kind and a line that says where.
+        stream: the bytes of the bag.
+        connections: the connections known from the index or an earlier run. A bag holds each only once.
+        note: called for each damage with its kind and a line that gives the place.
     """
 
     stream: Stream
@@ -77,18 +77,18 @@ class Bag:
         return self.stream.name
 
     def begin(self) -> None:
-        """Read the first bytes.
+        """Read the magic number.
 
         Raises:
-            DataError: it is not a bag, or of another version.
+            DataError: the file is not a bag, or has another version.
         """
         magic = self._read(len(MAGIC))
         if magic != MAGIC:
             raise not_a_bag(self.name, magic + self._read(8))
 
-    def chunks(self, behind: int | None = None) -> Iterator[Chunk]:
-        """Yield the chunks from the stream's position up to an offset or the end."""
-        while behind is None or self._offset < behind:
+    def chunks(self, end: int | None = None) -> Iterator[Chunk]:
+        """Yield the chunks from the stream's position up to the offset `end`, or to the end of the bag."""
+        while end is None or self._offset < end:
             offset = self._offset
             try:
                 head = self._header()
@@ -111,27 +111,27 @@ class Bag:
                 elif op in (BAG_HEADER, INDEX, CHUNK_INFO):
                     self._skip(length)
                 else:
-                    raise _DamagedError(f"a record of the unknown kind {op}")
+                    raise _DamagedError(f"a record of unknown type {op}")
             except _EndError:
-                self.note("cut off", f"{self.name} is cut off: it ends at byte {self._offset}, inside of a record")
+                self.note("cut off", f"{self.name} is cut off: it ends at byte {self._offset}, inside a record")
                 return
             except _DamagedError as error:
-                lost = self._find_chunk()
-                where = f"goes on at byte {self._offset}" if lost else "nothing more was found"
+                found = self._find_chunk()
+                where = f"reading continues at byte {self._offset}" if found else "no further chunk was found"
                 self.note("damaged", f"{self.name}: byte {offset}: {error}; {where}")
-                if not lost:
+                if not found:
                     return
 
     def messages(self, chunk: Chunk, wanted: Callable[[Connection], bool]) -> Iterator[Message]:
         """Yield the wanted messages of a chunk up to its first damaged record."""
         content, at, end = chunk.content, 0, len(chunk.content)
         where = f"{self.name}: byte {chunk.offset}"
-        strangers = 0
+        unknown = 0
         while at < end:
             try:
-                head, behind = _fields(content, at)
-                length = U32.unpack_from(content, behind)[0]
-                start, at = behind + 4, behind + 4 + length
+                head, data_at = _fields(content, at)
+                length = U32.unpack_from(content, data_at)[0]
+                start, at = data_at + 4, data_at + 4 + length
                 if at > end:
                     raise ValueError
                 op = head[b"op"][0]
@@ -143,16 +143,14 @@ class Bag:
                 connection = self.connections.get(U32.unpack(head[b"conn"])[0])
                 seconds, nanoseconds = struct.unpack("<II", head[b"time"])
             except (struct.error, ValueError, KeyError, IndexError, _DamagedError):
-                self.note(
-                    "damaged", f"{where}: a damaged record inside of the chunk; the rest of the chunk is left out"
-                )
+                self.note("damaged", f"{where}: the chunk has a damaged record; the rest of the chunk is left out")
                 return
             if connection is None:
-                strangers += 1
+                unknown += 1
             elif wanted(connection):
                 yield Message(connection, seconds * 10**9 + nanoseconds, content[start:at])
-        if strangers:
-            self.note("unknown", f"{where}: {strangers} messages of a topic whose definition was lost; left out")
+        if unknown:
+            self.note("unknown", f"{where}: {unknown} messages of a topic without a definition; left out")
 
     @property
     def _offset(self) -> int:
@@ -195,11 +193,11 @@ class Bag:
     def _chunk(self, offset: int, head: dict[bytes, bytes], length: int) -> Chunk | None:
         compression, size = head.get(b"compression", b""), head.get(b"size", b"")
         if compression not in COMPRESSIONS or len(size) != 4 or length > LARGEST_CHUNK:
-            raise _DamagedError(f"a chunk of {length} bytes, compressed by {compression.decode('ascii', 'replace')!r}")
-        promised = U32.unpack(size)[0]
-        if promised > LARGEST_CHUNK:
-            raise _DamagedError(f"a chunk that promises {promised} bytes")
-        packed, most = self._exactly(length), max(promised, SPARE)
+            raise _DamagedError(f"a chunk of {length} bytes, compression {compression.decode('ascii', 'replace')!r}")
+        expected = U32.unpack(size)[0]
+        if expected > LARGEST_CHUNK:
+            raise _DamagedError(f"a chunk whose header gives {expected} bytes")
+        packed, most = self._exactly(length), max(expected, SPARE)
         try:
             content = _unpack(compression, packed, most + 1)
         except Exception as error:
@@ -207,10 +205,10 @@ class Bag:
                 raise
             self.note("chunk", f"{self.name}: byte {offset}: a damaged {compression.decode()} chunk; left out")
             return None
-        if len(content) != promised:
-            size_ = f"more than {most}" if compression != b"none" and len(content) > most else f"{len(content)}"
-            line = f"{self.name}: byte {offset}: a chunk of {size_} bytes that promises {promised}"
-            self.note("chunk", f"{line}; what can be read of it is kept")
+        if len(content) != expected:
+            actual = f"more than {most}" if compression != b"none" and len(content) > most else f"{len(content)}"
+            line = f"{self.name}: byte {offset}: a chunk of {actual} bytes whose header gives {expected}"
+            self.note("chunk", f"{line}; its readable records are kept")
         return Chunk(offset, self._offset, memoryview(content))
 
     def _connect(self, head: dict[bytes, bytes], data: bytes | memoryview) -> None:
@@ -225,7 +223,7 @@ class Bag:
         self.connections.setdefault(number, known)
 
     def _find_chunk(self) -> bool:
-        """Search for the next chunk header; return False if there is none."""
+        """Search for the next chunk header; return whether one was found."""
         window = b""
         while True:
             block = self._read(LOOK)
@@ -241,18 +239,18 @@ class Bag:
 
 @dataclass(frozen=True)
 class Index:
-    """The index at the end of a complete bag."""
+    """The index at the end of a bag that was closed properly."""
 
     connections: dict[int, Connection]
     offsets: list[int]  # of the chunks, in order
-    counts: list[dict[int, int]]  # messages of each connection in each chunk
+    counts: list[dict[int, int]]  # number of messages by connection, for each chunk
 
 
 def read_index(path: Path) -> Index | None:
-    """Read the index at the end of a bag; None if there is no valid one.
+    """Read the index at the end of a bag; return None if it has no valid one.
 
     Raises:
-        DataError: it is not a bag.
+        DataError: the file is not a bag.
     """
     stream = FileStream(path)
     try:
@@ -290,23 +288,23 @@ def not_a_bag(name: str, first: bytes) -> DataError:
     """Return the error for a file that is not a bag."""
     if first.startswith((b"#ROSBAG V", b"#ROSRECORD V")):
         version = first.split(b"V", 1)[1].split(b"\n")[0].decode("ascii", "replace")
-        return DataError(f"{name}: byte 0: a bag of version {version}; 2.0 is read: rosbag migrate")
-    return DataError(f"{name}: byte 0: no bag (it begins with {first[:8]!r})" if first else f"{name} is empty")
+        return DataError(f"{name}: byte 0: the bag has version {version}, not 2.0; convert it with rosbag migrate")
+    return DataError(f"{name} is not a bag (it begins with {first[:8]!r})" if first else f"{name} is empty")
 
 
 class _EndError(Exception):
-    """The bytes end inside of a record."""
+    """The bytes end inside a record."""
 
 
 class _DamagedError(Exception):
-    """A record that is damaged."""
+    """A record is damaged."""
 
 
 def _unpack(compression: bytes, packed: bytes, most: int) -> bytes:
-    """Decompress a chunk up to a limit in bytes: 177 bytes of bz2 can become 200 MB.
+    """Decompress a chunk up to a limit in bytes, since 177 bytes of bz2 can become 200 MB.
 
     Raises:
-        ValueError: it is cut off; what else the libraries raise, it is damaged.
+        ValueError: the chunk is cut off. A library may raise any other exception for a damaged chunk.
     """
     if compression == b"none":
         return packed
@@ -321,15 +319,17 @@ def _lz4() -> Any:
     try:
         from lz4.frame import LZ4FrameDecompressor
     except ImportError:
-        raise DataError("this bag is compressed by lz4: needs the extra: pip install 'pixel-orch[data]'") from None
+        raise DataError(
+            "the bag has lz4 compression, which needs an extra; run: pip install 'pixel-orch[data]'"
+        ) from None
     return LZ4FrameDecompressor()
 
 
 def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
-    """Read a header at an offset: its fields, and its end.
+    """Read the header at an offset; return its fields and the offset of its end.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are not a header.
     """
     if at + 4 > len(content):
         raise ValueError("cut off")
@@ -341,19 +341,19 @@ def _fields(content: memoryview, at: int) -> tuple[dict[bytes, bytes], int]:
     while at < end:
         if at + 4 > end:
             raise ValueError("a field is cut off")
-        behind = at + 4 + U32.unpack_from(content, at)[0]
-        if behind > end:
+        field_end = at + 4 + U32.unpack_from(content, at)[0]
+        if field_end > end:
             raise ValueError("a field is longer than its header")
-        name, equals, value = bytes(content[at + 4 : behind]).partition(b"=")
+        name, equals, value = bytes(content[at + 4 : field_end]).partition(b"=")
         if not equals:
             raise ValueError("a field without =")
         found[name] = value
-        at = behind
+        at = field_end
     return found, end
 
 
 def _chunk_header_in(window: bytes) -> int | None:
-    """Find the start of a chunk header by its `op=5` and the bytes that must surround it."""
+    """Find the start of a chunk header by its field `op=5` and the bytes around it; None if there is none."""
     at = window.find(b"op=\x05")
     while at >= 0:
         for start in range(max(0, at - CHUNK_HEADER[1]), at - 3):
@@ -361,11 +361,15 @@ def _chunk_header_in(window: bytes) -> int | None:
             if not CHUNK_HEADER[0] <= length <= CHUNK_HEADER[1] or start + 8 + length > len(window):
                 continue
             try:
-                head, behind = _fields(memoryview(window), start)
+                head, data_at = _fields(memoryview(window), start)
             except ValueError:
                 continue
-            data = U32.unpack_from(window, behind)[0]
-            if head.get(b"compression") in COMPRESSIONS and len(head.get(b"size", b"")) == 4 and data <= LARGEST_CHUNK:
+            length = U32.unpack_from(window, data_at)[0]
+            if (
+                head.get(b"compression") in COMPRESSIONS
+                and len(head.get(b"size", b"")) == 4
+                and length <= LARGEST_CHUNK
+            ):
                 return start
         at = window.find(b"op=\x05", at + 1)
     return None

@@ -1,7 +1,8 @@
-"""The first stage: from bags to parts. A part is done by one process, and each can be interrupted at any byte.
+"""The first stage of a preparation: extracts frames and signals from bags into parts.
 
-A bag that lies on the disk with a whole index is cut into stretches, so that several processes share it; one in an
-archive, or without an index, is one part. Frames come out the same, whoever made them.
+One process extracts one part and can resume after an interruption at any byte. A bag file with a valid index is split
+into stretches, which several processes extract in parallel. A bag in an archive or without an index is one part. The
+frames do not depend on the split.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from model.data.formats.tar import MemberStream, members
 from model.errors import DataError
 
 CAMERAS = ("left", "center", "right")
-SWAPPED = "2016-10-25"  # bags of that day have the names of the left and the centre camera exchanged (udacity's reader)
+SWAPPED = "2016-10-25"  # bags of this day have the left and centre camera exchanged (as in Udacity's reader)
 
-# By type: the name of the signal, and the fields that are taken.
+# By message type: the name of the signal, and the fields to extract.
 SIGNAL_TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "dbw_mkz_msgs/SteeringReport": ("steering", ("steering_wheel_angle", "speed")),
     "dbw_mkz_msgs/BrakeReport": ("brake", ("pedal_input",)),
@@ -37,7 +38,7 @@ SIGNAL_TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "geometry_msgs/TwistStamped": ("velocity", ("twist.linear.x", "twist.linear.y", "twist.linear.z")),
 }
 IMAGES = ("sensor_msgs/Image", "sensor_msgs/CompressedImage")
-Tell = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -47,35 +48,35 @@ class Selection:
     recipe: Recipe
     cameras: tuple[str, ...]
     stride: int = 1
-    commit_bytes: int = 256 << 20  # read between two commits: what a kill costs
+    commit_bytes: int = 256 << 20  # read between two commits; a killed process loses at most as much
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A bag on the disk, or a part of one."""
+    """A bag file, or a contiguous range of one."""
 
     path: Path
     folder: Path  # of its part
     start: int = 0
-    behind: int | None = None  # None: to the end
+    end: int | None = None  # None: the end of the bag
     connections: dict[int, Connection] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)  # images of each camera before it
+    seen: dict[str, int] = field(default_factory=dict)  # number of images of each camera before the stretch
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar or tar.gz with bags in it; read from its first byte each time: gzip has no random access."""
+    """A tar or tar.gz of bags. Each run reads it from the first byte, since gzip has no random access."""
 
     path: Path
     folder: Path
-    algorithm: str | None = None  # hashed on the way by this
+    algorithm: str | None = None  # hash algorithm; None: no hash
 
 
 def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
-    """Split a bag into stretches; one if it has no complete index.
+    """Split a bag into stretches. A bag without a valid index is one stretch.
 
     Raises:
-        DataError: it is not a bag.
+        DataError: the file is not a bag.
     """
     index = read_index(path)
     if index is None or not index.offsets:
@@ -95,11 +96,11 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
     return found
 
 
-def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None) -> None:
-    """Extract a stretch, or the rest of it.
+def extract(stretch: Stretch, selection: Selection, progress: Progress = lambda _: None) -> None:
+    """Extract a stretch, or the rest of it after an interruption.
 
     Raises:
-        DataError: it is not a bag, or the disk is full.
+        DataError: the file is not a bag, or the disk is full.
     """
     size = selection.recipe.size
     try:
@@ -107,33 +108,35 @@ def extract(stretch: Stretch, selection: Selection, tell: Tell = lambda _: None)
             if part.state.done:
                 return
             start = max(part.state.next_offset, stretch.start, 0)
-            tell(part.state.next_offset - stretch.start if part.state.next_offset else 0)
+            progress(part.state.next_offset - stretch.start if part.state.next_offset else 0)
             if not part.state.next_offset:
                 part.state.seen = dict(stretch.seen)
-            stream = FileStream(stretch.path, start, tell)
+            stream = FileStream(stretch.path, start, progress)
             try:
                 known = {**stretch.connections, **part.state.known()}
-                _take(stream, part, selection, known=known, behind=stretch.behind)
+                _extract(stream, part, selection, known=known, end=stretch.end)
             finally:
                 stream.close()
     except OSError as error:
         raise _cannot(stretch.path, stretch.folder, error) from None
 
 
-def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda _: None) -> tuple[str, int, str] | None:
-    """Extract all bags of an archive, or the rest of them.
+def extract_archive(
+    archive: Archive, selection: Selection, progress: Progress = lambda _: None
+) -> tuple[str, int, str] | None:
+    """Extract all bags of an archive, or the rest of them after an interruption.
 
     Returns:
-        Algorithm, bytes and hash of the archive, if it was to be hashed and was read to its end.
+        Hash algorithm, size in bytes and hash of the archive; None if it has no algorithm or is cut off.
 
     Raises:
-        DataError: there is no bag in it, or the disk is full.
+        DataError: the archive has no bag, or the disk is full.
     """
     hashed = Hashed(archive.algorithm) if archive.algorithm else None
     size = selection.recipe.size
     bags = 0
     try:
-        tar = open_stream(archive.path, hashed=hashed, tell=tell)
+        tar = open_stream(archive.path, hashed=hashed, progress=progress)
         try:
             for number, member in enumerate(members(tar)):
                 stream = MemberStream(member)
@@ -147,43 +150,43 @@ def extract_archive(archive: Archive, selection: Selection, tell: Tell = lambda 
                     if not part.state.done:
                         skip = max(0, part.state.next_offset - len(MAGIC))
                         if stream.skip(skip) == skip:
-                            _take(stream, part, selection, known=part.state.known(), begun=True)
+                            _extract(stream, part, selection, known=part.state.known(), begun=True)
                 if stream.damage:
                     raise stream.damage
             while hashed is not None and tar.read(1 << 20):
-                pass  # padding behind the tar's end: it is part of what was published
+                pass  # the published hash includes the padding after the end of the tar
         except CutError as error:
-            with Part(archive.folder / "cut", size * size * 3) as part:  # what came before it is kept
+            with Part(archive.folder / "cut", size * size * 3) as part:  # the bags before the cut are kept
                 part.state.notes.clear()
                 part.state.note("cut off", str(error))
                 part.commit(0, {}, done=True)
             return None
         if not bags:
-            raise DataError(f"{archive.path} has no bag in it")
+            raise DataError(f"{archive.path} has no bag in it; check --source")
     except OSError as error:
         raise _cannot(archive.path, archive.folder, error) from None
     return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None
 
 
-def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, tell: Tell) -> None:
+def extract_all(todo: list[Stretch], selection: Selection, *, jobs: int, progress: Progress) -> None:
     """Extract all stretches, several in parallel.
 
     Raises:
-        DataError: what the first that failed says.
+        DataError: the error of the first stretch that failed.
     """
     if jobs == 1 or len(todo) == 1:
         for stretch in todo:
-            extract(stretch, selection, tell)
+            extract(stretch, selection, progress)
         return
-    context = get_context("spawn")  # threads of the caller do not survive a fork
+    context = get_context("spawn")  # a fork would not copy the threads of the caller
     total = context.Value("q", 0)
-    told = 0
+    reported = 0
     with ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(total,)) as pool:
         running: set[Future[None]] = {pool.submit(_extract_shared, stretch, selection) for stretch in todo}
         while running:
             done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            tell(total.value - told)
-            told = total.value
+            progress(total.value - reported)
+            reported = total.value
             for one in done:
                 try:
                     one.result()
@@ -196,47 +199,47 @@ _shared: Any = None
 
 
 def _share(total: Any) -> None:
-    global _shared  # noqa: PLW0603 - how a pool hands a shared number to its processes
+    global _shared  # noqa: PLW0603 - the initializer of a pool can only set a global
     _shared = total
 
 
 def _extract_shared(stretch: Stretch, selection: Selection) -> None:
-    def tell(count: int) -> None:
+    def progress(count: int) -> None:
         with _shared.get_lock():
             _shared.value += count
 
-    extract(stretch, selection, tell)
+    extract(stretch, selection, progress)
 
 
-def _take(
+def _extract(
     stream: Stream,
     part: Part,
     selection: Selection,
     *,
     known: dict[int, Connection],
-    behind: int | None = None,
+    end: int | None = None,
     begun: bool = False,
 ) -> None:
     """Extract frames and signals from the chunks of a bag, and commit at intervals."""
     bag = Bag(stream, known, part.state.note)
     if stream.offset == 0 and not begun:
         bag.begin()
-    taker = _Taker(bag, part, selection)
+    extractor = _Extractor(bag, part, selection)
     committed = stream.offset
-    for chunk in bag.chunks(behind):
-        taker.take(chunk)
+    for chunk in bag.chunks(end):
+        extractor.extract(chunk)
         if chunk.next_offset - committed >= selection.commit_bytes:
             part.commit(chunk.next_offset, bag.connections)
             committed = chunk.next_offset
     part.commit(stream.offset, bag.connections, done=True)
 
 
-class _Taker:
+class _Extractor:
     def __init__(self, bag: Bag, part: Part, selection: Selection) -> None:
         self.bag, self.part, self.selection = bag, part, selection
         self._cameras: dict[int, str] = {}
 
-    def take(self, chunk: Chunk) -> None:
+    def extract(self, chunk: Chunk) -> None:
         for message in self.bag.messages(chunk, self._wanted):
             try:
                 if message.connection.type in IMAGES:
@@ -263,7 +266,7 @@ class _Taker:
         fields = layout(message.connection.type, message.connection.definition).read(message.data)
         stamp_ns = needed(fields, "header.stamp", int)
         if not stamp_ns:
-            raise DataError("an image without a stamp")
+            raise DataError("the image has no stamp")
         if message.connection.type == "sensor_msgs/Image":
             made = frames.from_raw(fields, self.selection.recipe)
         else:
@@ -305,20 +308,20 @@ def _camera(connection: Connection, bag: str) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether the bytes of a file are those of a tar or gzip."""
+    """Return whether a file is a tar or gzip file, by its first bytes."""
     with path.open("rb") as file:
         first = file.read(262)
     return first[:2] == GZIP or first[257:262] == b"ustar"
 
 
 def part_folders(root: Path) -> Iterator[Path]:
-    """List the parts below a folder, in order."""
+    """Yield the folders of the parts below a folder, in order."""
     for state in sorted(root.rglob("state.json")):
         yield state.parent
 
 
 def notes_of(root: Path) -> list[str]:
-    """Collect the damage notes of all parts."""
+    """Return the damage notes of all parts."""
     lines = []
     for folder in part_folders(root):
         for count, first in read_state(folder).notes.values():
@@ -332,6 +335,6 @@ def _cannot(path: Path, folder: Path, error: OSError) -> DataError:
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"cannot write to {folder}: the disk is full; what is done is kept, run it again to go on")
+        return DataError(f"cannot write to {folder}: the disk is full; what is done is kept, run it again to continue")
     where = error.filename or path
-    return DataError(f"cannot read or write {where}: {error.strerror or error}; run it again to go on")
+    return DataError(f"cannot read or write {where}: {error.strerror or error}; run it again to continue")

@@ -1,7 +1,7 @@
-"""The folders that rwightman's udacity-driving-reader makes of bags: images and tables (its README, Apache-2.0).
+"""Reads the folders of images and tables that rwightman's udacity-driving-reader writes (its README, Apache-2.0).
 
-camera.csv (timestamp,width,height,frame_id,filename) names the frames; steering.csv, gps.csv, brake.csv, throttle.csv
-and gear.csv have the signals. Where those are missing, interpolated.csv has steering, speed and position.
+camera.csv (timestamp,width,height,frame_id,filename) lists the frames; steering.csv, gps.csv, brake.csv, throttle.csv
+and gear.csv hold the signals. A folder without these has steering, speed and position in interpolated.csv.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TABLES = {
     "throttle": ("throttle.csv", ("throttle_input",)),
     "gear": ("gear.csv", ("gear_state",)),
 }
-COMMIT = 500  # frames
+COMMIT = 500  # frames between two commits
 
 
 def is_dump(folder: Path) -> bool:
@@ -31,15 +31,15 @@ def is_dump(folder: Path) -> bool:
 
 
 def is_read(name: str) -> bool:
-    """Return whether a file of a folder is a table or an image."""
+    """Return whether a file is a table or an image, by its name."""
     return name.lower().endswith((".csv", ".jpg", ".jpeg", ".png"))
 
 
 def extract(source: Path, place: Path, selection: Selection) -> None:
-    """Extract frames and signals from a folder into a part; resumes after an interruption.
+    """Extract frames and signals from a folder into a part; resume after an interruption.
 
     Raises:
-        DataError: a table makes no sense, or the disk is full.
+        DataError: a table is damaged, or a file cannot be read or written.
     """
     size = selection.recipe.size
     try:
@@ -71,7 +71,7 @@ def extract(source: Path, place: Path, selection: Selection) -> None:
                     part.commit(number + 1, {})
             part.commit(1, {}, done=True)
     except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}; run it again to go on") from None
+        raise DataError(f"cannot read {source}: {error.strerror or error}; run it again to continue") from None
 
 
 def _signals(source: Path, part: Part) -> None:
@@ -92,22 +92,22 @@ def _sample(part: Part, name: str, row: dict[str, str], columns: tuple[str, ...]
         values = tuple(float(row[column]) for column in columns)
         part.signal(name, int(row["timestamp"]), values)
     except (ValueError, KeyError) as error:
-        reason = error if isinstance(error, DataError) else "no number where one belongs"
+        reason = error if isinstance(error, DataError) else "a field is not a number"
         part.state.note("table", f"{where}: {reason}; left out")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a table by the names in its first line, with their line numbers."""
+    """Yield the rows of a table with their line numbers. The first line gives the names of the fields."""
     with table.open(encoding="utf-8", newline="") as file:
         try:
             for row in (reader := csv.DictReader(file)):
                 yield reader.line_num, {key.strip(): (value or "").strip() for key, value in row.items() if key}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{table} is damaged: {error}") from None
+            raise DataError(f"{table} is damaged: {error}; write it again") from None
 
 
 def _inside(source: Path, name: str) -> Path:
     path = source / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"the name {name!r} leads out of the folder")
+        raise DataError(f"the file name {name!r} points outside the folder")
     return path

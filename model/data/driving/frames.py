@@ -1,4 +1,7 @@
-"""A camera's message to a small square frame. The manifest has the recipe: likelihoods compare within one only."""
+"""Turns a camera message into a small square frame.
+
+The manifest records the recipe. Likelihoods are comparable only between data sets of the same recipe.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from model.data.source import quantised
 from model.errors import DataError
 from model.image_files import eight_bits
 
-# Encodings of sensor_msgs/Image: Pillow's raw mode, its mode, bytes of a pixel.
+# By encoding of sensor_msgs/Image: Pillow's raw mode, Pillow's mode, bytes of a pixel.
 RAW = {
     "bgr8": ("BGR", "RGB", 3),
     "8UC3": ("BGR", "RGB", 3),
@@ -28,15 +31,15 @@ RAW = {
     "8UC1": ("L", "L", 1),
 }
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
-LARGEST = 1 << 14  # pixels of a side
+LARGEST = 1 << 14  # largest side in pixels
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that make a frame."""
+    """The settings that define a frame."""
 
-    size: int  # pixels of a side
-    crop: str = "middle"  # the square in the middle or at the bottom, or the whole picture, squeezed
+    size: int  # side in pixels
+    crop: str = "middle"  # "middle" or "bottom": that square; "whole": the whole picture, distorted to a square
     levels: int = 256
 
     def words(self) -> dict[str, Any]:
@@ -49,26 +52,26 @@ class Recipe:
 
 
 def require_decoder() -> None:
-    """Check that the strict JPEG decoder is installed: Pillow decodes flipped bytes without an error.
+    """Check that the strict JPEG decoder is installed. Pillow decodes flipped bytes without an error.
 
     Raises:
         DataError: the package is not installed.
     """
     if importlib.util.find_spec("simplejpeg") is None:
-        raise DataError("frames of bags need the extra: pip install 'pixel-orch[data]' (simplejpeg)")
+        raise DataError("frames of bags need simplejpeg; run: pip install 'pixel-orch[data]'")
 
 
 def from_raw(message: dict[str, Any], recipe: Recipe) -> NDArray[np.uint8]:
     """Make a frame of a sensor_msgs/Image, (size, size, 3).
 
     Raises:
-        DataError: a field is missing, an encoding that is not known, or fewer bytes than its size says.
+        DataError: a field is missing, the encoding is not supported, or the data are too short for the image size.
     """
     height, width, step = (needed(message, name, int) for name in ("height", "width", "step"))
     encoding = needed(message, "encoding", str)
     data: Any = needed(message, "data", memoryview)
     if encoding not in RAW:
-        raise DataError(f"images of encoding {encoding[:20]!r}; known: {', '.join(RAW)}")
+        raise DataError(f"the encoding {encoding[:20]!r} is not supported; supported: {', '.join(RAW)}")
     raw, mode, depth = RAW[encoding]
     if not (0 < width <= LARGEST and 0 < height <= LARGEST and step >= width * depth and len(data) >= step * height):
         raise DataError(f"an image of {width}x{height}, {step} bytes a row, in {len(data)} bytes")
@@ -80,13 +83,13 @@ def from_compressed(data: memoryview, recipe: Recipe) -> NDArray[np.uint8]:
     """Make a frame of the bytes of a JPEG or PNG, (size, size, 3).
 
     Raises:
-        DataError: it is damaged, or has 32 bits a value.
+        DataError: the image is damaged, or has 32-bit values.
     """
     first = bytes(data[:4])
     if first.startswith(JPEG):
         return _small(_jpeg(data, recipe), recipe)
     if not first.startswith(PNG):
-        raise DataError(f"a compressed image that is neither JPEG nor PNG (it begins with {first!r})")
+        raise DataError(f"the image is neither JPEG nor PNG (it begins with {first!r})")
     try:
         with Pictures.open(io.BytesIO(data), formats=("PNG",)) as picture:
             picture.load()
@@ -94,7 +97,7 @@ def from_compressed(data: memoryview, recipe: Recipe) -> NDArray[np.uint8]:
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Pictures.DecompressionBombError):
-        raise DataError("a damaged PNG") from None
+        raise DataError("the PNG is damaged") from None
 
 
 def _jpeg(data: memoryview, recipe: Recipe) -> Pictures.Image:
@@ -104,13 +107,13 @@ def _jpeg(data: memoryview, recipe: Recipe) -> Pictures.Image:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if max(height, width) > LARGEST:
             raise ValueError("too large")
-        least = {}
+        bounds = {}
         side = min(height, width) if recipe.crop != "whole" else max(height, width)
         if side >= 4 * recipe.size:
-            least = {"min_height": (height + 1) // 2, "min_width": (width + 1) // 2}
-        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+            bounds = {"min_height": (height + 1) // 2, "min_width": (width + 1) // 2}
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **bounds)
     except ValueError as error:
-        raise DataError(f"a damaged JPEG ({str(error).splitlines()[0][:60]})") from None
+        raise DataError(f"the JPEG is damaged ({str(error).splitlines()[0][:60]})") from None
     return Pictures.fromarray(pixels)
 
 

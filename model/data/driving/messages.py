@@ -1,4 +1,7 @@
-"""ROS1 messages by the definition that the bag has of them: types changed between versions, names of fields did not."""
+"""Decodes ROS1 messages by the definitions in the bag.
+
+The types differ between versions of a message; the names of the fields do not.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ SIZES = {"bool": "?", "int8": "b", "uint8": "B", "byte": "b", "char": "B", "int1
 SIZES |= {"uint32": "I", "int64": "q", "uint64": "Q", "float32": "f", "float64": "d"}
 FIELD = re.compile(r"([A-Za-z][\w/]*)(?:\[(\d{0,9})\])?\s+([A-Za-z]\w*)\s*(?:#.*)?")
 HEADER = "uint32 seq\ntime stamp\nstring frame_id\n"
-DEEPEST, MOST_FIELDS = 32, 10_000  # of a definition: types within types, and fields of all of them together
+DEEPEST, MOST_FIELDS = 32, 10_000  # limits of a definition: nesting of types, and fields of all types together
 Read = Callable[[memoryview, int], tuple[Any, int]]
 T = TypeVar("T")
 
 
 class Layout:
-    """Reads the messages of one type.
+    """A decoder for the messages of one type.
 
     Args:
-        type_: such as `sensor_msgs/Image`.
-        definition: the text that the bag has of it, with the types that it is made of.
+        type_: the message type, such as `sensor_msgs/Image`.
+        definition: the definition of the type in the bag, with those of the types that it contains.
 
     Raises:
-        DataError: the definition makes no sense.
+        DataError: the definition is invalid.
     """
 
     def __init__(self, type_: str, definition: str) -> None:
@@ -41,20 +44,20 @@ class Layout:
         self._read = self._struct(type_, ())
 
     def read(self, data: memoryview) -> dict[str, Any]:
-        """Read a message: its fields by name; times in ns, arrays of bytes as they lie, other arrays as lists.
+        """Decode a message to its fields by name: times in ns, byte arrays as views, other arrays as lists.
 
         Raises:
-            DataError: it is shorter than its definition says.
+            DataError: the message is shorter than its definition requires.
         """
         try:
             fields, _ = self._read(data, 0)
         except (struct.error, ValueError, IndexError, UnicodeDecodeError, MemoryError):
-            raise DataError(f"a damaged {self.type} of {len(data)} bytes") from None
+            raise DataError(f"the {self.type} of {len(data)} bytes is damaged") from None
         return dict(fields)
 
     def _struct(self, type_: str, within: tuple[str, ...]) -> Read:
         if type_ in within or type_ not in self._texts:
-            raise DataError(f"the bag's definition of {self.type} has no {type_}")
+            raise DataError(f"the bag's definition of {self.type} has no type {type_}")
         if len(within) >= DEEPEST:
             raise DataError(f"the bag's definition of {self.type} nests more than {DEEPEST} types")
         package = type_.rpartition("/")[0]
@@ -65,7 +68,7 @@ class Layout:
                 continue
             match = FIELD.fullmatch(bare)
             if match is None:
-                raise DataError(f"the bag's definition of {type_} has a line {bare[:40]!r}")
+                raise DataError(f"the bag's definition of {type_} has an invalid line {bare[:40]!r}")
             self._fields += 1
             if self._fields > MOST_FIELDS:
                 raise DataError(f"the bag's definition of {self.type} has more than {MOST_FIELDS:,} fields")
@@ -101,12 +104,12 @@ class Layout:
 
 @lru_cache(maxsize=256)
 def layout(type_: str, definition: str) -> Layout:
-    """Give the layout of a type; the same one for the same definition."""
+    """Return the layout of a type, cached by type and definition."""
     return Layout(type_, definition)
 
 
 def field(message: dict[str, Any], path: str, default: Any = None) -> Any:
-    """Look a field up by its dotted path; versions that do not have it give the default."""
+    """Return a field by its dotted path, or the default if the message has no such field."""
     value: Any = message
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
@@ -116,14 +119,14 @@ def field(message: dict[str, Any], path: str, default: Any = None) -> Any:
 
 
 def needed(message: dict[str, Any], path: str, kind: type[T]) -> T:
-    """Look a field up that must be there.
+    """Return a required field by its dotted path.
 
     Raises:
-        DataError: the definition of the bag has none, or one of another kind.
+        DataError: the definition in the bag lacks the field, or gives it another type.
     """
     value = field(message, path)
     if not isinstance(value, kind):
-        raise DataError(f"the bag's definition has no {path} of the kind {kind.__name__}")
+        raise DataError(f"the bag's definition has no field {path} of type {kind.__name__}")
     return value
 
 

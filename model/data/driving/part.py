@@ -1,6 +1,7 @@
-"""What has been taken out of one bag, or a stretch of it, so far: files that grow, a state that is replaced at once.
+"""A part: the frames and signals extracted so far from one bag or stretch.
 
-After a kill the files are cut back to what the last state says, and reading goes on at its place in the bag.
+A part consists of files that are appended to and a state file that is replaced atomically. After an interruption the
+files are truncated to the sizes in the state, and extraction resumes at the offset in the state.
 """
 
 from __future__ import annotations
@@ -24,59 +25,59 @@ from model.errors import DataError
 STATE = "state.json"
 FRAMES = "frames.u8"
 FRAME = np.dtype([("stamp_ns", "<i8"), ("camera", "|u1")])
-# What is kept of each signal beside its stamp; all of them as float64.
+# The fields of each signal besides its stamp, all float64.
 SIGNALS: Mapping[str, tuple[str, ...]] = {
     "steering": ("steering_angle", "speed"),
     "brake": ("brake",),
     "throttle": ("throttle",),
     "gear": ("gear",),
     "gps": ("latitude", "longitude"),
-    "fix": ("latitude", "longitude"),  # the second receiver, with 400 fixes a second
+    "fix": ("latitude", "longitude"),  # the second receiver: 400 fixes per second
     "velocity": ("speed",),
 }
-THINNED = ("fix", "velocity")  # signals that come hundreds of times a second
-SLOT_NS = 50_000_000  # of those, one sample in so long is kept
-LATEST_NS = 1 << 62  # the year 2116, ten more than a stamp of ROS can say: differences of two stamps fit into an int64
+THINNED = ("fix", "velocity")  # signals with hundreds of samples per second
+SLOT_NS = 50_000_000  # a thinned signal keeps one sample in each interval of this length
+LATEST_NS = 1 << 62  # the year 2116, beyond any ROS stamp; the difference of two stamps fits into an int64
 LARGEST = float(np.finfo(np.float32).max)
-NOTES = 5  # lines kept of each kind of damage
+NOTES = 5  # lines kept for each kind of damage
 
 
 def signal_type(name: str) -> np.dtype[Any]:
-    """Give the type of a row of a signal."""
+    """Return the numpy type of a row of a signal."""
     return np.dtype([("stamp_ns", "<i8"), *((column, "<f8") for column in SIGNALS[name])])
 
 
 @dataclass
 class State:
-    """The state of a part."""
+    """The progress of a part, as in its state file."""
 
-    next_offset: int = 0  # in the bag
+    next_offset: int = 0  # in the bag (or row in the table) at which extraction resumes
     done: bool = False
     sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
-    seen: dict[str, int] = field(default_factory=dict)  # images of each camera so far, for the stride
-    slots: dict[str, int] = field(default_factory=dict)  # by connection: the last in which a sample was kept
-    notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: how many, and the first lines
+    seen: dict[str, int] = field(default_factory=dict)  # number of images of each camera so far, for the stride
+    slots: dict[str, int] = field(default_factory=dict)  # by connection: the interval of the last sample kept
+    notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: count of notes, first lines
     connections: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, kind: str, line: str) -> None:
-        """Note damage: the first lines of each kind, and their number."""
+        """Count a damage by its kind, and keep the first lines of each kind."""
         count, lines = self.notes.get(kind, (0, []))
         self.notes[kind] = (count + 1, [*lines, line] if len(lines) < NOTES else list(lines))
 
     def known(self) -> dict[int, Connection]:
-        """Return the connections found so far: the bag holds each only once."""
+        """Return the connections found so far. A bag holds each only once."""
         return {one["id"]: Connection(**one) for one in self.connections}
 
 
 class Part:
-    """A folder that holds a part.
+    """The folder of a part, open for appending.
 
     Args:
-        folder: made if it is not there.
-        frame_bytes: of one frame.
+        folder: the folder; created if it does not exist.
+        frame_bytes: bytes of one frame.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, frame_bytes: int) -> None:
@@ -92,7 +93,7 @@ class Part:
         """Append a frame.
 
         Raises:
-            DataError: a stamp that no drive has; nothing of it is appended.
+            DataError: the stamp is out of range; nothing is appended.
         """
         row = np.array([(_stamp(stamp_ns), camera)], FRAME).tobytes()
         self._append(FRAMES, np.ascontiguousarray(pixels).tobytes())
@@ -102,13 +103,13 @@ class Part:
         """Append a sample of telemetry; a value outside the range of float32 becomes NaN.
 
         Raises:
-            DataError: a stamp that no drive has.
+            DataError: the stamp is out of range.
         """
         numbers = (value if -LARGEST <= value <= LARGEST else math.nan for value in values)
         self._append(f"{name}.rows", np.array([(_stamp(stamp_ns), *numbers)], signal_type(name)).tobytes())
 
     def commit(self, next_offset: int, connections: Mapping[int, Connection], *, done: bool = False) -> None:
-        """Commit the appended rows.
+        """Write the appended frames and samples to the disk, then replace the state.
 
         Raises:
             OSError: the disk is full.
@@ -146,12 +147,12 @@ class Part:
 
 def _stamp(stamp_ns: int) -> int:
     if not 0 < stamp_ns < LATEST_NS:
-        raise DataError(f"a stamp of {str(stamp_ns)[:24]} ns, outside the range of a clock")
+        raise DataError(f"the stamp {str(stamp_ns)[:24]} ns is out of range")
     return stamp_ns
 
 
 def read_state(folder: Path) -> State:
-    """Read the state of a part; a new one if there is none."""
+    """Read the state of a part; return an empty one if it has none."""
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -161,7 +162,7 @@ def read_state(folder: Path) -> State:
 
 
 def read_rows(folder: Path, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Read the committed rows of a file."""
+    """Read the committed rows of a file of a part."""
     size = read_state(folder).sizes.get(name, 0)
     if not size:
         return np.empty(0, dtype)

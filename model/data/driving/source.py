@@ -1,7 +1,7 @@
-"""Driving data as a source: bags, sets of bags, archives and rwightman's folders -> frames with telemetry.
+"""Driving data as a source: frames with telemetry from bags, archives of bags and rwightman's folders.
 
-First all frames and signals are taken out of the bags (`extract`), then they are put in order by their stamps, aligned
-and given out. So it does not matter in how many bags a drive lies, how they were cut, and who did which stretch.
+The first stage extracts all frames and signals from the bags (`extract`). The second stage sorts them by stamp and
+aligns them. The result does not depend on the number of bags, on their boundaries or on the split into stretches.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from model.data.source import Block, Opened
 from model.errors import DataError
 from model.meter import Meter
 
-BLOCK = 256  # frames given out at a time
-HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, to ask for disk space
+BLOCK = 256  # frames in a block
+HZ, CAMERA_COUNT = 20, 3  # of Udacity's car, for the estimate of disk space
 
 
 def open_driving(entry: Registered, options: Options, folder: Path, *, stream: TextIO | None = None) -> Opened:
-    """Open bags as a source.
+    """Open driving data as a source.
 
     Raises:
-        DataError: there are none, or none that can be read.
+        DataError: no input is found, or it cannot be read.
     """
     frames.require_decoder()
     paths = paths_of(entry, options, stream)
@@ -66,7 +66,7 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
 
 
 class Driving:
-    """Frames of a drive in the order of their stamps, each with its telemetry."""
+    """The frames of a drive in the order of their stamps, each with its telemetry."""
 
     def __init__(
         self,
@@ -95,25 +95,25 @@ class Driving:
         self._archives: set[str] = set()
         self._plan = [of_folder(path, folders.is_read) if path.is_dir() else of_ends(path) for path in paths]
         for file in entry.files:
-            there = next((known.get("bytes") for known in self._plan if known["name"] == file.name), None)
-            if file.bytes and there and there != file.bytes and not options.unverified:
-                sizes = f"{there:,} bytes, the published one {file.bytes:,}"
+            found = next((known.get("bytes") for known in self._plan if known["name"] == file.name), None)
+            if file.bytes and found and found != file.bytes and not options.unverified:
+                sizes = f"{found:,} bytes, the published one {file.bytes:,}"
                 raise DataError(
                     f"{file.name} has {sizes}; fetch it again, or pass --unverified to use its undamaged part"
                 )
 
     def opened(self) -> Opened:
-        """Return the settings under the option names of `prepare`."""
+        """Return the source with the functions that describe and close it."""
         return Opened(self, self._files, self._plan, self._published, close=self.close)
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Extract the bags, then yield the frames; finished parts of an earlier run are reused."""
+        """Extract the bags, then yield the frames. The parts of an earlier run are reused."""
         self._extract()
         folders_, order = self._order()
         signals = self._signals(folders_)
         rows = telemetry.align(order["stamp_ns"], order["camera"], signals, self.options.max_gap_ms)
         if self.options.min_speed:
-            keep = rows["speed"] >= self.options.min_speed  # an unknown speed is none
+            keep = rows["speed"] >= self.options.min_speed  # False for an unknown speed (NaN)
             self.notes.append(f"{int((~keep).sum()):,} frames below {self.options.min_speed:g} m/s were left out")
             order, rows = order[keep], rows[keep]
         if not len(order):
@@ -121,23 +121,25 @@ class Driving:
         self.notes += notes_of(self._parts)
         splits, strays = telemetry.splits_of(order["stamp_ns"])
         if strays:
-            self.notes.append(f"frames with a stamp more than nine days from all others: {strays:,}; they train")
+            self.notes.append(
+                f"frames with a stamp more than nine days from all others: {strays:,}; in the training split"
+            )
         self.expected = {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
-        yield from self._give(folders_, order, rows, splits, done)
+        yield from self._blocks(folders_, order, rows, splits, done)
 
     def close(self) -> None:
-        """Remove the parts: the shards hold all frames."""
+        """Remove the parts, whose frames are in the shards."""
         shutil.rmtree(self._parts, ignore_errors=True)
 
     def _extract(self) -> None:
         plan = {"version": VERSION, "asked": self.options.asked(self.entry), "sources": lasting(self._plan)}
         text = json.dumps(plan, sort_keys=True).encode()
-        mark = self._parts / "plan.json"
-        if not mark.exists() or mark.read_bytes() != text:
+        path = self._parts / "plan.json"
+        if not path.exists() or path.read_bytes() != text:
             shutil.rmtree(self._parts, ignore_errors=True)
             try:
                 self._parts.mkdir(parents=True)
-                write_file(mark, text)
+                write_file(path, text)
             except OSError as error:
                 raise DataError(
                     f"cannot write to {self._parts}: {error.strerror or error}; give another --out"
@@ -157,13 +159,13 @@ class Driving:
                         self._hashes[path.name] = hashed
                 else:
                     todo += stretches(path, place, stretch_bytes=self.options.stretch_bytes)
-            extract_all(todo, self.selection, jobs=self.options.jobs, tell=meter.add)
+            extract_all(todo, self.selection, jobs=self.options.jobs, progress=meter.add)
         finally:
             meter.close()
-        self._prove()
+        self._verify()
 
     def _order(self) -> tuple[list[Path], NDArray[Any]]:
-        """Put the frames of all parts in order: by stamp, then camera; the same frame twice counts once."""
+        """Sort the frames of all parts by stamp, then camera, and drop duplicates."""
         found = list(part_folders(self._parts))
         dtype = np.dtype([*FRAME.descr, ("part", "<i4"), ("place", "<i8")])
         pieces = []
@@ -177,9 +179,9 @@ class Driving:
         order = order[np.lexsort((order["place"], order["part"], order["camera"], order["stamp_ns"]))]
         new = np.ones(len(order), bool)
         new[1:] = (order["stamp_ns"][1:] != order["stamp_ns"][:-1]) | (order["camera"][1:] != order["camera"][:-1])
-        twice = int((~new).sum())
-        if twice:
-            self.notes.append(f"{twice:,} frames were there twice, with the same camera and stamp; each is kept once")
+        duplicates = int((~new).sum())
+        if duplicates:
+            self.notes.append(f"{duplicates:,} frames had the camera and stamp of another frame; left out")
         return found, order[new]
 
     def _signals(self, parts: list[Path]) -> dict[str, NDArray[Any]]:
@@ -188,13 +190,14 @@ class Driving:
             pieces = [np.empty(0, signal_type(name))]
             for folder in parts:
                 piece = read_rows(folder, f"{name}.rows", signal_type(name))
-                if name in THINNED and len(pieces[-1]):  # where a bag was cut, both stretches may keep one of a slot
+                # Two stretches may both keep a sample of the interval at their boundary.
+                if name in THINNED and len(pieces[-1]):
                     piece = piece[piece["stamp_ns"] // SLOT_NS != pieces[-1]["stamp_ns"][-1] // SLOT_NS]
                 pieces.append(piece)
             found[name] = telemetry.ordered(np.concatenate(pieces))
         return found
 
-    def _give(
+    def _blocks(
         self,
         parts: list[Path],
         order: NDArray[Any],
@@ -206,16 +209,17 @@ class Driving:
         files = [os.open(folder / FRAMES, os.O_RDONLY) if (folder / FRAMES).exists() else -1 for folder in parts]
         try:
             for number, split in enumerate(SPLITS):
-                mine = np.flatnonzero(splits == number)[done.get(split, 0) :]
-                for start in range(0, len(mine), BLOCK):
-                    some = mine[start : start + BLOCK]
+                of_split = np.flatnonzero(splits == number)[done.get(split, 0) :]
+                for start in range(0, len(of_split), BLOCK):
+                    some = of_split[start : start + BLOCK]
                     images = np.empty((len(some), self.image.height, self.image.width, 3), np.uint8)
                     flat = images.reshape(-1).data
                     for at, index in enumerate(some):
                         where = order[index]
                         view = flat[at * size : (at + 1) * size]
                         if os.preadv(files[where["part"]], [view], int(where["place"]) * size) != size:
-                            raise DataError(f"{parts[where['part']] / FRAMES} was changed; remove {self._parts}")
+                            place = parts[where["part"]]
+                            raise DataError(f"{place} was changed; remove {self._parts} and run it again")
                     yield Block(split, images, rows[some])
         finally:
             for file in files:
@@ -224,14 +228,14 @@ class Driving:
 
     def _why(self) -> str:
         notes = notes_of(self._parts)
-        return notes[0] if notes else "pixel-orch data prepare --cameras chooses others"
+        return notes[0] if notes else "choose other cameras with --cameras"
 
     def _algorithm(self, path: Path) -> str:
         known = next((file for file in self.entry.files if file.name == path.name), None)
         return "md5" if known is not None and known.md5 and not known.sha256 else "sha256"
 
-    def _prove(self) -> None:
-        """Compare the archives, hashed while they were read, with the published checksums."""
+    def _verify(self) -> None:
+        """Compare the hashes of the archives, which were computed during reading, with the published checksums."""
         for file in self.entry.files:
             got = self._hashes.get(file.name)
             if self.options.unverified or file.name not in self._archives:
@@ -258,23 +262,23 @@ class Driving:
 
 def _cameras(text: str) -> tuple[str, ...]:
     names = CAMERAS if text == "all" else tuple(text.split(","))
-    strange = [name for name in names if name not in CAMERAS]
-    if strange or len(set(names)) != len(names):
+    unknown = [name for name in names if name not in CAMERAS]
+    if unknown or len(set(names)) != len(names):
         raise DataError(f"--cameras {text}: give all, or some of {','.join(CAMERAS)}")
     return tuple(camera for camera in CAMERAS if camera in names)
 
 
 def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) -> list[Path]:
-    """Find bags, archives or folders of images.
+    """Find the bags, archives or folders of images to read.
 
     Raises:
-        DataError: there are none, or none that can be fetched.
+        DataError: none is found, or a published file cannot be fetched.
     """
     if options.source is None or ("://" in options.source and not entry.own):
         return published_files(entry, options, stream)
     place = Path(options.source).expanduser()
     if not place.exists():
-        raise DataError(f"there is no {place}; check --source")
+        raise DataError(f"{place} does not exist; check --source")
     if place.is_file():
         return [place]
     if folders.is_dump(place):
@@ -282,7 +286,7 @@ def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) 
     found = sorted(path for path in place.rglob("*") if path.is_file() and _is_driving(path))
     dumps = sorted(path for path in place.iterdir() if path.is_dir() and folders.is_dump(path))
     if not found and not dumps:
-        raise DataError(f"{place} has no bags, no archives of bags and no camera.csv in it; check --source")
+        raise DataError(f"{place} has no bag, no archive of bags and no camera.csv in it; check --source")
     return [*found, *dumps]
 
 

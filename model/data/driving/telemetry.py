@@ -1,4 +1,4 @@
-"""The telemetry of each frame, aligned by the stamps of frames and samples."""
+"""Aligns telemetry samples with frames by their stamps, and splits a drive by time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from model.data.manifest import Column
 from model.data.source import row_dtype
 
 Rows = NDArray[Any]
-GPS_GAP_MS = 1100.0  # the receiver of 2016 says where it is once a second
-FAR_NS = 9 * 24 * 3600 * 10**9  # between two frames of different drives: each drive is split for itself
-STRAY, FEW = 0.01, 20  # of all frames, and frames: fewer, far from all others, have a wrong stamp and are not a drive
+GPS_GAP_MS = 1100.0  # the receiver of 2016 gives one position per second
+FAR_NS = 9 * 24 * 3600 * 10**9  # least gap between two drives; each drive is split separately
+STRAY, FEW = 0.01, 20  # share of all frames, and number: a smaller isolated group has wrong stamps and is no drive
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A column: the signals that can give it, the best first, and how it is taken."""
+    """A column: the signals that can provide it, preferred first, and its interpolation."""
 
     name: str
     unit: str
     signals: tuple[str, ...]
     linear: bool = True
-    period: float = 0.0  # of an angle: half of it apart, two values are neighbours across its end
+    period: float = 0.0  # of an angle; 0: not periodic
     dtype: str = "<f4"
 
 
@@ -49,7 +49,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def ordered(rows: Rows) -> Rows:
-    """Sort samples by their stamps, and keep one of those that have the same."""
+    """Sort samples by stamp and keep one sample of each stamp."""
     rows = rows[np.argsort(rows["stamp_ns"], kind="stable")]
     first = np.ones(len(rows), bool)
     first[1:] = rows["stamp_ns"][1:] != rows["stamp_ns"][:-1]
@@ -57,16 +57,16 @@ def ordered(rows: Rows) -> Rows:
 
 
 def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mapping[str, Rows], limit_ms: float) -> Rows:
-    """Give a row for each frame.
+    """Return a row of telemetry for each frame.
 
-    Between two samples a value is linear in time; the gear is that of the nearest. Where a sample is further away than
-    the limit the value is NaN, never 0; and there is no value outside of the samples.
+    A value is interpolated linearly between two samples; the gear is that of the nearest sample. A value is NaN if a
+    sample is further away than the limit, or if the frame is before the first or after the last sample.
 
     Args:
-        stamps: of the frames, ns.
-        cameras: of the frames.
-        signals: samples by signal, `ordered`.
-        limit_ms: how far a sample may be away, in ms; of the position, at least a second and a bit.
+        stamps: the stamps of the frames, ns.
+        cameras: the cameras of the frames.
+        signals: the samples by signal, `ordered`.
+        limit_ms: the largest distance of a sample, in ms; at least 1,100 ms for the position.
     """
     rows = np.zeros(len(stamps), row_dtype(COLUMNS))
     rows["stamp_ns"], rows["camera"] = stamps, cameras
@@ -90,15 +90,15 @@ def align(stamps: NDArray[np.int64], cameras: NDArray[np.uint8], signals: Mappin
 def _at(
     stamps: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], wanted: Wanted
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values at stamps, and the distance of the samples behind them, in ms.
+    """Return the values at the stamps, and the distances of the samples that they come from, in ms.
 
-    Linear: the further one of the two samples counts, so a value across a hole is none. Integers as long as can be:
-    nanoseconds since 1970 do not fit into a float64.
+    For linear interpolation the distance is that of the further sample, so no value spans a gap in the signal.
+    Differences are computed in int64, since a float64 cannot represent nanoseconds since 1970 exactly.
     """
     right = np.searchsorted(times, stamps, side="left")
     after = np.minimum(right, len(times) - 1)
     before = np.where(times[after] == stamps, after, np.maximum(right - 1, 0))
-    to_before = (stamps - times[before]).astype(np.float64)  # ns; below 0 if there is none before
+    to_before = (stamps - times[before]).astype(np.float64)  # ns; negative if no sample is before
     to_after = (times[after] - stamps).astype(np.float64)
     outside = (to_before < 0) | (to_after < 0)
     if not wanted.linear:
@@ -111,21 +111,26 @@ def _at(
     if wanted.period:
         turns = np.where(np.abs(second - first) > wanted.period / 2, np.round((second - first) / wanted.period), 0.0)
         second = second - turns * wanted.period
-    made = first * (1 - share) + second * share
+    interpolated = first * (1 - share) + second * share
     if wanted.period:
-        made = np.where(turns != 0, (made + wanted.period / 2) % wanted.period - wanted.period / 2, made)
-    return made, np.where(outside, np.inf, np.maximum(to_before, to_after)) / 1e6
+        wrapped = (interpolated + wanted.period / 2) % wanted.period - wanted.period / 2
+        interpolated = np.where(turns != 0, wrapped, interpolated)
+    return interpolated, np.where(outside, np.inf, np.maximum(to_before, to_after)) / 1e6
 
 
 def splits_of(stamps: NDArray[np.int64], minute_s: float = 60.0) -> tuple[NDArray[np.uint8], int]:
-    """Split a drive by time: in each 20 minutes the 10th is for validation and the 20th for test.
+    """Split drives by time: of each 20 minutes the 10th is for validation and the 20th for test.
 
-    Neighbouring frames look alike, so single frames must not be drawn out of it. A short drive has 20 stretches too,
-    and they are as much shorter. Drives more than nine days apart are split each for itself. A few frames that are as
-    far from all others were stamped by a clock that was not set: they train, and the stretches are those of the rest.
+    Neighbouring frames look alike, so a random split of single frames would leak. A short drive is split into 20
+    shorter stretches. Drives more than nine days apart are split separately. A smaller group of frames that far from
+    all others has stamps of a clock that was not set; it is for training and does not affect the stretches.
+
+    Args:
+        stamps: the stamps of the frames, ns, sorted.
+        minute_s: length of a stretch in seconds.
 
     Returns:
-        0 train, 1 valid, 2 test for each stamp, which are sorted; and how many have such a stamp.
+        For each stamp 0 (train), 1 (valid) or 2 (test); and the number of frames in such groups.
     """
     splits = np.zeros(len(stamps), np.uint8)
     drives = np.split(np.arange(len(stamps)), np.flatnonzero(np.diff(stamps) > FAR_NS) + 1)
@@ -143,7 +148,7 @@ def _stretches(stamps: NDArray[np.int64], minute_s: float) -> NDArray[np.uint8]:
     length_ns = int(stamps[-1] - stamps[0]) + 1
     groups = max(1, round(length_ns / (20 * minute_s * 1e9)))
     since, parts = stamps - stamps[0], 20 * groups
-    fits = length_ns * parts < 1 << 63  # an int64, up to 8.6 days
+    fits = length_ns * parts < 1 << 63  # in an int64: up to 8.6 days
     number = since * parts // length_ns if fits else since // -(-length_ns // parts)
     place = number % 20
     return np.where(place == 9, 1, np.where(place == 19, 2, 0)).astype(np.uint8)

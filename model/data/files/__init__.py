@@ -1,1 +1,1 @@
-"""The published files of a data set: found or fetched, proved against their checksums, with room on the disk."""
+"""Finds or downloads the published files of a data set, verifies their checksums and checks the disk space."""

@@ -1,4 +1,4 @@
-"""The disk space of a preparation: the check for free space, and the parts kept between two runs."""
+"""Checks that the disk has the free space that a preparation needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from model.errors import DataError
 from model.meter import amount
 
-VERSION = 1  # of the preparation: raised when the same files give other bytes
+VERSION = 1  # of the preparation; raised when the same files give other bytes
 
-PARTS = ".parts"  # folder of the parts of bags kept between two runs
+PARTS = ".parts"  # folder of the extracted parts of bags, kept between two runs
 
 SPARE_BYTES = 200 * 10**6  # left free on the disk
 
@@ -19,23 +19,23 @@ def space(folder: Path, wanted: int) -> None:
     """Check that the disk has enough free space before the preparation starts.
 
     Args:
-        folder: where to; what an interrupted run left there need not be written again.
-        wanted: bytes of the whole.
+        folder: the output folder; the files of an interrupted run in it count as written.
+        wanted: bytes of the whole output.
 
     Raises:
         DataError: there is too little free space.
     """
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    free, missing = shutil.disk_usage(there).free, wanted - _kept(folder)
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    free, missing = shutil.disk_usage(existing).free, wanted - _kept(folder)
     if missing > 0 and free < missing + SPARE_BYTES:
         needs = f"{amount(missing)}{' more' if missing < wanted else ''} and {amount(SPARE_BYTES)} to spare"
         raise DataError(f"{folder} needs {needs}, its disk has {amount(free)} free; give another --out")
 
 
 def _kept(folder: Path) -> int:
-    """Weigh shards and parts: this run goes on with them, or removes them, so their room is its own either way."""
+    """Return the bytes of the shards and parts in a folder. This run reuses or removes them."""
     parts = (path for path in (folder / PARTS).rglob("*") if path.is_file())
     shards = (path for path in folder.glob("shard-*.npy") if not path.name.endswith(".columns.npy"))
     return sum(path.stat().st_size for path in (*parts, *shards))

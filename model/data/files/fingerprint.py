@@ -1,4 +1,4 @@
-"""Fingerprints of a data set's source files, without reading all of their bytes."""
+"""Computes fingerprints of the source files of a data set without reading all bytes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from model.data.manifest import LIST
 from model.errors import DataError
 
-ENDS = "sha256_of_ends"  # of a bag
-Known = dict[str, Any]  # what the manifest says of a source
+ENDS = "sha256_of_ends"  # key of the hash over the first and last MiB of a bag
+Known = dict[str, Any]  # the description of a source in the manifest
 
 
 def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
-    """Identify a folder by its number of files and a hash of the name, size and time of change of each.
+    """Identify a folder by its number of files and a hash of their names, sizes and modification times.
 
     Args:
-        folder: may be moved: names count from it on.
-        reads: whether a file of this name is one that is read.
+        folder: the folder. Names are relative to it, so it may be moved.
+        reads: returns whether a preparation reads a file of this name.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -47,7 +47,7 @@ def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
 
 
 def of_ends(path: Path) -> Known:
-    """Identify a bag by its size and a hash of its first and last MiB, without reading 183 GB."""
+    """Identify a bag by its size and a hash of its first and last MiB."""
     size = path.stat().st_size
     hasher = hashlib.sha256()
     with path.open("rb") as file:
@@ -58,24 +58,24 @@ def of_ends(path: Path) -> Known:
 
 
 def lasting(sources: list[Known]) -> list[Known]:
-    """Drop the name of a folder, which does not change the images."""
+    """Return the sources without the names of folders, which do not affect the images."""
     return [{key: value for key, value in one.items() if key != "name" or "folder" not in one} for one in sources]
 
 
-def same(there: Known, path: Path, reads: Callable[[str], bool], hashed: Callable[[Path, str], str]) -> bool:
-    """Return whether a data set was made from this file or folder, with as little reading as possible.
+def same(recorded: Known, path: Path, reads: Callable[[str], bool], hashed: Callable[[Path, str], str]) -> bool:
+    """Return whether a data set was prepared from this file or folder.
 
     Args:
-        there: what the manifest says of it.
-        path: of what is given now.
+        recorded: the description of the source in the manifest.
+        path: the file or folder to compare.
         reads: as for `of_folder`.
-        hashed: hashes a whole file by an algorithm: only if nothing less tells.
+        hashed: hashes a whole file; called only if size and partial hash do not decide.
     """
-    if path.is_dir() or "folder" in there:
-        known = LIST in there  # a manifest of an earlier version does not say
-        return path.is_dir() and "folder" in there and (not known or of_folder(path, reads)[LIST] == there[LIST])
-    if path.stat().st_size != there.get("bytes"):
+    if path.is_dir() or "folder" in recorded:
+        known = LIST in recorded  # a manifest of an earlier version lacks it
+        return path.is_dir() and "folder" in recorded and (not known or of_folder(path, reads)[LIST] == recorded[LIST])
+    if path.stat().st_size != recorded.get("bytes"):
         return False
-    if ENDS in there:
-        return bool(of_ends(path)[ENDS] == there[ENDS])
-    return all(hashed(path, name) == there[name] for name in ("sha256", "md5") if name in there)
+    if ENDS in recorded:
+        return bool(of_ends(path)[ENDS] == recorded[ENDS])
+    return all(hashed(path, name) == recorded[name] for name in ("sha256", "md5") if name in recorded)

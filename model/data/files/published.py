@@ -1,4 +1,4 @@
-"""The source files of a data set: found in a folder or downloaded, and checked against the published checksums."""
+"""Finds or downloads the source files of a data set and compares them with the published checksums."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from model.meter import Meter
 
 
 def own(options: Options) -> list[Path]:
-    """Name the user's own files.
+    """Return the path of the user's own files.
 
     Raises:
-        DataError: there are none.
+        DataError: the path does not exist.
     """
     path = Path(options.source or "").expanduser()
     if not path.exists():
-        raise DataError(f"there is no {path}; check --source")
+        raise DataError(f"{path} does not exist; check --source")
     return [path]
 
 
 def published_files(entry: Registered, options: Options, stream: TextIO | None = None) -> list[Path]:
-    """Find the published files of a data set in --source, or fetch them.
+    """Find the published files of a data set in --source, or download them.
 
     Raises:
-        DataError: one is not there and cannot be fetched.
+        DataError: a file is missing and cannot be downloaded.
     """
     source = options.source
     if source is not None and "://" not in source:
         return _in(Path(source).expanduser(), entry)
-    if source is not None and options.unverified:  # whatever it has under these names
+    if source is not None and options.unverified:  # accept any content under these names
         unproven = [replace(file, bytes=None, sha256=None, md5=None, urls=(), infohash=None) for file in entry.files]
         entry = replace(entry, files=tuple(unproven))
     return fetch_all(entry, data_root() / "downloads" / entry.name, mirror=source, stream=stream)
@@ -45,7 +45,7 @@ def published_files(entry: Registered, options: Options, stream: TextIO | None =
 
 def _in(place: Path, entry: Registered) -> list[Path]:
     if not place.exists():
-        raise DataError(f"there is no {place}; check --source")
+        raise DataError(f"{place} does not exist; check --source")
     if place.is_file():
         if len(entry.files) == 1:
             return [place]
@@ -53,15 +53,13 @@ def _in(place: Path, entry: Registered) -> list[Path]:
         raise DataError(f"{entry.name} needs {len(entry.files)} files ({names}); give their folder with --source")
     found = []
     for file in entry.files:
-        near = [place / file.name, place / file.name.removesuffix(".gz")]
-        path = next((path for path in near if path.exists()), None)
+        candidates = [place / file.name, place / file.name.removesuffix(".gz")]
+        path = next((path for path in candidates if path.exists()), None)
         if path is None and entry.kind == "cifar":
             others = [place / other.name for other in entry.also]
             path = next((path for path in others if path.exists()), place)
         if path is None:
-            raise DataError(
-                f"there is no {file.name} in {place}; pixel-orch data info {entry.name} says what is needed"
-            )
+            raise DataError(f"{place} has no {file.name}; pixel-orch data info {entry.name} lists the files to give")
         found.append(path)
     return found
 
@@ -74,25 +72,25 @@ def proven(
     reads: Callable[[str], bool] = lambda _: True,
     stream: TextIO | None = None,
 ) -> tuple[dict[str, Any], bool]:
-    """Compare a file with what was published of it.
+    """Compare a file with the published size and checksum.
 
     Args:
-        path: of it.
-        known: the published ones.
-        unverified: whether another one will do.
-        reads: which files of a folder are read, by their names.
-        stream: for the progress.
+        path: the file or folder.
+        known: the published files.
+        unverified: whether a file other than the published one is accepted.
+        reads: returns whether a preparation reads a file of this name, for a folder.
+        stream: the stream for progress output.
 
     Returns:
-        What the manifest says of it, and whether it is a published one.
+        The description of the file for the manifest, and whether it is a published file.
 
     Raises:
-        DataError: it is not the published file, and `unverified` is false.
+        DataError: the file is not the published one and `unverified` is false.
     """
     if path.is_dir():
         if not unverified:
             raise DataError(
-                f"{path} is a folder, so its checksum cannot be compared; pass --unverified to use it unchecked"
+                f"{path} is a folder, which has no checksum to compare; pass --unverified to use it unchecked"
             )
         return of_folder(path, reads), False
     wanted = next((file for file in known if file.name == path.name), None)
@@ -105,16 +103,16 @@ def proven(
     got = hashed(path, algorithm, stream)
     published = wanted is not None and got in (wanted.sha256, wanted.md5)
     if not published and not unverified:
-        want = wanted and (wanted.sha256 or wanted.md5)
-        raise DataError(f"{path} is not the published file: its {algorithm} is {got}, not {want}; fetch it again")
+        expected = wanted and (wanted.sha256 or wanted.md5)
+        raise DataError(f"{path} is not the published file: its {algorithm} is {got}, not {expected}; fetch it again")
     return {"name": path.name, "bytes": size, algorithm: got}, published
 
 
 def hashed(path: Path, algorithm: str, stream: TextIO | None) -> str:
-    """Hash a file, and tell how far it is.
+    """Hash a file and show the progress.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     meter = Meter(f"checking {path.name}", path.stat().st_size, "B", stream=stream)
     try:

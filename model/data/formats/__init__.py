@@ -1,1 +1,1 @@
-"""Strict readers of the published formats, one module for each format."""
+"""Strict readers of the published file formats, one module for each format."""

@@ -1,4 +1,4 @@
-"""The built-in data sets as a source."""
+"""Provides the built-in data sets as sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): the binary version; and the pickles, by an unpickler that makes only arrays."""
+"""Reads CIFAR-10 (Krizhevsky 2009): the binary version, and the pickles by an unpickler limited to arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES = 3 * SIDE * SIDE
 RECORD = 1 + VALUES
 BINARY = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 PICKLES = tuple(name.removesuffix(".bin") for name in BINARY)
-# All that a pickle of numpy arrays needs, under the names of old numpy and of new.
+# All that a pickle of numpy arrays needs, by the module names of old and new numpy versions.
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -32,27 +32,27 @@ ALLOWED = {
 
 
 def read(path: Path, *, holdout: int = 0, levels: int = 256) -> InMemory:
-    """Read the published tar.gz, of either version, or the folder that was unpacked from it.
+    """Read the published tar.gz of either version, or the folder unpacked from it.
 
     Args:
-        path: of the tar.gz or the folder.
-        holdout: training images held back for validation, the last ones.
-        levels: K, of 256.
+        path: the tar.gz or the folder.
+        holdout: number of training images at the end to use for validation.
+        levels: K, the number of levels to quantise to.
 
     Raises:
-        DataError: a file is missing, damaged, or holds what it must not.
+        DataError: a file is missing, is damaged or has content that is not allowed.
     """
     contents = _of_folder(path) if path.is_dir() else _of_tar(path)
     names = BINARY if set(BINARY) <= contents.keys() else PICKLES
     missing = [name for name in names if name not in contents]
     if missing:
-        raise DataError(f"{path} has no {missing[0]}; give CIFAR-10's tar.gz or what is in it")
+        raise DataError(f"{path} has no {missing[0]}; give the tar.gz of CIFAR-10 or its unpacked folder")
     batches = [(_binary_batch if names is BINARY else pickled_batch)(name, contents[name]) for name in names]
     images = [quantised(part, levels) for part, _ in batches]
     labels = [part for _, part in batches]
     train, train_labels = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
     if not 0 <= holdout < len(train):
-        raise DataError(f"--holdout {holdout}: there are {len(train):,} training images")
+        raise DataError(f"--holdout {holdout} is outside 0 to {len(train) - 1:,} (of {len(train):,} training images)")
     cut = len(train) - holdout
     parts = [Arrays("train", train[:cut], train_labels[:cut])]
     if holdout:
@@ -81,9 +81,11 @@ def _of_tar(path: Path) -> dict[str, bytes]:
 
 
 def _binary_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:
-    """Read 10,000 x (label, 1,024 red, 1,024 green, 1,024 blue)."""
+    """Read records of a label byte and 1,024 red, 1,024 green and 1,024 blue bytes."""
     if not content or len(content) % RECORD:
-        raise DataError(f"{name} is cut off: it ends at byte {len(content)}, an image has {RECORD} bytes")
+        raise DataError(
+            f"{name} is cut off: it ends at byte {len(content)}, which is not a multiple of {RECORD} (one image)"
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     labels = records[:, 0].copy()
     check_labels(labels, CLASSES - 1, name, 0, RECORD)
@@ -94,7 +96,7 @@ def pickled_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]
     """Read one batch of the Python version.
 
     Raises:
-        DataError: it is none.
+        DataError: the content is not a batch.
     """
     batch = unpickle(name, content)
     data: Any = batch.get(b"data")
@@ -112,7 +114,7 @@ def pickled_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]
         raise DataError(f"{name} is not a batch of CIFAR-10: it needs 'data' of N x {VALUES} bytes and N 'labels'")
     wrong = [index for index, label in enumerate(labels) if not 0 <= label < CLASSES]
     if wrong:
-        raise DataError(f"{name}: image {wrong[0]}: label {labels[wrong[0]]}, where 0 to {CLASSES - 1} can be")
+        raise DataError(f"{name}: image {wrong[0]}: label {labels[wrong[0]]} is outside 0 to {CLASSES - 1}")
     return _pixels(data), np.array(labels, np.uint8)
 
 
@@ -124,14 +126,14 @@ def unpickle(name: str, content: bytes) -> dict[Any, Any]:
     """Read a pickle of plain values and arrays.
 
     Raises:
-        DataError: it names anything else, or is damaged.
+        DataError: the pickle refers to anything else, or is damaged.
     """
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except pickle.UnpicklingError as error:
         raise DataError(f"{name}: {error}; not read") from None
-    except Exception as error:  # noqa: BLE001 - damage can raise anything
-        raise DataError(f"{name} is damaged or not a pickle ({type(error).__name__}); not read") from None
+    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise any exception
+        raise DataError(f"{name} is damaged or is not a pickle ({type(error).__name__}); not read") from None
     if not isinstance(batch, dict):
         raise DataError(f"{name} holds a {type(batch).__name__}, not a batch; not read")
     return batch
@@ -140,8 +142,8 @@ def unpickle(name: str, content: bytes) -> dict[Any, Any]:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which a data set does not need")
+            raise pickle.UnpicklingError(f"the pickle refers to {module}.{name}, which a data set does not need")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("the pickle asks for something outside of it")
+        raise pickle.UnpicklingError("the pickle refers to an external object")

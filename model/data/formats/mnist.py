@@ -1,4 +1,4 @@
-"""MNIST: the IDX files (LeCun), and the .amat files of its one published binarisation (Larochelle)."""
+"""Reads MNIST: the IDX files (LeCun), and the .amat files of the published binarisation (Larochelle)."""
 
 from __future__ import annotations
 
@@ -14,44 +14,47 @@ from model.data.source import Arrays, InMemory, check_labels
 from model.errors import DataError
 
 SIDE, VALUES = 28, 784
-VALID = 10_000  # the last of the training images, as in the published binarisation
+VALID = 10_000  # number of training images at the end for validation, as in the published binarisation
 ROW = 2 * VALUES  # "0 1 ... 0\n"
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # zero, zero, unsigned byte, number of dimensions
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped or not.
+    """Read an IDX file of unsigned bytes, compressed by gzip or not.
 
     Raises:
-        DataError: another magic number, too few or too many bytes.
+        DataError: the magic number is wrong, or the file is too short or too long.
     """
     content = read_all(path)
     head = 4 + 4 * dimensions
     if content[:4] != MAGIC[dimensions]:
         found = content[:4].hex() or "nothing"
-        raise DataError(f"{path.name}: byte 0: the magic number is {found}, not {MAGIC[dimensions].hex()}; no such IDX")
+        expected = f"{MAGIC[dimensions].hex()} of an IDX file of {dimensions} dimensions"
+        raise DataError(f"{path.name}: byte 0: the magic number is {found}, not {expected}")
     if len(content) < head:
-        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)} inside of its header of {head}")
+        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)} inside its header of {head} bytes")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
     wanted = head + int(np.prod(shape, dtype=object))
     if len(content) < wanted:
-        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, its header promises {wanted}")
+        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, its header gives {wanted} bytes")
     if len(content) > wanted:
-        raise DataError(f"{path.name}: byte {wanted}: {len(content) - wanted} bytes too many; it is damaged")
+        raise DataError(
+            f"{path.name}: byte {wanted}: {len(content) - wanted} bytes follow the last value; the file is damaged"
+        )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
 def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int | None = None) -> InMemory:
-    """Read MNIST's four files.
+    """Read the four IDX files of MNIST.
 
     Args:
-        files: by their published names, without .gz.
-        binarise: "static": drawn once with `seed`; "dynamic": left gray, the loader draws; "threshold": 1 from 128 on.
-        seed: of the static draw.
-        valid: images held back from training, the last ones; a sixth if not given, which is 10,000 of 60,000.
+        files: the paths by published name without .gz.
+        binarise: "static": drawn once with `seed`; "dynamic": gray, drawn by the loader; "threshold": 1 from 128 on.
+        seed: the seed of the static draw.
+        valid: number of training images at the end to use for validation; a sixth if not given (10,000 of 60,000).
 
     Raises:
-        DataError: a file is damaged, or images and labels do not go together.
+        DataError: a file is damaged, or the numbers of images and labels differ.
     """
     arrays = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
@@ -59,7 +62,7 @@ def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int 
         images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
         if images.shape[1:] != (SIDE, SIDE):
             height, width = images.shape[1:]
-            raise DataError(f"{images_path.name}: byte 8: images of {height}x{width}, MNIST's are {SIDE}x{SIDE}")
+            raise DataError(f"{images_path.name}: byte 8: the images are {height}x{width}, not {SIDE}x{SIDE}")
         if len(images) != len(labels):
             raise DataError(f"{labels_path.name}: byte 4: {len(labels)} labels for {len(images)} images")
         check_labels(labels, 9, labels_path.name, 8)
@@ -75,7 +78,7 @@ def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int 
     recipe = {"binarise": binarise, "valid": f"the last {held:,} training images"}
     if binarise == "static":
         recipe["seed"] = str(seed)
-    # Dynamic: what the network sees has two levels; the shards hold gray until the loader draws.
+    # Dynamic: the shards hold gray images; the loader draws images of two levels for the network.
     image = Image(SIDE, SIDE, 1, 256 if binarise == "dynamic" else 2)
     return InMemory(image, parts, recipe)
 
@@ -90,13 +93,13 @@ def _binarised(gray: NDArray[np.uint8], how: str, seed: int, split: str) -> NDAr
 
 
 def from_amat(files: Mapping[str, Path]) -> InMemory:
-    """Read the published binarisation: text, 1,568 bytes a row.
+    """Read the published binarisation: text files with rows of 1,568 bytes.
 
     Args:
-        files: by split.
+        files: the paths by split.
 
     Raises:
-        DataError: a byte is not what a row has there.
+        DataError: a byte does not fit the format.
     """
     parts = [Arrays(split, read_amat(files[split])) for split in ("train", "valid", "test")]
     return InMemory(Image(SIDE, SIDE, 1, 2), parts, {"binarise": "published"})
@@ -106,7 +109,7 @@ def read_amat(path: Path) -> NDArray[np.uint8]:
     """Read one file: images (N, 28, 28, 1) of 0 and 1.
 
     Raises:
-        DataError: a byte is not what a row has there.
+        DataError: a byte does not fit the format.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -119,7 +122,9 @@ def read_amat(path: Path) -> NDArray[np.uint8]:
     wrong = np.flatnonzero(np.stack([values > 1, gaps != between], axis=-1))
     if len(wrong):
         byte = int(wrong[0])
-        raise DataError(f"{path.name}: byte {byte}: {chr(content[byte])!r} is not '0 1 ...' in rows of {VALUES}")
+        raise DataError(f"{path.name}: byte {byte}: {chr(content[byte])!r} does not fit rows of {VALUES} digits 0 or 1")
     if len(content) % ROW or not len(content):
-        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, rows have {ROW} bytes")
+        raise DataError(
+            f"{path.name} is cut off: it ends at byte {len(content)}, which is not a multiple of {ROW} (one row)"
+        )
     return values.reshape(-1, SIDE, SIDE, 1)

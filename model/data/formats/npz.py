@@ -1,4 +1,4 @@
-"""Downsampled ImageNet of Chrabaszcz et al. (arXiv 1707.08819): .npz files in .zip files, read in place."""
+"""Reads downsampled ImageNet of Chrabaszcz et al. (arXiv 1707.08819): .npz files in .zip files, not unpacked."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|val_data)\.npz")
 
 
 class NpzImages:
-    """A source of images in .npz batches: `data` (N, 3*S*S) of uint8, all red values first, and `labels` 1..1000.
+    """A source of images in .npz batches: `data` (N, 3*S*S) of uint8, planes of red, green, blue; `labels` 1..1000.
 
     Args:
-        files: (split, path) in order: zips of .npz, or .npz.
-        side: S, pixels.
-        levels: K, of 256.
+        files: (split, path) in order; a path is a .npz or a zip of .npz files.
+        side: S, the side in pixels.
+        levels: K, the number of levels to quantise to.
     """
 
     def __init__(self, files: list[tuple[str, Path]], *, side: int, levels: int = 256) -> None:
@@ -57,20 +57,20 @@ class NpzImages:
                             yield Block(split, images[count:], rows[count:])
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
                 reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-                raise DataError(f"{path} is damaged or no zip: {reason}; fetch it again") from None
+                raise DataError(f"{path} is damaged or is not a zip file: {reason}; fetch it again") from None
 
     def _images(self, where: str, batch: zipfile.ZipFile, labels: int) -> Iterator[Any]:
         names = batch.namelist()
         if "data.npy" not in names:
-            raise DataError(f"{where} has no array 'data'; these are not the images of downsampled ImageNet")
+            raise DataError(f"{where} has no array 'data'; give the files of downsampled ImageNet")
         values = self.image.height * self.image.width * 3
         with batch.open("data.npy") as file:
             count, width = _shape(where, file, 2)
             if width != values:
                 side = self.image.height
-                raise DataError(f"{where}: 'data' has {width} values an image, {side}x{side} colours have {values}")
+                raise DataError(f"{where}: 'data' has {width} values per image, not {values} ({side}x{side}x3)")
             if count != labels:
-                raise DataError(f"{where}: {labels} labels for {count} images; it is damaged")
+                raise DataError(f"{where}: {labels} labels for {count} images; the file is damaged")
             for start in range(0, count, ROWS):
                 wanted = min(ROWS, count - start) * values
                 rows = file.read(wanted)
@@ -80,44 +80,44 @@ class NpzImages:
                 planes = np.frombuffer(rows, np.uint8).reshape(-1, 3, self.image.height, self.image.width)
                 yield quantised(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), self.image.levels)
             if file.read(1):
-                raise DataError(f"{where}: 'data' continues after its {count} images; it is damaged")
+                raise DataError(f"{where}: 'data' continues after its {count} images; the file is damaged")
 
 
 def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
-    """Return the .npz files of a zip in numeric order, or the .npz file itself."""
+    """Yield the .npz files of a zip in numeric order, or the .npz file itself."""
     with zipfile.ZipFile(path) as outer:
         if path.suffix == ".npz":
             yield path.name, outer
             return
         found = [(int(match[1] or 0), name) for name in outer.namelist() if (match := BATCH.fullmatch(name))]
         if not found:
-            raise DataError(f"{path} has no train_data_batch_1.npz or val_data.npz in it; give the .npz version")
+            raise DataError(f"{path} has no train_data_batch_1.npz and no val_data.npz; give the .npz version")
         for _, name in sorted(found):
             with outer.open(name) as file, zipfile.ZipFile(file) as inner:
                 yield name, inner
 
 
 def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
-    """Read the labels of a batch as rows of a column."""
+    """Read the labels of a batch as rows with one column."""
     if "labels.npy" not in batch.namelist():
-        raise DataError(f"{where} has no array 'labels'; these are not the images of downsampled ImageNet")
+        raise DataError(f"{where} has no array 'labels'; give the files of downsampled ImageNet")
     with batch.open("labels.npy") as file:
         (count,) = _shape(where, file, 1, name="labels", kinds="iu")
         file.seek(0)
         try:
             labels = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, MemoryError, OverflowError):
-            raise DataError(f"{where}: 'labels' is cut off: it has fewer than its {count:,} numbers") from None
+            raise DataError(f"{where}: 'labels' is cut off: it has fewer than {count:,} numbers") from None
     wrong = np.flatnonzero((labels < 1) | (labels > CLASSES))
     if len(wrong):
-        raise DataError(f"{where}: image {wrong[0]}: label {labels[wrong[0]]}, where 1 to {CLASSES} can be")
+        raise DataError(f"{where}: image {wrong[0]}: label {labels[wrong[0]]} is outside 1 to {CLASSES}")
     rows = np.empty(count, [(LABEL.name, LABEL.dtype)])
     rows[LABEL.name] = labels
     return rows
 
 
 def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", kinds: str = "") -> tuple[int, ...]:
-    """Read the header of an array; object arrays are refused, since loading them can run code."""
+    """Read the header of an array; return its shape. Arrays of objects are refused: loading them can run code."""
     try:
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -125,8 +125,8 @@ def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", 
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"{where}: '{name}' is not an array ({(str(error) or 'damaged').splitlines()[0]})") from None
     if dtype.hasobject:
-        raise DataError(f"{where}: '{name}' holds objects, which can run code; not read")
+        raise DataError(f"{where}: '{name}' holds objects, whose loading can run code; not read")
     if not (dtype.kind in kinds or dtype == np.uint8) or len(shape) != dimensions or fortran:
-        wanted = "whole numbers" if kinds else "uint8"
-        raise DataError(f"{where}: '{name}' is {dtype} of shape {shape}; {dimensions}-dimensional {wanted} is wanted")
+        expected = f"{dimensions}-dimensional {'integers' if kinds else 'uint8'} in C order"
+        raise DataError(f"{where}: '{name}' is {dtype} of shape {shape}, not {expected}")
     return tuple(shape)

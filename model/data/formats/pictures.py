@@ -1,4 +1,4 @@
-"""Image files in a tar or a folder: the paper's downsampled ImageNet (tars of PNG), and images of one's own."""
+"""Reads image files in a tar or a folder: the paper's downsampled ImageNet (tars of PNG) and the user's images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "valid", "valid": "
     "test": "test",
     "testing": "test",
 }
-EVERY, VALID, TEST = 20, 9, 19  # of images without folders for the splits: one in 20 validates, one in 20 tests
+EVERY, VALID, TEST = 20, 9, 19  # without folders for the splits: of 20 images one is for validation, one for test
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -33,10 +33,11 @@ class PictureFiles:
     """A source of image files.
 
     Args:
-        files: (split, path) in order; a path is a tar, a tar.gz or a folder. A split of None: a folder's own
-            train/valid/test folders decide, or one image in 20 validates and one in 20 tests.
-        image: the size that the images have, or are brought to.
-        resize: whether an image of another size is cut to the middle and averaged down; else it is an error.
+        files: (split, path) in order; a path is a tar, a tar.gz or a folder. With a split of None the folders
+            train, valid and test below the path decide; without them, of 20 images one is for validation and one for
+            test.
+        image: the size of the images.
+        resize: whether an image of another size is cropped and averaged to this size; else it is an error.
     """
 
     def __init__(self, files: list[tuple[str | None, Path]], image: Image, *, resize: bool) -> None:
@@ -50,7 +51,7 @@ class PictureFiles:
         self._files, self._resize = files, resize
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
-        """Yield the blocks that are not done; finished images are not decoded again."""
+        """Yield the blocks that are not done. Images that are done are not decoded again."""
         seen = dict.fromkeys(SPLITS, 0)
         waiting: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
         per_block = max(1, BLOCK_BYTES // self.image.bytes)
@@ -68,7 +69,7 @@ class PictureFiles:
                     yield Block(split, np.stack(parts))
                     parts.clear()
             if index == 0:
-                raise DataError(f"{path} has no images in it ({', '.join(SUFFIXES[:3])}, ...); check the path")
+                raise DataError(f"{path} has no images ({', '.join(SUFFIXES[:3])}, ...); check the path")
         for split, parts in waiting.items():
             if parts:
                 yield Block(split, np.stack(parts))
@@ -84,15 +85,15 @@ class PictureFiles:
                 if made.size != size:
                     if not self._resize:
                         width, height = made.size
-                        raise DataError(f"an image of {width}x{height}, not {size[0]}x{size[1]}")
+                        raise DataError(f"the image is {width}x{height}, not {size[0]}x{size[1]}")
                     made = made.resize(size, Pictures.Resampling.BOX, box=middle(made.size, size))
                 pixels = np.asarray(made, np.uint8)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         except UnidentifiedImageError:
-            raise DataError(f"{where}: no image, or a damaged one") from None
+            raise DataError(f"{where}: the file is damaged or is not an image") from None
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, Pictures.DecompressionBombError) as error:
-            raise DataError(f"{where}: a damaged image ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{where}: the image is damaged ({str(error).splitlines()[0]})") from None
         return quantised(pixels.reshape(self.image.height, self.image.width, self.image.channels), self.image.levels)
 
 
@@ -113,7 +114,7 @@ def _split_of(name: str, index: int) -> str:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield (name, location for errors, function that reads it) of each image."""
+    """Yield (name, location for messages, function that reads the bytes) of each image."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in SUFFIXES and file.is_file():

@@ -1,4 +1,4 @@
-"""Sequential byte streams from a file or a .gz, with their offsets: nothing is unpacked to the disk."""
+"""Sequential byte streams from a file or a .gz, with offsets. Nothing is unpacked to the disk."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Protocol
 from model.errors import DataError
 
 BLOCK = 1 << 20
-PIECE = 128 << 10  # of packed bytes, unpacked at a time
-AHEAD = 4  # blocks that are unpacked before they are asked for
+PIECE = 128 << 10  # compressed bytes to decompress at a time
+AHEAD = 4  # blocks to decompress in advance
 GZIP = b"\x1f\x8b"
 
 
 class CutError(DataError):
-    """The bytes end early, or are damaged."""
+    """The bytes end early or are damaged."""
 
 
 class Stream(Protocol):
-    """Bytes that are read once, in order."""
+    """A sequence of bytes that is read once, in order."""
 
     name: str
 
     @property
     def offset(self) -> int:
-        """Bytes read so far."""
+        """Number of bytes read so far."""
 
     def read(self, count: int) -> bytes:
         """Return the next bytes; fewer than requested only at the end."""
@@ -40,16 +40,16 @@ class Stream(Protocol):
 
 
 class FileStream:
-    """A file, from a place on.
+    """A file, read from an offset on.
 
     Args:
-        path: of the file.
-        start: the first byte.
-        tell: called with the number of bytes each time some are read or skipped.
+        path: the file.
+        start: offset of the first byte.
+        progress: called with the number of bytes of each read or skip.
     """
 
-    def __init__(self, path: Path, start: int = 0, tell: Callable[[int], None] = lambda _: None) -> None:
-        self.name, self._tell = path.name, tell
+    def __init__(self, path: Path, start: int = 0, progress: Callable[[int], None] = lambda _: None) -> None:
+        self.name, self._progress = path.name, progress
         self._file = path.open("rb", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
         self._file.seek(start)
@@ -57,25 +57,25 @@ class FileStream:
 
     @property
     def offset(self) -> int:
-        """Bytes from the beginning of the file."""
+        """Offset in the file of the next byte."""
         return self._offset
 
     def read(self, count: int) -> bytes:
-        """Read; fewer than requested only at the end."""
-        count = min(count, max(0, self._size - self._offset))  # memory is taken for what is asked for
+        """Return the next bytes; fewer than requested only at the end."""
+        count = min(count, max(0, self._size - self._offset))  # `read` allocates all requested bytes
         got = self._file.read(count)
         while len(got) < count and (more := self._file.read(count - len(got))):
             got += more
         self._offset += len(got)
-        self._tell(len(got))
+        self._progress(len(got))
         return got
 
     def skip(self, count: int) -> int:
-        """Seek, but not beyond the end."""
+        """Seek forward, not beyond the end; return how many bytes were skipped."""
         count = max(0, min(count, self._size - self._offset))
         self._file.seek(count, os.SEEK_CUR)
         self._offset += count
-        self._tell(count)
+        self._progress(count)
         return count
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class FileStream:
 
 
 class BlockStream:
-    """An iterator of blocks as one stream."""
+    """A stream over an iterator of blocks."""
 
     def __init__(self, blocks: Iterator[bytes], name: str) -> None:
         self.name = name
@@ -92,11 +92,11 @@ class BlockStream:
 
     @property
     def offset(self) -> int:
-        """Bytes read so far."""
+        """Number of bytes read so far."""
         return self._offset
 
     def read(self, count: int) -> bytes:
-        """Read; fewer than requested only at the end."""
+        """Return the next bytes; fewer than requested only at the end."""
         parts: list[memoryview] = []
         missing = count
         while missing > 0:
@@ -110,7 +110,7 @@ class BlockStream:
         return b"".join(parts)
 
     def skip(self, count: int) -> int:
-        """Skip bytes by reading them."""
+        """Skip bytes by reading them; return how many were skipped."""
         missing = count
         while missing > 0:
             if self._at == len(self._block) and not self._next():
@@ -127,7 +127,7 @@ class BlockStream:
 
 
 class Hashed:
-    """Hashes a file while it is read, so that 131 GB are read once."""
+    """Hashes a file during reading, so a large file is read only once."""
 
     def __init__(self, algorithm: str) -> None:
         self.algorithm, self.bytes = algorithm, 0
@@ -144,33 +144,35 @@ class Hashed:
         return self._hasher.hexdigest()
 
 
-def open_stream(path: Path, *, hashed: Hashed | None = None, tell: Callable[[int], None] = lambda _: None) -> Stream:
-    """Open a file for reading in order; a thread decompresses gzip, which its first bytes identify.
+def open_stream(
+    path: Path, *, hashed: Hashed | None = None, progress: Callable[[int], None] = lambda _: None
+) -> Stream:
+    """Open a file for sequential reading. A gzip file, known by its first bytes, is decompressed in a thread.
 
     Args:
-        path: of the file.
-        hashed: takes all bytes of the file as they lie on the disk; then a plain file is not seeked in either.
-        tell: called with the number of those bytes that were read.
+        path: the file.
+        hashed: receives all bytes of the file as stored. An uncompressed file is then read without seeks.
+        progress: called with the number of stored bytes of each read.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: the file cannot be opened.
     """
     try:
         with path.open("rb") as file:
             packed = file.read(2) == GZIP
         if not packed and hashed is None:
-            return FileStream(path, tell=tell)
-        raw = _raw(path, hashed, tell)
+            return FileStream(path, progress=progress)
+        raw = _raw(path, hashed, progress)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
     return BlockStream(_ahead(_gunzip(raw, path.name)) if packed else raw, path.name)
 
 
 def read_all(path: Path) -> bytes:
-    """Read a whole file, unpacked if it is gzip.
+    """Read a whole file; decompress it if it is gzip.
 
     Raises:
-        DataError: it cannot be read, or is damaged.
+        DataError: the file cannot be read, or is damaged.
     """
     stream = open_stream(path)
     parts = []
@@ -179,30 +181,30 @@ def read_all(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _raw(path: Path, hashed: Hashed | None, tell: Callable[[int], None]) -> Iterator[bytes]:
+def _raw(path: Path, hashed: Hashed | None, progress: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):
             if hashed is not None:
                 hashed.update(block)
-            tell(len(block))
+            progress(len(block))
             yield block
 
 
 def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Unpack gzip, one member after the other, never more than a few blocks at a time."""
+    """Decompress gzip members in order, with at most a few blocks in memory."""
     read, left = 0, next(blocks, b"")
     while left:
         unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
         while not unpacker.eof:
             if not left and not (left := next(blocks, b"")):
-                raise CutError(f"{name} is cut off: it ends at byte {read} inside of its gzip data")
+                raise CutError(f"{name} is cut off: it ends at byte {read} inside its gzip data")
             before, piece = unpacker.copy(), left[:PIECE]
             try:
                 out = unpacker.decompress(piece, BLOCK)
             except zlib.error as error:
                 yield _up_to_the_damage(before, piece)
                 reason = str(error).rpartition(": ")[2]
-                raise CutError(f"{name} is damaged behind byte {read}: gzip says {reason}") from None
+                raise CutError(f"{name} is damaged after byte {read}: gzip reports {reason}") from None
             rest = (unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail) + left[PIECE:]
             read += len(left) - len(rest)
             left = rest
@@ -213,7 +215,7 @@ def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 
 def _without_zeros(left: bytes, blocks: Iterator[bytes]) -> tuple[bytes, int]:
-    """Go on behind the padding that follows a member, which may be many blocks long; and say how long it is."""
+    """Skip the zero padding after a member; return the bytes that follow and the length of the padding."""
     padding = 0
     while True:
         bare = left.lstrip(b"\0")
@@ -223,7 +225,7 @@ def _without_zeros(left: bytes, blocks: Iterator[bytes]) -> tuple[bytes, int]:
 
 
 def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:
-    """Decompress byte by byte up to the damage: the bytes before it are whole as far as gzip can detect."""
+    """Decompress byte by byte up to the damage. gzip finds no damage in the bytes before it."""
     found = bytearray()
     try:
         for at in range(len(piece)):
@@ -234,18 +236,18 @@ def _up_to_the_damage(unpacker: zlib._Decompress, piece: bytes) -> bytes:
 
 
 def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Produce the next blocks in a thread while the caller uses this one: zlib releases the interpreter lock."""
+    """Produce the next blocks in a thread while the caller uses one. zlib releases the interpreter lock."""
     made: Queue[bytes | Exception | None] = Queue(maxsize=AHEAD)
-    given_up = threading.Event()
+    closed = threading.Event()
 
     def work() -> None:
         try:
             for block in blocks:
                 made.put(block)
-                if given_up.is_set():
+                if closed.is_set():
                     return
             made.put(None)
-        except Exception as error:  # noqa: BLE001 - it is raised where the blocks are wanted
+        except Exception as error:  # noqa: BLE001 - the consumer raises it
             made.put(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -256,8 +258,8 @@ def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 raise block
             yield block
     finally:
-        given_up.set()
-        while thread.is_alive():  # it may wait for room
+        closed.set()
+        while thread.is_alive():  # the thread may wait for space in the queue
             while not made.empty():
                 made.get_nowait()
             thread.join(0.01)

@@ -1,1 +1,1 @@
-"""From published files to shards and a manifest: `pixel-orch data prepare`, `preview` and `verify`."""
+"""The commands `pixel-orch data prepare`, `preview` and `verify`."""

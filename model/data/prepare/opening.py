@@ -1,4 +1,4 @@
-"""From the files of a data set to the source of its images, by the kind of the files."""
+"""Opens the files of a data set as a source of images, by the kind of the files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_source(entry: Registered, options: Options, folder: Path, *, stream: Te
     """Open the source of a data set.
 
     Raises:
-        DataError: a file is missing, damaged, or not the published one.
+        DataError: a file is missing, is damaged or is not the published one.
     """
     if entry.kind == "builtin":
         return Opened(of_name(entry.name), list, [], lambda: True)
@@ -47,33 +47,33 @@ def open_source(entry: Registered, options: Options, folder: Path, *, stream: Te
     )
 
 
-def same_files(entry: Registered, options: Options, there: Manifest, *, stream: TextIO | None = None) -> bool:
-    """Say whether what --source names is what a data set was made from; an address is not asked.
+def same_files(entry: Registered, options: Options, manifest: Manifest, *, stream: TextIO | None = None) -> bool:
+    """Return whether a data set was prepared from the files that --source names.
 
-    Published files are known by their sizes, wherever they lie.
+    An address is not accessed and counts as the same. Published files are compared by size only.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        DataError: a file does not exist or cannot be read.
     """
     if options.source is None or "://" in options.source or entry.kind == "builtin":
         return True
-    if there.published and not Path(options.source).expanduser().exists():
-        return True  # it was needed once
+    if manifest.published and not Path(options.source).expanduser().exists():
+        return True  # the prepared data set no longer needs its files
     if entry.kind == "rosbag":
         paths = paths_of(entry, options)
     else:
         paths = own(options) if entry.own else published_files(entry, options)
     sizes = {file.bytes for file in (*entry.files, *entry.also)}
-    if there.published and all(path.is_file() and path.stat().st_size in sizes for path in paths):
+    if manifest.published and all(path.is_file() and path.stat().st_size in sizes for path in paths):
         return True
-    return len(paths) == len(there.sources) and all(
+    return len(paths) == len(manifest.sources) and all(
         same(known, path, _reads(entry), lambda path, algorithm: hashed(path, algorithm, stream))
-        for known, path in zip(there.sources, paths, strict=True)
+        for known, path in zip(manifest.sources, paths, strict=True)
     )
 
 
 def _reads(entry: Registered) -> Callable[[str], bool]:
-    """Say which files of a folder are read, by their names."""
+    """Return the function that selects the files to read from a folder, by name."""
     if entry.kind == "rosbag":
         return is_read
     if entry.kind == "cifar":
@@ -96,7 +96,7 @@ def _source(entry: Registered, options: Options, paths: list[Path]) -> Any:
         image = Image(options.size, options.size, options.channels, options.levels)
         return PictureFiles([(None, path) for path in paths], image, resize=True)
     if facts is None:
-        raise DataError(f"{entry.name} has no facts in datasets.json")
+        raise DataError(f"{entry.name} has no sizes in datasets.json; add them")
     splits = [(file.split or "train", path) for file, path in zip(entry.files, paths, strict=True)]
     if entry.kind == "npz-zip":
         return NpzImages(splits, side=facts.height, levels=options.levels)

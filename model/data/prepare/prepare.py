@@ -1,4 +1,4 @@
-"""From the files of a data set, as they were published, to shards and a manifest: `pixel-orch data prepare`."""
+"""Prepares a data set: writes shards and a manifest from its published files (`pixel-orch data prepare`)."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ from model.meter import Meter
 
 
 def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tuple[Manifest, Path, bool]:
-    """Prepare a data set, or go on with it, or see that it is there.
+    """Prepare a data set, or resume an interrupted preparation. A prepared data set is left as it is.
 
     Args:
-        name: of the data set.
-        options: what was asked for.
-        stream: for the progress; stderr if not given.
+        name: the data set.
+        options: the settings of the preparation.
+        stream: the stream for progress output; stderr if not given.
 
     Returns:
-        Its manifest, its folder, and whether anything was done.
+        The manifest, the folder, and whether anything was prepared.
 
     Raises:
-        DataError: a file is missing, damaged or not the published one; the disk is full; another recipe is there.
+        DataError: a file is missing, is damaged or is not the published one; the disk is full; or the folder holds
+            a data set of another recipe.
     """
     entry = find(name)
     check(entry, options)
     folder = options.out or folder_of(name)
     asked = options.asked(entry)
     if (folder / MANIFEST).exists():
-        there = manifests.read(folder)
-        if (there.name, there.version, there.recipe.get("asked")) == (name, VERSION, asked):
-            if not same_files(entry, options, there, stream=stream):
-                what = f"{name} made from other files than {options.source}"
-                raise DataError(f"{folder} holds {what}; remove it, or give another --out")
-            shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a run that was killed at its very end
-            return there, folder, False
-        raise DataError(f"{folder} holds {there.name} prepared in another way; remove it, or give another --out")
+        existing = manifests.read(folder)
+        if (existing.name, existing.version, existing.recipe.get("asked")) == (name, VERSION, asked):
+            if not same_files(entry, options, existing, stream=stream):
+                content = f"{name} prepared from other files than {options.source}"
+                raise DataError(f"{folder} holds {content}; remove it or give another --out")
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # left if a run was killed after the manifest
+            return existing, folder, False
+        raise DataError(f"{folder} holds {existing.name} prepared with other settings; remove it or give another --out")
     opened = open_source(entry, options, folder, stream=stream)
     recipe = {"asked": asked, **opened.source.recipe}
     return _write(entry, opened, folder, recipe, options=options, stream=stream), folder, True
@@ -79,7 +80,7 @@ def _write(
         meter.close()
     writer.flush()
     if not writer.done["train"]:
-        raise DataError(f"{entry.name}: there are no training images in {options.source or 'its files'}")
+        raise DataError(f"{entry.name}: {options.source or 'the source'} has no training images; check --source")
 
     def manifest(shards: list[Shard], columns: list[Column]) -> Manifest:
         image = source.image
@@ -104,5 +105,5 @@ def _write(
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """Give a manifest as plain values, for `-o json`."""
+    """Return a manifest as plain values, for `-o json`."""
     return {**asdict(manifest), "id": manifest.id}

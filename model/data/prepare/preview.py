@@ -1,4 +1,4 @@
-"""A grid of images to look at, with what is known of each written below it."""
+"""Writes a grid of images with the column values of each image below it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from model.data.driving.extract import CAMERAS
 from model.data.manifest import Column
 from model.errors import DataError
 
-LINE = 12  # pixels of a line of text
-SHOWN = 7  # columns at most
-SIDE = 128  # pixels that an image gets at least, where there is text below it
+LINE = 12  # height of a line of text in pixels
+SHOWN = 7  # largest number of columns shown
+SIDE = 128  # least side in pixels of an image with text below it
 SHORT = {"latitude": "lat", "longitude": "lon", "steering_angle": "steer", "camera": "cam"}
 
 
 def write(name: str, out: Path, *, split: Split, count: int) -> int:
-    """Write images that are spread evenly over a split.
+    """Write a picture of images that are spaced evenly over a split.
 
     Returns:
-        How many.
+        The number of images.
 
     Raises:
-        DataError: there are none, or the picture cannot be written.
+        DataError: the split is empty, or the picture cannot be written.
     """
     data = load(name)
     facts = data.facts
-    there = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
-    if not there:
-        raise DataError(f"{name} has no {split} images")
-    chosen = np.unique(np.linspace(0, there - 1, min(count, there)).round().astype(np.int64))
+    available = {"train": facts.train, "valid": facts.valid, "test": facts.test}[split]
+    if not available:
+        raise DataError(f"{name} has no {split} images; choose another --split")
+    chosen = np.unique(np.linspace(0, available - 1, min(count, available)).round().astype(np.int64))
     levels = np.concatenate([next(data.batches(split, 1, most=1, first=int(index))) for index in chosen])
     pixels = image_files.bright(levels, K=facts.levels)
     captions: list[list[str]] = []
@@ -50,7 +50,7 @@ def write(name: str, out: Path, *, split: Split, count: int) -> int:
 
 
 def _caption(row: NDArray[np.void], columns: list[Column]) -> list[str]:
-    """Write a row down, a line for each column; what is missing is a dash."""
+    """Return the text of a row: a line for each column, a dash for a missing value."""
     lines = []
     for column in [column for column in columns if not column.name.endswith("gap_ms") and column.name != "stamp_ns"]:
         value = float(row[column.name])

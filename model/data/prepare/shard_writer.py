@@ -1,4 +1,7 @@
-"""Images into shards: each is whole when it has its name, and a second run goes on behind the last one."""
+"""Writes images to shards.
+
+A shard gets its final name when it is complete. A run after an interruption resumes after the last complete shard.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,23 @@ Rows = NDArray[Any]  # (N,), one field for each column
 
 
 def images_per_shard(image: Image, shard_bytes: int = SHARD_BYTES) -> int:
-    """Give the power of two of images that fits: 8,192 of 64x64x3 are 100 MB."""
+    """Return the largest power of two of images that fits into a shard: 8,192 images of 64x64x3 are 100 MB."""
     fit = max(1, shard_bytes // image.bytes)
     return int(2 ** (fit.bit_length() - 1))
 
 
 class ShardWriter:
-    """Collects images by split and writes a shard whenever one is full.
+    """Collects images by split and completes a shard whenever it is full.
 
-    What a killed writer left is taken over if it was made from the same plan; `done` says how many images of each split
-    need not come again. The journal beside the shards is the memory of that, until `finish` writes the manifest.
+    The writer keeps the complete shards of an interrupted run with the same plan; `done` counts their images. A journal
+    in the folder records the plan and the complete shards until `finish` writes the manifest.
 
     Args:
-        folder: of the data set; made if it is not there.
+        folder: the folder of the data set; created if it does not exist.
         image: the size of all images.
-        columns: what is known of each image.
-        plan: recipe and sources; plain values. Another plan begins anew.
-        shard_bytes: about, of a shard.
+        columns: the columns of values of each image.
+        plan: recipe and sources, as plain values. Another plan removes the shards of an interrupted run.
+        shard_bytes: the largest size of a shard in bytes, without its header.
 
     Raises:
         DataError: the folder cannot be written.
@@ -67,29 +70,29 @@ class ShardWriter:
         self._plan = json.loads(json.dumps({"plan": plan, "image": asdict(image), "per_shard": self.per_shard}))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._take_over()
+            self._resume()
         except OSError as error:
             raise DataError(f"cannot write to {folder}: {error.strerror or error}; give another folder") from None
 
     @property
     def done(self) -> dict[str, int]:
-        """Images of each split that are in whole shards."""
+        """Number of images of each split in complete shards."""
         found = dict.fromkeys(SPLITS, 0)
         for shard in self.shards:
             found[shard.split] += shard.images
         return found
 
     def add(self, split: str, images: Images, rows: Rows | None = None) -> None:
-        """Write images (N, H, W, C) behind those that came before.
+        """Append images (N, H, W, C) and their column values to a split.
 
         Raises:
-            DataError: a value is not below the number of levels, or the disk is full.
+            DataError: the images have the wrong size, a value exceeds the levels, or the disk is full.
         """
         expected = (self.image.height, self.image.width, self.image.channels)
         if images.shape[1:] != expected:
-            raise DataError(f"an image is {images.shape[1:]} (H, W, C), this data set has {expected}")
+            raise DataError(f"an image has shape {images.shape[1:]} (H, W, C), not {expected}")
         if self.image.levels < 256 and images.max(initial=0) >= self.image.levels:
-            raise DataError(f"an image has the level {images.max()}; this data set has 0 to {self.image.levels - 1}")
+            raise DataError(f"an image has level {images.max()}, which is outside 0 to {self.image.levels - 1}")
         while len(images):
             try:
                 shard = self._open.get(split) or self._begin(split)
@@ -102,7 +105,7 @@ class ShardWriter:
                 raise self._full(error) from None
 
     def flush(self) -> None:
-        """Make shards of what is open, full or not: nothing more will come."""
+        """Complete the open shards, full or not, after the last image."""
         for split in SPLITS:
             if split in self._open:
                 try:
@@ -111,10 +114,10 @@ class ShardWriter:
                     raise self._full(error) from None
 
     def finish(self, manifest: Callable[[list[Shard], list[Column]], Manifest]) -> Manifest:
-        """Write the manifest, which makes the folder a data set.
+        """Complete the open shards and write the manifest, which makes the folder a prepared data set.
 
         Args:
-            manifest: makes it from the shards, and from the columns with their statistics.
+            manifest: returns the manifest for the shards and for the columns with their statistics.
         """
         self.flush()
         made = manifest(self.shards, self._statistics())
@@ -141,19 +144,19 @@ class ShardWriter:
         self.commit(Shard(name, split, shard.images, sha256, columns_sha256))
 
     def commit(self, shard: Shard) -> None:
-        """Write a shard down as whole; only now does it count."""
+        """Record a shard as complete in the journal."""
         self.shards.append(shard)
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(shard)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _take_over(self) -> None:
+    def _resume(self) -> None:
         for path in self.folder.glob(".*.tmp"):
             path.unlink()
         journal = self.folder / JOURNAL
         if not journal.exists() and any(self.folder.glob("shard-*")):
-            raise DataError(f"{self.folder} holds shards without a journal; give another folder with --out")
+            raise DataError(f"{self.folder} holds shards without a journal; give another --out")
         lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
         try:
             same = bool(lines) and json.loads(lines[0]) == self._plan
@@ -163,7 +166,7 @@ class ShardWriter:
             try:
                 shard = Shard(**json.loads(line))
             except (ValueError, TypeError):
-                break  # the line that a kill cut off, and whatever follows it
+                break  # the process was killed while it wrote this line
             if not self._whole(shard):
                 break
             self.shards.append(shard)
@@ -181,7 +184,7 @@ class ShardWriter:
         return all((self.folder / name).is_file() and sha256_of(self.folder / name) == sha for name, sha in wanted)
 
     def _statistics(self) -> list[Column]:
-        """Read the columns once more, shard by shard: their mean and spread are over the training images."""
+        """Compute the statistics of the columns from the shards: mean and deviation over the training images."""
         found = []
         for column in self.columns:
             values = {split: np.empty(0) for split in SPLITS}
@@ -192,7 +195,7 @@ class ShardWriter:
             everything = np.concatenate(list(values.values()))
             some = bool(len(known))
             mean, std = (float(known.mean()), float(known.std())) if some else (0.0, 1.0)
-            # The spread of a constant is 1e-17 or so where its mean was rounded.
+            # Rounding of the mean gives a constant column a deviation of about 1e-17.
             constant = std <= (1e-9 * max(1.0, abs(mean)) if np.dtype(column.dtype).kind == "f" else 0.0)
             found.append(
                 Column(
@@ -211,15 +214,15 @@ class ShardWriter:
     def _full(self, error: OSError) -> DataError:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         kept = len(self.shards)
-        return DataError(f"cannot write to {self.folder}: {reason}; {kept} shards are kept, run it again to go on")
+        return DataError(f"cannot write to {self.folder}: {reason}; {kept} shards are kept, run it again to continue")
 
 
 class OpenShard:
-    """A shard on its way to the disk: nothing of it is kept in memory but its columns.
+    """A shard that is being written. Only its column values are kept in memory.
 
     Args:
-        path: a temporary name.
-        shape: (N, H, W, C) of a full shard; the header says so from the beginning.
+        path: the temporary file.
+        shape: (N, H, W, C) of a full shard, for the header.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -231,7 +234,7 @@ class OpenShard:
         self.write(head)
 
     def add(self, images: Images, rows: Rows | None) -> None:
-        """Write images behind those that came before; keep their rows."""
+        """Append images to the file and keep their rows."""
         body = np.ascontiguousarray(images).reshape(-1).data
         self._hasher.update(body)
         self.write(body)
@@ -240,7 +243,7 @@ class OpenShard:
             self.rows.append(rows)
 
     def finish(self, path: Path) -> str:
-        """Give it its name; return its SHA-256."""
+        """Complete the shard under its final name; return its SHA-256."""
         full = self.images == self._shape[0]
         if not full:
             self._file.seek(0)
@@ -253,7 +256,7 @@ class OpenShard:
         return sha256
 
     def write(self, content: bytes | memoryview) -> None:
-        """Write all of it: a raw file may take less at a time.
+        """Write all bytes. One write to an unbuffered file may take only some of them.
 
         Raises:
             OSError: the disk is full.
@@ -264,17 +267,17 @@ class OpenShard:
 
 
 def _head(shape: tuple[int, ...]) -> bytes:
-    """Make the header of a .npy of uint8. Its length is the same for all counts: numpy leaves room for the digits."""
+    """Return the header of a .npy of uint8. numpy pads it, so its length does not depend on the number of images."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return head.getvalue()
 
 
 def save_array(path: Path, array: NDArray[Any]) -> str:
-    """Write a .npy whole or not at all; return its SHA-256.
+    """Write a .npy file atomically; return its SHA-256.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     head = io.BytesIO()
     array = np.ascontiguousarray(array)

@@ -1,4 +1,4 @@
-"""Every byte of a prepared data set against its manifest."""
+"""Compares every byte of a prepared data set with its manifest."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from model.meter import Meter
 
 
 def verify(folder: Path) -> Manifest:
-    """Compare all shards, and what is known of the images, with the manifest.
+    """Compare all shards and column values with the manifest.
 
     Returns:
         The manifest.
 
     Raises:
-        DataError: it names the first file that differs, and how.
+        DataError: a file differs; the message names the first one and the difference.
     """
     manifest = manifests.read(folder)
     image = manifest.image
@@ -35,11 +35,15 @@ def verify(folder: Path) -> Manifest:
             try:
                 with path.open("rb") as file:
                     head = header(path, file, shard.images, shape)
-                if sha256_of(path, tell=meter.add) != shard.sha256:
-                    raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare the data set again")
+                if sha256_of(path, progress=meter.add) != shard.sha256:
+                    raise DataError(
+                        f"{path} is damaged: its SHA-256 differs from the manifest; prepare the data set again"
+                    )
                 highest = int(np.memmap(path, np.uint8, "r", head).max()) if levels < 256 else 0
                 if highest >= levels:
-                    raise DataError(f"{path} has the level {highest}; {manifest.name} has 0 to {levels - 1}")
+                    raise DataError(
+                        f"{path} has level {highest}, which is outside 0 to {levels - 1}; prepare the data set again"
+                    )
                 _columns(folder, manifest, shard)
             except OSError as error:
                 raise DataError(f"cannot read {path}: {error.strerror or error}; prepare the data set again") from None
@@ -47,7 +51,9 @@ def verify(folder: Path) -> Manifest:
         meter.close()
     counted = {split: sum(shard.images for shard in manifest.of_split(split)) for split in manifest.splits}
     if counted != manifest.splits:
-        raise DataError(f"{folder}: the shards hold {counted}, the manifest says {manifest.splits}")
+        raise DataError(
+            f"{folder}: the shards hold {counted}, the manifest records {manifest.splits}; prepare the data set again"
+        )
     return manifest
 
 
@@ -56,7 +62,9 @@ def _columns(folder: Path, manifest: Manifest, shard: manifests.Shard) -> None:
         return
     path = folder / shard.columns_file
     if sha256_of(path) != shard.columns_sha256:
-        raise DataError(f"{path} is damaged: its SHA-256 is not the manifest's; prepare the data set again")
+        raise DataError(f"{path} is damaged: its SHA-256 differs from the manifest; prepare the data set again")
     rows = np.load(path)
-    if rows.dtype != row_dtype(manifest.columns) or rows.shape != (shard.images,):
-        raise DataError(f"{path} holds {rows.dtype} of {rows.shape}; the manifest says otherwise")
+    expected = row_dtype(manifest.columns)
+    if rows.dtype != expected or rows.shape != (shard.images,):
+        recorded = f"the manifest records {expected} of shape {(shard.images,)}"
+        raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}, {recorded}; prepare the data set again")

@@ -64,7 +64,7 @@ def test_credentials_that_expire_are_told_of_before_and_end_in_an_instance_that_
     told = [e for e in story.recorder.events if isinstance(e, CredentialsExpiring)]
     assert len(told) == 1, "said once, before"
     assert told[0].at < story.cloud.credentials_end
-    assert max(state.checkpoints) == 100, "the training went on over SSH, and everything is home"
+    assert max(state.checkpoints) == 100, "the training continues over SSH, and every checkpoint is on the local disk"
     assert state.state == "SUCCEEDED"
     assert "ends itself within 30 min" in state.reason
     assert "cleanup" in state.reason

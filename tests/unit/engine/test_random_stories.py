@@ -117,11 +117,13 @@ def test_an_instance_whose_launch_was_never_answered_is_waited_for_at_the_end(mo
 
 
 def test_a_budget_holds_though_nobody_could_ask_for_the_risen_price(monkeypatch: pytest.MonkeyPatch) -> None:
-    dearer = Setting(steps_per_s=0.004, limits=Limits(budget_usd=Decimal("0.8")), moves=((100.0, "us-east-1b", 0.526),))
+    more_expensive = Setting(
+        steps_per_s=0.004, limits=Limits(budget_usd=Decimal("0.8")), moves=((100.0, "us-east-1b", 0.526),)
+    )
     faults = [fault("expired", 3000, 8000)]
-    assert chaos.failure_in(dearer, faults) == ""
+    assert chaos.failure_in(more_expensive, faults) == ""
     monkeypatch.setattr(limits, "worst_case", lambda spec, attempts, now: list(attempts))
-    assert "are spent" in chaos.failure_in(dearer, faults)
+    assert "are spent" in chaos.failure_in(more_expensive, faults)
 
 
 def test_what_s3_has_is_resumed_from_though_less_came_home(monkeypatch: pytest.MonkeyPatch) -> None:

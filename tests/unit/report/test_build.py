@@ -55,8 +55,8 @@ def test_the_cost_of_an_epoch_is_price_over_measured_speed(home: Path) -> None:
 
 def test_costs_of_steps_and_epochs_agree_over_attempts_at_different_prices(home: Path) -> None:
     cheap = Had(last_step=900, price_usd_h=0.1, images_per_s=1000, seconds=3000)
-    dear = Had(first_step=901, last_step=1000, price_usd_h=0.9, images_per_s=500, seconds=3000)
-    write_run(home, "first", [cheap, dear])
+    expensive = Had(first_step=901, last_step=1000, price_usd_h=0.9, images_per_s=500, seconds=3000)
+    write_run(home, "first", [cheap, expensive])
     write_run(home, "second", [Had(last_step=200, price_usd_h=0.4, images_per_s=800)])
     records = records_of(RunStore.all(home), NOW)
     built = report_of(records, home, NOW, "hour-start")

@@ -17,10 +17,10 @@ NOW = BORN + 10**6
 
 def test_the_pareto_front_holds_the_points_that_no_other_dominates() -> None:
     points = [Spot(name, price, speed, 0, 0, "measured") for name, price, speed in (
-        ("cheap", 0.2, 100), ("dear and slow", 0.5, 90), ("dearer and fast", 0.6, 300), ("same price", 0.6, 200),
-        ("dearest", 9.0, 300),
+        ("cheap", 0.2, 100), ("expensive and slow", 0.5, 90), ("expensive and fast", 0.6, 300),
+        ("same price", 0.6, 200), ("most expensive", 9.0, 300),
     )]  # fmt: skip
-    assert [point.label for point in front(points)] == ["cheap", "dearer and fast"]
+    assert [point.label for point in front(points)] == ["cheap", "expensive and fast"]
     equal = [Spot("a", 0.2, 100.0, 0, 0, "predicted"), Spot("b", 0.3, 100.00000001, 0, 0, "predicted")]
     assert [point.label for point in front(equal)] == ["a"]
 

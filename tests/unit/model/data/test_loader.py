@@ -103,7 +103,7 @@ def test_which_strategy_is_chosen() -> None:
     assert choose(1, 100, complete=False) == Strategy(512, 16)
     for strategy in (FULL, SMALL):
         assert parse(str(strategy)) == strategy
-    with pytest.raises(DataError, match="the order of the data is 'sorted'"):
+    with pytest.raises(DataError, match="the checkpoint has the shuffle strategy 'sorted'"):
         parse("sorted")
     assert memory_bytes() > 1 << 28
 
@@ -217,7 +217,7 @@ def test_each_shard_is_checked_once_and_a_damaged_one_stops_the_training(folder:
     content = bytearray((place / "shard-00002.npy").read_bytes())
     content[-1] ^= 1
     (place / "shard-00002.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"shard-00002.npy is damaged: its SHA-256 is not the manifest's"):
+    with pytest.raises(DataError, match=r"shard-00002.npy is damaged: its SHA-256 differs from the manifest"):
         files(place).all()
     for wrong, says in ((content[:-1], "is damaged|instead of"), (b"\x93NUMPY", "is damaged|not a shard")):
         (place / "shard-00002.npy").write_bytes(wrong)

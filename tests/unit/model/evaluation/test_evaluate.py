@@ -154,7 +154,7 @@ def test_images_of_another_size_are_one_line(
     for words in commands:
         assert main([*words, "--checkpoint", str(path_of(tmp_path / "out", 6))]) == 2
         err = capsys.readouterr().err
-        assert f"holds images of {here}, the network is for {there}; prepare the data set with" in err
+        assert f"holds images of {here}, the network expects {there}; prepare the data set with" in err
         assert err.count("\n") == 1
     with pytest.raises(
         CheckpointError, match=f"of another network: the checkpoint's images are {there}, this run's are {here}"

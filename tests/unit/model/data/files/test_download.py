@@ -340,7 +340,7 @@ def test_what_only_bittorrent_has_is_said_with_link_and_hash(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("content", "code", "says"), [
-    (CONTENT, 0, None), (OTHER, 0, "has another file: its sha256"), (None, 0, "ended with 0 and data.bin is not there"),
+    (CONTENT, 0, None), (OTHER, 0, "has another file: its sha256"), (None, 0, "ended with 0 and data.bin is missing"),
     (CONTENT, 7, "aria2c ended with 7"),
 ])  # fmt: skip
 def test_aria2c_fetches_it_where_it_is_installed(

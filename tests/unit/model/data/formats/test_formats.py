@@ -209,13 +209,21 @@ def patched(at: int, new: bytes) -> Callable[[bytearray], bytearray]:
             patched(3, b"\x01"),
             r"train-images-idx3-ubyte: byte 0: the magic number is 00000801",
         ),
-        ("train-images-idx3-ubyte", lambda c: c[:-5], r"is cut off: it ends at byte 47051, its header promises 47056"),
-        ("train-images-idx3-ubyte", lambda c: c[:9], r"is cut off: it ends at byte 9 inside of its header"),
+        (
+            "train-images-idx3-ubyte",
+            lambda c: c[:-5],
+            r"is cut off: it ends at byte 47051, its header gives 47056 bytes",
+        ),
+        ("train-images-idx3-ubyte", lambda c: c[:9], r"is cut off: it ends at byte 9 inside its header"),
         ("train-images-idx3-ubyte", lambda c: b"", r"byte 0: the magic number is nothing"),
-        ("train-images-idx3-ubyte", lambda c: c + b"x", r"byte 47056: 1 bytes too many"),
-        ("train-images-idx3-ubyte", patched(8, b"\0\0\0\x0e"), r"it is damaged|images of 14x28"),
-        ("t10k-labels-idx1-ubyte", patched(11, b"\x0c"), r"t10k-labels-idx1-ubyte: byte 11: label 12, where 0 to 9"),
-        ("t10k-labels-idx1-ubyte", patched(7, b"\x0b"), r"promises|too many"),
+        ("train-images-idx3-ubyte", lambda c: c + b"x", r"byte 47056: 1 bytes follow the last value"),
+        ("train-images-idx3-ubyte", patched(8, b"\0\0\0\x0e"), r"the file is damaged|the images are 14x28"),
+        (
+            "t10k-labels-idx1-ubyte",
+            patched(11, b"\x0c"),
+            r"t10k-labels-idx1-ubyte: byte 11: label 12 is outside 0 to 9",
+        ),
+        ("t10k-labels-idx1-ubyte", patched(7, b"\x0b"), r"gives|follow the last value"),
     ],
 )
 def test_a_damaged_idx_names_file_and_byte(
@@ -238,18 +246,18 @@ def test_a_damaged_gzip_names_the_byte(tmp_path: Path) -> None:
     path = folder / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:2000])
-    says = "train-images-idx3-ubyte.gz is cut off: it ends at byte 2000 inside of its gzip data"
+    says = "train-images-idx3-ubyte.gz is cut off: it ends at byte 2000 inside its gzip data"
     assert says in refusal("mnist-dynamic", folder, tmp_path)
     alter(path, lambda _: patched(len(whole) - 8, b"\0\0\0\0")(bytearray(whole)))
-    assert "is damaged behind byte" in refusal("mnist-dynamic", folder, tmp_path)
+    assert "is damaged after byte" in refusal("mnist-dynamic", folder, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c[:-1], "is cut off: it ends at byte 15679, rows have 1568 bytes"),
-        (patched(1568 + 40, b"2"), "byte 1608: '2' is not '0 1 ...'"),
-        (patched(1567, b" "), "byte 1567: ' ' is not"),
+        (lambda c: c[:-1], "is cut off: it ends at byte 15679, which is not a multiple of 1568 (one row)"),
+        (patched(1568 + 40, b"2"), "byte 1608: '2' does not fit rows of 784"),
+        (patched(1567, b" "), "byte 1567: ' ' does not fit"),
         (lambda c: b"", "is cut off: it ends at byte 0"),
     ],
 )
@@ -277,9 +285,12 @@ def cifar_tar(path: Path, change: Callable[[bytes], bytes], name: str = "test_ba
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c[:-1], "test_batch.bin is cut off: it ends at byte 30729, an image has 3073 bytes"),
+        (
+            lambda c: c[:-1],
+            "test_batch.bin is cut off: it ends at byte 30729, which is not a multiple of 3073 (one image)",
+        ),
         (lambda c: b"", "test_batch.bin is cut off: it ends at byte 0"),
-        (lambda c: c[:3073] + b"\x0a" + c[3074:], "test_batch.bin: byte 3073: label 10, where 0 to 9 can be"),
+        (lambda c: c[:3073] + b"\x0a" + c[3074:], "test_batch.bin: byte 3073: label 10 is outside 0 to 9"),
     ],
 )
 def test_damaged_cifar_batches_name_the_byte(change: Callable[[bytes], bytes], says: str, tmp_path: Path) -> None:
@@ -308,7 +319,7 @@ def test_a_pickle_with_any_other_global_is_refused(
     monkeypatch.chdir(tmp_path)
     for bad in (Payload(), {b"data": Payload()}, np.random.default_rng):
         with pytest.raises(
-            DataError, match=r"data_batch_1: the pickle asks for \S+, which a data set does not need; not read"
+            DataError, match=r"data_batch_1: the pickle refers to \S+, which a data set does not need; not read"
         ):
             cifar.unpickle("data_batch_1", pickle.dumps(bad, protocol=protocol))
     assert list(tmp_path.iterdir()) == [], "it was run"
@@ -349,7 +360,7 @@ def test_a_png_of_another_size_is_named_with_its_place(tmp_path: Path) -> None:
         add(tar, "train_32x32/2.png", png(crops(1, 31)[0]))
     text = refusal("imagenet-small-32", tmp_path, tmp_path)
     assert "train_32x32.tar: byte " in text
-    assert "train_32x32/2.png: an image of 31x31, not 32x32" in text
+    assert "train_32x32/2.png: the image is 31x31, not 32x32" in text
 
 
 def test_a_damaged_png_is_named_with_its_place(tmp_path: Path) -> None:
@@ -370,12 +381,12 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 @pytest.mark.parametrize(
     ("info", "says"),
     [
-        (member("../evil.png"), "the name '../evil.png' leads out of the folder; not read"),
-        (member("a/../../evil.png"), "leads out of the folder"),
-        (member("/etc/evil.png"), "leads out of the folder"),
+        (member("../evil.png"), "the name '../evil.png' points outside the folder; not read"),
+        (member("a/../../evil.png"), "points outside the folder"),
+        (member("/etc/evil.png"), "points outside the folder"),
         (member("a.png", tarfile.SYMTYPE, "/etc/passwd"), "'a.png' is a link; not read"),
         (member("a.png", tarfile.LNKTYPE, "b.png"), "'a.png' is a link; not read"),
-        (member("a.png", tarfile.FIFOTYPE), "'a.png' is no file; not read"),
+        (member("a.png", tarfile.FIFOTYPE), "'a.png' is not a file; not read"),
     ],
 )
 def test_a_tar_that_means_harm_is_refused(info: tarfile.TarInfo, says: str, tmp_path: Path) -> None:
@@ -390,7 +401,7 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
     whole = path.read_bytes()
     third = whole.index(b"mine/0000003.png")
     path.write_bytes(patched(third + 20, b"\xff\xff")(bytearray(whole)))
-    assert f"mine.tar is damaged: byte {third}: the header's checksum differs" in refusal(
+    assert f"mine.tar is damaged: byte {third}: the checksum of the header differs" in refusal(
         "images", path, tmp_path, size=8
     )
     for cut in (third + 100, third + 700, len(whole) - 10240):
@@ -425,9 +436,9 @@ def pax(size: bytes) -> bytes:
         ),
         (header("a.png", b"\xff" * 12), "byte 0: a file of"),  # below zero, to GNU
         (header("a.png", b"\x80" + (2**50).to_bytes(11, "big")), "a.png of 1,125,899,906,842,624 bytes is too large"),
-        (header("a.png", b"\x80" + (2**29).to_bytes(11, "big")), "is cut off: it ends at byte 2048 inside of a.png"),
-        (header("a.png", b"-0000000001\0"), "byte 0: no number where a header has one"),
-        (header("a.png", b"0000_000001\0"), "byte 0: no number where a header has one"),
+        (header("a.png", b"\x80" + (2**29).to_bytes(11, "big")), "is cut off: it ends at byte 2048 inside a.png"),
+        (header("a.png", b"-0000000001\0"), "byte 0: a header field is not a number"),
+        (header("a.png", b"0000_000001\0"), "byte 0: a header field is not a number"),
         (pax(b"9" * 5000) + header("a.png", b"%011o\0" % 0), "byte 0: an invalid pax header; the tar is damaged"),
         (pax(b"9" * 20) + header("a.png", b"%011o\0" % 0), f"byte 1024: a file of {'9' * 20} bytes"),
         (pax("²".encode()) + header("a.png", b"%011o\0" % 0), "byte 0: an invalid pax header"),
@@ -463,21 +474,24 @@ LABELS = np.array([1, 1000])
     [
         (
             saved(data=np.array([{"a": 1}], object), labels=LABELS[:1]),
-            "'data' holds objects, which can run code; not read",
+            "'data' holds objects, whose loading can run code; not read",
         ),
         (saved(data=np.zeros((2, 3072), np.float32), labels=LABELS), "'data' is float32 of shape"),
         (
             saved(data=np.zeros((2, 100), np.uint8), labels=LABELS),
-            "'data' has 100 values an image, 32x32 colours have 3072",
+            "'data' has 100 values per image, not 3072 (32x32x3)",
         ),
-        (saved(data=np.zeros((2, 3072), np.uint8, order="F"), labels=LABELS), "2-dimensional uint8 is wanted"),
+        (saved(data=np.zeros((2, 3072), np.uint8, order="F"), labels=LABELS), "not 2-dimensional uint8 in C order"),
         (saved(images=np.zeros((2, 3072), np.uint8), labels=LABELS), "has no array 'data'"),
         (saved(data=np.zeros((2, 3072), np.uint8)), "has no array 'labels'"),
         (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1])), "1 labels for 2 images"),
-        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1, 1001])), "image 1: label 1001, where 1 to 1000"),
-        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([0, 5])), "image 0: label 0, where 1 to 1000"),
+        (
+            saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1, 1001])),
+            "image 1: label 1001 is outside 1 to 1000",
+        ),
+        (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([0, 5])), "image 0: label 0 is outside 1 to 1000"),
         (saved(data=np.zeros((2, 3072), np.uint8), labels=np.array([1, None])), "'labels' holds objects"),
-        (b"no zip at all", "is damaged or no zip"),
+        (b"no zip at all", "is damaged or is not a zip file"),
     ],
 )
 def test_an_npz_that_is_none_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
@@ -498,7 +512,7 @@ def test_labels_that_are_cut_off_are_one_line(count: int, tmp_path: Path) -> Non
         inner.writestr("labels.npy", head.getvalue() + bytes(12))
     with zipfile.ZipFile(tmp_path / "Imagenet32_val_npz.zip", "w") as outer:
         outer.writestr("val_data.npz", out.getvalue())
-    says = f"Imagenet32_val_npz.zip:val_data.npz: 'labels' is cut off: it has fewer than its {count:,} numbers"
+    says = f"Imagenet32_val_npz.zip:val_data.npz: 'labels' is cut off: it has fewer than {count:,} numbers"
     assert refusal("imagenet-box-32", tmp_path, tmp_path) == says
 
 
@@ -508,7 +522,7 @@ def test_a_cut_or_flipped_zip_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for change in (whole[:-50], whole[: len(whole) // 2], whole[:3000] + bytes([whole[3000] ^ 255]) + whole[3001:]):
         path.write_bytes(change)
-        assert "is damaged or no zip" in refusal("imagenet-box-32", tmp_path, tmp_path)
+        assert "is damaged or is not a zip file" in refusal("imagenet-box-32", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -517,9 +531,9 @@ def test_a_cut_or_flipped_zip_is_refused(tmp_path: Path) -> None:
         ("nosuch", {}, "no data set 'nosuch'; see: pixel-orch data list"),
         ("cifar-10", {}, "no data set 'cifar-10'; did you mean cifar10"),
         ("images", {}, "images reads your own files; give them with --source PATH"),
-        ("images", {"source": "/nowhere"}, "there is no /nowhere; check --source"),
+        ("images", {"source": "/nowhere"}, "/nowhere does not exist; check --source"),
         ("mnist-static", {"holdout": 5}, "--holdout does not apply to mnist-static; omit it"),
-        ("mnist-static", {"source": "/nowhere"}, "there is no /nowhere"),
+        ("mnist-static", {"source": "/nowhere"}, "/nowhere does not exist"),
         ("cifar10", {"cameras": "all"}, "--cameras does not apply to cifar10"),
     ],
 )
@@ -539,7 +553,7 @@ def test_a_gzip_in_several_pieces_is_one_file(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(content[:999]) + bytes(3 << 20) + gzip.compress(content[999:]) + bytes(2 << 20))
     assert np.array_equal(mnist.read_idx(path, 3), gray)
     alter(path, lambda c: c + b"no gzip")
-    with pytest.raises(DataError, match=f"is damaged behind byte {path.stat().st_size - 7}"):
+    with pytest.raises(DataError, match=f"is damaged after byte {path.stat().st_size - 7}"):
         mnist.read_idx(path, 3)
 
 
@@ -598,7 +612,7 @@ def test_what_pillow_finds_behind_another_name_is_not_opened(tmp_path: Path) -> 
     out = io.BytesIO()
     Pictures.fromarray(crops(1, 8)[0]).save(out, "ICO")
     (tmp_path / "in" / "a.png").write_bytes(out.getvalue())
-    assert "a.png: no image, or a damaged one" in refusal("images", tmp_path / "in", tmp_path, size=8)
+    assert "a.png: the file is damaged or is not an image" in refusal("images", tmp_path / "in", tmp_path, size=8)
     with pytest.raises(SetupError, match=r"a\.png is not an image"):
         image_files.read(tmp_path / "in" / "a.png", (3, 8, 8), K=256)
     (tmp_path / "in" / "a.png").unlink()

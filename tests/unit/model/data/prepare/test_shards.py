@@ -138,7 +138,7 @@ def test_another_plan_begins_anew(tmp_path: Path) -> None:
 
 def test_shards_of_somebody_else_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "shard-00000.npy").write_bytes(b"precious")
-    with pytest.raises(DataError, match="holds shards without a journal; give another folder with --out"):
+    with pytest.raises(DataError, match="holds shards without a journal; give another --out"):
         writer(tmp_path)
     assert (tmp_path / "shard-00000.npy").read_bytes() == b"precious"
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(
     with pytest.raises(DataError) as caught:
         fill(tmp_path / "out")
     assert str(caught.value) == (
-        f"cannot write to {tmp_path / 'out'}: the disk is full; 2 shards are kept, run it again to go on"
+        f"cannot write to {tmp_path / 'out'}: the disk is full; 2 shards are kept, run it again to continue"
     )
     monkeypatch.undo()
     fill(tmp_path / "out")
@@ -228,7 +228,7 @@ def test_a_column_that_never_changes_has_the_spread_1(tmp_path: Path) -> None:
 
 def test_a_level_that_cannot_be_is_refused(tmp_path: Path) -> None:
     out = ShardWriter(tmp_path, Image(8, 8, 3, 16), plan={})
-    with pytest.raises(DataError, match="an image has the level 200; this data set has 0 to 15"):
+    with pytest.raises(DataError, match="an image has level 200, which is outside 0 to 15"):
         out.add("train", np.full((1, 8, 8, 3), 200, np.uint8))
 
 
@@ -310,7 +310,7 @@ def test_another_recipe_does_not_replace_what_is_there(
     tar = write_png_tar(tmp_path / "mine.tar", crops(20, 8), "mine")
     assert call("data", "prepare", "images", "--source", tar, "--size", "8") == 0
     assert call("data", "prepare", "images", "--source", tar, "--size", "4") == 2
-    assert "holds images prepared in another way; remove it, or give another --out" in capsys.readouterr().err
+    assert "holds images prepared with other settings; remove it or give another --out" in capsys.readouterr().err
 
 
 def pictures(folder: Path, numbers: range, seed: int = 0) -> Path:
@@ -379,7 +379,7 @@ def test_other_images_are_not_taken_for_those_that_are_there(change: str, tmp_pa
         (source / "003.png").rename(source / "0003.png")
     else:
         source = write_png_tar(tmp_path / "in.tar", crops(20, 8), "in")
-    says = f"{tmp_path}/out holds images made from other files than {source}; remove it, or give another --out"
+    says = f"{tmp_path}/out holds images prepared from other files than {source}; remove it or give another --out"
     with pytest.raises(DataError, match=re.escape(says)):
         own(source, tmp_path / "out")
     assert verify(tmp_path / "out").splits["train"] == 18
@@ -402,9 +402,9 @@ def test_a_tar_is_known_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "moved.tar").read_bytes())
     content[-1] ^= 1
     other.write_bytes(content)
-    with pytest.raises(DataError, match="holds images made from other files than"):
+    with pytest.raises(DataError, match="holds images prepared from other files than"):
         own(other, tmp_path / "out")
-    with pytest.raises(DataError, match=r"there is no .*gone\.tar; check --source"):
+    with pytest.raises(DataError, match=r"gone\.tar does not exist; check --source"):
         own(tmp_path / "gone.tar", tmp_path / "out")
 
 
@@ -421,7 +421,7 @@ def test_published_files_are_the_same_from_anywhere(tmp_path: Path, monkeypatch:
     for source in (str(tmp_path / "copy"), "https://mirror.example.com/x", None, str(tmp_path / "gone")):
         assert not prepare("mnist-static", replace(options, source=source))[2]
     write_amat(tmp_path / "other", (41, 10, 10))
-    with pytest.raises(DataError, match="holds mnist-static made from other files than"):
+    with pytest.raises(DataError, match="holds mnist-static prepared from other files than"):
         prepare("mnist-static", replace(options, source=str(tmp_path / "other"), unverified=True))
 
 

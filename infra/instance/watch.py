@@ -35,6 +35,34 @@ GPU_EVERY_S = 5
 MOST_GPU_BYTES = 1 << 17  # about the last two hours
 
 
+def steady() -> float:
+    """Return seconds that nobody can set: since the boot, suspended ones included where the system counts them.
+
+    The wall clock of an instance may be stepped while it trains, for example by chrony.
+    """
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+class Changes:
+    """When files were seen to change, by `steady`. Their own times are those of the wall clock."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[Any, float]] = {}  # by path: what identifies the content, and since when
+
+    def age_s(self, path: str, since: float) -> float:
+        """Return the seconds since the file was last seen to change; since `since` if there is no file."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return steady() - since
+        mark = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if path not in self.seen or self.seen[path][0] != mark:
+            self.seen[path] = (mark, steady())
+        return steady() - self.seen[path][1]
+
+
 class Watch:
     """The watch process: it supervises the trainer, the notice, the time limit and the owner's contact."""
 
@@ -43,17 +71,17 @@ class Watch:
         self.job = job
         self.folder = os.path.join(root, "agent")
         self.metadata = Metadata()
-        self.booted_at = self.started_at = time.time()
+        self.started_at = steady()
+        self.changes = Changes()
         self.trainer: subprocess.Popen[bytes] | None = None
         self.stop_sent_at: float | None = None
         self.uploader: subprocess.Popen[bytes] | None = None
-        self.uploader_started_at = 0.0
-        self.held_at = 0.0
+        self.uploader_started_at = self.held_at = float("-inf")
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
         self.gpu_watch: subprocess.Popen[bytes] | None = None
         self.state: dict[str, Any] = {
-            "started_at": self.started_at,
+            "started_at": time.time(),
             "trainer": {"state": "starting"},
             "notice": None,
             "rebalance": False,
@@ -131,7 +159,7 @@ class Watch:
         """Send SIGTERM to the trainer, once, and log the reason."""
         if self.stop_sent_at is not None or self.trainer is None or self.trainer.poll() is not None:
             return
-        self.stop_sent_at = time.time()
+        self.stop_sent_at = steady()
         self.state["trainer"]["asked"] = True
         self.say("SIGTERM to the trainer: %s" % why)
         self.save()
@@ -151,7 +179,7 @@ class Watch:
             return
         code = self.trainer.poll()
         if code is not None:
-            self.ended_at = time.time()
+            self.ended_at = steady()
             self.signal_trainer(signal.SIGKILL)  # its remaining child processes must not continue training
             self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
             if self.gpu_watch is not None:
@@ -173,7 +201,7 @@ class Watch:
                     self.state["notice"] = json.loads(text)
                 except ValueError:
                     self.state["notice"] = {"action": "terminate", "time": ""}
-                self.noticed_at = time.time()
+                self.noticed_at = steady()
                 self.save()
                 self.request_stop("interruption notice %s" % text.strip())
 
@@ -183,20 +211,12 @@ class Watch:
 
     def age_s(self, name: str) -> float:
         """Return the seconds since one of the agent's files was written."""
-        try:
-            return time.time() - os.stat(os.path.join(self.folder, name)).st_mtime
-        except OSError:
-            return time.time() - self.started_at
+        return self.changes.age_s(os.path.join(self.folder, name), self.started_at)
 
     def idle_for_s(self) -> float:
         """Return the seconds since the trainer last wrote metrics or log."""
-        written_at = self.started_at
-        for name in ("metrics.jsonl", "trainer.log"):
-            try:
-                written_at = max(written_at, os.stat(os.path.join(self.root, "out", name)).st_mtime)
-            except OSError:
-                continue
-        return time.time() - written_at
+        out = os.path.join(self.root, "out")
+        return min(self.changes.age_s(os.path.join(out, n), self.started_at) for n in ("metrics.jsonl", "trainer.log"))
 
     def poll_age_s(self) -> float:
         """Return the seconds since the owner's last poll; a download does not renew the budget."""
@@ -231,9 +251,9 @@ class Watch:
         place = self.job.get("s3")
         if not place or (self.uploader is not None and self.uploader.poll() is None):
             return
-        if time.time() - self.uploader_started_at < 5:
+        if steady() - self.uploader_started_at < 5:
             return
-        self.uploader_started_at = time.time()
+        self.uploader_started_at = steady()
         script = os.path.join(self.root, "bin", "checkpoint_uploader.py")
         words = [place["python"], script, "watch", self.root, json.dumps(place)]
         try:
@@ -253,7 +273,7 @@ class Watch:
         if not uploader.get("done"):
             return False  # the state in S3 does not have the trainer's exit yet
         stored = {entry["sha256"] for entry in uploader.get("stored", [])}
-        found = outputs(self.root, self.started_at)
+        found = outputs(self.root, self.state["started_at"])
         return all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
 
     def enforce_limits(self) -> None:
@@ -263,7 +283,7 @@ class Watch:
         """
         limit, silence_s, guaranteed_s = self.job.get("time_limit_s"), self.owner_silence_s(), self.guaranteed_s()
         why = ""
-        if limit and time.time() - self.started_at > limit:
+        if limit and steady() - self.started_at > limit:
             why = "the time limit of %.0f s is reached" % limit
         elif self.poll_age_s() > guaranteed_s - self.saving_s(guaranteed_s):
             why = "no contact with the owner for %.0f s, and the budget or the time limit may be used up" % silence_s
@@ -284,22 +304,22 @@ class Watch:
 
     def extend_deadline(self) -> None:
         """Move the guard's deadline forward, at most to the end of the budget; the guard powers off when it passes."""
-        if time.time() - self.held_at < HOLD_EVERY_S:
+        if steady() - self.held_at < HOLD_EVERY_S:
             return
-        self.held_at = time.time()
+        self.held_at = steady()
         left_s = max(0.0, self.guaranteed_s() - self.poll_age_s()) + 2 * HOLD_EVERY_S  # this process shuts down earlier
         hold(max(min(HOLD_S, left_s), LEAVE_TO_AWS_S + HOLD_EVERY_S if self.is_left_to_aws() else 0.0))
 
     def is_left_to_aws(self) -> bool:
         """Return whether AWS is about to end the instance in its first hour, free of charge; True for 180 s at most."""
-        if self.noticed_at is None or time.time() - self.booted_at >= 3600:
+        if self.noticed_at is None or steady() - self.started_at >= 3600:
             return False
-        return time.time() - self.noticed_at < LEAVE_TO_AWS_S
+        return steady() - self.noticed_at < LEAVE_TO_AWS_S
 
     def may_shut_down(self) -> bool:
         """Return whether the machine may shut down: the trainer has exited and its checkpoints are in S3, or a timeout
         has passed. With the budget used up it does not wait for either."""
-        now = time.time()
+        now = steady()
         if self.poll_age_s() > self.guaranteed_s():
             return True
         if self.trainer is not None and self.trainer.poll() is None:
@@ -311,12 +331,12 @@ class Watch:
         self.extend_deadline()
         self.start_trainer()
         self.watch_gpu()
-        polled_metadata_at = 0.0
+        polled_metadata_at = float("-inf")
         while True:
             self.poll_trainer()
             self.poll_uploader()
-            if time.time() - polled_metadata_at >= self.job["metadata_poll_s"]:
-                polled_metadata_at = time.time()
+            if steady() - polled_metadata_at >= self.job["metadata_poll_s"]:
+                polled_metadata_at = steady()
                 self.poll_metadata()
             if os.path.exists(os.path.join(self.folder, "stop")):
                 self.request_stop("requested by the owner")

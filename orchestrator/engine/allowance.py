@@ -54,13 +54,18 @@ class Allowance:
 
     def alone_at_price_s(self, cap_usd_h: Decimal) -> float | None:
         """Return how long an instance of that price cap may go on without hearing from us; None without a limit."""
-        now, state, asked = self.clock.now(), self.state(), self.spec.limits
-        attempts = budget.worst_case(self.spec, state.attempts, now)
-        ends = [budget.guaranteed_s(asked, attempts, cap_usd_h, now)]
-        if asked.max_duration_s is not None:  # and the time to save
-            over_at = state.led_since + asked.max_duration_s + self.spec.recovery.stop_timeout_s
-            ends.append(max(0.0, over_at - now))
+        now = self.clock.now()
+        attempts = budget.worst_case(self.spec, self.state().attempts, now)
+        ends = [budget.guaranteed_s(self.spec.limits, attempts, cap_usd_h, now), self.left_s()]
         return min((each for each in ends if each is not None), default=None)
+
+    def left_s(self) -> float | None:
+        """Return how long a machine may live by the run's time limit, with the time to save; None without a limit."""
+        most_s = self.spec.limits.max_duration_s
+        if most_s is None:
+            return None
+        over_at = self.state().led_since + most_s + self.spec.recovery.stop_timeout_s
+        return max(0.0, over_at - self.clock.now())
 
     def ahead_s(self, attempt: Attempt) -> float:
         """Return how long before a limit the trainer is told to save: a fifth of a small limit at most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
@@ -177,7 +178,7 @@ class BringUp:
                 host.send(self.job, self.store.checkpoint_path(pulled))
             step = max(step, step_in_s3)
             self.journal.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
-            host.start(self.job, setup)
+            host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
         self.journal.move("RUNNING")
 
     def _whole_checkpoints(self) -> list[CheckpointPulled]:

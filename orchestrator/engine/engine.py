@@ -242,6 +242,9 @@ class Engine:
         """
         if not self.state().requests:
             return
+        with suppress(CloudError):
+            self.reaper.lost_requests()  # the answer also says what the time is
+        self.journal.reload()
         with self.stop.interruptible():
             while True:
                 for instance in self.reaper.lost_requests():
@@ -267,7 +270,13 @@ class Engine:
         image = self.plan.image(instance.region)
         self.journal.emit(
             instance_started(
-                instance, number, now=self.clock.now(), price_usd_h=asked.price_usd_h, spec=self.spec, image=image
+                instance,
+                number,
+                now=self.clock.now(),
+                asked_at=self.state().asked_at(number),
+                price_usd_h=asked.price_usd_h,
+                spec=self.spec,
+                image=image,
             )
         )
 

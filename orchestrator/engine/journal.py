@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Protocol
 
 from orchestrator.clock import Clock
@@ -38,7 +39,7 @@ class Journal:
         self.store = store
         self.clock = clock
         self.watchers = watchers
-        self.events = store.events()
+        self.events = self._stored()
         self.is_training = False  # a machine trains: a full disk here must not end it
         self._is_finishing = False
         self._unwritten: list[Event] = []  # events that the disk had no room for yet
@@ -91,4 +92,16 @@ class Journal:
         From now on no failed write stops the ending of machines.
         """
         self._is_finishing = True
-        self.events, self._state = self.store.events(), None
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the events again, against the time as it is known now."""
+        self.events, self._state = self._stored(), None
+
+    def _stored(self) -> list[Event]:
+        """Return the stored events; one from the future gets the time of now, so that nothing waits for it.
+
+        A process before this one wrote it while this machine's clock was ahead.
+        """
+        now = self.clock.now()
+        return [replace(event, at=now) if event.at > now else event for event in self.store.events()]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.clock import SystemClock
+from orchestrator.clock import OF_THIS_PROCESS, TOLERATED_S, SteadyTime, SystemClock
 from orchestrator.engine.build import engine_for
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.journal import Watcher
@@ -19,11 +19,12 @@ from orchestrator.engine.signals import is_main_thread, stop_signals
 from orchestrator.errors import PixelOrchError
 from orchestrator.host.connect import forget_ssh_config
 from orchestrator.plan.launch_preparation import PreparedRun
-from orchestrator.runs.events import Event, StateChanged
+from orchestrator.runs.events import ClockDiffers, Event, StateChanged
 from orchestrator.runs.state import Attempt
-from orchestrator.runs.store import RunBusyError
+from orchestrator.runs.store import RunBusyError, RunStore
 
 READ_REQUESTS_EVERY_S = 0.5
+MOST_AHEAD_S = 86400.0  # of an event that was written before this machine's clock was set back
 ENGINE_LOG = "engine.log"  # in the run's folder: the output of a process in the background
 
 
@@ -45,7 +46,9 @@ def lead(
     """
     store, is_main = run.store, is_main_thread()
     with removed_if_unborn(run), store.owned(shared=not is_main):
+        keep_time_order(store, OF_THIS_PROCESS)
         engine = engine_for(run, clock=SystemClock(), watchers=watchers)
+        _say_clock(engine)
         store.request_stop(None)
         if run.verb == "stop":
             engine.journal.watchers = (*engine.journal.watchers, _StopAtOnce(engine))
@@ -57,6 +60,26 @@ def lead(
                 failure = error
     forget_ssh_config(store)
     return failure
+
+
+def keep_time_order(store: RunStore, process_time: SteadyTime) -> None:
+    """Let no event of this process be earlier than those before it, unless AWS has said what the time is.
+
+    Somebody may have set this machine's clock back. A clock that was ahead by more than a day was simply wrong.
+    """
+    newest_at = max((event.at for event in store.events()), default=0.0)
+    if newest_at < process_time.now() + MOST_AHEAD_S:
+        process_time.advance_to(newest_at)
+
+
+def _say_clock(engine: Engine) -> None:
+    """Write down that this machine's clock is wrong, or that events are from the future."""
+    now = engine.clock.now()
+    ahead_s = max((event.at - now for event in engine.store.events()), default=0.0)
+    if OF_THIS_PROCESS.ahead_s:
+        engine.journal.emit(ClockDiffers(at=now, ahead_s=OF_THIS_PROCESS.ahead_s, of="aws"))
+    elif ahead_s > TOLERATED_S:
+        engine.journal.emit(ClockDiffers(at=now, ahead_s=ahead_s, of="events"))
 
 
 @contextmanager

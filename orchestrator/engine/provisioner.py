@@ -158,10 +158,10 @@ class Provisioner:
         call, template = self._request(group, number)
         self._turn += 1
         offer, token = group[0], str(call.parameters["ClientToken"])
-        is_one = len(group) == 1
+        is_one, asked_at = len(group) == 1, self.clock.now()
         self.journal.emit(
             LaunchRequested(
-                at=self.clock.now(),
+                at=asked_at,
                 attempt=number,
                 client_token=token,
                 instance_type=offer.pool.instance_type if is_one else ",".join(_types(group)),
@@ -186,7 +186,13 @@ class Provisioner:
                 image = self.plan.image(instance.region)
                 self.journal.emit(
                     instance_started(
-                        instance, number, now=self.clock.now(), price_usd_h=price_usd_h, spec=self.spec, image=image
+                        instance,
+                        number,
+                        now=self.clock.now(),
+                        asked_at=asked_at,
+                        price_usd_h=price_usd_h,
+                        spec=self.spec,
+                        image=image,
                     )
                 )
                 return self.journal.state().attempts[-1]

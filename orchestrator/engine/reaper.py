@@ -149,8 +149,15 @@ class Reaper:
             for instance in found
             if instance.instance_id not in had
             and self.home_id in ("", instance.tags.get(OWNER_TAG, self.home_id))
-            and any(r.at - CLOCKS_DIFFER_S < instance.launched_at for r in state.requests)  # not of an older run
+            and self._is_of(state, instance)
         ]
+
+    @staticmethod
+    def _is_of(state: RunState, instance: Instance) -> bool:
+        """Return whether a request of this run made it: not an older run of the same name."""
+        if any(r.client_token == instance.client_token for r in state.requests):
+            return True
+        return any(r.at - CLOCKS_DIFFER_S < instance.launched_at for r in state.requests)  # CreateFleet has own tokens
 
     def note(self, instance: Instance) -> None:
         """Write down an instance that the run cannot use: it is billed like any other."""
@@ -164,6 +171,7 @@ class Reaper:
                 instance,
                 number,
                 now=self.clock.now(),
+                asked_at=state.asked_at(asked.attempt),
                 price_usd_h=asked.price_usd_h,
                 spec=self.spec,
                 image=self.image_of(instance.region),

@@ -9,7 +9,7 @@ from orchestrator.runs.spec import RunSpec
 
 
 def instance_started(
-    instance: Instance, number: int, *, now: float, price_usd_h: float, spec: RunSpec, image: Image
+    instance: Instance, number: int, *, now: float, asked_at: float, price_usd_h: float, spec: RunSpec, image: Image
 ) -> InstanceStarted:
     """Return the event; the instance is billed from its launch on, not from when we hear of it.
 
@@ -17,12 +17,13 @@ def instance_started(
         instance: as EC2 describes it.
         number: of the attempt.
         now: unix seconds.
+        asked_at: when it was requested: it is not older, whatever clock EC2's LaunchTime was read from.
         price_usd_h: of its pool at the launch.
         spec: of the run.
         image: that it was started from: it may need a larger disk than was asked for, and names the login user.
     """
     return InstanceStarted(
-        at=min(now, instance.launched_at) if instance.launched_at else now,
+        at=min(now, max(instance.launched_at, asked_at)) if instance.launched_at else now,
         attempt=number,
         instance_id=instance.instance_id,
         instance_type=instance.instance_type,

@@ -12,7 +12,7 @@ _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "ot
 
 def event_words(event: ev.Event, now: float) -> str:
     """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
-    for words in (_request_words, _instance_words, _training_words, _output_words, _warning_words):
+    for words in (_request_words, _instance_words, _training_words, _output_words, _clock_words, _warning_words):
         text = words(event, now)
         if text:
             return text
@@ -85,6 +85,16 @@ def _output_words(event: ev.Event, _now: float) -> str:
             return f"  {event.name} is damaged and is not used: {event.reason}"
         case _:
             return ""
+
+
+def _clock_words(event: ev.Event, _now: float) -> str:
+    """A clock that is wrong."""
+    if not isinstance(event, ev.ClockDiffers):
+        return ""
+    if event.of == "events":
+        return f"  Events of this run are {span(event.ahead_s)} ahead of this machine's clock. Is it right?"
+    how = f"{span(abs(event.ahead_s))} {'ahead of' if event.ahead_s > 0 else 'behind'}"
+    return f"  This machine's clock is {how} AWS's. AWS's time is used; set the clock."
 
 
 def _warning_words(event: ev.Event, now: float) -> str:

@@ -357,6 +357,19 @@ class GpuSeen(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClockDiffers(Event):
+    """This machine's clock is wrong.
+
+    ahead_s: how far it is ahead (below zero: behind) of AWS's clock, which is used instead; or, where AWS has not
+    answered, how far the newest event of the run is ahead of it.
+    """
+
+    kind: ClassVar[str] = "clock_differs"
+    ahead_s: float
+    of: Literal["aws", "events"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
     """The run moved to another state. `reason` is for people."""
 

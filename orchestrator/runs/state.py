@@ -139,6 +139,10 @@ class RunState:
         """Return the attempts whose instance EC2 has not yet called terminated."""
         return [attempt for attempt in self.attempts if not attempt.is_over]
 
+    def asked_at(self, number: int) -> float:
+        """Return when an instance was first requested for this attempt (unix seconds), 0 if it never was."""
+        return min((request.at for request in self.requests if request.attempt == number), default=0.0)
+
     def unanswered_requests(self) -> list[LaunchRequested]:
         """Return the launches without an instance or a refusal in the events: the leading process died in between."""
         answered = {failure.client_token for failure in self.failures}

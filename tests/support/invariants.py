@@ -23,7 +23,7 @@ from tests.support.tale import Tale
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
-    "stuck", "new-address",
+    "stuck", "new-address", "clock", "asleep",
 }  # fmt: skip
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
 MONEY = Decimal("1e-9")

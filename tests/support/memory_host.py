@@ -114,6 +114,8 @@ class Agent:
             saving_s = min(machine.job.stop_timeout_s / 3, machine.allow_s / 2)
             if machine.allowed_at + machine.allow_s - saving_s < due:
                 due, why, grace_s = machine.allowed_at + machine.allow_s - saving_s, "its money is used up", saving_s
+        if machine.job.time_limit_s is not None and machine.watched_from + machine.job.time_limit_s < due:
+            due, why, grace_s = machine.watched_from + machine.job.time_limit_s, "its time limit is reached", 0.0
         if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:
             due = max(due, min(machine.noticed_at + LEAVE_TO_AWS_S, machine.watched_from + FIRST_HOUR_S))
         return due, why, grace_s

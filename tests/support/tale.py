@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
+from orchestrator.clock import SteadyTime
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.lead import keep_time_order
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.events import Event, State
@@ -91,6 +93,24 @@ class MortalClock(VirtualClock):
         raise Killed
 
 
+class LaptopClock:
+    """The engine's clock: this laptop's, which may be wrong, until AWS has answered."""
+
+    def __init__(self, tale: Tale) -> None:
+        self.tale = tale
+        true = tale.clock.now
+        self.time = SteadyTime(wall=lambda: true() + tale.wall_ahead_s, steady=true)
+
+    def now(self) -> float:
+        """Return unix seconds."""
+        return self.time.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; a laptop that is closed meanwhile wakes later."""
+        asleep_s, self.tale.asleep_s = self.tale.asleep_s, 0.0
+        self.tale.clock.sleep(seconds + asleep_s)
+
+
 class TaleS3(MemoryS3):
     """S3 as this laptop sees it, whose credentials may have expired."""
 
@@ -127,6 +147,8 @@ class Tale:
         self.story.clock = self.cloud.clock = self.clock = MortalClock()
         self.is_expired = self.is_disk_full = self.is_led = False
         self.facts_until_death = 0
+        self.wall_ahead_s = self.asleep_s = 0.0
+        self.laptop = LaptopClock(self)
         self.dies_in_launch = {fault.machine for fault in faults if fault.kind == "kill-in-launch"}
         self.engine: Engine | None = None
         self._move_prices()
@@ -182,6 +204,7 @@ class Tale:
             if self.is_expired:
                 raise refusal_of("ExpiredToken", call.__name__)
             answer = call(*args, **kwargs)
+            self.laptop.time.confirm(self.clock.now())  # by the Date of the answer
             if call.__name__ == "launch" and len(self.cloud.machines) in self.dies_in_launch:
                 self.dies_in_launch.discard(len(self.cloud.machines))
                 self.clock.die()  # served, and nobody heard the answer
@@ -233,6 +256,10 @@ class Tale:
                 self._strike_market(fault)
             case "offline":
                 self._switch(fault, cloud, "is_offline")
+            case "clock":
+                self.wall_ahead_s = fault.for_s * 10 * (1 if int(fault.at_s) % 2 else -1)
+            case "asleep":
+                self.asleep_s = fault.for_s
             case "expired":
                 self._switch(fault, self, "is_expired")
             case "disk-full":
@@ -322,7 +349,10 @@ class Tale:
     def _new_life(self) -> Engine:
         """Return an engine whose exit paths do not run when the process is killed."""
         has_s3 = self.setting.carry_s is not None
+        self.laptop = LaptopClock(self)
+        keep_time_order(self.story.store, self.laptop.time)
         engine = self.story.engine(
+            clock=self.laptop,
             bucket=PLACE if has_s3 else None,
             remote_store=TaleS3(self) if has_s3 else None,
             refresh=self._unless_away(self.story.offers),

@@ -12,11 +12,13 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.cloud.aws import account
 from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
 from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
+from orchestrator.cloud.aws.server_date import confirm_clock
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
 from orchestrator.cloud.base import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, admission
 from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
@@ -74,7 +76,10 @@ class AwsCloud:
             config = Config(
                 retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra=USER_AGENT, tcp_keepalive=True
             )
-            self._clients[key] = self._session.client(service, region_name=region, config=config, **self._endpoint)
+            client = self._session.client(service, region_name=region, config=config, **self._endpoint)
+            if not self._endpoint:  # the embedded cloud has this machine's own clock
+                confirm_clock(client)
+            self._clients[key] = client
         return self._clients[key]
 
     def _pages(self, region: str, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -110,7 +115,7 @@ class AwsCloud:
 
     def spot_prices(self, pools: Sequence[Pool]) -> dict[Pool, PricePoint]:
         """Return the price in force now: for an empty window EC2 answers with the last change before it."""
-        now = time.time()
+        now = OF_THIS_PROCESS.now()
         prices: dict[Pool, PricePoint] = {}
         for region in {pool.region for pool in pools}:
             types = sorted({pool.instance_type for pool in pools if pool.region == region})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.cloud.aws.errors import map_boto_errors, translate
 from orchestrator.cloud.base import Call, Instance
 from orchestrator.errors import CapacityError, CloudError
@@ -86,7 +86,7 @@ def _instance(entry: Mapping[str, Any], fleet: Call) -> Instance:
         region=fleet.region,
         market="spot" if entry.get("Lifecycle") == "spot" else "on-demand",
         state="pending",
-        launched_at=time.time(),
+        launched_at=OF_THIS_PROCESS.now(),
         client_token=fleet.parameters["ClientToken"],
         tags={tag["Key"]: tag["Value"] for tag in tags},
     )

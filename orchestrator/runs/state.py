@@ -118,6 +118,7 @@ class RunState:
     refused: list[CheckpointRefused] = field(default_factory=list)
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
+    unread_lines: int = 0  # of `events.jsonl`, as `RunStore.state` counts them
 
     @property
     def is_final(self) -> bool:

@@ -31,7 +31,7 @@ def snapshot(home: Path, now: float) -> dict[str, Any]:
     shown = [_run(store, now) for store in _chosen(stores)]
     return {
         "now": iso(now),
-        "runs": shown,
+        "runs": _spelled(shown),
         "others": len(stores) - len(shown),
         "usd": round(sum(run["usd"] for run in shown), 6),
         "going": sum(not run["is_final"] for run in shown),

@@ -1,4 +1,4 @@
-"""Makes a frozen dataclass from JSON values: each field of its type and within a range, or an error that names the field.
+"""Makes a frozen dataclass from JSON values: each field of its type and within a range, or an error that names it.
 
 A file of a run may hold what a machine said, or what a disk made of it. What is read with this needs no further checks.
 """
@@ -64,7 +64,7 @@ def read(cls: type[T], raw: Mapping[str, Any], ranges: Mapping[str, Range] | Non
 
 
 @lru_cache(maxsize=256)
-def _checks(cls: type[Any], ranges: tuple[tuple[str, Range], ...]) -> dict[str, tuple[Check, bool]]:
+def _checks(cls: Any, ranges: tuple[tuple[str, Range], ...]) -> dict[str, tuple[Check, bool]]:
     """Return for each field (its check, whether it has no default); made once for each class."""
     hints, own = typing.get_type_hints(cls), dict(ranges)
     return {

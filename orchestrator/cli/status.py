@@ -44,7 +44,7 @@ class StatusRow:
             state=seen.state,
             step=steps_done(store, seen.state),
             cost_usd=total_usd(seen.state.attempts, now),
-            is_estimate=seen.is_ahead or any(each.is_estimate for each in bills),
+            is_estimate=seen.is_estimate or any(each.is_estimate for each in bills),
             is_damaged=store.is_damaged(seen.state),
             owner_pid=store.owner_pid(),
             defects=(*store.defects(seen.state), *seen.remarks),

@@ -13,6 +13,7 @@ from orchestrator.engine.journal import Journal
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.errors import CloudError
 from orchestrator.host.base import Host, HostStatus, Job, Setup
+from orchestrator.runs.checked import is_step
 from orchestrator.runs.events import CheckpointPulled, CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.files import read_jsonl
 from orchestrator.runs.outputs import Output
@@ -166,6 +167,6 @@ class RemoteCopy:
         step, finished = attempt.last_step, False
         for line in read_jsonl(self.journal.store.metrics_path(attempt.number)):
             written = line.get("step")
-            step = max(step, written) if isinstance(written, int) else step
+            step = max(step, written) if is_step(written) else step
             finished = finished or (line.get("event") == "end" and line.get("reason") == "finished")
         return step, finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 from orchestrator.formatting import counted, one_line, price, span
 from orchestrator.runs import events as ev
@@ -24,7 +25,7 @@ def event_words(event: ev.Event, now: float) -> str:
 def _spelled(event: ev.Event) -> ev.Event:
     """Return the event with texts of one line each: a name or reason of a machine makes no line of its own."""
     texts = {name: one_line(value) for name, value in vars(event).items() if type(value) is str}
-    changed = {name: text for name, text in texts.items() if text != getattr(event, name)}
+    changed: dict[str, Any] = {name: text for name, text in texts.items() if text != getattr(event, name)}
     return dataclasses.replace(event, **changed) if changed else event
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
 T = TypeVar("T")
 Check = Callable[[Any], Any]
@@ -28,14 +28,14 @@ class WrongValueError(ValueError):
     """A field is missing, or its value is of another type or out of range. The message names the field."""
 
 
-def is_step(value: object) -> bool:
+def is_step(value: object) -> TypeGuard[int]:
     """Return whether a value is a number of steps: an integer from 0 to 10^12, and no bool."""
     return type(value) is int and 0 <= value <= MOST_STEP
 
 
-def is_figure(value: object, low: float = 0.0, high: float = 1e12) -> bool:
+def is_figure(value: object, low: float = 0.0, high: float = 1e12) -> TypeGuard[float]:
     """Return whether a value is a finite number within a range, and no bool."""
-    return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]  # NaN compares as false
+    return isinstance(value, (int, float)) and type(value) is not bool and low <= value <= high  # NaN: false
 
 
 def read(cls: type[T], raw: Mapping[str, Any], ranges: Mapping[str, Range] | None = None) -> T:
@@ -50,7 +50,7 @@ def read(cls: type[T], raw: Mapping[str, Any], ranges: Mapping[str, Range] | Non
     Raises:
         WrongValueError: a field is missing, or has a value of another type or out of its range.
     """
-    known = _checks(cls, tuple(ranges.items()) if ranges else ())
+    known = _checks(cast(Any, cls), tuple(ranges.items()) if ranges else ())
     values = {}
     for name, (check, is_needed) in known.items():
         if name in raw:

@@ -300,7 +300,10 @@ class RunStore:
     def is_whole(self, pulled: CheckpointPulled) -> bool:
         """Return whether the local file still has the size and the digest that were downloaded."""
         path = self.checkpoint_path(pulled)
-        return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
+        try:
+            return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
+        except OSError:
+            return False
 
     # -- ownership
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.formatting import one_line
 
 # Placeholder colours for matplotlib; in the page each becomes a CSS variable, which dark mode and print set.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
@@ -91,8 +92,8 @@ def picture(
     wide = _render(key + "-w", (WIDE[0], heights[0]), draw, is_wide=True)
     narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, is_wide=False)
     both = (
-        f'<div class="wide" role="img" aria-label="{html.escape(alt)}">{wide}</div>'
-        f'<div class="narrow" role="img" aria-label="{html.escape(alt)}">{narrow}</div>'
+        f'<div class="wide" role="img" aria-label="{html.escape(one_line(alt))}">{wide}</div>'
+        f'<div class="narrow" role="img" aria-label="{html.escape(one_line(alt))}">{narrow}</div>'
     )
     return Picture(key, title, caption, alt, both)
 
@@ -126,6 +127,7 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
         "figure.facecolor": "none",
         "legend.frameon": False,
         "path.simplify": True,
+        "text.parse_math": False,  # a name with two $ is no formula
     }
     with mpl.rc_context(look):
         figure = Figure(figsize=size, dpi=72, layout="constrained")
@@ -151,10 +153,10 @@ def _adapted(text: str, prefix: str, tips: Sequence[str]) -> str:
     opening = f'<svg viewBox="{box[1] if box else ""}" aria-hidden="true" focusable="false">'
     text = opening + text[text.index(">") + 1 :]
     for index, tip in enumerate(tips):
-        text = text.replace(f'<g id="tip{index}">', f'<g class="mark"><title>{html.escape(tip)}</title>', 1)
+        text = text.replace(f'<g id="tip{index}">', f'<g class="mark"><title>{html.escape(one_line(tip))}</title>', 1)
     text = _IDS.sub(lambda found: found[1] + prefix + "-", text)
     for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var({name})")
-    text = re.sub(r"font: [\d.]+px [^;\"]+", lambda found: found[0].split(" ")[1].join(("font-size: ", "")), text)
+    text = re.sub(r"font: [\d.]+px [^;\"<>]+", lambda found: found[0].split(" ")[1].join(("font-size: ", "")), text)
     text = _GEOMETRY.sub(_rounded, text)
     return re.sub(r"\n\s*", "\n", text).strip()

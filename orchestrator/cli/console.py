@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from orchestrator.errors import SpecError
 from orchestrator.formatting import WIDTH, columns, cut, one_line, visible, wrapped
+
+if TYPE_CHECKING:
+    from orchestrator.runs.listing import BrokenRun
 
 
 class VisibleText:
@@ -55,6 +58,12 @@ def say_error(text: str) -> None:
     """Print to standard error, wrapped to the width of a terminal."""
     width = columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else visible(text), file=sys.stderr)
+
+
+def say_broken(broken: Iterable[BrokenRun]) -> None:
+    """Name on standard error the runs that are left out because they cannot be read."""
+    for one in broken:
+        say_error(f"{one.text}; left out")
 
 
 def require_terminal() -> None:

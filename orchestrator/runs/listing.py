@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
 T = TypeVar("T")
@@ -53,6 +54,11 @@ def parted(found: Iterable[T | BrokenRun]) -> tuple[list[T], list[BrokenRun]]:
         else:
             readable.append(one)
     return readable, broken
+
+
+def readable_states(stores: Iterable[RunStore]) -> tuple[list[tuple[RunStore, RunState]], list[BrokenRun]]:
+    """Return (each run with its state, the runs that cannot be read)."""
+    return parted(read_run(store, lambda one: (one, one.state())) for store in stores)
 
 
 def read_all(home: Path, read: Callable[[RunStore], T]) -> tuple[list[T], list[BrokenRun]]:

@@ -16,7 +16,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.price_cache import PriceCache
 from orchestrator.cloud.quotes import quote
 from orchestrator.errors import SpecError
-from orchestrator.formatting import columns, counted
+from orchestrator.formatting import columns, counted, cut
 from orchestrator.market.spot_prices import chosen_types, recorded_regions
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
 from orchestrator.report.records import Record, read_records
@@ -151,7 +151,7 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
         for attempt in record.state.attempts:
             if attempt.price_changes and attempt.instance_type not in found:
                 points = tuple(sorted(attempt.price_changes.items()))
-                label = f"{attempt.instance_type} {attempt.zone}"
+                label = f"{cut(attempt.instance_type, 24)} {cut(attempt.zone, 24)}"
                 end = attempt.ended_at if attempt.ended_at is not None else now
                 source = "embedded" if record.row.cloud == EMBEDDED_TITLE else "seen by a run"
                 found[attempt.instance_type] = History(label, points, end, source)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.formatting import one_line
+from orchestrator.formatting import one_line, visible
 
 # Placeholder colours for matplotlib; in the page each becomes a CSS variable, which dark mode and print set.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
@@ -129,7 +130,8 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
         "path.simplify": True,
         "text.parse_math": False,  # a name with two $ is no formula
     }
-    with mpl.rc_context(look):
+    with mpl.rc_context(look), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks, a label that is too long: the browser draws it
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         canvas = Canvas(figure, figure.subplots(), is_wide)
@@ -146,7 +148,7 @@ def _rounded(found: re.Match[str]) -> str:
 
 def _adapted(text: str, prefix: str, tips: Sequence[str]) -> str:
     """Return the `<svg>` element with ids that are unique in a page with several."""
-    text = text[text.index("<svg") :]
+    text = visible(text[text.index("<svg") :])
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', text)

@@ -7,6 +7,7 @@ import json
 import sys
 import unicodedata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -61,9 +62,8 @@ def evil(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store.append(ev.CheckpointRefused(at=BORN + 99, name=word, reason=f"{word}\n{word}"))
     store.append(ev.AttemptLost(at=BORN + 99, attempt=1, instance_id=word, reason=word))
     store.append(ev.StateChanged(at=BORN + 5000, state="FAILED", reason=word))
-    store.log_path(1).write_bytes(
-        b"epoch 1\n" + word.encode() + b"\n10%\r20%\r100%|\xe2\x96\x88\xe2\x96\x88|\nlast\r\n\x9b2J"
-    )
+    bar = "10%\r20%\r100%|\u2588\u2588|\nlast\r\n"
+    store.log_path(1).write_bytes(f"epoch 1\n{word}\n{bar}".encode() + b"\x9b2J")
     return home
 
 
@@ -90,10 +90,12 @@ def test_no_command_passes_one_on(
 @pytest.mark.parametrize("words", [["status", EVIL], ["report", EVIL], ["down", f"{EVIL}*"], [EVIL], ["logs", EVIL],
                                    ["launch", "--instance", EVIL, "--spot", "-y", "--cloud", "local"]])  # fmt: skip
 def test_an_error_spells_what_it_repeats(evil: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code: object = 2
     try:
-        assert main(words) == 2
+        code = main(words)
     except SystemExit as end:
-        assert end.code == 2
+        code = end.code
+    assert code == 2
     shown = capsys.readouterr()
     assert raw_in(shown.out + shown.err) == []
     assert "owned" in shown.err
@@ -230,9 +232,7 @@ def test_the_page_escapes_whatever_a_machine_says(home: Path, monkeypatch: pytes
     assert raw_in(page) == []
     assert page.count("<svg") == page.count("</svg>") > 0
     for svg in page.split("<svg")[1:]:
-        text = svg.partition("</svg>")[0]
-        assert text.count("<text") == text.count("</text>")
-        assert text.count("<g") == text.count("</g>")
+        ElementTree.fromstring(f'<svg xmlns:xlink="x" {svg.partition("</svg>")[0]}</svg>')  # noqa: S314  (our own)
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t=", " =", "\r@"])

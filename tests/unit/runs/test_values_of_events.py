@@ -65,7 +65,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 def _value(kind: str) -> st.SearchStrategy[Any]:
     """Give values of a field's type."""
-    return VALUES.get(kind) or VALUES.get(kind.removesuffix(" | None")) or st.sampled_from(TEXTS)
+    return VALUES.get(kind, VALUES.get(kind.removesuffix(" | None"), st.sampled_from(TEXTS)))
 
 
 @pytest.mark.parametrize(

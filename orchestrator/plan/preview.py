@@ -46,7 +46,7 @@ def tree_json(tree: sync.Tree) -> dict[str, Any]:
 def tree_text(tree: sync.Tree) -> str:
     """Return the same for people, one file a line."""
     size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
-    return "\n".join([*tree.files, size])
+    return "\n".join([*map(one_line, tree.files), size])
 
 
 @dataclass(frozen=True)

@@ -369,4 +369,4 @@ def _why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return ": ".join([*([".".join(map(str, first["loc"]))[:80]] if first["loc"] else []), first["msg"][:200]])
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

@@ -15,6 +15,7 @@ from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead, lead_in_background
 from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
+from orchestrator.formatting import visible
 from orchestrator.plan.launch_preparation import (
     LaunchRequest,
     check_account,
@@ -156,7 +157,7 @@ def _to_nobody(text: str) -> None:
 
 def _to_standard_error(text: str) -> None:
     with suppress(OSError, ValueError):  # it was closed: the run is still led to its end
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def result(run: str) -> RunResult:

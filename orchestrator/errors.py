@@ -134,7 +134,7 @@ class TrainingError(PixelOrchError):
     """
 
     def __init__(self, how: str, tail: str = "") -> None:
-        super().__init__(f"{how}; its last lines:\n{tail}" if tail.strip() else how)
+        super().__init__(f"{how}; its last lines:\n{_indented(tail)}" if tail.strip() else how)
         self.how = how
         self.tail = tail
 
@@ -143,6 +143,11 @@ class TrainingError(PixelOrchError):
         """How it ended, and the last line that it printed."""
         last = next((line.strip() for line in reversed(self.tail.splitlines()) if line.strip()), "")
         return f"{self.how}: {last[:MOST_LAST_WORDS]}" if last else self.how
+
+
+def _indented(tail: str) -> str:
+    """Set off the lines of a program, so that none of them passes for a line of ours."""
+    return "\n".join(f"  {line}" for line in tail.splitlines())
 
 
 class BudgetError(PixelOrchError):

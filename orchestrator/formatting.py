@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,51 @@ from typing import TextIO
 
 WIDTH = 80
 
+# C0 and C1 controls, soft hyphen, zero-width, direction and line marks, fillers, tags, lone surrogates.
+_HIDDEN = (
+    "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u2028-\\u202e"
+    "\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb\\ud800-\\udfff\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a"
+    "\\U000e0000-\\U000e0fff"
+)
+_HIDDEN_LETTER = re.compile(f"[{_HIDDEN}]")
+_HIDDEN_OR_BREAK = re.compile(f"[{_HIDDEN}\\t\\n]")
+
+
+def visible(text: str, *, keeps_lines: bool = True) -> str:
+    """Return a text in which nothing can act on a terminal: a control character is spelled, as in `\\x1b[2J`.
+
+    Spelled are control characters, marks of direction, letters of no width and halves of surrogate pairs.
+
+    Args:
+        text: of a machine, of a file, or our own.
+        keeps_lines: whether line breaks and tabs stay; else they are spelled too.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return (_HIDDEN_LETTER if keeps_lines else _HIDDEN_OR_BREAK).sub(_spelled, text)
+
+
+def one_line(text: object) -> str:
+    """Return a text as one line without control characters: a name, or the cell of a table."""
+    return visible(str(text), keeps_lines=False)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if found[0] in "\t\n\r":
+        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[found[0]]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
 
 def money(usd: float | Decimal | None) -> str:
     """Return dollars with as many digits as say something: 12.30, 0.271, 0.00045."""
     if usd is None:
         return "-"
     value = float(usd)
-    if value == 0:
+    if value == 0 or abs(value) < 1e-12:
         return "0"
+    if value < 0:
+        return f"-{money(-value)}"
     if value >= 10:
         return f"{value:.2f}"
     return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}" if value < 1 else f"{value:.3f}"
@@ -80,7 +118,7 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
         else textwrap.fill(
             line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        for line in text.splitlines()
+        for line in visible(text).splitlines()
     )
 
 
@@ -105,7 +143,7 @@ def table(
     """
     if width is None:
         width = columns(sys.stdout) or math.inf
-    cells = [list(head), *[list(row) for row in rows]]
+    cells = [list(head), *[[one_line(cell) for cell in row] for row in rows]]
     widths = {name: max(len(row[i]) for row in cells) for i, name in enumerate(head)}
     dropped = []
     for name in drop:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from orchestrator.cli.console import Screen
+from orchestrator.cli.console import Screen, say_broken
 from orchestrator.cli.lead import conclude, follow, lead_in_terminal
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import cloud_of
@@ -20,6 +20,7 @@ from orchestrator.plan.launch_preparation import prepare_existing_run
 from orchestrator.plan.preview import title_of
 from orchestrator.runs.files import wait_until_gone
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.listing import read_all
 from orchestrator.runs.store import RunStore
 
 
@@ -75,7 +76,9 @@ def attach(args: argparse.Namespace) -> int:
 
 def _attach_all(home: Path, args: argparse.Namespace) -> int:
     screen = _screen(args)
-    stores = [s for s in RunStore.all(home) if not s.state().is_final and s.owner_pid() is None]
+    found, broken = read_all(home, _to_lead)
+    say_broken(broken)
+    stores = [store for store in found if store is not None]
     if stores:
         screen.plain(f"taking over {counted(len(stores), 'run')} that no process leads")
     outcomes = Supervisor(home, screen.line, SystemClock()).lead(stores) if stores else {}
@@ -84,6 +87,14 @@ def _attach_all(home: Path, args: argparse.Namespace) -> int:
     elif not stores:
         print("nothing to take over: a process leads every run that is not over")
     return 0 if all(state == "SUCCEEDED" for state in outcomes.values()) else 1
+
+
+def _to_lead(store: RunStore) -> RunStore | None:
+    """Return a run that is to be led and can be: its spec is read here, so that a damaged one is named."""
+    if store.state().is_final or store.owner_pid() is not None:
+        return None
+    store.spec()
+    return store
 
 
 def _screen(args: argparse.Namespace) -> Screen:

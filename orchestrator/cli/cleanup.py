@@ -6,19 +6,19 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli.console import busy, confirm
+from orchestrator.cli.console import busy, confirm, say_broken
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Cloud, Instance
 from orchestrator.cloud.connect import open_cloud, regions_for
 from orchestrator.engine.end_run import END_TIMEOUT_S, embedded_cloud_runs, end_unowned
-from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.errors import PixelOrchError
 from orchestrator.formatting import span, table
 from orchestrator.plan.validators import check_cloud
 from orchestrator.runs.home import home_from_environment, home_id, make_home
+from orchestrator.runs.listing import read_all
 from orchestrator.runs.store import RunStore
 
 
@@ -63,7 +63,7 @@ def _end(args: argparse.Namespace, orphans: Orphans, home: Path, cloud: Cloud | 
         try:
             with store.owned():
                 end_unowned(store, home)
-        except PixelOrchError as error:
+        except (PixelOrchError, OSError) as error:
             problems.append(f"{store.run}: {error}")
     ended = {store.run for store in orphans.runs}
     if cloud is not None:
@@ -131,19 +131,20 @@ def _instance_json(instance: Instance) -> dict[str, object]:
 
 
 def _unled_runs(home: Path, cloud_name: str) -> list[RunStore]:
-    found = []
-    for store in RunStore.all(home):
-        with suppress(SpecError):  # a damaged spec.json: its instances are found by their tag all the same
-            if not store.state().is_final and store.owner_pid() is None and store.spec().cloud == cloud_name:
-                found.append(store)
-    return found
+    def unled(store: RunStore) -> RunStore | None:
+        is_ours = not store.state().is_final and store.owner_pid() is None and store.spec().cloud == cloud_name
+        return store if is_ours else None
+
+    found, broken = read_all(home, unled)
+    say_broken(broken)  # their instances are found by their tags all the same
+    return [store for store in found if store is not None]
 
 
 def _found(cloud: Cloud, home: Path) -> tuple[list[Instance], list[Instance]]:
     """Return (ours that no process leads, those that were launched from another home)."""
     mine = home_id(home, write=False)
     alive = [i for i in cloud.instances() if not i.is_gone and i.state != "shutting-down"]
-    led = {store.run for store in RunStore.all(home) if store.owner_pid() is not None}
+    led = {store.run for store in RunStore.folders(home) if store.owner_pid() is not None}
     ours = [i for i in alive if i.tags.get(OWNER_TAG) == mine and i.tags.get(RUN_TAG, "") not in led]
     return ours, [i for i in alive if i.tags.get(OWNER_TAG) != mine]
 

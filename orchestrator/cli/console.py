@@ -7,18 +7,63 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from orchestrator.errors import SpecError
-from orchestrator.formatting import WIDTH, columns, cut, wrapped
+from orchestrator.formatting import WIDTH, columns, cut, one_line, visible, wrapped
+
+if TYPE_CHECKING:
+    from orchestrator.runs.listing import BrokenRun
+
+
+class VisibleText:
+    """The door to a terminal: a text stream that spells control characters, whatever is printed to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text in which nothing acts on a terminal."""
+        self.stream.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def behind(stream: TextIO) -> TextIO:
+    """Return the stream itself, behind the door: for what clears a live line, or sends a file as it is."""
+    return stream.stream if isinstance(stream, VisibleText) else stream
+
+
+@contextmanager
+def visible_output() -> Iterator[None]:
+    """Let standard output and standard error spell control characters."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", VisibleText(behind(stream))) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def say_error(text: str) -> None:
     """Print to standard error, wrapped to the width of a terminal."""
     width = columns(sys.stderr)
-    print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+    print(wrapped(text, width, indent="  ") if width else visible(text), file=sys.stderr)
+
+
+def say_broken(broken: Iterable[BrokenRun]) -> None:
+    """Name on standard error the runs that are left out because they cannot be read."""
+    for one in broken:
+        say_error(f"{one.text}; left out")
 
 
 def require_terminal() -> None:
@@ -39,7 +84,7 @@ def confirm(question: str, *, default: bool) -> bool:
     """
     require_terminal()
     try:
-        answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+        answer = input(f"{visible(question)} [{'Y/n' if default else 'y/N'}] ").strip().lower()
     except (EOFError, KeyboardInterrupt):
         return False
     return answer in ("y", "yes") or (default and not answer)
@@ -70,7 +115,7 @@ class Screen:
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
-        self.stream = stream or sys.stdout
+        self.stream = behind(stream or sys.stdout)
         self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live = ""
         self._clock = clock
@@ -93,13 +138,18 @@ class Screen:
     def plain(self, text: str) -> None:
         """Print a text, wrapped to the width of a terminal."""
         width = self.width
-        self._write(self._erase() + (wrapped(text, width) if width else text) + "\n")
+        self._write(self._erase() + (wrapped(text, width) if width else visible(text)) + "\n")
+        self._live = ""
+
+    def whole(self, text: str) -> None:
+        """Print one line as it is, control characters spelled; a terminal breaks it where it likes."""
+        self._write(f"{self._erase()}{one_line(text.expandtabs())}\n")
         self._live = ""
 
     def live(self, text: str) -> None:
         """Replace the live line; does nothing without a terminal."""
         if self.is_terminal:
-            text = cut(text, (self.width or WIDTH) - 1)
+            text = cut(one_line(text), (self.width or WIDTH) - 1)
             self._write(self._erase() + text)
             self._live = text
 

@@ -8,10 +8,11 @@ import json
 import sys
 from pathlib import Path
 
-from orchestrator.cli.console import confirm
+from orchestrator.cli.console import confirm, say_broken, say_error
 from orchestrator.engine.end_run import end_run
 from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.listing import readable_states
 from orchestrator.runs.spec import check_name
 from orchestrator.runs.store import RunStore
 
@@ -19,15 +20,16 @@ from orchestrator.runs.store import RunStore
 def down(args: argparse.Namespace) -> int:
     """Do `pixel-orch down`: end runs, and wait until EC2 says that their instances are terminated."""
     home = home_from_environment()
-    stores = _chosen(home, args)
-    running = [store for store in stores if not store.state().is_final]
+    found, broken = readable_states(_chosen(home, args))
+    say_broken(broken)
+    if broken:
+        say_error("pixel-orch cleanup ends the instances of runs that cannot be read: it finds them by their tags")
+    code = 1 if broken else 0  # something of them may be billed
+    running = [store for store, state in found if not state.is_final]
     if not running:
-        named = (
-            "no run is running"
-            if args.all or len(stores) != 1
-            else f"{stores[0].run} is {stores[0].state().state} already"
-        )
-        return _print(args, [], f"nothing to end: {named}")
+        is_one = not args.all and len(found) == 1
+        named = f"{found[0][0].run} is {found[0][1].state} already" if is_one else "no run is running"
+        return _print(args, [], f"nothing to end: {named}") or code
     if not args.yes and not confirm(f"End {', '.join(store.run for store in running)}?", default=True):
         return _print(args, [], "nothing was ended") or 1
     problems, ended = [], []
@@ -35,12 +37,12 @@ def down(args: argparse.Namespace) -> int:
         try:
             end_run(store, home)
             ended.append(store.run)
-        except PixelOrchError as error:
+        except (PixelOrchError, OSError) as error:  # a file of one run must not keep the others running
             problems.append(f"{store.run}: {error}")
     for problem in problems:
         print(f"pixel-orch down: error: {problem}", file=sys.stderr)
     _print(args, ended, "ended: " + (", ".join(ended) or "none"))
-    return 1 if problems else 0
+    return 1 if problems else code
 
 
 def _print(args: argparse.Namespace, ended: list[str], text: str) -> int:
@@ -49,7 +51,7 @@ def _print(args: argparse.Namespace, ended: list[str], text: str) -> int:
 
 
 def _chosen(home: Path, args: argparse.Namespace) -> list[RunStore]:
-    stores = RunStore.all(home)
+    stores = RunStore.folders(home)
     if args.all:
         return stores
     if not args.runs:

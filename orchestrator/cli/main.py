@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.console import make_safe, say_error, visible_output
 from orchestrator.cli.flags import OF_THE_MODEL, OLD_CLEANUP, parser
 from orchestrator.errors import PixelOrchError, SpecError
 
@@ -21,7 +22,7 @@ COMMANDS = {  # command -> (module, function)
     "launch": ("launch", "launch"),
     "attach": ("attach", "attach"),
     "status": ("status", "status"),
-    "logs": ("status", "logs"),
+    "logs": ("logs", "logs"),
     "stop": ("attach", "stop"),
     "pull": ("pull", "pull"),
     "ssh": ("ssh", "ssh"),
@@ -44,6 +45,11 @@ TAKES_WORDS = ("launch", "ssh", "bench")  # those that a command of the user's o
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 invalid input, 130 interrupted."""
     _let_streams_write_anything()
+    with visible_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in OF_THE_MODEL:
         return _hand_over(words)
@@ -61,8 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args, after or [])
     except PixelOrchError as error:
-        from orchestrator.cli.console import say_error
-
         say_error(f"pixel-orch {args.command}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
@@ -85,8 +89,6 @@ def _let_streams_write_anything() -> None:
         if "utf" not in (getattr(stream, "encoding", None) or "utf-8").lower()
     ]
     if narrow:
-        from orchestrator.cli.console import make_safe
-
         for stream in narrow:
             make_safe(stream)
 

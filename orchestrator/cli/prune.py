@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.cli.console import confirm
+from orchestrator.cli.console import confirm, say_error
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, span, table
 from orchestrator.plan.settings import duration_s
 from orchestrator.runs.home import home_from_environment
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.listing import readable_states
+from orchestrator.runs.store import RunBusyError, RunStore
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -31,9 +34,12 @@ def prune(args: argparse.Namespace) -> int:
         return 1
     removed = []
     for store in [] if args.dry_run else chosen:
-        with store.owned():  # no other process resumes it meanwhile
-            shutil.rmtree(store.folder)
-        removed.append(store.run)
+        try:
+            with store.owned():  # no other process resumes it meanwhile
+                shutil.rmtree(store.folder)
+            removed.append(store.run)
+        except (RunBusyError, OSError) as error:
+            say_error(f"{store.run}: not removed: {error}")
     if is_quiet:
         print(json.dumps({"removed": removed, "bytes": total, "would_remove": [s.run for s in chosen]}))
     elif not chosen:
@@ -52,17 +58,21 @@ def _chosen(home: Path, args: argparse.Namespace, now: float) -> list[RunStore]:
     if args.keep_last is not None and args.keep_last < 0:
         raise SpecError(f"--keep-last: {args.keep_last} is below 0; give the number of runs to keep")
     least_s = duration_s(args.older_than, flag="--older-than", example="30d") if args.older_than else 0.0
-    every = RunStore.all(home)
+    folders = RunStore.folders(home)
+    found, broken = readable_states(folders)
     patterns = args.runs or ["*"]
     for pattern in args.runs:
-        if not any(fnmatch.fnmatchcase(store.run, pattern) for store in every):
+        if not any(fnmatch.fnmatchcase(store.run, pattern) for store in folders):
             raise SpecError(f"RUN: no run matches {pattern!r}; pixel-orch status lists them")
-    over = [store for store in every if store.state().is_final or store.is_damaged()]
-    stores = [store for store in over if store.owner_pid() is None]
+    for one in broken:  # whether something of it is billed is not known
+        folder = home / "runs" / one.run
+        say_error(f"{one.text}; not removed: when pixel-orch cleanup finds nothing of it, remove {folder}")
+    over = [(store, state) for store, state in found if state.is_final or store.is_damaged(state)]
+    stores = [(store, state) for store, state in over if store.owner_pid() is None]
     if args.keep_last:
         stores = stores[: -args.keep_last]
-    matching = [s for s in stores if any(fnmatch.fnmatchcase(s.run, pattern) for pattern in patterns)]
-    return [store for store in matching if now - store.state().created_at >= least_s]
+    matching = [one for one in stores if any(fnmatch.fnmatchcase(one[0].run, pattern) for pattern in patterns)]
+    return [store for store, state in matching if now - state.created_at >= least_s]
 
 
 def _state(store: RunStore) -> str:
@@ -70,7 +80,12 @@ def _state(store: RunStore) -> str:
 
 
 def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def _question(count: int, total_bytes: int) -> str:

@@ -6,6 +6,8 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,28 +16,33 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.price_cache import PriceCache
 from orchestrator.cloud.quotes import quote
 from orchestrator.errors import SpecError
-from orchestrator.formatting import columns, counted
+from orchestrator.formatting import columns, counted, cut
 from orchestrator.market.spot_prices import chosen_types, recorded_regions
 from orchestrator.report import Report, Workload, as_csv, as_json, as_markdown, as_text, build
-from orchestrator.report.records import Record, records_of
+from orchestrator.report.records import Record, read_records
+from orchestrator.report.summary import samples_of
+from orchestrator.runs.files import read_bounded
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.store import RunStore
 
 if TYPE_CHECKING:
     from orchestrator.report.html.charts import History
-    from orchestrator.report.html.page import Exhibits, Gallery, Sample
+    from orchestrator.report.html.page import Exhibits, Gallery
 
 MOST_GALLERIES = 12  # runs whose samples and curves are shown
 MOST_SAMPLES = 8  # grids of a run
+MOST_SAMPLE_BYTES = 1 << 20
+PNG = b"\x89PNG"
 
 
 def report(args: argparse.Namespace) -> int:
     """Do `pixel-orch report`: measured cost and speed."""
     home, now = home_from_environment(), SystemClock().now()
-    stores = [RunStore.open(home, run) for run in dict.fromkeys(args.runs)] if args.runs else RunStore.all(home)
-    records = records_of(stores, now, args.billing_rule)
-    built = report_of(records, home, now, args.billing_rule)
+    stores = [RunStore.open(home, run) for run in dict.fromkeys(args.runs)] if args.runs else RunStore.folders(home)
+    records, broken = read_records(stores, now, args.billing_rule)
+    built = report_of(records, home, now, args.billing_rule, broken)
     if args.html:
         write_html(Path(args.html), built, records, home)
         if args.output == "table" and not args.out:
@@ -54,7 +61,7 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(records: list[Record], home: Path, now: float, rule: str) -> Report:
+def report_of(records: list[Record], home: Path, now: float, rule: str, broken: Sequence[BrokenRun] = ()) -> Report:
     """Return the report over these runs, with cached or recorded prices."""
     workloads: dict[str, Workload] = {}
     for record in records:
@@ -70,6 +77,7 @@ def report_of(records: list[Record], home: Path, now: float, rule: str) -> Repor
         workloads=workloads,
         prices=quoted.rows,
         price_note="; ".join(age_words(quoted.rows, now)),
+        broken=broken,
     )
 
 
@@ -101,7 +109,7 @@ def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
         parts = [(a.resumed_from, record.digests[a.number]) for a in record.state.attempts]
         train, valid = joined(parts)
         curves.append(Curve(record.row.run, train, valid))
-    drawn = [store for record in records if any((store := RunStore(home, record.row.run)).folder.glob("samples-*.png"))]
+    drawn = [store for record in records if samples_of(store := RunStore(home, record.row.run))]
     galleries = tuple(_gallery(store) for store in drawn[-MOST_GALLERIES:])
     return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries, len(drawn))
 
@@ -110,15 +118,15 @@ def _gallery(store: RunStore) -> Gallery:
     from orchestrator.report.html.page import Gallery, Sample
 
     samples = []
-    for path in store.folder.glob("samples-*.png"):
-        step = path.stem.split("-")[1]
-        if step.isdigit():
-            samples.append(Sample(int(step), path.read_bytes()))
-    samples.sort(key=lambda sample: sample.step)
-    return Gallery(store.run, tuple(_spread(samples, MOST_SAMPLES)))
+    for step, path in _spread(samples_of(store), MOST_SAMPLES):
+        with suppress(OSError):  # too large for a page, or gone meanwhile
+            data = read_bounded(path, MOST_SAMPLE_BYTES)
+            if data.startswith(PNG):
+                samples.append(Sample(step, data))
+    return Gallery(store.run, tuple(samples))
 
 
-def _spread(items: list[Sample], most: int) -> list[Sample]:
+def _spread(items: list[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
     """Return at most `most` items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return items
@@ -143,7 +151,7 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
         for attempt in record.state.attempts:
             if attempt.price_changes and attempt.instance_type not in found:
                 points = tuple(sorted(attempt.price_changes.items()))
-                label = f"{attempt.instance_type} {attempt.zone}"
+                label = f"{cut(attempt.instance_type, 24)} {cut(attempt.zone, 24)}"
                 end = attempt.ended_at if attempt.ended_at is not None else now
                 source = "embedded" if record.row.cloud == EMBEDDED_TITLE else "seen by a run"
                 found[attempt.instance_type] = History(label, points, end, source)

@@ -1,116 +1,135 @@
-"""`status` shows runs, `logs` prints the output of their trainers."""
+"""`status` shows runs: all of them, or one in full."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock, iso
-from orchestrator.formatting import counted, money, span, table
+from orchestrator.formatting import counted, money, prose_width, span, table, wrapped
 from orchestrator.market.billing import bill, total_usd
+from orchestrator.report.as_of import seen_at
 from orchestrator.report.summary import steps_done, summary_json, summary_text
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.listing import UNREADABLE, BrokenRun, read_all
 from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """What the list shows of one run."""
+
+    store: RunStore
+    state: RunState
+    step: int
+    cost_usd: Decimal
+    is_estimate: bool
+    is_damaged: bool
+    owner_pid: int | None
+    defects: tuple[str, ...]
+
+    @classmethod
+    def of(cls, store: RunStore, now: float) -> StatusRow:
+        """Read one run."""
+        seen = seen_at(store.state(), now)
+        bills = [bill(attempt, now) for attempt in seen.state.attempts]
+        return cls(
+            store=store,
+            state=seen.state,
+            step=steps_done(store, seen.state),
+            cost_usd=total_usd(seen.state.attempts, now),
+            is_estimate=seen.is_estimate or any(each.is_estimate for each in bills),
+            is_damaged=store.is_damaged(seen.state),
+            owner_pid=store.owner_pid(),
+            defects=(*store.defects(seen.state), *seen.remarks),
+        )
 
 
 def status(args: argparse.Namespace) -> int:
     """Do `pixel-orch status`: all runs, or one in full."""
     home, now = home_from_environment(), SystemClock().now()
     if args.run:
-        store = RunStore.open(home, args.run)
-        if args.output == "json":
-            print(json.dumps({**summary_json(store, now), "owner_pid": store.owner_pid()}))
-        else:
-            print(summary_text(store, now).lstrip("\n"))
-            if store.is_damaged():
-                print(f"{store.folder / 'events.jsonl'} is damaged; remove it: pixel-orch runs prune {store.run}")
-            elif not store.state().is_final:
-                pid = store.owner_pid()
-                print(f"led by           {f'process {pid}' if pid else f'no process: pixel-orch attach {store.run}'}")
-        return 0
-    rows = [(store, store.state()) for store in RunStore.all(home)]
-    if args.output == "json":
-        print(json.dumps([_status_json(store, state, now) for store, state in rows]))
-    elif not rows:
-        print("no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
+        _one(RunStore.open(home, args.run), now, args.output)
     else:
-        head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
-        cells = [_status_row(*r, now) for r in rows]
-        if all(row[-1] == "-" for row in cells):  # no run is led
-            head, cells = head[:-1], [row[:-1] for row in cells]
-        print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
-        left = [store.run for (store, _), row in zip(rows, cells, strict=True) if row[-1] == "none"]
-        if left:
-            print(f"{counted(len(left), 'run')} that no process leads; take over with:")
-            print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
+        _all(home, now, args.output)
     return 0
 
 
-def _status_json(store: RunStore, state: RunState, now: float) -> dict[str, Any]:
+def _one(store: RunStore, now: float, output: str) -> None:
+    row = StatusRow.of(store, now)
+    if output == "json":
+        print(json.dumps({**summary_json(store, now), "owner_pid": row.owner_pid, **_error_of(row)}))
+        return
+    print(summary_text(store, now).lstrip("\n"))
+    if row.is_damaged:
+        print(f"{store.folder / 'events.jsonl'} is damaged; remove it: pixel-orch runs prune {store.run}")
+    elif not row.state.is_final:
+        pid = row.owner_pid
+        print(f"led by           {f'process {pid}' if pid else f'no process: pixel-orch attach {store.run}'}")
+
+
+def _all(home: Path, now: float, output: str) -> None:
+    rows, broken = read_all(home, lambda store: StatusRow.of(store, now))
+    if output == "json":
+        print(json.dumps([*(_json(row) for row in rows), *(one.as_json() for one in broken)]))
+    elif not rows and not broken:
+        print("no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
+    else:
+        _print_table(rows, broken, now)
+
+
+def _print_table(rows: list[StatusRow], broken: list[BrokenRun], now: float) -> None:
+    head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
+    cells = [_cells(row, now) for row in rows]
+    cells += [[one.run, UNREADABLE, *["-"] * (len(head) - 2)] for one in broken]
+    left = [row.store.run for row, shown in zip(rows, cells, strict=False) if shown[-1] == "none"]
+    if all(row[-1] == "-" for row in cells):  # no run is led
+        head, cells = head[:-1], [row[:-1] for row in cells]
+    print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
+    remarks = [f"{row.store.run}: {defect}" for row in rows for defect in row.defects]
+    for text in (*remarks, *(one.text for one in broken)):
+        print(wrapped(text, prose_width(), indent="  "))
+    if left:
+        print(f"{counted(len(left), 'run')} that no process leads; take over with:")
+        print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
+
+
+def _error_of(row: StatusRow) -> dict[str, str]:
+    return {"error": "; ".join(row.defects)} if row.defects else {}
+
+
+def _json(row: StatusRow) -> dict[str, Any]:
     return {
-        "run": store.run,
-        "state": state.state,
-        "reason": state.reason,
-        "damaged": store.is_damaged(),
-        "cloud": state.cloud,
-        "step": steps_done(store, state),
-        "attempts": len(state.attempts),
-        "interruptions": state.interruptions,
-        "cost_usd": float(total_usd(state.attempts, now)),
-        "created_at": iso(state.created_at),
-        "owner_pid": store.owner_pid(),
+        "run": row.store.run,
+        "state": row.state.state,
+        "reason": row.state.reason,
+        "damaged": row.is_damaged,
+        "cloud": row.state.cloud,
+        "step": row.step,
+        "attempts": len(row.state.attempts),
+        "interruptions": row.state.interruptions,
+        "cost_usd": float(row.cost_usd),
+        "created_at": iso(row.state.created_at),
+        "owner_pid": row.owner_pid,
+        **_error_of(row),
     }
 
 
-def _status_row(store: RunStore, state: RunState, now: float) -> list[str]:
-    bills = [bill(attempt, now) for attempt in state.attempts]
-    cost = sum((each.usd for each in bills), Decimal(0))
+def _cells(row: StatusRow, now: float) -> list[str]:
+    state = row.state
     return [
-        store.run,
-        "DAMAGED" if store.is_damaged() else state.state,
+        row.store.run,
+        "DAMAGED" if row.is_damaged else state.state,
         "embedded" if state.cloud == EMBEDDED_TITLE else state.cloud,
         state.attempts[-1].instance_type if state.attempts else "-",
-        str(steps_done(store, state)),
-        ("~" if any(each.is_estimate for each in bills) else "") + money(cost),
+        str(row.step),
+        ("~" if row.is_estimate else "") + money(row.cost_usd),
         span(now - state.created_at),
-        _owner_word(store, state),
+        "-" if state.is_final or row.is_damaged else str(row.owner_pid or "none"),
     ]
-
-
-def _owner_word(store: RunStore, state: RunState) -> str:
-    return "-" if state.is_final or store.is_damaged() else str(store.owner_pid() or "none")
-
-
-def logs(args: argparse.Namespace) -> int:
-    """Do `pixel-orch logs`: the trainer's output of all attempts; -f follows it."""
-    store = RunStore.open(home_from_environment(), args.run)
-    clock = SystemClock()
-    sent: dict[Path, int] = {}
-    try:
-        while True:
-            is_over = store.state().is_final or store.owner_pid() is None
-            for attempt in store.state().attempts:
-                path = store.log_path(attempt.number)
-                sent[path] = _print_from(path, sent.get(path, 0))
-            if not args.follow or is_over:
-                return 0
-            clock.sleep(0.3)
-    except KeyboardInterrupt:
-        return 130
-
-
-def _print_from(path: Path, offset: int) -> int:
-    if not path.exists():
-        return offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-    return offset + len(data)

@@ -63,7 +63,7 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
             return _refused()
         run, name = request.path_params["run"], request.path_params["name"]
         path = RunStore(home, run).folder / name
-        if not NAME_GRAMMAR.fullmatch(run) or not SAMPLES.fullmatch(name) or not path.is_file():
+        if not NAME_GRAMMAR.fullmatch(run) or not SAMPLES.fullmatch(name) or path.is_symlink() or not path.is_file():
             return PlainTextResponse("no such sample image\n", 404)
         return FileResponse(path, media_type="image/png", headers=_headers())
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.errors import SpecError
+from orchestrator.formatting import one_line
 from orchestrator.market.billing import total_usd
+from orchestrator.report.as_of import seen_at
 from orchestrator.report.event_text import event_words
 from orchestrator.report.summary import newest_samples, steps_done
 from orchestrator.runs.events import Progress
+from orchestrator.runs.listing import BrokenRun, read_run
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
@@ -27,11 +30,12 @@ def snapshot(home: Path, now: float) -> dict[str, Any]:
         home: PIXEL_ORCH_HOME.
         now: unix seconds.
     """
-    stores = RunStore.all(home)
-    shown = [_run(store, now) for store in _chosen(stores)]
+    stores = RunStore.folders(home)
+    chosen = _chosen(stores)
+    shown = [_broken(one) if isinstance(one, BrokenRun) else one for one in (_row(store, now) for store in chosen)]
     return {
         "now": iso(now),
-        "runs": shown,
+        "runs": _spelled(shown),
         "others": len(stores) - len(shown),
         "usd": round(sum(run["usd"] for run in shown), 6),
         "going": sum(not run["is_final"] for run in shown),
@@ -41,13 +45,43 @@ def snapshot(home: Path, now: float) -> dict[str, Any]:
 def _chosen(stores: list[RunStore]) -> list[RunStore]:
     """Return the runs to show; only the newest run folders are read."""
     newest = stores[::-1][: 4 * MOST_RUNS]
-    is_open = [store for store in newest if not store.state().is_final]
+    is_open = [store for store in newest if _is_open(store)]
     return [*is_open, *(store for store in newest if store not in is_open)][:MOST_RUNS]
 
 
+def _is_open(store: RunStore) -> bool:
+    found = read_run(store, lambda one: not one.state().is_final)
+    return found is True
+
+
+def _row(store: RunStore, now: float) -> dict[str, Any] | BrokenRun:
+    return read_run(store, lambda one: _run(one, now))
+
+
+def _broken(one: BrokenRun) -> dict[str, Any]:
+    """Return the row of a run that cannot be read: the keys of any row, and why."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("steps", "images_per_s", "budget_usd", "samples", "notice_ends_at"), None
+    ) | dict.fromkeys(("attempts", "interruptions", "step", "usd", "seconds"), 0)
+    words = {"cloud": "", "where": "", "device": "", "reason": f"cannot be read: {one.why}"}
+    flags = {"is_final": True, "usd_is_estimate": True, "is_led": True}
+    return {**nothing, **words, **flags, "speeds": [], "events": [], **one.as_json()}
+
+
+def _spelled(value: Any) -> Any:
+    """Return JSON values whose texts hold no control characters."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, list):
+        return [_spelled(one) for one in value]
+    return {key: _spelled(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 def _run(store: RunStore, now: float) -> dict[str, Any]:
-    events = store.events()
-    state = store.state()
+    events, _ = store.read_events()
+    seen = seen_at(store.state(), now)
+    state = seen.state
+    defects = [*store.defects(state), *seen.remarks]
     spec = _spec(store)
     attempt = state.attempts[-1] if state.attempts else None
     progress = [event for event in events if isinstance(event, Progress)]
@@ -58,7 +92,7 @@ def _run(store: RunStore, now: float) -> dict[str, Any]:
     return {
         "run": store.run,
         "state": state.state,
-        "reason": state.reason.splitlines()[0] if state.reason else "",
+        "reason": "; ".join([*state.reason.splitlines()[:1], *defects]),
         "is_final": state.is_final,
         "cloud": state.cloud,
         "where": _where(attempt),
@@ -70,7 +104,7 @@ def _run(store: RunStore, now: float) -> dict[str, Any]:
         "speeds": [[event.step, event.images_per_s] for event in progress if event.images_per_s][-MOST_POINTS:],
         "device": attempt.device if attempt else "",
         "usd": float(total_usd(state.attempts, now)),
-        "usd_is_estimate": any(not a.is_over for a in state.attempts),
+        "usd_is_estimate": seen.is_estimate or any(not a.is_over for a in state.attempts),
         "budget_usd": None if budget is None else float(budget),
         "seconds": _seconds(state, now),
         "samples": samples.name if samples else None,

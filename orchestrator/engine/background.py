@@ -10,6 +10,7 @@ from orchestrator.cloud.connect import cloud_of
 from orchestrator.engine.lead import lead
 from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import PixelOrchError
+from orchestrator.formatting import visible
 from orchestrator.plan.launch_preparation import Verb, prepare_existing_run
 from orchestrator.report.summary import summary_text
 from orchestrator.runs.home import home_from_environment
@@ -30,7 +31,7 @@ def main(name: str, verb: Verb) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from orchestrator.engine.remote_store import RemoteCopy
 from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
 from orchestrator.runs import bounded_json
+from orchestrator.runs.checked import is_figure, is_step
 from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
@@ -23,14 +24,13 @@ from orchestrator.runs.events import (
     RebalanceRecommended,
     TrainerStarted,
 )
-from orchestrator.runs.outputs import MOST_FILES, MOST_STEP, Output, path_below
+from orchestrator.runs.outputs import MOST_FILES, Output, path_below
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
 MOST_WORDS = 300  # characters of a reason
 MOST_NAME = 100  # characters of a device's name
 MOST_STARTS = 100  # of the trainer on one machine that are written down
-MOST_SPEED = 1e12  # images/s
 NOTICE_S = 120.0  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
 
 
@@ -152,7 +152,8 @@ class AttemptMonitor:
         step = _step(line.get("step"))
         if step is not None and "event" not in line and line.get("split") != "valid":
             self.step = max(self.step, step)
-            self.images_per_s = _speed(line.get("images_per_s")) or self.images_per_s
+            speed = line.get("images_per_s")
+            self.images_per_s = float(speed) if speed and is_figure(speed) else self.images_per_s
         if line.get("event") == "start":
             self._read_start(line)
         if line.get("event") == "end":
@@ -235,12 +236,7 @@ class AttemptMonitor:
 
 def _step(value: Any) -> int | None:
     """Return a step of the metrics, None for what is none."""
-    return value if type(value) is int and 0 <= value <= MOST_STEP else None
-
-
-def _speed(value: Any) -> float | None:
-    """Return a rate of the metrics, None for what is none."""
-    return float(value) if type(value) in (int, float) and 0 < value < MOST_SPEED else None
+    return value if is_step(value) else None
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.clock import Clock
-from orchestrator.formatting import number
+from orchestrator.formatting import number, visible
 from orchestrator.report.event_text import event_words
 from orchestrator.runs.events import Event
 from orchestrator.runs.state import Attempt
@@ -46,4 +46,4 @@ class ProgressLines:
         self._line(f"step {step}{of}{speed}", now)
 
     def _line(self, text: str, at: float) -> None:
-        self._say(f"{time.strftime('%H:%M:%S', time.localtime(at))} {text}")
+        self._say(f"{time.strftime('%H:%M:%S', time.localtime(at))} {visible(text)}")

@@ -14,9 +14,10 @@ from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.errors import CloudError
 from orchestrator.host.answers import Trainer
 from orchestrator.host.base import Host, HostStatus, Job, Setup
+from orchestrator.runs.checked import is_step
 from orchestrator.runs.events import CheckpointPulled, CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.files import read_jsonl
-from orchestrator.runs.outputs import MOST_STEP, Output, path_below
+from orchestrator.runs.outputs import Output, path_below
 from orchestrator.runs.state import Attempt
 
 UPLOAD_WAIT_S = 60.0  # after the trainer's end: wait at most so long until its last checkpoint is in S3 too
@@ -171,6 +172,6 @@ class RemoteCopy:
         step, finished = attempt.last_step, False
         for line in read_jsonl(self.journal.store.metrics_path(attempt.number)):
             written = line.get("step")
-            step = max(step, written) if type(written) is int and written <= MOST_STEP else step
+            step = max(step, written) if is_step(written) else step
             finished = finished or (line.get("event") == "end" and line.get("reason") == "finished")
         return step, finished

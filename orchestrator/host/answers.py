@@ -18,10 +18,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, HostStatus, Setup
 from orchestrator.runs import bounded_json
+from orchestrator.runs.checked import MOST_STEP
 from orchestrator.runs.outputs import (
     MOST_FILES,
     MOST_SIZE_BYTES,
-    MOST_STEP,
     ExtraOutput,
     Output,
     check_relative_path,
@@ -357,7 +357,7 @@ def last_line(raw: bytes) -> bytes:
 
 
 def _object(raw: bytes) -> dict[str, Any]:
-    value = bounded_json.loads(raw, most_bytes=MOST_ANSWER_BYTES, keep_surrogates=True)
+    value = bounded_json.loads(raw, most_bytes=MOST_ANSWER_BYTES, keeps_surrogates=True)
     if not isinstance(value, dict):
         raise ValueError(f"it is not a JSON object: {raw[:80]!r}")
     return value

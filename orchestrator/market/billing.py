@@ -145,8 +145,11 @@ def _instance(attempt: Attempt, billed_s: Decimal, rule: SpotRule) -> tuple[Deci
 
 def _by_hour(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, float | None]]:
     """Yield (seconds, price at the start of their instance-hour)."""
-    hour, left_s = 0, billed_s
+    hour, left_s, last = 0, billed_s, max(attempt.prices_usd_h, default=-1)
     while left_s > 0:
+        if hour > last:  # no later price is known: a clock that is years off does not count its hours
+            yield left_s, None
+            return
         seconds = min(left_s, HOUR_S)
         yield seconds, attempt.prices_usd_h.get(hour)
         left_s -= seconds

@@ -6,6 +6,7 @@ run's folder. Nothing here prints or asks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def check_home(request: LaunchRequest, home: Path) -> None:
 
 def refuse_taken_name(home: Path, run: str) -> None:
     """Raise SpecError if a run has that name."""
-    if (home / "runs" / run / "spec.json").exists():
+    if os.path.lexists(home / "runs" / run):
         raise SpecError(f"--name: there is a run called {run} already; choose another name")
 
 

@@ -115,7 +115,7 @@ def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
     if spec.is_embedded or len(spec.instances) < 2:
         return {}
     wanted, found = workload_of(spec).name, {}
-    for record in records_of(RunStore.all(home), SystemClock().now()):
+    for record in records_of(RunStore.folders(home), SystemClock().now()):
         if record.row.workload == wanted and record.row.cloud != EMBEDDED_TITLE:
             for attempt in record.row.attempts:
                 if attempt.images_per_s:

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
-from orchestrator.formatting import WIDTH, counted, price, table
+from orchestrator.formatting import WIDTH, counted, one_line, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
@@ -46,7 +46,7 @@ def tree_json(tree: sync.Tree) -> dict[str, Any]:
 def tree_text(tree: sync.Tree) -> str:
     """Return the same for people, one file a line."""
     size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
-    return "\n".join([*tree.files, size])
+    return "\n".join([*map(one_line, tree.files), size])
 
 
 @dataclass(frozen=True)

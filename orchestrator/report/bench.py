@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.formatting import money, number, table
+from orchestrator.formatting import money, number, one_line, table
 from orchestrator.report.forms import plain
 from orchestrator.report.metrics import Digest
 from orchestrator.report.rows import PredictedRow, RunRow
 from orchestrator.report.text import compact
+from orchestrator.runs.checked import is_figure
 from orchestrator.runs.spec import EMBEDDED_TITLE
 
 
@@ -183,13 +184,14 @@ def gpu_words(row: BenchRow) -> str:
     """Return the known facts of the device: `Tesla T4, 1590 MHz, 97 %, 3.1 GiB`."""
     if not row.gpu:
         return row.device or "-"
-    words = [str(row.gpu.get("name", ""))]
-    if row.gpu.get("sm_clock_mhz"):
-        words.append(f"{row.gpu['sm_clock_mhz']:.0f} MHz")
-    if row.gpu.get("utilization_percent") is not None:
-        words.append(f"{row.gpu['utilization_percent']:.0f} %")
-    if row.gpu.get("memory_peak_mib"):
-        words.append(f"{row.gpu['memory_peak_mib'] / 1024:.1f} GiB")
+    words = [one_line(row.gpu.get("name", ""))[:80]]
+    clock, used, memory = (row.gpu.get(key) for key in ("sm_clock_mhz", "utilization_percent", "memory_peak_mib"))
+    if is_figure(clock) and clock:
+        words.append(f"{clock:.0f} MHz")
+    if is_figure(used):
+        words.append(f"{used:.0f} %")
+    if is_figure(memory) and memory:
+        words.append(f"{memory / 1024:.1f} GiB")
     return ", ".join(words)
 
 

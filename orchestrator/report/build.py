@@ -27,6 +27,7 @@ from orchestrator.report.rows import (
     TypeRow,
     Workload,
 )
+from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import Attempt, RunState
 
@@ -269,6 +270,7 @@ def build(
     workloads: Mapping[str, Workload] | None = None,
     prices: Sequence[MarketRow] = (),
     price_note: str = "",
+    broken: Sequence[BrokenRun] = (),
 ) -> Report:
     """Return the report over these runs.
 
@@ -279,6 +281,7 @@ def build(
         workloads: the known workloads by name; types without a run are predicted for them.
         prices: the current market prices, for the predictions.
         price_note: the source and the time of these prices.
+        broken: the runs that cannot be read.
     """
     groups: dict[tuple[str, str, str, str], list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
@@ -290,7 +293,16 @@ def build(
         made, checks = _predicted(workload, types, lowest(prices), prices)
         predicted += made
         left_out += checks
-    return Report(now, rule, tuple(runs), types, tuple(predicted), tuple(left_out), price_note if predicted else "")
+    return Report(
+        now,
+        rule,
+        tuple(runs),
+        types,
+        tuple(predicted),
+        tuple(left_out),
+        price_note if predicted else "",
+        broken=tuple(broken),
+    )
 
 
 def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from typing import Any
 
-from orchestrator.formatting import counted, price, span
+from orchestrator.formatting import counted, one_line, price, span
 from orchestrator.runs import events as ev
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
@@ -12,11 +14,19 @@ _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "ot
 
 def event_words(event: ev.Event, now: float) -> str:
     """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
+    event = _spelled(event)
     for words in (_request_words, _instance_words, _training_words, _output_words, _clock_words, _warning_words):
         text = words(event, now)
         if text:
             return text
     return ""
+
+
+def _spelled(event: ev.Event) -> ev.Event:
+    """Return the event with texts of one line each: a name or reason of a machine makes no line of its own."""
+    texts = {name: one_line(value) for name, value in vars(event).items() if type(value) is str}
+    changed: dict[str, Any] = {name: text for name, text in texts.items() if text != getattr(event, name)}
+    return dataclasses.replace(event, **changed) if changed else event
 
 
 def _request_words(event: ev.Event, _now: float) -> str:

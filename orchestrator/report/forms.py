@@ -10,9 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.formatting import money, number
+from orchestrator.formatting import money, number, one_line, visible
 from orchestrator.report.rows import Report
 from orchestrator.report.text import compact, ranked_types, when
+from orchestrator.runs.listing import UNREADABLE
 
 TIMES = ("started_at", "ended_at", "created_at", "generated_at")
 
@@ -22,7 +23,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "generated_at": iso(report.generated_at),
         "billing_rule": report.billing_rule,
-        "runs": [plain(run) for run in report.runs],
+        "runs": [*(plain(run) for run in report.runs), *(one.as_json() for one in report.broken)],
         "types": [{**plain(row), "origin": "measured"} for row in report.types],
         "predicted": [{**plain(row), "origin": "predicted"} for row in report.predicted],
         "left_out": [plain(row) for row in report.left_out],
@@ -60,26 +61,45 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(out, [*RUN_COLUMNS, "attempts", "problems"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for run in report.runs:
-        row = plain(run)
-        writer.writerow({**row, "attempts": len(run.attempts), "problems": "; ".join(run.problems)})
+        row = {**plain(run), "attempts": len(run.attempts), "problems": "; ".join(run.problems)}
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    for one in report.broken:
+        row = {"run": one.run, "state": UNREADABLE, "problems": f"cannot be read: {one.why}"}
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return out.getvalue().rstrip("\n")
+
+
+def _cell(value: Any) -> Any:
+    """Return a value for a spreadsheet: a text that it would take for a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "\\t", "\\r", "\\n")) else text
 
 
 def as_markdown(report: Report) -> str:
     """Return the tables as Markdown."""
-    if not report.runs:
+    if not report.runs and not report.broken:
         return "No runs yet."
     parts = [f"## Runs\n\nAs of {when(report.generated_at)}.", _markdown(*runs_table(report))]
     parts += ["## Instance types, measured", _markdown(*types_table(report))]
     if report.predicted:
         parts += ["## Predicted, not measured", _markdown(*predicted_table(report))]
+    if report.broken:
+        parts += ["## Runs that cannot be read"]
+        parts += [_markdown(["run", "why"], [[one.run, one.why] for one in report.broken])]
     parts += [report.billing_note, *report.notes]
-    return "\n\n".join(parts)
+    return visible("\n\n".join(parts))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines)
+
+
+def _markdown_cell(cell: str) -> str:
+    text = one_line(cell).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("`", "&#96;").replace("](", "]&#40;")
 
 
 # -- the tables that Markdown and HTML share: header and cells

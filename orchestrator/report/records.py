@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import SpecError
@@ -14,13 +14,17 @@ from orchestrator.market.billing import DEFAULT_RULE, SpotRule
 from orchestrator.market.throughput import work_of
 from orchestrator.report import RunRow, Workload, run_row
 from orchestrator.report import metrics as digesting
+from orchestrator.report.as_of import seen_at
 from orchestrator.report.metrics import Digest
+from orchestrator.runs import bounded_json
+from orchestrator.runs.files import read_bounded
+from orchestrator.runs.listing import BrokenRun, parted, read_run
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
 DIGEST = "digest.json"  # next to `metrics.jsonl`, once the attempt is over
-DIGEST_FORMAT = 2  # format 2 derives steps/s from images/s
+DIGEST_FORMAT = 3  # format 3 counts values that make no sense; 2 derives steps/s from images/s
 WORTH_A_PROCESS = 40  # runs; with fewer, starting processes costs more time than it saves
 
 
@@ -36,10 +40,14 @@ class Record:
 
 def record_of(store: RunStore, now: float, rule: SpotRule = DEFAULT_RULE) -> Record:
     """Read one run from its folder alone."""
-    state = store.state()
+    seen = seen_at(store.state(), now)
+    state = seen.state
     workload = workload_of(_spec(store))
     digests = {attempt.number: _digest(store, attempt) for attempt in state.attempts}
-    return Record(run_row(state, digests, now, workload=workload, rule=rule), state, digests, workload)
+    row = run_row(state, digests, now, workload=workload, rule=rule)
+    problems = (*store.defects(state), *seen.remarks, *row.problems)
+    row = replace(row, is_estimate=row.is_estimate or seen.is_estimate, problems=problems)
+    return Record(row, state, digests, workload)
 
 
 def row_of(store: RunStore, now: float) -> RunRow:
@@ -48,10 +56,21 @@ def row_of(store: RunStore, now: float) -> RunRow:
 
 
 def records_of(stores: Sequence[RunStore], now: float, rule: SpotRule = DEFAULT_RULE) -> list[Record]:
-    """Read many runs, in several processes if there are enough runs to be worth it."""
+    """Read many runs; those that cannot be read are left out."""
+    return read_records(stores, now, rule)[0]
+
+
+def read_records(
+    stores: Sequence[RunStore], now: float, rule: SpotRule = DEFAULT_RULE
+) -> tuple[list[Record], list[BrokenRun]]:
+    """Return (the records, the runs that cannot be read), in several processes if there are enough runs for it."""
+    return parted(_records(stores, now, rule))
+
+
+def _records(stores: Sequence[RunStore], now: float, rule: SpotRule) -> list[Record | BrokenRun]:
     workers = min(os.cpu_count() or 1, 8)
     if len(stores) < WORTH_A_PROCESS or workers == 1:
-        return [record_of(store, now, rule) for store in stores]
+        return [_record_elsewhere((store.home, store.run, now, rule)) for store in stores]
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(workers) as pool:
@@ -59,9 +78,9 @@ def records_of(stores: Sequence[RunStore], now: float, rule: SpotRule = DEFAULT_
         return list(pool.map(_record_elsewhere, asked, chunksize=max(1, len(stores) // (4 * workers))))
 
 
-def _record_elsewhere(asked: tuple[Path, str, float, SpotRule]) -> Record:
+def _record_elsewhere(asked: tuple[Path, str, float, SpotRule]) -> Record | BrokenRun:
     home, run, now, rule = asked
-    return record_of(RunStore(home, run), now, rule)
+    return read_run(RunStore(home, run), lambda store: record_of(store, now, rule))
 
 
 def _spec(store: RunStore) -> RunSpec | None:
@@ -96,10 +115,10 @@ def _digest(store: RunStore, attempt: Attempt) -> Digest:
     except OSError:
         return Digest()
     key = [DIGEST_FORMAT, status.st_size, status.st_mtime_ns]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(kept_path.read_bytes())
-        if kept["key"] == key:
-            return digesting.from_json(kept["digest"])
+    with suppress(OSError, ValueError):  # none, or damaged: it is made again
+        kept = bounded_json.loads(read_bounded(kept_path, bounded_json.MOST_LINE_BYTES))
+        if isinstance(kept, dict) and kept.get("key") == key:
+            return digesting.from_json(kept.get("digest"))
     found = digesting.read(path)
     if attempt.is_over:
         with suppress(OSError):  # the home is read-only: the next report digests the metrics again
@@ -115,4 +134,4 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-__all__ = ["Record", "record_of", "records_of", "row_of", "workload_of"]
+__all__ = ["Record", "read_records", "record_of", "records_of", "row_of", "workload_of"]

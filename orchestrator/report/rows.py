@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from orchestrator.market.throughput import Work
+from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
 
 
@@ -172,6 +173,13 @@ class Report:
     left_out: tuple[LeftOutRow, ...] = ()
     price_note: str = ""
     extra_notes: tuple[str, ...] = field(default=())
+    broken: tuple[BrokenRun, ...] = ()
+
+    @property
+    def problems(self) -> tuple[tuple[str, str], ...]:
+        """The problems in the data: (run, problem)."""
+        found = [(run.run, problem) for run in self.runs for problem in run.problems]
+        return (*((one.run, f"cannot be read: {one.why}") for one in self.broken), *found)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.formatting import money, number, price, prose_width, table, wrapped
 from orchestrator.report import build
+from orchestrator.report.as_of import seen_at
 from orchestrator.report.records import row_of
 from orchestrator.report.rows import RunRow
 from orchestrator.report.text import duration_words
 from orchestrator.runs import bounded_json
+from orchestrator.runs.checked import is_step
+from orchestrator.runs.files import open_regular
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
 TAIL_BYTES = 1 << 14  # holds the last lines of a metrics file
+SAMPLES_NAME = re.compile(r"samples-([0-9]{1,12})\.png")
 
 
 def newest_checkpoint(store: RunStore) -> Path | None:
@@ -70,6 +76,12 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
     }
 
 
+def defects_of(store: RunStore, now: float) -> list[str]:
+    """Return what of a run cannot be read or cannot be right, one line each."""
+    seen = seen_at(store.state(), now)
+    return [*store.defects(seen.state), *seen.remarks]
+
+
 def steps_done(store: RunStore, state: RunState) -> int:
     """Return the last step known here: from events and checkpoints and, until the run ends, from its metrics."""
     known = max((attempt.last_step for attempt in state.attempts), default=0)
@@ -81,18 +93,29 @@ def steps_done(store: RunStore, state: RunState) -> int:
 def _last_steps(path: Path) -> list[int]:
     """Return the steps in the last lines of a metrics file; incomplete lines are skipped."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
         return []
-    return [step for line in bounded_json.objects(lines) if type(step := line.get("step")) is int]
+    return [step for line in bounded_json.objects(lines) if is_step(step := line.get("step"))]
 
 
 def newest_samples(store: RunStore) -> Path | None:
     """Return the newest sample grid that is downloaded."""
-    found = [path for path in store.folder.glob("samples-*.png") if path.stem.split("-")[1].isdigit()]
-    return max(found, key=lambda path: int(path.stem.split("-")[1]), default=None)
+    found = samples_of(store)
+    return found[-1][1] if found else None
+
+
+def samples_of(store: RunStore) -> list[tuple[int, Path]]:
+    """Return (step, path) of the sample grids that are downloaded, by step; no link, folder or other name counts."""
+    found = []
+    with suppress(OSError):
+        for entry in os.scandir(store.folder):
+            name = SAMPLES_NAME.fullmatch(entry.name)
+            if name is not None and entry.is_file(follow_symlinks=False):
+                found.append((int(name[1]), store.folder / entry.name))
+    return sorted(found)
 
 
 def summary_text(store: RunStore, now: float) -> str:
@@ -140,6 +163,7 @@ def summary_text(store: RunStore, now: float) -> str:
     if samples:
         lines.append(f"samples     {samples}")
     lines.append(f"report      pixel-orch report {row.run}")
+    lines += [wrapped(f"problem     {defect}", width, indent=" " * 12) for defect in defects_of(store, now)]
     lines += ["", *(textwrap.fill(note, width) for note in build([row], now).notes)]
     return "\n".join(lines)
 

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from orchestrator.clock import iso
-from orchestrator.formatting import WIDTH, money, number, span, table
+from orchestrator.formatting import WIDTH, money, number, span, table, visible
 from orchestrator.report.rows import PredictedRow, Report, RunRow, TypeRow
+from orchestrator.runs.listing import UNREADABLE
 from orchestrator.runs.spec import EMBEDDED_TITLE
 
 MOST_RUNS = 40
@@ -16,22 +17,23 @@ EMPTY = "no runs yet; start with: pixel-orch launch --cloud local --instance p2.
 
 def as_text(report: Report, width: float = WIDTH) -> str:
     """Return the report for a terminal of that width; run names are never truncated."""
-    if not report.runs:
+    if not report.runs and not report.broken:
         return EMPTY
     prose = int(min(width, WIDTH))
-    parts = ["Runs (measured, billed)", _runs(report.runs, width)]
+    parts = ["Runs (measured, billed)", _runs(report, width)]
     for workload in dict.fromkeys(row.workload for row in report.types):
         parts += ["", *_of_workload(report, workload, width)]
     parts += ["", *_bill(report.runs, prose)]
-    problems = [f"{run.run}: {problem}" for run in report.runs for problem in run.problems]
+    problems = [f"{run}: {problem}" for run, problem in report.problems]
     if problems:
         parts += ["", "Problems in the data:", *(_bullet(problem, prose) for problem in problems[:10])]
         parts += [f"- and {len(problems) - 10} more: -o json lists them all"] if len(problems) > 10 else []
     parts += ["", *(textwrap.fill(note, prose) for note in (report.billing_note, *report.notes))]
-    return "\n".join(parts)
+    return visible("\n".join(parts))
 
 
-def _runs(runs: Sequence[RunRow], width: float) -> str:
+def _runs(report: Report, width: float) -> str:
+    runs = report.runs
     head = ["RUN", "STATE", "STEPS", "ATT", "INT", "IMAGES/S", "BITS/DIM", "$", "ON-DEM $"]
     shown = runs[-MOST_RUNS:]
     rows = [
@@ -48,6 +50,7 @@ def _runs(runs: Sequence[RunRow], width: float) -> str:
         ]
         for run in shown
     ]
+    rows += [[one.run, UNREADABLE, *["-"] * (len(head) - 2)] for one in report.broken]
     text = table(
         head, rows, right="STEPS ATT INT IMAGES/S BITS/DIM $ ON-DEM $", width=width,
         drop=("ATT", "INT", "ON-DEM $", "BITS/DIM", "IMAGES/S", "STEPS"),

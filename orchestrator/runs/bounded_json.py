@@ -24,13 +24,20 @@ class BadJsonError(ValueError):
     """The text is not JSON within the bounds. The message says why, in one line."""
 
 
-def loads(text: str | bytes, *, most_bytes: int = MOST_LINE_BYTES, keep_surrogates: bool = False) -> Any:
+def loads(
+    text: str | bytes,
+    *,
+    most_bytes: int = MOST_LINE_BYTES,
+    keeps_surrogates: bool = False,
+    keeps_infinite: bool = False,
+) -> Any:
     """Return the value of a JSON text. A number that is not finite becomes None, a lone surrogate becomes "?".
 
     Args:
         text: UTF-8 if it is bytes.
         most_bytes: a longer text is refused before it is read.
-        keep_surrogates: leave lone surrogates in: the caller encodes them back into the bytes that they stand for.
+        keeps_surrogates: leave lone surrogates in: the caller encodes them back into the bytes that they stand for.
+        keeps_infinite: NaN and infinite numbers stay what they are, for a caller that counts them.
 
     Raises:
         BadJsonError: it is no JSON, too long, nested too deep, or holds an integer of too many digits.
@@ -39,8 +46,11 @@ def loads(text: str | bytes, *, most_bytes: int = MOST_LINE_BYTES, keep_surrogat
         raise BadJsonError(f"{len(text)} bytes are more than the {most_bytes} allowed")
     try:
         plain = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(plain, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None)
-        if not keep_surrogates and (_HALF_PAIR.search(plain) or not is_encodable(plain)):
+        if keeps_infinite:
+            value = json.loads(plain, parse_int=_integer)
+        else:
+            value = json.loads(plain, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None)
+        if not keeps_surrogates and (_HALF_PAIR.search(plain) or not is_encodable(plain)):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except BadJsonError:
         raise

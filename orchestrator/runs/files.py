@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -98,16 +99,66 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it. A FIFO is never waited for, and a device is never read.
+
+    Raises:
+        OSError: there is none, it may not be read, or it is no regular file; `strerror` says which.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'a device')}, not a file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a small file.
+
+    Raises:
+        OSError: as `open_regular`, or it is larger than `most_bytes`.
+    """
+    with open_regular(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes", str(path))
+    return data
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; a line that is torn, out of bounds, or no object is skipped."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        yield from bounded_json.objects(_bounded_lines(file))
+    with suppress(FileNotFoundError):
+        yield from (value for value in read_json_lines(path) if value is not None)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield the object of each line, None for a line that is out of bounds or no object; empty lines are passed over.
+
+    A last line without an end that cannot be read is passed over too: it is being written, or a crash tore it.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        for line in _bounded_lines(file):
+            if not line.isspace():
+                try:
+                    value = bounded_json.loads(line)
+                except bounded_json.BadJsonError:
+                    if not line.endswith(b"\n") and len(line) <= bounded_json.MOST_LINE_BYTES:
+                        return
+                    value = None
+                yield value if isinstance(value, dict) else None
 
 
 def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a file; of a line that is too long only enough to be refused, so that it fills no memory."""
-    most = bounded_json.MOST_LINE_BYTES + 1
+    most = bounded_json.MOST_LINE_BYTES + 2
     while line := file.readline(most):
-        yield line.rstrip(b"\n")
+        yield line
         while len(line) == most and not line.endswith(b"\n"):
             line = file.readline(most)

@@ -12,7 +12,6 @@ CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]{1,20}")
 SAMPLES_NAME = re.compile(r"samples-(\d{1,12})\.png")
 """The same names as in `infra/instance/trainer_files.py`; group 1 is the step."""
 
-MOST_STEP = 10**12
 MOST_SIZE_BYTES = 1 << 50
 MOST_FILES = 500_000  # of one list
 MOST_PART_BYTES = 255  # of a file's name, on every common file system

@@ -120,6 +120,7 @@ class RunState:
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
     led_from: int = 0  # how many attempts there were by then
+    unread_lines: int = 0  # of `events.jsonl`, as `RunStore.state` counts them
 
     @property
     def is_final(self) -> bool:

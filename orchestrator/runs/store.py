@@ -11,18 +11,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.formatting import counted
+from orchestrator.runs.checked import WrongValueError
 from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
-from orchestrator.runs.files import read_jsonl, sha256_of, write_atomically
-from orchestrator.runs.spec import RunSpec, check_name
+from orchestrator.runs.files import open_regular, read_bounded, read_json_lines, sha256_of, write_atomically
+from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec, check_name
 from orchestrator.runs.state import RunState, fold
 
 SHARED = " shared"
+MOST_SPEC_BYTES = 4 << 20
+MOST_TAIL_BYTES = 1 << 20  # of a log, for its last lines
 
 
 class RunBusyError(PixelOrchError):
@@ -67,17 +75,29 @@ class RunStore:
         """
         check_name(run, flag="RUN")
         store = cls(home, run)
-        if not (store.folder / "spec.json").is_file():
+        if not os.path.lexists(store.folder):
             known = [other.run for other in cls.all(home)]
             hint = f"there are: {', '.join(known[-5:])}" if known else "there are no runs yet"
             raise SpecError(f"RUN: no run is called {run}; {hint} (pixel-orch status lists them)")
+        trouble = store.trouble()
+        if trouble:
+            raise SpecError(f"RUN: {run} cannot be read: {trouble}; mend or remove {store.folder}")
         return store
 
     @classmethod
     def all(cls, home: Path) -> list[RunStore]:
-        """Return every run's store, the oldest first."""
-        folders = [path.parent for path in (home / "runs").glob("*/spec.json")]
-        return [cls(home, folder.name) for folder in sorted(folders, key=lambda f: (f / "spec.json").stat().st_mtime)]
+        """Return the store of every run that can be read, the oldest first; `listing.read_all` names the others."""
+        return [store for store in cls.folders(home) if not store.trouble()]
+
+    @classmethod
+    def folders(cls, home: Path) -> list[RunStore]:
+        """Return a store for each folder of a run, readable or not, the oldest first."""
+        found = []
+        with suppress(OSError):
+            for entry in os.scandir(home / "runs"):
+                if not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir()):
+                    found.append(cls(home, entry.name))
+        return sorted(found, key=lambda store: (_changed_at(store.folder / "spec.json"), store.run))
 
     def delete_unborn(self) -> None:
         """Remove a run for which nothing was rented."""
@@ -125,7 +145,13 @@ class RunStore:
     def log_tail(self, number: int, lines: int = 10) -> str:
         """Return the last lines of the trainer's log of one attempt, "" if there is none."""
         path = self.log_path(number)
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        try:
+            with open_regular(path) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - MOST_TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
 
     def host_key_path(self, number: int) -> Path:
         """Return where the public host key of an attempt's instance is kept."""
@@ -137,10 +163,14 @@ class RunStore:
         Raises:
             SpecError: `spec.json` is damaged.
         """
+        path = self.folder / "spec.json"
         try:
-            return RunSpec.model_validate_json((self.folder / "spec.json").read_bytes())
+            spec = RunSpec.model_validate_json(read_bounded(path, MOST_SPEC_BYTES))
         except (OSError, ValueError) as error:
-            raise SpecError(f"{self.folder / 'spec.json'}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise SpecError(f"{path}: cannot be read ({_why(error)})") from None
+        if spec.run != self.run:
+            raise SpecError(f"{path}: cannot be read (it is of the run {spec.run[:60]!r})")
+        return spec
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write the spec of a run that is resumed; the one before is kept beside it."""
@@ -187,32 +217,79 @@ class RunStore:
             os.close(descriptor)
 
     def events(self) -> list[Event]:
-        """Read all events. A line that a crash tore is skipped."""
-        events: list[Event] = []
-        for raw in read_jsonl(self.folder / "events.jsonl"):
-            with suppress(TypeError):
-                event = from_json(raw)
-                if event is not None:
-                    events.append(event)
-        return events
+        """Read all events. A line that a crash tore, or that holds a value of a wrong type or range, is skipped."""
+        return self.read_events()[0]
+
+    def read_events(self) -> tuple[list[Event], int]:
+        """Return (all events, how many lines could not be read).
+
+        Raises:
+            OSError: `events.jsonl` is there and cannot be read, or is no file.
+        """
+        found: list[Event] = []
+        unread = 0
+        with suppress(FileNotFoundError):
+            for raw in read_json_lines(self.folder / "events.jsonl"):
+                try:
+                    event = from_json(raw) if raw is not None else None
+                except WrongValueError:
+                    unread += 1
+                else:
+                    unread += raw is None
+                    if event is not None:
+                        found.append(event)
+        return found, unread
 
     def state(self) -> RunState:
         """Return the fold of all events; if the first is damaged, name and creation time come from the files."""
-        state = fold(self.events())
+        events, unread = self.read_events()
+        state = fold(events)
+        state.unread_lines = unread
         if not state.run:
             log = self.folder / "events.jsonl"
-            state.run = self.run
-            with suppress(FileNotFoundError):  # about to be created, or removed
+            with suppress(OSError):  # about to be created, or removed
                 state.created_at = (log if log.exists() else self.folder / "spec.json").stat().st_mtime
+        state.run = self.run
         return state
 
-    def is_damaged(self) -> bool:
+    def is_damaged(self, state: RunState | None = None) -> bool:
         """Whether the events cannot be read: no creation, no request, no instance."""
         log = self.folder / "events.jsonl"
         if not log.is_file() or not log.stat().st_size:
             return False  # it is being created
-        state = self.state()
+        state = state or self.state()
         return not (state.cloud or state.requests or state.attempts)
+
+    # -- what is wrong with it
+
+    def trouble(self) -> str:
+        """Return in one line why nothing can be said of the run, "" if it can be read."""
+        if not NAME_GRAMMAR.fullmatch(self.run):
+            return "the name of its folder is not a run's name"
+        for name in ("spec.json", "events.jsonl"):
+            try:
+                open_regular(self.folder / name).close()
+            except FileNotFoundError:
+                if name == "spec.json":
+                    return f"{name} is missing"
+            except OSError as error:
+                return f"{name}: {error.strerror}"
+        return ""
+
+    def defects(self, state: RunState) -> list[str]:
+        """Return what of the run cannot be read, although its events can: one line each."""
+        found = []
+        try:
+            self.spec()
+        except SpecError as error:
+            found.append(str(error).removeprefix(f"{self.folder}{os.sep}"))
+        if state.unread_lines:
+            found.append(f"{counted(state.unread_lines, 'line')} of events.jsonl cannot be read and left out")
+        for name, is_right in (("lock", Path.is_file), ("checkpoints", Path.is_dir), ("attempts", Path.is_dir)):
+            path = self.folder / name
+            if os.path.lexists(path) and not is_right(path):
+                found.append(f"{name} is not a {'file' if name == 'lock' else 'folder'}")
+        return found
 
     # -- checkpoints
 
@@ -223,7 +300,10 @@ class RunStore:
     def is_whole(self, pulled: CheckpointPulled) -> bool:
         """Return whether the local file still has the size and the digest that were downloaded."""
         path = self.checkpoint_path(pulled)
-        return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
+        try:
+            return path.is_file() and path.stat().st_size == pulled.size_bytes and sha256_of(path) == pulled.sha256
+        except OSError:
+            return False
 
     # -- ownership
 
@@ -252,7 +332,7 @@ class RunStore:
     def owner_pid(self) -> int | None:
         """Return the process that leads the run now, or None."""
         text = self._owner().removesuffix(SHARED)
-        return int(text) if text.isdigit() else None
+        return int(text) if re.fullmatch(r"[1-9][0-9]{0,9}", text) else None
 
     def has_shared_owner(self) -> bool:
         """Whether the process that leads the run leads other runs too."""
@@ -260,14 +340,33 @@ class RunStore:
 
     def _owner(self) -> str:
         try:
-            descriptor = os.open(self.folder / "lock", os.O_RDWR)
-        except FileNotFoundError:
+            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_NONBLOCK)
+        except OSError:  # there is none, or it is no file, which nobody can hold
             return ""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return os.pread(descriptor, 32, 0).decode(errors="replace")
+            return os.pread(descriptor, 32, 0).decode(errors="replace") if _is_file(descriptor) else ""
         else:
             return ""
         finally:
             os.close(descriptor)
+
+
+def _is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except (OSError, RuntimeError):
+        return 0.0
+
+
+def _why(error: Exception) -> str:
+    """Return the cause of a failed reading in one line: of a model the first field that is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join([*([".".join(map(str, first["loc"]))[:80]] if first["loc"] else []), first["msg"][:200]])
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.formatting import counted, money, number, span
+from orchestrator.formatting import counted, cut, money, number, span
 from orchestrator.report.html.svg import BAD, CARD, GOOD, GREY, INK, MUTED, SERIES, Canvas, Picture, picture
 from orchestrator.report.rows import PredictedRow, Report, TypeRow
 
 MOST_RUNS_ON_A_TIMELINE = 12
 MOST_CURVES = len(SERIES)
 MOST_WORKLOADS = 3
+LONGEST_LABEL = 24  # of what a machine's words may be
 Step = tuple[float, float]  # unix seconds or a step, and a value
 
 
@@ -55,7 +56,7 @@ def spots(report: Report, workload: str) -> list[Spot]:
         if row.workload == workload and row.images_per_s:
             kind = "embedded" if row.is_embedded else "measured"
             low, high = row.slow_images_per_s or row.images_per_s, row.fast_images_per_s or row.images_per_s
-            label = row.instance_type + (" (this CPU)" if row.is_embedded else "")
+            label = cut(row.instance_type, LONGEST_LABEL) + (" (this CPU)" if row.is_embedded else "")
             found.append(Spot(label, float(row.price_usd_h), row.images_per_s, low, high, kind))
     for one in report.predicted:
         if one.workload == workload and one.price_usd_h:
@@ -142,7 +143,8 @@ def cost_per_epoch(report: Report, workload: str, key: str) -> Picture | None:
             continue
         if isinstance(row, TypeRow):
             kind = "embedded" if row.is_embedded else "measured"
-            label = f"{row.instance_type} {'(this CPU)' if row.is_embedded else row.market}"
+            market = "(this CPU)" if row.is_embedded else cut(row.market, LONGEST_LABEL)
+            label = f"{cut(row.instance_type, LONGEST_LABEL)} {market}"
         else:
             kind, label = "predicted", f"{row.instance_type} {row.price_source.split(',')[0]}"
         rows.append((label, row.usd_per_epoch, kind))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 
-from orchestrator.formatting import counted, money, span
+from orchestrator.formatting import counted, money, one_line, span
 from orchestrator.report.forms import (
     Table,
     attempts_table,
@@ -66,7 +66,7 @@ def as_html(report: Report, exhibits: Exhibits) -> str:
         SpecError: the drawing library is not installed.
     """
     check_library()
-    if not report.runs:
+    if not report.runs and not report.broken:
         return _document("pixel-orch: no runs yet", _empty())
     workloads = list(dict.fromkeys(row.workload for row in report.types))
     sections = [
@@ -102,7 +102,7 @@ def _empty() -> str:
 
 
 def _e(text: object) -> str:
-    return html.escape(str(text))
+    return html.escape(one_line(text))
 
 
 # -- the header
@@ -248,7 +248,7 @@ def _galleries(exhibits: Exhibits, of: int) -> str:
 
 
 def _tables(report: Report) -> str:
-    problems: Table = (["run", "problem"], [[run.run, text] for run in report.runs for text in run.problems])
+    problems: Table = (["run", "problem"], [[run, text] for run, text in report.problems])
     tables = [
         ("Instance types", "measured, billed", "types", types_table(report)),
         ("Types without a run", "predicted", "predicted", predicted_table(report)),

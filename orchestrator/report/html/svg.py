@@ -8,11 +8,13 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.formatting import one_line, visible
 
 # Placeholder colours for matplotlib; in the page each becomes a CSS variable, which dark mode and print set.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
@@ -91,8 +93,8 @@ def picture(
     wide = _render(key + "-w", (WIDE[0], heights[0]), draw, is_wide=True)
     narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, is_wide=False)
     both = (
-        f'<div class="wide" role="img" aria-label="{html.escape(alt)}">{wide}</div>'
-        f'<div class="narrow" role="img" aria-label="{html.escape(alt)}">{narrow}</div>'
+        f'<div class="wide" role="img" aria-label="{html.escape(one_line(alt))}">{wide}</div>'
+        f'<div class="narrow" role="img" aria-label="{html.escape(one_line(alt))}">{narrow}</div>'
     )
     return Picture(key, title, caption, alt, both)
 
@@ -126,8 +128,10 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
         "figure.facecolor": "none",
         "legend.frameon": False,
         "path.simplify": True,
+        "text.parse_math": False,  # a name with two $ is no formula
     }
-    with mpl.rc_context(look):
+    with mpl.rc_context(look), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks, a label that is too long: the browser draws it
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         canvas = Canvas(figure, figure.subplots(), is_wide)
@@ -144,17 +148,17 @@ def _rounded(found: re.Match[str]) -> str:
 
 def _adapted(text: str, prefix: str, tips: Sequence[str]) -> str:
     """Return the `<svg>` element with ids that are unique in a page with several."""
-    text = text[text.index("<svg") :]
+    text = visible(text[text.index("<svg") :])
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', text)
     opening = f'<svg viewBox="{box[1] if box else ""}" aria-hidden="true" focusable="false">'
     text = opening + text[text.index(">") + 1 :]
     for index, tip in enumerate(tips):
-        text = text.replace(f'<g id="tip{index}">', f'<g class="mark"><title>{html.escape(tip)}</title>', 1)
+        text = text.replace(f'<g id="tip{index}">', f'<g class="mark"><title>{html.escape(one_line(tip))}</title>', 1)
     text = _IDS.sub(lambda found: found[1] + prefix + "-", text)
     for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var({name})")
-    text = re.sub(r"font: [\d.]+px [^;\"]+", lambda found: found[0].split(" ")[1].join(("font-size: ", "")), text)
+    text = re.sub(r"font: [\d.]+px [^;\"<>]+", lambda found: found[0].split(" ")[1].join(("font-size: ", "")), text)
     text = _GEOMETRY.sub(_rounded, text)
     return re.sub(r"\n\s*", "\n", text).strip()

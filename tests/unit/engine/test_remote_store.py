@@ -181,7 +181,7 @@ def test_who_was_away_while_the_run_finished_finds_everything(home: Path) -> Non
 def test_a_trainer_that_failed_while_we_were_away_is_not_started_again(home: Path) -> None:
     story = Story(home)
     leave(story)
-    with pytest.raises(TrainingError, match="exit code 7; its last lines:\nlast words"):
+    with pytest.raises(TrainingError, match="exit code 7; its last lines:\n  last words"):
         engine_of(story, ended(7)).run("attach")
     assert len(story.cloud.machines) == 1
     assert story.store.state().state == "FAILED"

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
-from orchestrator.formatting import WIDTH, counted, price, table
+from orchestrator.formatting import WIDTH, counted, one_line, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import SpecError
+from orchestrator.host.sync import Tree
 from orchestrator.plan.launch_preparation import (
     PreparedLaunch,
     check_home,
@@ -18,7 +19,7 @@ from orchestrator.plan.launch_preparation import (
     prepare_launch,
     read_request,
 )
-from orchestrator.plan.preview import dry_run
+from orchestrator.plan.preview import dry_run, tree_text
 from orchestrator.plan.requests import Plan
 from orchestrator.runs.store import RunStore
 from tests.support.memory import MemoryCloud, VirtualClock
@@ -105,3 +106,9 @@ def test_a_run_whose_key_cannot_be_read_is_not_created(home: Path, cloud: Memory
     with pytest.raises(SpecError):
         create_run(prepare_launch(request, cloud, home))
     assert RunStore.all(home) == []
+
+
+def test_a_file_name_makes_no_line_of_its_own_in_a_preview(tmp_path: Path) -> None:
+    (tmp_path / "a\n12:00:00 SUCCEEDED").write_text("x")
+    shown = tree_text(Tree(tmp_path, ("a\n12:00:00 SUCCEEDED",)))
+    assert shown.splitlines()[0] == "a\\n12:00:00 SUCCEEDED"

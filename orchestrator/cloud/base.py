@@ -82,6 +82,13 @@ class Instance:
         return is_spot_interruption(self.reason_code)
 
     @property
+    def end_text(self) -> str:
+        """EC2's words on why it ends or has ended, with their code; "" if it does not say."""
+        if self.reason_code in self.reason:
+            return self.reason
+        return f"{self.reason_code}: {self.reason}" if self.reason else self.reason_code
+
+    @property
     def is_gone(self) -> bool:
         """Whether it is terminated, and so no longer billed."""
         return self.state == "terminated"

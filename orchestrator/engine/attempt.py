@@ -251,4 +251,4 @@ class AttemptLeader:
             had_notice = current is not None and current.noticed_ends_at is not None
             reason = "interrupted" if had_notice else "interrupted without notice"
             return Outcome("lost", reason, LossReason.INTERRUPTED)
-        return Outcome("lost", f"ended: {instance.reason_code or instance.state}", LossReason.INSTANCE_ENDED)
+        return Outcome("lost", f"ended: {instance.end_text or instance.state}", LossReason.INSTANCE_ENDED)

@@ -106,6 +106,7 @@ class BringUp:
                 if instance is not None and instance.state not in ("pending", "running"):
                     break
                 if instance is not None and instance.state == "running":
+                    self.reaper.note_running(self.journal.state().attempt(attempt.number) or attempt, instance)
                     if self._has_address(instance):
                         return self.connect(instance, attempt.login_user, host_key)
                     problem = "it runs and has no address that this machine can reach; see --subnet, --private"

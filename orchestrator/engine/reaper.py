@@ -20,6 +20,7 @@ from orchestrator.runs.events import (
     EndedBy,
     Event,
     InstanceEnded,
+    InstanceRunning,
     PriceChanged,
     PriceSeen,
     TerminateRequested,
@@ -130,6 +131,8 @@ class Reaper:
             self._end_unknown(unknown)
         for attempt in open_attempts:
             instance = known.get(attempt.instance_id)
+            if instance is not None:
+                self.note_running(attempt, instance)
             is_young = now - attempt.started_at < 60  # EC2 is eventually consistent: it may not be listed yet
             if (instance is not None and instance.is_gone) or (instance is None and not is_young):
                 self._write_down_end(attempt, instance)
@@ -177,6 +180,11 @@ class Reaper:
                 image=self.image_of(instance.region),
             )
         )
+
+    def note_running(self, attempt: Attempt, instance: Instance) -> None:
+        """Write down, once, that EC2 says `running`: one that never does is not billed."""
+        if attempt.ran_at is None and instance.state == "running":
+            self.emit(InstanceRunning(at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id))
 
     def _end_unknown(self, instance: Instance) -> None:
         self.note(instance)
@@ -288,7 +296,7 @@ def who_ended(attempt: Attempt, instance: Instance | None) -> tuple[EndedBy, str
         return (
             ("aws", "no longer listed, was under notice") if attempt.noticed_ends_at else ("other", "no longer listed")
         )
-    words = instance.reason if instance.reason_code in instance.reason else f"{instance.reason_code}: {instance.reason}"
+    words = instance.end_text
     if instance.reason_code.startswith("Server."):
         return "aws", words
     if instance.reason_code == "Client.InstanceInitiatedShutdown":

@@ -67,6 +67,19 @@ class Billed:
         return self.volume_usd + self.address_usd + self.data_out_usd
 
 
+NEVER_RAN = Billed(
+    instance_usd=NOTHING,
+    volume_usd=NOTHING,
+    address_usd=NOTHING,
+    data_out_usd=NOTHING,
+    on_demand_usd=NOTHING,
+    seconds=NOTHING,
+    is_free=True,
+    is_estimate=False,
+)
+"""Of an instance that went from `pending` to `terminated`: AWS bills the running state only."""
+
+
 def is_free(attempt: Attempt) -> bool:
     """Return whether AWS interrupted a spot instance within its first hour, which is free."""
     if attempt.market != "spot" or attempt.ended_at is None:
@@ -76,6 +89,8 @@ def is_free(attempt: Attempt) -> bool:
 
 def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
     """Return what an attempt is billed up to its end or, as an estimate, up to `now` (unix seconds)."""
+    if attempt.never_ran:
+        return NEVER_RAN
     elapsed_s = _elapsed_s(attempt, now)
     billed_s = max(elapsed_s, LEAST_BILLED_S)
     volume_usd, address_usd, data_out_usd, is_known = _beside(attempt, billed_s)

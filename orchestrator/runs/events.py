@@ -46,6 +46,19 @@ def is_spot_interruption(reason_code: str) -> bool:
     return reason_code.startswith("Server.Spot")
 
 
+FAILED_LAUNCHES = frozenset(
+    {
+        "Server.InsufficientInstanceCapacity",
+        "Server.InternalError",
+        "Client.InternalError",
+        "Client.InvalidSnapshot.NotFound",
+        "Client.VolumeLimitExceeded",
+    }
+)
+"""The codes with which an instance goes from `pending` to `terminated`
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html)."""
+
+
 def end_code(event: InstanceEnded) -> str:
     """Return EC2's StateReason.Code; version 0.1.0 wrote it only as the beginning of the reason."""
     if event.reason_code is not None:
@@ -118,6 +131,15 @@ class InstanceStarted(Event):
     disk_gib: float = 0.0  # of its volume; 0 in events of older versions
     public_addresses: int = 0  # IPv4, billed by the hour
     login_user: str = "ubuntu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceRunning(Event):
+    """EC2 says `running`: from then on the instance is billed."""
+
+    kind: ClassVar[str] = "instance_running"
+    attempt: int
+    instance_id: str
 
 
 @dataclass(frozen=True, kw_only=True)

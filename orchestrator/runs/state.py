@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.runs.events import (
+    FAILED_LAUNCHES,
     FINAL_STATES,
     AttemptLost,
     CheckpointPulled,
@@ -19,6 +20,7 @@ from orchestrator.runs.events import (
     GpuSeen,
     HostReady,
     InstanceEnded,
+    InstanceRunning,
     InstanceStarted,
     InterruptionNoticed,
     LaunchFailed,
@@ -62,6 +64,7 @@ class Attempt:
     device: str = ""
     first_step_at: float | None = None
     noticed_ends_at: float | None = None
+    ran_at: float | None = None  # when EC2 was first seen to say `running`
     setup_s: float = 0.0  # from the first SSH session until the trainer could start
     data_s: float = 0.0  # the part of it until the data were there
     trainer_started_at: float | None = None
@@ -93,6 +96,12 @@ class Attempt:
         if self.ended_at is None:
             return self.lost_cause == LossReason.INTERRUPTED
         return self.ended_by == "aws" and (is_spot_interruption(self.end_code) or self.noticed_ends_at is not None)
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether it went from `pending` to `terminated`, which AWS does not bill."""
+        was_there = self.ran_at is not None or self.setup_s > 0 or self.pulled_bytes > 0
+        return self.is_over and not was_there and self.end_code in FAILED_LAUNCHES
 
     @property
     def is_over(self) -> bool:
@@ -249,14 +258,17 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by = event.ended_at, event.ended_by
                 attempt.end_code, attempt.end_reason = end_code(event), event.reason
-        case PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled() | DataReceived():
+        case InstanceRunning() | PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled() | DataReceived():
             _apply_seen(attempt, event)
 
 
 def _apply_seen(
-    attempt: Attempt, event: PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled | DataReceived
+    attempt: Attempt,
+    event: InstanceRunning | PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled | DataReceived,
 ) -> None:
     match event:
+        case InstanceRunning():
+            attempt.ran_at = attempt.ran_at or event.at
         case ExtraOutputsPulled() | DataReceived():
             attempt.pulled_bytes += max(0, event.size_bytes)
         case PriceSeen():

@@ -39,7 +39,7 @@ KINDS = (
     "interrupt", "interrupt", "vanish", "freeze", "notice-only", "crash", "empty", "throttle", "offline", "lost-answer",
     "kill", "kill", "kill-in-launch", "kill-at-fact", "ctrl-c", "ctrl-c-twice", "damage", "refuse", "somebody",
     "slow-end", "slow-save", "rebalance", "never-boots", "quota", "expired", "no-image", "price-rise", "disk-full",
-    "skew", "mute", "s3-refuses", "new-address", "lie", "lie", "clock", "clock", "asleep",
+    "skew", "mute", "s3-refuses", "new-address", "lie", "lie", "dies-pending", "clock", "clock", "asleep",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from tests.support.tale import Tale
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
-    "stuck", "new-address", "clock", "asleep",
+    "stuck", "new-address", "dies-pending", "clock", "asleep",
 }  # fmt: skip
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
 MONEY = Decimal("1e-9")
@@ -121,6 +121,8 @@ def truth_usd(tale: Tale, machine: Machine, told: Attempt | None) -> Decimal:
     """Return what AWS bills for a machine: from its launch until AWS accepted its end, at the market's own prices."""
     instance, plan = machine.instance, tale.story
     ended_at = machine.gone_at if machine.gone_at is not None else tale.clock.now()
+    if ended_at < machine.ready_at and instance.reason_code == "Server.InternalError":
+        return Decimal(0)  # it never ran
     by_aws = instance.reason_code == "Server.SpotInstanceTermination"
     billed = Attempt(
         number=0,
@@ -178,6 +180,7 @@ def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) ->
         "Server.SpotInstanceTermination": "aws",
         "Client.InstanceInitiatedShutdown": "instance",
         "Client.UserInitiatedShutdown": "pixel-orch" if by_us else "other",
+        "Server.InternalError": "aws",
     }[code]
     asked_in_vain = who == "other" and attempt.terminate_requested  # written down, then killed before it was sent
     asked_in_vain |= who == "pixel-orch" and any(f.kind == "disk-full" for f in tale.faults)  # or the other way round

@@ -24,7 +24,7 @@ from tests.support.story import Story
 MOST_LIVES = 15
 LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
 FOR_MACHINES = (  # decided when the machine is there
-    "crash", "refuse", "slow-end", "never-boots", "kill-in-launch", "slow-save", "stuck", "skew",
+    "crash", "refuse", "slow-end", "never-boots", "dies-pending", "kill-in-launch", "slow-save", "stuck", "skew",
 )  # fmt: skip
 API = ("instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group")
 
@@ -183,8 +183,14 @@ class Tale:
                 machine.save_s = min(fault.for_s, 150.0)
             case "never-boots":
                 machine.frozen_from = 0.0
+            case "dies-pending":
+                self.clock.at(machine.ready_at - 1, lambda: self._fail_launch(machine))
             case "skew":
                 machine.skew_s = fault.for_s if int(fault.at_s) % 2 else -fault.for_s
+
+    def _fail_launch(self, machine: Machine) -> None:
+        if machine.gone_at is None:
+            self.cloud.end(machine, "Server.InternalError")
 
     # -- what is around the engine
 

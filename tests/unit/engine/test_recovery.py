@@ -13,6 +13,7 @@ from orchestrator.errors import (
     HostError,
     TrainingError,
 )
+from orchestrator.market.billing import total_usd
 from orchestrator.runs.events import (
     InstanceEnded,
 )
@@ -251,3 +252,19 @@ def test_interruptions_before_a_first_step_are_the_markets_and_do_not_count(home
     state = story.engine().run()
     assert (state.state, len(state.attempts)) == ("SUCCEEDED", 6)
     check_invariants(story)
+
+
+def test_machines_that_die_from_pending_are_not_the_market(home: Path) -> None:
+    """EC2's own words are kept and shown, the third one ends the run, and nothing is billed before `running`."""
+
+    def stillborn(number: int, machine: Machine) -> None:
+        story.later(2, lambda: story.cloud.end(machine, "Server.InternalError"))
+
+    story = Story(home, stillborn)
+    with pytest.raises(HostError, match=r"3 machines in a row .* \(the last: ended: Server.InternalError"):
+        story.engine().run()
+    state = story.store.state()
+    assert len(state.attempts) == len(story.cloud.machines) == 3
+    assert all(attempt.never_ran and "Server.InternalError" in attempt.lost_because for attempt in state.attempts)
+    assert total_usd(state.attempts, story.clock.now()) == 0
+    assert state.interruptions == 0

@@ -16,9 +16,11 @@ import pytest
 from orchestrator.market import catalog
 from orchestrator.market.billing import SPOT_RULES, bill, other_usd_h, total_usd
 from orchestrator.runs.events import (
+    FAILED_LAUNCHES,
     CheckpointPulled,
     Event,
     InstanceEnded,
+    InstanceRunning,
     InstanceStarted,
     InterruptionNoticed,
     PriceChanged,
@@ -101,15 +103,27 @@ def test_what_we_end_ourselves_in_the_first_hour_is_billed() -> None:
 
 
 def test_a_failure_of_aws_that_is_no_interruption_is_billed() -> None:
-    failed = attempt(1800, ended_by="aws", end_code="Server.InternalError")
+    failed = attempt(1800, ended_by="aws", end_code="Server.InternalError", ran_at=START + 30)
     assert not failed.is_interrupted
     assert bill(failed, START).usd > 0
 
 
 def test_the_text_of_a_reason_decides_nothing() -> None:
     """Only EC2's code does: its text is for people."""
-    lost = attempt(1800, ended_by="aws", end_code="Server.InternalError", end_reason="Server.SpotInstanceTermination")
+    text = "Server.SpotInstanceTermination"
+    lost = attempt(1800, ended_by="aws", end_code="Server.InternalError", end_reason=text, ran_at=START + 30)
     assert bill(lost, START).usd > 0
+
+
+@pytest.mark.parametrize("code", sorted(FAILED_LAUNCHES))
+def test_a_machine_that_went_from_pending_to_terminated_is_not_billed(code: str) -> None:
+    """AWS bills the running state only."""
+    failed = attempt(90, ended_by="aws", end_code=code)
+    assert failed.never_ran
+    assert bill(failed, START).usd == 0
+    assert not failed.is_interrupted
+    ours = attempt(90, end_code="Client.UserInitiatedShutdown")
+    assert bill(ours, START).usd > 0, "whether it ran before it was ended is not known"
 
 
 def test_an_on_demand_instance_is_per_second_at_one_price_and_never_free() -> None:
@@ -272,6 +286,8 @@ def history(seed: int) -> tuple[list[Event], float]:
                     reason_code=why.partition(":")[0] if dice.random() < 0.5 else None,  # as version 0.1.0 wrote it
                 )
             )
+        if dice.random() < 0.5:
+            later.append(InstanceRunning(at=start, attempt=number, instance_id=f"i-{number}"))
         dice.shuffle(later)
         events += later
         at += dice.randint(0, lasted + 1000)
@@ -288,6 +304,10 @@ def _of_attempt(events: list[Event], born: InstanceStarted, now: float, rule: st
     ended = next((e for e in mine if isinstance(e, InstanceEnded)), None)
     seconds = int(max(60, (ended.ended_at if ended else now) - born.at))
     noticed = any(isinstance(e, InterruptionNoticed) for e in mine)
+    received = sum(e.size_bytes for e in mine if isinstance(e, CheckpointPulled))
+    ran = received or any(isinstance(e, InstanceRunning) for e in mine)
+    if ended is not None and ended.reason == "Server.InternalError" and not ran:
+        return Fraction(0)
     free = (
         born.market == "spot"
         and ended is not None
@@ -313,8 +333,7 @@ def _of_attempt(events: list[Event], born: InstanceStarted, now: float, rule: st
             usd += Fraction(found.gp3_usd_gb_month) * int(born.disk_gib) * count / month_s
             usd += Fraction(found.public_ipv4_usd_h) * born.public_addresses * count / 3600
     if found is not None:
-        out = sum(e.size_bytes for e in mine if isinstance(e, CheckpointPulled))
-        usd += Fraction(found.data_out_usd_gb) * out / 10**9
+        usd += Fraction(found.data_out_usd_gb) * received / 10**9
     return usd
 
 

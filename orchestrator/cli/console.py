@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -19,6 +19,12 @@ def say_error(text: str) -> None:
     """Print to standard error, wrapped to the width of a terminal."""
     width = columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else text, file=sys.stderr)
+
+
+def say_settings(sources: Sequence[object]) -> None:
+    """Print to standard error which settings were read from which file, in one line; nothing without one."""
+    if sources:
+        print(f"settings: {'; '.join(map(str, sources))}", file=sys.stderr)
 
 
 def require_terminal() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.cli.flags import OF_THE_MODEL, OLD_CLEANUP, parser
 from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.formatting import printable, unwritable
 
 COMMANDS = {  # command -> (module, function)
     "launch": ("launch", "launch"),
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 invalid input, 130 interrupted."""
     _let_streams_write_anything()
     words = list(sys.argv[1:] if argv is None else argv)
+    _refuse_unwritable(words)
     if words and words[0] in OF_THE_MODEL:
         return _hand_over(words)
     if words and words[0] == OLD_CLEANUP:
@@ -89,6 +91,15 @@ def _let_streams_write_anything() -> None:
 
         for stream in narrow:
             make_safe(stream)
+
+
+def _refuse_unwritable(words: Sequence[str]) -> None:
+    """End with an error line where a word is not UTF-8 (Python reads each such byte as a lone surrogate)."""
+    for word in words:
+        problem = unwritable(word.replace("\0", ""))
+        if problem:
+            print(f"pixel-orch: error: {printable(word)[:80]} {problem}; write it anew", file=sys.stderr)
+            raise SystemExit(SpecError.exit_code)
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str] | None]:

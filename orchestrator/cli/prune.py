@@ -12,9 +12,9 @@ from orchestrator.cli.console import confirm
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, span, table
-from orchestrator.plan.settings import duration_s
+from orchestrator.plan.validators import duration_s
 from orchestrator.runs.home import home_from_environment
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.store import RunStore, no_such_run
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def _chosen(home: Path, args: argparse.Namespace, now: float) -> list[RunStore]:
     patterns = args.runs or ["*"]
     for pattern in args.runs:
         if not any(fnmatch.fnmatchcase(store.run, pattern) for store in every):
-            raise SpecError(f"RUN: no run matches {pattern!r}; pixel-orch status lists them")
+            raise no_such_run(home, pattern, f"matches {pattern!r}")
     over = [store for store in every if store.state().is_final or store.is_damaged()]
     stores = [store for store in over if store.owner_pid() is None]
     if args.keep_last:

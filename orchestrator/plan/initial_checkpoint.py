@@ -17,6 +17,7 @@ from model.config import network_mismatch, peek
 from model.errors import CheckpointError
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
+from orchestrator.formatting import nearest
 from orchestrator.plan.storage import s3_files
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.files import sha256_of, sync_folder
@@ -108,8 +109,10 @@ def _local(text: str) -> InitialCheckpoint:
             raise SpecError(f"--from: there is no checkpoint-<step>.pt in {folder}; give a file, or a run's folder")
         path = max(found)[1]
     if not path.is_file():
+        near = nearest(text, [store.run for store in RunStore.all(home_from_environment())])
+        guess = f"did you mean the run {near}? Or " if near else ""
         raise SpecError(
-            f"--from: there is no {path}; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
+            f"--from: there is no {path}; {guess}give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
         )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     if match is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
-from orchestrator.formatting import WIDTH, counted, price, table
+from orchestrator.formatting import WIDTH, counted, price, printable, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
@@ -25,6 +26,7 @@ from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
 
 MOST_OFFERS_SHOWN = 12
+MOST_LEFT_OUT_SHOWN = 10
 
 
 def offer_rows(ranked: Sequence[Offer]) -> str:
@@ -40,13 +42,48 @@ def offer_rows(ranked: Sequence[Offer]) -> str:
 
 def tree_json(tree: sync.Tree) -> dict[str, Any]:
     """Return what would be sent."""
-    return {"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}
+    return {
+        "folder": str(tree.folder),
+        "files": list(tree.files),
+        "bytes": tree.size_bytes(),
+        "left_out": list(tree.left_out),
+        "notes": list(tree.notes),
+    }
 
 
 def tree_text(tree: sync.Tree) -> str:
     """Return the same for people, one file a line."""
-    size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
-    return "\n".join([*tree.files, size])
+    last = f"{size_words(tree)} from {printable(str(tree.folder))}; nothing was sent"
+    return "\n".join([*map(printable, tree.files), *map(filled, not_sent(tree)), last])
+
+
+def size_words(tree: sync.Tree) -> str:
+    """Return the number of files and their size: `12 files, 0.34 MB`."""
+    return f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB"
+
+
+def not_sent(tree: sync.Tree) -> list[str]:
+    """Return a line that names the files that are left out since they may be secret, and one for each note."""
+    lines = []
+    if tree.left_out:
+        named = ", ".join(map(printable, tree.left_out[:MOST_LEFT_OUT_SHOWN]))
+        more = len(tree.left_out) - MOST_LEFT_OUT_SHOWN
+        rest = f" and {more:,} more" if more > 0 else ""
+        lines.append(f"Not sent, as they may hold secrets (--include PATH sends one): {named}{rest}.")
+    return [*lines, *map(printable, tree.notes)]
+
+
+def what_is_sent(spec: RunSpec, request: LaunchRequest) -> list[str]:
+    """Return what a person agrees to besides the price: the command, the folder and files, where settings are from."""
+    if spec.trainer is not None:
+        trainer = spec.trainer
+        command = f"the bundled trainer, {trainer.model} on {printable(trainer.dataset)}, {trainer.steps:,} steps"
+    else:
+        command = printable(shlex.join(spec.command))
+    lines = [f"Command: {command}", f"Files: {size_words(request.tree)} from {printable(str(request.tree.folder))}"]
+    if request.sources:
+        lines.append(f"Settings: {'; '.join(map(str, request.sources))}")
+    return [*lines, *not_sent(request.tree)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +104,11 @@ class Draft:
             "dry_run": True,
             "requests": [_call_json(call) for call in self.plan.calls(self.cidr)],
             "offers": [_offer_json(offer) for offer in self.plan.offers],
-            "sync": {"files": len(self.tree.files), "bytes": self.tree.size_bytes()},
+            "sync": {
+                "files": len(self.tree.files),
+                "bytes": self.tree.size_bytes(),
+                "left_out": list(self.tree.left_out),
+            },
             "estimated_usd_h": [low, high],
             "notes": unused_gpus(self.plan),
         }
@@ -89,6 +130,7 @@ class Draft:
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
             texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")
+        texts += not_sent(tree)
         texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
             f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."

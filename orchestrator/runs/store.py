@@ -17,12 +17,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.formatting import nearest
 from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
 from orchestrator.runs.files import read_jsonl, sha256_of, write_atomically
 from orchestrator.runs.spec import RunSpec, check_name
 from orchestrator.runs.state import RunState, fold
 
 SHARED = " shared"
+
+
+def no_such_run(home: Path, word: str, verb: str) -> SpecError:
+    """Return the error for a name or a glob that no run has; it names the nearest run, else the newest ones.
+
+    Args:
+        home: where the runs are.
+        word: what was given.
+        verb: what no run does: `is called x`, `matches 'x*'`.
+    """
+    near = nearest(word.lower(), [path.parent.name for path in (home / "runs").glob("*/spec.json")])
+    newest = [store.run for store in RunStore.all(home)][-5:]
+    hint = f"there are: {', '.join(newest)}" if newest else "there are no runs yet"
+    return SpecError(f"RUN: no run {verb}; {f'did you mean {near}?' if near else hint} (pixel-orch status lists them)")
 
 
 class RunBusyError(PixelOrchError):
@@ -68,9 +83,7 @@ class RunStore:
         check_name(run, flag="RUN")
         store = cls(home, run)
         if not (store.folder / "spec.json").is_file():
-            known = [other.run for other in cls.all(home)]
-            hint = f"there are: {', '.join(known[-5:])}" if known else "there are no runs yet"
-            raise SpecError(f"RUN: no run is called {run}; {hint} (pixel-orch status lists them)")
+            raise no_such_run(home, run, f"is called {run}")
         return store
 
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.settings import settings_file
+from orchestrator.plan.settings_file import settings_file
 
 
 @pytest.fixture

@@ -137,7 +137,8 @@ def _top_key(node: yaml.Node, place: _Place) -> str:
     return _key(node, "", place)
 
 
-def _key(node: yaml.Node, above: str, place: _Place) -> str:
+def _key(node: yaml.Node, above: str, place: _Place, *, is_text: bool = False) -> str:
+    """Return a key; one that YAML does not read as a text is refused, or with `is_text` left to the caller."""
     if not isinstance(node, yaml.ScalarNode):
         raise place.error(node, f"a key{_below(above)} is a list or a mapping; give key: value lines")
     if node.tag != f"{TAG}str":
@@ -171,10 +172,14 @@ def _value(node: yaml.Node, key: str, place: _Place, *, is_text: bool, is_in_lis
             raise place.error(node, f"{key} has the tag {printable(node.tag)[:60]}; give plain values")
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            name = _key(key_node, key, place)
+            name = _key(key_node, key, place, is_text=is_text)
             if name in found:
                 raise place.error(key_node, f"{key} has {_quoted(name)} twice; give it once")
-            found[name] = _value(value_node, name, place, is_text=is_text)
+            noted = len(place.unquoted)
+            label = name if key_node.tag == f"{TAG}str" else _quoted(name)
+            found[name] = _value(value_node, label, place, is_text=is_text)
+            if label != name and len(place.unquoted) == noted:
+                place.unquoted.append(f"{label}:")
         return found
     if isinstance(node, yaml.SequenceNode):
         if node.tag != f"{TAG}seq":

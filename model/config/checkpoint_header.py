@@ -172,6 +172,7 @@ class _Storage:
     """Placeholder of a tensor's data."""
 
     count: int
+    item_bytes: int
 
 
 class _Reader(pickle.Unpickler):
@@ -187,12 +188,13 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(data))
         self._place = place
         self._sizes = sizes
+        self._left = 4 * sum(sizes.values())  # bytes of tensors; each has its own data in what pixel-orch writes
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return self._tensor
         if module in ("torch", "torch.storage") and name in ITEM_BYTES:
             return name
         raise pickle.UnpicklingError(f"{module}.{name}")
@@ -202,14 +204,14 @@ class _Reader(pickle.Unpickler):
         size = self._sizes[f"{self._place}{key}"]
         if kind != "storage" or not isinstance(count, int) or not 0 <= count * ITEM_BYTES[storage] <= size:
             raise _BombError("has a tensor that is larger than its data")
-        return _Storage(count)
+        return _Storage(count, ITEM_BYTES[storage])
 
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Nothing:
-    """Check that a tensor has no more values than its data: one of stride 0 would be any size."""
-    whole = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(isinstance(value, int) and value >= 0 for value in whole):
-        raise pickle.UnpicklingError("not a tensor")
-    if len(shape) != len(strides) or len(shape) > 64 or offset + math.prod(shape) > storage.count:
-        raise _BombError("has a tensor that is larger than its data")
-    return _Nothing()
+    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Nothing:
+        """Check that a tensor has no more values than its data: one of stride 0 would be any size."""
+        whole = (offset, *shape, *strides)
+        if not isinstance(storage, _Storage) or not all(isinstance(value, int) and value >= 0 for value in whole):
+            raise pickle.UnpicklingError("not a tensor")
+        self._left -= math.prod(shape) * storage.item_bytes
+        if len(shape) != len(strides) or len(shape) > 64 or offset + math.prod(shape) > storage.count or self._left < 0:
+            raise _BombError("has a tensor that is larger than its data")
+        return _Nothing()

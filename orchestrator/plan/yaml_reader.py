@@ -141,10 +141,9 @@ def _key(node: yaml.Node, above: str, place: _Place, *, is_text: bool = False) -
     """Return a key; one that YAML does not read as a text is refused, or with `is_text` left to the caller."""
     if not isinstance(node, yaml.ScalarNode):
         raise place.error(node, f"a key{_below(above)} is a list or a mapping; give key: value lines")
-    if node.tag != f"{TAG}str":
-        raise place.error(
-            node, f"the key {_quoted(node.value)}{_below(above)} must be quoted: write {_quoted(node.value)}:"
-        )
+    if node.tag != f"{TAG}str" and not is_text:
+        key = _quoted(node.value)
+        raise place.error(node, f"the key {key}{_below(above)} must be quoted: write {key}:")
     return _checked(node, place)
 
 

@@ -203,7 +203,7 @@ def _refused(key: str, value: Any) -> str:
         here, there = Path.cwd().resolve(), Path(value).expanduser().resolve()
         return "" if there == here or here in there.parents else "leads out of the folder, which is not allowed"
     dataset = value if key == "dataset" else value.get("dataset") if key == "set" else None
-    if dataset is not None and dataset not in REGISTRY:
+    if dataset is not None and str(dataset) not in REGISTRY:
         return f"names {printable(str(dataset))[:60]!r}, which is no registered data set; that is not allowed"
     if key == "spot" and value is False:
         return "is false, which may cost more and is not allowed"

@@ -30,9 +30,11 @@ from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number
 from orchestrator.market.spot_prices import lowest, recorded_regions
+from orchestrator.plan.job import tree_for
 from orchestrator.plan.launch_preparation import read_faults, refuse_taken_name
+from orchestrator.plan.preview import filled, what_is_sent
 from orchestrator.plan.settings import spec_from
-from orchestrator.plan.settings_file import FileSettings, read_settings
+from orchestrator.plan.settings_file import FileSettings, Source, read_settings
 from orchestrator.plan.validators import check_amount, check_instances, split_command
 from orchestrator.report import metrics
 from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
@@ -78,7 +80,7 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     children = [prepare_child(home, name, one, args, command, share=len(names), files=files) for one in names]
     faults = read_faults(args.faults, is_embedded=args.cloud == "local")
     say_settings(files.sources)
-    _agree(args, children, home, clock.now())
+    _agree(args, children, home, files.sources)
     make_home(home)
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     kept: AbstractContextManager[object] = embedded_endpoint(home) if args.cloud == "local" else nullcontext()
@@ -149,7 +151,7 @@ def _trainer_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now: float) -> None:
+def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, sources: Sequence[Source]) -> None:
     """Show what would be rented and ask, unless `-y` is given.
 
     Raises:
@@ -165,9 +167,12 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
         return
     require_terminal()
     names = [child.instance_type for child in children]
+    now = SystemClock().now()
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
         print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
+    for line in what_is_sent(children[0].spec, tree_for(children[0].spec), sources):
+        print(filled(line))
     limit = f", at most ${args.budget}" if args.budget else ""
     if not confirm(f"Rent {len(names)} instances side by side{limit}?", default=True):
         raise SpecError("not started; nothing was created")

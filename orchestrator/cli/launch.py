@@ -65,13 +65,15 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             screen.plain("Not launched; nothing was created.")
             prepared.discard()
             return 1
+        for line in not_sent(request.tree) if args.yes else ():  # a prompt has shown them
+            screen.plain(filled(line))
         extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
         run = create_run(prepared)
         if args.detach:
             return _detach(run, screen, args.output)
         screen.plain(f"{run.plan.spec.run} on {title_of(cloud, run.plan.spec)}")
-        for line in (*not_sent(run.tree), *unused_gpus(run.plan)) if args.yes else ():  # a prompt has shown them
-            screen.plain(filled(line))
+        for line in unused_gpus(run.plan) if args.yes else ():  # a prompt has shown them
+            screen.plain(line)
         return lead_in_terminal(run, screen, output=args.output, extra=extra)
 
 
@@ -95,7 +97,7 @@ def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
     by = "by measured dollars per image, " if plan.is_ranked_by_value else ""
     screen.plain(filled(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity."))
-    for line in (*what_is_sent(plan.spec, prepared.request), *unused_gpus(plan)):
+    for line in (*what_is_sent(plan.spec, prepared.request.tree, prepared.request.sources), *unused_gpus(plan)):
         screen.plain(filled(line))
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: prices are recorded ones; nothing is billed.")

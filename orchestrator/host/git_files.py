@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import SpecError
+from orchestrator.formatting import printable
 
 SAFE = (
     ("core.fsmonitor", "false"),  # a program that git asks for changed files
@@ -135,7 +136,7 @@ def _own_excludes_file() -> str:
 
 
 def _refusal(folder: Path, words: str) -> SpecError:
-    return SpecError(f"--workdir: git cannot list {folder}: {' '.join(words.split()) or 'it says nothing'}")
+    return SpecError(f"--workdir: git cannot list {folder}: {printable(' '.join(words.split())) or 'it says nothing'}")
 
 
 def _git(

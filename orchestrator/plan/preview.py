@@ -22,6 +22,7 @@ from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
+from orchestrator.plan.settings_file import Source
 from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
 
@@ -73,17 +74,17 @@ def not_sent(tree: sync.Tree) -> list[str]:
     return [*lines, *map(printable, tree.notes)]
 
 
-def what_is_sent(spec: RunSpec, request: LaunchRequest) -> list[str]:
+def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source]) -> list[str]:
     """Return what a person agrees to besides the price: the command, the folder and files, where settings are from."""
     if spec.trainer is not None:
         trainer = spec.trainer
         command = f"the bundled trainer, {trainer.model} on {printable(trainer.dataset)}, {trainer.steps:,} steps"
     else:
         command = printable(shlex.join(spec.command))
-    lines = [f"Command: {command}", f"Files: {size_words(request.tree)} from {printable(str(request.tree.folder))}"]
-    if request.sources:
-        lines.append(f"Settings: {'; '.join(map(str, request.sources))}")
-    return [*lines, *not_sent(request.tree)]
+    lines = [f"Command: {command}", f"Files: {size_words(tree)} from {printable(str(tree.folder))}"]
+    if sources:
+        lines.append(f"Settings: {'; '.join(map(str, sources))}")
+    return [*lines, *not_sent(tree)]
 
 
 @dataclass(frozen=True)

@@ -268,8 +268,8 @@ def check_env(pairs: Mapping[str, str]) -> dict[str, str]:
             raise SpecError(f"--env: {name!r} is not a variable name; give --env NAME=VALUE")
         if name.startswith("PIXEL_ORCH_"):
             raise SpecError(f"--env: {name} is set by pixel-orch itself; choose another name")
-        if "\0" in value:
-            raise SpecError(f"--env: the value of {name} holds a NUL byte; remove it")
+        if unwritable(value):
+            raise SpecError(f"--env: the value of {name} {unwritable(value)}; remove it")
     return dict(pairs)
 
 

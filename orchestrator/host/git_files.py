@@ -131,7 +131,7 @@ def _own_excludes_file() -> str:
     """Return the user's own file of ignore rules: the folder's configuration could name another one in its place."""
     asked = _git(Path("/"), "config", "--get", "--type=path", "core.excludesFile", environment={"GIT_DIR": os.devnull})
     own = os.fsdecode(asked.stdout).rstrip("\n") if asked.returncode == 0 else ""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))
     return own or str(config / "git" / "ignore")  # where git looks by default
 
 

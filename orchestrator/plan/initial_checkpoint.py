@@ -97,7 +97,7 @@ def adopt(store: RunStore, checkpoint: InitialCheckpoint) -> None:
 
 
 def _local(text: str) -> InitialCheckpoint:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.exists() and NAME_GRAMMAR.fullmatch(text):
         run = RunStore(home_from_environment(), text).folder
         path = run if run.is_dir() else path

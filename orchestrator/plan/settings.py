@@ -27,6 +27,7 @@ from orchestrator.plan.validators import (
     check_prepare,
     check_price,
     check_profile,
+    check_proxy,
     check_subnets,
     check_tags,
     check_texts,
@@ -173,7 +174,7 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
         "subnets": check_subnets(_list(given("subnet"))),
         "is_private": bool(given("private")),
         "ssh_cidr": check_cidr(cidr),
-        "ssh_proxy": proxy,
+        "ssh_proxy": check_proxy(proxy),
         "key": check_key(key),
         "tags": check_tags({str(k): str(v) for k, v in {**(file.get("tag") or {}), **(tags or {})}.items()}),
         "disk_gib": check_disk(disk) if disk is not None else 100,
@@ -273,7 +274,7 @@ def _env_file(path_text: str | None) -> dict[str, str]:
     """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken literally."""
     if path_text is None:
         return {}
-    path = Path(path_text).expanduser()
+    path = Path(os.path.expanduser(path_text))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

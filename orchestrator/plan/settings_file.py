@@ -168,7 +168,7 @@ def _config_folder() -> Path:
     """Return `$XDG_CONFIG_HOME`; a relative one is to be ignored (XDG base directory specification), as it would be
     below the current folder."""
     given = Path(os.environ.get("XDG_CONFIG_HOME") or "")
-    return given if given.is_absolute() else Path("~/.config").expanduser()
+    return given if given.is_absolute() else Path(os.path.expanduser("~/.config"))
 
 
 def _flag(key: str) -> str:
@@ -200,7 +200,7 @@ def _refused(key: str, value: Any) -> str:
     if key not in OF_A_FOLDER:
         return "is not allowed"
     if key == "workdir":
-        here, there = Path.cwd().resolve(), Path(value).expanduser().resolve()
+        here, there = Path.cwd().resolve(), Path(os.path.expanduser(value)).resolve()
         return "" if there == here or here in there.parents else "leads out of the folder, which is not allowed"
     dataset = value if key == "dataset" else value.get("dataset") if key == "set" else None
     if dataset is not None and str(dataset) not in REGISTRY:
@@ -232,7 +232,7 @@ def read_file(path_text: str, *, is_named: bool = True) -> dict[str, Any]:
         SpecError: it cannot be read, is not a YAML mapping, or has an unknown key or a value of the wrong type.
     """
     file = ("-f: " if is_named else "") + printable(path_text)
-    entries = read_mapping(Path(path_text).expanduser(), file=file, is_text=TEXTS.__contains__)
+    entries = read_mapping(Path(os.path.expanduser(path_text)), file=file, is_text=TEXTS.__contains__)
     for entry in entries:
         _check_known(file, entry.key)
     return {key: _checked(file, key, entry.value) for key, entry in by_key(entries, file).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +122,7 @@ def check_key(path_text: str | None) -> str | None:
     """
     if path_text is None:
         return None
-    path = Path(path_text).expanduser().resolve()
+    path = Path(os.path.expanduser(path_text)).resolve()
     if not path.is_file():
         raise SpecError(f"--key: {path_text} is not a file; give a private key, or drop --key to have one made")
     return str(path)
@@ -285,7 +286,7 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
         if include:
             raise SpecError("--include needs --workdir DIR")
         return None
-    path = Path(workdir).expanduser().resolve()
+    path = Path(os.path.expanduser(workdir)).resolve()
     if unwritable(str(path)):
         raise SpecError(f"--workdir: {printable(str(path))} {unwritable(str(path))}; rename the folder")
     if not path.is_dir():
@@ -296,6 +297,19 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
         if not (path / entry).exists():
             raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")
     return str(path)
+
+
+def check_proxy(command: str | None) -> str | None:
+    """Return a ProxyCommand; it is split into words while a machine is billed, so that it is split here first.
+
+    Raises:
+        SpecError: it is empty, has several lines (the second would be one of ssh's configuration), or an open quote.
+    """
+    if command is None:
+        return None
+    if not split_command(command, "--ssh-proxy") or len(command.splitlines()) != 1:
+        raise SpecError("--ssh-proxy: give one command in one line, for example --ssh-proxy 'ssh -W %h:%p bastion'")
+    return command
 
 
 def check_texts(flags: Mapping[str, Any], command: Sequence[str] = ()) -> None:

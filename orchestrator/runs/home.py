@@ -26,7 +26,7 @@ def home_from_environment() -> Path:
     Raises:
         SpecError: a newer pixel-orch wrote it, or its schema file is damaged.
     """
-    home = Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser().absolute()
+    home = Path(os.path.expanduser(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch")).absolute()
     if unwritable(str(home)):
         raise SpecError(f"PIXEL_ORCH_HOME: {printable(str(home))} {unwritable(str(home))}; set it to another folder")
     check_schema(home)

@@ -24,7 +24,7 @@ from orchestrator.plan.launch_preparation import (
     prepare_launch,
     read_request,
 )
-from orchestrator.plan.preview import DryRun, dry_run, sync_dry_run, title_of, unused_gpus
+from orchestrator.plan.preview import DryRun, dry_run, not_sent, sync_dry_run, title_of, unused_gpus
 from orchestrator.plan.settings_file import LAUNCH_SETTINGS
 from orchestrator.report.summary import summary_json
 from orchestrator.runs.home import fresh_name, home_from_environment
@@ -108,11 +108,18 @@ def launch(
         "detach": detach,
     }
     home, say = home_from_environment(), _to_nobody if quiet else _to_standard_error
-    request = read_request(given, list(command), home)
+    request = _read(given, command, home, say)
     if flags.get("dry_run") or flags.get("sync_dry_run"):
         return _planned(sync_dry_run(request) if flags.get("sync_dry_run") else dry_run(request, home), home, say)
     _launch(request, home, is_detached=detach, say=say)
     return result(request.spec.run)
+
+
+def _read(given: Mapping[str, Any], command: Sequence[str], home: Path, say: Callable[[str], None]) -> LaunchRequest:
+    request = read_request(given, list(command), home)
+    if request.sources:
+        say(f"settings: {'; '.join(map(str, request.sources))}")
+    return request
 
 
 def _pairs(values: Mapping[str, Any] | None) -> list[str]:
@@ -141,7 +148,7 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             lead_in_background(run)
             return
         spec = run.plan.spec
-        for line in (f"{spec.run} on {title_of(cloud, spec)}", *unused_gpus(run.plan)):
+        for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *unused_gpus(run.plan)):
             say(line)
         lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
 

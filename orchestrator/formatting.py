@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TextIO
 
@@ -85,6 +85,24 @@ def span(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def unwritable(text: str) -> str:
+    """Return why a text cannot be stored or given to a program, "" if it can."""
+    if "\0" in text:
+        return "holds a NUL byte"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate: bytes that are not UTF-8)"
+    return ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is nearest to a mistyped one, "" if none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word[:100], list(known), n=1)), "")
 
 
 def counted(count: int, what: str) -> str:

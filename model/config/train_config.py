@@ -26,6 +26,8 @@ Setting = str | int | float
 MODELS: tuple[str, ...] = get_args(ModelName)
 
 
+SET_BY_THE_TRAINER = ("facts",)
+
 # The settings that a checkpoint's weights depend on; the optimizer's state depends on them and on `optimizer`.
 NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
 
@@ -278,6 +280,8 @@ def _explain(key: str, kind: str, value: object, where: str) -> str:
         near = difflib.get_close_matches(key, TrainConfig.model_fields, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(TrainConfig.model_fields)}"
         return f"unknown setting {_short(key)} in {where}; {hint}"
+    if key in SET_BY_THE_TRAINER:
+        return f"{key} in {where} cannot be given: the trainer reads it from the prepared data set; leave it out"
     field = TrainConfig.model_fields[key]
     meaning = f"{field.description}; default {field.default}"
     return f"{key} = {_short(value)} in {where} is not valid; give {_allowed(key)} ({meaning})"
@@ -286,8 +290,10 @@ def _explain(key: str, kind: str, value: object, where: str) -> str:
 def _allowed(key: str) -> str:
     """Describe the values of a field: `a whole number at least 1, at most 65536`."""
     field = TrainConfig.model_fields[key]
+    if field.annotation is str:
+        return "a text"
     if field.annotation not in (int, float):
-        return " or ".join(get_args(field.annotation))
+        return " or ".join(map(str, get_args(field.annotation)))
     words = ["a whole number" if field.annotation is int else "a number"]
     for limit in field.metadata:
         if isinstance(limit, annotated_types.Gt):

@@ -147,7 +147,7 @@ class ShardFiles:
             self._wait(path, check_stop)
             if sha256_of(path) != shard.columns_sha256:
                 raise DataError(f"{path} is damaged: its SHA-256 differs from the manifest; prepare or fetch it again")
-            rows = self._rows[number] = np.load(path)
+            rows = self._rows[number] = read_columns(path)
         return rows
 
     def _open(self, number: int, check_stop: Callable[[], None] = lambda: None) -> tuple[int, int]:
@@ -207,6 +207,23 @@ def header(path: Path, file: Any, images: int, shape: tuple[int, ...]) -> int:
     if size != wanted:
         raise DataError(f"{path} has {size:,} bytes instead of {wanted:,}; prepare the data set again")
     return head
+
+
+def read_columns(path: Path) -> NDArray[Any]:
+    """Read the columns of a shard. A header that declares more than the file holds is refused, not made room for.
+
+    Raises:
+        DataError: it is no .npy file of plain rows.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(rows, np.ndarray):
+            raise ValueError("an archive")
+        return np.array(rows)
+    except (ValueError, OverflowError, MemoryError, EOFError, SyntaxError) as error:
+        raise DataError(
+            f"{path} is not a file of columns ({(str(error) or 'damaged').splitlines()[0]}); prepare it again"
+        ) from None
 
 
 def check_once(folder: Path, shard: Shard) -> None:

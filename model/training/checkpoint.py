@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model.atomic_files import sync_folder, write_file
-from model.config import TrainConfig
+from model.config import TrainConfig, inspect
 from model.errors import CheckpointError
 
 FORMAT = 2  # 1 had no `ema`
@@ -89,10 +89,12 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint and verify its digest.
 
     Raises:
-        CheckpointError: the file is missing, damaged, truncated, not a checkpoint, or of a newer format.
+        CheckpointError: the file is missing, damaged, truncated, not a checkpoint, of a newer format, or declares more
+            than it holds; nothing is unpacked then.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
+    inspect(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about a file that is not a checkpoint

@@ -20,7 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.console import Screen, confirm, require_terminal
+from orchestrator.cli.console import Screen, confirm, require_terminal, say_settings
 from orchestrator.cli.flags import parser
 from orchestrator.cli.report import report_of, write_html
 from orchestrator.clock import SystemClock
@@ -30,10 +30,12 @@ from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number
 from orchestrator.market.spot_prices import lowest, recorded_regions
+from orchestrator.plan.job import tree_for
 from orchestrator.plan.launch_preparation import read_faults, refuse_taken_name
+from orchestrator.plan.preview import filled, what_is_sent
 from orchestrator.plan.settings import spec_from
-from orchestrator.plan.settings_file import settings_file
-from orchestrator.plan.validators import check_amount, check_instances
+from orchestrator.plan.settings_file import FileSettings, Source, read_settings
+from orchestrator.plan.validators import check_amount, check_instances, split_command
 from orchestrator.report import metrics
 from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
 from orchestrator.report.metrics import Digest
@@ -64,11 +66,9 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch bench`; 0 if every type was measured, 1 if some were not."""
     home, clock = home_from_environment(), SystemClock()
     if args.command_line is not None:
-        import shlex
-
         if command:
             raise SpecError("--command and a command after -- are both given; give one of them")
-        command = shlex.split(args.command_line)
+        command = split_command(args.command_line, "--command")
     names = check_instances(args.instance or "")
     if args.steps < 2:
         raise SpecError(f"--steps: {args.steps} is too few; give at least 2, as the first step is warm-up")
@@ -76,9 +76,11 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     if not 0 <= warmup < args.steps:
         raise SpecError(f"--warmup-steps: {warmup} leaves none of {args.steps} steps to measure; give less")
     name = check_name(args.name) if args.name else fresh_name("bench")
-    children = [prepare_child(home, name, one, args, command, share=len(names)) for one in names]
+    files = read_settings(args.file)
+    children = [prepare_child(home, name, one, args, command, share=len(names), files=files) for one in names]
     faults = read_faults(args.faults, is_embedded=args.cloud == "local")
-    _agree(args, children, home, clock.now())
+    say_settings(files.sources)
+    _agree(args, children, home, files.sources)
     make_home(home)
     screen = Screen(sys.stderr if args.output == "json" else sys.stdout)
     kept: AbstractContextManager[object] = embedded_endpoint(home) if args.cloud == "local" else nullcontext()
@@ -93,7 +95,14 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def prepare_child(
-    home: Path, name: str, instance_type: str, args: argparse.Namespace, command: Sequence[str], *, share: int
+    home: Path,
+    name: str,
+    instance_type: str,
+    args: argparse.Namespace,
+    command: Sequence[str],
+    *,
+    share: int,
+    files: FileSettings | None = None,
 ) -> Child:
     """Return the launch of one type, its flags checked as `launch` checks them.
 
@@ -110,13 +119,14 @@ def prepare_child(
     for key in ("region", "subnet", "env"):
         for value in getattr(args, key) or []:
             words += ["--" + key, value]
-    asked = args.budget if args.budget is not None else settings_file(args.file).get("budget")
+    files = read_settings(args.file) if files is None else files
+    asked = args.budget if args.budget is not None else files.values.get("budget")
     if asked is not None:
         budget = check_amount(asked, flag="--budget", example="5")
         words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
     words += _trainer_words(args) if not command else []
     given = parser().parse_args(words)
-    spec = spec_from(vars(given), command)
+    spec = spec_from(vars(given), command, files)
     refuse_taken_name(home, run)
     after = ["--", *command] if command else []
     return Child(instance_type, spec, [*words, *after], home / "benches" / name / f"{instance_type}.log")
@@ -141,7 +151,7 @@ def _trainer_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now: float) -> None:
+def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, sources: Sequence[Source]) -> None:
     """Show what would be rented and ask, unless `-y` is given.
 
     Raises:
@@ -157,9 +167,12 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, now:
         return
     require_terminal()
     names = [child.instance_type for child in children]
+    now = SystemClock().now()
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
         print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
+    for line in what_is_sent(children[0].spec, tree_for(children[0].spec), sources):
+        print(filled(line))
     limit = f", at most ${args.budget}" if args.budget else ""
     if not confirm(f"Rent {len(names)} instances side by side{limit}?", default=True):
         raise SpecError("not started; nothing was created")

@@ -72,7 +72,7 @@ def _cloud_findings(args: argparse.Namespace, cloud_name: str, instances: tuple[
     home, asked = home_from_environment(), tuple(args.region or ())
     if cloud_name == "aws":
         credentials = _try_out("AWS credentials", lambda: _who(asked, args.profile))
-        region = _try_out("AWS region", lambda: ", ".join(regions_for("aws", asked, args.profile)))
+        region = _try_out("AWS region", lambda: ", ".join(_regions(asked, args.profile)))
         yield credentials
         yield region
         if not credentials.ok or not region.ok:
@@ -100,6 +100,11 @@ def _who(asked: tuple[str, ...], profile: str | None) -> str:
     from orchestrator.cloud.aws import AwsCloud
 
     return AwsCloud(asked or (EMBEDDED_REGION,), profile=profile).who()
+
+
+def _regions(asked: tuple[str, ...], profile: str | None) -> tuple[str, ...]:
+    """Return the regions; a missing region is said as such, since the credentials have a line of their own."""
+    return regions_for("aws", asked, profile, are_credentials_first=False)
 
 
 def _offered(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:

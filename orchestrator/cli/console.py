@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -64,6 +64,12 @@ def say_broken(broken: Iterable[BrokenRun]) -> None:
     """Name on standard error the runs that are left out because they cannot be read."""
     for one in broken:
         say_error(f"{one.text}; left out")
+
+
+def say_settings(sources: Sequence[object]) -> None:
+    """Print to standard error which settings were read from which file, in one line; nothing without one."""
+    if sources:
+        print(f"settings: {'; '.join(map(str, sources))}", file=sys.stderr)
 
 
 def require_terminal() -> None:

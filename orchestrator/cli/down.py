@@ -14,7 +14,7 @@ from orchestrator.errors import PixelOrchError, SpecError
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.listing import readable_states
 from orchestrator.runs.spec import check_name
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.store import RunStore, no_such_run
 
 
 def down(args: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _chosen(home: Path, args: argparse.Namespace) -> list[RunStore]:
         if any(mark in pattern for mark in "*?["):
             found = [store for store in stores if fnmatch.fnmatchcase(store.run, pattern)]
             if not found:
-                raise SpecError(f"RUN: no run matches {pattern!r}; pixel-orch status lists them")
+                raise no_such_run(home, pattern, f"matches {pattern!r}")
         else:
             check_name(pattern, flag="RUN")
             found = [RunStore.open(home, pattern)]

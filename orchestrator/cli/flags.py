@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from orchestrator.cli import flags_launch, flags_market
 from orchestrator.cli.flags_shared import cloud_flags, output_flag
+from orchestrator.formatting import nearest
 from orchestrator.version import VERSION
 
 DESCRIPTION = """\
@@ -69,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
             return "; the command of your own program follows --" if command in ("launch", "bench") else ""
         sub = self._commands()[command]
         known = {name.lstrip("-"): name for action in sub._actions for name in action.option_strings}
-        near = _near(word.partition("=")[0].lstrip("-"), known)
+        near = nearest(word.partition("=")[0].lstrip("-"), known)
         return f"; did you mean {known[near]}?" if near else f"; pixel-orch {command} --help lists the flags"
 
     def _commands(self) -> dict[str, argparse.ArgumentParser]:
@@ -80,17 +81,10 @@ class _Parser(argparse.ArgumentParser):
         """Print one line; for an unknown command it names the nearest one, not all of them."""
         unknown = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(", message)
         if unknown:
-            near = _near(unknown[1], self._commands())
+            near = nearest(unknown[1], self._commands())
             hint = f"did you mean {near}?" if near else "pixel-orch --help lists them"
             message = f"there is no command {unknown[1]!r}; {hint}"
         super().error(message)
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    """Return the nearest known word, "" if none is near."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, known, n=1)), "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -45,7 +45,9 @@ def _what(sub: Flags) -> None:
     sub.add_argument("--steps", metavar="N", type=int, help="optimizer steps")
     sub.add_argument("--checkpoint-every", metavar="N", type=int, help="steps between two checkpoints")
     sub.add_argument("--workdir", metavar="DIR", help="folder of your own program; its command follows --")
-    sub.add_argument("--include", metavar="PATH", action="append", help="send it although git ignores it")
+    sub.add_argument(
+        "--include", metavar="PATH", action="append", help="send it although git ignores it or it may be secret"
+    )
 
 
 def _how(sub: Flags) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from orchestrator.cli.console import Screen, busy, confirm, require_terminal
+from orchestrator.cli.console import Screen, busy, confirm, require_terminal, say_settings
 from orchestrator.cli.lead import lead_in_terminal
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import cloud_of
@@ -17,6 +17,7 @@ from orchestrator.engine.lead import lead_in_background
 from orchestrator.formatting import price
 from orchestrator.market import catalog
 from orchestrator.plan.launch_preparation import (
+    PreparedLaunch,
     PreparedRun,
     check_account,
     check_home,
@@ -24,8 +25,17 @@ from orchestrator.plan.launch_preparation import (
     prepare_launch,
     read_request,
 )
-from orchestrator.plan.preview import dry_run, filled, offer_rows, sync_dry_run, title_of, unused_gpus
-from orchestrator.plan.requests import Plan, cost_ceiling
+from orchestrator.plan.preview import (
+    dry_run,
+    filled,
+    not_sent,
+    offer_rows,
+    sync_dry_run,
+    title_of,
+    unused_gpus,
+    what_is_sent,
+)
+from orchestrator.plan.requests import cost_ceiling
 from orchestrator.runs.home import home_from_environment
 
 
@@ -33,6 +43,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Do `pixel-orch launch`."""
     home = home_from_environment()
     request = read_request(vars(args), command, home)
+    say_settings(request.sources)
     screen = Screen(sys.stdout if args.output == "table" else sys.stderr)
     if args.dry_run or args.sync_dry_run:
         if args.sync_dry_run:
@@ -50,10 +61,12 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         with busy(request.spec.cloud, screen, if_interrupted="Nothing was created."):
             cloud = stack.enter_context(cloud_of(request.spec, home))
             prepared = prepare_launch(request, cloud, home)
-        if not args.yes and not _agreed(prepared.plan, screen):
+        if not args.yes and not _agreed(prepared, screen):
             screen.plain("Not launched; nothing was created.")
             prepared.discard()
             return 1
+        for line in not_sent(request.tree) if args.yes else ():  # a prompt has shown them
+            screen.plain(filled(line))
         extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
         run = create_run(prepared)
         if args.detach:
@@ -76,15 +89,16 @@ def _detach(run: PreparedRun, screen: Screen, output: str) -> int:
     return 0
 
 
-def _agreed(plan: Plan, screen: Screen) -> bool:
-    """Show what is about to be rented and ask; return the answer."""
+def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
+    """Show what is about to be rented, run and sent, and ask; return the answer."""
+    plan = prepared.plan
     low, high = cost_ceiling(plan.offers)
     screen.plain(offer_rows(plan.offers))
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
     by = "by measured dollars per image, " if plan.is_ranked_by_value else ""
     screen.plain(filled(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity."))
-    for line in unused_gpus(plan):
-        screen.plain(line)
+    for line in (*what_is_sent(plan.spec, prepared.request.tree, prepared.request.sources), *unused_gpus(plan)):
+        screen.plain(filled(line))
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: prices are recorded ones; nothing is billed.")
         for known in map(catalog.find, plan.spec.instances):

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.cli.console import make_safe, say_error, visible_output
 from orchestrator.cli.flags import OF_THE_MODEL, OLD_CLEANUP, parser
 from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.formatting import one_line, unwritable
 
 COMMANDS = {  # command -> (module, function)
     "launch": ("launch", "launch"),
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    _refuse_unwritable(words)
     if words and words[0] in OF_THE_MODEL:
         return _hand_over(words)
     if words and words[0] == OLD_CLEANUP:
@@ -91,6 +93,15 @@ def _let_streams_write_anything() -> None:
     if narrow:
         for stream in narrow:
             make_safe(stream)
+
+
+def _refuse_unwritable(words: Sequence[str]) -> None:
+    """End with an error line where a word is not UTF-8 (Python reads each such byte as a lone surrogate)."""
+    for word in words:
+        problem = unwritable(word.replace("\0", ""))
+        if problem:
+            print(f"pixel-orch: error: {one_line(word)[:80]} {problem}; write it anew", file=sys.stderr)
+            raise SystemExit(SpecError.exit_code)
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str] | None]:

@@ -14,10 +14,10 @@ from orchestrator.cli.console import confirm, say_error
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, span, table
-from orchestrator.plan.settings import duration_s
+from orchestrator.plan.validators import duration_s
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.listing import readable_states
-from orchestrator.runs.store import RunBusyError, RunStore
+from orchestrator.runs.store import RunBusyError, RunStore, no_such_run
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ def _chosen(home: Path, args: argparse.Namespace, now: float) -> list[RunStore]:
     patterns = args.runs or ["*"]
     for pattern in args.runs:
         if not any(fnmatch.fnmatchcase(store.run, pattern) for store in folders):
-            raise SpecError(f"RUN: no run matches {pattern!r}; pixel-orch status lists them")
+            raise no_such_run(home, pattern, f"matches {pattern!r}")
     for one in broken:  # whether something of it is billed is not known
         folder = home / "runs" / one.run
         say_error(f"{one.text}; not removed: when pixel-orch cleanup finds nothing of it, remove {folder}")

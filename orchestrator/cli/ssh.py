@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.cli.pull import live_instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
-from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder
+from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder, ssh_path
 from orchestrator.host.host_keys import known_hosts_lines
 from orchestrator.runs.files import write_atomically
 from orchestrator.runs.home import home_from_environment
@@ -43,18 +43,15 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
         options = {
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": _quoted(store.known_hosts),
+            "IdentityFile": ssh_path(store.key_path),
+            "UserKnownHostsFile": ssh_path(store.known_hosts),
             "LogLevel": "ERROR",
             **({"ProxyCommand": proxy} if proxy else {}),
         }
-        words = ["ssh", "-F", "none", "-i", str(store.key_path), "-p", str(instance.ssh_port)]
+        words = ["ssh", "-F", "none", "-p", str(instance.ssh_port)]
         for name, value in options.items():
             words += ["-o", f"{name}={value}"]
         return _run_in_foreground([*words, f"{attempt.login_user}@{address}", *command])
-
-
-def _quoted(path: Path) -> str:
-    return '"' + str(path) + '"'  # ssh splits an option's value at blanks
 
 
 def _run_in_foreground(words: list[str]) -> int:

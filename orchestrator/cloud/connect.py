@@ -25,8 +25,16 @@ EMBEDDED_POLICY = RecoveryPolicy(
 """The embedded cloud gives 10 s of notice, not 120, and answers at once: the same rules in a tenth of the time."""
 
 
-def regions_for(cloud: str, asked: tuple[str, ...], profile: str | None = None) -> tuple[str, ...]:
+def regions_for(
+    cloud: str, asked: tuple[str, ...], profile: str | None = None, *, are_credentials_first: bool = True
+) -> tuple[str, ...]:
     """Return the regions to use: the given ones, else the configured one; us-east-1 for the embedded cloud.
+
+    Args:
+        cloud: "aws" or "local".
+        asked: by the user.
+        profile: of ~/.aws/config.
+        are_credentials_first: where neither region nor credentials are set, say that the credentials are missing.
 
     Raises:
         SpecError: no region is configured, or there is no such region.
@@ -39,7 +47,8 @@ def regions_for(cloud: str, asked: tuple[str, ...], profile: str | None = None) 
 
     configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or configured_region(profile)
     if not configured:
-        check_credentials(profile)  # without credentials, they are what is missing
+        if are_credentials_first:
+            check_credentials(profile)
         raise SpecError("no AWS region is set; give --region, for example --region us-east-1, or run `aws configure`")
     return (catalog.check_region(configured),)
 

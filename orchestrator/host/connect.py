@@ -54,6 +54,12 @@ def connector(store: RunStore, spec: RunSpec) -> Connect:
     return connect
 
 
+def ssh_path(path: Path) -> str:
+    """Return a path as OpenSSH's configuration takes it: quoted, since it splits at blanks; `%` begins a token."""
+    text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
 def ssh_config_folder(home: Path) -> Path:
     """Return the folder with one ssh_config entry for each reachable run; ~/.ssh/config may include it."""
     return home / "ssh_config.d"
@@ -67,10 +73,10 @@ def _write_ssh_config(store: RunStore, instance: Instance, user: str, spec: RunS
         f"  HostName {address}",
         f"  Port {instance.ssh_port}",
         f"  User {user}",
-        f'  IdentityFile "{store.key_path}"',
+        f"  IdentityFile {ssh_path(store.key_path)}",
         "  IdentitiesOnly yes",
         "  StrictHostKeyChecking yes",
-        f'  UserKnownHostsFile "{store.known_hosts}"',
+        f"  UserKnownHostsFile {ssh_path(store.known_hosts)}",
         *([f"  ProxyCommand {proxy}"] if proxy else []),
     ]
     folder = ssh_config_folder(store.home)

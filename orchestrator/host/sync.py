@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import io
 import json
 import os
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from orchestrator.errors import SpecError
-
-# Left out where git does not say what to ignore.
-USUAL = (
-    ".venv",
-    "venv",
-    "env",
-    "node_modules",
-    "__pycache__",
-    "*.pyc",
-    "*.egg-info",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-    ".ipynb_checkpoints",
-    ".DS_Store",
-    ".tox",
-    "wandb",
-)
+from orchestrator.host.file_list import Inside, list_files, walk
+from orchestrator.host.secret_names import is_asked_for, is_secret
 
 
 @dataclass(frozen=True)
@@ -41,6 +23,8 @@ class Tree:
 
     folder: Path
     files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()  # not sent, since such a file usually holds credentials
+    notes: tuple[str, ...] = ()  # what is missing, for people: a submodule that is not checked out
 
     def size_bytes(self) -> int:
         """Return the size of all files."""
@@ -56,77 +40,48 @@ def bundled_tree() -> Tree:
 
 
 def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
-    """Return a folder of the user without what git ignores (or, without git, without `USUAL`), plus what `include`
-    names.
+    """Return the files of a user's folder that are sent.
 
-    `.git` is never sent. A link is sent as a link if it points to something inside the folder, and left out if not.
+    Left out is what git ignores (where no git is: `USUAL`), `.git`, what usually holds credentials
+    (`secret_names.py`), and each link that leads out of the folder. `include` adds files and folders all the same,
+    but nothing from outside. Submodules and clones inside are listed by their own ignore rules.
 
     Raises:
-        SpecError: nothing is left to send, or git cannot list the folder.
+        SpecError: nothing is left to send, an included path is outside, or git refuses or fails.
     """
-    names = set(_listed_by_git(folder) if _is_in_git(folder) else _walk(folder, USUAL))
-    for entry in include:
+    asked = [place for entry in include for place in _included(folder, entry)]
+    listed = list_files(folder)
+    names = set(listed.files)
+    for entry in asked:
         path = folder / entry
-        names.update(_walk(path, (), prefix=entry.rstrip("/") + "/") if path.is_dir() else [os.path.normpath(entry)])
-    files = sorted(name for name in names if _is_sendable(folder, name))
+        names.update(walk(folder, entry) if path.is_dir() and not path.is_symlink() else [entry])
+    inside = Inside(folder)
+    sendable = sorted(name for name in names if inside.may_send(name))
+    left_out = tuple(name for name in sendable if is_secret(name) and not is_asked_for(name, asked))
+    files = tuple(name for name in sendable if name not in set(left_out))
     if not files:
-        raise SpecError(
-            f"--workdir: {folder} has no file to send: it is empty, or git ignores all of it; name files with --include"
-        )
-    return Tree(folder, tuple(files))
+        why = "it is empty, or git ignores all of it"
+        if left_out:
+            why = f"it holds only what may be secret ({left_out[0]!r})"
+        raise SpecError(f"--workdir: {folder} has no file to send: {why}; name files with --include")
+    return Tree(folder, files, left_out, listed.notes)
 
 
-def _is_in_git(folder: Path) -> bool:
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False
-        )
-    except FileNotFoundError:
-        return False
-    return asked.returncode == 0 and asked.stdout.strip() == b"true"
+def _included(folder: Path, entry: str) -> list[str]:
+    """Return an entry of `include` as a relative path without links in its folders; of a link, its target too.
 
-
-def _listed_by_git(folder: Path) -> list[str]:
-    """Ask git itself: an imitation of its ignore rules gets corner cases wrong."""
-    asked = subprocess.run(
-        [
-            "git",
-            "-C",
-            str(folder),
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "--deduplicate",
-            ".",
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if asked.returncode != 0:
-        raise SpecError(f"--workdir: git cannot list {folder}: {asked.stderr.decode(errors='replace').strip()}")
-    return [os.fsdecode(name) for name in asked.stdout.split(b"\0") if name]
-
-
-def _walk(folder: Path, leave_out: Sequence[str], prefix: str = "") -> Iterator[str]:
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(d for d in folders if d != ".git" and not any(fnmatch.fnmatch(d, p) for p in leave_out))
-        relative = os.path.relpath(here, folder)
-        for name in files + [d for d in folders if os.path.islink(os.path.join(here, d))]:
-            if not any(fnmatch.fnmatch(name, pattern) for pattern in leave_out):
-                yield prefix + (name if relative == "." else os.path.join(relative, name))
-
-
-def _is_sendable(folder: Path, name: str) -> bool:
-    path = folder / name
-    parts = Path(name).parts
-    if ".git" in parts or ".." in parts or os.path.isabs(name):
-        return False
-    if path.is_symlink():
-        target = Path(os.readlink(path))
-        return not target.is_absolute() and folder.resolve() in (path.parent / target).resolve().parents
-    return path.is_file()
+    Raises:
+        SpecError: it is outside of the folder.
+    """
+    root, (above, name) = os.path.realpath(folder), os.path.split(entry.rstrip("/"))
+    if name in ("", ".", ".."):
+        path = os.path.realpath(folder / entry)
+    else:
+        path = os.path.join(os.path.realpath(folder / above), name)
+    found = list(dict.fromkeys((path, os.path.realpath(path))))
+    if any(place != root and not place.startswith(root.rstrip("/") + "/") for place in found):
+        raise SpecError(f"--include: {entry} is outside of {folder}; only files below it are sent")
+    return [os.path.relpath(place, root) for place in found]
 
 
 def manifest(tree: Tree) -> dict[str, str]:

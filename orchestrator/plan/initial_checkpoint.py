@@ -17,6 +17,7 @@ from model.config import network_mismatch, peek
 from model.errors import CheckpointError
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
+from orchestrator.formatting import nearest
 from orchestrator.plan.storage import s3_files
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.files import sha256_of, sync_folder
@@ -96,7 +97,7 @@ def adopt(store: RunStore, checkpoint: InitialCheckpoint) -> None:
 
 
 def _local(text: str) -> InitialCheckpoint:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.exists() and NAME_GRAMMAR.fullmatch(text):
         run = RunStore(home_from_environment(), text).folder
         path = run if run.is_dir() else path
@@ -108,8 +109,10 @@ def _local(text: str) -> InitialCheckpoint:
             raise SpecError(f"--from: there is no checkpoint-<step>.pt in {folder}; give a file, or a run's folder")
         path = max(found)[1]
     if not path.is_file():
+        near = nearest(text, [store.run for store in RunStore.all(home_from_environment())])
+        guess = f"did you mean the run {near}? Or " if near else ""
         raise SpecError(
-            f"--from: there is no {path}; give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
+            f"--from: there is no {path}; {guess}give a run's name, a checkpoint, its folder, or s3://BUCKET/PREFIX"
         )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     if match is None:

@@ -25,6 +25,7 @@ from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.preflight import preflight
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.settings import resumed_spec, spec_from
+from orchestrator.plan.settings_file import FileSettings, Source, read_settings
 from orchestrator.plan.storage import resolved
 from orchestrator.runs.events import RunCreated
 from orchestrator.runs.home import home_id, make_home
@@ -46,6 +47,7 @@ class LaunchRequest:
     checkpoint_place: str | None  # of `--from`, as it was given
     faults: tuple[dict[str, Any], ...]  # of the embedded cloud
     interrupt_after_s: float | None  # of the embedded cloud
+    sources: tuple[Source, ...] = ()  # the files of which settings were read
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     if flags.get("resume") and place:
         raise SpecError("--from begins a new run, --resume continues an old one; give one of them")
     old = _resumable(home, flags["resume"]) if flags.get("resume") else None
-    spec = resumed_spec(flags, command, old.spec()) if old else spec_from(flags, command)
+    files = FileSettings({}) if old else read_settings(flags.get("file"))
+    spec = resumed_spec(flags, command, old.spec()) if old else spec_from(flags, command, files)
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)
     interrupt_after_s = _interrupt_after_s(flags, spec)
     checkpoint = initial_checkpoint.find_local(place, spec) if place else None
-    return LaunchRequest(spec, tree_for(spec), old, checkpoint, place, faults, interrupt_after_s)
+    return LaunchRequest(spec, tree_for(spec), old, checkpoint, place, faults, interrupt_after_s, files.sources)
 
 
 def check_account(spec: RunSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import textwrap
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
+from orchestrator.plan.settings_file import Source
 from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
 
 MOST_OFFERS_SHOWN = 12
+MOST_LEFT_OUT_SHOWN = 10
 
 
 def offer_rows(ranked: Sequence[Offer]) -> str:
@@ -40,13 +43,48 @@ def offer_rows(ranked: Sequence[Offer]) -> str:
 
 def tree_json(tree: sync.Tree) -> dict[str, Any]:
     """Return what would be sent."""
-    return {"folder": str(tree.folder), "files": list(tree.files), "bytes": tree.size_bytes()}
+    return {
+        "folder": str(tree.folder),
+        "files": list(tree.files),
+        "bytes": tree.size_bytes(),
+        "left_out": list(tree.left_out),
+        "notes": list(tree.notes),
+    }
 
 
 def tree_text(tree: sync.Tree) -> str:
     """Return the same for people, one file a line."""
-    size = f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB from {tree.folder}; nothing was sent"
-    return "\n".join([*map(one_line, tree.files), size])
+    last = f"{size_words(tree)} from {one_line(str(tree.folder))}; nothing was sent"
+    return "\n".join([*map(one_line, tree.files), *map(filled, not_sent(tree)), last])
+
+
+def size_words(tree: sync.Tree) -> str:
+    """Return the number of files and their size: `12 files, 0.34 MB`."""
+    return f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB"
+
+
+def not_sent(tree: sync.Tree) -> list[str]:
+    """Return a line that names the files that are left out since they may be secret, and one for each note."""
+    lines = []
+    if tree.left_out:
+        named = ", ".join(map(one_line, tree.left_out[:MOST_LEFT_OUT_SHOWN]))
+        more = len(tree.left_out) - MOST_LEFT_OUT_SHOWN
+        rest = f" and {more:,} more" if more > 0 else ""
+        lines.append(f"Not sent, as they may hold secrets (--include PATH sends one): {named}{rest}.")
+    return [*lines, *map(one_line, tree.notes)]
+
+
+def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source]) -> list[str]:
+    """Return what a person agrees to besides the price: the command, the folder and files, where settings are from."""
+    if spec.trainer is not None:
+        trainer = spec.trainer
+        command = f"the bundled trainer, {trainer.model} on {one_line(trainer.dataset)}, {trainer.steps:,} steps"
+    else:
+        command = one_line(shlex.join(spec.command))
+    lines = [f"Command: {command}", f"Files: {size_words(tree)} from {one_line(str(tree.folder))}"]
+    if sources:
+        lines.append(f"Settings: {'; '.join(map(str, sources))}")
+    return [*lines, *not_sent(tree)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,11 @@ class Draft:
             "dry_run": True,
             "requests": [_call_json(call) for call in self.plan.calls(self.cidr)],
             "offers": [_offer_json(offer) for offer in self.plan.offers],
-            "sync": {"files": len(self.tree.files), "bytes": self.tree.size_bytes()},
+            "sync": {
+                "files": len(self.tree.files),
+                "bytes": self.tree.size_bytes(),
+                "left_out": list(self.tree.left_out),
+            },
             "estimated_usd_h": [low, high],
             "notes": unused_gpus(self.plan),
         }
@@ -89,6 +131,7 @@ class Draft:
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
             texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")
+        texts += not_sent(tree)
         texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
             f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."

@@ -12,7 +12,7 @@ from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
 from orchestrator.plan.requests import NOBODY
-from orchestrator.plan.settings_file import settings_file
+from orchestrator.plan.settings_file import FileSettings, read_settings
 from orchestrator.plan.validators import (
     ENV_GRAMMAR,
     check_amount,
@@ -27,10 +27,14 @@ from orchestrator.plan.validators import (
     check_prepare,
     check_price,
     check_profile,
+    check_proxy,
     check_subnets,
     check_tags,
+    check_texts,
     check_user,
     check_workdir,
+    duration_s,
+    split_command,
 )
 from orchestrator.runs.home import fresh_name
 from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec, check_name
@@ -43,13 +47,19 @@ RETRY_UNTIL_UP_S = 24 * 3600.0
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
 
-def spec_from(flags: Mapping[str, Any], command: Sequence[str]) -> RunSpec:
-    """Return the run that the flags and the file ask for.
+def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSettings | None = None) -> RunSpec:
+    """Return the run that the flags and the files ask for.
+
+    Args:
+        flags: by the names of the command's flags; None, False or an empty list: not given.
+        command: of a program of the user's own; empty for the bundled trainer.
+        files: the settings of files; None reads them.
 
     Raises:
         SpecError: it cannot work as asked.
     """
-    file = settings_file(flags.get("file"))
+    files = read_settings(flags.get("file")) if files is None else files
+    file = files.values
 
     def given(name: str, default: Any = None) -> Any:
         flag = flags.get(name)
@@ -60,7 +70,10 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str]) -> RunSpec:
     if instance is None:
         raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge")
     instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
+    check_texts(flags, command)
     words = _unquoted(tuple(command) or _words(file.get("command")))
+    if cloud == "aws":
+        files.check_spending(flags)
     include = tuple(_list(given("include", [])))
     workdir = check_workdir(given("workdir"), words, include)
     trainer = None if words else _trainer(flags, file)
@@ -99,6 +112,7 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     Raises:
         SpecError: a flag changes what may not change.
     """
+    check_texts(flags, command)
     fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare")
     for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
         if flags.get(key):
@@ -160,7 +174,7 @@ def _machine(given: Callable[..., Any], file: Mapping[str, Any], *, only_given: 
         "subnets": check_subnets(_list(given("subnet"))),
         "is_private": bool(given("private")),
         "ssh_cidr": check_cidr(cidr),
-        "ssh_proxy": proxy,
+        "ssh_proxy": check_proxy(proxy),
         "key": check_key(key),
         "tags": check_tags({str(k): str(v) for k, v in {**(file.get("tag") or {}), **(tags or {})}.items()}),
         "disk_gib": check_disk(disk) if disk is not None else 100,
@@ -193,23 +207,6 @@ def _limits(budget: Any, max_duration: Any, idle_minutes: Any) -> Limits:
         if idle_minutes is None
         else 60 * float(check_amount(idle_minutes, flag="--idle-minutes-to-autostop", example="30")),
     )
-
-
-def duration_s(text: str, *, flag: str, example: str) -> float:
-    """Return the seconds of `90m`, `12h`, `2d` or a plain number.
-
-    Raises:
-        SpecError: it is not a duration.
-    """
-    unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
-    number = text[:-1] if unit_s else text
-    try:
-        float(number)
-    except ValueError:
-        raise SpecError(
-            f"{flag}: {text!r} is not a duration; give seconds, or a number with s, m, h or d: {flag} {example}"
-        ) from None
-    return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
 
 
 def _market(flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
@@ -277,7 +274,7 @@ def _env_file(path_text: str | None) -> dict[str, str]:
     """Return the variables of a file of NAME=VALUE lines; # begins a comment, a value is taken literally."""
     if path_text is None:
         return {}
-    path = Path(path_text).expanduser()
+    path = Path(os.path.expanduser(path_text))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -300,11 +297,12 @@ def _file_env(file: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _words(command: str | list[Any] | None) -> tuple[str, ...]:
-    import shlex
-
     if command is None:
         return ()
-    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(map(str, command))
+    words = split_command(command, "command") if isinstance(command, str) else tuple(map(str, command))
+    if not words:
+        raise SpecError("command: it is empty; give the command of your program, or remove the line")
+    return words
 
 
 def _unquoted(words: tuple[str, ...]) -> tuple[str, ...]:

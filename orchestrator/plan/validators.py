@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model.config import REGISTRY, TrainConfig, checked
 from model.errors import DataError
 from orchestrator.errors import SpecError
+from orchestrator.formatting import one_line, unwritable
 from orchestrator.market import catalog
 
 CloudName = Literal["aws", "local"]
@@ -119,7 +122,7 @@ def check_key(path_text: str | None) -> str | None:
     """
     if path_text is None:
         return None
-    path = Path(path_text).expanduser().resolve()
+    path = Path(os.path.expanduser(path_text)).resolve()
     if not path.is_file():
         raise SpecError(f"--key: {path_text} is not a file; give a private key, or drop --key to have one made")
     return str(path)
@@ -266,8 +269,8 @@ def check_env(pairs: Mapping[str, str]) -> dict[str, str]:
             raise SpecError(f"--env: {name!r} is not a variable name; give --env NAME=VALUE")
         if name.startswith("PIXEL_ORCH_"):
             raise SpecError(f"--env: {name} is set by pixel-orch itself; choose another name")
-        if "\0" in value:
-            raise SpecError(f"--env: the value of {name} holds a NUL byte; remove it")
+        if unwritable(value):
+            raise SpecError(f"--env: the value of {name} {unwritable(value)}; remove it")
     return dict(pairs)
 
 
@@ -283,7 +286,9 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
         if include:
             raise SpecError("--include needs --workdir DIR")
         return None
-    path = Path(workdir).expanduser().resolve()
+    path = Path(os.path.expanduser(workdir)).resolve()
+    if unwritable(str(path)):
+        raise SpecError(f"--workdir: {one_line(str(path))} {unwritable(str(path))}; rename the folder")
     if not path.is_dir():
         raise SpecError(f"--workdir: {workdir} is not a folder; give the folder that holds your program")
     if not command:
@@ -292,3 +297,70 @@ def check_workdir(workdir: str | None, command: tuple[str, ...], include: tuple[
         if not (path / entry).exists():
             raise SpecError(f"--include: {entry} is not in {workdir}; give a path relative to --workdir")
     return str(path)
+
+
+def check_proxy(command: str | None) -> str | None:
+    """Return a ProxyCommand; it is split into words while a machine is billed, so that it is split here first.
+
+    Raises:
+        SpecError: it is empty, has several lines (the second would be one of ssh's configuration), or an open quote.
+    """
+    if command is None:
+        return None
+    if not split_command(command, "--ssh-proxy") or len(command.splitlines()) != 1:
+        raise SpecError("--ssh-proxy: give one command in one line, for example --ssh-proxy 'ssh -W %h:%p bastion'")
+    return command
+
+
+def check_texts(flags: Mapping[str, Any], command: Sequence[str] = ()) -> None:
+    """Refuse a text that cannot be written down or given to a program: with a NUL byte or a lone surrogate.
+
+    Raises:
+        SpecError: it names the flag.
+    """
+    for name, value in {**flags, "": list(command)}.items():
+        for text in _texts(value):
+            problem = unwritable(text)
+            if problem:
+                raise SpecError(f"--{name.replace('_', '-')}: {one_line(text)[:60]} {problem}; remove it")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, (str, Path)):
+        yield str(value)
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from (str(part) for part in pair)
+    elif isinstance(value, (list, tuple)):
+        yield from map(str, value)
+
+
+def split_command(text: str, flag: str) -> tuple[str, ...]:
+    """Return the words of a command as a shell splits them.
+
+    Raises:
+        SpecError: a quote is not closed, or the text ends with a backslash.
+    """
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        shown = one_line(text)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise SpecError(f"{flag}: {shown!r}: {str(error).lower()}; close the quote, or give a list of words") from None
+
+
+def duration_s(text: str, *, flag: str, example: str) -> float:
+    """Return the seconds of `90m`, `12h`, `2d` or a plain number.
+
+    Raises:
+        SpecError: it is not a duration.
+    """
+    unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    number = text[:-1] if unit_s else text
+    try:
+        float(number)
+    except ValueError:
+        raise SpecError(
+            f"{flag}: {text!r} is not a duration; give seconds, or a number with s, m, h or d: {flag} {example}"
+        ) from None
+    return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)

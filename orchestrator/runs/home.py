@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import SpecError
+from orchestrator.formatting import one_line, unwritable
 from orchestrator.runs.files import write_atomically
 
 SCHEMA = 1
@@ -25,7 +26,9 @@ def home_from_environment() -> Path:
     Raises:
         SpecError: a newer pixel-orch wrote it, or its schema file is damaged.
     """
-    home = Path(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch").expanduser().absolute()
+    home = Path(os.path.expanduser(os.environ.get("PIXEL_ORCH_HOME") or "~/.pixel-orch")).absolute()
+    if unwritable(str(home)):
+        raise SpecError(f"PIXEL_ORCH_HOME: {one_line(str(home))} {unwritable(str(home))}; set it to another folder")
     check_schema(home)
     return home
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.errors import PixelOrchError, SpecError
-from orchestrator.formatting import counted
+from orchestrator.formatting import counted, nearest
 from orchestrator.runs.checked import WrongValueError
 from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
 from orchestrator.runs.files import open_regular, read_bounded, read_json_lines, sha256_of, write_atomically
@@ -31,6 +31,20 @@ from orchestrator.runs.state import RunState, fold
 SHARED = " shared"
 MOST_SPEC_BYTES = 4 << 20
 MOST_TAIL_BYTES = 1 << 20  # of a log, for its last lines
+
+
+def no_such_run(home: Path, word: str, verb: str) -> SpecError:
+    """Return the error for a name or a glob that no run has; it names the nearest run, else the newest ones.
+
+    Args:
+        home: where the runs are.
+        word: what was given.
+        verb: what no run does: `is called x`, `matches 'x*'`.
+    """
+    near = nearest(word.lower(), [path.parent.name for path in (home / "runs").glob("*/spec.json")])
+    newest = [store.run for store in RunStore.all(home)][-5:]
+    hint = f"there are: {', '.join(newest)}" if newest else "there are no runs yet"
+    return SpecError(f"RUN: no run {verb}; {f'did you mean {near}?' if near else hint} (pixel-orch status lists them)")
 
 
 class RunBusyError(PixelOrchError):
@@ -76,9 +90,7 @@ class RunStore:
         check_name(run, flag="RUN")
         store = cls(home, run)
         if not os.path.lexists(store.folder):
-            known = [other.run for other in cls.all(home)]
-            hint = f"there are: {', '.join(known[-5:])}" if known else "there are no runs yet"
-            raise SpecError(f"RUN: no run is called {run}; {hint} (pixel-orch status lists them)")
+            raise no_such_run(home, run, f"is called {run}")
         trouble = store.trouble()
         if trouble:
             raise SpecError(f"RUN: {run} cannot be read: {trouble}; mend or remove {store.folder}")

@@ -23,6 +23,8 @@ from infra.local.aws.errors import NOT_IN_A_DRY_RUN, STATUS_AND_TEXT, error_from
 from infra.local.aws.wire import ApiError
 
 WHERE = ("region", "zone", "type", "market")
+LARGEST_FILE_BYTES = 256 << 10
+DEEPEST = 8
 HOW_OFTEN = ("times", "skip", "probability", "seed")
 NUMBERS = {  # key -> smallest value
     "after_s": 0.0,
@@ -257,9 +259,13 @@ def load_faults(path: Path) -> list[dict[str, Any]]:
     Raises ValueError with one line that names the file and the problem, also for a file that cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+    if len(data) > LARGEST_FILE_BYTES:
+        raise ValueError(f"{path}: is larger than {LARGEST_FILE_BYTES >> 10} KiB")
     raw: Any = _parse_text(path, text)
     seed = None
     if isinstance(raw, Mapping):
@@ -278,15 +284,24 @@ def load_faults(path: Path) -> list[dict[str, Any]]:
 def _parse_text(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path}: lists inside of lists, too deep to read") from error
     except ValueError as json_error:
         try:
             import yaml
         except ImportError:
             raise ValueError(f"{path}: is not JSON ({json_error}); for YAML install pyyaml") from json_error
         try:
+            depth = 0
+            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:  # a few lines could stand for any number
+                    raise ValueError(f"{path}: has an alias, or lists inside of lists; write each fault out")
             return yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: is neither JSON nor YAML: {' '.join(str(error).split())}") from error
+        except (ArithmeticError, AttributeError, LookupError) as error:  # of a tag whose value is none: !!int x
+            raise ValueError(f"{path}: has a value that YAML cannot read: {error}") from error
 
 
 def table() -> str:

@@ -16,6 +16,7 @@ from model.errors import DataError
 SIDE, VALUES = 28, 784
 VALID = 10_000  # number of training images at the end for validation, as in the published binarisation
 ROW = 2 * VALUES  # "0 1 ... 0\n"
+LARGEST_BYTES = 1 << 30  # MNIST's largest file has 47 MB
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # zero, zero, unsigned byte, number of dimensions
 
 
@@ -25,7 +26,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         DataError: the magic number is wrong, or the file is too short or too long.
     """
-    content = read_all(path)
+    content = read_all(path, most=LARGEST_BYTES)
     head = 4 + 4 * dimensions
     if content[:4] != MAGIC[dimensions]:
         found = content[:4].hex() or "nothing"

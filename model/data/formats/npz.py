@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tokenize
 import zipfile
@@ -19,6 +20,8 @@ from model.errors import DataError
 
 ROWS = 1024  # images read at a time
 CLASSES = 1000
+HEAD = 1 << 16  # bytes of a .npy header, at most
+MOST_IMAGES = 1 << 24  # of a batch; ImageNet has 1.3 million images
 LABEL = Column("label", "<u2")
 BATCH = re.compile(r"(?:.*/)?(?:train_data_batch_(\d+)|val_data)\.npz")
 
@@ -103,6 +106,10 @@ def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
         raise DataError(f"{where} has no array 'labels'; give the files of downsampled ImageNet")
     with batch.open("labels.npy") as file:
         (count,) = _shape(where, file, 1, name="labels", kinds="iu")
+        if count > batch.getinfo("labels.npy").file_size:
+            raise DataError(f"{where}: 'labels' is cut off: it has fewer than {count:,} numbers")
+        if count > MOST_IMAGES:
+            raise DataError(f"{where}: 'labels' declares {count:,} numbers; a batch has up to {MOST_IMAGES:,}")
         file.seek(0)
         try:
             labels = np.lib.format.read_array(file, allow_pickle=False)
@@ -118,10 +125,12 @@ def _labels(where: str, batch: zipfile.ZipFile) -> NDArray[Any]:
 
 def _shape(where: str, file: IO[bytes], dimensions: int, *, name: str = "data", kinds: str = "") -> tuple[int, ...]:
     """Read the header of an array; return its shape. Arrays of objects are refused: loading them can run code."""
+    head = io.BytesIO(file.read(HEAD))  # a header of version 2.0 may declare 4 GB of itself
     try:
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(head)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = reader(file)
+        shape, fortran, dtype = reader(head)
+        file.seek(head.tell())
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"{where}: '{name}' is not an array ({(str(error) or 'damaged').splitlines()[0]})") from None
     if dtype.hasobject:

@@ -168,15 +168,22 @@ def open_stream(
     return BlockStream(_ahead(_gunzip(raw, path.name)) if packed else raw, path.name)
 
 
-def read_all(path: Path) -> bytes:
+def read_all(path: Path, *, most: int) -> bytes:
     """Read a whole file; decompress it if it is gzip.
 
+    Args:
+        path: of the file.
+        most: bytes that it may have, unpacked: a small gzip can hold any number of zeros.
+
     Raises:
-        DataError: the file cannot be read, or is damaged.
+        DataError: the file cannot be read, is damaged, or is larger.
     """
     stream = open_stream(path)
-    parts = []
+    parts, size = [], 0
     while part := stream.read(16 * BLOCK):
+        size += len(part)
+        if size > most:
+            raise DataError(f"{path.name} has more than {most:,} bytes, unpacked; it is not such a file")
         parts.append(part)
     return b"".join(parts)
 

@@ -22,6 +22,7 @@ from model.atomic_files import sync_folder, write_file
 from model.config.data_recipe import SHARD_BYTES
 from model.data.digest import sha256_of
 from model.data.manifest import SPLITS, Column, Image, Manifest, Shard, write
+from model.data.shards import read_columns
 from model.data.source import row_dtype
 from model.errors import DataError
 
@@ -189,7 +190,7 @@ class ShardWriter:
         for column in self.columns:
             values = {split: np.empty(0) for split in SPLITS}
             for shard in self.shards:
-                rows = np.load(self.folder / shard.columns_file)
+                rows = read_columns(self.folder / shard.columns_file)
                 values[shard.split] = np.append(values[shard.split], rows[column.name].astype(np.float64))
             known = values["train"][~np.isnan(values["train"])]
             everything = np.concatenate(list(values.values()))

@@ -9,7 +9,7 @@ import numpy as np
 from model.data import manifest as manifests
 from model.data.digest import sha256_of
 from model.data.manifest import Manifest
-from model.data.shards import header
+from model.data.shards import header, read_columns
 from model.data.source import row_dtype
 from model.errors import DataError
 from model.meter import Meter
@@ -63,7 +63,7 @@ def _columns(folder: Path, manifest: Manifest, shard: manifests.Shard) -> None:
     path = folder / shard.columns_file
     if sha256_of(path) != shard.columns_sha256:
         raise DataError(f"{path} is damaged: its SHA-256 differs from the manifest; prepare the data set again")
-    rows = np.load(path)
+    rows = read_columns(path)
     expected = row_dtype(manifest.columns)
     if rows.dtype != expected or rows.shape != (shard.images,):
         recorded = f"the manifest records {expected} of shape {(shard.images,)}"

@@ -84,6 +84,23 @@ BAD = [
     ([*GOOD, "--set", "learning_rat=1"], "learning_rate"),
     ([*GOOD, "--set", "learning_rate=nan"], "learning_rate"),
     ([*GOOD, "--set", "nonsense"], "NAME=VALUE"),
+    ([*GOOD, "--workdir", "~nobody-here/x", "--", "true"], "is not a folder"),
+    ([*GOOD, "--key", "~nobody-here/x"], "is not a file"),
+    ([*GOOD, "--env-file", "~nobody-here/x"], "cannot read ~nobody-here/x"),
+    ([*GOOD, "--from", "~nobody-here/x"], "--from: there is no ~nobody-here/x"),
+    ([*GOOD, "-f", "~nobody-here/x"], "cannot read ~nobody-here/x"),
+    ([*GOOD, "--ssh-proxy", "nc 'x %h"], '--ssh-proxy: "nc \'x %h": no closing quotation'),
+    ([*GOOD, "--ssh-proxy", "nc %h %p\n  ProxyJump x"], "--ssh-proxy: give one command in one line"),
+    ([*GOOD, "--ssh-proxy", " "], "--ssh-proxy: give one command in one line"),
+    ([*GOOD, "--set", "facts=1"], "facts in --set cannot be given"),
+    ([*GOOD, "--set", "seed=\udce9"], "half a character"),
+    ([*GOOD, "--env", "A=\ud800"], "half a character"),
+    ([*GOOD, "--workdir", "caf\udce9", "--", "true"], "half a character"),
+    ([*GOOD, "--workdir", ".", "--", "echo", "\udcff"], "half a character"),
+    (["status", "\udcff"], "half a character"),
+    (["train", "--out", "\udcff"], "half a character"),
+    (["bench", "-t", "p2.xlarge", "--spot", "--command", "echo 'a"], '--command: "echo \'a": no closing quotation'),
+    (["bench", "-t", "p2.xlarge", "--spot", "--command", "echo \\"], "no escaped character"),
     ([*GOOD, "--model", "gan"], "model"),
     ([*GOOD, "--dataset", "imagenet"], "dataset"),
     ([*GOOD, "--env", "1X=2"], "--env"),
@@ -198,6 +215,12 @@ FILES = {
     "bool for a number": (b"instance: p2.xlarge\nsteps: true\n", "steps must be int"),
     "both markets": (b"instance: p2.xlarge\nspot: true\non-demand: true\n", "two markets"),
     "NaN price": (b"instance: p2.xlarge\nspot: true\nmax-price: .nan\n", "--max-price"),
+    "open quote": (b"workdir: .\ncommand: python 'x\ninstance: p2.xlarge\nspot: true\n", "no closing quotation"),
+    "no command": (b"workdir: .\ncommand: ''\ninstance: p2.xlarge\nspot: true\n", "command: it is empty"),
+    "facts": (b"instance: p2.xlarge\nspot: true\nset: {facts: 1}\n", "facts in --set cannot be given"),
+    "on": (b"instance: p2.xlarge\nspot: true\nenv: {DEBUG: on}\n", 'write DEBUG: "on"'),
+    "alias": (b"env: &a {A: x}\ntag: *a\n", "aliases (*a) are not read"),
+    "surrogate": (b'name: "\\ud800"\n', "half a character"),
     "python object": (b"instance: !!python/object/apply:os.system ['true']\n", "line"),
 }
 
@@ -208,7 +231,7 @@ def test_a_bad_file_is_one_line_that_names_it(at_home: Path, capsys: pytest.Capt
     Path("run.yaml").write_bytes(content)
     line = refused(capsys, [*LOCAL, "-f", "run.yaml"])
     assert says in line
-    assert "run.yaml" in line or name in ("both markets", "NaN price")
+    assert "run.yaml" in line or name in ("both markets", "NaN price", "open quote", "no command", "facts")
     assert not (at_home / "home").exists()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.config import TrainConfig, peek
 from model.errors import CheckpointError
@@ -101,3 +105,100 @@ def test_what_cannot_be_begun_with_is_one_line(
     assert says in str(caught.value)
     assert str(caught.value).startswith("--from: ")
     assert "\n" not in str(caught.value)
+
+
+# -- a file that declares more than it holds
+
+
+def rezipped(path: Path, *, compressed: bool = False, **parts: bytes) -> None:
+    """Write a checkpoint anew, with parts replaced: `data_pkl`, or with a part more: `more`."""
+    with zipfile.ZipFile(path) as archive:
+        found = {info.filename: archive.read(info) for info in archive.infolist()}
+    top = next(iter(found)).split("/")[0]
+    for name, data in parts.items():
+        found[f"{top}/{name.replace('data_pkl', 'data.pkl')}"] = data
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        for name, data in found.items():
+            archive.writestr(name, data)
+
+
+def bomb_of_zeros(path: Path) -> None:
+    rezipped(path, compressed=True, more=bytes(50 << 20))
+
+
+def bomb_in_the_directory(path: Path) -> None:
+    """One part, named many times at the same place."""
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.infolist()[0]
+        for number in range(3000):
+            again = copy.copy(first)
+            again.filename = f"archive/data/x{number}"
+            again.file_size = again.compress_size = 1 << 20
+            archive.filelist.append(again)
+        archive._didModify = True  # type: ignore[attr-defined]
+
+
+def bomb_of_entries(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.infolist()[0]
+        for number in range(1000):
+            again = copy.copy(first)
+            again.filename = f"archive/{number:05}" + "x" * 60_000
+            archive.filelist.append(again)
+        archive._didModify = True  # type: ignore[attr-defined]
+
+
+def bomb_of_a_stride(path: Path) -> None:
+    """A tensor of 10**12 values over one."""
+    wide = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    torch.save({"format": 2, "digest": "", "payload": {"step": 7, "config": {}, "model": wide}}, path)
+
+
+def bomb_of_names(path: Path) -> None:
+    """Lists that hold the one before ten times, twenty deep."""
+    value: object = "lol"
+    for _ in range(20):
+        value = [value] * 10
+    torch.save({"format": 2, "digest": "", "payload": {"step": 7, "config": {"seed": value}}}, path)
+
+
+def bomb_in_the_head(path: Path) -> None:
+    rezipped(path, data_pkl=b"\x80\x02" + b"]" * (9 << 20) + b".")
+
+
+def storage_larger_than_its_data(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        top = archive.namelist()[0].split("/")[0]
+        head = archive.read(f"{top}/data.pkl")
+    pickled = head.replace(b"FloatStorage", b"DoubleStorage")
+    rezipped(path, data_pkl=pickled)
+
+
+BOMBS = [bomb_of_zeros, bomb_in_the_directory, bomb_of_entries, bomb_of_a_stride, bomb_of_names, bomb_in_the_head]
+
+
+@pytest.mark.parametrize("bomb", [*BOMBS, storage_larger_than_its_data])
+def test_what_declares_more_than_it_holds_is_refused_before_it_is_unpacked(
+    tmp_path: Path, bomb: Callable[[Path], None]
+) -> None:
+    path = checkpoints.save(tmp_path, made(7))
+    bomb(path)
+    tracemalloc.start()
+    try:
+        for read in (peek, checkpoints.load):
+            with pytest.raises(CheckpointError, match=str(path)) as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+        with pytest.raises(SpecError, match=r"^--from: "):
+            find_local(str(path), spec(TrainConfig()))
+        assert tracemalloc.get_traced_memory()[1] < 150 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("step", [True, 1.5, "7", -1, 10**40, None])
+def test_a_step_that_is_none_is_refused(tmp_path: Path, step: object) -> None:
+    path = tmp_path / "checkpoint-7.pt"
+    torch.save({"format": 2, "digest": "", "payload": {"step": step, "config": {}}}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        peek(path)

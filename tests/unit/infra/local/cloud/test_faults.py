@@ -210,3 +210,22 @@ def test_every_code_that_a_launch_has_been_seen_to_end_with_can_be_given() -> No
 
 def test_the_table_in_the_readme_is_the_grammars() -> None:
     assert table() in (Path(__file__).parents[5] / "infra" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: &a [x]\nfaults: [*a, *a]\n", "has an alias"),
+        ("[" * 100_000, "too deep to read|inside of lists"),
+        ("- " * 100 + "x", "inside of lists"),
+        ("- {times: !!bool x}\n", "cannot read"),
+        ("- {times: !!timestamp x}\n", "cannot read"),
+        ("x" * 300_000, "is larger than 256 KiB"),
+    ],
+)
+def test_a_file_of_faults_is_read_within_bounds(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "faults.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says) as caught:
+        load_faults(path)
+    assert "\n" not in str(caught.value)

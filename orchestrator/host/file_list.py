@@ -1,0 +1,162 @@
+"""The files of a folder that may be sent: by git where git manages it, by a walk elsewhere; links stay inside."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import SpecError
+from orchestrator.host.git_files import DEEPEST, is_in_git, is_repository, listed_by_git
+
+# Left out where git does not say what to ignore.
+USUAL = (
+    ".venv",
+    "venv",
+    "env",
+    "node_modules",
+    "__pycache__",
+    "*.pyc",
+    "*.egg-info",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".ipynb_checkpoints",
+    ".DS_Store",
+    ".tox",
+    "wandb",
+)
+MOST_LINKS = 40  # in one chain, as Linux follows them
+
+
+@dataclass(frozen=True)
+class FileList:
+    """The names of files and links as paths relative to a folder, and what is missing, for people."""
+
+    files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def list_files(folder: Path, *, depth: int = 0) -> FileList:
+    """Return what git does not ignore, or without git what `USUAL` does not name.
+
+    A repository inside (a submodule, a clone) is listed by its own rules, at any depth.
+
+    Raises:
+        SpecError: git refuses or fails.
+    """
+    if depth > DEEPEST:
+        raise SpecError(f"--workdir: {folder} is the {DEEPEST}th repository inside of another; leave them out with git")
+    if is_in_git(folder):
+        listing = listed_by_git(folder)
+        names, inner = list(listing.files), listing.repositories
+    else:
+        walked = list(walk(folder, ".", leave_out=USUAL))
+        inner = tuple(name.rstrip("/") for name in walked if name.endswith("/"))
+        names = [name for name in walked if not name.endswith("/")]
+    notes: list[str] = []
+    for name in inner:
+        below = _inner_files(folder, name, depth)
+        names += [f"{name}/{file}" for file in below.files]
+        notes += below.notes
+    return FileList(tuple(names), tuple(notes))
+
+
+def _inner_files(folder: Path, name: str, depth: int) -> FileList:
+    """Return the files of a submodule or of a clone, relative to it."""
+    path = folder / name
+    if path.is_symlink() or not path.is_dir():
+        return FileList(())
+    if is_repository(path):
+        below = list_files(path, depth=depth + 1)
+        return FileList(below.files, below.notes)
+    if not any(path.iterdir()):
+        note = f"{name} is a submodule that is not checked out, so that nothing of it is sent"
+        return FileList((), (f"{note}: git submodule update --init",))
+    return FileList(tuple(file for file in walk(path, ".", leave_out=USUAL) if not file.endswith("/")))
+
+
+def walk(folder: Path, start: str, leave_out: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield files and links below `start` as paths relative to `folder`; no link is followed.
+
+    Args:
+        folder: what the paths are relative to.
+        start: a folder in it; "." for itself.
+        leave_out: globs of names that are left out, and with them everything below. With some, a repository inside is
+            not entered, and yielded with a slash at its end.
+    """
+    for here, folders, files in os.walk(folder / start):
+        relative = os.path.relpath(here, folder)
+        place = "" if relative == "." else f"{relative}/"
+        enter = []
+        for name in sorted(folders):
+            if name == ".git" or any(fnmatch.fnmatch(name, pattern) for pattern in leave_out):
+                continue
+            if os.path.islink(os.path.join(here, name)):
+                yield place + name
+            elif leave_out and is_repository(Path(here, name)):
+                yield f"{place}{name}/"
+            else:
+                enter.append(name)
+        folders[:] = enter
+        for name in files:
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in leave_out):
+                yield place + name
+
+
+class Inside:
+    """Tells which names of a folder lead to nothing outside of it, over the whole path and each link of a chain.
+
+    Args:
+        folder: of which files are sent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = os.path.realpath(folder)
+        self._plain: dict[str, bool] = {"": True}
+
+    def may_send(self, name: str) -> bool:
+        """Return whether a name is that of a file, or of a link that stays inside, which no link leads to."""
+        parts = name.split("/")
+        if os.path.isabs(name) or {"..", ".", ""} & set(parts) or ".git" in (part.lower() for part in parts):
+            return False
+        if not self._is_plain("/".join(parts[:-1])):
+            return False  # what the link leads to is sent under its own name, if it is inside
+        path = os.path.join(self.folder, name)
+        return self._stays(path) if os.path.islink(path) else os.path.isfile(path)
+
+    def _is_plain(self, folder: str) -> bool:
+        """Return whether no part of a relative folder is a link."""
+        unknown = []
+        while folder not in self._plain:
+            unknown.append(folder)
+            folder = folder.rpartition("/")[0]
+        is_plain = self._plain[folder]
+        for each in reversed(unknown):
+            is_plain = is_plain and not os.path.islink(os.path.join(self.folder, each))
+            self._plain[each] = is_plain
+        return is_plain
+
+    def _stays(self, path: str) -> bool:
+        """Return whether each link of a chain is relative and leads below the folder, also to what is not there yet."""
+        for _ in range(MOST_LINKS):
+            if not os.path.islink(path):
+                return self._is_below(os.path.realpath(path))
+            target = os.readlink(path)
+            if os.path.isabs(target):
+                return False
+            joined = os.path.join(os.path.dirname(path), target.rstrip("/"))
+            name = os.path.basename(joined)
+            if name in ("", ".", ".."):
+                path = os.path.realpath(joined)
+            else:
+                path = os.path.join(os.path.realpath(os.path.dirname(joined)), name)
+            if not self._is_below(path):
+                return False
+        return False
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith(self.root.rstrip("/") + "/")

@@ -79,6 +79,13 @@ class AccessError(CloudError):
     usual_scope: Scope = "account"
 
 
+class CredentialsError(AccessError):
+    """The credentials, or the settings that lead to them, do not work now: a helper is unwell, a login has expired.
+
+    A person or a minute may heal it. A run that has a machine waits for that; a policy that forbids does not heal.
+    """
+
+
 class ThrottledError(CloudError):
     """Too many requests: send the same request again later."""
 

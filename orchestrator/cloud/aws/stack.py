@@ -7,12 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
-from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
-from orchestrator.errors import AccessError, CloudError
+from orchestrator.cloud.aws.errors import map_boto_errors
+from orchestrator.cloud.aws.session import open_client, open_session
+from orchestrator.errors import AccessError, CloudError, CredentialsError
 
 DEFAULT_NAME = "pixel-orch"
 """Of the stack, its role and its instance profile."""
@@ -23,11 +20,9 @@ BATCH = 1000  # objects in one DeleteObjects
 
 def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None, profile: str | None) -> Any:
     with map_boto_errors("credentials"):
-        session = boto3.session.Session(profile_name=profile)
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra=USER_AGENT
-        )
-        return session.client(service, region_name=region or "us-east-1", config=config, **dict(endpoint or {}))
+        session = open_session(profile, endpoint=endpoint)
+        retries = {"mode": "standard", "total_max_attempts": 4}
+        return open_client(session, service, region or "us-east-1", endpoint=endpoint, retries=retries, read_timeout=60)
 
 
 def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile: str | None = None) -> bool:
@@ -35,6 +30,8 @@ def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile
     try:
         with map_boto_errors(f"instance profile {name}"):
             _client("iam", None, endpoint, profile).get_instance_profile(InstanceProfileName=name)
+    except CredentialsError:
+        raise
     except AccessError:
         return False
     except CloudError as error:
@@ -237,14 +234,14 @@ class Stack:
         """Return what a bucket holds; None if there is no such bucket of this account."""
         objects = size = 0
         try:
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-                for entry in page.get("Contents", []):
-                    objects, size = objects + 1, size + int(entry["Size"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchBucket", "404", "AccessDenied", "403"):
-                return None
             with map_boto_errors(f"bucket {bucket}"):
-                raise
+                for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                    for entry in page.get("Contents", []):
+                        objects, size = objects + 1, size + int(entry["Size"])
+        except CloudError as error:
+            if error.code in ("NoSuchBucket", "404", "AccessDenied", "403"):
+                return None
+            raise
         return Contents(objects, size)
 
     def delete_bucket(self, bucket: str) -> None:

@@ -86,6 +86,11 @@ class CredentialsError(AccessError):
     """
 
 
+def may_heal(error: CloudError) -> bool:
+    """Return whether the same question may be answered in some minutes: AWS is out of reach, or a login is unwell."""
+    return isinstance(error, CredentialsError) or error.code.endswith(OFF_THE_LINE)
+
+
 class ThrottledError(CloudError):
     """Too many requests: send the same request again later."""
 

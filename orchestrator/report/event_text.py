@@ -106,6 +106,11 @@ def _warning_words(event: ev.Event, now: float) -> str:
                 "  The training continues. Without valid credentials pixel-orch cannot\n"
                 "  terminate the instance; the instance then ends itself by its own limits."
             )
+        case ev.CloudOutOfReach():
+            return (
+                f"  AWS CANNOT BE ASKED: {event.reason}\n"
+                "  Trying again. What runs on AWS goes on, and ends itself by its own limits."
+            )
         case ev.RemoteStoreTroubled():
             return (
                 f"  S3 UPLOAD FAILED: {event.reason}\n"

@@ -1,7 +1,8 @@
 """Random stories in virtual time: `python -m tests.support.chaos --seeds 10000`.
 
 Each seed gives a setting (strategy, market, budget, how the prices move, how slow the machines are) and a list of
-faults (what befalls which machine, which zone is empty when, when EC2 does not answer or the credentials have expired,
+faults (what befalls which machine, which zone is empty when, when EC2 does not answer or the credentials
+have expired, or their helper is unwell for a while,
 when the process is killed and another one attaches, when somebody presses Ctrl-C). The story is told on the in-memory
 cloud, which passes the contract suite of the embedded one, and afterwards the invariants must hold:
 
@@ -37,7 +38,7 @@ KINDS = (
     "interrupt", "interrupt", "vanish", "freeze", "notice-only", "crash", "empty", "throttle", "offline", "lost-answer",
     "kill", "kill", "kill-in-launch", "kill-at-fact", "ctrl-c", "ctrl-c-twice", "damage", "refuse", "somebody",
     "slow-end", "slow-save", "rebalance", "never-boots", "quota", "expired", "no-image", "price-rise", "disk-full",
-    "skew", "mute", "s3-refuses", "new-address",
+    "skew", "mute", "s3-refuses", "new-address", "helper-unwell", "helper-unwell",
 )  # fmt: skip
 
 

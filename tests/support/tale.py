@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
+from botocore.exceptions import SSOTokenLoadError
+
+from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.market.price_series import PricePoint
@@ -23,7 +27,10 @@ LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
 FOR_MACHINES = (  # decided when the machine is there
     "crash", "refuse", "slow-end", "never-boots", "kill-in-launch", "slow-save", "stuck", "skew",
 )  # fmt: skip
-API = ("instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group")
+API = (
+    "instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group",
+    "credentials_end_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,22 @@ class Setting:
         return ", ".join(f"{name}={value}" for name, value in pairs if value != getattr(usual, name)) or "as usual"
 
 
+def unwell(now: float) -> CloudError:
+    """Return what becomes of a credential helper that is unwell, in one of the ways in which helpers are."""
+    ways = (
+        json.JSONDecodeError("Expecting value", "Please log in to the VPN first", 0),
+        FileNotFoundError(2, "No such file or directory", "helper"),
+        EOFError("EOF when reading a line"),
+        RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."),
+        SSOTokenLoadError(error_msg="Token for my does not exist"),
+    )
+    try:
+        with map_boto_errors("us-east-1"):
+            raise ways[int(now) % len(ways)]
+    except CloudError as error:
+        return error
+
+
 class Killed(BaseException):
     """Stands for SIGKILL."""
 
@@ -101,6 +124,8 @@ class TaleS3(MemoryS3):
         super()._check()
         if self.tale.is_expired:
             raise refusal_of("ExpiredToken", "ListObjectsV2")
+        if self.tale.is_unwell:
+            raise unwell(self.tale.clock.now())
         if self.cloud.is_s3_refusing:
             raise refusal_of("AccessDenied", "ListObjectsV2")
 
@@ -124,7 +149,7 @@ class Tale:
         self.cloud = self.story.cloud
         self.cloud.room_for = setting.room_for
         self.story.clock = self.cloud.clock = self.clock = MortalClock()
-        self.is_expired = self.is_disk_full = self.is_led = False
+        self.is_expired = self.is_unwell = self.is_disk_full = self.is_led = False
         self.facts_until_death = 0
         self.dies_in_launch = {fault.machine for fault in faults if fault.kind == "kill-in-launch"}
         self.engine: Engine | None = None
@@ -180,6 +205,8 @@ class Tale:
                 raise CloudError("could not connect", code="EndpointConnectionError")
             if self.is_expired:
                 raise refusal_of("ExpiredToken", call.__name__)
+            if self.is_unwell:
+                raise unwell(self.clock.now())
             answer = call(*args, **kwargs)
             if call.__name__ == "launch" and len(self.cloud.machines) in self.dies_in_launch:
                 self.dies_in_launch.discard(len(self.cloud.machines))
@@ -234,6 +261,8 @@ class Tale:
                 self._switch(fault, cloud, "is_offline")
             case "expired":
                 self._switch(fault, self, "is_expired")
+            case "helper-unwell":
+                self._switch(fault, self, "is_unwell")
             case "disk-full":
                 self._switch(fault, self, "is_disk_full")
             case "new-address":

@@ -229,6 +229,7 @@ class SshHost:
             outputs=tuple(Output(**entry) for entry in raw["outputs"]),
             stored=tuple(Output(**entry) for entry in raw.get("stored", [])),
             s3_trouble=raw.get("s3_problem", ""),
+            metadata_trouble=str(raw.get("metadata_problem", "")),
             s3_done=raw.get("s3_done", False),
             gpu=raw.get("gpu", {}),
         )

@@ -362,6 +362,15 @@ class CredentialsExpiring(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetadataSilent(Event):
+    """The metadata service does not answer the instance, which can see no interruption notice."""
+
+    kind: ClassVar[str] = "metadata_silent"
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CloudOutOfReach(Event):
     """AWS cannot be asked: no network, or credentials that do not work. Told, and not written down."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.engine import end_run
 from orchestrator.errors import AccessError, CloudError, CredentialsError, PixelOrchError
+from orchestrator.host.base import HostStatus
 from orchestrator.report.event_text import event_words
-from orchestrator.runs.events import CloudOutOfReach, Event
+from orchestrator.runs.events import CloudOutOfReach, Event, MetadataSilent
 from orchestrator.runs.spec import RecoveryPolicy
-from tests.support.memory import Machine
+from tests.support.memory import Machine, MemoryHost
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
 
@@ -187,3 +189,17 @@ def test_boot_time_during_which_ec2_cannot_be_asked_does_not_count(home: Path) -
     state = story.engine().run()
     assert (state.state, len(story.cloud.machines)) == ("SUCCEEDED", 1)
     check_invariants(story)
+
+
+def test_a_host_that_cannot_see_a_notice_is_told_of_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story(home)
+    poll = MemoryHost.poll
+
+    def deaf(self: MemoryHost, *args: Any) -> HostStatus:
+        return replace(poll(self, *args), metadata_trouble="http://169.254.169.254: timed out")
+
+    monkeypatch.setattr(MemoryHost, "poll", deaf)
+    story.engine().run()
+    events = [event for event in story.store.events() if isinstance(event, MetadataSilent)]
+    assert len(events) == 1
+    assert "NO INTERRUPTION NOTICE CAN BE SEEN" in event_words(events[0], 0.0)

@@ -35,8 +35,8 @@ def keep_from_proxy(environ: MutableMapping[str, str]) -> None:
 class Metadata:
     """A client of the instance metadata service, version 2.
 
-    Every failure reads as "no value": a failed poll must not end the watch process. `problem` says why the last question
-    had no answer; it is "" after an answer, which "there is no such value" is too.
+    Every failure reads as "no value": a failed poll must not end the watch process. `problem` says why the last
+    question had no answer; it is "" after an answer, which "there is no such value" is too.
     """
 
     def __init__(self) -> None:

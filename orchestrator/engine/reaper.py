@@ -242,7 +242,7 @@ class Reaper:
         """Remove the security groups; one that cannot be removed costs nothing; `cleanup` removes it later."""
         for region in regions:
             with suppress(Exception):  # whatever it is, it must not keep the run from its final state
-                self.cloud.close_security_group(region, self.run)
+                self.cloud.close_security_group(region, self.run, self.home_id)
 
     def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
         ended_by, reason = who_ended(attempt, instance)

@@ -15,7 +15,7 @@ from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
 from orchestrator.cloud.aws.session import open_client, open_session
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
-from orchestrator.cloud.base import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, admission
+from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Instance, Network, admission
 from orchestrator.errors import CloudError, CredentialsError, NotFoundError, ThrottledError
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
@@ -195,19 +195,36 @@ class AwsCloud:
     # -- the security group
 
     def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and the rule for `cidr`; an existing group gets the missing rule."""
+        """CreateSecurityGroup and the rule for `cidr`; an existing group of this run and home gets the missing rule.
+
+        A group that only has the same name may be anybody's, with rules of their own: it is never used.
+        """
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
+        tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
+        filters = _by_owner(tags[RUN_TAG], tags[OWNER_TAG])
+        if "VpcId" in call.parameters:
+            filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
         with self._door(f"{region}, security group {name}"):
-            filters = [{"Name": "group-name", "Values": [name]}]
-            if "VpcId" in call.parameters:
-                filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
             existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-            group = existing[0] if existing else ec2.create_security_group(**call.parameters)
             rules = existing[0].get("IpPermissions", []) if existing else []
+        group_id = str(existing[0]["GroupId"]) if existing else self._new_group(region, call, tags[OWNER_TAG])
         if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
-            self._admit(region, str(group["GroupId"]), cidr)
-        return str(group["GroupId"])
+            self._admit(region, group_id, cidr)
+        return group_id
+
+    def _new_group(self, region: str, call: Call, home_id: str) -> str:
+        """Create a group; where the name is taken by another owner's, under a name with the id of this home."""
+        name = call.parameters["GroupName"]
+        try:
+            with self._door(f"{region}, security group {name}"):
+                return str(self._client("ec2", region).create_security_group(**call.parameters)["GroupId"])
+        except CloudError as error:
+            if error.code != "InvalidGroup.Duplicate":
+                raise
+        parameters = {**call.parameters, "GroupName": f"{name}-{home_id}"}
+        with self._door(f"{region}, security group {parameters['GroupName']}"):
+            return str(self._client("ec2", region).create_security_group(**parameters)["GroupId"])
 
     def _admit(self, region: str, group_id: str, cidr: str) -> None:
         """AuthorizeSecurityGroupIngress; retried, because EC2 may not know a new group yet."""
@@ -224,10 +241,10 @@ class AwsCloud:
                     raise
                 time.sleep(wait_s)
 
-    def close_security_group(self, region: str, run: str) -> None:
-        """DeleteSecurityGroup by tag, and the launch templates of a killed process."""
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
+        """DeleteSecurityGroup by tag, and the launch templates of a killed process; "" is any home's."""
         ec2 = self._client("ec2", region)
-        filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+        filters = _by_owner(run, home_id)
         with self._door(f"{region}, launch templates of {run}"):
             for template in ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]:
                 ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
@@ -281,6 +298,12 @@ class AwsCloud:
                 if wait_s is None:
                     raise
                 time.sleep(wait_s)
+
+
+def _by_owner(run: str, home_id: str) -> list[dict[str, Any]]:
+    """Return the filters for what this home made for a run; with "" for what any home made for it."""
+    wanted = {MANAGED_TAG: "true", RUN_TAG: run, **({OWNER_TAG: home_id} if home_id else {})}
+    return [{"Name": f"tag:{key}", "Values": [value]} for key, value in wanted.items()]
 
 
 def configured_region(profile: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from orchestrator.errors import AccessError, CloudError, CredentialsError
 
 DEFAULT_NAME = "pixel-orch"
 """Of the stack, its role and its instance profile."""
+BOUNDARY = "pixel-orch-boundary"
+"""The managed policy that bounds every role that `setup` makes; `infra/account/policies/boundary.json`."""
 LIMIT_S = 900.0
 NOT_MADE = ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")  # CloudFormation can only delete these
 BATCH = 1000  # objects in one DeleteObjects
@@ -91,6 +94,7 @@ class Stack:
         self._ec2 = _client("ec2", region, endpoint, profile)
         self._s3 = _client("s3", region, endpoint, profile)
         self._sts = _client("sts", region, endpoint, profile)
+        self._iam = _client("iam", region, endpoint, profile)
 
     # -- read
 
@@ -133,6 +137,47 @@ class Stack:
         return {one["LogicalResourceId"]: one["ResourceType"] for one in found if "LogicalResourceId" in one}
 
     # -- change
+
+    def _boundary_arn(self) -> str:
+        with map_boto_errors("caller identity"):
+            caller = str(self._sts.get_caller_identity()["Arn"])
+        partition = caller.split(":")[1]
+        return f"arn:{partition}:iam::{self.account()}:policy/{BOUNDARY}"
+
+    def ensure_boundary(self, document: str) -> bool:
+        """Make the permissions boundary of the stack's role unless it is there; return whether it was made.
+
+        Whoever may change it is not bound by it: the policy of `setup` does not allow that.
+
+        Raises:
+            AccessError: it is not there, and these credentials may not make it.
+        """
+        arn = self._boundary_arn()
+        try:
+            with map_boto_errors(f"policy {BOUNDARY}"):
+                self._iam.get_policy(PolicyArn=arn)
+            return False
+        except CloudError as error:
+            if error.code != "NoSuchEntity":
+                raise
+        try:
+            with map_boto_errors(f"policy {BOUNDARY}"):
+                self._iam.create_policy(PolicyName=BOUNDARY, PolicyDocument=document)
+        except CredentialsError:
+            raise
+        except AccessError as error:
+            raise AccessError(
+                f"the policy {BOUNDARY}, which bounds the role of the stack, is not there, and these credentials may not "
+                f"make it; an administrator makes it once: aws iam create-policy --policy-name {BOUNDARY} "
+                "--policy-document file://infra/account/policies/boundary.json",
+                code=error.code,
+            ) from error
+        return True
+
+    def delete_boundary(self) -> None:
+        """Delete the boundary, unless another role has it or these credentials may not: it costs nothing."""
+        with suppress(CloudError), map_boto_errors(f"policy {BOUNDARY}"):
+            self._iam.delete_policy(PolicyArn=self._boundary_arn())
 
     def deploy(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[StackEvent]:
         """Create or update the stack; yield its events. Without a change it yields none.

@@ -39,10 +39,8 @@ def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
         with map_boto_errors(f"{fleet.region}, {len(fleet.parameters['LaunchTemplateConfigs'][0]['Overrides'])} pools"):
             answer = once.create_fleet(**fleet.parameters)
     finally:
-        with (
-            suppress(CloudError),
-            map_boto_errors(name),
-        ):  # a template that stays costs nothing, and is deleted with the run's security group
+        # A template that stays costs nothing, and is deleted with the run's security group.
+        with suppress(CloudError), map_boto_errors(name):
             ec2.delete_launch_template(LaunchTemplateName=name)
     started = [entry for entry in answer.get("Instances", []) if entry.get("InstanceIds")]
     if started:

@@ -167,7 +167,7 @@ class Stack:
             raise
         except AccessError as error:
             raise AccessError(
-                f"the policy {BOUNDARY}, which bounds the role of the stack, is not there, and these credentials may not "
+                f"the policy {BOUNDARY}, which bounds the role of the stack, is missing, and these credentials may not "
                 f"make it; an administrator makes it once: aws iam create-policy --policy-name {BOUNDARY} "
                 "--policy-document file://infra/account/policies/boundary.json",
                 code=error.code,

@@ -13,7 +13,7 @@ from orchestrator.cloud.aws.errors import NO_CREDENTIALS, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
 from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
-from orchestrator.cloud.aws.session import open_client, open_session
+from orchestrator.cloud.aws.session import forget_assumed_roles, open_client, open_session
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
 from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Instance, Network, admission
 from orchestrator.errors import CloudError, CredentialsError, NotFoundError, ThrottledError
@@ -70,8 +70,10 @@ class AwsCloud:
         try:
             with map_boto_errors(where):
                 yield
-        except CredentialsError:
+        except CredentialsError as error:
             self._opened, self._clients = None, {}
+            if error.operation:  # AWS itself has refused these keys
+                forget_assumed_roles()
             raise
 
     def _client(self, service: str, region: str, *, once: bool = False) -> Any:

@@ -93,6 +93,11 @@ def _tame_providers(core: Any) -> None:
             )
 
 
+def forget_assumed_roles() -> None:
+    """Assume roles anew: AWS has refused the keys of one, for example because its sessions were revoked."""
+    _assumed_roles.clear()
+
+
 def ask_for_code(prompt: str) -> str:
     """Ask for an MFA code, once in a process: in the middle of a run nobody waits at the terminal.
 

@@ -216,6 +216,18 @@ def test_credentials_that_healed_are_read_again(config: Path) -> None:
     assert cloud._session().get_credentials().access_key == "AKIANEW"
 
 
+def test_the_keys_of_a_role_that_aws_refuses_are_not_kept(config: Path) -> None:
+    helper(config, f"echo '{GOOD}'")
+    cloud = AwsCloud(("us-east-1",))
+    session._assumed_roles["role"] = "its keys"
+    with pytest.raises(CredentialsError), cloud._door("us-east-1"):
+        raise HelperError("a helper that is unwell says nothing of them")
+    assert session._assumed_roles
+    with pytest.raises(CredentialsError), cloud._door("us-east-1"):
+        raise ClientError({"Error": {"Code": "ExpiredToken", "Message": "revoked"}}, "DescribeInstances")
+    assert not session._assumed_roles
+
+
 def mfa(config: Path) -> None:
     """Write a profile that asks for an MFA code."""
     config.write_text(

@@ -79,6 +79,18 @@ class AccessError(CloudError):
     usual_scope: Scope = "account"
 
 
+class CredentialsError(AccessError):
+    """The credentials, or the settings that lead to them, do not work now: a helper is unwell, a login has expired.
+
+    A person or a minute may heal it. A run that has a machine waits for that; a policy that forbids does not heal.
+    """
+
+
+def may_heal(error: CloudError) -> bool:
+    """Return whether the same question may be answered in some minutes: AWS is out of reach, or a login is unwell."""
+    return isinstance(error, CredentialsError) or error.code.endswith(OFF_THE_LINE)
+
+
 class ThrottledError(CloudError):
     """Too many requests: send the same request again later."""
 

@@ -156,6 +156,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
+        "metadata_problem": state.get("metadata_problem", ""),
         "s3_problem": state.get("s3_problem", "") or uploader.get("problem", ""),
     }
 

@@ -29,7 +29,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.instance.metadata import Metadata
+from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, sha256_of, write_json
 
 PART_BYTES = 16 << 20
@@ -43,6 +43,7 @@ FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 def client(region: str) -> Any:
     """Return an S3 client with the role's credentials, which boto3 reads from the instance metadata and renews."""
+    keep_from_proxy(os.environ)  # boto3 asks the metadata for the role's keys
     retries = {"mode": "standard", "total_max_attempts": 4}
     return boto3.client("s3", region_name=region, config=Config(retries=retries, connect_timeout=10, read_timeout=60))
 

@@ -32,6 +32,8 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.instance.metadata import keep_from_proxy
+
 MANIFEST, CHECKED, STATE = "manifest.json", ".checked.jsonl", ".fetching.json"
 PIECE = 1 << 20
 TRIES = 6  # consecutive attempts for one file
@@ -249,6 +251,7 @@ def main(argv: list[str]) -> int:
     """Run `fetch` or `keep`; see the module's docstring."""
     verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
     asked = json.loads(argv[4]) if len(argv) > 4 and argv[4] else None
+    keep_from_proxy(os.environ)  # boto3 asks the metadata for the role's keys
     retries = {"mode": "standard", "total_max_attempts": 4}
     s3 = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
     try:

@@ -1,27 +1,54 @@
-"""The instance metadata service, version 2 (IMDSv2). Standard library only, Python 3.8 and later."""
+"""The instance metadata service, version 2 (IMDSv2). Standard library only, Python 3.8 and later.
+
+It is on a link-local address, so no proxy can reach it, and a proxy that answers in its place hides the interruption
+notice. `http_proxy` in /etc/environment applies to every login; it is never used here.
+"""
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
 import urllib.request
+from typing import MutableMapping
+
+MOST_BYTES = 1 << 16
+ADDRESSES = ("169.254.169.254", "[fd00:ec2::254]", "169.254.170.2")  # metadata over IPv4 and IPv6; keys of a container
+
+
+def endpoint() -> str:
+    """Return the URL of the service, without a slash at the end."""
+    return (os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
+
+
+def keep_from_proxy(environ: MutableMapping[str, str]) -> None:
+    """Add the service to `no_proxy`, for programs that ask it in their own way, such as boto3 for the role's keys."""
+    if not any(environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
+        return
+    own = endpoint().split("://", 1)[-1].split("/", 1)[0]
+    known = [name.strip() for name in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")]
+    names = [name for name in known if name]
+    names += [name for name in (*ADDRESSES, own) if name not in names]
+    environ["no_proxy"] = environ["NO_PROXY"] = ",".join(names)
 
 
 class Metadata:
     """A client of the instance metadata service, version 2.
 
-    Every failure reads as "no value": a failed poll must not end the watch process.
+    Every failure reads as "no value": a failed poll must not end the watch process. `problem` says why the last
+    question had no answer; it is "" after an answer, which "there is no such value" is too.
     """
 
     def __init__(self) -> None:
-        base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254"
-        self.base = base.rstrip("/") + "/latest/"
+        self.base = endpoint() + "/latest/"
         self.token: str | None = None
+        self.problem = ""
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def _ask(self, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> str:
         request = urllib.request.Request(self.base + path, method=method, headers=headers or {})
-        with urllib.request.urlopen(request, timeout=2) as answer:
-            return str(answer.read().decode())
+        with self._opener.open(request, timeout=2) as answer:
+            return str(answer.read(MOST_BYTES).decode())
 
     def get(self, path: str) -> str | None:
         """Return the text at `path`, or None."""
@@ -29,11 +56,15 @@ class Metadata:
             try:
                 if self.token is None:
                     self.token = self._ask("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"})
-                return self._ask("meta-data/" + path, headers={"X-aws-ec2-metadata-token": self.token})
+                text = self._ask("meta-data/" + path, headers={"X-aws-ec2-metadata-token": self.token})
+                self.problem = ""
+                return text
             except urllib.error.HTTPError as error:
                 self.token = None if error.code == 401 else self.token  # the token has expired: request a new one, once
+                self.problem = "" if error.code == 404 and self.token is not None else "HTTP status %d" % error.code
                 if error.code != 401:
                     return None
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self.problem = str(getattr(error, "reason", "") or error or type(error).__name__)
                 return None
         return None

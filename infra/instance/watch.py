@@ -23,10 +23,11 @@ import subprocess
 import time
 from typing import Any
 
-from infra.instance.metadata import Metadata
+from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, write_json
 
 TICK_S = 0.1
+DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
 LEAVE_TO_AWS_S = 180.0  # after a notice: its two minutes, and one for a delay of AWS
 HOLD_S, HOLD_EVERY_S = 900.0, 30.0  # how far the guard's deadline is moved into the future, and how often
 UPLOAD_TIMEOUT_S = 300.0  # from the trainer's exit to the upload of its last checkpoint; the machine then ends anyway
@@ -73,6 +74,7 @@ class Watch:
         self.metadata = Metadata()
         self.started_at = steady()
         self.changes = Changes()
+        self.unanswered = 0  # polls of the metadata in a row
         self.trainer: subprocess.Popen[bytes] | None = None
         self.stop_sent_at: float | None = None
         self.uploader: subprocess.Popen[bytes] | None = None
@@ -106,6 +108,7 @@ class Watch:
             env.get("PATH", "/usr/bin:/bin"),
         )  # `python` is the one with torch
         env.update(self.job["env"])
+        keep_from_proxy(env)
         env.update({"PIXEL_ORCH_OUT": out, "PYTHONUNBUFFERED": "1"})
         log = open(os.path.join(out, "trainer.log"), "ab")  # noqa: SIM115 (the trainer keeps it)
         try:
@@ -204,6 +207,20 @@ class Watch:
                 self.noticed_at = steady()
                 self.save()
                 self.request_stop("interruption notice %s" % text.strip())
+            self.note_metadata_problem(self.metadata.problem)
+
+    def note_metadata_problem(self, problem: str) -> None:
+        """Report, once, that the metadata does not answer; and that it does again."""
+        self.unanswered = self.unanswered + 1 if problem else 0
+        told = bool(self.state.get("metadata_problem"))
+        if self.unanswered == DEAF_AFTER and not told:
+            self.state["metadata_problem"] = "%s: %s" % (self.metadata.base, problem)
+            self.say("the instance metadata does not answer (%s): no interruption notice can be seen" % problem)
+            self.save()
+        elif told and not problem:
+            self.state["metadata_problem"] = ""
+            self.say("the instance metadata answers again")
+            self.save()
 
     def owner_silence_s(self) -> float:
         """Return the seconds since the owner's last sign of life."""

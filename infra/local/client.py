@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -265,7 +265,7 @@ def _start(state: Path) -> None:
         raise EmbeddedCloudError(f"the embedded cloud needs {' and '.join(missing)}: pip install 'pixel-orch[local]'")
     options = _options_from_environment()
     # The instances' processes must not keep the starter's terminal, nor import the project before their own modules.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**without_user_settings(os.environ), "PYTHONPATH": str(Path(__file__).parents[2])}
     log_path = state / "server.log"
     with contextlib.suppress(FileNotFoundError):
         log_path.replace(state / "server.log.1")
@@ -292,6 +292,24 @@ def _start(state: Path) -> None:
         last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
         what = "did not start" if message is not None else f"was not ready in {_START_LIMIT_S:.0f} s"
         raise EmbeddedCloudError("\n".join([f"the embedded cloud {what}; the end of {log_path}:", *last]))
+
+
+def without_user_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which boto3 finds no setting, no credentials and no proxy of the user.
+
+    moto uses boto3 itself: a profile that does not exist or a configuration file with an error would stop it.
+    """
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(("AWS_", "BOTO_")) and not name.lower().endswith("_proxy")
+    }
+    return {
+        **kept,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 def _options_from_environment() -> dict[str, Any]:

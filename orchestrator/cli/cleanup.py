@@ -157,9 +157,9 @@ def _terminate_and_wait(cloud: Cloud, instances: list[Instance]) -> None:
     give_up_at = clock.now() + END_TIMEOUT_S
     while ids and any(i.instance_id in ids and not i.is_gone for i in cloud.instances()) and clock.now() < give_up_at:
         clock.sleep(0.5)
-    for region, run in {(i.region, i.tags.get(RUN_TAG, "")) for i in instances}:
+    for region, run, home in {(i.region, i.tags.get(RUN_TAG, ""), i.tags.get(OWNER_TAG, "")) for i in instances}:
         if run:
-            cloud.close_security_group(region, run)
+            cloud.close_security_group(region, run, home)
 
 
 def _print_ended(args: argparse.Namespace, ended: list[str], runs: list[str], orphans: Orphans) -> int:

@@ -43,8 +43,10 @@ def setup(args: argparse.Namespace) -> int:
         if args.dry_run:
             return _print_dry(stack, parameters, args)
         is_new = stack.describe() is None
+        if stack.ensure_boundary(_account_file("policies/boundary.json")):
+            say("  made the policy pixel-orch-boundary, which bounds the role (infra/account/policies/boundary.json)")
         tags = {MANAGED_TAG: "true", STACK_TAG: name}
-        events = _print_events(stack.deploy(_template(), parameters, tags), say)
+        events = _print_events(stack.deploy(_account_file("stack.yaml"), parameters, tags), say)
         outputs, missing = stack.outputs(), sorted(expected(parameters) - set(stack.resources()))
     for resource in missing:
         say(f"  {resource} is missing" + (": the embedded cloud has none" if args.cloud == "local" else ""))
@@ -83,6 +85,7 @@ def teardown(args: argparse.Namespace) -> int:
             return 1
         check_nothing_runs(i.instance_id for i in cloud.instances() if not i.is_gone)
         _print_events(stack.delete(), say)
+        stack.delete_boundary()
         goes = held is not None and (held.objects == 0 or args.delete_bucket_data)
         if goes:
             stack.delete_bucket(bucket)
@@ -179,8 +182,8 @@ def expected(parameters: dict[str, str]) -> set[str]:
     return names
 
 
-def _template() -> str:
-    return resources.files("infra.account").joinpath("stack.yaml").read_text()
+def _account_file(name: str) -> str:
+    return resources.files("infra.account").joinpath(name).read_text()
 
 
 def _printer(args: argparse.Namespace) -> Any:

@@ -147,7 +147,7 @@ class Cloud(Protocol):
         """
         ...
 
-    def close_security_group(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """Delete the run's security groups and launch templates, if there are any."""
         ...
 

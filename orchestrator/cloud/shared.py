@@ -162,10 +162,10 @@ class SharedCloud:
         self._buckets["mutate"].take()
         return self.cloud.open_security_group(region, call, cidr)
 
-    def close_security_group(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """Delete a run's security group."""
         self._buckets["mutate"].take()
-        self.cloud.close_security_group(region, run)
+        self.cloud.close_security_group(region, run, home_id)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         """Launch; the shared list has the instance after its next refresh."""

@@ -14,6 +14,7 @@ from orchestrator.errors import (
     SpecError,
     UnreachableError,
     WrongHostKeyError,
+    may_heal,
 )
 from orchestrator.host.base import Connect, Cursor, Host, Setup
 from orchestrator.host.host_keys import fingerprint
@@ -100,7 +101,8 @@ class BringUp:
         began_at = self.clock.now()
         give_up_at = began_at + within_s
         problem, wrong_since = "EC2 does not list it yet", None
-        while self.clock.now() < give_up_at:
+        while (asked_at := self.clock.now()) < give_up_at:
+            is_deaf = False  # EC2 cannot be asked: that says nothing of the host
             try:
                 instance = self.reaper.instance(attempt.instance_id)
                 if instance is not None and instance.state not in ("pending", "running"):
@@ -112,6 +114,7 @@ class BringUp:
                     problem = "it runs and has no address that this machine can reach; see --subnet, --private"
             except (UnreachableError, CloudError) as error:
                 problem = str(error)
+                is_deaf = isinstance(error, CloudError) and may_heal(error)
                 if isinstance(error, WrongHostKeyError):  # cloud-init may be about to install ours
                     wrong_since = wrong_since or self.clock.now()
                     give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
@@ -119,6 +122,8 @@ class BringUp:
                     give_up_at = self.clock.now() + within_s
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.stop.check()
+            if is_deaf and self.clock.now() < began_at + self.policy.owner_timeout_s:
+                give_up_at += self.clock.now() - asked_at
         waited_s = self.clock.now() - began_at
         raise UnreachableError(f"{attempt.instance_id} did not answer within {waited_s:.0f} s ({problem})")
 

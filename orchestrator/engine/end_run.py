@@ -84,7 +84,14 @@ def end_unowned(store: RunStore, home: Path) -> None:
             image_of=lambda region: _image(cloud, region, spec.ami),
             home_id=home_id(home, write=False),
         )
-        left = reaper.end_all("pixel-orch down")
+        try:
+            left = reaper.end_all("pixel-orch down")
+        except CloudError as error:
+            names = ", ".join(attempt.instance_id for attempt in store.state().open_attempts())
+            still = f"{names} may still run and be billed; " if names else ""
+            raise type(error)(
+                f"{still}{error}; then repeat the command, or run `pixel-orch cleanup`", code=error.code
+            ) from None
         if left:
             raise CloudError(f"EC2 has not yet terminated {', '.join(left)}; repeat the command in a minute")
         reaper.close_security_groups(set(spec.regions))

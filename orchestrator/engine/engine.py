@@ -19,6 +19,7 @@ from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.engine.parts import Parts
+from orchestrator.engine.patience import PATIENCE_S, Patience
 from orchestrator.engine.provisioner import MakeKeys, Provisioner
 from orchestrator.engine.reaper import Reaper
 from orchestrator.engine.remote_store import RemoteCopy, RemoteStore
@@ -73,6 +74,7 @@ class Engine:
         self.clock = clock
         self.journal = Journal(store, clock, watchers)
         self.stop = StopRequest(clock)
+        self.patience = Patience(self.journal, self.stop)
         self.remote = RemoteCopy(self.journal, job, remote_store)
         self.reaper = Reaper(
             spec=self.spec,
@@ -82,6 +84,7 @@ class Engine:
             emit=self.journal.emit,
             image_of=plan.image,
             home_id=plan.home_id,
+            trouble=self.patience.tell,
         )
         allowance = Allowance(self.spec, clock, self.journal.state)
         self.provisioner = Provisioner(
@@ -91,6 +94,7 @@ class Engine:
             stop=self.stop,
             allowance=allowance,
             reaper=self.reaper,
+            patience=self.patience,
             make_keys=make_keys,
             refresh=refresh,
         )
@@ -104,11 +108,14 @@ class Engine:
             provisioner=self.provisioner,
             remote=self.remote,
         )
-        self.attempt_leader = AttemptLeader(
+        self.attempt_leader = self._attempt_leader(parts, connect, cloud)
+
+    def _attempt_leader(self, parts: Parts, connect: Connect, cloud: Cloud) -> AttemptLeader:
+        return AttemptLeader(
             parts,
             bring_up=BringUp(parts, connect),
             disk=FullDisk(self.journal, self.policy.owner_timeout_s),
-            credentials=CredentialsWatch(self.journal, cloud),
+            credentials=CredentialsWatch(self.journal, cloud, self.patience.tell),
         )
 
     def state(self) -> RunState:
@@ -134,7 +141,7 @@ class Engine:
         clear_parts(self.store.checkpoints)
         try:
             self._reconcile()
-            outcome = self._known_outcome() or self.remote.catch_up() or self._attempts()
+            outcome = self._known_outcome() or self.patience.ask(self.remote.catch_up) or self._attempts()
             state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop.state, outcome.reason)
         except Cancelled as error:
             state, reason = self.stop.state, str(error)
@@ -175,7 +182,7 @@ class Engine:
             self._note_loss(current, outcome)
             attempt = self.state().attempt(current.number)
             if attempt is not None:
-                self.reaper.end(attempt, outcome.reason)
+                self._end_lost(attempt, outcome.reason)
                 done = self.remote.after_loss(attempt)
                 if done is not None:
                     return done
@@ -185,6 +192,14 @@ class Engine:
                     f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is "
                     "downloaded. Launch again later or on another type"
                 )
+
+    def _end_lost(self, attempt: Attempt, reason: str) -> None:
+        """End a machine that is of no more use, before another is rented; EC2 is asked again until it answers."""
+
+        def end() -> None:
+            self.reaper.end(self.state().attempt(attempt.number) or attempt, reason)
+
+        self.patience.ask(end, check=self.reaper.poll)
 
     def _note_loss(self, attempt: Attempt, outcome: Outcome) -> None:
         self.journal.emit(
@@ -247,7 +262,13 @@ class Engine:
         self.journal.reload()
         with self.stop.interruptible():
             while True:
-                for instance in self.reaper.lost_requests():
+                try:
+                    found = self.patience.ask(self.reaper.lost_requests)
+                except CloudError:
+                    if self._current() is None:
+                        raise
+                    break  # the machine that the events name may be well; a later poll finds what they do not name
+                for instance in found:
                     self._adopt(instance)
                 unanswered = self.state().unanswered_requests()
                 if all(self.clock.now() - request.at > LISTED_WITHIN_S for request in unanswered):
@@ -313,11 +334,14 @@ class Engine:
         problem = "interrupted again"
         for again in (False, True):  # interrupted while AWS ends one for free: end it ourselves
             try:
-                return self.reaper.end_all(reason, even_under_notice=again)
+                return self.reaper.end_all(reason, even_under_notice=again, patience_s=PATIENCE_S)
             except (KeyboardInterrupt, Cancelled):
                 continue
             except CloudError as error:
                 problem = str(error)
+                break
+            except Exception as error:  # noqa: BLE001  (whatever it is, the run gets a final state that names what is left)
+                problem = f"{type(error).__name__}: {error}"
                 break
         return [f"{a.instance_id} ({problem})" for a in self.state().open_attempts()] or [problem]
 

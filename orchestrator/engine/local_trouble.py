@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Callable
 
 from orchestrator.cloud.base import Cloud
 from orchestrator.engine.journal import NO_ROOM, Journal
@@ -59,9 +59,12 @@ class FullDisk:
 class CredentialsWatch:
     """Warns before the AWS credentials expire; the training goes on over SSH, which needs none."""
 
-    def __init__(self, journal: Journal, cloud: Cloud) -> None:
+    def __init__(
+        self, journal: Journal, cloud: Cloud, trouble: Callable[[CloudError], None] = lambda error: None
+    ) -> None:
         self.journal = journal
         self.cloud = cloud
+        self.trouble = trouble
         self._checked_at = -math.inf
         self._told: float | None = None
 
@@ -72,8 +75,10 @@ class CredentialsWatch:
             return
         self._checked_at = now
         ends_at = None
-        with suppress(CloudError):
+        try:
             ends_at = self.cloud.credentials_end_at()
+        except CloudError as error:
+            self.trouble(error)
         if ends_at is not None and ends_at - now < CREDENTIALS_AHEAD_S and ends_at != self._told:
             self._told = ends_at
             self.journal.emit(CredentialsExpiring(at=now, ends_at=ends_at))

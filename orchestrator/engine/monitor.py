@@ -20,6 +20,7 @@ from orchestrator.runs.events import (
     DataReceived,
     GpuSeen,
     InterruptionNoticed,
+    MetadataSilent,
     Progress,
     RebalanceRecommended,
     TrainerStarted,
@@ -63,6 +64,9 @@ class AttemptMonitor:
         self.finished = False
         self.has_more = False
         self.noticed = attempt.noticed_ends_at is not None
+        self._told_of_metadata = any(
+            isinstance(e, MetadataSilent) and e.attempt == attempt.number for e in journal.events
+        )
         self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
         self._noted_step = self.step
         self.heard_at = journal.clock.now()
@@ -84,6 +88,7 @@ class AttemptMonitor:
         for line in bounded_json.objects(status.metrics.splitlines()):
             self._read(line)
         self._note_interruption(status)
+        self._note_metadata(status.metadata_trouble)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
         self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
@@ -193,6 +198,12 @@ class AttemptMonitor:
             isinstance(e, RebalanceRecommended) and e.attempt == number for e in self.journal.events
         ):
             self.journal.emit(RebalanceRecommended(at=now, attempt=number, instance_id=name))
+
+    def _note_metadata(self, problem: str) -> None:
+        """Write down, once for each attempt, that the host cannot see an interruption notice."""
+        if problem and not self._told_of_metadata:
+            self._told_of_metadata = True
+            self.journal.emit(MetadataSilent(at=self.journal.clock.now(), attempt=self.attempt.number, reason=problem))
 
     def note_progress(self, *, force: bool = False) -> None:
         """Write the step down: the first one at once, later ones every few seconds, the last one in any case."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from orchestrator.cloud.base import Call, Cloud, Instance
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
+from orchestrator.engine.patience import ASK_AGAIN_S, PATIENCE_S, Patience
 from orchestrator.engine.reaper import Reaper
 from orchestrator.engine.started import instance_started
 from orchestrator.engine.stop import StopRequest
@@ -28,6 +29,7 @@ from orchestrator.errors import (
     PixelOrchError,
     QuotaError,
     ThrottledError,
+    may_heal,
 )
 from orchestrator.market import budget, offers
 from orchestrator.market.budget import Limit
@@ -51,13 +53,22 @@ class MakeKeys(Protocol):
         ...
 
 
+class _RefusedError(Exception):
+    """A launch was refused with `error`; `unheard` is an earlier try of it that EC2 may have served."""
+
+    def __init__(self, error: CloudError, unheard: CloudError | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.unheard = unheard
+
+
 class Provisioner:
     """Gets instances for one run.
 
     Args:
         plan: the requests, in the order in which they are tried.
         cloud: who is asked.
-        journal, stop, allowance, reaper: the parts of the run's engine.
+        journal, stop, allowance, reaper, patience: the parts of the run's engine.
         make_keys: makes an SSH key pair.
         refresh: gives the offers at the prices of now, for a run that recovers after hours or days.
     """
@@ -71,6 +82,7 @@ class Provisioner:
         stop: StopRequest,
         allowance: Allowance,
         reaper: Reaper,
+        patience: Patience,
         make_keys: MakeKeys,
         refresh: Callable[[], tuple[Offer, ...]] | None = None,
     ) -> None:
@@ -82,6 +94,7 @@ class Provisioner:
         self.stop = stop
         self.allowance = allowance
         self.reaper = reaper
+        self.patience = patience
         self.make_keys = make_keys
         self.refresh = refresh
         self.regions_opened: dict[str, str] = {}  # region -> security group
@@ -155,7 +168,8 @@ class Provisioner:
     def _try(self, group: Sequence[Offer], number: int) -> Attempt | CloudError:
         """Send one request; return the attempt, or why there is none."""
         self._check_limits(group)
-        call, template = self._request(group, number)
+        is_first = not self.journal.state().attempts  # nothing is lost then, and a person waits for the answer
+        call, template = self._request(group, number) if is_first else self._patient_request(group, number)
         self._turn += 1
         offer, token = group[0], str(call.parameters["ClientToken"])
         is_one, asked_at = len(group) == 1, self.clock.now()
@@ -171,32 +185,56 @@ class Provisioner:
                 price_usd_h=max(each.price_usd_h for each in group),
             )
         )
-        for wait_s in (*SAME_TOKEN_WAITS_S, None):
+        try:
+            instance = self._send(call, template, group, is_first=is_first)
+        except _RefusedError as refused:
+            error = refused.error
+            self._launch_failed(number, token, group, refused.unheard or error)
+            if error.scope in ("request", "account", "moment") or isinstance(error, AccessError):
+                raise error from None
+            return error
+        price_usd_h = _price_of(instance, group)
+        image = self.plan.image(instance.region)
+        self.journal.emit(
+            instance_started(
+                instance,
+                number,
+                now=self.clock.now(),
+                asked_at=asked_at,
+                price_usd_h=price_usd_h,
+                spec=self.spec,
+                image=image,
+            )
+        )
+        return self.journal.state().attempts[-1]
+
+    def _patient_request(self, group: Sequence[Offer], number: int) -> tuple[Call, Call | None]:
+        return self.patience.ask(lambda: self._request(group, number), check=lambda: self._check_limits(group))
+
+    def _send(self, call: Call, template: Call | None, group: Sequence[Offer], *, is_first: bool) -> Instance:
+        """Send a launch until it is answered: EC2 may have served it, and the same token gives the same instance.
+
+        Raises:
+            _RefusedError: EC2 refused, or did not answer for too long.
+        """
+        unheard: CloudError | None = None
+        waits_s = iter(SAME_TOKEN_WAITS_S)
+        give_up_at = self.clock.now() + PATIENCE_S
+        while True:
             try:
-                instance = self.cloud.launch(call, template)
+                return self.cloud.launch(call, template)
             except CloudError as error:
-                if wait_s is None or not may_pass(error):
-                    self._launch_failed(number, token, group, error)
-                    if error.scope in ("request", "account", "moment") or isinstance(error, AccessError):
-                        raise
-                    return error
-                self.clock.sleep(wait_s)  # EC2 may have served it: the same token gives the same instance
-            else:
-                price_usd_h = _price_of(instance, group)
-                image = self.plan.image(instance.region)
-                self.journal.emit(
-                    instance_started(
-                        instance,
-                        number,
-                        now=self.clock.now(),
-                        asked_at=asked_at,
-                        price_usd_h=price_usd_h,
-                        spec=self.spec,
-                        image=image,
-                    )
-                )
-                return self.journal.state().attempts[-1]
-        raise AssertionError("the last wait is None")
+                if error.code.endswith(OFF_THE_LINE):
+                    unheard = error
+                wait_s = next(waits_s, None) if may_pass(error) else None
+                if wait_s is not None:
+                    self.clock.sleep(wait_s)
+                    continue
+                if is_first or not may_heal(error) or self.clock.now() >= give_up_at:
+                    raise _RefusedError(error, unheard) from None
+                self.patience.tell(error)
+            self._check_limits(group)
+            self.stop.sleep(ASK_AGAIN_S)
 
     def _check_limits(self, group: Sequence[Offer]) -> None:
         """Check before renting that the budget pays for a minute of the most expensive offer."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Image, Instance
 from orchestrator.engine.started import instance_started
-from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError
+from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError, CredentialsError
 from orchestrator.market.pools import pool_of
 from orchestrator.market.price_series import price_at
 from orchestrator.runs.events import (
@@ -52,6 +52,7 @@ class Reaper:
         image_of: gives what instances of a region were started from; it tells the disk and the login user of an
             instance that only the cloud knows of.
         home_id: instances of another home, whose run has the same name, are left alone; "" asks for none.
+        trouble: is told why EC2 cannot be asked, each time.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Reaper:
         emit: Callable[[Event], None],
         image_of: Callable[[str], Image],
         home_id: str = "",
+        trouble: Callable[[CloudError], None] = lambda error: None,
     ) -> None:
         self.spec = spec
         self.run = spec.run
@@ -75,6 +77,7 @@ class Reaper:
         self.poll_every_s = max(spec.recovery.poll_s, SHORTEST_PAUSE_S)  # between two DescribeInstances
         self.image_of = image_of
         self.home_id = home_id
+        self.trouble = trouble
         self._polled_at = self._priced_at = -math.inf
 
     def instance(self, instance_id: str) -> Instance | None:
@@ -103,11 +106,13 @@ class Reaper:
         instance = self.instance(attempt.instance_id)
         if instance is not None and instance.state in ("shutting-down", "terminated"):
             return  # it ends already, and not by pixel-orch
-        self.emit(
-            TerminateRequested(
-                at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason
+        known = self.state().attempt(attempt.number)
+        if known is None or not known.terminate_requested:  # a request that failed is repeated, not its event
+            self.emit(
+                TerminateRequested(
+                    at=self.clock.now(), attempt=attempt.number, instance_id=attempt.instance_id, reason=reason
+                )
             )
-        )
         self.cloud.terminate(attempt.region, [attempt.instance_id])
 
     def poll(self, *, force: bool = False) -> None:
@@ -119,8 +124,11 @@ class Reaper:
         if not force and now - self._polled_at < self.poll_every_s:
             return
         self._polled_at = now
-        with suppress(CloudError):
+        try:
             self._poll(now)
+        except CloudError as error:
+            if isinstance(error, AccessError):
+                self.trouble(error)
 
     def _poll(self, now: float) -> None:
         open_attempts = self.state().open_attempts()
@@ -192,10 +200,21 @@ class Reaper:
         if instance.state in ("pending", "running"):
             self.end(attempt, "no event names it")
 
-    def end_all(self, reason: str, *, even_under_notice: bool = False) -> list[str]:
+    def end_all(
+        self, reason: str, *, even_under_notice: bool = False, patience_s: float = ACCESS_TIMEOUT_S
+    ) -> list[str]:
         """End every instance of the run and wait until EC2 says that they are gone.
 
-        Returns the ids of those that are not.
+        Args:
+            reason: for the events.
+            even_under_notice: whether to end also what AWS ends for free in a moment.
+            patience_s: how long to ask again while the credentials do not work; a policy gets `ACCESS_TIMEOUT_S`.
+
+        Returns:
+            The ids of those that are not gone.
+
+        Raises:
+            CloudError: EC2 could not be asked for so long.
         """
         began_at = self.clock.now()
         give_up_at = began_at + GONE_TIMEOUT_S
@@ -206,9 +225,11 @@ class Reaper:
             try:
                 self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
             except CloudError as error:  # the network is down, or EC2 throttles: retry until the time is up
-                if isinstance(error, AccessError):  # a person may log in meanwhile
-                    give_up_at = min(give_up_at, began_at + ACCESS_TIMEOUT_S)
-                if self.clock.now() > give_up_at:
+                self.trouble(error)
+                limit_s = GONE_TIMEOUT_S
+                if isinstance(error, AccessError):  # a person may log in, a helper may get well; a policy stays
+                    limit_s = patience_s if isinstance(error, CredentialsError) else ACCESS_TIMEOUT_S
+                if self.clock.now() > min(give_up_at, began_at + limit_s):
                     raise
                 problem = [str(error)]
             self.poll(force=True)
@@ -236,10 +257,8 @@ class Reaper:
     def close_security_groups(self, regions: set[str]) -> None:
         """Remove the security groups; one that cannot be removed costs nothing; `cleanup` removes it later."""
         for region in regions:
-            try:
-                self.cloud.close_security_group(region, self.run)
-            except CloudError:
-                continue
+            with suppress(Exception):  # whatever it is, it must not keep the run from its final state
+                self.cloud.close_security_group(region, self.run, self.home_id)
 
     def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
         ended_by, reason = who_ended(attempt, instance)

@@ -104,6 +104,7 @@ class HostStatus:
     outputs: tuple[Output, ...]
     stored: tuple[Output, ...] = ()  # checkpoints that are completely stored in S3
     s3_trouble: str = ""
+    metadata_trouble: str = ""  # why the instance metadata does not answer: no interruption notice would be seen
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
     gpu: Mapping[str, Any] = field(
         default_factory=dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from orchestrator.cloud.base import Instance
@@ -21,8 +22,27 @@ def address_of(instance: Instance, spec: RunSpec) -> str:
 
 
 def proxy_of(instance: Instance, spec: RunSpec) -> str | None:
-    """Return the ProxyCommand for this instance; %h and %p are filled in by the program that runs it."""
-    return spec.ssh_proxy and spec.ssh_proxy.replace("%i", instance.instance_id).replace("%r", instance.region)
+    """Return the ProxyCommand for this instance; %h and %p are filled in by the program that runs it.
+
+    The AWS CLI gets the run's profile and the instance's region, unless the command names them: without the profile it
+    would ask another account.
+    """
+    if not spec.ssh_proxy:
+        return spec.ssh_proxy
+    command = spec.ssh_proxy.replace("%i", instance.instance_id).replace("%r", instance.region)
+    if not is_aws_cli(command):
+        return command
+    words = command.split()
+    for flag, value in (("--profile", spec.profile), ("--region", instance.region)):
+        if value and not any(word == flag or word.startswith(f"{flag}=") for word in words):
+            command += f" {flag} {shlex.quote(value)}"
+    return command
+
+
+def is_aws_cli(command: str) -> bool:
+    """Return whether a ProxyCommand is the AWS CLI itself, and not a shell or another program around it."""
+    program = command.split(maxsplit=1)[0] if command.split() else ""
+    return Path(program).name == "aws" and not any(letter in command for letter in ";|&<>`$")
 
 
 def connector(store: RunStore, spec: RunSpec) -> Connect:
@@ -95,7 +115,8 @@ def make_run_key(store: RunStore, own: str | None = None) -> None:
     Raises:
         SpecError: the user's key cannot be read.
     """
-    from orchestrator.host.shell import make_key_pair, public_half
+    from orchestrator.host.shell import make_key_pair
+    from orchestrator.host.user_key import public_half
 
     if own is not None:
         store.key_path.with_suffix(".pub").write_text(public_half(Path(own)) + "\n")

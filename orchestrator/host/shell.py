@@ -7,6 +7,7 @@ of its transport with a deadline of their own, because `Connection.run(timeout=.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import select
@@ -17,16 +18,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fabric import Config, Connection
-from paramiko import AuthenticationException, BadHostKeyException, RejectPolicy, SSHException
+from paramiko import (
+    AuthenticationException,
+    BadHostKeyException,
+    ECDSAKey,
+    Ed25519Key,
+    PKey,
+    RejectPolicy,
+    RSAKey,
+    SSHException,
+)
 from paramiko.hostkeys import HostKeyEntry
 
 from orchestrator.errors import HostError, SpecError, UnreachableError, WrongHostKeyError
 from orchestrator.host.base import CommandResult
 from orchestrator.host.host_keys import known_hosts_lines
+from orchestrator.host.user_key import openssh_form
 
 Write = Callable[[bytes], object]
 PIECE = 1 << 16
@@ -50,22 +60,17 @@ def make_key_pair(comment: str) -> tuple[str, str]:
     return private, f"{public} {comment}"
 
 
-def public_half(path: Path) -> str:
-    """Return the public key of a private key of the user, in OpenSSH's form.
+def load_key(path: Path) -> PKey:
+    """Return a private key for a connection.
 
     Raises:
-        SpecError: it is no private key, or it has a passphrase: a run in the background cannot ask for one.
+        SpecError: it cannot be read, or not be used for SSH.
     """
-    try:
-        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise SpecError(f"--key: cannot read {path}: {error.strerror}") from None
-    except TypeError:
-        raise SpecError(f"--key: {path} has a passphrase; give a key without one, or leave --key out") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise SpecError(f"--key: {path} is not a private key in OpenSSH's or PEM form") from None
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return f"{public.decode()} {path.name}"
+    text = openssh_form(path)
+    for kind in (Ed25519Key, RSAKey, ECDSAKey):
+        with suppress(SSHException):
+            return kind.from_private_key(io.StringIO(text))
+    raise SpecError(f"--key: {path} cannot be used for SSH; give an RSA or Ed25519 key")
 
 
 class SshShell:
@@ -103,6 +108,7 @@ class SshShell:
         self._look_thread = 0
         self._looked_at = -math.inf
         self._address, self._port = address, port
+        self._key_path = key_path
         self._host_lines = known_hosts_lines(address, port, host_key)
         self._connection = Connection(
             host=address,
@@ -111,7 +117,6 @@ class SshShell:
             config=Config(overrides={"load_ssh_configs": False}),  # ~/.ssh/config must not redirect us
             gateway=proxy_command,
             connect_kwargs={
-                "key_filename": str(key_path),
                 "allow_agent": False,
                 "look_for_keys": False,
                 "timeout": connect_timeout_s,
@@ -125,6 +130,7 @@ class SshShell:
         """Connect and authenticate, unless the connection is open."""
         if self._connection.is_connected:
             return
+        self._load_key()
         for line in self._host_lines:
             is_last = line == self._host_lines[-1]
             try:
@@ -140,6 +146,13 @@ class SshShell:
             except (SSHException, OSError, EOFError) as error:
                 raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
         self._transport.set_keepalive(15)
+
+    def _load_key(self) -> None:
+        if "pkey" not in self._connection.connect_kwargs:
+            try:
+                self._connection.connect_kwargs["pkey"] = load_key(self._key_path)
+            except SpecError as error:  # it was read before; its disk may be away for a moment
+                raise UnreachableError(f"{self.where}: {error}") from None
 
     def _open_with(self, host_line: str) -> None:
         client = self._connection.client

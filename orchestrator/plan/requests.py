@@ -103,7 +103,7 @@ class Plan:
         afterwards (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instant-fleet.html).
         """
         region, market = offers[0].pool.region, offers[0].market
-        name = f"pixel-orch-{self.spec.run}-{attempt}-{turn}"
+        name = f"pixel-orch-{self.spec.run}-{self.home_id}-{attempt}-{turn}"  # two homes may have a run of one name
         common = self._common(region, attempt, group, user_data)
         common["UserData"] = base64.b64encode(user_data.encode()).decode()  # boto3 encodes it for RunInstances
         template = Call(

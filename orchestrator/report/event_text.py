@@ -132,4 +132,21 @@ def _warning_words(event: ev.Event, now: float) -> str:
                 "  The training continues; checkpoints are downloaded to this machine only."
             )
         case _:
+            return _out_of_reach_words(event)
+
+
+def _out_of_reach_words(event: ev.Event) -> str:
+    """Warnings that something which should answer does not."""
+    match event:
+        case ev.MetadataSilent():
+            return (
+                f"  NO INTERRUPTION NOTICE CAN BE SEEN: the instance metadata does not answer ({event.reason}).\n"
+                "  The training continues; an interruption comes without a last checkpoint."
+            )
+        case ev.CloudOutOfReach():
+            return (
+                f"  AWS CANNOT BE ASKED: {event.reason}\n"
+                "  Trying again. What runs on AWS goes on, and ends itself by its own limits."
+            )
+        case _:
             return ""

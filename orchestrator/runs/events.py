@@ -410,6 +410,23 @@ class CredentialsExpiring(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetadataSilent(Event):
+    """The metadata service does not answer the instance, which can see no interruption notice."""
+
+    kind: ClassVar[str] = "metadata_silent"
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudOutOfReach(Event):
+    """AWS cannot be asked: no network, or credentials that do not work. Told, and not written down."""
+
+    kind: ClassVar[str] = "cloud_out_of_reach"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnerChanged(Event):
     """A process leads the run from now on (launch, attach, down)."""
 

@@ -199,6 +199,36 @@ def test_the_security_group_is_made_once_and_removing_it_twice_is_no_error(place
     place.cloud.close_security_group("us-east-1", "contract")
 
 
+def test_a_security_group_that_only_has_the_name_is_not_used_and_not_removed(embedded: EmbeddedCloud) -> None:
+    place, other = _embedded_world(embedded), _embedded_world(embedded)
+    ec2 = place.cloud._client("ec2", "us-east-1")  # type: ignore[attr-defined]
+    request = place.plan.security_group("us-east-1")
+    foreign = ec2.create_security_group(GroupName=request.parameters["GroupName"], Description="somebody's")["GroupId"]
+    other.plan = replace(other.plan, home_id="elsewhere")
+    ours = place.cloud.open_security_group("us-east-1", request, None)
+    theirs = other.cloud.open_security_group("us-east-1", other.plan.security_group("us-east-1"), None)
+    assert len({foreign, ours, theirs}) == 3
+    place.cloud.close_security_group("us-east-1", "contract", "home")
+    left = {group["GroupId"] for group in ec2.describe_security_groups()["SecurityGroups"]}
+    assert {foreign, theirs} <= left
+    assert ours not in left
+    other.cloud.close_security_group("us-east-1", "contract", "elsewhere")
+    ec2.delete_security_group(GroupId=foreign)
+
+
+def test_a_launch_template_that_only_has_the_name_is_not_used(embedded: EmbeddedCloud) -> None:
+    place = _embedded_world(embedded)
+    template, fleet = _fleet(place, attempt=7)
+    ec2 = place.cloud._client("ec2", "us-east-1")  # type: ignore[attr-defined]
+    name = template.parameters["LaunchTemplateName"]
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": "ami-0evil"})
+    with pytest.raises(CloudError, match="is not of this home"):
+        place.cloud.launch(fleet, template)
+    assert name in {one["LaunchTemplateName"] for one in ec2.describe_launch_templates()["LaunchTemplates"]}
+    ec2.delete_launch_template(LaunchTemplateName=name)
+    place.cloud.close_security_group("us-east-1", "contract", "home")
+
+
 def test_every_offered_pool_has_a_price_and_a_history_that_begins_before_the_window(place: World) -> None:
     pools = place.cloud.offerings(["p2.xlarge"])
     assert len(pools) >= 2

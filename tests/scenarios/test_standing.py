@@ -117,7 +117,7 @@ def test_teardown_asks_and_takes_nothing_from_under_a_machine_that_runs(run: Run
     code, said = run("setup")
     assert code == 2
     assert "AccessDenied" in said
-    assert not (home / "local" / "standing.jsonl").exists()
+    assert "CreateStack" not in (home / "local" / "standing.jsonl").read_text()
     done(run("setup"))
     code, said = run("teardown")
     assert code == 2

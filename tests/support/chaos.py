@@ -1,7 +1,8 @@
 """Random simulations in virtual time: `python -m tests.support.chaos --seeds 10000`.
 
 Each seed gives a setting (strategy, market, budget, price changes, speed of the machines) and a list of faults: faults
-of single machines, zones without capacity, times without an answer from EC2 or with expired credentials, kills of the
+of single machines, zones without capacity, times without an answer from EC2 or with credentials that have expired
+or whose helper fails for a while, kills of the
 process followed by an attach, and Ctrl-C. The simulation runs on the in-memory cloud, which passes the contract suite
 of the embedded cloud. Afterwards these invariants must hold:
 
@@ -40,6 +41,7 @@ KINDS = (
     "kill", "kill", "kill-in-launch", "kill-at-fact", "ctrl-c", "ctrl-c-twice", "damage", "refuse", "somebody",
     "slow-end", "slow-save", "rebalance", "never-boots", "quota", "expired", "no-image", "price-rise", "disk-full",
     "skew", "mute", "s3-refuses", "new-address", "lie", "lie", "dies-pending", "clock", "clock", "asleep",
+    "helper-unwell", "helper-unwell",
 )  # fmt: skip
 
 

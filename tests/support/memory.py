@@ -147,7 +147,7 @@ class MemoryCloud:
         self.admitted.add(cidr)
         return self.security_groups.setdefault(tags[RUN_TAG], f"sg-{len(self.security_groups):017d}")
 
-    def close_security_group(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         self.security_groups.pop(run, None)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:

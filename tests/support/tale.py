@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
+from botocore.exceptions import SSOTokenLoadError
+
 from orchestrator.clock import SteadyTime
+from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.lead import keep_time_order
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
@@ -26,7 +30,10 @@ LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
 FOR_MACHINES = (  # decided when the machine is there
     "crash", "refuse", "slow-end", "never-boots", "dies-pending", "kill-in-launch", "slow-save", "stuck", "skew",
 )  # fmt: skip
-API = ("instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group")
+API = (
+    "instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group",
+    "credentials_end_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,22 @@ class Setting:
         usual = Setting()
         pairs = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
         return ", ".join(f"{name}={value}" for name, value in pairs if value != getattr(usual, name)) or "as usual"
+
+
+def unwell(now: float) -> CloudError:
+    """Return what becomes of a credential helper that is unwell, in one of the ways in which helpers are."""
+    ways = (
+        json.JSONDecodeError("Expecting value", "Please log in to the VPN first", 0),
+        FileNotFoundError(2, "No such file or directory", "helper"),
+        EOFError("EOF when reading a line"),
+        RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."),
+        SSOTokenLoadError(error_msg="Token for my does not exist"),
+    )
+    try:
+        with map_boto_errors("us-east-1"):
+            raise ways[int(now) % len(ways)]
+    except CloudError as error:
+        return error
 
 
 class Killed(BaseException):
@@ -122,6 +145,8 @@ class TaleS3(MemoryS3):
         super()._check()
         if self.tale.is_expired:
             raise refusal_of("ExpiredToken", "ListObjectsV2")
+        if self.tale.is_unwell:
+            raise unwell(self.tale.clock.now())
         if self.cloud.is_s3_refusing:
             raise refusal_of("AccessDenied", "ListObjectsV2")
 
@@ -145,7 +170,7 @@ class Tale:
         self.cloud = self.story.cloud
         self.cloud.room_for = setting.room_for
         self.story.clock = self.cloud.clock = self.clock = MortalClock()
-        self.is_expired = self.is_disk_full = self.is_led = False
+        self.is_expired = self.is_unwell = self.is_disk_full = self.is_led = False
         self.facts_until_death = 0
         self.wall_ahead_s = self.asleep_s = 0.0
         self.laptop = LaptopClock(self)
@@ -209,6 +234,8 @@ class Tale:
                 raise CloudError("could not connect", code="EndpointConnectionError")
             if self.is_expired:
                 raise refusal_of("ExpiredToken", call.__name__)
+            if self.is_unwell:
+                raise unwell(self.clock.now())
             answer = call(*args, **kwargs)
             self.laptop.time.confirm(self.clock.now())  # by the Date of the answer
             if call.__name__ == "launch" and len(self.cloud.machines) in self.dies_in_launch:
@@ -268,6 +295,8 @@ class Tale:
                 self.asleep_s = fault.for_s
             case "expired":
                 self._switch(fault, self, "is_expired")
+            case "helper-unwell":
+                self._switch(fault, self, "is_unwell")
             case "disk-full":
                 self._switch(fault, self, "is_disk_full")
             case "new-address":

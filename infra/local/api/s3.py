@@ -68,8 +68,14 @@ class S3:
 
     def _check(self, role: str, action: str, bucket: str, key: str, query: dict[str, str]) -> None:
         resource = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
-        context = {"s3:prefix": query.get("prefix", ""), "aws:SecureTransport": "true"}
-        if not may(moto_iam.role_policies(role), action, resource, context):
+        context = {
+            "s3:prefix": query.get("prefix", ""),
+            "aws:SecureTransport": "true",
+            "aws:PrincipalAccount": moto_ec2.ACCOUNT_ID,
+            "aws:ResourceAccount": moto_ec2.ACCOUNT_ID,
+        }
+        policies, boundary = moto_iam.role_policies(role), moto_iam.boundary_of(role)
+        if not may(policies, action, resource, context, boundary=boundary):
             who = f"arn:aws:sts::{moto_ec2.ACCOUNT_ID}:assumed-role/{role}"
             text = f"User: {who} is not authorized to perform: {action} on resource: {resource}"
             raise ApiError("AccessDenied", text, 403)

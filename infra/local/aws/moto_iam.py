@@ -30,3 +30,16 @@ def role_policies(role_name: str) -> list[dict[str, Any]]:
         return []
     texts = [*role.policies.values(), *(policy.versions[-1].document for policy in role.managed_policies.values())]
     return [text if isinstance(text, dict) else json.loads(text) for text in texts]
+
+
+def boundary_of(role_name: str) -> dict[str, Any] | None:
+    """Return the permissions boundary of a role, None if it has none; one that was deleted allows nothing."""
+    role = next((role for role in _backend().get_roles() if role.name == role_name), None)
+    arn = role.permissions_boundary_arn if role is not None else None
+    if not arn:
+        return None
+    policy = _backend().managed_policies.get(arn)
+    if policy is None:
+        return {"Statement": []}
+    document = policy.versions[-1].document
+    return document if isinstance(document, dict) else dict(json.loads(document))

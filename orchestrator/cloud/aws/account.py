@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.base import Call, Network
-from orchestrator.errors import AccessError, CloudError, SpecError
+from orchestrator.errors import AccessError, CloudError, CredentialsError, SpecError
 
 OPERATIONS = {"RunInstances": "run_instances", "CreateSecurityGroup": "create_security_group"}
 
@@ -20,8 +20,10 @@ def quota_vcpus(client: Any, region: str, code: str) -> float | None:
             with map_boto_errors(f"{region}, quota {code}"):
                 answer = getattr(client, operation)(ServiceCode="ec2", QuotaCode=code)
             return float(answer["Quota"]["Value"])
+        except CredentialsError:
+            raise
         except AccessError:
-            return None
+            return None  # the policy does not allow the question
         except CloudError as error:
             if error.code not in ("NoSuchResourceException", "ResourceNotFoundException"):
                 raise
@@ -78,7 +80,7 @@ def credentials_end_at(session: Any) -> float | None:
     """
     credentials = session.get_credentials()
     if credentials is not None:
-        with suppress(Exception):  # they cannot be renewed: the old expiry stays
+        with suppress(CloudError), map_boto_errors("credentials"):  # they cannot be renewed: the old expiry stays
             credentials.get_frozen_credentials()
     expires = getattr(credentials, "_expiry_time", None)  # no public name for it
     return float(expires.timestamp()) if expires is not None else None

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import contextmanager
 from typing import Any
-
-import boto3
-from botocore.config import Config
 
 from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.cloud.aws import account
-from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, map_boto_errors
+from orchestrator.cloud.aws.checkip import public_cidr
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
 from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
-from orchestrator.cloud.aws.server_date import confirm_clock
+from orchestrator.cloud.aws.session import forget_assumed_roles, open_client, open_session
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
-from orchestrator.cloud.base import MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network, admission
-from orchestrator.errors import AccessError, CloudError, NotFoundError, ThrottledError
+from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Instance, Network, admission
+from orchestrator.errors import CloudError, CredentialsError, NotFoundError, ThrottledError
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 
@@ -56,14 +52,30 @@ class AwsCloud:
         self.regions = tuple(regions)
         self._endpoint = dict(endpoint or {})
         self._clients: dict[tuple[str, str, bool], Any] = {}
+        self._opened: Any = None
         with map_boto_errors("credentials"):
-            if not self._endpoint and self._session.get_credentials() is None:
-                raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
+            if not self._endpoint and self._session().get_credentials() is None:
+                raise CredentialsError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
 
-    @cached_property
     def _session(self) -> Any:
-        with map_boto_errors("credentials"):
-            return boto3.session.Session(profile_name=self.profile)
+        if self._opened is None:
+            self._opened = open_session(self.profile, endpoint=self._endpoint)
+        return self._opened
+
+    @contextmanager
+    def _door(self, where: str) -> Iterator[None]:
+        """Map boto3's errors; after one of the credentials read them again: a person may log in, a helper get well.
+
+        boto3 reads keys from a file once, so a session whose keys have expired would never see the new ones.
+        """
+        try:
+            with map_boto_errors(where):
+                yield
+        except CredentialsError as error:
+            self._opened, self._clients = None, {}
+            if error.operation:  # AWS itself has refused these keys
+                forget_assumed_roles()
+            raise
 
     def _client(self, service: str, region: str, *, once: bool = False) -> Any:
         """Return a client; `once` sends each request a single time.
@@ -71,19 +83,23 @@ class AwsCloud:
         EC2's "no capacity" is HTTP 500, which the SDK retries.
         """
         key = (service, region, once)
-        if key not in self._clients:
-            retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
-            config = Config(
-                retries=retries, connect_timeout=10, read_timeout=60, user_agent_extra=USER_AGENT, tcp_keepalive=True
-            )
-            client = self._session.client(service, region_name=region, config=config, **self._endpoint)
-            if not self._endpoint:  # the embedded cloud has this machine's own clock
-                confirm_clock(client)
-            self._clients[key] = client
-        return self._clients[key]
+        with self._door(region):
+            if key not in self._clients:
+                retries = {"total_max_attempts": 1} if once else {"mode": "standard", "total_max_attempts": 4}
+                self._clients[key] = open_client(
+                    self._session(),
+                    service,
+                    region,
+                    endpoint=self._endpoint,
+                    retries=retries,
+                    connect_timeout=10,
+                    read_timeout=60,
+                    tcp_keepalive=True,
+                )
+            return self._clients[key]
 
     def _pages(self, region: str, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        with map_boto_errors(region):
+        with self._door(region):
             for page in self._client("ec2", region).get_paginator(operation).paginate(**parameters):
                 yield from page[key]
 
@@ -93,7 +109,7 @@ class AwsCloud:
         Raises:
             AccessError: the credentials do not work.
         """
-        with map_boto_errors("caller identity"):
+        with self._door("caller identity"):
             return str(self._client("sts", self.regions[0]).get_caller_identity()["Arn"])
 
     # -- offerings and prices
@@ -148,57 +164,77 @@ class AwsCloud:
 
     def image(self, region: str, image_id: str | None = None) -> Image:
         """Return the image named, else AWS's Deep Learning AMI; see `images.py`."""
-        return find_image(self._client("ec2", region), self._client("ssm", region), region, image_id)
+        with self._door(region):
+            return find_image(self._client("ec2", region), self._client("ssm", region), region, image_id)
 
     def network(self, region: str, subnets: Sequence[str]) -> Network:
         """Return the VPC and the zones of these subnets; see `account.py`."""
-        return account.network(self._client("ec2", region), region, subnets)
+        with self._door(region):
+            return account.network(self._client("ec2", region), region, subnets)
 
     def quota_vcpus(self, region: str, code: str) -> float | None:
         """Return a quota of EC2 in vCPUs; see `account.py`."""
-        return account.quota_vcpus(self._client("service-quotas", region), region, code)
+        with self._door(region):
+            return account.quota_vcpus(self._client("service-quotas", region), region, code)
 
     def dry_run(self, call: Call) -> None:
         """Send a request as a DryRun; see `account.py`."""
-        account.dry_run(self._client("ec2", call.region), call)  # creates nothing, so it may be retried
+        with self._door(call.region):
+            account.dry_run(self._client("ec2", call.region), call)  # creates nothing, so it may be retried
 
     def credentials_end_at(self) -> float | None:
         """Return when the credentials in hand expire; see `account.py`."""
-        return None if self._endpoint else account.credentials_end_at(self._session)
+        if self._endpoint:
+            return None
+        with self._door("credentials"):
+            return account.credentials_end_at(self._session())
 
     def caller_cidr(self) -> str:
         """Return the public address of this machine (checkip.amazonaws.com); 127.0.0.1/32 for the embedded cloud."""
         if self._endpoint:
             return "127.0.0.1/32"
-        try:
-            with urllib.request.urlopen("https://checkip.amazonaws.com", timeout=10) as answer:
-                return f"{ipaddress.ip_address(answer.read().decode().strip())}/32"
-        except (OSError, ValueError) as error:
-            raise CloudError(f"cannot find out this machine's public address ({error}); check the network") from None
+        return public_cidr()
 
     # -- the security group
 
     def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and the rule for `cidr`; an existing group gets the missing rule."""
+        """CreateSecurityGroup and the rule for `cidr`; an existing group of this run and home gets the missing rule.
+
+        A group that only has the same name may be anybody's, with rules of their own: it is never used.
+        """
         ec2 = self._client("ec2", region)
         name = call.parameters["GroupName"]
-        with map_boto_errors(f"{region}, security group {name}"):
-            filters = [{"Name": "group-name", "Values": [name]}]
-            if "VpcId" in call.parameters:
-                filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
+        tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
+        filters = _by_owner(tags[RUN_TAG], tags[OWNER_TAG])
+        if "VpcId" in call.parameters:
+            filters.append({"Name": "vpc-id", "Values": [call.parameters["VpcId"]]})
+        with self._door(f"{region}, security group {name}"):
             existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-            group = existing[0] if existing else ec2.create_security_group(**call.parameters)
             rules = existing[0].get("IpPermissions", []) if existing else []
+        group_id = str(existing[0]["GroupId"]) if existing else self._new_group(region, call, tags[OWNER_TAG])
         if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
-            self._admit(region, str(group["GroupId"]), cidr)
-        return str(group["GroupId"])
+            self._admit(region, group_id, cidr)
+        return group_id
+
+    def _new_group(self, region: str, call: Call, home_id: str) -> str:
+        """Create a group; where the name is taken by another owner's, under a name with the id of this home."""
+        name = call.parameters["GroupName"]
+        try:
+            with self._door(f"{region}, security group {name}"):
+                return str(self._client("ec2", region).create_security_group(**call.parameters)["GroupId"])
+        except CloudError as error:
+            if error.code != "InvalidGroup.Duplicate":
+                raise
+        parameters = {**call.parameters, "GroupName": f"{name}-{home_id}"}
+        with self._door(f"{region}, security group {parameters['GroupName']}"):
+            return str(self._client("ec2", region).create_security_group(**parameters)["GroupId"])
 
     def _admit(self, region: str, group_id: str, cidr: str) -> None:
         """AuthorizeSecurityGroupIngress; retried, because EC2 may not know a new group yet."""
         rule = admission(region, group_id, cidr)
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
-                with map_boto_errors(f"{region}, security group {group_id}"):
+                with self._door(f"{region}, security group {group_id}"):
                     self._client("ec2", region).authorize_security_group_ingress(**rule.parameters)
                 return
             except CloudError as error:
@@ -208,18 +244,18 @@ class AwsCloud:
                     raise
                 time.sleep(wait_s)
 
-    def close_security_group(self, region: str, run: str) -> None:
-        """DeleteSecurityGroup by tag, and the launch templates of a killed process."""
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
+        """DeleteSecurityGroup by tag, and the launch templates of a killed process; "" is any home's."""
         ec2 = self._client("ec2", region)
-        filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
-        with map_boto_errors(f"{region}, launch templates of {run}"):
+        filters = _by_owner(run, home_id)
+        with self._door(f"{region}, launch templates of {run}"):
             for template in ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]:
                 ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
-        with map_boto_errors(f"{region}, security group of {run}"):
+        with self._door(f"{region}, security group of {run}"):
             groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
         for group in groups:
             try:
-                with map_boto_errors(f"{region}, security group {group['GroupId']}"):
+                with self._door(f"{region}, security group {group['GroupId']}"):
                     ec2.delete_security_group(GroupId=group["GroupId"])
             except NotFoundError:
                 continue
@@ -230,9 +266,10 @@ class AwsCloud:
         """RunInstances or CreateFleet, sent once. A repeated request with its client token gives the same instance."""
         once = self._client("ec2", call.region, once=True)
         if template is not None:
-            return create_fleet(self._client("ec2", call.region), once, template, call)
+            with self._door(call.region):
+                return create_fleet(self._client("ec2", call.region), once, template, call)
         placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
-        with map_boto_errors(f"{call.parameters['InstanceType']} in {placement}"):
+        with self._door(f"{call.parameters['InstanceType']} in {placement}"):
             answer = once.run_instances(**call.parameters)
         return _instance(answer["Instances"][0], call.region)
 
@@ -257,7 +294,7 @@ class AwsCloud:
         """TerminateInstances; retries while EC2 does not know an instance (yet), or throttles."""
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
-                with map_boto_errors(", ".join(instance_ids)):
+                with self._door(", ".join(instance_ids)):
                     self._client("ec2", region).terminate_instances(InstanceIds=list(instance_ids))
                 return
             except (NotFoundError, ThrottledError):
@@ -266,10 +303,16 @@ class AwsCloud:
                 time.sleep(wait_s)
 
 
+def _by_owner(run: str, home_id: str) -> list[dict[str, Any]]:
+    """Return the filters for what this home made for a run; with "" for what any home made for it."""
+    wanted = {MANAGED_TAG: "true", RUN_TAG: run, **({OWNER_TAG: home_id} if home_id else {})}
+    return [{"Name": f"tag:{key}", "Values": [value]} for key, value in wanted.items()]
+
+
 def configured_region(profile: str | None) -> str | None:
     """Return the region that `aws configure` set, or None."""
     with map_boto_errors("configuration"):
-        name = boto3.session.Session(profile_name=profile).region_name
+        name = open_session(profile).region_name
     return str(name) if name else None
 
 

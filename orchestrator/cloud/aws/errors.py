@@ -7,35 +7,28 @@ unchanged. A hint in them ("choosing us-east-1b...") is not followed: such hints
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    TokenRetrievalError,
-)
+from botocore.exceptions import ClientError
 
+from orchestrator.cloud.aws.sdk_errors import NO_CREDENTIALS, translate_sdk
 from orchestrator.errors import (
     AccessError,
     CapacityError,
     CloudError,
+    CredentialsError,
     NotFoundError,
+    PixelOrchError,
     QuotaError,
     Scope,
-    SpecError,
     ThrottledError,
 )
-from orchestrator.version import VERSION
-
-USER_AGENT = f"pixel-orch/{VERSION}"  # appears in AWS's logs beside boto3's own name
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,7 @@ def _meanings(
 CREDENTIALS = (
     "check the credentials (aws sts get-caller-identity) and the policy (infra/account/policies/operator.json)"
 )
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 RAISE_QUOTA = "a person must raise the quota in Service Quotas; another zone does not help"
 
 MEANINGS: dict[str, Meaning] = {
@@ -115,27 +109,37 @@ MEANINGS: dict[str, Meaning] = {
         AccessError,
         "account",
         CREDENTIALS,
-        "AuthFailure",
         "AccessDenied",
         "AccessDeniedException",
-        "IncompleteSignature",
-        "InvalidClientTokenId",
-        "MissingAuthenticationToken",
         "NotAuthorized",
-        "SignatureDoesNotMatch",
         "UnauthorizedOperation",
+        says_so=True,
+    ),
+    **_meanings(
+        CredentialsError,
+        "account",
+        CREDENTIALS,
+        "AuthFailure",
+        "IncompleteSignature",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "SignatureDoesNotMatch",
         "UnrecognizedClientException",
         says_so=True,
     ),
     **_meanings(
-        AccessError,
+        CredentialsError,
         "account",
         "log in again (aws sso login, or new keys); what runs on AWS goes on within its own limits meanwhile",
         "ExpiredToken",
         "ExpiredTokenException",
         says_so=True,
     ),
-    **_meanings(AccessError, "account", "set this machine's clock", "RequestExpired", says_so=True),
+    **_meanings(
+        CredentialsError, "account", "set this machine's clock", "RequestExpired", "RequestTimeTooSkewed", says_so=True
+    ),
     **_meanings(
         AccessError,
         "account",
@@ -278,21 +282,35 @@ def translate(error: ClientError, where: str) -> CloudError:
 
 
 @contextmanager
-def map_boto_errors(where: str = "") -> Iterator[None]:
-    """Turn every error of boto3 that is raised inside into one of `orchestrator.errors`."""
+def map_boto_errors(where: str = "", *, writes_to: Path | None = None) -> Iterator[None]:
+    """Turn every error that is raised inside into one of `orchestrator.errors`: no other leaves a call to AWS.
+
+    Args:
+        where: the zone, type or region of the call.
+        writes_to: a local folder that the call writes to. An OSError of that folder or of a full disk stays one: it is
+            this machine's disk that failed, not AWS.
+
+    Raises:
+        CloudError: AWS refused or did not answer.
+        AccessError: no usable credentials or settings; a provider of credentials failed in whatever way.
+    """
     try:
         yield
+    except PixelOrchError:
+        raise
     except ClientError as error:
         raise translate(error, where) from error
-    except (NoCredentialsError, PartialCredentialsError, TokenRetrievalError, ProfileNotFound) as error:
-        raise AccessError(f"no usable AWS credentials ({error}); {NO_CREDENTIALS}", code="NoCredentials") from error
-    except NoRegionError as error:
-        raise SpecError("no AWS region is set; give --region, for example --region us-east-1") from error
-    except BotoCoreError as error:
-        text = " ".join(str(error).split())
-        raise CloudError(
-            f"{where or 'AWS'}: {text}; check the network and try again", code=type(error).__name__
-        ) from error
+    except OSError as error:
+        if writes_to is not None and _is_of_disk(error, writes_to):
+            raise
+        raise translate_sdk(error, where) from error
+    except Exception as error:
+        raise translate_sdk(error, where) from error
 
 
-NO_CREDENTIALS = "run `aws configure` (or set AWS_PROFILE), or use --cloud local, which needs no account"
+def _is_of_disk(error: OSError, folder: Path) -> bool:
+    name = error.filename if isinstance(error.filename, str) else ""
+    return error.errno in DISK_ERRORS or name.startswith(str(folder))
+
+
+__all__ = ["MEANINGS", "NO_CREDENTIALS", "map_boto_errors", "translate"]

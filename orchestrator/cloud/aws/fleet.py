@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.cloud.aws.errors import map_boto_errors, translate
-from orchestrator.cloud.base import Call, Instance
+from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Instance
 from orchestrator.errors import CapacityError, CloudError
 
 
@@ -32,21 +32,40 @@ def create_fleet(ec2: Any, once: Any, template: Call, fleet: Call) -> Instance:
         with map_boto_errors(f"{template.region}, launch template {name}"):
             ec2.create_launch_template(**template.parameters)
     except CloudError as error:
-        if (
-            error.code != "InvalidLaunchTemplateName.AlreadyExistsException"
-        ):  # created by this request before its answer was lost
+        if error.code != "InvalidLaunchTemplateName.AlreadyExistsException":
             raise
+        _check_owner(ec2, template)  # created by this request before its answer was lost
     try:
         with map_boto_errors(f"{fleet.region}, {len(fleet.parameters['LaunchTemplateConfigs'][0]['Overrides'])} pools"):
             answer = once.create_fleet(**fleet.parameters)
     finally:
-        with suppress(ClientError):  # a template that stays costs nothing, and is deleted with the run's security group
+        # A template that stays costs nothing, and is deleted with the run's security group.
+        with suppress(CloudError), map_boto_errors(name):
             ec2.delete_launch_template(LaunchTemplateName=name)
     started = [entry for entry in answer.get("Instances", []) if entry.get("InstanceIds")]
     if started:
         instance = _instance(started[0], fleet)
         return instance if instance.zone else replace(instance, zone=_zone_of(ec2, started[0]))
     raise refusal(answer.get("Errors", []), fleet.region)
+
+
+def _check_owner(ec2: Any, template: Call) -> None:
+    """Refuse a launch template that only has the name of ours: it says which image and user data an instance gets.
+
+    Raises:
+        CloudError: it lacks a tag of ours.
+    """
+    name = template.parameters["LaunchTemplateName"]
+    wanted = {tag["Key"]: tag["Value"] for tag in template.parameters["TagSpecifications"][0]["Tags"]}
+    filters = [{"Name": f"tag:{key}", "Values": [wanted[key]]} for key in (MANAGED_TAG, RUN_TAG, OWNER_TAG)]
+    with map_boto_errors(f"{template.region}, launch template {name}"):
+        found = ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]
+    if name not in {one["LaunchTemplateName"] for one in found}:
+        raise CloudError(
+            f"{template.region}: the launch template {name} is there and is not of this home; delete it, or use "
+            "--strategy price, which needs none",
+            code="ForeignLaunchTemplate",
+        )
 
 
 def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
@@ -71,7 +90,7 @@ def refusal(errors: Sequence[Mapping[str, Any]], region: str) -> CloudError:
 def _zone_of(ec2: Any, entry: Mapping[str, Any]) -> str:
     """Return the zone of a subnet that the request names; "" if EC2 does not tell it now."""
     subnet = entry.get("LaunchTemplateAndOverrides", {}).get("Overrides", {}).get("SubnetId")
-    with suppress(ClientError):
+    with suppress(CloudError), map_boto_errors(str(subnet)):
         return str(ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["AvailabilityZone"])
     return ""
 

@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
-from orchestrator.cloud.aws.errors import NO_CREDENTIALS, USER_AGENT, map_boto_errors
+from orchestrator.cloud.aws.errors import NO_CREDENTIALS, map_boto_errors
+from orchestrator.cloud.aws.session import open_client, open_session
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
-from orchestrator.errors import AccessError, CloudError
+from orchestrator.errors import CloudError, CredentialsError
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 
@@ -71,19 +69,22 @@ class PriceSource:
         self._endpoint = dict(endpoint or {})
         self._calls_per_s = calls_per_s
         with map_boto_errors("credentials"):
-            self._session = boto3.session.Session(profile_name=profile)
+            self._session = open_session(profile, endpoint=self._endpoint)
             if not self._endpoint and self._session.get_credentials() is None:
-                raise AccessError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
+                raise CredentialsError(f"no AWS credentials found; {NO_CREDENTIALS}", code="NoCredentials")
 
     def _client(self, service: str, region: str) -> Any:
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": 4},
-            connect_timeout=5,
-            read_timeout=30,
-            max_pool_connections=WORKERS,
-            user_agent_extra=USER_AGENT,
-        )
-        return self._session.client(service, region_name=region, config=config, **self._endpoint)
+        with map_boto_errors(region):
+            return open_client(
+                self._session,
+                service,
+                region,
+                endpoint=self._endpoint,
+                retries={"mode": "standard", "total_max_attempts": 4},
+                connect_timeout=5,
+                read_timeout=30,
+                max_pool_connections=WORKERS,
+            )
 
     def ask(self, instance_types: Sequence[str], regions: Sequence[str], start: float, end: float) -> Quotes:
         """Return the spot price changes of the window, with the last one before it, and the on-demand prices.

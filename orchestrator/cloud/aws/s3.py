@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
-from orchestrator.errors import CloudError, SpecError
+from orchestrator.cloud.aws.errors import map_boto_errors
+from orchestrator.cloud.aws.session import open_client, open_session
+from orchestrator.errors import CloudError, CredentialsError, SpecError
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
 from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
@@ -48,18 +48,29 @@ class S3Store:
         """Its address for people."""
         return f"s3://{self.bucket}/{self.prefix}"
 
+    @contextmanager
+    def _door(self, where: str = "", *, writes_to: Path | None = None) -> Iterator[None]:
+        """Map boto3's errors; after one of the credentials read them again, as `AwsCloud` does."""
+        try:
+            with map_boto_errors(where or self.url, writes_to=writes_to):
+                yield
+        except CredentialsError:
+            self.__dict__.pop("_s3", None)
+            raise
+
     @cached_property
     def _s3(self) -> Any:
         with map_boto_errors("S3"):
-            session = boto3.session.Session(profile_name=self._profile)
-            config = Config(
+            session = open_session(self._profile, endpoint=self._endpoint)
+            return open_client(
+                session,
+                "s3",
+                session.region_name or "us-east-1",
+                endpoint=self._endpoint,
                 retries={"mode": "standard", "total_max_attempts": 4},
                 connect_timeout=10,
                 read_timeout=60,
-                user_agent_extra=USER_AGENT,
             )
-            region = session.region_name or "us-east-1"
-            return session.client("s3", region_name=region, config=config, **self._endpoint)
 
     def check(self, flag: str = "--bucket") -> str:
         """Return the bucket's region.
@@ -70,8 +81,14 @@ class S3Store:
         Raises:
             SpecError: there is no such bucket, or the policy does not allow to read it; nothing is rented yet.
         """
+        with self._door(f"bucket {self.bucket}"):
+            answer = self._head_bucket(flag)
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or "us-east-1")
+
+    def _head_bucket(self, flag: str) -> dict[str, Any]:
         try:
-            answer = self._s3.head_bucket(Bucket=self.bucket)
+            return dict(self._s3.head_bucket(Bucket=self.bucket))
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if status == 404:
@@ -83,17 +100,14 @@ class S3Store:
                     f"{flag}: {self.bucket} is another account's, or the policy does not let you list it "
                     "(s3:ListBucket); choose another one"
                 ) from None
-            if status != 301:  # it is in another region, which the answer names
-                with map_boto_errors(f"bucket {self.bucket}"):
-                    raise
-            answer = error.response
-        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        return str(answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or "us-east-1")
+            if status != 301:
+                raise
+            return dict(error.response)  # it is in another region, which the answer names
 
     def checkpoints(self, most: int = 20) -> list[Output]:
         """Return the newest stored checkpoints, oldest first, with the digests that they were stored with."""
         found: list[tuple[int, str, int]] = []
-        with map_boto_errors(self.url):
+        with self._door():
             pages = self._s3.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
                 for entry in page.get("Contents", []):
@@ -112,7 +126,7 @@ class S3Store:
         A checkpoint that was copied there by hand has no digest: its sha256 is "".
         """
         found: list[tuple[int, str, int]] = []
-        with map_boto_errors(f"s3://{self.bucket}/{place}"):
+        with self._door(f"s3://{self.bucket}/{place}"):
             for prefix in (place, f"{place}/", f"{place}/checkpoints/"):
                 for page in self._s3.get_paginator("list_objects_v2").paginate(
                     Bucket=self.bucket, Prefix=prefix, Delimiter="/"
@@ -137,7 +151,7 @@ class S3Store:
         """
         check_room(destination.parent, output.size_bytes)
         part = part_path(destination, output.sha256)
-        with map_boto_errors(self.url):
+        with self._door(writes_to=destination.parent):
             self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
         if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
             part.unlink()
@@ -149,7 +163,7 @@ class S3Store:
     def file(self, instance_id: str, name: str) -> bytes:
         """Return what an instance stored as `metrics.jsonl` or `trainer.log`; b"" if it stored none."""
         try:
-            with map_boto_errors(self.url):
+            with self._door():
                 answer = self._s3.get_object(
                     Bucket=self.bucket,
                     Key=f"{self.prefix}/attempts/{instance_id}/{name}",

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
-from orchestrator.cloud.aws.errors import USER_AGENT, map_boto_errors
-from orchestrator.errors import AccessError, CloudError
+from orchestrator.cloud.aws.errors import map_boto_errors
+from orchestrator.cloud.aws.session import open_client, open_session
+from orchestrator.errors import AccessError, CloudError, CredentialsError
 
 DEFAULT_NAME = "pixel-orch"
 """Of the stack, its role and its instance profile."""
+BOUNDARY = "pixel-orch-boundary"
+"""The managed policy that bounds every role that `setup` makes; `infra/account/policies/boundary.json`."""
 LIMIT_S = 900.0
 NOT_MADE = ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")  # CloudFormation can only delete these
 BATCH = 1000  # objects in one DeleteObjects
@@ -23,11 +23,9 @@ BATCH = 1000  # objects in one DeleteObjects
 
 def _client(service: str, region: str | None, endpoint: Mapping[str, str] | None, profile: str | None) -> Any:
     with map_boto_errors("credentials"):
-        session = boto3.session.Session(profile_name=profile)
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=60, user_agent_extra=USER_AGENT
-        )
-        return session.client(service, region_name=region or "us-east-1", config=config, **dict(endpoint or {}))
+        session = open_session(profile, endpoint=endpoint)
+        retries = {"mode": "standard", "total_max_attempts": 4}
+        return open_client(session, service, region or "us-east-1", endpoint=endpoint, retries=retries, read_timeout=60)
 
 
 def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile: str | None = None) -> bool:
@@ -35,6 +33,8 @@ def has_profile(name: str, *, endpoint: Mapping[str, str] | None = None, profile
     try:
         with map_boto_errors(f"instance profile {name}"):
             _client("iam", None, endpoint, profile).get_instance_profile(InstanceProfileName=name)
+    except CredentialsError:
+        raise
     except AccessError:
         return False
     except CloudError as error:
@@ -94,6 +94,7 @@ class Stack:
         self._ec2 = _client("ec2", region, endpoint, profile)
         self._s3 = _client("s3", region, endpoint, profile)
         self._sts = _client("sts", region, endpoint, profile)
+        self._iam = _client("iam", region, endpoint, profile)
 
     # -- read
 
@@ -136,6 +137,47 @@ class Stack:
         return {one["LogicalResourceId"]: one["ResourceType"] for one in found if "LogicalResourceId" in one}
 
     # -- change
+
+    def _boundary_arn(self) -> str:
+        with map_boto_errors("caller identity"):
+            caller = str(self._sts.get_caller_identity()["Arn"])
+        partition = caller.split(":")[1]
+        return f"arn:{partition}:iam::{self.account()}:policy/{BOUNDARY}"
+
+    def ensure_boundary(self, document: str) -> bool:
+        """Make the permissions boundary of the stack's role unless it is there; return whether it was made.
+
+        Whoever may change it is not bound by it: the policy of `setup` does not allow that.
+
+        Raises:
+            AccessError: it is not there, and these credentials may not make it.
+        """
+        arn = self._boundary_arn()
+        try:
+            with map_boto_errors(f"policy {BOUNDARY}"):
+                self._iam.get_policy(PolicyArn=arn)
+            return False
+        except CloudError as error:
+            if error.code != "NoSuchEntity":
+                raise
+        try:
+            with map_boto_errors(f"policy {BOUNDARY}"):
+                self._iam.create_policy(PolicyName=BOUNDARY, PolicyDocument=document)
+        except CredentialsError:
+            raise
+        except AccessError as error:
+            raise AccessError(
+                f"the policy {BOUNDARY}, which bounds the role of the stack, is missing, and these credentials may not "
+                f"make it; an administrator makes it once: aws iam create-policy --policy-name {BOUNDARY} "
+                "--policy-document file://infra/account/policies/boundary.json",
+                code=error.code,
+            ) from error
+        return True
+
+    def delete_boundary(self) -> None:
+        """Delete the boundary, unless another role has it or these credentials may not: it costs nothing."""
+        with suppress(CloudError), map_boto_errors(f"policy {BOUNDARY}"):
+            self._iam.delete_policy(PolicyArn=self._boundary_arn())
 
     def deploy(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[StackEvent]:
         """Create or update the stack; yield its events. Without a change it yields none.
@@ -237,14 +279,14 @@ class Stack:
         """Return what a bucket holds; None if there is no such bucket of this account."""
         objects = size = 0
         try:
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-                for entry in page.get("Contents", []):
-                    objects, size = objects + 1, size + int(entry["Size"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchBucket", "404", "AccessDenied", "403"):
-                return None
             with map_boto_errors(f"bucket {bucket}"):
-                raise
+                for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                    for entry in page.get("Contents", []):
+                        objects, size = objects + 1, size + int(entry["Size"])
+        except CloudError as error:
+            if error.code in ("NoSuchBucket", "404", "AccessDenied", "403"):
+                return None
+            raise
         return Contents(objects, size)
 
     def delete_bucket(self, bucket: str) -> None:

@@ -44,7 +44,7 @@ class Left:
         for name in instance_ids:
             self.found[name] = replace(self.found[name], state="terminated")
 
-    def close_security_group(self, region: str, run: str) -> None:
+    def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """There is none."""
 
 

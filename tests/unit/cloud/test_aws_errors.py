@@ -16,7 +16,6 @@ from orchestrator.errors import (
     CloudError,
     NotFoundError,
     QuotaError,
-    SpecError,
     ThrottledError,
 )
 
@@ -124,7 +123,7 @@ def test_an_encoded_authorization_message_is_left_out() -> None:
     ("raised", "kind", "says"),
     [
         (NoCredentialsError(), AccessError, "--cloud local"),
-        (NoRegionError(), SpecError, "--region"),
+        (NoRegionError(), AccessError, "--region"),
         (EndpointConnectionError(endpoint_url="https://ec2.us-east-1.amazonaws.com"), CloudError, "check the network"),
     ],
 )

@@ -56,6 +56,14 @@ def ends_nothing(self: Reaper, *args: object, **kwargs: object) -> None:
     """Stand for an end that is never asked for."""
 
 
+end_all = Reaper.end_all
+
+
+def ends_in_a_hurry(self: Reaper, reason: str, *, even_under_notice: bool = False, patience_s: float = 0) -> list[str]:
+    """Stand for an end that is given up when a credential helper is unwell."""
+    return end_all(self, reason, even_under_notice=even_under_notice, patience_s=0)
+
+
 MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, where, by what, within how many seeds
     "instances are not ended": (Reaper, "end", ends_nothing, 10),
     "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 40),
@@ -63,6 +71,7 @@ MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, w
     "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 120),
     "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 30),
     "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 100),
+    "credentials that fail are not waited for": (Reaper, "end_all", ends_in_a_hurry, 100),
     "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 100),
 }  # fmt: skip
 RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {

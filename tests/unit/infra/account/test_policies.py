@@ -22,14 +22,19 @@ from infra.local.aws.permissions import may
 ROOT = Path(__file__).parents[4]
 POLICIES = ROOT / "infra" / "account" / "policies"
 BUCKET = "pixel-orch-123456789012-us-east-1"
-OURS = {"aws:ResourceTag/pixel-orch:managed": "true", "aws:RequestTag/pixel-orch:managed": "true"}
+HOME = "0123456789ab"
+OURS = {
+    f"aws:{whose}/pixel-orch:{name}": value
+    for whose in ("ResourceTag", "RequestTag")
+    for name, value in (("managed", "true"), ("home", HOME))
+}
 # One request checks several kinds of resources, and our tag can only be asked of some: AWS's own examples split such an
 # action over two statements ("Example policies for working with the Amazon EC2 API"). The linter looks at each alone.
 SPLIT = {"ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateSecurityGroup"}
 
 
 def policy(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((POLICIES / name).read_text().replace("BUCKET", BUCKET))
+    found: dict[str, Any] = json.loads((POLICIES / name).read_text().replace("BUCKET", BUCKET).replace("HOME_ID", HOME))
     return found
 
 
@@ -61,9 +66,10 @@ def parliament() -> Any:
         del sys.modules["pkg_resources"]
 
 
-@pytest.mark.parametrize("name", ["instance.json", "operator.json", "setup.json"])
+@pytest.mark.parametrize("name", ["instance.json", "one-run.json", "operator.json", "setup.json", "boundary.json"])
 def test_the_linter_has_nothing_to_say_but_of_split_statements(parliament: Any, name: str) -> None:
-    found = parliament.analyze_policy_string(json.dumps(policy(name))).findings
+    text = json.dumps(policy(name)).replace("${aws:PrincipalTag/pixel-orch:run}", "x")  # it knows no key with a "-"
+    found = parliament.analyze_policy_string(text).findings
     for finding in found:
         if finding.issue == "RESOURCE_MISMATCH":
             assert {one["action"] for one in finding.detail} <= SPLIT, finding
@@ -138,6 +144,7 @@ def allowed(name: str) -> set[str]:
     return {action for statement in policy(name)["Statement"] for action in listed(statement["Action"])}
 
 
+BY_AN_ADMINISTRATOR = {"iam:CreatePolicy", "iam:DeletePolicy"}
 OF_SETUP = {"orchestrator/cloud/aws/stack.py"}
 
 
@@ -155,7 +162,8 @@ def test_every_call_of_a_run_is_in_the_operators_policy() -> None:
 def test_every_call_of_setup_is_in_its_policy() -> None:
     needed = called(ROOT / "orchestrator" / "cloud" / "aws" / "stack.py")
     assert {"cloudformation:CreateStack", "s3:DeleteObject"} <= needed
-    assert needed <= allowed("setup.json")
+    assert needed - BY_AN_ADMINISTRATOR <= allowed("setup.json")
+    assert not BY_AN_ADMINISTRATOR & allowed("setup.json"), "who can change the boundary is not bound by it"
 
 
 def test_every_call_of_the_instance_is_in_its_policy() -> None:
@@ -188,6 +196,8 @@ def test_the_operator_may_do_it_to_what_bears_our_tag_and_to_nothing_else(action
     assert allows("operator.json", action, resource, **OURS)
     assert not allows("operator.json", action, resource)
     assert not allows("operator.json", action, resource, **dict.fromkeys(OURS, "false"))
+    others = {key: "another home" if key.endswith("home") else value for key, value in OURS.items()}
+    assert not allows("operator.json", action, resource, **others), "a colleague's"
 
 
 def test_the_operator_may_not_tag_what_is_there_nor_pass_another_role() -> None:
@@ -197,6 +207,7 @@ def test_the_operator_may_not_tag_what_is_there_nor_pass_another_role() -> None:
     passing = {"iam:PassedToService": "ec2.amazonaws.com"}
     assert allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/pixel-orch", **passing)
     assert not allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/Admin", **passing)
+    assert not allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/pixel-orch-admin", **passing)
     elsewhere = {"iam:PassedToService": "lambda.amazonaws.com"}
     assert not allows("operator.json", "iam:PassRole", "arn:aws:iam::1:role/pixel-orch", **elsewhere)
 
@@ -211,6 +222,102 @@ def test_the_instance_may_store_and_fetch_below_its_prefix_and_delete_nothing() 
     bucket = f"arn:aws:s3:::{BUCKET}"
     assert allows("instance.json", "s3:ListBucket", bucket, **{"s3:prefix": "pixel-orch/run/checkpoints/"})
     assert not allows("instance.json", "s3:ListBucket", bucket, **{"s3:prefix": ""})
+
+
+ROLE = "arn:aws:iam::123456789012:role/pixel-orch"
+BOUNDARY = "arn:aws:iam::123456789012:policy/pixel-orch-boundary"
+
+
+@pytest.mark.parametrize("action", ["iam:CreateRole", "iam:PutRolePolicy", "iam:PutRolePermissionsBoundary"])
+def test_who_sets_up_makes_roles_within_the_boundary_only(action: str) -> None:
+    assert allows("setup.json", action, ROLE, **{"iam:PermissionsBoundary": BOUNDARY})
+    assert not allows("setup.json", action, ROLE)
+    assert not allows("setup.json", action, ROLE, **{"iam:PermissionsBoundary": f"{BOUNDARY}-of-mine"})
+
+
+def test_who_sets_up_cannot_take_the_boundary_away_nor_attach_another_policy() -> None:
+    bound = {"iam:PermissionsBoundary": BOUNDARY}
+    wanted = {"iam:PolicyARN": "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"}
+    assert allows("setup.json", "iam:AttachRolePolicy", ROLE, **bound, **wanted)
+    assert not allows("setup.json", "iam:AttachRolePolicy", ROLE, **wanted)
+    admin = {"iam:PolicyARN": "arn:aws:iam::aws:policy/AdministratorAccess"}
+    assert not allows("setup.json", "iam:AttachRolePolicy", ROLE, **bound, **admin)
+    for action in ("iam:DeleteRolePermissionsBoundary", "iam:UpdateAssumeRolePolicy"):
+        assert not allows("setup.json", action, ROLE, **bound)
+    for action in ("iam:CreatePolicy", "iam:CreatePolicyVersion", "iam:SetDefaultPolicyVersion", "iam:DeletePolicy"):
+        assert not allows("setup.json", action, BOUNDARY)
+
+
+def test_who_sets_up_tags_only_what_is_being_made() -> None:
+    assert allows("setup.json", "ec2:CreateTags", GROUP, **{"ec2:CreateAction": "CreateSecurityGroup"})
+    assert not allows("setup.json", "ec2:CreateTags", GROUP, **OURS), "it would make anybody's group ours to delete"
+    assert not allows("setup.json", "ec2:CreateTags", INSTANCE, **{"ec2:CreateAction": "RunInstances"})
+    assert allows("setup.json", "ec2:CreateSecurityGroup", GROUP, **OURS)
+    assert not allows("setup.json", "ec2:CreateSecurityGroup", GROUP)
+
+
+def test_the_boundary_holds_whatever_the_role_is_given() -> None:
+    everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    here = {"aws:PrincipalAccount": "123456789012", "aws:ResourceAccount": "123456789012"}
+
+    def bounded(action: str, **context: str) -> bool:
+        return may([everything], action, "arn:aws:s3:::b/k", {**here, **context}, boundary=policy("boundary.json"))
+
+    assert bounded("s3:PutObject")
+    assert bounded("ssmmessages:OpenDataChannel")
+    assert not bounded("s3:PutObject", **{"aws:ResourceAccount": "999999999999"})
+    for action in ("s3:DeleteObject", "iam:CreateUser", "ec2:RunInstances", "sts:AssumeRole", "ssm:GetParameter"):
+        assert not bounded(action)
+    needed = {action for name in ("instance.json", "one-run.json") for action in allowed(name)}
+    assert needed <= allowed("boundary.json")
+
+
+def test_a_role_with_the_tag_of_a_run_reads_and_writes_that_run_only() -> None:
+    mine = {"aws:PrincipalTag/pixel-orch:run": "digits"}
+    at = f"arn:aws:s3:::{BUCKET}/pixel-orch"
+    for action in ("s3:PutObject", "s3:GetObject"):
+        assert allows("one-run.json", action, f"{at}/digits-0123abcd/checkpoints/checkpoint-1.pt", **mine)
+        for other in ("cifar-0123abcd", "digits-2-0123abcd", "digits", "digits-0123abc"):
+            assert not allows("one-run.json", action, f"{at}/{other}/checkpoints/checkpoint-1.pt", **mine)
+        assert not allows("one-run.json", action, f"{at}/digits-0123abcd/x"), "a role without the tag"
+        star = {"aws:PrincipalTag/pixel-orch:run": "*"}
+        assert not allows("one-run.json", action, f"{at}/cifar-0123abcd/x", **star), "a tag is no pattern"
+    bucket = f"arn:aws:s3:::{BUCKET}"
+    prefix = "pixel-orch/digits-0123abcd/checkpoints/"
+    assert allows("one-run.json", "s3:ListBucket", bucket, **mine, **{"s3:prefix": prefix})
+    assert not allows("one-run.json", "s3:ListBucket", bucket, **mine, **{"s3:prefix": "pixel-orch/"})
+
+
+@pytest.mark.parametrize(
+    ("condition", "context", "is_allowed"),
+    [
+        ({"StringEquals": {"k": "a*"}}, {"k": "ab"}, False),
+        ({"StringEquals": {"K": ["a", "b"]}}, {"k": "b"}, True),
+        ({"StringLike": {"k": "a*c?"}}, {"k": "abcd"}, True),
+        ({"StringLike": {"k": "[a]"}}, {"k": "a"}, False),
+        ({"StringLike": {"k": "${u}/*"}}, {"k": "me/x", "u": "me"}, True),
+        ({"StringLike": {"k": "${u}/*"}}, {"k": "you/x", "u": "*"}, False),
+        ({"StringLike": {"k": "${u}/*"}}, {"k": "/x"}, False),
+        ({"StringEquals": {"k": "${u, 'x'}"}}, {"k": "x"}, True),
+        ({"StringNotEquals": {"k": "a"}}, {}, True),
+        ({"StringNotEquals": {"k": ["a", "b"]}}, {"k": "b"}, False),
+        ({"StringEqualsIfExists": {"k": "a"}}, {}, True),
+        ({"StringEqualsIfExists": {"k": "a"}}, {"k": "b"}, False),
+        ({"Null": {"k": "true"}}, {}, True),
+        ({"Null": {"k": "false"}}, {}, False),
+        ({"ArnLike": {"k": "arn:aws:iam::*:role/x"}}, {"k": "arn:aws:iam::1:role/x"}, True),
+        ({"StringEquals": {"k": "a", "j": "b"}}, {"k": "a"}, False),
+        ({"NumericLessThan": {"k": "5"}}, {"k": "1"}, False),
+    ],
+)
+def test_conditions_are_weighed_as_iam_weighs_them(
+    condition: dict[str, Any], context: dict[str, str], is_allowed: bool
+) -> None:
+    statement = {"Effect": "Allow", "Action": "s3:Get*", "Resource": "*", "Condition": condition}
+    assert may([{"Statement": statement}], "s3:GetObject", "arn:aws:s3:::b/k", context) is is_allowed
+    assert not may(
+        [{"Statement": [statement, {**statement, "Effect": "Deny", "Condition": {}}]}], "s3:GetObject", "x", {}
+    )
 
 
 # -- the template
@@ -249,6 +356,9 @@ def test_the_bucket_is_private_encrypted_and_outlives_the_stack(template: dict[s
     assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
     assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["Properties"]["BucketEncryption"]
+    assert bucket["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}, "what is overwritten is not lost"
+    boundary = template["Resources"]["Role"]["Properties"]["PermissionsBoundary"]
+    assert boundary.endswith(":policy/pixel-orch-boundary")
     rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
     assert not any("ExpirationInDays" in rule for rule in rules), "nothing deletes checkpoints"
     (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]

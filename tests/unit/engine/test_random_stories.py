@@ -71,19 +71,19 @@ MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, w
     "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 120),
     "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 30),
     "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 100),
-    "credentials that fail are not waited for": (Reaper, "end_all", ends_in_a_hurry, 100),
+    "credentials that fail are not waited for": (Reaper, "end_all", ends_in_a_hurry, 130),
     "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 100),
 }  # fmt: skip
 RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
     "the time that an instance has alone is wrong": (
-        Engine, "_unattended_s", lambda self: self.policy.owner_timeout_s / 2, 400,
+        Engine, "_unattended_s", lambda self: self.policy.owner_timeout_s / 2, 720,
     ),
     "no budget is checked": (limits, "reached", lambda *_, **__: None, 300),
     "the instance is not told what its budget buys": (Allowance, "alone_s", lambda *_: None, 300),
     "the cap is today's price": (
         limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 500,
     ),
-    "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 400),
+    "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 450),
     "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
     "a notice is always left to AWS": (
         Reaper,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from orchestrator.cli.console import Screen, busy, confirm, require_terminal, say_settings
-from orchestrator.cli.lead import lead_in_terminal
+from orchestrator.cli.lead import exit_code_of, lead_in_terminal
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.engine.interrupt_once import interruption
@@ -78,15 +78,22 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def _detach(run: PreparedRun, screen: Screen, output: str) -> int:
-    """Start a process that leads the run and outlives this terminal."""
+    """Start a process that leads the run and outlives this terminal; say what it has done so far.
+
+    Returns 0 if it leads the run, or has led it to its last step.
+    """
     pid, store = lead_in_background(run), run.store
+    state = store.state()
     if output == "json":
-        print(json.dumps({"run": store.run, "state": store.state().state, "owner_pid": pid}))
+        print(json.dumps({"run": store.run, "state": state.state, "owner_pid": pid, "reason": state.reason}))
+    elif pid is None or state.is_final:
+        screen.plain(f"{store.run} is over already: {state.state}{f' ({state.reason})' if state.reason else ''}")
+        screen.plain(f"  pixel-orch status {store.run}")
     else:
         screen.plain(f"{store.run} continues in the background (process {pid}).")
         for words in ("logs -f", "status", "stop"):
             screen.plain(f"  pixel-orch {words} {store.run}")
-    return 0
+    return exit_code_of(state) if state.is_final else 0
 
 
 def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:

@@ -13,6 +13,7 @@ from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.plan.launch_preparation import PreparedRun
 from orchestrator.report.summary import summary_json, summary_text
+from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
 
@@ -70,4 +71,9 @@ def conclude(store: RunStore, screen: Screen, output: str) -> int:
         print(json.dumps(summary_json(store, now)), flush=True)
     else:
         screen.plain(summary_text(store, now))
+    return exit_code_of(state)
+
+
+def exit_code_of(state: RunState) -> int:
+    """Return the exit code for the state of a run that is over."""
     return 0 if state.state == "SUCCEEDED" else 130 if state.state == "CANCELLED" else 1

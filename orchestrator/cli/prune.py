@@ -17,7 +17,8 @@ from orchestrator.formatting import counted, span, table
 from orchestrator.plan.validators import duration_s
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.listing import readable_states
-from orchestrator.runs.store import RunBusyError, RunStore, no_such_run
+from orchestrator.runs.lock import RunBusyError
+from orchestrator.runs.store import RunStore, no_such_run
 
 
 def prune(args: argparse.Namespace) -> int:

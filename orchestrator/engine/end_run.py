@@ -15,7 +15,8 @@ from orchestrator.host.connect import forget_ssh_config
 from orchestrator.runs.events import InstanceEnded, StateChanged
 from orchestrator.runs.files import wait_until_gone
 from orchestrator.runs.home import home_id
-from orchestrator.runs.store import RunBusyError, RunStore
+from orchestrator.runs.lock import Holder, RunBusyError
+from orchestrator.runs.store import RunStore
 
 END_TIMEOUT_S = 300.0
 ASK_AGAIN_S = 0.2
@@ -30,15 +31,10 @@ def end_run(store: RunStore, home: Path) -> None:
     """
     clock = SystemClock()
     give_up_at = clock.now() + END_TIMEOUT_S
-    pid = store.owner_pid()
-    is_shared = store.has_shared_owner()
-    if is_shared:
-        store.request_stop("CANCELLED")
-    elif pid is not None:
-        _signal(pid)
+    pid: int | None = None
     while clock.now() < give_up_at:
         if store.state().is_final:
-            if pid is not None and not is_shared:
+            if pid is not None:
                 wait_until_gone(pid)  # it still ends the embedded cloud
             return
         try:
@@ -46,10 +42,25 @@ def end_run(store: RunStore, home: Path) -> None:
                 end_unowned(store, home)
             return
         except RunBusyError:
+            pid = _ask(store, pid)
             clock.sleep(ASK_AGAIN_S)
     raise HostError(
-        f"process {pid} did not end the run within {END_TIMEOUT_S:.0f} s; end that process, then repeat the command"
+        f"process {store.owner_pid() or '?'} did not end the run within {END_TIMEOUT_S:.0f} s; "
+        "end that process, then repeat the command"
     )
+
+
+def _ask(store: RunStore, asked: int | None) -> int | None:
+    """Ask the process that leads the run to end it, once each: a launch in the background passes it to another.
+
+    Returns the process that was sent a signal.
+    """
+    holder = Holder.of(store.folder)
+    store.request_stop("CANCELLED")  # also for a process that does not listen to signals yet
+    if holder.pid is None or holder.is_shared or holder.pid == asked:
+        return asked
+    _signal(holder.pid)
+    return holder.pid
 
 
 def _signal(pid: int) -> None:

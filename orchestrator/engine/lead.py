@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.clock import OF_THIS_PROCESS, TOLERATED_S, SteadyTime, SystemClock
@@ -16,12 +16,14 @@ from orchestrator.engine.build import engine_for
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.journal import Watcher
 from orchestrator.engine.signals import is_main_thread, stop_signals
-from orchestrator.errors import PixelOrchError
+from orchestrator.errors import MOST_LAST_WORDS, PixelOrchError
+from orchestrator.formatting import one_line
 from orchestrator.host.connect import forget_ssh_config
 from orchestrator.plan.launch_preparation import PreparedRun
 from orchestrator.runs.events import ClockDiffers, Event, StateChanged
+from orchestrator.runs.lock import RunBusyError
 from orchestrator.runs.state import Attempt
-from orchestrator.runs.store import RunBusyError, RunStore
+from orchestrator.runs.store import RunStore
 
 READ_REQUESTS_EVERY_S = 0.5
 MOST_AHEAD_S = 86400.0  # of an event that was written before this machine's clock was set back
@@ -45,11 +47,16 @@ def lead(
         RunBusyError: another process leads the run.
     """
     store, is_main = run.store, is_main_thread()
-    with removed_if_unborn(run), store.owned(shared=not is_main):
+    with removed_if_unborn(run), run.lock or store.lock() as lock:
+        if run.verb in ("attach", "stop") and store.state().is_final:
+            return None  # another command has ended it since it was looked at
+        if run.verb in ("attach", "stop"):
+            store.request_stop(None)  # of the time before
+        lock.sign(shared=not is_main)
         keep_time_order(store, OF_THIS_PROCESS)
         engine = engine_for(run, clock=SystemClock(), watchers=watchers)
         _say_clock(engine)
-        store.request_stop(None)
+        pass_on_request(engine)  # of `down`, between the birth and now
         if run.verb == "stop":
             engine.journal.watchers = (*engine.journal.watchers, _StopAtOnce(engine))
         failure: PixelOrchError | None = None
@@ -84,50 +91,69 @@ def _say_clock(engine: Engine) -> None:
 
 @contextmanager
 def removed_if_unborn(run: PreparedRun) -> Iterator[None]:
-    """Remove a new run that fails before anything was requested for it; a run without a leader would stay PENDING."""
+    """Remove a new run that fails before anything was requested for it; a run without a leader would stay PENDING.
+
+    One that was to be resumed is STOPPED again.
+    """
     try:
         yield
     except RunBusyError:
         raise  # another process leads it
-    except BaseException:
-        if _is_unborn(run):
+    except BaseException as error:
+        if run.verb == "launch" and run.store.state().state == "PENDING":
             run.store.delete_unborn()
+        elif run.verb == "resume" and run.store.state().state == "PENDING":
+            reason = f"it was not resumed: {getattr(error, 'reason', '') or type(error).__name__}"
+            run.store.append(StateChanged(at=SystemClock().now(), state="STOPPED", reason=reason))
         raise
 
 
-def _is_unborn(run: PreparedRun) -> bool:
-    return run.verb == "launch" and run.store.state().state == "PENDING"
+def lead_in_background(run: PreparedRun) -> int | None:
+    """Start a process that leads the run and outlives this one; return its id once it leads.
 
-
-def lead_in_background(run: PreparedRun) -> int:
-    """Start a process that leads the run and outlives this one; return its id once it holds the run's lock.
+    The run's lock passes to it without a gap. None: it has led the run to its end already.
 
     Raises:
-        PixelOrchError: it ended before; the run's `engine.log` says why.
+        PixelOrchError: it ended before it led the run; the run's `engine.log` says why.
     """
     store = run.store
     log_path = store.folder / ENGINE_LOG
-    with removed_if_unborn(run), log_path.open("ab") as log:
+    with removed_if_unborn(run), run.lock or store.lock() as lock, log_path.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.engine.background", store.run, run.verb],
+            [sys.executable, "-m", "orchestrator.engine.background", store.run, run.verb, str(lock.descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=[lock.descriptor],
             env={**os.environ, "PIXEL_ORCH_HOME": str(store.home), "PYTHONPATH": str(Path(__file__).parents[2])},
             cwd="/",
         )
-    while store.owner_pid() != child.pid:
-        if child.poll() is None:
+    try:
+        while store.owner_pid() != child.pid:
+            if child.poll() is not None:
+                _check_ended(run, child.returncode)
+                return None
             time.sleep(0.05)
-            continue
-        if store.state().is_final:
-            break
-        reason = f"the process in the background ended with {child.returncode} before it led the run; see {log_path}"
-        if _is_unborn(run):  # the folder stays, for its log
-            store.append(StateChanged(at=SystemClock().now(), state="FAILED", reason=reason))
-        raise PixelOrchError(f"{store.run}: {reason}")
+    except BaseException:  # Ctrl-C: nobody was told that it goes on
+        child.terminate()
+        raise
     return child.pid
+
+
+def _check_ended(run: PreparedRun, code: int) -> None:
+    """Raise PixelOrchError unless the process in the background, which is gone, has led the run to its end."""
+    store = run.store
+    if store.state().is_final:
+        return
+    log_path = store.folder / ENGINE_LOG
+    lines = log_path.read_text(errors="replace").split("\n")[-2:] if log_path.is_file() else []
+    last = one_line(" ".join(lines).strip())[-MOST_LAST_WORDS:]
+    reason = f"the process in the background ended with {code} before it led the run: {last or 'it printed nothing'}; see {log_path}"
+    if store.state().state == "PENDING":  # the folder stays, for its log
+        with suppress(RunBusyError), store.owned():
+            store.append(StateChanged(at=SystemClock().now(), state="FAILED", reason=reason))
+    raise PixelOrchError(f"{store.run}: {reason}")
 
 
 class _StopAtOnce:

@@ -27,8 +27,9 @@ from orchestrator.formatting import counted
 from orchestrator.host.connect import forget_ssh_config
 from orchestrator.plan.launch_preparation import prepare_existing_run
 from orchestrator.runs.events import Event, StateChanged
+from orchestrator.runs.lock import RunBusyError
 from orchestrator.runs.state import Attempt
-from orchestrator.runs.store import RunBusyError, RunStore
+from orchestrator.runs.store import RunStore
 
 SUMMARY_EVERY_S = 30.0
 THREAD_STACK_BYTES = 1 << 20  # the default is 8 MiB of address space each

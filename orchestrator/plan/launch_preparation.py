@@ -27,8 +27,9 @@ from orchestrator.plan.requests import Plan
 from orchestrator.plan.settings import resumed_spec, spec_from
 from orchestrator.plan.settings_file import FileSettings, Source, read_settings
 from orchestrator.plan.storage import resolved
-from orchestrator.runs.events import RunCreated
+from orchestrator.runs.events import RunCreated, StateChanged
 from orchestrator.runs.home import home_id, make_home
+from orchestrator.runs.lock import RunLock
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 
@@ -74,6 +75,7 @@ class PreparedRun:
     tree: Tree
     cloud: Cloud
     verb: Verb
+    lock: RunLock | None = None  # held since the run was created or resumed; None: it is taken by who leads
 
 
 def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -> LaunchRequest:
@@ -148,25 +150,41 @@ def prepare_launch(request: LaunchRequest, cloud: Cloud, home: Path) -> Prepared
 
 
 def create_run(prepared: PreparedLaunch) -> PreparedRun:
-    """Make the folder of a new run, or write the changed spec of one that is resumed.
+    """Make the folder of a new run, or write the changed spec of one that is resumed. This process holds its lock.
 
     Raises:
+        RunBusyError: another process leads the run that is to be resumed.
         SpecError: the folder cannot be made, or the key or the checkpoint cannot be copied.
     """
     request, plan = prepared.request, prepared.plan
     if request.resumed is not None:
-        request.resumed.write_spec(plan.spec)
-        return PreparedRun(request.resumed, plan, request.tree, prepared.cloud, "resume")
-    store = RunStore.create(prepared.home, plan.spec)
+        return _resumed(prepared, request.resumed)
+    store, lock = RunStore.begin(prepared.home, plan.spec)
     try:
         make_run_key(store, plan.spec.key)
         store.append(RunCreated(at=SystemClock().now(), run=plan.spec.run, cloud=prepared.cloud.title))
         if prepared.checkpoint is not None:
             initial_checkpoint.adopt(store, prepared.checkpoint)
+        store.publish()
     except BaseException:
         store.delete_unborn()
+        lock.release()
         raise
-    return PreparedRun(store, plan, request.tree, prepared.cloud, "launch")
+    return PreparedRun(store, plan, request.tree, prepared.cloud, "launch", lock)
+
+
+def _resumed(prepared: PreparedLaunch, store: RunStore) -> PreparedRun:
+    """Write the changed spec of a run that is resumed, under its lock: another process may resume it too."""
+    lock = store.lock()
+    try:
+        _resumable(prepared.home, store.run)
+        store.request_stop(None)  # of the time before
+        store.write_spec(prepared.plan.spec)
+        store.append(StateChanged(at=SystemClock().now(), state="PENDING", reason="resumed"))
+    except BaseException:
+        lock.release()
+        raise
+    return PreparedRun(store, prepared.plan, prepared.request.tree, prepared.cloud, "resume", lock)
 
 
 def prepare_existing_run(store: RunStore, cloud: Cloud, verb: Verb) -> PreparedRun:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -38,7 +39,13 @@ class RunLock:
         Raises:
             RunBusyError: another living process holds it.
         """
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        except IsADirectoryError:
+            raise RunBusyError(f"{folder.name} cannot be led: its lock is a folder; remove {folder / NAME}") from None
+        if not _is_file(descriptor):
+            os.close(descriptor)
+            raise RunBusyError(f"{folder.name} cannot be led: its lock is not a file; remove {folder / NAME}")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,7 +112,8 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _is_file(descriptor):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -121,6 +129,10 @@ def _held_text(folder: Path) -> str:
             return file.read(100).decode(errors="replace")
     except OSError:
         return ""
+
+
+def _is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def _started(pid: int) -> str:

@@ -8,27 +8,35 @@ attempts/<n>/    metrics.jsonl, trainer.log of one instance
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
 import shutil
-import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.errors import PixelOrchError, SpecError
+from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, nearest
 from orchestrator.runs.checked import WrongValueError
 from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
-from orchestrator.runs.files import open_regular, read_bounded, read_json_lines, sha256_of, write_atomically
+from orchestrator.runs.files import (
+    open_regular,
+    read_bounded,
+    read_json_lines,
+    sha256_of,
+    sync_folder,
+    write_atomically,
+)
+from orchestrator.runs.lock import Holder, RunLock, is_held
 from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec, check_name
 from orchestrator.runs.state import RunState, fold
 
-SHARED = " shared"
+UNBORN = ".new"  # the end of a folder's name until its run is complete; a dot at its beginning hides it
+UNBORN_S = 3600.0
 MOST_SPEC_BYTES = 4 << 20
 MOST_TAIL_BYTES = 1 << 20  # of a log, for its last lines
 
@@ -47,10 +55,6 @@ def no_such_run(home: Path, word: str, verb: str) -> SpecError:
     return SpecError(f"RUN: no run {verb}; {f'did you mean {near}?' if near else hint} (pixel-orch status lists them)")
 
 
-class RunBusyError(PixelOrchError):
-    """Another process owns the run."""
-
-
 class RunStore:
     """One run's folder. Reading needs no lock; a process that acts on the run holds `owned()`."""
 
@@ -63,22 +67,62 @@ class RunStore:
 
     @classmethod
     def create(cls, home: Path, spec: RunSpec) -> RunStore:
-        """Make the folder of a new run.
+        """Make the folder of a new run that nothing is written to before it is led.
 
         Raises:
             SpecError: a run of that name exists.
         """
+        store, lock = cls.begin(home, spec)
+        with lock:
+            store.publish()
+        return store
+
+    @classmethod
+    def begin(cls, home: Path, spec: RunSpec) -> tuple[RunStore, RunLock]:
+        """Make the folder of a new run under a temporary name, and take its lock; `publish` gives it its name.
+
+        So no other command finds a run that is half there, or one that nobody leads.
+
+        Raises:
+            SpecError: the home cannot be written.
+        """
         store = cls(home, spec.run)
+        runs = store.folder.parent
         try:
-            store.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            store.folder.mkdir(mode=0o700)
-        except FileExistsError:
-            raise SpecError(f"--name: there is a run called {spec.run} already; choose another name") from None
+            runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _clear_unborn(runs)
+            store.folder = Path(tempfile.mkdtemp(prefix=f".{spec.run}.", suffix=UNBORN, dir=runs))
+            lock = RunLock.take(store.folder)
         except OSError as error:
             raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror})") from None
-        store.checkpoints.mkdir()
-        write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
-        return store
+        try:
+            store.checkpoints.mkdir()
+            write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
+        except BaseException as error:
+            store.delete_unborn()
+            lock.release()
+            if isinstance(error, OSError):
+                raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror})") from None
+            raise
+        return store, lock
+
+    def publish(self) -> None:
+        """Give the folder of a new run its name, in one step.
+
+        Raises:
+            SpecError: a run of that name exists by now.
+        """
+        named = self.home / "runs" / self.run
+        try:
+            if os.path.lexists(named):
+                raise FileExistsError
+            self.folder.rename(named)
+        except OSError as error:
+            if os.path.lexists(named):
+                raise SpecError(f"--name: there is a run called {self.run} already; choose another name") from None
+            raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {self.home} ({error.strerror})") from None
+        self.folder = named
+        sync_folder(named.parent)
 
     @classmethod
     def open(cls, home: Path, run: str) -> RunStore:
@@ -319,9 +363,17 @@ class RunStore:
 
     # -- ownership
 
+    def lock(self) -> RunLock:
+        """Take the run's lock. The kernel drops it when the process dies, however it dies.
+
+        Raises:
+            RunBusyError: another living process holds it.
+        """
+        return RunLock.take(self.folder)
+
     @contextmanager
     def owned(self, *, shared: bool = False) -> Iterator[None]:
-        """Hold the run's lock. The kernel drops it when the process dies, however it dies.
+        """Hold the run's lock.
 
         Args:
             shared: this process leads other runs too: it is stopped by a file in the folder, never by a signal.
@@ -329,44 +381,25 @@ class RunStore:
         Raises:
             RunBusyError: another living process holds it.
         """
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusyError(f"{self.run} is led by process {self.owner_pid() or '?'}") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}{SHARED if shared else ''}".encode(), 0)
+        with self.lock() as lock:
+            lock.sign(shared=shared)
             yield
-        finally:
-            os.close(descriptor)
 
     def owner_pid(self) -> int | None:
         """Return the process that leads the run now, or None."""
-        text = self._owner().removesuffix(SHARED)
-        return int(text) if re.fullmatch(r"[1-9][0-9]{0,9}", text) else None
+        return Holder.of(self.folder).pid
 
     def has_shared_owner(self) -> bool:
         """Whether the process that leads the run leads other runs too."""
-        return self._owner().endswith(SHARED)
-
-    def _owner(self) -> str:
-        try:
-            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_NONBLOCK)
-        except OSError:  # there is none, or it is no file, which nobody can hold
-            return ""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return os.pread(descriptor, 32, 0).decode(errors="replace") if _is_file(descriptor) else ""
-        else:
-            return ""
-        finally:
-            os.close(descriptor)
+        return Holder.of(self.folder).is_shared
 
 
-def _is_file(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+def _clear_unborn(runs: Path) -> None:
+    """Remove the folders of births whose process died: their lock is free, and they are not from just now."""
+    for folder in runs.glob(f".*{UNBORN}"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > UNBORN_S and not is_held(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _changed_at(path: Path) -> float:

@@ -135,7 +135,9 @@ def test_a_run_whose_background_process_ends_at_once_has_failed(
     in_memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(PixelOrchError, match=r"ended with 1 before it led the run; see .*engine.log"):
+    with pytest.raises(
+        PixelOrchError, match=r"ended with 1 before it led the run: it printed nothing; see .*engine.log"
+    ):
         orchestrator.launch(instance="p2.xlarge", cloud="local", name="x", quiet=True, detach=True)
     (store,) = RunStore.all(in_memory)
     assert store.state().state == "FAILED"

@@ -45,6 +45,16 @@ def _renamed(folder: Path) -> None:
     folder.rename(folder.with_name("Not A\x1b[2JName"))
 
 
+def _lock_folder(folder: Path) -> None:
+    (folder / "lock").unlink()
+    (folder / "lock").mkdir()
+
+
+def _lock_fifo(folder: Path) -> None:
+    (folder / "lock").unlink()
+    os.mkfifo(folder / "lock")
+
+
 def _attempts(folder: Path) -> None:
     _replaced("attempts/1", lambda path: None)(folder)
     _replaced("attempts", Path.touch)(folder)
@@ -81,8 +91,8 @@ ODD: dict[str, Callable[[Path], None]] = {
     ),
     "the digest is a FIFO": lambda folder: os.mkfifo(folder / "attempts/1/digest.json"),
     "the checkpoints are a file": _replaced("checkpoints", Path.touch),
-    "the lock is a folder": lambda folder: (folder / "lock").mkdir(),
-    "the lock is a FIFO": lambda folder: os.mkfifo(folder / "lock"),
+    "the lock is a folder": _lock_folder,
+    "the lock is a FIFO": _lock_fifo,
     "the attempts are a file": _attempts,
     "samples have hostile names": _samples,
     "the last sample is a folder": lambda folder: (folder / "samples-9.png").mkdir(),

@@ -21,8 +21,9 @@ from orchestrator.runs.events import (
 )
 from orchestrator.runs.files import read_jsonl, write_atomically
 from orchestrator.runs.home import make_home
+from orchestrator.runs.lock import RunBusyError
 from orchestrator.runs.state import fold
-from orchestrator.runs.store import RunBusyError, RunStore
+from orchestrator.runs.store import RunStore
 from tests.support.metrics import metrics_of
 from tests.support.story import Story
 

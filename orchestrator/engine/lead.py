@@ -149,7 +149,8 @@ def _check_ended(run: PreparedRun, code: int) -> None:
     log_path = store.folder / ENGINE_LOG
     lines = log_path.read_text(errors="replace").split("\n")[-2:] if log_path.is_file() else []
     last = one_line(" ".join(lines).strip())[-MOST_LAST_WORDS:]
-    reason = f"the process in the background ended with {code} before it led the run: {last or 'it printed nothing'}; see {log_path}"
+    what = f"the process in the background ended with {code} before it led the run"
+    reason = f"{what}: {last or 'it printed nothing'}; see {log_path}"
     if store.state().state == "PENDING":  # the folder stays, for its log
         with suppress(RunBusyError), store.owned():
             store.append(StateChanged(at=SystemClock().now(), state="FAILED", reason=reason))

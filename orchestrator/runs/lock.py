@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -97,7 +98,7 @@ class Holder:
     def of(cls, folder: Path) -> Holder:
         """Return the holder of a folder's lock. A process that merely has the number of an old one is not it."""
         words = _held_text(folder).split()
-        if not words or not words[0].isdigit():
+        if not words or not re.fullmatch(r"[1-9][0-9]{0,9}", words[0]):
             return cls()
         pid, started = int(words[0]), words[-1].partition("@")[2]
         if started and started != _started(pid):

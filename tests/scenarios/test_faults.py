@@ -231,3 +231,23 @@ def test_sigkill_of_the_engine_in_each_state(stage: Stage, moment: str, then: st
         assert code == 0, said
         assert stage.state().is_final
         stage.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.4, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0])
+def test_down_while_a_launch_in_the_background_begins_leaves_nothing_rented(stage: Stage, delay_s: float) -> None:
+    """Whenever `down` says "ended", nothing is rented afterwards; before the run has its name there is none."""
+    launch = stage.start(*stage.launch_words("1000", "0.05", flags=("-d",)))
+    time.sleep(delay_s)
+    code, said = stage.run("down", "tiny", "-y")
+    assert "Traceback" not in said
+    launch.wait(60)
+    if code == 0:
+        assert stage.state().is_final, said
+        assert stage.leftovers() == []
+    else:
+        assert "no run is called tiny" in said, said
+        assert stage.run("down", "tiny", "-y")[0] == 0
+    assert stage.state().state == "CANCELLED"
+    assert all(attempt.ended_at is not None for attempt in stage.state().attempts)
+    assert "Traceback" not in stage.said(launch)
+    stage.check_nothing_is_left()

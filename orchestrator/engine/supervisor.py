@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from orchestrator.clock import Clock
+from orchestrator.clock import OF_THIS_PROCESS, Clock
 from orchestrator.cloud.base import Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.cloud.shared import SharedCloud
 from orchestrator.engine.build import engine_for
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.lead import READ_REQUESTS_EVERY_S, pass_on_request
+from orchestrator.engine.lead import READ_REQUESTS_EVERY_S, keep_time_order, pass_on_request
 from orchestrator.engine.signals import stop_signals
 from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
@@ -55,6 +55,7 @@ class Supervisor:
         with ExitStack() as stack:
             clouds = self._clouds
             for store in stores:
+                keep_time_order(store, OF_THIS_PROCESS)
                 spec = store.spec()
                 key = (spec.cloud, spec.regions, spec.profile)
                 if key not in clouds:
@@ -75,6 +76,8 @@ class Supervisor:
     def _lead_one(self, store: RunStore, cloud: Cloud) -> None:
         try:
             with store.owned(shared=True):
+                if store.state().is_final:
+                    raise Cancelled("another command has ended it meanwhile")
                 store.request_stop(None)
                 watchers = (_Line(store.run, self.say),)
                 run = prepare_existing_run(store, cloud, "attach")

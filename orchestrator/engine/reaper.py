@@ -223,13 +223,16 @@ class Reaper:
         while True:
             problem = []
             try:
+                before = len(asked)
                 self._ask_for_ends(asked, reason, even_under_notice=even_under_notice)
+                if len(asked) > before:  # from now on it may take its time in shutting-down
+                    give_up_at = self.clock.now() + GONE_TIMEOUT_S
             except CloudError as error:  # the network is down, or EC2 throttles: retry until the time is up
                 self.trouble(error)
                 limit_s = GONE_TIMEOUT_S
                 if isinstance(error, AccessError):  # a person may log in, a helper may get well; a policy stays
                     limit_s = patience_s if isinstance(error, CredentialsError) else ACCESS_TIMEOUT_S
-                if self.clock.now() > min(give_up_at, began_at + limit_s):
+                if self.clock.now() > began_at + limit_s:
                     raise
                 problem = [str(error)]
             self.poll(force=True)

@@ -306,6 +306,8 @@ class Watch:
             why = "no contact with the owner for %.0f s, and the budget or the time limit may be used up" % silence_s
         elif self.job.get("idle_s") and self.idle_for_s() > float(self.job["idle_s"]):
             why = "the trainer has written nothing for %.0f s" % self.idle_for_s()
+        elif self.outlived_notice():
+            why = "AWS did not end the instance after its interruption notice"
         elif silence_s > self.allowed_silence_s():
             why = "no contact with the owner for %.0f s" % silence_s
         if not why or self.is_left_to_aws():
@@ -332,6 +334,11 @@ class Watch:
         if self.noticed_at is None or steady() - self.started_at >= 3600:
             return False
         return steady() - self.noticed_at < LEAVE_TO_AWS_S
+
+    def outlived_notice(self) -> bool:
+        """Return whether the trainer has exited on a notice that AWS did not act on: nothing trains here any more."""
+        is_late = self.noticed_at is not None and steady() - self.noticed_at > LEAVE_TO_AWS_S
+        return is_late and self.state["trainer"]["state"] == "exited"
 
     def may_shut_down(self) -> bool:
         """Return whether the machine may shut down: the trainer has exited and its checkpoints are in S3, or a timeout

@@ -174,7 +174,7 @@ def check_bill(tale: Tale, state: RunState) -> None:
 
 def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) -> None:
     """Compare one attempt with its machine."""
-    assert attempt.started_at == machine.instance.launched_at
+    assert abs(attempt.started_at - machine.instance.launched_at) < 1e-3
     if tale.setting.carry_s is None:  # else what was downloaded from S3 counts too
         assert attempt.pulled_bytes <= machine.sent_bytes, f"{attempt.pulled_bytes}, not {machine.sent_bytes} bytes"
     if attempt.ended_at is None:
@@ -206,11 +206,12 @@ def check_free_ends(tale: Tale) -> None:
     if any(fault.kind in ("ctrl-c-twice", "skew") for fault in tale.faults):
         return
     noticed: dict[str, InterruptionNoticed] = {}
-    began_at = {m.instance.instance_id: m.instance.launched_at for m in tale.cloud.machines}
+    spot = [m for m in tale.cloud.machines if m.instance.market == "spot" and m.noticed_at is not None]  # in truth
+    began_at = {machine.instance.instance_id: machine.instance.launched_at for machine in spot}
     for event in tale.story.store.events():
         if isinstance(event, InterruptionNoticed):
             noticed[event.instance_id] = event
-        elif isinstance(event, TerminateRequested) and event.instance_id in noticed:
+        elif isinstance(event, TerminateRequested) and event.instance_id in noticed.keys() & began_at.keys():
             ends_at = noticed[event.instance_id].ends_at
             is_free = ends_at - began_at[event.instance_id] < 3600 and event.at < ends_at
             assert not is_free, f"{event.instance_id} would have ended for free"

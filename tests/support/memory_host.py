@@ -116,9 +116,16 @@ class Agent:
                 due, why, grace_s = machine.allowed_at + machine.allow_s - saving_s, "its money is used up", saving_s
         if machine.job.time_limit_s is not None and machine.watched_from + machine.job.time_limit_s < due:
             due, why, grace_s = machine.watched_from + machine.job.time_limit_s, "its time limit is reached", 0.0
+        late_at = (machine.noticed_at or 0.0) + LEAVE_TO_AWS_S
+        if machine.noticed_at is not None and late_at < due and self._has_exited(late_at):
+            due, why, grace_s = late_at, "it outlived its notice", 0.0
         if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:
             due = max(due, min(machine.noticed_at + LEAVE_TO_AWS_S, machine.watched_from + FIRST_HOUR_S))
         return due, why, grace_s
+
+    def _has_exited(self, at: float) -> bool:
+        machine = self.machine
+        return machine.command_started_at is not None and MemoryHost(self.cloud, machine).trainer_at(at)[0] == "exited"
 
     def _trained_at(self) -> float:
         """Return when the trainer ends by itself. With checkpoints in S3, a silent owner does not end it earlier."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.errors import SpecError
 from orchestrator.formatting import WIDTH, columns, cut, one_line, visible, wrapped
 
@@ -120,7 +121,7 @@ class Screen:
     A dumb terminal (`TERM=dumb`) gets plain lines, as a pipe does.
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = OF_THIS_PROCESS.now) -> None:
         self.stream = behind(stream or sys.stdout)
         self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live = ""

@@ -226,9 +226,13 @@ class Engine:
             self.stop.sleep(self.reaper.poll_every_s)  # until EC2 says who ended them
             self.reaper.poll(force=True)
         if count >= FRUITLESS_MOST:
+            remedy = "Another would only cost: check image, --login-user, --subnet, --ssh-cidr"
+            last = self.state().attempts[-1]
+            if last.lost_cause == LossReason.INSTANCE_ENDED and last.ran_at is None and not last.setup_s:
+                remedy = "EC2 ended it before it ran: check image, --disk-size, --subnet, or try another type or region"
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
-                f"{reason}). Another would only cost: check image, --login-user, --subnet, --ssh-cidr"
+                f"{reason}). {remedy}"
             )
 
     def _may_be_interrupted(self) -> bool:

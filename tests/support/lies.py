@@ -6,6 +6,7 @@ of the embedded cloud by one that tells them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,12 @@ Lie = Callable[[Answer], Any]
 """Takes a true answer; returns an object to be sent as JSON, or the bytes to be sent."""
 
 EVIL = b"owned\n"
+DIGEST = hashlib.sha256(EVIL).hexdigest()
+"""The true one: such a file passes every check but that of its name."""
 
 
 def _entry(**changes: Any) -> Answer:
-    return {"name": "checkpoint-7.pt", "step": 7, "size_bytes": len(EVIL), "sha256": "0" * 64, **changes}
+    return {"name": "checkpoint-7.pt", "step": 7, "size_bytes": len(EVIL), "sha256": DIGEST, **changes}
 
 
 def _listing(key: str, **changes: Any) -> Lie:

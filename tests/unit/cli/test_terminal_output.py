@@ -17,6 +17,7 @@ import pytest
 from orchestrator.cli.console import Screen
 from orchestrator.cli.main import main
 from orchestrator.cli.run_view import RunView
+from orchestrator.clock import SystemClock
 from orchestrator.errors import TrainingError
 from orchestrator.formatting import counted, money, table, wrapped
 from orchestrator.market.billing import total_usd
@@ -176,6 +177,15 @@ def test_a_dumb_terminal_gets_plain_lines_without_escapes(
     assert "\x1b" not in shown
     assert "\r" not in shown
     assert shown.count("step 101/900") == 3, "every ten seconds"
+
+
+def test_a_clock_that_is_set_back_does_not_set_back_the_times_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    pipe = io.StringIO()
+    Screen(pipe).line("step 1")
+    shown = time.strptime(pipe.getvalue()[:8], "%H:%M:%S")
+    now = time.localtime(SystemClock().now())
+    assert (now.tm_hour * 60 + now.tm_min - shown.tm_hour * 60 - shown.tm_min) % 1440 <= 1
 
 
 def test_a_line_is_broken_between_words_in_a_terminal_and_left_whole_in_a_pipe(terminal: Terminal) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
+EARLIEST_S, LATEST_S = 1_760_000_000.0, 7_258_118_400.0  # October 2025; the year 2200, behind which no event is read
 TOLERATED_S = 5.0  # between this machine's clock and AWS's: a Date header has whole seconds, and took a while to arrive
 
 
@@ -61,8 +62,11 @@ class SteadyTime:
     def confirm(self, server_s: float) -> None:
         """Take over the time of a server (unix seconds), the first time only, if this machine's differs from it.
 
-        Once is enough, and more would let the time jump within a process.
+        Once is enough, and more would let the time jump within a process. A year in which this program cannot run is
+        the answer of another server, such as a proxy's, whose own clock is wrong.
         """
+        if not EARLIEST_S <= server_s <= LATEST_S:
+            return
         with self._lock:
             if self._is_confirmed:
                 return

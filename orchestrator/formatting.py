@@ -20,6 +20,7 @@ _HIDDEN = (
     "\\U000e0000-\\U000e0fff"
 )
 _HIDDEN_LETTER = re.compile(f"[{_HIDDEN}]")
+_LONG_WORD = re.compile(r"\S{1001,}")
 _HIDDEN_OR_BREAK = re.compile(f"[{_HIDDEN}\\t\\n]")
 
 
@@ -35,6 +36,11 @@ def visible(text: str, *, keeps_lines: bool = True) -> str:
     if text.isascii() and text.isprintable():
         return text
     return (_HIDDEN_LETTER if keeps_lines else _HIDDEN_OR_BREAK).sub(_spelled, text)
+
+
+def shortened(text: str) -> str:
+    """Return an error whose words can be read: a value that was given by mistake may be a whole file."""
+    return _LONG_WORD.sub(lambda found: f"{found[0][:200]}…{found[0][-100:]}", text)
 
 
 def one_line(text: object) -> str:
@@ -115,7 +121,7 @@ def columns(stream: TextIO) -> int | None:
     if not stream.isatty():
         return None
     asked = os.environ.get("COLUMNS", "")
-    if asked.isdigit() and int(asked) > 0:
+    if re.fullmatch("[1-9][0-9]{0,5}", asked):
         return int(asked)
     try:
         return os.get_terminal_size(stream.fileno()).columns or WIDTH

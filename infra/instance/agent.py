@@ -137,7 +137,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         state.update(noted_end(root))
     note_heartbeat(root, allow_s)
     uploader = uploader_state(root)
-    found = outputs(root, state.get("started_at", 0.0))
+    found = outputs(root, state)
     metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
     log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
     return {

@@ -88,7 +88,7 @@ class RemoteStore:
     def upload_new_files(self) -> None:
         """Run one round. Checkpoints go first: a state in S3 that says "exited" then has all of them beside it."""
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
-        for output in outputs(self.root, state.get("started_at", 0.0)):
+        for output in outputs(self.root, state):
             if output["sha256"] not in self.stored and output["name"].startswith("checkpoint-"):
                 self.store(output)
         has_ended = state.get("trainer", {}).get("state") == "exited"

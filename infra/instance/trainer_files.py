@@ -13,8 +13,8 @@ import sys
 import tarfile
 from typing import Any, Iterator
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)\.[A-Za-z0-9]+")
-SAMPLES = re.compile(r"samples-(\d+)\.png")
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})\.[A-Za-z0-9]{1,20}")
+SAMPLES = re.compile(r"samples-([0-9]{1,12})\.png")  # the same names as in `orchestrator/runs/outputs.py`
 OWN_FILES = ("metrics.jsonl", "trainer.log")  # sent to the owner line by line
 MOST_BYTES_A_POLL = 256 * 1024  # limit of metrics and of log in the answer to one poll
 
@@ -56,8 +56,35 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def listed(root: str, started_at: float) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Yield (name, path, stat) of the trainer's files in `out/`, and of those written since its start in `code/`."""
+def identity(status: os.stat_result) -> list[int]:
+    """Return what tells whether a file was written again."""
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
+
+
+def found_in_code(root: str) -> dict[str, list[int]]:
+    """Return the files in `code/` that are named like the trainer's, before it starts: code sync put them there.
+
+    Their times do not tell: the clock of a machine may be set back, for example by chrony, after the trainer's start.
+    """
+    code, found = os.path.join(root, "code"), {}
+    for name in os.listdir(code):
+        if CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name):
+            try:
+                found[name] = identity(os.stat(os.path.join(code, name)))
+            except OSError:
+                continue
+    return found
+
+
+def listed(root: str, state: dict[str, Any]) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield (name, path, stat) of the trainer's files in `out/`, and of those written since its start in `code/`.
+
+    Args:
+        root: the run's folder.
+        state: of the watch process.
+    """
+    before = state.get("code_before")  # an agent of 0.1.0 wrote down its start only
+    started_at = state.get("started_at", 0.0)
     out = os.path.join(root, "out")
     code = os.path.join(root, "code")
     seen = set()
@@ -74,19 +101,26 @@ def listed(root: str, started_at: float) -> Iterator[tuple[str, str, os.stat_res
                 status = os.stat(path)
             except OSError:
                 continue  # the trainer has just pruned it
-            if folder == code and (os.path.islink(path) or status.st_mtime < started_at - 1):
-                continue  # code sync or the agent put it there, not the trainer
+            if folder == code:
+                is_old = status.st_mtime < started_at - 1 if before is None else before.get(name) == identity(status)
+                if is_old or os.path.islink(path):
+                    continue  # code sync or the agent put it there, not the trainer
             seen.add(name)
             yield name, path, status
 
 
-def outputs(root: str, started_at: float) -> list[dict[str, Any]]:
-    """Return the trainer's checkpoints and sample grids with size in bytes and digest; digests are cached."""
+def outputs(root: str, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trainer's checkpoints and sample grids with size in bytes and digest; digests are cached.
+
+    Args:
+        root: the run's folder.
+        state: of the watch process.
+    """
     cache_path = os.path.join(root, "agent", "digests.json")
     cache: dict[str, str] = read_json(cache_path, {})
     fresh: dict[str, str] = {}
     found: list[dict[str, Any]] = []
-    for name, path, status in listed(root, started_at):
+    for name, path, status in listed(root, state):
         key = "%s:%d:%d:%d" % (name, status.st_size, status.st_mtime_ns, status.st_ino)
         try:
             fresh[key] = cache.get(key) or sha256_of(path)

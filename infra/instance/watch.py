@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 from infra.instance.metadata import Metadata, keep_from_proxy
-from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, write_json
+from infra.instance.trainer_files import CHECKPOINT, found_in_code, outputs, read_json, write_json
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -101,6 +101,7 @@ class Watch:
     def start_trainer(self) -> None:
         """Start the trainer in its own process group, with its output in `out/trainer.log`."""
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
+        self.state["code_before"] = found_in_code(self.root)
         self.link_outputs(out, code)
         env = dict(os.environ)
         env["PATH"] = "%s:%s" % (
@@ -290,7 +291,7 @@ class Watch:
         if not uploader.get("done"):
             return False  # the state in S3 does not have the trainer's exit yet
         stored = {entry["sha256"] for entry in uploader.get("stored", [])}
-        found = outputs(self.root, self.state["started_at"])
+        found = outputs(self.root, self.state)
         return all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
 
     def enforce_limits(self) -> None:

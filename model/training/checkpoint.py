@@ -25,6 +25,7 @@ from model.errors import CheckpointError
 
 FORMAT = 2  # 1 had no `ema`
 NAME = re.compile(r"checkpoint-(\d+)\.pt")
+MOST_BEST_BYTES = 1 << 16
 TEMPORARY = ".checkpoint-"  # the leading dot marks it as incomplete: no reader takes it for a checkpoint
 
 
@@ -130,8 +131,9 @@ def find(path: Path) -> Path:
     if not steps:
         raise CheckpointError(f"no checkpoint in {path}; give a checkpoint file, or the output folder of a training")
     try:
-        best = json.loads((path / "best.json").read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with (path / "best.json").open("rb") as file:  # it may come from a rented machine
+            best = json.loads(file.read(MOST_BEST_BYTES))["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         best = None
     return path_of(path, best if best in steps else steps[-1])
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from orchestrator.clock import OF_THIS_PROCESS
 from orchestrator.errors import SpecError
-from orchestrator.formatting import WIDTH, columns, cut, one_line, visible, wrapped
+from orchestrator.formatting import WIDTH, columns, cut, one_line, shortened, visible, wrapped
 
 if TYPE_CHECKING:
     from orchestrator.runs.listing import BrokenRun
@@ -57,7 +57,7 @@ def visible_output() -> Iterator[None]:
 
 def say_error(text: str) -> None:
     """Print to standard error, wrapped to the width of a terminal."""
-    width = columns(sys.stderr)
+    text, width = shortened(text), columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else visible(text), file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from orchestrator.cli import flags_launch, flags_market
 from orchestrator.cli.flags_shared import cloud_flags, output_flag
-from orchestrator.formatting import nearest
+from orchestrator.formatting import nearest, shortened
 from orchestrator.version import VERSION
 
 DESCRIPTION = """\
@@ -84,16 +84,22 @@ class _Parser(argparse.ArgumentParser):
             near = nearest(unknown[1], self._commands())
             hint = f"did you mean {near}?" if near else "pixel-orch --help lists them"
             message = f"there is no command {unknown[1]!r}; {hint}"
-        super().error(message)
+        super().error(shortened(message))
+
+
+class _Command(argparse.ArgumentParser):
+    """The parser of one command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and error; a value of many characters is cut."""
+        super().error(shortened(message))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="pixel-orch", description=DESCRIPTION, formatter_class=_Formatter)
     top.add_argument("--version", action="version", version=f"pixel-orch {VERSION}")
-    commands = top.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
-    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
 
     def add(name: str, text: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub = commands.add_parser(

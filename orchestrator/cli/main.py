@@ -40,14 +40,35 @@ COMMANDS = {  # command -> (module, function)
     "teardown": ("setup", "teardown"),
     "completion": ("completion", "completion"),
 }
+TRACEBACK = "PIXEL_ORCH_TRACEBACK"  # a variable of the environment: where an error of our own came from is shown
+MOST_WORDS = 300  # characters of such an error
 TAKES_WORDS = ("launch", "ssh", "bench")  # those that a command of the user's own may follow, after --
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 invalid input, 130 interrupted."""
+    _open_closed_streams()
     _let_streams_write_anything()
     with visible_output():
         return _main(argv)
+
+
+def _open_closed_streams() -> None:
+    """Let a stream that the caller closed (`>&-`) lead nowhere.
+
+    The first file that is opened would get its number, and what a child process prints would go into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -66,8 +87,13 @@ def _main(argv: Sequence[str] | None) -> int:
     args = every.parse_args(own)
     if after is not None and args.command not in TAKES_WORDS:
         parser().error(f"{args.command} takes nothing after --")
+    return _guarded(args, after or [])
+
+
+def _guarded(args: argparse.Namespace, after: list[str]) -> int:
+    """Call the command; whatever it raises becomes one line and an exit code."""
     try:
-        return _command(args, after or [])
+        return _command(args, after)
     except PixelOrchError as error:
         say_error(f"pixel-orch {args.command}: error: {error}")
         return error.exit_code
@@ -79,7 +105,13 @@ def _main(argv: Sequence[str] | None) -> int:
     except OSError as error:  # a full disk, a folder without write access; the instance is terminated by then
         where = f" ({error.filename})" if error.filename else ""
         hint = "; free some space, then pixel-orch launch --resume" if error.errno == errno.ENOSPC else ""
-        print(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}", file=sys.stderr)
+        say_error(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}")
+        return SpecError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {one_line(error)[:MOST_WORDS]}"
+        say_error(f"pixel-orch {args.command}: internal error: {what}; please report it with what {TRACEBACK}=1 prints")
         return 1
 
 

@@ -11,12 +11,13 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.base import Cloud, Instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
-from orchestrator.host.base import Cursor, Host
+from orchestrator.host.base import NOTHING_NEW, Host
 from orchestrator.host.connect import connector
 from orchestrator.plan.storage import remote_store_of
 from orchestrator.report.summary import newest_checkpoint, newest_samples
 from orchestrator.runs.events import CheckpointPulled
 from orchestrator.runs.home import home_from_environment
+from orchestrator.runs.outputs import path_below
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
@@ -71,9 +72,9 @@ def _fetch_all(store: RunStore, attempt: Attempt, instance: Instance) -> int:
     have = {pulled.sha256 for pulled in store.state().checkpoints.values()}
     root, count = f"pixel-orch/{store.run}", 0
     try:
-        for output in host.poll(root, Cursor(1 << 60, 1 << 60)).outputs:
+        for output in host.poll(root, NOTHING_NEW).outputs:
             folder = store.checkpoints if output.is_checkpoint else store.folder
-            if output.sha256 in have or not host.fetch(root, output, folder / output.name):
+            if output.sha256 in have or not host.fetch(root, output, path_below(folder, output.name)):
                 continue
             count += 1
             if output.is_checkpoint:
@@ -91,7 +92,7 @@ def _fetch_from_s3(store: RunStore, home: Path) -> int:
     if place is None or not newest or newest[0].sha256 in have:
         return 0
     output = newest[0]
-    if not place.fetch(output, store.checkpoints / output.name):
+    if not place.fetch(output, path_below(store.checkpoints, output.name)):
         return 0
     number = state.attempts[-1].number if state.attempts else 0
     store.append(CheckpointPulled.of(output, number, SystemClock().now()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
 from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder, ssh_path
 from orchestrator.host.host_keys import known_hosts_lines
-from orchestrator.runs.files import write_atomically
+from orchestrator.runs.files import read_bounded, write_atomically
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.store import RunStore
+
+MOST_CONFIG_BYTES = 4 << 20
 
 
 def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
@@ -66,13 +69,15 @@ def _run_in_foreground(words: list[str]) -> int:
 
 def _add_include(home: Path) -> int:
     """Make `pixel-orch-RUN` known to the user's own `ssh`, `scp` and editors: one Include line in ~/.ssh/config."""
-    config = Path("~/.ssh/config").expanduser()
+    config = Path(os.path.expanduser("~/.ssh/config")).resolve()  # it may be a link into a folder of dotfiles
     line = f'Include "{ssh_config_folder(home)}/*"'
-    before = config.read_text() if config.exists() else ""
-    if line in before.splitlines():
+    if not line.isprintable() or '"' in line[9:-1]:
+        raise SpecError(f"PIXEL_ORCH_HOME: {home} cannot be written into {config}; set it to a plain path")
+    before = read_bounded(config, MOST_CONFIG_BYTES) if os.path.lexists(config) else b""
+    if line.encode() in before.splitlines():
         print(f"{config} has this line already: {line}")
         return 0
-    config.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(config, f"{line}\n\n{before}".encode(), mode=0o600)  # a line after a Host belongs to it
+    config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(config, f"{line}\n\n".encode() + before, mode=0o600)  # a line after a Host belongs to it
     print(f"added to {config}: {line}\nNow `ssh pixel-orch-RUN` works for every running run.")
     return 0

@@ -6,6 +6,7 @@ has the protocol of a rented machine.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -87,6 +88,12 @@ class Instance:
         if self.reason_code in self.reason:
             return self.reason
         return f"{self.reason_code}: {self.reason}" if self.reason else self.reason_code
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt in its tag, 0 without one; anybody in the account may have changed the tag."""
+        text = self.tags.get(ATTEMPT_TAG, "")
+        return int(text) if re.fullmatch("[0-9]{1,6}", text) else 0
 
     @property
     def is_gone(self) -> bool:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from orchestrator.market.price_series import PricePoint
-from orchestrator.runs.files import write_atomically
+from orchestrator.market.price_series import PricePoint, price_of
+from orchestrator.runs import bounded_json
+from orchestrator.runs.checked import UNIX_TIMES, is_figure
+from orchestrator.runs.files import read_bounded, write_atomically
 
 FRESH_S = 3600.0  # a spot price changes a few times a day
 FORMAT = 1
+MOST_BYTES = 256 << 20  # two years of every type in every region are less
 
 
 @dataclass(frozen=True)
@@ -76,23 +79,29 @@ def _to_json(instance_type: str, region: str, entry: Entry) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[tuple[str, str], Entry]:
     try:
-        raw = json.loads(path.read_bytes())
+        raw = bounded_json.loads(read_bounded(path, MOST_BYTES), most_bytes=MOST_BYTES)
         if raw["format"] != FORMAT:
             return {}
         return {(one["instance_type"], one["region"]): _entry(one) for one in raw["entries"]}
-    except (OSError, ValueError, KeyError, TypeError, InvalidOperation):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
+
+
+def _moment(raw: Any) -> float:
+    if not is_figure(raw, *UNIX_TIMES):
+        raise ValueError("it is no time")
+    return float(raw)
 
 
 def _entry(raw: Mapping[str, Any]) -> Entry:
     price = raw["on_demand_usd_h"]
     return Entry(
-        asked_at=float(raw["asked_at"]),
-        start=float(raw["start"]),
-        end=float(raw["end"]),
-        on_demand_usd_h=None if price is None else Decimal(price),
+        asked_at=_moment(raw["asked_at"]),
+        start=_moment(raw["start"]),
+        end=_moment(raw["end"]),
+        on_demand_usd_h=None if price is None else price_of(price),
         zones={
-            zone: tuple(PricePoint(float(at), Decimal(usd_h)) for at, usd_h in changes)
+            zone: tuple(PricePoint(_moment(at), price_of(usd_h)) for at, usd_h in changes)
             for zone, changes in raw["zones"].items()
         },
     )

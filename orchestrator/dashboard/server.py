@@ -21,13 +21,13 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from orchestrator.dashboard.state import snapshot
+from orchestrator.runs.outputs import SAMPLES_NAME
 from orchestrator.runs.spec import NAME_GRAMMAR
 from orchestrator.runs.store import RunStore
 
 EVERY_S = 1.0
 ALIVE_EVERY = 15  # polls without a change, after which a comment keeps the connection open
-SAMPLES = re.compile(r"samples-\d+\.png")
-HOSTS = ("127.0.0.1", "localhost")
+HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 
 
 def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[], bool] = lambda: False) -> Starlette:
@@ -42,7 +42,8 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
 
     def is_allowed(request: Request) -> bool:
         given = request.query_params.get("token", "")
-        return request.url.hostname in HOSTS and secrets.compare_digest(given.encode(), token.encode())
+        is_ours = HOST.fullmatch(request.headers.get("host", ""))
+        return is_ours is not None and secrets.compare_digest(given.encode(), token.encode())
 
     def page(request: Request) -> Response:
         if not is_allowed(request):
@@ -63,7 +64,8 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
             return _refused()
         run, name = request.path_params["run"], request.path_params["name"]
         path = RunStore(home, run).folder / name
-        if not NAME_GRAMMAR.fullmatch(run) or not SAMPLES.fullmatch(name) or path.is_symlink() or not path.is_file():
+        is_named = NAME_GRAMMAR.fullmatch(run) and SAMPLES_NAME.fullmatch(name)
+        if not is_named or path.is_symlink() or not path.is_file():
             return PlainTextResponse("no such sample image\n", 404)
         return FileResponse(path, media_type="image/png", headers=_headers())
 

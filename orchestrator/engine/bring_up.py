@@ -16,7 +16,7 @@ from orchestrator.errors import (
     WrongHostKeyError,
     may_heal,
 )
-from orchestrator.host.base import Connect, Cursor, Host, Setup
+from orchestrator.host.base import NOTHING_NEW, Connect, Host, Setup
 from orchestrator.host.host_keys import fingerprint
 from orchestrator.market import catalog
 from orchestrator.runs.events import CheckpointPulled, CheckpointRefused, HostKeyRenewed, HostReady, TrainerStarted
@@ -26,7 +26,6 @@ from orchestrator.runs.state import Attempt
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
-NOTHING_NEW = Cursor(1 << 49, 1 << 49)  # behind the end of every file
 
 
 class BringUp:

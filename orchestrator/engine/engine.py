@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from orchestrator.clock import Clock
-from orchestrator.cloud.base import ATTEMPT_TAG, Cloud, Instance
+from orchestrator.cloud.base import Cloud, Instance
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.attempt import AttemptLeader
 from orchestrator.engine.bring_up import BringUp
@@ -286,7 +286,7 @@ class Engine:
                     self.reaper.end(attempt, "nothing trains on it")
 
     def _adopt(self, instance: Instance) -> None:
-        number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
+        number = instance.attempt
         asked = next((r for r in reversed(self.state().requests) if r.attempt == number), None)
         is_used = self.state().attempt(number) is not None
         if asked is None or is_used or instance.state not in ("pending", "running"):

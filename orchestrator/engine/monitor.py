@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
-from orchestrator.engine.remote_store import RemoteCopy
+from orchestrator.engine.remote_store import MOST_WORDS, RemoteCopy
 from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
 from orchestrator.runs import bounded_json
@@ -29,7 +29,6 @@ from orchestrator.runs.outputs import MOST_FILES, Output, path_below
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
-MOST_WORDS = 300  # characters of a reason
 MOST_NAME = 100  # characters of a device's name
 MOST_STARTS = 100  # of the trainer on one machine that are written down
 NOTICE_S = 120.0  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
@@ -94,7 +93,7 @@ class AttemptMonitor:
         self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
         self._count_new(status)
         self.remote.note_stored(self.attempt.number, status.stored)
-        self.remote.note_trouble(self.attempt.number, status.s3_trouble[:MOST_WORDS])
+        self.remote.note_trouble(self.attempt.number, status.s3_trouble)
         try:
             self._pull_all(host, status)
         finally:
@@ -183,7 +182,10 @@ class AttemptMonitor:
             self.journal.emit(TrainerStarted(at=now, attempt=self.attempt.number, resumed_from=resumed_from))
 
     def _note_refusal(self, name: str, reason: str) -> None:
-        """Write down that the trainer did not take a checkpoint, once for each that there is."""
+        """Write down that the trainer did not take a checkpoint, once for each that there is.
+
+        The fold drops a checkpoint that was refused, so that its name is not found again.
+        """
         if any(pulled.name == name for pulled in self.journal.state().checkpoints.values()):
             self.journal.emit(CheckpointRefused(at=self.journal.clock.now(), name=name, reason=reason))
 
@@ -203,7 +205,9 @@ class AttemptMonitor:
         """Write down, once for each attempt, that the host cannot see an interruption notice."""
         if problem and not self._told_of_metadata:
             self._told_of_metadata = True
-            self.journal.emit(MetadataSilent(at=self.journal.clock.now(), attempt=self.attempt.number, reason=problem))
+            self.journal.emit(
+                MetadataSilent(at=self.journal.clock.now(), attempt=self.attempt.number, reason=problem[:MOST_WORDS])
+            )
 
     def note_progress(self, *, force: bool = False) -> None:
         """Write the step down: the first one at once, later ones every few seconds, the last one in any case."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from orchestrator.clock import Clock
-from orchestrator.cloud.base import ATTEMPT_TAG, OWNER_TAG, Cloud, Image, Instance
+from orchestrator.cloud.base import OWNER_TAG, Cloud, Image, Instance
 from orchestrator.engine.started import instance_started
 from orchestrator.errors import OFF_THE_LINE, AccessError, CloudError, CredentialsError
 from orchestrator.market.pools import pool_of
@@ -173,7 +173,7 @@ class Reaper:
     def note(self, instance: Instance) -> None:
         """Write down an instance that the run cannot use: it is billed like any other."""
         state = self.state()
-        number = int(instance.tags.get(ATTEMPT_TAG, "0") or 0)
+        number = instance.attempt
         asked = next((r for r in reversed(state.requests) if r.attempt == number), state.requests[-1])
         if state.attempt(number) is not None:
             number = 1 + max(a.number for a in state.attempts)

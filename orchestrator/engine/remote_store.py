@@ -21,6 +21,7 @@ from orchestrator.runs.outputs import Output, path_below
 from orchestrator.runs.state import Attempt
 
 UPLOAD_WAIT_S = 60.0  # after the trainer's end: wait at most so long until its last checkpoint is in S3 too
+MOST_WORDS = 300  # characters of a reason
 FETCHED = 2  # so many of the newest checkpoints that were stored while we were away are downloaded
 
 
@@ -90,7 +91,8 @@ class RemoteCopy:
                 self.journal.emit(CheckpointStored.of(output, number, self.journal.clock.now()))
 
     def note_trouble(self, number: int, problem: str) -> None:
-        """Write down that S3 refuses, once for each reason."""
+        """Write down that S3 refuses, once for each reason; the reason is cut, or no reader would take the event."""
+        problem = problem[:MOST_WORDS]
         if problem and self.journal.state().s3_trouble != problem:
             self.journal.emit(RemoteStoreTroubled(at=self.journal.clock.now(), attempt=number, reason=problem))
 

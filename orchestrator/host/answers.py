@@ -21,6 +21,7 @@ from orchestrator.runs import bounded_json
 from orchestrator.runs.checked import MOST_STEP
 from orchestrator.runs.outputs import (
     MOST_FILES,
+    MOST_PATH_BYTES,
     MOST_SIZE_BYTES,
     ExtraOutput,
     Output,
@@ -350,6 +351,18 @@ def public_host_key(raw: bytes, *, where: str) -> str:
     if not _HOST_KEY.fullmatch(public):
         raise _senseless(where, "agent.py rekey", f"{public[:40]!r} is not an Ed25519 public key")
     return public
+
+
+def folder_path(raw: bytes, *, where: str) -> str:
+    """Return the absolute path that `pwd` printed.
+
+    Raises:
+        HostError: it is none.
+    """
+    text = raw.removesuffix(b"\n").decode(errors="replace")
+    if not text.startswith("/") or not text.isprintable() or len(text) > MOST_PATH_BYTES:
+        raise _senseless(where, "pwd", f"{text[:40]!r} is not an absolute path")
+    return text
 
 
 def last_line(raw: bytes) -> bytes:

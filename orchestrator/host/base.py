@@ -87,6 +87,10 @@ class Cursor:
     log: int = 0
 
 
+NOTHING_NEW = Cursor(1 << 49, 1 << 49)
+"""Behind the end of every file, and a size that `host/answers.py` takes: a poll from here on brings no text."""
+
+
 @dataclass(frozen=True)
 class HostStatus:
     """What one poll of a host tells of its trainer."""

@@ -143,8 +143,8 @@ class SshShell:
                     ) from None
             except AuthenticationException:
                 raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
-            except (SSHException, OSError, EOFError) as error:
-                raise UnreachableError(f"{self.where}: {error or type(error).__name__}") from None
+            except Exception as error:  # noqa: BLE001  (paramiko raises here what its thread met in the server's packets)
+                raise UnreachableError(f"{self.where}: {_words(error)}") from None
         self._transport.set_keepalive(15)
 
     def _load_key(self) -> None:
@@ -226,10 +226,10 @@ class SshShell:
         """
         self.open()
         try:
-            channel = self._transport.open_session(timeout=timeout_s)
+            channel = self._begun(lambda: self._transport.open_session(timeout=timeout_s))
             try:
                 channel.settimeout(timeout_s)
-                channel.exec_command(command)
+                self._begun(lambda: channel.exec_command(command))
                 if feed is not None:
                     feed(self._looking_between(channel.sendall))
                 channel.shutdown_write()
@@ -243,6 +243,15 @@ class SshShell:
         except (SSHException, OSError, EOFError) as error:
             self.close()
             raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
+
+    def _begun(self, begin: Callable[[], Any]) -> Any:
+        """Call paramiko; whatever its thread met in the server's packets it raises here, of any type."""
+        try:
+            return begin()
+        except (SSHException, OSError, EOFError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise SSHException(_words(error)) from None
 
     def _looking_between(self, write: Write) -> Write:
         def write_and_look(piece: bytes) -> None:
@@ -297,6 +306,11 @@ class SshShell:
         """Close the connection, also to a host that no longer answers."""
         with suppress(SSHException, OSError, EOFError):
             self._connection.close()
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (SSHException, OSError)) and text else f"{type(error).__name__} {text}".strip()
 
 
 class TooMuchError(HostError):

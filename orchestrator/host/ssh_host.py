@@ -197,7 +197,7 @@ class SshHost:
     def start(self, job: Job, setup: Setup) -> None:
         """Give the agent its job on standard input: the user's variables appear on no command line and on no disk."""
         env = dict(job.env)
-        where = self._do(f"cd {shlex.quote(job.root)} && pwd").stdout.decode().strip()
+        where = answers.folder_path(self._do(f"cd {shlex.quote(job.root)} && pwd").stdout, where=self.shell.where)
         if job.is_bundled:
             env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
         words = {"{python}": setup.python, "{root}": where}
@@ -279,7 +279,9 @@ class SshHost:
             packed.seek(0)
             try:
                 return _unpack(packed, folder, {file.name: file.size_bytes for file in files})
-            except (tarfile.TarError, ValueError, OverflowError) as error:
+            except (HostError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001  (a tar of 1,000 headers in a row is a RecursionError, and so on)
                 raise CommandError("agent.py pack", 0, f"the tar that arrived is damaged: {error}") from None
 
     def stop(self, job_root: str) -> None:
@@ -323,13 +325,24 @@ def _unpack(packed: IO[bytes], folder: Path, asked: Mapping[str, int]) -> tuple[
                 continue
             target = path_below(folder, member.name)
             content = tar.extractfile(member)
-            if content is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
+            if content is not None and _takes_file(target):
                 target = path_below(folder, member.name)
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file)
                 written[member.name] = ExtraOutput(member.name, member.size)
     return tuple(written.values())
+
+
+def _takes_file(target: Path) -> bool:
+    """Make the folder of a file; return whether the file can be there.
+
+    It cannot where an earlier machine left a file with the name of its folder, or a folder with its name.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        return False
+    return target.is_file() or not os.path.lexists(target)
 
 
 def _place(job: Job, setup: Setup) -> dict[str, str] | None:

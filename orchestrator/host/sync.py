@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from orchestrator.errors import SpecError
 from orchestrator.host.file_list import Inside, list_files, walk
 from orchestrator.host.secret_names import is_asked_for, is_secret
+from orchestrator.runs.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def manifest(tree: Tree) -> dict[str, str]:
         if path.is_symlink():
             found[name] = "link:" + os.readlink(path)
         else:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found[name] = digest + ("x" if os.access(path, os.X_OK) else "")
+            found[name] = sha256_of(path) + ("x" if os.access(path, os.X_OK) else "")
     return found
 
 

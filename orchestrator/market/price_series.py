@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 DAY_S = 86400.0
+MOST_USD_H, MOST_DIGITS = 100_000, 40  # an event with a higher price is not read
 
 
 @dataclass(frozen=True, order=True)
@@ -39,6 +40,21 @@ class Window:
     volatility: float  # standard deviation over mean, both weighted by time
     changes: int
     known_from: float  # unix seconds: later than the start of the window if no older price is known
+
+
+def price_of(text: str) -> Decimal:
+    """Return the price in a text of somebody else's.
+
+    Raises:
+        ValueError: it is no number of dollars an hour that any machine costs.
+    """
+    try:
+        usd_h = Decimal(text)
+    except (InvalidOperation, TypeError, ValueError):
+        raise ValueError(f"{str(text)[:40]!r} is no price") from None
+    if not (usd_h.is_finite() and 0 <= usd_h <= MOST_USD_H and len(usd_h.as_tuple().digits) <= MOST_DIGITS):
+        raise ValueError(f"{str(text)[:40]!r} is no price of an instance-hour")
+    return usd_h
 
 
 def price_at(changes: Iterable[PricePoint], at: float) -> Decimal | None:

@@ -44,6 +44,7 @@ SSM_PROXY = (
 )
 """https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html"""
 RETRY_UNTIL_UP_S = 24 * 3600.0
+LARGEST_ENV_FILE_BYTES = 1 << 20
 TRAINER_FLAGS = ("model", "dataset", "steps", "checkpoint_every")
 
 
@@ -276,7 +277,11 @@ def _env_file(path_text: str | None) -> dict[str, str]:
         return {}
     path = Path(os.path.expanduser(path_text))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:  # a FIFO of the shell is one too, and a device may have no end
+            content = file.read(LARGEST_ENV_FILE_BYTES + 1)
+        if len(content) > LARGEST_ENV_FILE_BYTES:
+            raise SpecError(f"--env-file: {path_text} is larger than {LARGEST_ENV_FILE_BYTES >> 20} MiB")
+        lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise SpecError(f"--env-file: cannot read {path_text}: {error.strerror}; check the path") from None
     except UnicodeDecodeError:

@@ -143,6 +143,8 @@ def read_settings(named: str | None) -> FileSettings:
         values = read_file(named)
         return FileSettings(values, _sources(named, values))
     config = _config_folder() / "pixel-orch" / "config.yaml"
+    if os.path.lexists(config) and not config.is_file():  # limits in it would not hold
+        raise SpecError(f"{config}: it is no file, or a link to none; mend or remove it")
     own = read_file(str(config), is_named=False) if config.is_file() else {}
     sources = _sources(str(config), own)
     if not os.path.lexists(FOLDER_FILE):

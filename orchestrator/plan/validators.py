@@ -25,6 +25,9 @@ PROFILE_GRAMMAR = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 
 ENV_GRAMMAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+LEAST_AMOUNT, MOST_AMOUNT = Decimal("1e-9"), Decimal("1e12")
+LONGEST_S = 100 * 365 * 86400.0
+
 LOWEST_MAX_PRICE_USD_H = Decimal("0.001")  # EC2 wants MaxPrice above this (API reference, SpotMarketOptions)
 
 
@@ -81,6 +84,8 @@ def check_amount(text: str | float, *, flag: str, example: str) -> Decimal:
     if not amount.is_finite() or amount <= 0:
         what = "above zero" if amount.is_finite() else "a number"
         raise SpecError(f"{flag}: {text!r} is not {what}; write for example {flag} {example}")
+    if not LEAST_AMOUNT <= amount <= MOST_AMOUNT:
+        raise SpecError(f"{flag}: {text!r} is out of all proportion; write for example {flag} {example}")
     return amount
 
 
@@ -363,4 +368,7 @@ def duration_s(text: str, *, flag: str, example: str) -> float:
         raise SpecError(
             f"{flag}: {text!r} is not a duration; give seconds, or a number with s, m, h or d: {flag} {example}"
         ) from None
-    return float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
+    seconds = float(check_amount(number, flag=flag, example=example)) * (unit_s or 1)
+    if not 0 < seconds < LONGEST_S:
+        raise SpecError(f"{flag}: {text[:40]!r} is too short, or longer than 100 years; for example {flag} {example}")
+    return seconds

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, TypeVar
 
 from orchestrator.runs.checked import MOST_STEP, UNIX_TIMES, Range, WrongValueError, read
-from orchestrator.runs.outputs import Output
+from orchestrator.runs.outputs import MOST_SIZE_BYTES, Output
 
 State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
 FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
@@ -458,7 +458,7 @@ RANGES: dict[str, Range] = {
     "public_addresses": (0, 1000),
     "setup_s": (0, 1e9),
     "data_s": (0, 1e9),
-    "size_bytes": (0, 10**15),
+    "size_bytes": (0, MOST_SIZE_BYTES),
     "files": (0, 10**9),
     "pools": (0, 10**6),
     "pid": (0, 2**32),

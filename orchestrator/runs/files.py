@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import threading
@@ -55,7 +56,7 @@ def clear_parts(folder: Path) -> None:
     """Remove the unfinished downloads of processes that are gone."""
     for part in folder.glob(".*.part"):
         pid = part.name.split(".")[-2]
-        if pid.isdigit() and not _is_alive(int(pid)):
+        if re.fullmatch("[1-9][0-9]{0,8}", pid) and not _is_alive(int(pid)):
             part.unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.formatting import one_line, unwritable
-from orchestrator.runs.files import write_atomically
+from orchestrator.runs.files import read_bounded, write_atomically
 
 SCHEMA = 1
 """The layout of a home that this program writes, and the newest that it reads. Version 0.1.0 wrote schema 1."""
@@ -93,8 +93,8 @@ def make_home(home: Path) -> Path:
 def home_id(home: Path, *, write: bool = True) -> str:
     """Return the random id that tags the instances of this home; made at the first launch."""
     path = home / "id"
-    if path.exists():
-        return path.read_text().strip()
+    if os.path.lexists(path):
+        return _written_id(path)
     if not write:
         return "<this home>"
     own = home / f".id-{uuid.uuid4().hex}"
@@ -102,7 +102,25 @@ def home_id(home: Path, *, write: bool = True) -> str:
     with suppress(FileExistsError):  # another launch of this moment was first
         os.link(own, path)
     own.unlink()
-    return path.read_text().strip()
+    return _written_id(path)
+
+
+def _written_id(path: Path) -> str:
+    """Return the id in a file.
+
+    Raises:
+        SpecError: there is none in it.
+    """
+    try:
+        text = read_bounded(path, 1024).decode("ascii", errors="replace").strip()
+    except OSError as error:
+        raise SpecError(f"PIXEL_ORCH_HOME: cannot read {path} ({error.strerror}); make it readable") from None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", text):
+        raise SpecError(
+            f"PIXEL_ORCH_HOME: {path} is damaged: {text[:40]!r} is no id; write into it the value of the tag "
+            "pixel-orch:owner of the home's instances, or remove it if there are none"
+        )
+    return text
 
 
 def fresh_name(stem: str) -> str:

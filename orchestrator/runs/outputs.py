@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator.errors import HostError
 
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,12})\.[A-Za-z0-9]{1,20}")
-SAMPLES_NAME = re.compile(r"samples-(\d{1,12})\.png")
+CHECKPOINT_NAME = re.compile(r"checkpoint-([0-9]{1,12})\.[A-Za-z0-9]{1,20}")
+SAMPLES_NAME = re.compile(r"samples-([0-9]{1,12})\.png")
 """The same names as in `infra/instance/trainer_files.py`; group 1 is the step."""
 
 MOST_SIZE_BYTES = 1 << 50

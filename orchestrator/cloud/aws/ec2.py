@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -316,6 +317,11 @@ def configured_region(profile: str | None) -> str | None:
     return str(name) if name else None
 
 
+def _port(text: str) -> int:
+    """Return the port in the embedded cloud's tag; 22 for any other text, which somebody else wrote."""
+    return int(text) if re.fullmatch("[0-9]{1,5}", text) and 0 < int(text) < 1 << 16 else 22
+
+
 def _instance(raw: Mapping[str, Any], region: str) -> Instance:
     tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
     reason = raw.get("StateReason") or {}
@@ -329,7 +335,7 @@ def _instance(raw: Mapping[str, Any], region: str) -> Instance:
         launched_at=raw["LaunchTime"].timestamp(),
         address=raw.get("PublicIpAddress") or raw.get("PublicDnsName") or "",
         private_address=raw.get("PrivateIpAddress") or "",
-        ssh_port=int(tags.get(SSH_PORT_TAG, 22)),
+        ssh_port=_port(tags.get(SSH_PORT_TAG, "")),
         reason_code=reason.get("Code", ""),
         reason=reason.get("Message", "") or raw.get("StateTransitionReason", ""),
         client_token=raw.get("ClientToken", ""),

@@ -109,7 +109,8 @@ class S3Store:
         found: list[tuple[int, str, int]] = []
         with self._door():
             pages = self._s3.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
+            folder = f"{self.prefix}/checkpoints/"  # what an instance puts below it in another folder is none of them
+            for page in pages.paginate(Bucket=self.bucket, Prefix=folder, Delimiter="/"):
                 for entry in page.get("Contents", []):
                     match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
                     if match:
@@ -151,8 +152,11 @@ class S3Store:
         """
         check_room(destination.parent, output.size_bytes)
         part = part_path(destination, output.sha256)
+        source = key or f"{self.prefix}/checkpoints/{output.name}"
         with self._door(writes_to=destination.parent):
-            self._s3.download_file(self.bucket, key or f"{self.prefix}/checkpoints/{output.name}", str(part))
+            if int(self._s3.head_object(Bucket=self.bucket, Key=source)["ContentLength"]) != output.size_bytes:
+                return False  # replaced since it was listed
+            self._s3.download_file(self.bucket, source, str(part))
         if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
             part.unlink()
             return False

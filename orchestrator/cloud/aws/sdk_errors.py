@@ -8,6 +8,7 @@ Each becomes one line that names the remedy. Providers: https://docs.aws.amazon.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -31,6 +32,11 @@ MFA = (
 IDENTITY = "check the credentials: aws sts get-caller-identity"
 NETWORK = "check the network and try again"
 REPORT = "check the names that were given (bucket, region, instance); if they are right, please report it"
+
+BAD_HEADER = "Invalid header value"  # of http.client: a key or a token is sent in a header, and the text quotes it
+UNSENDABLE = "a line break or another character that no request can carry"
+MEND_KEYS = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew, or mend ~/.aws/credentials"
+_USER_INFO = re.compile(r"//[^/\s]*@")  # of a URL: name and password
 
 PROVIDER_MODULES = ("credentials", "tokens", "utils", "configloader", "configprovider", "session")
 """The modules of botocore in which credentials and settings are read; an error from there is one of this machine."""
@@ -131,6 +137,8 @@ def _about_credentials(error: Exception, said: str) -> str:
         return f"no usable AWS credentials ({said}); {LOG_IN}, or {MEND_CONFIG}"
     if isinstance(error, (HelperError, subprocess.SubprocessError)) or _is_of_helper(error):
         return f"no usable AWS credentials ({said}); {MEND_HELPER}"
+    if UNSENDABLE in said:
+        return f"no usable AWS credentials ({said}); {MEND_KEYS}"
     return f"no usable AWS credentials ({said}); {NO_CREDENTIALS}" if isinstance(error, CREDENTIAL_ERRORS) else ""
 
 
@@ -158,8 +166,15 @@ def _is_of_helper(error: Exception) -> bool:
     return isinstance(error, json.JSONDecodeError)
 
 
+def _without_secrets(text: str) -> str:
+    """Return an error's text without the session token and the proxy's password that some errors of botocore quote."""
+    if BAD_HEADER in text:
+        return f"a key or a token holds {UNSENDABLE}"
+    return _USER_INFO.sub("//***@", text)
+
+
 def one_line(error: BaseException) -> str:
     """Return the error's text as one line of printable characters, its type where it has no text."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    text = "".join(letter if letter.isprintable() else " " for letter in _without_secrets(str(error)))
     text = " ".join(text.split()).rstrip(".")
     return (text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 3] + "...") or type(error).__name__

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
-from decimal import Decimal
 from typing import Any
 
 from orchestrator.market.pools import Pool
-from orchestrator.market.price_series import PricePoint
+from orchestrator.market.price_series import PricePoint, price_of
 
 PRODUCT = "Linux/UNIX"
 
@@ -28,7 +28,11 @@ def history_parameters(types: Sequence[str], start: float, end: float, zone: str
 
 
 def price_changes(raw_changes: Iterable[Mapping[str, Any]], region: str) -> Iterator[tuple[Pool, PricePoint]]:
-    """Yield each change of the answer with its pool, in the order of the answer: newest first, and not strictly so."""
+    """Yield each change of the answer with its pool, in the order of the answer: newest first, and not strictly so.
+
+    A change whose price is none is passed over.
+    """
     for raw in raw_changes:
         pool = Pool(raw["InstanceType"], raw["AvailabilityZone"], region)
-        yield pool, PricePoint(raw["Timestamp"].timestamp(), Decimal(raw["SpotPrice"]))
+        with suppress(ValueError):
+            yield pool, PricePoint(raw["Timestamp"].timestamp(), price_of(raw["SpotPrice"]))

@@ -113,3 +113,16 @@ def test_only_sample_images_can_be_fetched(home: Path, path: str, status: int) -
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_only_get_is_allowed(home: Path, method: str) -> None:
     assert asked(home, "/?token=secret", method=method)[0] == 405
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "127.0.0.1:1@evil", "", "evil.example", "127.0.0.1.evil.example", "0"])
+def test_a_host_header_that_is_not_ours_is_refused(tmp_path: Path, host: str) -> None:
+    assert asked(tmp_path, "/?token=secret", host=host)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "name", [f"samples-{'9' * 300}.png", "samples-٣.png", "samples-1.png%00", "..", "samples-1.PNG"]
+)
+def test_a_name_of_a_picture_that_is_none_is_not_looked_for(tmp_path: Path, name: str) -> None:
+    path = f"/samples/x/{name}?token=secret"
+    assert asked(tmp_path, path)[0] == 404

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import CommandError, HostError
-from orchestrator.host.base import CommandResult
+from orchestrator.host.base import CommandResult, Job, Setup
 from orchestrator.host.shell import TooMuchError
 from orchestrator.host.ssh_host import SshHost
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
@@ -156,6 +156,36 @@ def test_no_file_is_written_through_a_link_that_lies_in_the_folder(tmp_path: Pat
 def test_a_damaged_or_compressed_tar_is_an_error_of_that_machine(tmp_path: Path, sent: bytes) -> None:
     with pytest.raises(CommandError, match="damaged"):
         host_that_sends(sent).fetch_extra_outputs("root", ASKED, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGLINK])
+def test_headers_in_a_row_are_an_error_of_that_machine(tmp_path: Path, kind: bytes) -> None:
+    """`tarfile` reads each from within the one before: the stack ends sooner than the tar."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 10
+    block = header.tobuf(tarfile.USTAR_FORMAT) + b"10 a=bcde\n".ljust(512, b"\0")
+    asked = [ExtraOutput("b.txt", 5_000_000)]
+    with pytest.raises(CommandError, match="damaged"):
+        host_that_sends(block * 3_000).fetch_extra_outputs("root", asked, tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_hides_no_other_file(tmp_path: Path) -> None:
+    """The machine before this one left `a` as a file, and `b.txt` as a folder."""
+    (tmp_path / "a").write_bytes(b"of the first machine")
+    (tmp_path / "b.txt").mkdir()
+    sent = tar_of(*((name, tarfile.REGTYPE, b"hello") for name in ("a/log.txt", "b.txt", "c.txt")))
+    written = host_that_sends(sent).fetch_extra_outputs("root", [*ASKED, ExtraOutput("c.txt", 5)], tmp_path)
+    assert [file.name for file in written] == ["c.txt"]
+    assert (tmp_path / "a").read_bytes() == b"of the first machine"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\xff\xfe/home", b"home/ubuntu", b"/home\n/root\n", b"/\x1b[2J", b"/" * 2_000]
+)
+def test_a_working_folder_that_is_no_path_is_an_error_of_that_machine(answer: bytes) -> None:
+    job = Job("pixel-orch/x", ("true",), {}, None, Path(), (), 60.0, 60.0, 5.0)
+    with pytest.raises(HostError, match="makes no sense"):
+        host_that_sends(answer).start(job, Setup("python3", "", "", ""))
 
 
 def test_an_endless_tar_is_cut(tmp_path: Path) -> None:

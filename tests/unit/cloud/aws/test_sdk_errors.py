@@ -333,3 +333,35 @@ def test_the_region_of_a_broken_configuration(config: Path) -> None:
     config.write_text("[[[")
     with pytest.raises(CredentialsError, match="Unable to parse config file"):
         configured_region(None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sdk.HTTPClientError(error=ValueError("Invalid header value b'hunter2\\nx'")),
+        ValueError("Invalid header value b'AWS4-HMAC-SHA256 Credential=hunter2\\n/20261129/us-east-1'"),
+        sdk.HTTPClientError(error=ValueError("Failed to parse: http://user:hunter2@127.0.0.1:99999")),
+        sdk.EndpointConnectionError(endpoint_url="https://hunter2@ec2.example/"),
+        sdk.ProxyConnectionError(proxy_url="http://me:x@proxy:3128 and http://hunter2:x@other"),
+        sdk.ConnectTimeoutError(endpoint_url="http://a:hunter2@[::1]:9/"),
+        OSError("tunnel to //hunter2@h failed"),
+    ],
+)
+def test_no_token_and_no_password_of_a_proxy_is_repeated(error: Exception) -> None:
+    with pytest.raises(CloudError) as caught, map_boto_errors("us-east-1"):
+        raise error
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"])
+def test_a_key_with_a_line_break_is_an_error_of_the_key_and_not_of_the_network(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "A")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "B")
+    monkeypatch.setenv(name, "hunter2\nx")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(CredentialsError, match="holds a line break") as caught:
+        AwsCloud(["us-east-1"]).instances()
+    assert "hunter2" not in str(caught.value)
+    assert "network" not in str(caught.value)

@@ -164,6 +164,16 @@ def test_the_newest_whole_one_is_found_and_the_refused_are_named(tmp_path: Path)
     assert "holds step 40, which differs from its file name" in refused[1][1]
 
 
+@pytest.mark.parametrize("best", [b"", b"[" * 100_000, b"{}", b"[]", b"7", b'{"step": []}', b'{"step": "5"}', b"\xff",
+    b'{"step": 1e999}', b'{"step": ' + b"9" * 5_000 + b"}", b'{"step": 5, "x": "' + b"x" * 99_999 + b'"}'])  # fmt: skip
+def test_a_note_of_the_best_that_makes_no_sense_means_the_newest(tmp_path: Path, best: bytes) -> None:
+    """It is downloaded from a rented machine."""
+    for step in (5, 9):
+        path_of(tmp_path, step).write_bytes(b"w")
+    (tmp_path / "best.json").write_bytes(best)
+    assert checkpoints.find(tmp_path) == path_of(tmp_path, 9)
+
+
 def test_pruning_keeps_the_newest_the_best_and_what_it_was_told_to_spare(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 5, 6, 9):
         path_of(tmp_path, step).touch()

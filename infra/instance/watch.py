@@ -29,6 +29,7 @@ from infra.instance.trainer_files import CHECKPOINT, found_in_code, outputs, rea
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
 LEAVE_TO_AWS_S = 180.0  # after a notice: its two minutes, and one for a delay of AWS
+OUTLIVED_S = 240.0  # after a notice: the owner ends the instance a minute earlier, if it can
 HOLD_S, HOLD_EVERY_S = 900.0, 30.0  # how far the guard's deadline is moved into the future, and how often
 UPLOAD_TIMEOUT_S = 300.0  # from the trainer's exit to the upload of its last checkpoint; the machine then ends anyway
 GPU_FIELDS = ("name", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used", "memory.total")
@@ -338,7 +339,7 @@ class Watch:
 
     def outlived_notice(self) -> bool:
         """Return whether the trainer has exited on a notice that AWS did not act on: nothing trains here any more."""
-        is_late = self.noticed_at is not None and steady() - self.noticed_at > LEAVE_TO_AWS_S
+        is_late = self.noticed_at is not None and steady() - self.noticed_at > OUTLIVED_S
         return is_late and self.state["trainer"]["state"] == "exited"
 
     def may_shut_down(self) -> bool:

@@ -28,7 +28,7 @@ BENIGN = {  # what a run gets over by itself
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
 HELPER_HEALS_S = 600.0  # credentials that fail for less in all are lived through, once there is a machine
 MONEY = Decimal("1e-9")
-LEFT_TO_AWS_MIN = 3  # after a notice in the first hour we do not end it, should AWS do so: it is the one exception
+LEFT_TO_AWS_MIN = 4  # after a notice, until the instance ends itself: in its first hour AWS may end it for free
 
 
 def check(tale: Tale) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.support.memory import MemoryCloud
 
 FIRST_HOUR_S = 3600.0
+OUTLIVED_S = 240.0  # watch.py: then nothing trains there any more
 LEAVE_TO_AWS_S = 180.0  # watch.py: from a notice on, in the first hour
 
 
@@ -116,7 +117,7 @@ class Agent:
                 due, why, grace_s = machine.allowed_at + machine.allow_s - saving_s, "its money is used up", saving_s
         if machine.job.time_limit_s is not None and machine.watched_from + machine.job.time_limit_s < due:
             due, why, grace_s = machine.watched_from + machine.job.time_limit_s, "its time limit is reached", 0.0
-        late_at = (machine.noticed_at or 0.0) + LEAVE_TO_AWS_S
+        late_at = (machine.noticed_at or 0.0) + OUTLIVED_S
         if machine.noticed_at is not None and late_at < due and self._has_exited(late_at):
             due, why, grace_s = late_at, "it outlived its notice", 0.0
         if machine.noticed_at is not None and due < machine.watched_from + FIRST_HOUR_S:

@@ -29,6 +29,7 @@ def main(name: str, verb: Verb, lock: RunLock) -> int:
         lock: of the run, inherited from the process that started this one.
     """
     os.set_inheritable(lock.descriptor, False)  # a helper that outlives this process must not hold it
+    lock.sign(starting=True)
     store = RunStore.open(home_from_environment(), name)
     spec, clock = store.spec(), SystemClock()
     with cloud_of(spec, store.home) as cloud:

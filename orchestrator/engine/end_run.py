@@ -31,10 +31,10 @@ def end_run(store: RunStore, home: Path) -> None:
     """
     clock = SystemClock()
     give_up_at = clock.now() + END_TIMEOUT_S
-    pid: int | None = None
+    seen: set[int] = set()
     while clock.now() < give_up_at:
         if store.state().is_final:
-            if pid is not None:
+            for pid in seen:
                 wait_until_gone(pid)  # it still ends the embedded cloud
             return
         try:
@@ -42,7 +42,7 @@ def end_run(store: RunStore, home: Path) -> None:
                 end_unowned(store, home)
             return
         except RunBusyError:
-            pid = _ask(store, pid)
+            _ask(store, seen)
             clock.sleep(ASK_AGAIN_S)
     raise HostError(
         f"process {store.owner_pid() or '?'} did not end the run within {END_TIMEOUT_S:.0f} s; "
@@ -50,17 +50,18 @@ def end_run(store: RunStore, home: Path) -> None:
     )
 
 
-def _ask(store: RunStore, asked: int | None) -> int | None:
+def _ask(store: RunStore, asked: set[int]) -> None:
     """Ask the process that leads the run to end it, once each: a launch in the background passes it to another.
 
-    Returns the process that was sent a signal.
+    Args:
+        store: of the run.
+        asked: the processes that were sent a signal; the one of now is added.
     """
     holder = Holder.of(store.folder)
     store.request_stop("CANCELLED")  # also for a process that does not listen to signals yet
-    if holder.pid is None or holder.is_shared or holder.pid == asked:
-        return asked
-    _signal(holder.pid)
-    return holder.pid
+    if holder.pid is not None and not holder.is_shared and holder.pid not in asked:
+        asked.add(holder.pid)
+        _signal(holder.pid)
 
 
 def _signal(pid: int) -> None:

@@ -21,7 +21,7 @@ from orchestrator.formatting import one_line
 from orchestrator.host.connect import forget_ssh_config
 from orchestrator.plan.launch_preparation import PreparedRun
 from orchestrator.runs.events import ClockDiffers, Event, StateChanged
-from orchestrator.runs.lock import RunBusyError
+from orchestrator.runs.lock import Holder, RunBusyError
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
@@ -130,7 +130,7 @@ def lead_in_background(run: PreparedRun) -> int | None:
             cwd="/",
         )
     try:
-        while store.owner_pid() != child.pid:
+        while not _is_led_by(store, child.pid):
             if child.poll() is not None:
                 _check_ended(run, child.returncode)
                 return None
@@ -139,6 +139,11 @@ def lead_in_background(run: PreparedRun) -> int | None:
         child.terminate()
         raise
     return child.pid
+
+
+def _is_led_by(store: RunStore, pid: int) -> bool:
+    holder = Holder.of(store.folder)
+    return holder.pid == pid and not holder.is_starting
 
 
 def _check_ended(run: PreparedRun, code: int) -> None:
@@ -153,7 +158,8 @@ def _check_ended(run: PreparedRun, code: int) -> None:
     reason = f"{what}: {last or 'it printed nothing'}; see {log_path}"
     if store.state().state == "PENDING":  # the folder stays, for its log
         with suppress(RunBusyError), store.owned():
-            store.append(StateChanged(at=SystemClock().now(), state="FAILED", reason=reason))
+            state = store.requested_stop() or "FAILED"  # `down` has ended it
+            store.append(StateChanged(at=SystemClock().now(), state=state, reason=reason))
     raise PixelOrchError(f"{store.run}: {reason}")
 
 

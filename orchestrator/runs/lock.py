@@ -17,6 +17,7 @@ from orchestrator.errors import PixelOrchError
 
 NAME = "lock"
 SHARED = "shared"
+STARTING = "starting"
 
 
 class RunBusyError(PixelOrchError):
@@ -56,13 +57,15 @@ class RunLock:
         lock.sign()
         return lock
 
-    def sign(self, *, shared: bool = False) -> None:
+    def sign(self, *, shared: bool = False, starting: bool = False) -> None:
         """Write down that this process holds it.
 
         Args:
             shared: this process leads other runs too: it is stopped by a file in the folder, never by a signal.
+            starting: it does not lead the run yet.
         """
-        words = [str(os.getpid()), *([SHARED] if shared else []), f"@{_started(os.getpid())}"]
+        marks = {SHARED: shared, STARTING: starting}
+        words = [str(os.getpid()), *(word for word, is_so in marks.items() if is_so), f"@{_started(os.getpid())}"]
         text = " ".join(words).encode()
         os.pwrite(self.descriptor, text, 0)
         os.ftruncate(self.descriptor, len(text))
@@ -88,11 +91,13 @@ class Holder:
     Args:
         pid: None if no process does, or one that cannot be told.
         is_shared: whether it leads other runs too.
+        is_starting: whether it does not lead the run yet.
     """
 
-    def __init__(self, pid: int | None = None, *, is_shared: bool = False) -> None:
+    def __init__(self, pid: int | None = None, *, is_shared: bool = False, is_starting: bool = False) -> None:
         self.pid = pid
         self.is_shared = is_shared
+        self.is_starting = is_starting
 
     @classmethod
     def of(cls, folder: Path) -> Holder:
@@ -103,7 +108,7 @@ class Holder:
         pid, started = int(words[0]), words[-1].partition("@")[2]
         if started and started != _started(pid):
             return cls()
-        return cls(pid, is_shared=SHARED in words)
+        return cls(pid, is_shared=SHARED in words, is_starting=STARTING in words)
 
 
 def is_held(folder: Path) -> bool:

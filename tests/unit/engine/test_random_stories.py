@@ -85,12 +85,6 @@ RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
     ),
     "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 450),
     "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
-    "a notice is always left to AWS": (
-        Reaper,
-        "should_leave_to_aws",
-        lambda self, attempt, even=False: attempt.market == "spot" and attempt.noticed_ends_at is not None,
-        500,
-    ),
 }  # fmt: skip
 
 

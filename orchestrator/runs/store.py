@@ -81,7 +81,7 @@ class RunStore:
     def begin(cls, home: Path, spec: RunSpec) -> tuple[RunStore, RunLock]:
         """Make the folder of a new run under a temporary name, and take its lock; `publish` gives it its name.
 
-        So no other command finds a run that is half there, or one that nobody leads.
+        So no other command finds a run that is half there, or one without a leading process.
 
         Raises:
             SpecError: the home cannot be written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.support import lies, lying_program
 from tests.support.stage import Stage, staged
 
 pytestmark = pytest.mark.slow
-OUTSIDE = Path("/tmp/owned-by-a-machine")  # noqa: S108  (what the liar tries to write)
+OUTSIDE = Path(tempfile.gettempdir(), "owned-by-a-machine")  # what the liar tries to write
 STEPS = 1300
 
 

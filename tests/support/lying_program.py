@@ -17,19 +17,20 @@ from pathlib import Path
 BIN = Path("..", "bin").resolve()
 
 AGENT = """#!/usr/bin/env python3
-import io, json, os, subprocess, sys, tarfile
+import io, json, os, subprocess, sys, tarfile, tempfile
 sys.path.insert(0, {code!r})
 from lies import LIES, told
 here = os.path.dirname(os.path.abspath(__file__))
 words = [sys.executable, os.path.join(here, "true_agent.py"), *sys.argv[1:]]
 which, verb = {which!r}, sys.argv[1]
 out = sys.stdout.buffer
+outside = os.path.join(tempfile.gettempdir(), "owned-by-a-machine")
 
 
 def evil_tar():
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, kind in (("../../../../owned", tarfile.REGTYPE), ("/tmp/owned-by-a-machine", tarfile.REGTYPE),
+        for name, kind in (("../../../../owned", tarfile.REGTYPE), (outside, tarfile.REGTYPE),
                            ("notes.txt", tarfile.SYMTYPE), ("../key", tarfile.LNKTYPE), ("key", tarfile.REGTYPE)):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "../key"
@@ -62,7 +63,7 @@ elif verb == "read" and which == "all" and not os.path.exists(os.path.join(here,
         pass
 elif verb == "rest" and which == "all":
     files = [{{"name": name, "size_bytes": 6}} for name in
-             ("../../../../owned", "/tmp/owned-by-a-machine", "a\\nb", "notes.txt", "key", "x" * 3000)]
+             ("../../../../owned", outside, "a\\nb", "notes.txt", "key", "x" * 3000)]
     out.write(json.dumps({{"files": files}}).encode())
 elif verb == "pack" and which == "all":
     sys.stdin.read()

@@ -90,7 +90,7 @@ def ask_down(home: Path) -> bool:
     found = [store for store in RunStore.all(home) if not store.state().is_final]
     for store in found:
         with pytest.raises(RunBusyError), store.owned():
-            raise AssertionError("nobody leads a run that another command can see")
+            raise AssertionError("no process leads a run that another command can see")
         store.request_stop("CANCELLED")
     return bool(found)
 

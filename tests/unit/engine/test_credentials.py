@@ -1,4 +1,4 @@
-"""Credentials that fail and heal: a training goes on, and no machine is left behind that nobody leads."""
+"""Credentials that fail and heal: a training goes on, and no machine is left behind without a leading process."""
 
 from __future__ import annotations
 

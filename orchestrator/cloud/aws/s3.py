@@ -1,6 +1,6 @@
 """A run's copy in S3, seen from this machine: whether the bucket is usable, and what the instances stored.
 
-The layout below a run's prefix is that of `infra/instance/s3_layout.py`. Each machine writes to a folder of its own, and
+The layout below a run's prefix is that of `infra/instance/s3_layout.py`. Each machine writes to its own folder, and
 only the folders of the run's own instances are read: what another machine wrote below the prefix is never used.
 """
 

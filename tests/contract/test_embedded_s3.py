@@ -23,6 +23,7 @@ POLICY = {
     "Version": "2012-10-17",
     "Statement": [
         {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::kept-bucket/mine/*"},
+        {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::kept-bucket/machines/${aws:userid}/*"},
         {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::kept-bucket"},
     ],
 }
@@ -48,7 +49,7 @@ def make_profile(cloud: EmbeddedCloud) -> None:
 ON_THE_INSTANCE = """
 import boto3, json
 from botocore.exceptions import ClientError
-s3, said = boto3.client("s3"), {}
+s3, sts, said = boto3.client("s3"), boto3.client("sts"), {}
 def attempt(name, call, **parameters):
     try:
         call(Bucket="kept-bucket", **parameters)
@@ -60,6 +61,14 @@ attempt("get", s3.get_object, Key="mine/a")
 attempt("list", s3.list_objects_v2, Prefix="mine/")
 attempt("put elsewhere", s3.put_object, Key="yours/a", Body=b"x" * 100000)
 attempt("delete", s3.delete_object, Key="mine/a")
+said["who"] = who = sts.get_caller_identity()
+del who["ResponseMetadata"]
+attempt("put in own folder", s3.put_object, Key="machines/%s/a" % who["UserId"], Body=b"x")
+attempt("put in another's", s3.put_object, Key="machines/%s0/a" % who["UserId"], Body=b"x")
+try:
+    sts.get_session_token()
+except ClientError as error:
+    said["sts"] = error.response["Error"]["Code"]
 try:
     boto3.client("ec2", endpoint_url=s3.meta.endpoint_url, region_name="us-east-1").describe_instances()
 except ClientError as error:
@@ -99,7 +108,18 @@ def test_what_stands_outlives_the_process_and_a_role_may_what_its_policy_says(ho
     folder = home / "local" / "instances" / instance_id / "home"
     wait_until(folder / "done")
     assert (folder / "errors").read_text() == ""
-    assert json.loads((folder / "said").read_text()) == {
+    said = json.loads((folder / "said").read_text())
+    role_id = client(cloud, "iam").get_role(RoleName="carrier")["Role"]["RoleId"]
+    assert said.pop("who") == {
+        "UserId": f"{role_id}:{instance_id}",
+        "Account": "123456789012",
+        "Arn": f"arn:aws:sts::123456789012:assumed-role/carrier/{instance_id}",
+    }
+    assert role_id.startswith("AROA")
+    assert said == {
+        "put in own folder": "ok",
+        "put in another's": "AccessDenied",
+        "sts": "AccessDenied",
         "put": "ok",
         "get": "ok",
         "list": "ok",

@@ -49,7 +49,10 @@ class S3:
         try:
             self._cloud.faults.strike(Call(operation))
             if signer is not None:
-                self._check(signer, action, bucket, key, query)
+                asked = {"s3:prefix": query.get("prefix", "")}
+                if "HTTP_IF_NONE_MATCH" in environ:
+                    asked["s3:if-none-match"] = environ["HTTP_IF_NONE_MATCH"]
+                self._check(signer, action, bucket, key, asked)
         except ApiError as error:
             return _refuse(environ, start_response, error)
         size = int(environ.get("CONTENT_LENGTH") or 0)
@@ -68,11 +71,11 @@ class S3:
                 self._write_down(bucket, key)
         return [body]
 
-    def _check(self, signer: tuple[str, str], action: str, bucket: str, key: str, query: dict[str, str]) -> None:
+    def _check(self, signer: tuple[str, str], action: str, bucket: str, key: str, asked: dict[str, str]) -> None:
         role, instance_id = signer
         resource = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
         context = {
-            "s3:prefix": query.get("prefix", ""),
+            **asked,
             "aws:SecureTransport": "true",
             "aws:userid": moto_iam.user_id(role, instance_id),
             "aws:PrincipalAccount": moto_ec2.ACCOUNT_ID,

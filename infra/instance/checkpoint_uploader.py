@@ -4,10 +4,13 @@
     checkpoint_uploader.py watch ROOT PLACE          upload each finished checkpoint, the metrics and the log
     checkpoint_uploader.py restore ROOT PLACE STEP   download the newest whole checkpoints from STEP on into `out/`
 
-PLACE is a JSON object: bucket, prefix, region. The prefix holds
+PLACE is a JSON object: bucket, prefix, region; for `restore` also `instances`, the ids of the run's instances in the
+order of their launch. This machine writes to a folder of its own below the prefix (`s3_layout.py`), which holds
 
-    checkpoints/checkpoint-<step>.pt     as the trainer wrote it; its metadata has `sha256` and `step`
-    attempts/<instance id>/              metrics.jsonl, trainer.log, and state.json: how the trainer and the agent ended
+    checkpoints/checkpoint-<step>.pt         as the trainer wrote it; its metadata has `sha256` and `step`
+    metrics.jsonl, trainer.log, state.json   the last one says how the trainer and the agent ended
+
+It reads what the run's other instances wrote to theirs, and nothing of an instance that is not the run's.
 
 It needs boto3, which the bootstrap installs; the agent needs the standard library only. A checkpoint counts as stored
 when S3 has it whole: S3 checks the SHA-256 of each part, and the file's own digest is the same before and after the
@@ -21,6 +24,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -30,7 +34,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.instance.metadata import Metadata, keep_from_proxy
-from infra.instance.trainer_files import CHECKPOINT, outputs, read_json, sha256_of, write_json
+from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
+from infra.instance.trainer_files import outputs, read_json, sha256_of, write_json
 
 PART_BYTES = 16 << 20
 LOOK_EVERY_S = 1.0
@@ -41,20 +46,46 @@ TRIED = 4  # how many of the newest checkpoints are checked for whole ones
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
-def client(region: str) -> Any:
-    """Return an S3 client with the role's credentials, which boto3 reads from the instance metadata and renews."""
+def client(service: str, region: str) -> Any:
+    """Return a client with the role's credentials, which boto3 reads from the instance metadata and renews."""
     keep_from_proxy(os.environ)  # boto3 asks the metadata for the role's keys
+    os.environ.setdefault("AWS_STS_REGIONAL_ENDPOINTS", "regional")  # an endpoint of a VPC has this name only
     retries = {"mode": "standard", "total_max_attempts": 4}
-    return boto3.client("s3", region_name=region, config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60)
+    return boto3.client(service, region_name=region, config=config)
+
+
+def own_user_id(place: dict[str, Any]) -> str:
+    """Return this machine's `aws:userid`, as S3 will see it.
+
+    Raises:
+        PermissionError: the credentials are not those of an instance's role: no reader would take what they write.
+    """
+    region = Metadata().get("placement/region") or place["region"]
+    user_id = str(client("sts", region).get_caller_identity()["UserId"])
+    if not instance_of(user_id):
+        raise PermissionError(
+            f"boto3 finds credentials of {user_id}, which are not those of this instance's role; "
+            "remove them (AWS_ACCESS_KEY_ID, ~/.aws), so that the role's are used"
+        )
+    return user_id
 
 
 class RemoteStore:
-    """The location of one run in S3, and what this instance has stored there."""
+    """The location of one run in S3, and what this instance has stored there.
 
-    def __init__(self, root: str, place: dict[str, Any], s3: Any) -> None:
+    Args:
+        root: the run's folder on this machine.
+        place: bucket, prefix, and for `restore` the run's instances.
+        s3: the boto3 client.
+        user_id: asks for this machine's `aws:userid`; called before the first upload, and until it has answered.
+    """
+
+    def __init__(self, root: str, place: dict[str, Any], s3: Any, user_id: Callable[[], str]) -> None:
         self.root = root
         self.bucket: str = place["bucket"]
         self.prefix: str = place["prefix"].rstrip("/")
+        self.instances: list[str] = place.get("instances", [])
         self.s3 = s3
         self.ledger = os.path.join(root, "agent", "s3.json")
         known = read_json(self.ledger, {})
@@ -64,7 +95,8 @@ class RemoteStore:
         self._state_sent: dict[str, Any] = {}
         self.is_done = False  # the trainer has exited, and all its checkpoints are stored
         self._metrics_at = 0.0
-        self._instance_id = ""
+        self._ask_user_id = user_id
+        self._user_id = ""
 
     # -- uploading
 
@@ -108,7 +140,7 @@ class RemoteStore:
         path = self.find(output["name"])
         if path is None:
             return  # pruned by the trainer
-        key = f"{self.prefix}/checkpoints/{output['name']}"
+        key = self.key(f"checkpoints/{output['name']}")
         metadata = {"sha256": output["sha256"], "step": str(output["step"])}
         self.s3.upload_file(
             path,
@@ -144,15 +176,13 @@ class RemoteStore:
         self._sent[name] = seen
 
     def put(self, target: str, content: bytes) -> None:
-        """Write a small object under this instance's prefix."""
-        key = f"{self.prefix}/attempts/{self.instance_id()}/{target}"
-        self.s3.put_object(Bucket=self.bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
+        """Write a small object to this machine's folder."""
+        self.s3.put_object(Bucket=self.bucket, Key=self.key(target), Body=content, ChecksumAlgorithm="SHA256")
 
-    def instance_id(self) -> str:
-        """Return the instance id from the instance metadata, or "unknown"."""
-        if not self._instance_id:
-            self._instance_id = Metadata().get("instance-id") or "unknown"
-        return self._instance_id
+    def key(self, name: str) -> str:
+        """Return the key of a file of this machine: the role's policy lets it write no other."""
+        self._user_id = self._user_id or self._ask_user_id()
+        return f"{machine_folder(self.prefix, self._user_id)}/{name}"
 
     def write_ledger(self) -> None:
         """Write the list of stored checkpoints. If the disk is full, the next round tries again."""
@@ -166,9 +196,11 @@ class RemoteStore:
         """Download the newest whole checkpoints from `least_step` on; return which, and which are damaged."""
         restored: list[dict[str, Any]] = []
         refused: list[dict[str, str]] = []
-        for step, name, key in self.newest()[:TRIED]:
+        for step, _, name, key in self.newest()[:TRIED]:
             if step < least_step or len(restored) == RESTORED:
                 break
+            if any(name == one["name"] for one in restored):
+                continue  # an earlier machine's of the same step
             part, final = (os.path.join(self.root, "out", one) for one in (f".{name}.part", name))
             wanted = self.s3.head_object(Bucket=self.bucket, Key=key)["Metadata"].get("sha256", "")
             self.s3.download_file(self.bucket, key, part)
@@ -184,17 +216,13 @@ class RemoteStore:
         self.write_ledger()
         return {"restored": restored, "refused": refused}
 
-    def newest(self) -> list[tuple[int, str, str]]:
-        """Return (step, name, key) of the stored checkpoints, newest first."""
-        found = []
+    def newest(self) -> list[StoredCheckpoint]:
+        """Return the checkpoints that the run's instances stored, newest first."""
+        keys = []
         pages = self.s3.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/checkpoints/"):
-            for entry in page.get("Contents", []):
-                name = entry["Key"].rpartition("/")[2]
-                match = CHECKPOINT.fullmatch(name)
-                if match:
-                    found.append((int(match.group(1)), name, entry["Key"]))
-        return sorted(found, reverse=True)
+        for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/"):
+            keys += [entry["Key"] for entry in page.get("Contents", [])]
+        return checkpoints(self.prefix, keys, self.instances)[::-1]
 
 
 def one_line(error: Exception) -> str:
@@ -205,7 +233,7 @@ def one_line(error: Exception) -> str:
 def main(argv: list[str]) -> int:
     """Run one verb; see the module's docstring."""
     verb, root, place = argv[1], os.path.abspath(os.path.expanduser(argv[2])), json.loads(argv[3])
-    store = RemoteStore(root, place, client(place["region"]))
+    store = RemoteStore(root, place, client("s3", place["region"]), lambda: own_user_id(place))
     if verb == "watch":
         store.watch()
     elif verb == "restore":

@@ -12,7 +12,8 @@ recipe that the data must have been prepared with; a manifest with another recip
 manifest yet.
 
 `keep` uploads a folder that was prepared here. The manifest is uploaded last, so that its presence means that the data
-are complete. A file that is already there is not uploaded again, and no object is overwritten.
+are complete. A file that is already there is not uploaded again, and no object is overwritten: S3 is told so with each
+upload (`If-None-Match`), and the role's policy allows no other upload.
 
 It needs boto3, which finds the credentials of the instance's role.
 """
@@ -247,6 +248,18 @@ def leave_behind(progress: dict[str, Any]) -> None:
         os.dup2(null, descriptor)
 
 
+def overwrite_nothing(s3: Any) -> None:
+    """Let each upload of a boto3 client fail with 412 if there is an object of that name.
+
+    An older boto3 does not know the parameter `IfNoneMatch`, so the header is added before the request is signed.
+    """
+
+    def add(params: dict[str, Any], **_: Any) -> None:
+        params["headers"]["If-None-Match"] = "*"
+
+    s3.meta.events.register("before-call.s3.PutObject", add)
+
+
 def main(argv: list[str]) -> int:
     """Run `fetch` or `keep`; see the module's docstring."""
     verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
@@ -254,6 +267,7 @@ def main(argv: list[str]) -> int:
     keep_from_proxy(os.environ)  # boto3 asks the metadata for the role's keys
     retries = {"mode": "standard", "total_max_attempts": 4}
     s3 = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    overwrite_nothing(s3)
     try:
         if verb == "keep":
             print(json.dumps(keep(Source(url, s3), folder)), flush=True)

@@ -16,6 +16,7 @@ PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json")
 PROGRAMS_FOR_BUCKET = ("checkpoint_uploader.py",)
 PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
 MODULES = ("__init__.py", "metadata.py", "trainer_files.py", "watch.py")
+MODULES_FOR_BUCKET = ("s3_layout.py",)
 
 
 def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
@@ -32,6 +33,7 @@ def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
         *(PROGRAMS_FOR_DATASET if has_dataset else ()),
     )
     files = {f"bin/{name}": own.joinpath("instance").joinpath(name).read_bytes() for name in programs}
-    for name in ("__init__.py", *(f"instance/{module}" for module in MODULES)):
+    modules = (*MODULES, *(MODULES_FOR_BUCKET if has_bucket else ()))
+    for name in ("__init__.py", *(f"instance/{module}" for module in modules)):
         files[f"bin/infra/{name}"] = own.joinpath(name).read_bytes()
     return files

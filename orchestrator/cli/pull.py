@@ -88,7 +88,7 @@ def _fetch_from_s3(store: RunStore, home: Path) -> int:
     """Download the newest checkpoint of the remote store, if it has one; return how many were downloaded."""
     place, state = remote_store_of(store.spec(), home), store.state()
     have = {pulled.sha256 for pulled in state.checkpoints.values()}
-    newest = place.checkpoints(most=1) if place is not None else []
+    newest = place.checkpoints(state.instance_ids, most=1) if place is not None else []
     if place is None or not newest or newest[0].sha256 in have:
         return 0
     output = newest[0]

@@ -33,8 +33,8 @@ class RemoteStore(Protocol):
         """How people name it."""
         ...
 
-    def checkpoints(self, most: int = 20) -> list[Output]:
-        """Return the newest stored checkpoints, oldest first."""
+    def checkpoints(self, instance_ids: Sequence[str], most: int = 20) -> list[Output]:
+        """Return the newest checkpoints that these instances stored, oldest first; none of another machine."""
         ...
 
     def fetch(self, output: Output, destination: Path) -> bool:
@@ -77,7 +77,7 @@ class RemoteCopy:
         """
         if self.job.bucket is None:
             return 0
-        found, problem = host.restore(self.job, setup, max(1, local_step))
+        found, problem = host.restore(self.job, setup, max(1, local_step), self.journal.state().instance_ids)
         self.note_trouble(attempt.number, problem)
         self.note_stored(attempt.number, found)
         return max((output.step for output in found), default=0)
@@ -126,7 +126,7 @@ class RemoteCopy:
         for attempt in unheard:
             self._download_files(place, attempt)
         last = unheard[-1]
-        found = place.checkpoints()
+        found = place.checkpoints(self.journal.state().instance_ids)
         self.note_stored(last.number, found)
         for output in found[-FETCHED:]:
             self._download_checkpoint(place, output, last.number)

@@ -155,9 +155,12 @@ class Host(Protocol):
         """Upload a local checkpoint to where the trainer looks for it."""
         ...
 
-    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+    def restore(
+        self, job: Job, setup: Setup, least_step: int, instance_ids: Sequence[str]
+    ) -> tuple[tuple[Output, ...], str]:
         """Let the host fetch the newest whole checkpoints from the job's bucket, none of a step before `least_step`.
 
+        Only what these instances stored there is taken: those of the run, in the order of their launch.
         Returns the checkpoints that the host has now, and what went wrong ("" if nothing did).
         """
         ...

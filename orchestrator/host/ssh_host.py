@@ -28,6 +28,7 @@ PIECE = 1 << 18
 JOIN_S = 0.5
 TAR_HEADER_BYTES = 4096  # of one member: its header, that of its long name, and the rest of its last block
 TAR_END_BYTES = 20480
+MOST_INSTANCES = 2_000  # of a run whose checkpoints the next one may use: the longest word of a command line is 128 KiB
 HOLD_S, HOLD_EVERY_S = 1800, 240.0  # data may take hours; the guard on the machine waits so long for the next "hold"
 DATA_TIMEOUT_S = 6 * 3600.0  # downloading 131 GB takes half an hour at 100 MB/s, reading it another
 
@@ -174,9 +175,12 @@ class SshHost:
         size = path.stat().st_size
         self._do(f'cat > {part} && [ "$(wc -c < {part})" -eq {size} ] && mv {part} {final}', feed=feed)
 
-    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+    def restore(
+        self, job: Job, setup: Setup, least_step: int, instance_ids: Sequence[str]
+    ) -> tuple[tuple[Output, ...], str]:
         """Run `checkpoint_uploader.py restore`: the instance is nearer to S3 than this machine."""
-        words = ["restore", job.root, json.dumps(_place(job, setup)), str(least_step)]
+        place = {**(_place(job, setup) or {}), "instances": list(instance_ids)[-MOST_INSTANCES:]}
+        words = ["restore", job.root, json.dumps(place), str(least_step)]
         command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
         result = self.shell.run(command, timeout_s=self.setup_timeout_s)
         if not result.ok or not answers.last_line(result.stdout):

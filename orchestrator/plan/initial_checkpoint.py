@@ -132,14 +132,13 @@ def _fetched(text: str, spec: RunSpec, home: Path) -> InitialCheckpoint:
     bucket, prefix = _place(text)
     files = s3_files(spec, home, bucket)
     files.check("--from")
-    found = files.newest_below(prefix)
-    if found is None:
+    output = files.newest_below(prefix)
+    if output is None:
         raise SpecError(f"--from: there is no checkpoint below {text}")
-    key, output = found
     folder = Path(tempfile.mkdtemp(prefix=".from-", dir=home))
-    if not files.fetch(output, folder / output.name, key=key):
+    if not files.fetch(output, folder / output.name, needs_digest=False):
         shutil.rmtree(folder)
-        raise SpecError(f"--from: s3://{bucket}/{key} is damaged: its digest differs; give an earlier one")
+        raise SpecError(f"--from: s3://{bucket}/{output.key} is damaged: its digest differs; give an earlier one")
     return InitialCheckpoint(folder / output.name, output.name, output.step, is_ours=True)
 
 

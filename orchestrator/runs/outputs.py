@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import HostError
@@ -26,6 +26,7 @@ class Output:
     step: int
     size_bytes: int
     sha256: str
+    key: str = field(default="", compare=False)  # of its object, where it was found in S3
 
     @property
     def is_checkpoint(self) -> bool:

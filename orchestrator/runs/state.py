@@ -145,6 +145,11 @@ class RunState:
         """Return the attempt with this number, if EC2 gave its instance."""
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
+    @property
+    def instance_ids(self) -> list[str]:
+        """The ids of the run's instances, in the order of their launch."""
+        return [attempt.instance_id for attempt in self.attempts]
+
     def open_attempts(self) -> list[Attempt]:
         """Return the attempts whose instance EC2 has not yet called terminated."""
         return [attempt for attempt in self.attempts if not attempt.is_over]

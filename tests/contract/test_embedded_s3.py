@@ -1,5 +1,6 @@
 """S3, IAM and the role's credentials on the embedded cloud; what stands there outlives its process."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,9 @@ from botocore.exceptions import ClientError
 
 from infra.local import EmbeddedCloud
 from infra.local.aws.permissions import action_of, may
+from orchestrator.cloud.aws.s3 import S3Store
+from orchestrator.cloud.connect import client_settings
+from orchestrator.runs.files import sha256_of
 from tests.contract.test_embedded_fixtures import PARAMETER, client, wait_for
 
 TRUST = {
@@ -23,6 +27,7 @@ POLICY = {
     "Version": "2012-10-17",
     "Statement": [
         {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::kept-bucket/mine/*"},
+        {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::kept-bucket/machines/${aws:userid}/*"},
         {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::kept-bucket"},
     ],
 }
@@ -48,7 +53,7 @@ def make_profile(cloud: EmbeddedCloud) -> None:
 ON_THE_INSTANCE = """
 import boto3, json
 from botocore.exceptions import ClientError
-s3, said = boto3.client("s3"), {}
+s3, sts, said = boto3.client("s3"), boto3.client("sts"), {}
 def attempt(name, call, **parameters):
     try:
         call(Bucket="kept-bucket", **parameters)
@@ -60,6 +65,14 @@ attempt("get", s3.get_object, Key="mine/a")
 attempt("list", s3.list_objects_v2, Prefix="mine/")
 attempt("put elsewhere", s3.put_object, Key="yours/a", Body=b"x" * 100000)
 attempt("delete", s3.delete_object, Key="mine/a")
+said["who"] = who = sts.get_caller_identity()
+del who["ResponseMetadata"]
+attempt("put in own folder", s3.put_object, Key="machines/%s/a" % who["UserId"], Body=b"x")
+attempt("put in another's", s3.put_object, Key="machines/%s0/a" % who["UserId"], Body=b"x")
+try:
+    sts.get_session_token()
+except ClientError as error:
+    said["sts"] = error.response["Error"]["Code"]
 try:
     boto3.client("ec2", endpoint_url=s3.meta.endpoint_url, region_name="us-east-1").describe_instances()
 except ClientError as error:
@@ -99,7 +112,18 @@ def test_what_stands_outlives_the_process_and_a_role_may_what_its_policy_says(ho
     folder = home / "local" / "instances" / instance_id / "home"
     wait_until(folder / "done")
     assert (folder / "errors").read_text() == ""
-    assert json.loads((folder / "said").read_text()) == {
+    said = json.loads((folder / "said").read_text())
+    role_id = client(cloud, "iam").get_role(RoleName="carrier")["Role"]["RoleId"]
+    assert said.pop("who") == {
+        "UserId": f"{role_id}:{instance_id}",
+        "Account": "123456789012",
+        "Arn": f"arn:aws:sts::123456789012:assumed-role/carrier/{instance_id}",
+    }
+    assert role_id.startswith("AROA")
+    assert said == {
+        "put in own folder": "ok",
+        "put in another's": "AccessDenied",
+        "sts": "AccessDenied",
         "put": "ok",
         "get": "ok",
         "list": "ok",
@@ -185,3 +209,38 @@ def test_each_request_is_known_by_its_operation(
     method: str, key: str, query: dict[str, str], operation: str, action: str
 ) -> None:
     assert action_of(method, key, query) == (operation, action)
+
+
+def test_an_object_that_grew_after_it_was_listed_is_not_received(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may write there at any time; and it may store a great many objects."""
+    cloud = EmbeddedCloud.ensure(home)
+    s3 = client(cloud, "s3")
+    s3.create_bucket(Bucket="kept-bucket")
+    place = S3Store("kept-bucket", "mine/run", endpoint=client_settings(cloud))
+    for step in range(1, 31):
+        body = b"weights %d" % step
+        metadata = {"sha256": hashlib.sha256(body).hexdigest()}
+        s3.put_object(
+            Bucket="kept-bucket", Key=f"mine/run/checkpoints/checkpoint-{step}.pt", Body=body, Metadata=metadata
+        )
+    found = place.checkpoints([], most=3)
+    assert [output.step for output in found] == [28, 29, 30]
+    key = "mine/run/checkpoints/checkpoint-30.pt"
+    s3.put_object(Bucket="kept-bucket", Key=key, Body=b"w" * (20 << 20))
+    here = home / "downloads"
+    here.mkdir()
+    sizes: list[int] = []  # of what was received and is then compared
+
+    def digest_of(path: Path) -> str:
+        sizes.append(path.stat().st_size)
+        return sha256_of(path)
+
+    monkeypatch.setattr("orchestrator.cloud.aws.s3.sha256_of", digest_of)
+    assert not place.fetch(found[-1], here / "checkpoint-30.pt")
+    assert sizes == []
+    assert list(here.iterdir()) == []
+    assert place.fetch(found[0], here / "checkpoint-28.pt")
+    assert (here / "checkpoint-28.pt").read_bytes() == b"weights 28"
+    newest = place.newest_below("mine/run")
+    assert newest is not None
+    assert newest.key == key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -63,9 +64,19 @@ def prepare(stage: Stage) -> None:
 def stored(stage: Stage) -> dict[int, str]:
     """Return the keys of the checkpoints in S3, by step."""
     prefix = stage.store.spec().bucket_prefix
-    pages = client(stage, "s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/checkpoints")
+    pages = client(stage, "s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/machines/")
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-    return {int(key.rpartition("-")[2].split(".")[0]): key for key in keys}
+    return {int(key.rpartition("-")[2].split(".")[0]): key for key in keys if "/checkpoints/" in key}
+
+
+def moved(stage: Stage, key: str, target: str) -> None:
+    """Move an object, with the account's own key: no machine may."""
+    client(stage, "s3").copy_object(Bucket=BUCKET, Key=target, CopySource={"Bucket": BUCKET, "Key": key})
+    client(stage, "s3").delete_object(Bucket=BUCKET, Key=key)
+
+
+def user_id(stage: Stage, instance_id: str) -> str:
+    return f"{client(stage, 'iam').get_role(RoleName='pixel-orch')['Role']['RoleId']}:{instance_id}"
 
 
 def content(stage: Stage, key: str) -> dict[str, Any]:
@@ -127,7 +138,9 @@ def test_every_checkpoint_is_stored_and_an_instance_resumes_from_s3_if_the_lapto
     assert set(stored(stage)) == {last}, "one multipart upload"
     assert content(stage, stored(stage)[last])["weights"] == expected(last)
     instance_id = state.attempts[0].instance_id
-    metrics = f"{stage.store.spec().bucket_prefix}/attempts/{instance_id}/metrics.jsonl"
+    folder = f"{stage.store.spec().bucket_prefix}/machines/{user_id(stage, instance_id)}"
+    assert stored(stage)[last] == f"{folder}/checkpoints/checkpoint-{last}.pt"
+    metrics = f"{folder}/metrics.jsonl"
     lines = client(stage, "s3").get_object(Bucket=BUCKET, Key=metrics)["Body"].read().splitlines()
     assert max(json.loads(line).get("step", 0) for line in lines) == last
 
@@ -176,9 +189,9 @@ def test_another_laptop_continues_the_run_from_s3(stage: Stage) -> None:
     prepare(stage)
     code, said = stage.run(*stage.launch_words("40", "0.02", "--every", "20", flags=("--bucket", BUCKET)))
     assert code == 0, said
-    place = f"s3://{BUCKET}/{stage.store.spec().bucket_prefix}"
+    place, twenty = f"s3://{BUCKET}/{stage.store.spec().bucket_prefix}", stored(stage)[20]
     stage.store.folder.rename(stage.work.parent / "gone")  # as on another laptop: the run folder does not exist
-    for name, where in (("newest", place), ("one", f"{place}/checkpoints/checkpoint-20.pt")):
+    for name, where in (("newest", place), ("one", f"s3://{BUCKET}/{twenty}")):
         words = stage.launch_words("60", "0.02", "--every", "20", flags=("--from", where))
         words[words.index("tiny")] = name
         code, said = stage.run(*words)
@@ -191,6 +204,34 @@ def test_another_laptop_continues_the_run_from_s3(stage: Stage) -> None:
     assert f"--from: there is no checkpoint below s3://{BUCKET}/pixel-orch/no-such-run" in said
     assert not list(stage.home.glob(".from-*"))
     end_cloud(stage)
+
+
+def test_a_copy_of_0_1_0_is_resumed_from_and_what_a_strange_machine_planted_is_not(stage: Stage) -> None:
+    prepare(stage)
+    words = stage.launch_words("120", "0.05", "--every", "200", flags=("--bucket", BUCKET))
+    launch = stage.start(*words)
+    stage.until_step(30)
+    code, said = stage.run("stop", "tiny")
+    assert code == 0, said
+    launch.wait(30)
+    last, prefix = stage.state().attempts[0].last_step, stage.store.spec().bucket_prefix
+    moved(stage, stored(stage)[last], f"{prefix}/checkpoints/checkpoint-{last}.pt")
+    evil, digest = b"evil", hashlib.sha256(b"evil").hexdigest()
+    client(stage, "s3").put_object(
+        Bucket=BUCKET,
+        Key=f"{prefix}/machines/{user_id(stage, 'i-0bbbbbbbbbbbbbbb9')}/checkpoints/checkpoint-110.pt",
+        Body=evil,
+        Metadata={"sha256": digest, "step": "110"},
+    )
+    for path in stage.store.checkpoints.iterdir():
+        path.unlink()
+    code, said = stage.run("launch", "--resume", "tiny", "-y", "-o", "json")
+    assert code == 0, said
+    assert last_json(said)["attempts"][1]["first_step"] == last + 1
+    assert load(str(stage.store.checkpoints / "checkpoint-120.pt"))["weights"] == expected(120)
+    assert digest not in {one.sha256 for one in stage.state().stored.values()}
+    end_cloud(stage)
+    stage.check_nothing_is_left()
 
 
 def test_without_permission_the_failure_is_reported_and_training_continues(stage: Stage) -> None:

@@ -7,6 +7,7 @@ refuses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,10 @@ class MemoryS3:
         self.cloud = cloud
         self.fails: CloudError | None = None  # what the laptop gets instead of an answer
 
-    def checkpoints(self, most: int = 20) -> list[Output]:
+    def checkpoints(self, instance_ids: Sequence[str], most: int = 20) -> list[Output]:
         self._check()
+        written = {m.instance.instance_id for m in self.cloud.machines if m.carried}
+        assert written <= set(instance_ids), "what a machine of the run stored is not asked for"
         return [output_of(step) for step in sorted(self.cloud.bucket)][-most:]
 
     def fetch(self, output: Output, destination: Path) -> bool:

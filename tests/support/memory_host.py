@@ -216,8 +216,11 @@ class MemoryHost:
         self.machine.sent[int(path.stem.split("-")[1])] = path.read_bytes()
         self._answered()
 
-    def restore(self, job: Job, setup: Setup, least_step: int) -> tuple[tuple[Output, ...], str]:
+    def restore(
+        self, job: Job, setup: Setup, least_step: int, instance_ids: Sequence[str]
+    ) -> tuple[tuple[Output, ...], str]:
         self.check()
+        assert self.machine.instance.instance_id in instance_ids, "each instance of the run is known"
         self.cloud.carry()
         if self.cloud.is_s3_refusing:
             self._answered()

@@ -21,7 +21,15 @@ from infra.local.api.create_fleet import Fleets
 from infra.local.api.request_journal import RequestJournal
 from infra.local.api.run_instances import Launcher
 from infra.local.api.s3 import S3
-from infra.local.aws import moto_cloudformation, moto_ec2, moto_ssm, price_list, spot_market, spot_price_history
+from infra.local.aws import (
+    moto_cloudformation,
+    moto_ec2,
+    moto_iam,
+    moto_ssm,
+    price_list,
+    spot_market,
+    spot_price_history,
+)
 from infra.local.aws.quotas import OPERATIONS as QUOTA_OPERATIONS
 from infra.local.aws.wire import (
     STATUS_LINES,
@@ -33,6 +41,7 @@ from infra.local.aws.wire import (
     json_error,
     json_reply,
     query_error,
+    query_reply,
     xml_reply,
 )
 from infra.local.cloud.cloud import Cloud
@@ -83,12 +92,12 @@ class Overlay:
         if found is None or found[3] != "s3" or environ.get("PATH_INFO", "/").startswith(CONTROL_PREFIX):
             return None
         self._cloud.last_request = time.monotonic()
-        role = self._cloud.instances.role_of(found[1])
-        if role is None and not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
+        signer = self._cloud.instances.role_of(found[1])
+        if signer is None and not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
             return None
         with self._cloud.lock:
             self._journal.replay()
-        return self._s3_api.answer(environ, start_response, role)
+        return self._s3_api.answer(environ, start_response, signer)
 
     def _reply(self, environ: dict[str, Any]) -> Reply:
         path = environ.get("PATH_INFO", "/")
@@ -98,6 +107,9 @@ class Overlay:
         self._cloud.last_request = time.monotonic()
         found = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
         service = found[3] if found else "ec2"
+        signer = self._cloud.instances.role_of(found[1]) if found and service == "sts" else None
+        if signer is not None:
+            return self._identity(signer, body)
         if found is None or not secrets.compare_digest(found[1].encode(), self._access_key_id.encode()):
             return _unknown_key(service)
         try:
@@ -109,6 +121,24 @@ class Overlay:
         if service in _JSON_SERVICES:
             return json_error(refusal)
         return (ec2_error if service == "ec2" else query_error)(refusal)
+
+    def _identity(self, signer: tuple[str, str], body: bytes) -> Reply:
+        """Answer a request to STS with the keys of an instance's role: the only one is who they are."""
+        role, instance_id = signer
+        operation = Form.parse(body).get("Action") or ""
+        self._cloud.count(operation)
+        try:
+            self._cloud.faults.strike(Call(operation))
+            if operation != "GetCallerIdentity":
+                text = f"{role}/{instance_id} is not authorized to perform: sts:{operation}"
+                raise ApiError("AccessDenied", text, 403)
+        except ApiError as error:
+            return query_error(error)
+        with self._cloud.lock:
+            self._journal.replay()
+            user_id = moto_iam.user_id(role, instance_id)
+        arn = f"arn:aws:sts::{moto_ec2.ACCOUNT_ID}:assumed-role/{role}/{instance_id}"
+        return query_reply(operation, {"Arn": arn, "UserId": user_id, "Account": moto_ec2.ACCOUNT_ID})
 
     def _answer(self, service: str, region: str, environ: dict[str, Any], body: bytes) -> Reply:
         if region not in spot_market.regions():

@@ -38,16 +38,21 @@ class S3:
         self._lock = threading.RLock()
         self._is_read = False
 
-    def answer(self, environ: dict[str, Any], start_response: StartResponse, role: str | None) -> Iterable[bytes]:
-        """Answer one request; `role` is the instance's role that signed it, or None for the account's key."""
+    def answer(
+        self, environ: dict[str, Any], start_response: StartResponse, signer: tuple[str, str] | None
+    ) -> Iterable[bytes]:
+        """Answer one request; `signer` is the role and the instance that signed it, or None for the account's key."""
         bucket, _, key = environ.get("PATH_INFO", "/").lstrip("/").partition("/")
         query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
         operation, action = action_of(environ["REQUEST_METHOD"], key, query)
         self._cloud.count(operation)
         try:
             self._cloud.faults.strike(Call(operation))
-            if role is not None:
-                self._check(role, action, bucket, key, query)
+            if signer is not None:
+                asked = {"s3:prefix": query.get("prefix", "")}
+                if "HTTP_IF_NONE_MATCH" in environ:
+                    asked["s3:if-none-match"] = environ["HTTP_IF_NONE_MATCH"]
+                self._check(signer, action, bucket, key, asked)
         except ApiError as error:
             return _refuse(environ, start_response, error)
         size = int(environ.get("CONTENT_LENGTH") or 0)
@@ -66,17 +71,19 @@ class S3:
                 self._write_down(bucket, key)
         return [body]
 
-    def _check(self, role: str, action: str, bucket: str, key: str, query: dict[str, str]) -> None:
+    def _check(self, signer: tuple[str, str], action: str, bucket: str, key: str, asked: dict[str, str]) -> None:
+        role, instance_id = signer
         resource = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
         context = {
-            "s3:prefix": query.get("prefix", ""),
+            **asked,
             "aws:SecureTransport": "true",
+            "aws:userid": moto_iam.user_id(role, instance_id),
             "aws:PrincipalAccount": moto_ec2.ACCOUNT_ID,
             "aws:ResourceAccount": moto_ec2.ACCOUNT_ID,
         }
         policies, boundary = moto_iam.role_policies(role), moto_iam.boundary_of(role)
         if not may(policies, action, resource, context, boundary=boundary):
-            who = f"arn:aws:sts::{moto_ec2.ACCOUNT_ID}:assumed-role/{role}"
+            who = f"arn:aws:sts::{moto_ec2.ACCOUNT_ID}:assumed-role/{role}/{instance_id}"
             text = f"User: {who} is not authorized to perform: {action} on resource: {resource}"
             raise ApiError("AccessDenied", text, 403)
 

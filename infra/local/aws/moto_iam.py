@@ -32,6 +32,15 @@ def role_policies(role_name: str) -> list[dict[str, Any]]:
     return [text if isinstance(text, dict) else json.loads(text) for text in texts]
 
 
+def user_id(role_name: str, instance_id: str) -> str:
+    """Return the `aws:userid` of an instance with that role; "" for an unknown role.
+
+    IAM User Guide, "IAM JSON policy elements: Variables and tags": it is ROLE-ID:INSTANCE-ID.
+    """
+    role = next((role for role in _backend().get_roles() if role.name == role_name), None)
+    return f"{role.id}:{instance_id}" if role is not None else ""
+
+
 def boundary_of(role_name: str) -> dict[str, Any] | None:
     """Return the permissions boundary of a role, None if it has none; one that was deleted allows nothing."""
     role = next((role for role in _backend().get_roles() if role.name == role_name), None)

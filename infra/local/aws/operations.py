@@ -11,7 +11,7 @@ USUAL = frozenset(
         *("DescribeInstanceTypes", "DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory", "DescribeImages"),
         *("CreateSecurityGroup", "DeleteSecurityGroup", "DescribeSecurityGroups", "AuthorizeSecurityGroupIngress"),
         *("CreateLaunchTemplate", "DeleteLaunchTemplate", "DescribeLaunchTemplates", "DescribeSubnets", "DescribeVpcs"),
-        *("GetProducts", *QUOTA_OPERATIONS, "GetParameter", "GetInstanceProfile"),
+        *("GetProducts", *QUOTA_OPERATIONS, "GetParameter", "GetInstanceProfile", "GetCallerIdentity"),
         *("CreateStack", "UpdateStack", "DeleteStack", "DescribeStacks", "DescribeStackEvents"),
     }
 )

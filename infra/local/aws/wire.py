@@ -110,6 +110,14 @@ def ec2_error(error: ApiError) -> Reply:
     return Reply(error.status, "text/xml;charset=UTF-8", body.encode())
 
 
+def query_reply(operation: str, content: Mapping[str, Xml]) -> Reply:
+    """Return a success answer of the query protocol, as STS gives it."""
+    body = f'<{operation}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+    body += f"<{operation}Result>{_xml(content)}</{operation}Result>"
+    body += f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata></{operation}Response>"
+    return Reply(200, "text/xml", body.encode())
+
+
 def query_error(error: ApiError) -> Reply:
     """Return an error answer of the query protocol, which STS, IAM and CloudFormation use."""
     body = (

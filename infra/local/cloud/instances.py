@@ -52,10 +52,11 @@ class Instances:
         self._role_keys[key] = record
         return key
 
-    def role_of(self, access_key_id: str) -> str | None:
-        """Return the role that a temporary key belongs to; None for another key, or if its instance has ended."""
+    def role_of(self, access_key_id: str) -> tuple[str, str] | None:
+        """Return (role, instance id) of a temporary key; None for another key, or if its instance has ended."""
         record = self._role_keys.get(access_key_id)
-        return moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
+        role = moto_ec2.role_of(record) if record is not None and record.state in ACTIVE_STATES else None
+        return (role, str(record.id)) if record is not None and role is not None else None
 
     def record(self, instance_id: str) -> Ec2Instance:
         """Return the record of an instance. Raises RefusedError if there is none."""

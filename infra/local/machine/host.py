@@ -24,6 +24,8 @@ from infra.local.machine.imds import MetadataService, identity_document
 from infra.local.machine.sshd import LOGIN_USERS, Machine, SshServer
 from infra.local.machine.tcp_gate import TcpGate
 
+URLS_FOR_A_ROLE = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS")  # the services that take the keys of a role
+
 
 @dataclass(frozen=True)
 class HostFacts:
@@ -135,7 +137,7 @@ class EmbeddedHost:
             "PIXEL_ORCH_RUN": str(self._folder / "run"),
             "PIXEL_ORCH_ETC_SSH": str(self._folder / "etc" / "ssh"),
             processes.MARK: self._mark,
-            **({"AWS_ENDPOINT_URL_S3": self._api_url} if self.facts.role else {}),
+            **(dict.fromkeys(URLS_FOR_A_ROLE, self._api_url) if self.facts.role else {}),
             **skewed,
         }
 

@@ -1,13 +1,14 @@
 """A run's copy in S3, seen from this machine: whether the bucket is usable, and what the instances stored.
 
-The layout below a run's prefix is that of `infra/instance/checkpoint_uploader.py`, which writes it.
+The layout below a run's prefix is that of `infra/instance/s3_layout.py`. Each machine writes to its own folder, and
+only the folders of the run's own instances are read: what another machine wrote below the prefix is never used.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +16,19 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from infra.instance import s3_layout
 from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.aws.session import open_client, open_session
-from orchestrator.errors import CloudError, CredentialsError, SpecError
+from orchestrator.errors import CloudError, CredentialsError, PixelOrchError, SpecError
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
-from orchestrator.runs.outputs import CHECKPOINT_NAME, Output
+from orchestrator.runs.outputs import CHECKPOINT_NAME, Output, step_in_name
 
 SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
+
+
+class _TooLongError(PixelOrchError):
+    """More comes than was listed."""
 
 
 class S3Store:
@@ -104,60 +110,86 @@ class S3Store:
                 raise
             return dict(error.response)  # it is in another region, which the answer names
 
-    def checkpoints(self, most: int = 20) -> list[Output]:
-        """Return the newest stored checkpoints, oldest first, with the digests that they were stored with."""
-        found: list[tuple[int, str, int]] = []
-        with self._door():
-            pages = self._s3.get_paginator("list_objects_v2")
-            folder = f"{self.prefix}/checkpoints/"  # what an instance puts below it in another folder is none of them
-            for page in pages.paginate(Bucket=self.bucket, Prefix=folder, Delimiter="/"):
-                for entry in page.get("Contents", []):
-                    match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
-                    if match:
-                        found.append((int(match[1]), match[0], int(entry["Size"])))
-            return [Output(name, step, size, self._digest(name)) for step, name, size in sorted(found)[-most:]]
-
-    def _digest(self, name: str) -> str:
-        head = self._s3.head_object(Bucket=self.bucket, Key=f"{self.prefix}/checkpoints/{name}")
-        return _sha256(head)
-
-    def newest_below(self, place: str) -> tuple[str, Output] | None:
-        """Return (key, checkpoint) of the checkpoint with this key, or of the newest one below it; None without any.
-
-        A checkpoint that was copied there by hand has no digest: its sha256 is "".
-        """
-        found: list[tuple[int, str, int]] = []
-        with self._door(f"s3://{self.bucket}/{place}"):
-            for prefix in (place, f"{place}/", f"{place}/checkpoints/"):
-                for page in self._s3.get_paginator("list_objects_v2").paginate(
-                    Bucket=self.bucket, Prefix=prefix, Delimiter="/"
-                ):
-                    for entry in page.get("Contents", []):
-                        match = CHECKPOINT_NAME.fullmatch(entry["Key"].rpartition("/")[2])
-                        if match and (prefix != place or entry["Key"] == place):
-                            found.append((int(match[1]), entry["Key"], int(entry["Size"])))
-            if not found:
-                return None
-            step, key, size = max(found)
-            head = self._s3.head_object(Bucket=self.bucket, Key=key)
-        return key, Output(key.rpartition("/")[2], step, size, _sha256(head))
-
-    def fetch(self, output: Output, destination: Path, key: str | None = None) -> bool:
-        """Download a checkpoint, whole and with its digest, or not at all (False).
+    def checkpoints(self, instance_ids: Sequence[str], most: int = 20) -> list[Output]:
+        """Return the newest stored checkpoints, oldest first, with the digests that they were stored with.
 
         Args:
-            output: the checkpoint.
+            instance_ids: of the run, in the order of their launch; of two checkpoints of one name the later one's.
+            most: how many, at most.
+        """
+        with self._door():
+            newest: dict[str, tuple[s3_layout.StoredCheckpoint, int]] = {}
+            for sizes in self._pages(f"{self.prefix}/"):
+                for one in s3_layout.checkpoints(self.prefix, sizes, instance_ids):
+                    if CHECKPOINT_NAME.fullmatch(one.name) and (one.name not in newest or one > newest[one.name][0]):
+                        newest[one.name] = one, sizes[one.key]
+                # Machines write there: however many objects there are, memory is bounded.
+                newest = dict(sorted(newest.items(), key=lambda item: item[1])[-most:])
+            return [self._output(one.key, size_bytes) for one, size_bytes in newest.values()]
+
+    def newest_below(self, place: str) -> Output | None:
+        """Return the checkpoint with this key, or the newest one below it; None without any.
+
+        Below the prefix of a run those of every machine count: which instances were the run's is not known here. One
+        that was copied there by hand has no digest: its sha256 is "".
+        """
+        with self._door(f"s3://{self.bucket}/{place}"):
+            sizes = {key: size for key, size in self._sizes(place, deep=False).items() if key == place}
+            sizes |= self._sizes(f"{place}/", deep=False)
+            named = ((key, CHECKPOINT_NAME.fullmatch(key.rpartition("/")[2])) for key in sizes)
+            found = {key: int(match[1]) for key, match in named if match}
+            below = self._sizes(f"{place}/checkpoints/", deep=False) | self._sizes(f"{place}/{s3_layout.MACHINES}/")
+            for one in s3_layout.checkpoints(place, below, None):
+                if CHECKPOINT_NAME.fullmatch(one.name):
+                    found[one.key] = one.step
+            if not found:
+                return None
+            key = max(found, key=lambda key: (found[key], key))
+            return self._output(key, {**sizes, **below}[key])
+
+    def _sizes(self, prefix: str, *, deep: bool = True) -> dict[str, int]:
+        """Return {key: size in bytes} of the objects whose key begins so; if not `deep`, without a slash after it."""
+        return {key: size for page in self._pages(prefix, deep=deep) for key, size in page.items()}
+
+    def _pages(self, prefix: str, *, deep: bool = True) -> Iterator[dict[str, int]]:
+        """Yield {key: size in bytes} of up to 1,000 objects at a time, see `_sizes`."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix, **({} if deep else {"Delimiter": "/"})
+        )
+        for page in pages:
+            yield {entry["Key"]: int(entry["Size"]) for entry in page.get("Contents", [])}
+
+    def _output(self, key: str, size_bytes: int) -> Output:
+        name = key.rpartition("/")[2]
+        head = self._s3.head_object(Bucket=self.bucket, Key=key)
+        return Output(name, step_in_name(name) or 0, size_bytes, _sha256(head), key)
+
+    def fetch(self, output: Output, destination: Path, *, needs_digest: bool = True) -> bool:
+        """Download a checkpoint, whole and with its digest, or not at all (False).
+
+        A machine may replace an object after it was listed: what is more than the listed size is not received.
+
+        Args:
+            output: the checkpoint, as `checkpoints` or `newest_below` returned it.
             destination: its local path.
-            key: of a checkpoint of another run, which may have no digest.
+            needs_digest: False for a checkpoint of another run, which may have none.
         """
         check_room(destination.parent, output.size_bytes)
         part = part_path(destination, output.sha256)
-        source = key or f"{self.prefix}/checkpoints/{output.name}"
-        with self._door(writes_to=destination.parent):
-            if int(self._s3.head_object(Bucket=self.bucket, Key=source)["ContentLength"]) != output.size_bytes:
-                return False  # replaced since it was listed
-            self._s3.download_file(self.bucket, source, str(part))
-        if (output.sha256 or key is None) and sha256_of(part) != output.sha256:
+        received = 0
+
+        def count(size_bytes: int) -> None:
+            nonlocal received
+            received += size_bytes  # below zero when a part is asked for again
+            if received > output.size_bytes:
+                raise _TooLongError
+
+        try:
+            with self._door(writes_to=destination.parent):
+                self._s3.download_file(self.bucket, output.key, str(part), Callback=count)
+        except _TooLongError:
+            return False
+        if (output.sha256 or needs_digest) and sha256_of(part) != output.sha256:
             part.unlink()
             return False
         os.replace(part, destination)
@@ -166,13 +198,26 @@ class S3Store:
 
     def file(self, instance_id: str, name: str) -> bytes:
         """Return what an instance stored as `metrics.jsonl` or `trainer.log`; b"" if it stored none."""
+        folders = [f"{folder}/" for folder in self._machine_folders(instance_id)]
+        for folder in (*folders, f"{self.prefix}/attempts/{instance_id}/"):
+            content = self._read(folder + name)
+            if content:
+                return content
+        return b""
+
+    def _machine_folders(self, instance_id: str) -> list[str]:
+        """Return the folders that are of an instance: one, or none where it has written nothing."""
+        folder = f"{self.prefix}/{s3_layout.MACHINES}/"
+        with self._door():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder, Delimiter="/")
+            user_ids = [one["Prefix"][len(folder) : -1] for page in pages for one in page.get("CommonPrefixes", [])]
+        own = [user_id for user_id in user_ids if s3_layout.instance_of(user_id) == instance_id]
+        return [s3_layout.machine_folder(self.prefix, user_id) for user_id in own]
+
+    def _read(self, key: str) -> bytes:
         try:
             with self._door():
-                answer = self._s3.get_object(
-                    Bucket=self.bucket,
-                    Key=f"{self.prefix}/attempts/{instance_id}/{name}",
-                    Range=f"bytes=0-{SMALL_BYTES - 1}",
-                )
+                answer = self._s3.get_object(Bucket=self.bucket, Key=key, Range=f"bytes=0-{SMALL_BYTES - 1}")
                 return bytes(answer["Body"].read())
         except CloudError as error:
             if error.code in ("NoSuchKey", "InvalidRange", "404"):

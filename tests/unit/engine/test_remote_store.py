@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class MemoryBucket:
         self.words = words or {}
         self.fails: CloudError | None = None
 
-    def checkpoints(self, most: int = 20) -> list[Output]:
+    def checkpoints(self, instance_ids: Sequence[str], most: int = 20) -> list[Output]:
         if self.fails is not None:
             raise self.fails
         return [output_of(step) for step in sorted(self.story.cloud.bucket)][-most:]

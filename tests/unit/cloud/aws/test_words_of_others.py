@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -111,7 +111,7 @@ class Bucket:
     def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         return {"Metadata": {"sha256": "5" * 64}, "ContentLength": len(self.objects[Key])}
 
-    def download_file(self, bucket: str, key: str, path: str) -> None:
+    def download_file(self, bucket: str, key: str, path: str, Callback: Callable[[int], None]) -> None:
         self.sent += len(self.objects[key])
         Path(path).write_bytes(self.objects[key])
 
@@ -125,12 +125,14 @@ def store_of(bucket: Bucket) -> S3Store:
 def test_what_an_instance_put_below_the_folder_of_the_checkpoints_is_no_checkpoint() -> None:
     names = ["checkpoint-5.pt", "deep/checkpoint-9.pt", "../checkpoint-8.pt", "checkpoint-٣.pt", "checkpoint-1.",
              "checkpoint-9999999999999.pt", "/checkpoint-7.pt", "checkpoint-6.pt/"]  # fmt: skip
-    bucket = Bucket({f"runs/x/checkpoints/{name}": b"w" for name in names})
-    assert [one.name for one in store_of(bucket).checkpoints()] == ["checkpoint-5.pt"]
+    for folder in ("checkpoints", "machines/AROA1:i-0a/checkpoints"):
+        bucket = Bucket({f"runs/x/{folder}/{name}": b"w" for name in names})
+        assert [one.name for one in store_of(bucket).checkpoints(["i-0a"])] == ["checkpoint-5.pt"]
 
 
 def test_an_object_that_grew_since_it_was_listed_is_not_begun(tmp_path: Path) -> None:
-    bucket = Bucket({"runs/x/checkpoints/checkpoint-5.pt": b"w" * 1_000_000})
-    assert not store_of(bucket).fetch(Output("checkpoint-5.pt", 5, 43, "5" * 64), tmp_path / "checkpoint-5.pt")
+    key = "runs/x/checkpoints/checkpoint-5.pt"
+    bucket = Bucket({key: b"w" * 1_000_000})
+    assert not store_of(bucket).fetch(Output("checkpoint-5.pt", 5, 43, "5" * 64, key), tmp_path / "checkpoint-5.pt")
     assert bucket.sent == 0
     assert list(tmp_path.iterdir()) == []

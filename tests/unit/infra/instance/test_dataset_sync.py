@@ -151,3 +151,25 @@ def test_data_of_another_recipe_are_refused(prepared: Path, tmp_path: Path) -> N
         dataset_sync.fill(source, str(tmp_path / "data"), lambda _: None, {"size": 32})
     assert not (tmp_path / "data" / "manifest.json").exists()
     dataset_sync.fill(source, str(tmp_path / "data"), lambda _: None, made)
+
+
+def test_each_upload_tells_s3_to_overwrite_nothing() -> None:
+    import boto3
+    from botocore.awsrequest import AWSPreparedRequest
+
+    class SentError(Exception):
+        pass
+
+    sent: list[Any] = []
+
+    def stop(request: AWSPreparedRequest, **_: Any) -> None:
+        sent.append(request)
+        raise SentError
+
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="AKIA", aws_secret_access_key="x")
+    dataset_sync.overwrite_nothing(s3)
+    s3.meta.events.register("before-send.s3.PutObject", stop)
+    with pytest.raises(SentError):
+        s3.put_object(Bucket="b", Key="k", Body=io.BytesIO(b"x"), Metadata={"sha256": "7"})
+    assert sent[0].headers["If-None-Match"] in ("*", b"*")
+    assert "if-none-match" in str(sent[0].headers["Authorization"]), "it is signed"

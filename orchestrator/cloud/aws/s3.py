@@ -186,6 +186,8 @@ class S3Store:
 
         try:
             with self._door(writes_to=destination.parent):
+                if int(self._s3.head_object(Bucket=self.bucket, Key=output.key)["ContentLength"]) != output.size_bytes:
+                    return False
                 self._s3.download_file(self.bucket, output.key, str(part), Callback=count)
         except _TooLongError:
             return False

@@ -22,12 +22,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from infra.instance.trainer_files import (
     others,
@@ -64,12 +65,12 @@ def manifest(folder: str) -> dict[str, str]:
     return found
 
 
-def content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Return the content of a member of a tar."""
+def opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """Return the content of a member of a tar as a file that is read in pieces."""
     file = tar.extractfile(member)
     if file is None:
         raise SystemExit("apply: %s in the tar is not a file" % member.name)
-    return file.read()
+    return file
 
 
 def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
         first = tar.next()
         if first is None or first.name != ".sync.json":
             raise SystemExit("apply: the stream does not begin with .sync.json")
-        plan = json.loads(content(tar, first))
+        plan = json.loads(opened(tar, first).read())
         for name in plan["delete"]:
             path = os.path.join(folder, name)
             if os.path.islink(path) or os.path.isfile(path):
@@ -94,7 +95,7 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
                 os.symlink(member.linkname, path)
                 continue
             with open(path, "wb") as file:
-                file.write(content(tar, member))
+                shutil.copyfileobj(opened(tar, member), file, 1 << 20)
             os.chmod(path, member.mode & 0o777)
     write_json(sent_list(folder), plan["all"])
     return {"files": len(plan["all"])}

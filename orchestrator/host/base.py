@@ -45,6 +45,7 @@ class Job:
     config_json: bytes | None  # the bundled trainer's settings
     tree: Path  # the folder to send
     files: tuple[str, ...]  # those of its files that are sent, relative to it
+    digests: Mapping[str, str] | None = field(default=None, kw_only=True)  # of the files, where they are known
     owner_timeout_s: float
     stop_timeout_s: float
     metadata_poll_s: float

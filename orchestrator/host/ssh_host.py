@@ -154,7 +154,7 @@ class SshHost:
         return answers.setup_of(result.stdout, where=self.shell.where)
 
     def _sync(self, job: Job) -> None:
-        tree = sync.Tree(job.tree, job.files)
+        tree = sync.Tree(job.tree, job.files, digests=job.digests)
         code = f"{job.root}/code"
         there = answers.read_names(
             self._agent(job.root, "manifest", code), where=self.shell.where, program="agent.py manifest"

@@ -251,3 +251,17 @@ def test_down_while_a_launch_in_the_background_begins_leaves_nothing_rented(stag
     assert all(attempt.ended_at is not None for attempt in stage.state().attempts)
     assert "Traceback" not in stage.said(launch)
     stage.check_nothing_is_left()
+
+
+def test_a_folder_that_changes_during_the_run_changes_no_attempt(stage: Stage) -> None:
+    (stage.work / "notes.txt").write_text("for the reader")
+    launch = stage.start(*stage.launch_words("150", "0.05"))
+    stage.until_step(25)
+    (stage.work / "train.py").write_text("raise SystemExit('edited in mid-run')")
+    (stage.work / "notes.txt").unlink()
+    stage.embedded().interrupt(stage.instance_id(), notice_s=3)
+    assert launch.wait(90) == 0, stage.said(launch)
+    assert len(stage.state().attempts) == 2
+    check_trained(stage, 150)
+    assert stage.run("runs", "prune", "tiny", "-y")[0] == 0
+    assert not [path for path in (stage.home / "objects").rglob("*") if path.is_file()]

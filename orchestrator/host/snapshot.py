@@ -15,8 +15,10 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from orchestrator.runs.store import RunStore
 LIST = "code.json"
 MOST_LIST_BYTES = 256 << 20
 PIECE = 1 << 20
+PART_S = 86400.0  # an older part is of no living process
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def take(store: RunStore, tree: Tree) -> Tree:
         with tempfile.TemporaryDirectory(prefix=".code.", dir=store.folder) as made:
             folder = Path(made) / "code"
             folder.mkdir()
-            digests = {name: _copy(tree.folder / name, folder / name, objects) for name in tree.files}
+            with closing(_Copier(folder, objects)) as copier:
+                digests = {name: copier.copy(tree.folder / name, name) for name in tree.files}
             _remove(old)
             folder.rename(old)
     except OSError as error:
@@ -110,6 +114,10 @@ def difference(before: Tree, now: Tree) -> Difference:
 def clear_objects(home: Path) -> int:
     """Remove the contents that no run has any more; return how many bytes that frees."""
     freed = 0
+    for part in (home / "objects").glob(".part.*"):  # of a process that died
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > PART_S:
+                part.unlink()
     for path in _objects(home):
         with suppress(OSError):
             status = path.lstat()
@@ -133,49 +141,65 @@ def _objects(home: Path) -> Iterator[Path]:
                 yield from sorted(folder.iterdir())
 
 
-def _copy(source: Path, target: Path, objects: Path) -> str:
-    """Copy one file or link; return its digest in the agent's form."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_symlink():
-        link = os.readlink(source)
-        os.symlink(link, target)
-        return LINK + link
-    descriptor, part = tempfile.mkstemp(prefix=".part.", dir=objects)
-    try:
-        with os.fdopen(descriptor, "wb") as copy:
-            digest, is_executable = _stream(source, copy)
-        os.chmod(part, 0o500 if is_executable else 0o400)
-        name = digest + ("x" if is_executable else "")
-        _place(Path(part), objects / name[:2] / name, target)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-    return name
+class _Copier:
+    """Copies files into a folder, as links to the one copy of each content.
 
+    Args:
+        folder: where the copies go.
+        objects: has the contents by digest.
+    """
 
-def _stream(source: Path, copy: object) -> tuple[str, bool]:
-    """Copy a file in pieces; return (digest, whether it is executable)."""
-    digest = hashlib.sha256()
-    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never waits for the writer of a pipe
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "it is not a file any more", str(source))
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            copy.write(piece)  # type: ignore[attr-defined]  # a binary file
-    return digest.hexdigest(), bool(status.st_mode & 0o111)
+    def __init__(self, folder: Path, objects: Path) -> None:
+        self.folder = folder
+        self.objects = objects
+        self._part = objects / f".part.{os.getpid()}.{threading.get_ident()}"
+        self._part.unlink(missing_ok=True)
+        self._made: set[Path] = set()
 
+    def copy(self, source: Path, name: str) -> str:
+        """Copy one file or link; return its digest in the agent's form."""
+        target = self.folder / name
+        self._make(target.parent)
+        if source.is_symlink():
+            link = os.readlink(source)
+            os.symlink(link, target)
+            return LINK + link
+        digest = self._stream(source)
+        content = self.objects / digest[:2] / digest
+        self._make(content.parent)
+        if content.exists():
+            self._part.unlink()
+        else:
+            self._part.rename(content)
+        try:
+            os.link(content, target)
+        except OSError:  # no hard links, or too many of them to this content
+            shutil.copy2(content, target)
+        return digest
 
-def _place(part: Path, content: Path, target: Path) -> None:
-    """Make a target of a new content, as a link to the one copy of it where the file system can."""
-    content.parent.mkdir(mode=0o700, exist_ok=True)
-    with suppress(FileExistsError):
-        os.link(part, content)
-    try:
-        os.link(content, target)
-    except OSError:  # no hard links, or too many of them to this content
-        shutil.copy2(part, target)
+    def _make(self, folder: Path) -> None:
+        if folder not in self._made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made.add(folder)
+
+    def _stream(self, source: Path) -> str:
+        """Copy a file in pieces to the part; return its digest, with an x if it is executable."""
+        digest = hashlib.sha256()
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for the writer of no pipe
+        with os.fdopen(descriptor, "rb") as file, self._part.open("wb") as copy:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(0, "it is not a file any more", str(source))
+            while piece := file.read(PIECE):
+                digest.update(piece)
+                copy.write(piece)
+            is_executable = bool(status.st_mode & 0o111)
+            os.fchmod(copy.fileno(), 0o500 if is_executable else 0o400)
+        return digest.hexdigest() + ("x" if is_executable else "")
+
+    def close(self) -> None:
+        """Remove what a failed copy has left."""
+        self._part.unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> None:

@@ -139,8 +139,10 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     note_heartbeat(root, allow_s)
     uploader = uploader_state(root)
     found = outputs(root, state)
-    metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
-    log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
+    is_over = state.get("trainer", {}).get("state") == "exited"
+    out = os.path.join(root, "out")
+    metrics, metrics_offset = whole_lines(os.path.join(out, "metrics.jsonl"), metrics_offset, is_over)
+    log, log_offset = whole_lines(os.path.join(out, "trainer.log"), log_offset, is_over)
     return {
         "protocol": PROTOCOL,
         "now": time.time(),

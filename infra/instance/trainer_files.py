@@ -136,8 +136,11 @@ def outputs(root: str, state: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
-def whole_lines(path: str, offset: int) -> tuple[str, int]:
-    """Return (text, new offset): the whole lines of a growing file from byte `offset` on."""
+def whole_lines(path: str, offset: int, is_over: bool = False) -> tuple[str, int]:
+    """Return (text, new offset): the whole lines of a growing file from byte `offset` on.
+
+    `is_over`: nobody writes to it any more, so that a last line without an end is sent too.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -145,7 +148,7 @@ def whole_lines(path: str, offset: int) -> tuple[str, int]:
     except OSError:
         return "", offset
     end = data.rfind(b"\n") + 1
-    if end == 0 and len(data) == MOST_BYTES_A_POLL:
+    if is_over or (end == 0 and len(data) == MOST_BYTES_A_POLL):
         end = len(data)  # a line longer than the limit is sent in pieces
     return data[:end].decode(errors="surrogateescape"), offset + end  # the owner restores the same bytes
 

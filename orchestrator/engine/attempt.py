@@ -21,6 +21,7 @@ from orchestrator.runs.spec import Limits
 from orchestrator.runs.state import Attempt
 
 POLL_UNDER_NOTICE_S = 0.5
+REST_S, REST_TRIES = 300.0, 3  # for a log and metrics of gigabytes after the trainer's end; polls without news
 SLOW_S, SLOW_BYTES = 30.0, 256 << 10  # 8 KiB/s
 
 
@@ -176,12 +177,7 @@ class AttemptLeader:
 
     def _ended(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> Outcome:
         """Decide what the end of the trainer means, after all that it left is downloaded."""
-        for _ in range(3):
-            with suppress(UnreachableError):
-                status = monitor.poll(host)
-                if not monitor.has_more:
-                    break
-            self.clock.sleep(min(self.policy.poll_s, 0.5))
+        status = self._poll_the_rest(monitor, host, status)
         status = self._wait_for_s3(monitor, host, status)
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
@@ -208,6 +204,22 @@ class AttemptLeader:
         if is_noticed:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
         return Outcome("lost", status.ending or "the trainer was told to end", LossReason.TRAINER_TOLD_TO_END)
+
+    def _poll_the_rest(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
+        """Poll until the log, the metrics and the files are here, however long they are."""
+        give_up_at = self.clock.now() + REST_S
+        tries_left = REST_TRIES
+        while tries_left and self.clock.now() < give_up_at:
+            try:
+                status = monitor.poll(host)
+            except UnreachableError:
+                tries_left -= 1
+            else:
+                if not monitor.has_more:
+                    break
+                tries_left = REST_TRIES if status.metrics or status.log else tries_left - 1
+            self.clock.sleep(min(self.policy.poll_s, 0.1 if tries_left == REST_TRIES else 0.5))
+        return status
 
     def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
         """Give the last checkpoint the time to reach S3 too; it is downloaded already, so this may be given up."""

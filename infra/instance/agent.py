@@ -20,9 +20,9 @@ The modules that it imports are beside it in `bin/infra/instance/`; see `layout.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +43,8 @@ from infra.instance.trainer_files import (
 )
 from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, noted_end, uploader_state
 
+PIECE = 1 << 20
+ZEROS = bytes(PIECE)
 PROTOCOL = 2  # of the answers; `orchestrator/host/answers.py` reads them. Version 0.1.0 sent none
 
 # -- code sync
@@ -74,7 +76,11 @@ def opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
-    """Unpack a tar. Its first member, `.sync.json`, lists the paths to `delete` and `all` paths that remain."""
+    """Unpack a tar. Its first member, `.sync.json`, lists the paths to `delete` and `all` paths that remain.
+
+    The answer's `written` is the SHA-256 over `digest name` lines of the files, in the order of the tar.
+    """
+    written = hashlib.sha256()
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         first = tar.next()
@@ -94,11 +100,25 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
             if member.issym():
                 os.symlink(member.linkname, path)
                 continue
-            with open(path, "wb") as file:
-                shutil.copyfileobj(opened(tar, member), file, 1 << 20)
+            digest = unpack(opened(tar, member), path)
             os.chmod(path, member.mode & 0o777)
+            written.update(("%s %s\n" % (digest, member.name)).encode(errors="surrogateescape"))
     write_json(sent_list(folder), plan["all"])
-    return {"files": len(plan["all"])}
+    return {"files": len(plan["all"]), "written": written.hexdigest()}
+
+
+def unpack(source: IO[bytes], path: str) -> str:
+    """Write a file in pieces; return its SHA-256. Pieces of zeros become holes, as those of a sparse file are."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for piece in iter(lambda: source.read(PIECE), b""):
+            digest.update(piece)
+            if piece == ZEROS:
+                file.seek(PIECE, os.SEEK_CUR)
+            else:
+                file.write(piece)
+        file.truncate(file.tell())
+    return digest.hexdigest()
 
 
 # -- trainer

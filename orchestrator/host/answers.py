@@ -200,6 +200,12 @@ class ExtraAnswer(_Answer):
     files: Annotated[list[ExtraEntry], Field(max_length=MOST_FILES)]
 
 
+class ApplyAnswer(_Answer):
+    """The answer of `agent.py apply`. An agent of 0.1.0 does not say what it has written."""
+
+    written: Sha256 | Literal[""] = ""
+
+
 class RekeyAnswer(_Answer):
     """The answer of `agent.py rekey ROOT prepare`."""
 

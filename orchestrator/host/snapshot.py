@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from orchestrator.errors import SpecError
 from orchestrator.host.sync import LINK, Tree, manifest
@@ -31,6 +32,7 @@ from orchestrator.runs.store import RunStore
 LIST = "code.json"
 MOST_LIST_BYTES = 256 << 20
 PIECE = 1 << 20
+ZEROS = bytes(PIECE)
 PART_S = 86400.0  # an older part is of no living process
 
 
@@ -63,7 +65,7 @@ def take(store: RunStore, tree: Tree) -> Tree:
             folder = Path(made) / "code"
             folder.mkdir()
             with closing(_Copier(folder, objects)) as copier:
-                digests = {name: copier.copy(tree.folder / name, name) for name in tree.files}
+                digests = {name: copier.copy(f"{tree.folder}/{name}", name) for name in tree.files}
             _remove(old)
             folder.rename(old)
     except OSError as error:
@@ -150,56 +152,121 @@ class _Copier:
     """
 
     def __init__(self, folder: Path, objects: Path) -> None:
-        self.folder = folder
-        self.objects = objects
-        self._part = objects / f".part.{os.getpid()}.{threading.get_ident()}"
-        self._part.unlink(missing_ok=True)
-        self._made: set[Path] = set()
+        self.folder = str(folder)
+        self.objects = str(objects)
+        self._part = f"{objects}/.part.{os.getpid()}.{threading.get_ident()}"
+        with suppress(FileNotFoundError):
+            os.unlink(self._part)
+        self._made: set[str] = set()
 
-    def copy(self, source: Path, name: str) -> str:
+    def copy(self, source: str, name: str) -> str:
         """Copy one file or link; return its digest in the agent's form."""
-        target = self.folder / name
-        self._make(target.parent)
-        if source.is_symlink():
+        target = f"{self.folder}/{name}"
+        self._make(os.path.dirname(target))
+        if os.path.islink(source):
             link = os.readlink(source)
             os.symlink(link, target)
             return LINK + link
-        digest = self._stream(source)
-        content = self.objects / digest[:2] / digest
-        self._make(content.parent)
-        if content.exists():
-            self._part.unlink()
-        else:
-            self._part.rename(content)
-        try:
-            os.link(content, target)
-        except OSError:  # no hard links, or too many of them to this content
-            shutil.copy2(content, target)
+        with _opened(source) as file:
+            status = os.fstat(file.fileno())
+            mark = "x" if status.st_mode & 0o111 else ""
+            if status.st_size <= PIECE:
+                return self._copy_small(file.read(), mark, target)
+            digest = _digest(file) + mark
+            if self._link(digest, status.st_size, target):
+                return digest
+            file.seek(0)
+            return self._copy_large(file, mark, target)
+
+    def _copy_small(self, content: bytes, mark: str, target: str) -> str:
+        digest = hashlib.sha256(content).hexdigest() + mark
+        if not self._link(digest, len(content), target):
+            with open(target, "xb", buffering=0, opener=_MODES[mark]) as copy:
+                copy.write(content)
+            self._share(digest, target)
         return digest
 
-    def _make(self, folder: Path) -> None:
-        if folder not in self._made:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._made.add(folder)
-
-    def _stream(self, source: Path) -> str:
-        """Copy a file in pieces to the part; return its digest, with an x if it is executable."""
-        digest = hashlib.sha256()
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for the writer of no pipe
-        with os.fdopen(descriptor, "rb") as file, self._part.open("wb") as copy:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(0, "it is not a file any more", str(source))
+    def _copy_large(self, file: IO[bytes], mark: str, target: str) -> str:
+        """Copy a file in pieces. It counts as what this pass reads, and holes of a sparse file stay holes."""
+        found = hashlib.sha256()
+        with open(self._part, "xb", buffering=0, opener=_MODES[mark]) as copy:
             while piece := file.read(PIECE):
-                digest.update(piece)
-                copy.write(piece)
-            is_executable = bool(status.st_mode & 0o111)
-            os.fchmod(copy.fileno(), 0o500 if is_executable else 0o400)
-        return digest.hexdigest() + ("x" if is_executable else "")
+                found.update(piece)
+                if piece == ZEROS:
+                    copy.seek(PIECE, os.SEEK_CUR)
+                else:
+                    _write_all(copy, piece)
+            size_bytes = copy.tell()
+            copy.truncate(size_bytes)
+        os.rename(self._part, target)
+        digest = found.hexdigest() + mark
+        self._share(digest, target)
+        return digest
+
+    def _link(self, digest: str, size_bytes: int, target: str) -> bool:
+        """Make the target a link to a content that is there; return False if there is none."""
+        content = self._content(digest)
+        try:
+            if os.lstat(content).st_size == size_bytes:
+                os.link(content, target)
+                return True
+            os.unlink(content)  # a crash of the machine has cut it short
+        except OSError:  # none; or no hard links here, or too many of this content
+            pass
+        return False
+
+    def _share(self, digest: str, target: str) -> None:
+        """Let later copies of this content be links to the target; without hard links each is a copy."""
+        content = self._content(digest)
+        self._make(os.path.dirname(content))
+        with suppress(OSError):
+            os.link(target, content)
+
+    def _content(self, digest: str) -> str:
+        return f"{self.objects}/{digest[:2]}/{digest}"
+
+    def _make(self, folder: str) -> None:
+        if folder not in self._made:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._made.add(folder)
 
     def close(self) -> None:
         """Remove what a failed copy has left."""
-        self._part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._part)
+
+
+_MODES = {
+    "": lambda path, flags: os.open(path, flags, 0o400),
+    "x": lambda path, flags: os.open(path, flags, 0o500),
+}
+"""Copies are read-only: a link to the same content is in other runs."""
+
+
+def _opened(source: str) -> IO[bytes]:
+    """Open a regular file, without waiting for the writer of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file any more.
+    """
+    file = open(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(0, "it is not a file any more", source)
+    return file
+
+
+def _digest(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while piece := file.read(PIECE):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _write_all(file: IO[bytes], piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _remove(folder: Path) -> None:

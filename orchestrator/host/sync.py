@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import LocalFaultError, SpecError
 from orchestrator.host.file_list import Inside, list_files, walk
 from orchestrator.host.secret_names import is_asked_for, is_secret
 from orchestrator.runs.files import sha256_of
@@ -117,6 +118,27 @@ def changes(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[list[st
     send = sorted(name for name, digest in ours.items() if theirs.get(name) != digest)
     delete = sorted(name for name in theirs if name not in ours)
     return send, delete
+
+
+def digest_of_sent(digests: Mapping[str, str], send: Sequence[str]) -> str:
+    """Return what `agent.py apply` says of the files that it has written: links are not among them."""
+    written = hashlib.sha256()
+    for name in send:
+        if not digests[name].startswith(LINK):
+            written.update(f"{digests[name].removesuffix('x')} {name}\n".encode(errors="surrogateescape"))
+    return written.hexdigest()
+
+
+def check_copies(tree: Tree, digests: Mapping[str, str], send: Sequence[str]) -> None:
+    """Compare the files of a tree with their digests.
+
+    Raises:
+        LocalFaultError: one has another content: the copy of a run was changed, or the disk has lost it.
+    """
+    for name in send:
+        path = tree.folder / name
+        if not path.is_symlink() and sha256_of(path) != digests[name].removesuffix("x"):
+            raise LocalFaultError(f"{path} is not what was copied at the launch; `launch --resume` copies it anew")
 
 
 def write_tar(tree: Tree, send: Sequence[str], delete: Sequence[str], write: Callable[[bytes], object]) -> None:

@@ -31,6 +31,7 @@ import time
 from typing import IO, Any, BinaryIO
 
 from infra.instance.trainer_files import (
+    new_text,
     others,
     outputs,
     pack,
@@ -38,7 +39,6 @@ from infra.instance.trainer_files import (
     read_json,
     sha256_of,
     touch,
-    whole_lines,
     write_json,
 )
 from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, noted_end, uploader_state
@@ -161,8 +161,9 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     found = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
     out = os.path.join(root, "out")
-    metrics, metrics_offset = whole_lines(os.path.join(out, "metrics.jsonl"), metrics_offset, is_over)
-    log, log_offset = whole_lines(os.path.join(out, "trainer.log"), log_offset, is_over)
+    metrics, metrics_offset, metrics_bytes = new_text(os.path.join(out, "metrics.jsonl"), metrics_offset, not is_over)
+    # A progress bar ends its line by CR, and by LF only when it is full.
+    log, log_offset, log_bytes = new_text(os.path.join(out, "trainer.log"), log_offset, False)
     return {
         "protocol": PROTOCOL,
         "now": time.time(),
@@ -175,6 +176,8 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "metrics_offset": metrics_offset,
         "log": log,
         "log_offset": log_offset,
+        "metrics_bytes": metrics_bytes,
+        "log_bytes": log_bytes,
         "outputs": found,
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -140,7 +141,9 @@ def measure_sync(rounds: int) -> None:
             cloud.stop()
 
 
-def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
+@contextmanager
+def rented_host(folder: Path, cloud: EmbeddedCloud) -> Iterator[tuple[SshHost, str]]:
+    """Rent an instance of the embedded cloud; give its host, and the command with which rsync connects to it."""
     from orchestrator.cloud.aws import AwsCloud
 
     settings = client_settings(cloud)
@@ -159,39 +162,53 @@ def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
     shell = SshShell(
         address=found[0].address, port=found[0].ssh_port, user="ubuntu", key_path=key, host_key=host_public
     )
-    host = SshHost(shell, answer_timeout_s=60, setup_timeout_s=60)
     shell.open()
+    remote = f"ssh -F none -i {key} -p {found[0].ssh_port} -o UserKnownHostsFile=/dev/null"
+    try:
+        yield SshHost(shell, answer_timeout_s=60, setup_timeout_s=60), f"{remote} -o StrictHostKeyChecking=no"
+    finally:
+        shell.close()
+        aws.terminate("us-east-1", [found[0].instance_id])
+
+
+def job_of(root: str, tree: sync.Tree) -> Job:
+    """Return a job that sends a tree and runs nothing."""
+    return Job(
+        root=root,
+        command=("true",),
+        env={},
+        config_json=None,
+        tree=tree.folder,
+        files=tree.files,
+        digests=tree.digests,
+        owner_timeout_s=60,
+        stop_timeout_s=5,
+        metadata_poll_s=5,
+    )
+
+
+def _measure_sync(rounds: int, folder: Path, cloud: EmbeddedCloud) -> None:
+    with rented_host(folder, cloud) as (host, remote):
+        _measure_small_sync(rounds, folder, host, remote)
+
+
+def _measure_small_sync(rounds: int, folder: Path, host: SshHost, remote: str) -> None:
     work = folder / "work"
     work.mkdir()
     for number in range(FILES):
         (work / f"file{number}.py").write_text(f"# {number}\n" + "x = 1\n" * 170)
     first, changed, rsync_first, rsync_changed = [], [], [], []
     for turn in range(rounds):
-        tree = sync.workdir_tree(work)
-        job = Job(
-            root=f"pixel-orch/{turn}",
-            command=("true",),
-            env={},
-            config_json=None,
-            tree=tree.folder,
-            files=tree.files,
-            owner_timeout_s=60,
-            stop_timeout_s=5,
-            metadata_poll_s=5,
-        )
+        job = job_of(f"pixel-orch/{turn}", sync.workdir_tree(work))
         host._send_own_files(job)
         first.append(seconds(lambda job=job: host._sync(job)))
         (work / "file7.py").write_text(f"changed = {turn}\n")
         changed.append(seconds(lambda job=job: host._sync(job)))
         if shutil.which("rsync"):
-            remote = f"ssh -F none -i {key} -p {found[0].ssh_port} -o UserKnownHostsFile=/dev/null"
-            remote += " -o StrictHostKeyChecking=no"
             words = ["rsync", "-a", "--delete", "-e", remote, f"{work}/", f"ubuntu@127.0.0.1:rsync{turn}/"]
             rsync_first.append(seconds(lambda words=words: subprocess.run(words, check=True, capture_output=True)))
             (work / "file8.py").write_text(f"changed = {turn}\n")
             rsync_changed.append(seconds(lambda words=words: subprocess.run(words, check=True, capture_output=True)))
-    host.close()
-    aws.terminate("us-east-1", [found[0].instance_id])
     say(f"first sync of {FILES} small files", first, "limit 1")
     say("sync of one changed file", changed, "limit 0.5")
     if rsync_first:

@@ -133,6 +133,10 @@ class CommandError(HostError):
         self.tail = last
 
 
+class LocalFaultError(PixelOrchError):
+    """A file of this machine cannot be read while it is sent: no machine is at fault."""
+
+
 class DiskFullError(PixelOrchError):
     """The disk of this machine was full for too long."""
 

@@ -20,6 +20,7 @@ The modules that it imports are beside it in `bin/infra/instance/`; see `layout.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -27,9 +28,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from infra.instance.trainer_files import (
+    new_text,
     others,
     outputs,
     pack,
@@ -37,11 +39,12 @@ from infra.instance.trainer_files import (
     read_json,
     sha256_of,
     touch,
-    whole_lines,
     write_json,
 )
 from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, noted_end, uploader_state
 
+PIECE = 1 << 20
+ZEROS = bytes(PIECE)
 PROTOCOL = 2  # of the answers; `orchestrator/host/answers.py` reads them. Version 0.1.0 sent none
 
 # -- code sync
@@ -64,22 +67,26 @@ def manifest(folder: str) -> dict[str, str]:
     return found
 
 
-def content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Return the content of a member of a tar."""
+def opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """Return the content of a member of a tar as a file that is read in pieces."""
     file = tar.extractfile(member)
     if file is None:
         raise SystemExit("apply: %s in the tar is not a file" % member.name)
-    return file.read()
+    return file
 
 
 def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
-    """Unpack a tar. Its first member, `.sync.json`, lists the paths to `delete` and `all` paths that remain."""
+    """Unpack a tar. Its first member, `.sync.json`, lists the paths to `delete` and `all` paths that remain.
+
+    The answer's `written` is the SHA-256 over `digest name` lines of the files, in the order of the tar.
+    """
+    written = hashlib.sha256()
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         first = tar.next()
         if first is None or first.name != ".sync.json":
             raise SystemExit("apply: the stream does not begin with .sync.json")
-        plan = json.loads(content(tar, first))
+        plan = json.loads(opened(tar, first).read())
         for name in plan["delete"]:
             path = os.path.join(folder, name)
             if os.path.islink(path) or os.path.isfile(path):
@@ -93,11 +100,25 @@ def apply(folder: str, stream: BinaryIO) -> dict[str, Any]:
             if member.issym():
                 os.symlink(member.linkname, path)
                 continue
-            with open(path, "wb") as file:
-                file.write(content(tar, member))
+            digest = unpack(opened(tar, member), path)
             os.chmod(path, member.mode & 0o777)
+            written.update(("%s %s\n" % (digest, member.name)).encode(errors="surrogateescape"))
     write_json(sent_list(folder), plan["all"])
-    return {"files": len(plan["all"])}
+    return {"files": len(plan["all"]), "written": written.hexdigest()}
+
+
+def unpack(source: IO[bytes], path: str) -> str:
+    """Write a file in pieces; return its SHA-256. Pieces of zeros become holes, as those of a sparse file are."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for piece in iter(lambda: source.read(PIECE), b""):
+            digest.update(piece)
+            if piece == ZEROS:
+                file.seek(PIECE, os.SEEK_CUR)
+            else:
+                file.write(piece)
+        file.truncate(file.tell())
+    return digest.hexdigest()
 
 
 # -- trainer
@@ -138,8 +159,11 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     note_heartbeat(root, allow_s)
     uploader = uploader_state(root)
     found = outputs(root, state)
-    metrics, metrics_offset = whole_lines(os.path.join(root, "out", "metrics.jsonl"), metrics_offset)
-    log, log_offset = whole_lines(os.path.join(root, "out", "trainer.log"), log_offset)
+    is_over = state.get("trainer", {}).get("state") == "exited"
+    out = os.path.join(root, "out")
+    metrics, metrics_offset, metrics_bytes = new_text(os.path.join(out, "metrics.jsonl"), metrics_offset, not is_over)
+    # A progress bar ends its line by CR, and by LF only when it is full.
+    log, log_offset, log_bytes = new_text(os.path.join(out, "trainer.log"), log_offset, False)
     return {
         "protocol": PROTOCOL,
         "now": time.time(),
@@ -152,6 +176,8 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "metrics_offset": metrics_offset,
         "log": log,
         "log_offset": log_offset,
+        "metrics_bytes": metrics_bytes,
+        "log_bytes": log_bytes,
         "outputs": found,
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),

@@ -136,18 +136,26 @@ def outputs(root: str, state: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
-def whole_lines(path: str, offset: int) -> tuple[str, int]:
-    """Return (text, new offset): the whole lines of a growing file from byte `offset` on."""
+def new_text(path: str, offset: int, whole_lines: bool) -> tuple[str, int, int]:
+    """Return (text, new offset, size of the file in bytes): what a growing file has from byte `offset` on.
+
+    Args:
+        path: of the file.
+        offset: in bytes.
+        whole_lines: whether a last line without an end waits for the rest of it.
+    """
     try:
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(offset)
             data = file.read(MOST_BYTES_A_POLL)
     except OSError:
-        return "", offset
+        return "", offset, 0
     end = data.rfind(b"\n") + 1
-    if end == 0 and len(data) == MOST_BYTES_A_POLL:
+    if not whole_lines or (end == 0 and len(data) == MOST_BYTES_A_POLL):
         end = len(data)  # a line longer than the limit is sent in pieces
-    return data[:end].decode(errors="surrogateescape"), offset + end  # the owner restores the same bytes
+    text = data[:end].decode(errors="surrogateescape")  # the owner restores the same bytes
+    return text, offset + end, max(size, offset + end)
 
 
 def read(root: str, name: str, offset: int) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from orchestrator.cli.console import Screen, busy, confirm, require_terminal, say_settings
 from orchestrator.cli.lead import exit_code_of, lead_in_terminal
@@ -19,6 +20,7 @@ from orchestrator.market import catalog
 from orchestrator.plan.launch_preparation import (
     PreparedLaunch,
     PreparedRun,
+    changes_since_launch,
     check_account,
     check_home,
     create_run,
@@ -65,6 +67,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             screen.plain("Not launched; nothing was created.")
             prepared.discard()
             return 1
+        prepared = _choose_code(prepared, screen, asks=not args.yes)
         for line in not_sent(request.tree) if args.yes else ():  # a prompt has shown them
             screen.plain(filled(line))
         extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
@@ -75,6 +78,20 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         for line in unused_gpus(run.plan) if args.yes else ():  # a prompt has shown them
             screen.plain(line)
         return lead_in_terminal(run, screen, output=args.output, extra=extra)
+
+
+def _choose_code(prepared: PreparedLaunch, screen: Screen, *, asks: bool) -> PreparedLaunch:
+    """Say what has changed in the folder of a run that is resumed, and ask which files are sent.
+
+    Without a question the files of now are sent: a resume often follows a mended program.
+    """
+    changed = changes_since_launch(prepared.request)
+    if not changed:
+        return prepared
+    screen.plain(filled(f"Changed since the launch of {prepared.plan.spec.run}: {changed}."))
+    if asks and not confirm("Send the files as they are now (no: those of the launch)?", default=True):
+        return replace(prepared, request=replace(prepared.request, is_code_new=False))
+    return prepared
 
 
 def _detach(run: PreparedRun, screen: Screen, output: str) -> int:

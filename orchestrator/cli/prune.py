@@ -14,6 +14,7 @@ from orchestrator.cli.console import confirm, say_error
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, span, table
+from orchestrator.host import snapshot
 from orchestrator.plan.validators import duration_s
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.listing import readable_states
@@ -41,6 +42,8 @@ def prune(args: argparse.Namespace) -> int:
             removed.append(store.run)
         except (RunBusyError, OSError) as error:
             say_error(f"{store.run}: not removed: {error}")
+    if removed:
+        snapshot.clear_objects(home)
     if is_quiet:
         print(json.dumps({"removed": removed, "bytes": total, "would_remove": [s.run for s in chosen]}))
     elif not chosen:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
-from orchestrator.runs.events import is_spot_interruption
+from orchestrator.runs.state_reasons import is_spot_interruption
 
 RUN_TAG = "pixel-orch:run"
 ATTEMPT_TAG = "pixel-orch:attempt"

@@ -10,17 +10,20 @@ from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.collect import pull_extra_outputs
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.monitor import AttemptMonitor
+from orchestrator.engine.older_checkpoint import refuse_newest
 from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
 from orchestrator.engine.stop import Cancelled
-from orchestrator.errors import CloudError, HostError, UnreachableError
+from orchestrator.errors import CloudError, HostError, TrainingError, UnreachableError
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
 from orchestrator.runs.spec import Limits
 from orchestrator.runs.state import Attempt
 
 POLL_UNDER_NOTICE_S = 0.5
+REST_S, REST_TRIES = 300.0, 3  # for a log and metrics of gigabytes after the trainer's end; polls without news
+REST_POLL_S = 0.1  # while a part of a long log is left
 SLOW_S, SLOW_BYTES = 30.0, 256 << 10  # 8 KiB/s
 
 
@@ -92,6 +95,12 @@ class AttemptLeader:
     def _watch(self, attempt: Attempt, host: Host) -> Outcome:
         """Poll, pull what is new, poll again."""
         monitor = AttemptMonitor(self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote)
+        try:
+            return self._poll_to_the_end(monitor, attempt, host)
+        finally:
+            monitor.close()
+
+    def _poll_to_the_end(self, monitor: AttemptMonitor, attempt: Attempt, host: Host) -> Outcome:
         silent_since: float | None = None
         stopping = StopPassedOn()
         host.look_with(lambda: self._look(monitor, host, stopping))
@@ -148,6 +157,8 @@ class AttemptLeader:
 
     def _pause_s(self, monitor: AttemptMonitor, stopping_for_s: float | None) -> float:
         """Return the pause before the next poll."""
+        if monitor.has_more and monitor.tail.left_bytes:
+            return min(self.policy.poll_s, REST_POLL_S)
         if monitor.noticed:
             return min(self.policy.poll_s, POLL_UNDER_NOTICE_S)
         if stopping_for_s is not None:  # soon, then less and less so: hundreds of runs may be stopped at once
@@ -176,12 +187,7 @@ class AttemptLeader:
 
     def _ended(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> Outcome:
         """Decide what the end of the trainer means, after all that it left is downloaded."""
-        for _ in range(3):
-            with suppress(UnreachableError):
-                status = monitor.poll(host)
-                if not monitor.has_more:
-                    break
-            self.clock.sleep(min(self.policy.poll_s, 0.5))
+        status = self._poll_the_rest(monitor, host, status)
         status = self._wait_for_s3(monitor, host, status)
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
@@ -200,7 +206,13 @@ class AttemptLeader:
         is_noticed = status.notice_ends_at is not None
         pull_extra_outputs(self.journal, self.job, host, number, is_hurried=is_noticed)
         end = TrainerEnd(code, status.asked, monitor.finished, tail, status.ending)
-        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        try:
+            outcome = verdict(end, is_bundled=self.job.is_bundled)
+        except TrainingError as error:
+            refused = refuse_newest(self.journal, number, monitor.step, error.reason)
+            if not refused:
+                raise
+            return Outcome("lost", refused, LossReason.RESUME_FAILED)
         if outcome is not None:
             return outcome
         if self.stop.reason:
@@ -208,6 +220,23 @@ class AttemptLeader:
         if is_noticed:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
         return Outcome("lost", status.ending or "the trainer was told to end", LossReason.TRAINER_TOLD_TO_END)
+
+    def _poll_the_rest(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
+        """Poll until the log, the metrics and the files are here, however long they are."""
+        give_up_at = self.clock.now() + REST_S
+        tries_left = REST_TRIES
+        while tries_left and self.clock.now() < give_up_at:
+            try:
+                status = monitor.poll(host)
+            except UnreachableError:
+                tries_left -= 1
+            else:
+                if not monitor.has_more:
+                    break
+                is_on_its_way = monitor.tail.left_bytes and (status.metrics or status.log)
+                tries_left = REST_TRIES if is_on_its_way else tries_left - 1
+            self.clock.sleep(min(self.policy.poll_s, REST_POLL_S if tries_left == REST_TRIES else 0.5))
+        return status
 
     def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
         """Give the last checkpoint the time to reach S3 too; it is downloaded already, so this may be given up."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
+from orchestrator.engine.older_checkpoint import is_second_try
 from orchestrator.engine.parts import Parts
 from orchestrator.errors import (
     CloudError,
@@ -178,7 +179,8 @@ class BringUp:
         if status.trainer == "absent":
             resume_from = self._whole_checkpoints()[-RESUME_WITH:]
             step = resume_from[-1].step if resume_from else 0
-            step_in_s3 = self.remote.restore_on(host, setup, attempt, step)
+            is_again = step > 0 and is_second_try(self.journal, attempt.number)  # S3 has what was given up
+            step_in_s3 = 0 if is_again else self.remote.restore_on(host, setup, attempt, step)
             for pulled in resume_from if not step_in_s3 else []:
                 host.send(self.job, self.store.checkpoint_path(pulled))
             step = max(step, step_in_s3)

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
+from orchestrator.engine.log_tail import LogTail
 from orchestrator.engine.remote_store import MOST_WORDS, RemoteCopy
 from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
@@ -20,6 +21,7 @@ from orchestrator.runs.events import (
     DataReceived,
     GpuSeen,
     InterruptionNoticed,
+    LogLeft,
     MetadataSilent,
     Progress,
     RebalanceRecommended,
@@ -57,6 +59,7 @@ class AttemptMonitor:
         self.metrics_path = journal.store.metrics_path(attempt.number)
         self.log_path = journal.store.log_path(attempt.number)
         self.cursor = Cursor(_size(self.metrics_path), _size(self.log_path))
+        self.tail = LogTail(self.log_path)
         self.step = max(attempt.last_step, attempt.resumed_from)
         self.images_per_s: float | None = None
         self.device: str | None = None
@@ -84,9 +87,12 @@ class AttemptMonitor:
             self.heard_at = self.journal.clock.now()
         self._append_both(status)
         self.cursor = status.cursor
+        self.tail.note(status)
         for line in bounded_json.objects(status.metrics.splitlines()):
             self._read(line)
         self._note_interruption(status)
+        if self.noticed:
+            self.tail.fetch(host, self.job.root)
         self._note_metadata(status.metadata_trouble)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
@@ -135,6 +141,20 @@ class AttemptMonitor:
             if self.noticed and status.trainer != "exited":
                 self.has_more = True
                 return
+
+    def close(self) -> None:
+        """Say what is left on the instance, which answers no more."""
+        if self.tail.left_bytes:
+            with suppress(OSError):
+                self.tail.append()
+            self.journal.emit(
+                LogLeft(
+                    at=self.journal.clock.now(),
+                    attempt=self.attempt.number,
+                    log_bytes=self.tail.log_left_bytes,
+                    metrics_bytes=self.tail.metrics_left_bytes,
+                )
+            )
 
     def _append_both(self, status: HostStatus) -> None:
         """Write both or none: what a full disk refuses comes again with the next poll, from the same place on."""

@@ -58,7 +58,7 @@ def _named(name: Any) -> Any:
 
 
 def _raw(text: Any) -> Any:
-    """Return the bytes of a file that `trainer_files.whole_lines` decoded with surrogate escapes."""
+    """Return the bytes of a file that `trainer_files.new_text` decoded with surrogate escapes."""
     if not isinstance(text, str):
         raise ValueError("it is not a string")
     try:
@@ -154,6 +154,8 @@ class StatusAnswer(_Answer):
     metrics_offset: Size
     log: FileText
     log_offset: Size
+    metrics_bytes: Size | None = None  # of the whole file; an agent of 0.1.0 does not say it
+    log_bytes: Size | None = None
     outputs: Entries
     stored: Entries = []
     s3_problem: Words = ""
@@ -198,6 +200,12 @@ class ExtraAnswer(_Answer):
     """The answer of `agent.py rest`."""
 
     files: Annotated[list[ExtraEntry], Field(max_length=MOST_FILES)]
+
+
+class ApplyAnswer(_Answer):
+    """The answer of `agent.py apply`. An agent of 0.1.0 does not say what it has written."""
+
+    written: Sha256 | Literal[""] = ""
 
 
 class RekeyAnswer(_Answer):
@@ -289,6 +297,8 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         metrics=answer.metrics,
         log=answer.log,
         cursor=new,
+        metrics_left_bytes=_left(answer.metrics_bytes, new.metrics, answer.metrics),
+        log_left_bytes=_left(answer.log_bytes, new.log, answer.log),
         outputs=tuple(entry.output() for entry in answer.outputs),
         stored=tuple(entry.output() for entry in answer.stored),
         s3_trouble=answer.s3_problem,
@@ -296,6 +306,11 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         s3_done=answer.s3_done,
         gpu=answer.gpu.model_dump() if isinstance(answer.gpu, GpuFacts) else {},
     )
+
+
+def _left(size_bytes: int | None, offset: int, text: bytes) -> int:
+    """Return how much of a file is left. An agent of 0.1.0 does not say it: there may be more after what it sent."""
+    return min(1, len(text)) if size_bytes is None else max(0, size_bytes - offset)
 
 
 def notice_time(text: str, now: float) -> float:

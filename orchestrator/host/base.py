@@ -45,6 +45,7 @@ class Job:
     config_json: bytes | None  # the bundled trainer's settings
     tree: Path  # the folder to send
     files: tuple[str, ...]  # those of its files that are sent, relative to it
+    digests: Mapping[str, str] | None = field(default=None, kw_only=True)  # of the files, where they are known
     owner_timeout_s: float
     stop_timeout_s: float
     metadata_poll_s: float
@@ -110,6 +111,8 @@ class HostStatus:
     s3_trouble: str = ""
     metadata_trouble: str = ""  # why the instance metadata does not answer: no interruption notice would be seen
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
+    metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
+    log_left_bytes: int = 0
     gpu: Mapping[str, Any] = field(
         default_factory=dict
     )  # what nvidia-smi reports while the trainer runs; {} without a GPU

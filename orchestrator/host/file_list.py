@@ -120,13 +120,23 @@ class Inside:
 
     def may_send(self, name: str) -> bool:
         """Return whether a name is that of a file, or of a link that stays inside, which no link leads to."""
+        return self.why_not(name) is None
+
+    def why_not(self, name: str) -> str | None:
+        """Return why a name is not sent: a plural for people, "" where nobody expects it; None if it is."""
         parts = name.split("/")
         if os.path.isabs(name) or {"..", ".", ""} & set(parts) or ".git" in (part.lower() for part in parts):
-            return False
+            return ""
         if not self._is_plain("/".join(parts[:-1])):
-            return False  # what the link leads to is sent under its own name, if it is inside
+            return ""  # what the link leads to is sent under its own name, if it is inside
         path = os.path.join(self.folder, name)
-        return self._stays(path) if os.path.islink(path) else os.path.isfile(path)
+        if os.path.islink(path):
+            return None if self._stays(path) else "links that lead out of the folder, or in a circle"
+        if not os.path.lexists(path) or os.path.isdir(path):
+            return ""  # git still lists it
+        if not os.path.isfile(path):
+            return "pipes, sockets or devices"
+        return None if os.access(path, os.R_OK) else "files that you may not read"
 
     def _is_plain(self, folder: str) -> bool:
         """Return whether no part of a relative folder is a link."""

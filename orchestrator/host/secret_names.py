@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 FOLDERS = (".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".oci", ".password-store")
 """Folders of which every file is left out."""
@@ -62,6 +64,9 @@ FILES = (
 """Names of files, as globs. A name `id_...` without a suffix is one too; `id_map.json` and `id_tools.py` are not."""
 
 
+_FILES = re.compile("|".join(fnmatch.translate(pattern) for pattern in FILES))
+
+
 def is_secret(path: str) -> bool:
     """Return whether a relative POSIX path is that of a file that usually holds credentials. Case does not matter."""
     lower = path.lower()
@@ -73,12 +78,13 @@ def is_secret(path: str) -> bool:
     return any(_is_secret_name(part) for part in parts)
 
 
+@lru_cache(maxsize=10_000)  # the folders of a tree come again for each of its files
 def _is_secret_name(name: str) -> bool:
     if name.startswith("id_") and name.endswith(".pub"):
         return False  # the public half of an SSH key
     if name.startswith("id_") and "." not in name:
         return True
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FILES)
+    return _FILES.match(name) is not None
 
 
 def is_asked_for(path: str, include: Sequence[str]) -> bool:

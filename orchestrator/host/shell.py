@@ -33,7 +33,7 @@ from paramiko import (
 )
 from paramiko.hostkeys import HostKeyEntry
 
-from orchestrator.errors import HostError, SpecError, UnreachableError, WrongHostKeyError
+from orchestrator.errors import HostError, LocalFaultError, SpecError, UnreachableError, WrongHostKeyError
 from orchestrator.host.base import CommandResult
 from orchestrator.host.host_keys import known_hosts_lines
 from orchestrator.host.user_key import openssh_form
@@ -231,7 +231,7 @@ class SshShell:
                 channel.settimeout(timeout_s)
                 self._begun(lambda: channel.exec_command(command))
                 if feed is not None:
-                    feed(self._looking_between(channel.sendall))
+                    self._feed(feed, channel.sendall)
                 channel.shutdown_write()
                 moving = feed is not None or sink is not None
                 return self._collect(channel, command, timeout_s, sink, moving=moving, most_bytes=most_bytes)
@@ -253,12 +253,24 @@ class SshShell:
         except Exception as error:  # noqa: BLE001
             raise SSHException(_words(error)) from None
 
-    def _looking_between(self, write: Write) -> Write:
-        def write_and_look(piece: bytes) -> None:
-            write(piece)
+    def _feed(self, feed: Callable[[Write], None], send: Write) -> None:
+        """Let `feed` write to the command. An error of its own, such as a file that cannot be read, is a local one."""
+
+        def write(piece: bytes) -> None:
+            try:
+                send(piece)
+            except (SSHException, OSError, EOFError) as error:
+                raise _ChannelError(error) from None
             self.look_now()
 
-        return write_and_look
+        try:
+            feed(write)
+        except _ChannelError as error:
+            raise error.error from None
+        except OSError as error:
+            self.close()
+            where = f"{error.filename}: " if error.filename else ""
+            raise LocalFaultError(f"cannot send {where}{error.strerror or error} (on this machine)") from None
 
     def _collect(
         self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool, most_bytes: int
@@ -315,6 +327,14 @@ def _words(error: Exception) -> str:
 
 class TooMuchError(HostError):
     """A command printed more than was asked for."""
+
+
+class _ChannelError(Exception):
+    """The connection failed while something was written to it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _SinkError(Exception):

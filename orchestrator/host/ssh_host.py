@@ -154,13 +154,18 @@ class SshHost:
         return answers.setup_of(result.stdout, where=self.shell.where)
 
     def _sync(self, job: Job) -> None:
-        tree = sync.Tree(job.tree, job.files)
+        tree = sync.Tree(job.tree, job.files, digests=job.digests)
         code = f"{job.root}/code"
         there = answers.read_names(
             self._agent(job.root, "manifest", code), where=self.shell.where, program="agent.py manifest"
         )
-        send, delete = sync.changes(sync.manifest(tree), there)
-        self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
+        digests = sync.manifest(tree)
+        send, delete = sync.changes(digests, there)
+        said = self._agent(job.root, "apply", code, feed=lambda write: sync.write_tar(tree, send, delete, write))
+        written = answers.read(answers.ApplyAnswer, said, where=self.shell.where, program="agent.py apply").written
+        if written and written != sync.digest_of_sent(digests, send):
+            sync.check_copies(tree, digests, send)
+            raise HostError(f"{self.shell.where}: what was written there is not what was sent; its disk may be damaged")
 
     def send(self, job: Job, path: Path) -> None:
         """Stream a checkpoint to a temporary name; rename it once every byte has arrived."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import LocalFaultError, SpecError
 from orchestrator.host.file_list import Inside, list_files, walk
 from orchestrator.host.secret_names import is_asked_for, is_secret
 from orchestrator.runs.files import sha256_of
+
+LINK = "link:"  # begins the digest of a link; its target follows
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Tree:
     files: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # not sent, since such a file usually holds credentials
     notes: tuple[str, ...] = ()  # what is missing, for people: a submodule that is not checked out
+    digests: Mapping[str, str] | None = None  # of the files, where they are known: of a snapshot
 
     def size_bytes(self) -> int:
         """Return the size of all files."""
@@ -56,7 +60,8 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
         path = folder / entry
         names.update(walk(folder, entry) if path.is_dir() and not path.is_symlink() else [entry])
     inside = Inside(folder)
-    sendable = sorted(name for name in names if inside.may_send(name))
+    why_not = {name: inside.why_not(name) for name in sorted(names)}
+    sendable = [name for name, why in why_not.items() if why is None]
     left_out = tuple(name for name in sendable if is_secret(name) and not is_asked_for(name, asked))
     files = tuple(name for name in sendable if name not in set(left_out))
     if not files:
@@ -64,7 +69,17 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
         if left_out:
             why = f"it holds only what may be secret ({left_out[0]!r})"
         raise SpecError(f"--workdir: {folder} has no file to send: {why}; name files with --include")
-    return Tree(folder, files, left_out, listed.notes)
+    return Tree(folder, files, left_out, (*listed.notes, *_notes(why_not)))
+
+
+def _notes(why_not: Mapping[str, str | None], most: int = 3) -> list[str]:
+    """Return a line for each cause for which something is not sent, with the number and some names."""
+    lines = []
+    for cause in sorted({why for why in why_not.values() if why}):
+        names = [name for name, why in why_not.items() if why == cause]
+        more = f" and {len(names) - most:,} more" if len(names) > most else ""
+        lines.append(f"Not sent, {len(names):,} {cause}: {', '.join(names[:most])}{more}.")
+    return lines
 
 
 def _included(folder: Path, entry: str) -> list[str]:
@@ -86,13 +101,15 @@ def _included(folder: Path, entry: str) -> list[str]:
 
 def manifest(tree: Tree) -> dict[str, str]:
     """Return {path: digest} in the agent's form: sha256, plus "x" if executable; a link as `link:<target>`."""
+    if tree.digests is not None:
+        return dict(tree.digests)
     found = {}
     for name in tree.files:
         path = tree.folder / name
         if path.is_symlink():
-            found[name] = "link:" + os.readlink(path)
+            found[name] = LINK + os.readlink(path)
         else:
-            found[name] = sha256_of(path) + ("x" if os.access(path, os.X_OK) else "")
+            found[name] = sha256_of(path) + ("x" if path.stat().st_mode & 0o111 else "")
     return found
 
 
@@ -101,6 +118,27 @@ def changes(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[list[st
     send = sorted(name for name, digest in ours.items() if theirs.get(name) != digest)
     delete = sorted(name for name in theirs if name not in ours)
     return send, delete
+
+
+def digest_of_sent(digests: Mapping[str, str], send: Sequence[str]) -> str:
+    """Return what `agent.py apply` says of the files that it has written: links are not among them."""
+    written = hashlib.sha256()
+    for name in send:
+        if not digests[name].startswith(LINK):
+            written.update(f"{digests[name].removesuffix('x')} {name}\n".encode(errors="surrogateescape"))
+    return written.hexdigest()
+
+
+def check_copies(tree: Tree, digests: Mapping[str, str], send: Sequence[str]) -> None:
+    """Compare the files of a tree with their digests.
+
+    Raises:
+        LocalFaultError: one has another content: the copy of a run was changed, or the disk has lost it.
+    """
+    for name in send:
+        path = tree.folder / name
+        if not path.is_symlink() and sha256_of(path) != digests[name].removesuffix("x"):
+            raise LocalFaultError(f"{path} is not what was copied at the launch; `launch --resume` copies it anew")
 
 
 def write_tar(tree: Tree, send: Sequence[str], delete: Sequence[str], write: Callable[[bytes], object]) -> None:
@@ -121,10 +159,20 @@ def write_tar(tree: Tree, send: Sequence[str], delete: Sequence[str], write: Cal
         head.size = len(plan)
         tar.addfile(head, io.BytesIO(plan))
         for name in send:
-            tar.add(tree.folder / name, arcname=name, recursive=False, filter=_anonymous)
+            _add(tar, tree.folder / name, name)
+            tar.members = []  # type: ignore[attr-defined]  # a stream is written once; the list would only grow
 
 
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add one file or link. Hard links become files: the agent, and a later sync, know each file by itself."""
+    member = tarfile.TarInfo(name)
+    status = path.lstat()
+    member.mtime = int(status.st_mtime)
+    if path.is_symlink():
+        member.type, member.linkname = tarfile.SYMTYPE, os.readlink(path)
+        tar.addfile(member)
+        return
+    member.mode = 0o755 if status.st_mode & 0o111 else 0o644
+    with path.open("rb") as file:
+        member.size = os.fstat(file.fileno()).st_size
+        tar.addfile(member, file)

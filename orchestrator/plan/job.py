@@ -54,6 +54,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         config_json=config,
         tree=tree.folder,
         files=tree.files,
+        digests=tree.digests,
         owner_timeout_s=spec.recovery.owner_timeout_s,
         stop_timeout_s=spec.recovery.stop_timeout_s,
         metadata_poll_s=min(AWS_METADATA_POLL_S, spec.recovery.poll_s),  # the embedded cloud gives a shorter notice

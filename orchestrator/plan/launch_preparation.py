@@ -16,6 +16,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.base import Cloud
 from orchestrator.cloud.connect import check_credentials, start_embedded
 from orchestrator.errors import SpecError
+from orchestrator.host import snapshot
 from orchestrator.host.connect import make_run_key
 from orchestrator.host.sync import Tree
 from orchestrator.plan import initial_checkpoint
@@ -49,6 +50,7 @@ class LaunchRequest:
     faults: tuple[dict[str, Any], ...]  # of the embedded cloud
     interrupt_after_s: float | None  # of the embedded cloud
     sources: tuple[Source, ...] = ()  # the files of which settings were read
+    is_code_new: bool = True  # False: a run that is resumed sends the files of its launch
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def create_run(prepared: PreparedLaunch) -> PreparedRun:
     store, lock = RunStore.begin(prepared.home, plan.spec)
     try:
         make_run_key(store, plan.spec.key)
+        snapshot.take(store, request.tree)
         store.append(RunCreated(at=SystemClock().now(), run=plan.spec.run, cloud=prepared.cloud.title))
         if prepared.checkpoint is not None:
             initial_checkpoint.adopt(store, prepared.checkpoint)
@@ -170,7 +173,7 @@ def create_run(prepared: PreparedLaunch) -> PreparedRun:
         store.delete_unborn()
         lock.release()
         raise
-    return PreparedRun(store, plan, request.tree, prepared.cloud, "launch", lock)
+    return PreparedRun(store, plan, sent_tree(store, plan.spec), prepared.cloud, "launch", lock)
 
 
 def _resumed(prepared: PreparedLaunch, store: RunStore) -> PreparedRun:
@@ -179,12 +182,26 @@ def _resumed(prepared: PreparedLaunch, store: RunStore) -> PreparedRun:
     try:
         _resumable(prepared.home, store.run)
         store.request_stop(None)  # of the time before
+        if prepared.request.is_code_new:
+            snapshot.take(store, prepared.request.tree)
         store.write_spec(prepared.plan.spec)
         store.append(StateChanged(at=SystemClock().now(), state="PENDING", reason="resumed"))
     except BaseException:
         lock.release()
         raise
-    return PreparedRun(store, prepared.plan, prepared.request.tree, prepared.cloud, "resume", lock)
+    tree = sent_tree(store, prepared.plan.spec)
+    return PreparedRun(store, prepared.plan, tree, prepared.cloud, "resume", lock)
+
+
+def sent_tree(store: RunStore, spec: RunSpec) -> Tree:
+    """Return what a run sends to each instance: the files of its launch. A run of version 0.1.0 has none of them."""
+    return snapshot.stored(store) or tree_for(spec)
+
+
+def changes_since_launch(request: LaunchRequest) -> str:
+    """Return for people what has changed in the folder of a run that is resumed since its launch, "" for nothing."""
+    before = snapshot.stored(request.resumed) if request.resumed is not None else None
+    return "" if before is None else snapshot.changed_words(snapshot.difference(before, request.tree))
 
 
 def prepare_existing_run(store: RunStore, cloud: Cloud, verb: Verb) -> PreparedRun:
@@ -197,7 +214,7 @@ def prepare_existing_run(store: RunStore, cloud: Cloud, verb: Verb) -> PreparedR
     spec, home = store.spec(), store.home
     speeds = measured_speeds(home, spec)
     plan = make_plan(spec, cloud, home_id(home), store.state().created_at, images_per_s=speeds)
-    return PreparedRun(store, plan, tree_for(spec), cloud, verb)
+    return PreparedRun(store, plan, sent_tree(store, spec), cloud, verb)
 
 
 def read_faults(path_text: str | None, *, is_embedded: bool) -> tuple[dict[str, Any], ...]:

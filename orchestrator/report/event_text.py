@@ -15,7 +15,15 @@ _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "ot
 def event_words(event: ev.Event, now: float) -> str:
     """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
     event = _spelled(event)
-    for words in (_request_words, _instance_words, _training_words, _output_words, _clock_words, _warning_words):
+    for words in (
+        _request_words,
+        _instance_words,
+        _training_words,
+        _output_words,
+        _left_words,
+        _clock_words,
+        _warning_words,
+    ):
         text = words(event, now)
         if text:
             return text
@@ -92,7 +100,9 @@ def _output_words(event: ev.Event, _now: float) -> str:
         case ev.CheckpointStored():
             return f"  {event.name} stored in S3"
         case ev.CheckpointRefused():
-            return f"  {event.name} is damaged and is not used: {event.reason}"
+            return f"  {event.name} is not used: {event.reason}"
+        case ev.CheckpointTakenBack():
+            return f"  {event.name} is used again: the trainer failed after an older one too"
         case _:
             return ""
 
@@ -105,6 +115,17 @@ def _clock_words(event: ev.Event, _now: float) -> str:
         return f"  Events of this run are {span(event.ahead_s)} ahead of this machine's clock. Is it right?"
     how = f"{span(abs(event.ahead_s))} {'ahead of' if event.ahead_s > 0 else 'behind'}"
     return f"  This machine's clock is {how} AWS's. AWS's time is used; set the clock."
+
+
+def _left_words(event: ev.Event, _now: float) -> str:
+    """What was not downloaded."""
+    match event:
+        case ev.LogLeft():
+            names = (("log", event.log_bytes), ("metrics", event.metrics_bytes))
+            left = " and ".join(f"{size / 1e6:.2f} MB of the {name}" for name, size in names if size)
+            return f"  Not downloaded, and gone with the machine: at least {left}"
+        case _:
+            return ""
 
 
 def _warning_words(event: ev.Event, now: float) -> str:
@@ -150,3 +171,14 @@ def _out_of_reach_words(event: ev.Event) -> str:
             )
         case _:
             return ""
+
+
+_WORDS = (
+    _request_words,
+    _instance_words,
+    _training_words,
+    _output_words,
+    _left_words,
+    _clock_words,
+    _warning_words,
+)

@@ -28,6 +28,7 @@ class LossReason(str, Enum):
     INSTANCE_ENDED = "instance-ended"  # EC2 says that it ended, and not for spot capacity
     UNREACHABLE = "unreachable"
     AGENT_GONE = "agent-gone"
+    RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
 
 
@@ -39,24 +40,6 @@ def loss_reason(event: AttemptLost) -> LossReason:
     begins |= {"no answer": LossReason.UNREACHABLE, "the agent": LossReason.AGENT_GONE}
     found = [cause for words, cause in begins.items() if event.reason.startswith(words)]
     return found[0] if found else LossReason.TRAINER_TOLD_TO_END
-
-
-def is_spot_interruption(reason_code: str) -> bool:
-    """Return whether an EC2 StateReason.Code is that of a spot interruption."""
-    return reason_code.startswith("Server.Spot")
-
-
-FAILED_LAUNCHES = frozenset(
-    {
-        "Server.InsufficientInstanceCapacity",
-        "Server.InternalError",
-        "Client.InternalError",
-        "Client.InvalidSnapshot.NotFound",
-        "Client.VolumeLimitExceeded",
-    }
-)
-"""The codes with which an instance goes from `pending` to `terminated`
-(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html)."""
 
 
 def end_code(event: InstanceEnded) -> str:
@@ -256,11 +239,18 @@ class RemoteStoreTroubled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRefused(Event):
-    """A checkpoint is damaged; the one before it is used."""
+    """A checkpoint is damaged, or the trainer failed right after it; the one before it is used."""
 
     kind: ClassVar[str] = "checkpoint_refused"
     name: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointTakenBack(CheckpointEvent):
+    """A checkpoint that was refused counts again: the trainer failed after an older one too."""
+
+    kind: ClassVar[str] = "checkpoint_taken_back"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +297,16 @@ class DataReceived(Event):
     kind: ClassVar[str] = "data_received"
     attempt: int
     size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLeft(Event):
+    """Parts of the log or of the metrics stayed on an instance that is gone; at least so many bytes."""
+
+    kind: ClassVar[str] = "log_left"
+    attempt: int
+    log_bytes: int
+    metrics_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.runs.events import (
-    FAILED_LAUNCHES,
     FINAL_STATES,
     AttemptLost,
     CheckpointPulled,
     CheckpointRefused,
     CheckpointStored,
+    CheckpointTakenBack,
     DataReceived,
     EndedBy,
     Event,
@@ -38,9 +38,9 @@ from orchestrator.runs.events import (
     TrainerExited,
     TrainerStarted,
     end_code,
-    is_spot_interruption,
     loss_reason,
 )
+from orchestrator.runs.state_reasons import FAILED_LAUNCHES, is_spot_interruption
 
 
 @dataclass
@@ -189,14 +189,21 @@ def _apply(state: RunState, event: Event) -> None:
         case InstanceStarted():
             if state.attempt(event.attempt) is None:
                 state.attempts.append(_attempt_from(event))
-        case CheckpointPulled() | CheckpointStored() | CheckpointRefused() | RemoteStoreTroubled():
+        case (
+            CheckpointPulled()
+            | CheckpointStored()
+            | CheckpointRefused()
+            | CheckpointTakenBack()
+            | RemoteStoreTroubled()
+        ):
             _apply_to_checkpoints(state, event)
         case _:
             _apply_to_attempt(state, event)
 
 
 def _apply_to_checkpoints(
-    state: RunState, event: CheckpointPulled | CheckpointStored | CheckpointRefused | RemoteStoreTroubled
+    state: RunState,
+    event: CheckpointPulled | CheckpointStored | CheckpointRefused | CheckpointTakenBack | RemoteStoreTroubled,
 ) -> None:
     match event:
         case CheckpointPulled():
@@ -212,6 +219,9 @@ def _apply_to_checkpoints(
         case CheckpointRefused():
             state.refused.append(event)
             state.checkpoints = {s: c for s, c in state.checkpoints.items() if c.name != event.name}
+        case CheckpointTakenBack():
+            state.refused = [refused for refused in state.refused if refused.name != event.name]
+            state.checkpoints[event.step] = CheckpointPulled(**vars(event))
         case RemoteStoreTroubled():
             state.s3_trouble = event.reason
 

@@ -251,3 +251,38 @@ def test_down_while_a_launch_in_the_background_begins_leaves_nothing_rented(stag
     assert all(attempt.ended_at is not None for attempt in stage.state().attempts)
     assert "Traceback" not in stage.said(launch)
     stage.check_nothing_is_left()
+
+
+def test_a_folder_that_changes_during_the_run_changes_no_attempt(stage: Stage) -> None:
+    (stage.work / "notes.txt").write_text("for the reader")
+    launch = stage.start(*stage.launch_words("150", "0.05"))
+    stage.until_step(25)
+    (stage.work / "train.py").write_text("raise SystemExit('edited in mid-run')")
+    (stage.work / "notes.txt").unlink()
+    stage.embedded().interrupt(stage.instance_id(), notice_s=3)
+    assert launch.wait(90) == 0, stage.said(launch)
+    assert len(stage.state().attempts) == 2
+    check_trained(stage, 150)
+    assert stage.run("runs", "prune", "tiny", "-y")[0] == 0
+    assert not [path for path in (stage.home / "objects").rglob("*") if path.is_file()]
+
+
+def test_all_of_a_long_log_and_of_long_metrics_is_downloaded(stage: Stage) -> None:
+    """The last lines of a log are what is read after a failure; the last one has no end."""
+    program = (
+        "import json, os, sys\n"
+        "out = open(os.environ['PIXEL_ORCH_OUT'] + '/metrics.jsonl', 'a')\n"
+        "for step in range(1, 20001): out.write(json.dumps({'step': step, 'images_per_s': 1.0}) + '\\n')\n"
+        "out.close()\n"
+        "for line in range(70000): print('a line of the log, which is long', line, 'x' * 60)\n"
+        "sys.stderr.write('the very last words')\n"
+        "sys.exit(3)\n"
+    )
+    (stage.work / "train.py").write_text(program)
+    code, said = stage.run(*stage.launch_words())
+    assert code == 1
+    assert "the very last words" in said
+    log = stage.store.log_path(1).read_text()
+    assert log.endswith("the very last words")
+    assert log.count("a line of the log") == 70000
+    assert stage.state().step == 20000

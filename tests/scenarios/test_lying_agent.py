@@ -46,7 +46,7 @@ def check_home(stage: Stage, before: dict[str, str]) -> None:
     """Nothing outside of the run's folder has changed, nothing is left, and the home can be read."""
     run = str(stage.store.folder)
     now = {path: digest for path, digest in digests(stage.home.parent).items() if "/log-" not in path}
-    own = (run, *(str(stage.home / name) for name in ("local", "schema", "id", "ssh_config.d")))
+    own = (run, *(str(stage.home / name) for name in ("local", "schema", "id", "objects", "ssh_config.d")))
     changed = {path for path in now if now[path] != before.get(path) and not path.startswith(own)}
     assert changed == set()
     assert not OUTSIDE.exists()

@@ -413,6 +413,8 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
         "metrics_offset": status.cursor.metrics,
         "log": status.log.decode(),
         "log_offset": status.cursor.log,
+        "metrics_bytes": status.cursor.metrics,
+        "log_bytes": status.cursor.log,
         "outputs": [asdict(output) for output in status.outputs],
         "stored": [asdict(output) for output in status.stored],
         "s3_problem": status.s3_trouble,

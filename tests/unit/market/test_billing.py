@@ -16,7 +16,6 @@ import pytest
 from orchestrator.market import catalog
 from orchestrator.market.billing import SPOT_RULES, bill, other_usd_h, total_usd
 from orchestrator.runs.events import (
-    FAILED_LAUNCHES,
     CheckpointPulled,
     Event,
     InstanceEnded,
@@ -27,6 +26,7 @@ from orchestrator.runs.events import (
     PriceSeen,
 )
 from orchestrator.runs.state import Attempt, fold
+from orchestrator.runs.state_reasons import FAILED_LAUNCHES
 
 START = 1_790_000_000.0
 APRIL = float(calendar.timegm((2026, 4, 10, 0, 0, 0)))  # a month of 30 days, as in AWS's example

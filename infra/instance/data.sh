@@ -34,8 +34,8 @@ with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints the path of a Pyt
   done
   if [ ${#makers[@]} = 0 ]; then too_old "$1" "$2"; fi
   echo "data: no Python on this machine has ${packages[*]}; installing" >&2
-  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment (the reason is printed above)"
-  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]} (the reason is printed above)"
+  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment: $(because)"
+  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]}: $(because)"
   echo "$venv/bin/python"
 }
 

@@ -212,7 +212,7 @@ fi
 # Prints torch's version if this Python is usable, else the reason why it is not. Without a GPU the version is read from the
 # package's metadata: importing torch takes seconds, and the trainer imports it anyway. From a disk that AWS loads as it is read,
 # the first import takes minutes.
-can_serve() { within 300 "$1, which looks for torch," ask_for_torch "$1"; }
+can_serve() { within 300 "${1##*/} (import torch)" ask_for_torch "$1"; }
 
 ask_for_torch() {
   "$1" - "$gpu" "$least" "${needs[@]}" <<'PY' 2>&1
@@ -246,7 +246,7 @@ with_boto3() {
   if [ -z "$uploads" ]; then return; fi
   for candidate in "$1" python3 "$ours/s3-venv/bin/python"; do
     path=$(command -v "$candidate" 2>/dev/null) || continue
-    if within 120 "$path" "$path" -c 'import boto3' >/dev/null; then echo "$path"; return; fi
+    if within 120 "${path##*/} (import boto3)" "$path" -c 'import boto3' >/dev/null; then echo "$path"; return; fi
   done
   while read -r path; do makers+=("$path"); done < <(pythons 3.8)
   makers+=("$1")
@@ -274,7 +274,7 @@ answer() {  # PYTHON TORCH WHY: prints the JSON object and exits
   local python=$1 s3_python
   s3_python=$(with_boto3 "$1") || give_up "--bucket needs boto3, and pip cannot install it: $(because)"
   if [ "$purpose" = own ]; then python=$(under_both_names "$1"); fi
-  within 60 "$1" "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
+  within 60 "${1##*/}" "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
     "$python" "$2" "$gpu" "$3" "$s3_python"
   exit 0
 }
@@ -300,7 +300,7 @@ without_torch() {  # WHY: the user's own program may not need torch
 
 # -- installing
 
-required() { within 60 "$1" ask_for_build "$1"; }  # PYTHON: prints what to install; exit code 1 if no build fits both
+required() { within 60 "${1##*/}" ask_for_build "$1"; }  # PYTHON: prints what to install; exit code 1 if no build fits both
 
 ask_for_build() {
   "$1" - "$gpu" "$builds" "${capability:-}" <<'PY' 2>/dev/null

@@ -27,7 +27,7 @@ say() { echo "$me: $1" >&2 || true; }
 # A program that waits for a driver, a lock or a network can wait for ever, and in uninterruptible sleep not even SIGKILL ends
 # it. So no program is waited for: it is looked at until it has ended or its time is up; then it is killed, and left behind if it
 # does not end. Its output goes to a file: what is left behind holds no pipe open that someone reads to its end.
-# PIXEL_ORCH_LIMIT_S replaces each limit, for tests.
+# PIXEL_ORCH_LIMITS ("nvidia-smi=1 pip=2") has other limits in seconds, by the first word of the name; for tests.
 
 read_uptime() {  # sets now_ms: $SECONDS and `date` jump when the clock is set
   local up
@@ -67,8 +67,11 @@ end_group() {  # PID: ends a process group; returns 1 if it does not end. sudo, 
 }
 
 attend() {  # SECONDS NAME COMMAND...: runs it with its output in "$spool"; sets why and returns the exit code if it fails
-  local limit_s=${PIXEL_ORCH_LIMIT_S:-$1} name=$2 pid began_ms told_ms status nap_ms=5 left=""
+  local limit_s=$1 name=$2 pid began_ms told_ms status nap_ms=5 left="" word
   shift 2
+  for word in ${PIXEL_ORCH_LIMITS:-}; do
+    if [ "${word%=*}" = "${name%% *}" ]; then limit_s=${word#*=}; fi
+  done
   spool="$work/$BASHPID.$((++spools))"
   if ! : >"$spool"; then why="$name: cannot write to $work"; return 1; fi
   read_uptime
@@ -178,12 +181,12 @@ wait_for_boot() {  # waits until cloud-init has finished (300 s at most): before
 # -- Pythons
 
 is_at_least() {  # PYTHON 3.10
-  within 30 "$1" "$1" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(int(part) for part in sys.argv[1].split(".")))' \
+  within 30 "${1##*/}" "$1" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(int(part) for part in sys.argv[1].split(".")))' \
     "$2" >/dev/null
 }
 
 version_of() {  # PYTHON
-  within 30 "$1" "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+  within 30 "${1##*/}" "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 }
 
 pythons() {  # 3.10: prints the paths of this machine's Pythons of that version or later, newest first
@@ -208,7 +211,7 @@ has_pip() {  # VENV: an environment whose creation was interrupted has bin/pytho
 
 fresh_venv() {  # VENV PYTHON
   rm -rf "$1"
-  step 300 "$2 -m venv" "$2" -m venv "$1" && has_pip "$1"
+  step 300 "${2##*/} -m venv" "$2" -m venv "$1" && has_pip "$1"
 }
 
 # The plain images of Debian and Ubuntu have python3 without ensurepip: `-m venv` fails until its package is installed. The

@@ -7,13 +7,14 @@
 #   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: exit code 3 if the driver does not work
 #   bootstrap.sh ROOT ... s3      also finds a Python with boto3 for checkpoint_uploader.py: `s3_python` in the JSON object
 #   bootstrap.sh ROOT ... cpu     continues on the CPU if the GPU cannot be used
-#   bootstrap.sh ROOT look        looks at the GPU only, while a trainer runs or after it: prints its name, or the fault
+#   bootstrap.sh ROOT look SINCE  looks at the GPU only, while a trainer runs or after it: prints its name, or what is broken; of
+#                                 the kernel's words those from SINCE on (seconds since the boot)
 #
 # Exit code 3: this cannot work, on another machine neither. 75: the GPU of this machine is broken, and another machine helps.
 set -euo pipefail
 root=$1
 purpose=$2
-uploads="" allow_cpu="" is_rented_gpu=""
+uploads="" allow_cpu="" is_rented_gpu="" since=${3:-0}
 for word in "${@:3}"; do
   case $word in
     s3) uploads=yes ;;
@@ -132,9 +133,10 @@ mind_mig() {  # MIG divides a GPU: a program sees one slice, and nothing where n
   return 1
 }
 
-kernel_fault() {  # prints the kernel's last line about a GPU that is broken; the other Xids are faults of programs
+kernel_fault() {  # [SINCE]: prints the kernel's last line about a GPU that is broken; the other Xids are faults of programs
   local line found="" broken=" 48 62 64 74 79 94 95 119 120 140 "
   while IFS= read -r line; do
+    if [[ $line =~ ^\[\ *([0-9]+)\. && ${BASH_REMATCH[1]} -lt ${1:-0} ]]; then continue; fi
     if [[ $line =~ NVRM:\ Xid\ \(PCI:[^\)]*\):\ ([0-9]+), && $broken == *" ${BASH_REMATCH[1]} "* ]] ||
       [[ $line == *NVRM*"fallen off the bus"* ]]; then found=$line; fi
   done < <(within 20 dmesg as_root dmesg)
@@ -169,7 +171,7 @@ stop_upgrades() {
 look() {  # what the agent asks for when a trainer fails or hangs: what is broken now worked before
   local fault
   if ! find_gpu; then give_up "$trouble" "$BROKEN"; fi
-  fault=$(kernel_fault)
+  fault=$(kernel_fault "$since")
   if [ -n "$fault" ]; then give_up "the kernel says: $fault" "$BROKEN"; fi
   echo "$gpu"
   exit 0

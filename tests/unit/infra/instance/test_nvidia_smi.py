@@ -319,9 +319,9 @@ def test_the_kernel_may_know_that_the_gpu_is_broken(machine: Path, line: str) ->
 # -- after a trainer has failed
 
 
-def look(machine: Path) -> tuple[int, str]:
+def look(machine: Path, since: str = "0") -> tuple[int, str]:
     """Do what the agent does when a trainer has failed; return exit code and last line."""
-    code, out, err = run(machine, "bootstrap.sh", "look", PIXEL_ORCH_LIMITS="nvidia-smi=1")
+    code, out, err = run(machine, "bootstrap.sh", "look", since, PIXEL_ORCH_LIMITS="nvidia-smi=1")
     return code, (out + err).strip().splitlines()[-1]
 
 
@@ -335,13 +335,15 @@ def test_a_look_changes_nothing_and_says_what_is_broken(machine: Path) -> None:
     assert look(machine) == (BROKEN, f"bootstrap: nvidia-smi exited with code 15: {LOST}")
 
 
-@pytest.mark.parametrize(
-    ("xid", "is_broken"), [(48, True), (79, True), (94, True), (119, True), (13, False), (31, False)]
-)
+OF_THE_GPU, OF_A_PROGRAM = (48, 79, 94, 119), (13, 31)
+
+
+@pytest.mark.parametrize("xid", [*OF_THE_GPU, *OF_A_PROGRAM])
 def test_the_kernels_words_tell_a_broken_gpu_from_a_program_that_failed(machine: Path, xid: int) -> None:
     Smi("Tesla T4", details="7.5, [N/A], 0").install(machine)
-    program(machine, "dmesg", f"#!/bin/sh\necho '[ 9.1] NVRM: Xid (PCI:0000:00:1e): {xid}, pid=812, name=python3, x'\n")
-    code, said = look(machine)
-    is_broken = xid in OF_THE_GPU
-    assert code == (BROKEN if is_broken else 0)
-    assert (f"the kernel says: NVRM: Xid (PCI:0000:00:1e): {xid}" in said) is is_broken
+    line = f"NVRM: Xid (PCI:0000:00:1e): {xid}, pid=812, name=python3"
+    program(machine, "dmesg", f"#!/bin/sh\necho '[ 900.1] {line}'\n")
+    code, said = look(machine, "850")
+    assert code == (BROKEN if xid in OF_THE_GPU else 0)
+    assert (f"the kernel says: {line}" in said) is (xid in OF_THE_GPU)
+    assert look(machine, "901")[0] == 0, "it was there before the trainer began"

@@ -8,7 +8,7 @@
 #   bootstrap.sh ROOT ... s3      also finds a Python with boto3 for checkpoint_uploader.py: `s3_python` in the JSON object
 #   bootstrap.sh ROOT ... cpu     continues on the CPU if the GPU cannot be used
 #   bootstrap.sh ROOT look SINCE  looks at the GPU only, while a trainer runs or after it: prints its name, or what is broken; of
-#                                 the kernel's words those from SINCE on (seconds since the boot)
+#                                 the kernel's words those from SINCE on (seconds since the boot). 75: the GPU, 3: its driver
 #
 # Exit code 3: this cannot work, on another machine neither. 75: the GPU of this machine is broken, and another machine helps.
 set -euo pipefail
@@ -170,7 +170,9 @@ stop_upgrades() {
 
 look() {  # what the agent asks for when a trainer fails or hangs: what is broken now worked before
   local fault
-  if ! find_gpu; then give_up "$trouble" "$BROKEN"; fi
+  if ! find_gpu; then
+    case $meaning in broken | hangs) give_up "$trouble" "$BROKEN" ;; *) give_up "$trouble" ;; esac
+  fi
   fault=$(kernel_fault "$since")
   if [ -n "$fault" ]; then give_up "the kernel says: $fault" "$BROKEN"; fi
   echo "$gpu"

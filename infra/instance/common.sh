@@ -48,9 +48,15 @@ last_words() {  # FILE: prints its last line, and of a progress bar the newest s
   echo "${words:0:300}"
 }
 
-is_alive() {  # PID: whether its process group has a member; those of root may not be asked
-  local words
-  words=$(LC_ALL=C kill -0 -- "-$1" 2>&1) || [[ $words == *permitted* ]]
+is_alive() {  # PID: whether its process group has a member that is no zombie, of any user
+  local file line fields
+  for file in /proc/[0-9]*/stat; do
+    line=""
+    read -r line 2>/dev/null <"$file" || true
+    read -ra fields <<<"${line##*) }"  # state, parent, group
+    if [ "${fields[2]:-}" = "$1" ] && [ "${fields[0]}" != Z ]; then return 0; fi
+  done 2>/dev/null
+  return 1
 }
 
 end_group() {  # PID: ends a process group; returns 1 if it does not end. sudo, which ends those of root, is not waited for

@@ -133,6 +133,10 @@ class CommandError(HostError):
         self.tail = last
 
 
+class BrokenMachineError(HostError):
+    """A machine's hardware does not work; another machine helps."""
+
+
 class DiskFullError(PixelOrchError):
     """The disk of this machine was full for too long."""
 

@@ -95,18 +95,18 @@ find_gpu() {  # sets gpu, or trouble; sets meaning
 }
 
 look_closer() {  # sets capability; returns 1 with trouble and meaning if nothing can be trained on the GPU. An old driver has no answer
-  local rows cc mig errors status=0 fields=compute_cap,mig.mode.current,ecc.errors.uncorrected.volatile.total
+  local rows cc mig ecc status=0 query=compute_cap,mig.mode.current,ecc.errors.uncorrected.volatile.total
   capability=""
-  rows=$(within "$SMI_S" nvidia-smi nvidia-smi --query-gpu="$fields" --format=csv,noheader) || status=$?
+  rows=$(within "$SMI_S" nvidia-smi nvidia-smi --query-gpu="$query" --format=csv,noheader) || status=$?
   if [ "$status" = "$OVERDUE" ]; then
     trouble=${rows##*$'\n'} meaning=hangs
     return 1
   fi
-  while IFS=', ' read -r cc mig errors; do
+  while IFS=', ' read -r cc mig ecc; do
     if [[ ! $cc =~ ^[0-9]+\.[0-9]$ ]]; then continue; fi
     capability=${capability:-$cc}
-    if [[ $errors =~ ^[1-9][0-9]*$ ]]; then
-      trouble="nvidia-smi counts $errors uncorrectable ECC errors since the boot" meaning=broken
+    if [[ $ecc =~ ^[1-9][0-9]*$ ]]; then
+      trouble="nvidia-smi counts $ecc uncorrectable ECC errors since the boot" meaning=broken
       return 1
     fi
     if [ "$mig" = Enabled ] && [ "$purpose" != look ]; then

@@ -109,6 +109,7 @@ class HostStatus:
     stored: tuple[Output, ...] = ()  # checkpoints that are completely stored in S3
     s3_trouble: str = ""
     metadata_trouble: str = ""  # why the instance metadata does not answer: no interruption notice would be seen
+    gpu_trouble: str = ""  # what is wrong with the GPU, which worked when the trainer started
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
     gpu: Mapping[str, Any] = field(
         default_factory=dict
@@ -139,6 +140,10 @@ class Host(Protocol):
         Raises:
             CommandError: the bootstrap failed; its last lines are in the error.
         """
+        ...
+
+    def setup_words(self) -> str:
+        """Return the newest line that the set-up has printed, "" where none is new; from any thread, at any time."""
         ...
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:

@@ -28,6 +28,7 @@ class LossReason(str, Enum):
     INSTANCE_ENDED = "instance-ended"  # EC2 says that it ended, and not for spot capacity
     UNREACHABLE = "unreachable"
     AGENT_GONE = "agent-gone"
+    GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
 
 
@@ -156,6 +157,16 @@ class HostReady(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetupProgress(Event):
+    """What a long set-up does, in its own words. Told, and not written down."""
+
+    kind: ClassVar[str] = "setup_progress"
+    attempt: int
+    instance_id: str
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostKeyRenewed(Event):
     """A host key made on the instance replaces that of user-data; or why it does not."""
 
@@ -273,6 +284,7 @@ class TrainerExited(Event):
     asked: bool
     last_step: int
     tail: str = ""
+    gpu_problem: str = ""  # what is wrong with the machine's GPU since then, "" for nothing
 
 
 @dataclass(frozen=True, kw_only=True)

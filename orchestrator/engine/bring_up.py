@@ -97,8 +97,7 @@ class BringUp:
         now = self.clock.now()
         words = host.setup_words()
         if words:
-            number, name = attempt.number, attempt.instance_id
-            self.journal.tell(SetupProgress(at=now, attempt=number, instance_id=name, words=words))
+            self.journal.tell(SetupProgress(at=now, attempt=attempt.number, words=words))
         reached = None if self.stop.reason else self.allowance.reached_at(now, heard_at=now)
         if reached is not None:
             self.stop.request_by_limit(reached)

@@ -162,7 +162,6 @@ class SetupProgress(Event):
 
     kind: ClassVar[str] = "setup_progress"
     attempt: int
-    instance_id: str
     words: str
 
 

@@ -52,7 +52,8 @@ def run(words: Sequence[str], limit_s: float) -> Done:
         return Done(code, output)
     words_of_it = last_line(output)
     said = "its last output: %s" % words_of_it if words_of_it else "it printed nothing"
-    why = "%s did not end within %.0f s%s; %s" % (" ".join(words[:4]), limit_s, left, said)
+    name = " ".join(words[2:] if list(words[:2]) == ["sudo", "-n"] else words)[:60]
+    why = "%s did not end within %g s%s; %s" % (name, limit_s, left, said)
     return Done(OVERDUE, "%s\n%s" % (output.rstrip("\n"), why) if output else why)
 
 

@@ -15,8 +15,6 @@ from tests.support.run_checks import check_invariants
 from tests.support.story import Story
 
 OFF_THE_BUS = "the GPU of this machine is broken (nvidia-smi printed: [GPU is lost]); another machine is needed"
-    "the GPU of this machine is broken (nvidia-smi exited with code 15: GPU is lost); another machine is needed"
-)
 HANGS = "the GPU of this machine, or its driver, hangs (nvidia-smi did not end within 60 s; it printed nothing)"
 
 

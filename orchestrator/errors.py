@@ -137,6 +137,10 @@ class LocalFaultError(PixelOrchError):
     """A file of this machine cannot be read while it is sent: no machine is at fault."""
 
 
+class BrokenMachineError(HostError):
+    """A machine's hardware does not work; another machine helps."""
+
+
 class DiskFullError(PixelOrchError):
     """The disk of this machine was full for too long."""
 

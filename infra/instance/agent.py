@@ -24,12 +24,15 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tarfile
 import time
 from typing import IO, Any, BinaryIO
 
+from infra.instance.deadline import hold, longest
+from infra.instance.gpu import gpu_facts
+from infra.instance.metadata import take_proxies
+from infra.instance.programs import Done, run_as_root
 from infra.instance.trainer_files import (
     new_text,
     others,
@@ -41,10 +44,11 @@ from infra.instance.trainer_files import (
     touch,
     write_json,
 )
-from infra.instance.watch import Watch, gpu_facts, hold, is_watched, longest, noted_end, uploader_state
+from infra.instance.watch import Watch, is_watched, noted_end, uploader_state
 
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)
+ANSWER_S = 20.0  # for a command that root runs at once
 PROTOCOL = 2  # of the answers; `orchestrator/host/answers.py` reads them. Version 0.1.0 sent none
 
 # -- code sync
@@ -130,6 +134,7 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     os.makedirs(os.path.join(root, "out"), exist_ok=True)
     os.makedirs(os.path.join(root, "code"), exist_ok=True)
     touch(os.path.join(root, "agent", "heard"))
+    take_proxies(os.environ)
     lock = open(os.path.join(root, "agent", "lock"), "w")  # noqa: SIM115 (held for life)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,6 +187,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
+        "gpu_problem": state.get("gpu_problem", ""),
         "metadata_problem": state.get("metadata_problem", ""),
         "s3_problem": state.get("s3_problem", "") or uploader.get("problem", ""),
     }
@@ -213,34 +219,30 @@ def rekey(step: str) -> dict[str, Any]:
     key = os.path.join(os.environ.get("PIXEL_ORCH_ETC_SSH", "/etc/ssh"), "ssh_host_ed25519_key")
     new = key + ".new"
     if step == "prepare":
-        if as_root("test", "-f", new)[0] != 0:
+        if as_root("test", "-f", new).code != 0:
             as_root("rm", "-f", new + ".pub")
             code, output = as_root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", new)
             if code != 0:
                 raise SystemExit("rekey: ssh-keygen: %s" % output.strip())
-        code, public = as_root("cat", new + ".pub")
-        if code != 0 or not public.startswith("ssh-ed25519 "):
-            raise SystemExit("rekey: %s.pub cannot be read: %s" % (new, public.strip()))
-        return {"public": public.strip()}
+        code, output = as_root("cat", new + ".pub")  # sudo may print a warning first, of a name that it cannot resolve
+        public = [line.strip() for line in output.splitlines() if line.startswith("ssh-ed25519 ")]
+        if code != 0 or not public:
+            raise SystemExit("rekey: %s.pub cannot be read: %s" % (new, output.strip()))
+        return {"public": public[-1]}
     for source, target in ((new + ".pub", key + ".pub"), (new, key)):
         code, output = as_root("mv", source, target)
         if code != 0:
             raise SystemExit("rekey: %s" % output.strip())
+    as_root("restorecon", key, key + ".pub")  # with SELinux; else there is no such program
     for words in (("systemctl", "reload", "ssh"), ("systemctl", "reload", "sshd"), ("pkill", "-HUP", "-o", "sshd")):
-        if as_root(*words)[0] == 0:  # Debian and Ubuntu, Amazon Linux, neither
+        if as_root(*words).code == 0:  # Debian and Ubuntu, Amazon Linux, neither
             return {"activated": True}
     raise SystemExit("rekey: cannot make the SSH server reload its host key")
 
 
-def as_root(*words: str) -> tuple[int, str]:
-    """Run a command with sudo; return its exit code and output."""
-    for command in (["sudo", "-n", *words], list(words)):
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        except OSError:  # no sudo: such an image logs in as root
-            continue
-        return done.returncode, done.stdout.decode(errors="replace")
-    return 127, "%s is not installed" % words[0]
+def as_root(*words: str) -> Done:
+    """Run a command as root; return its exit code and output."""
+    return run_as_root(words, ANSWER_S)
 
 
 def main(argv: list[str]) -> int:

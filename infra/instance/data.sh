@@ -13,11 +13,17 @@ shift 4
 # shellcheck source=SCRIPTDIR/common.sh
 . "$root/bin/common.sh"
 data="$ours/data"
-began=$(date +%s.%N)
+HOURS_S=21600  # 131 GB take half an hour at 100 MB/s, reading them another
+read_uptime
+began_ms=$now_ms
 mkdir -p "$data"
 
 can_serve() {  # PYTHON 3.10 MODULE...
-  is_at_least "$1" "$2" && "$1" - "${@:3}" <<'PY' 2>/dev/null
+  is_at_least "$1" "$2" && within 60 "${1##*/}" has_modules "$1" "${@:3}" >/dev/null
+}
+
+has_modules() {  # PYTHON MODULE...
+  "$1" - "${@:2}" <<'PY'
 import importlib.util, sys
 sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 PY
@@ -33,31 +39,31 @@ with_packages() {  # WHO 3.10 "MODULE..." "PACKAGE...": prints the path of a Pyt
     if can_serve "$path" "$2" "${modules[@]}"; then echo "$path"; return; fi
   done
   if [ ${#makers[@]} = 0 ]; then too_old "$1" "$2"; fi
-  echo "data: no Python on this machine has ${packages[*]}; installing" >&2
-  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment (the reason is printed above)"
-  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]} (the reason is printed above)"
+  say "no Python on this machine has ${packages[*]}; installing"
+  make_venv "$venv" "${makers[@]}" || give_up "${makers[0]} cannot make a virtual environment: $(because)"
+  pip_install "$venv" "${packages[@]}" || give_up "pip cannot install ${packages[*]}: $(because)"
   echo "$venv/bin/python"
 }
 
 finish() {  # HOW: prints the JSON object and exits
-  python3 -c 'import sys, time; print("{\"seconds\": %.3f, \"how\": \"%s\"}" % (time.time() - float(sys.argv[1]), sys.argv[2]))' "$began" "$1"
+  read_uptime
+  printf '{"seconds": %d.%03d, "how": "%s"}\n' $(((now_ms - began_ms) / 1000)) $(((now_ms - began_ms) % 1000)) "$1"
   exit 0
 }
 
 if [ -n "$url" ]; then
   with_s3=$(with_packages "the data bucket" 3.8 boto3 boto3)
   status=0
-  "$with_s3" "$root/bin/dataset_sync.py" fetch "$data/$name" "$url" "$asked" >&2 || status=$?
+  step "$HOURS_S" "fetching $url" "$with_s3" "$root/bin/dataset_sync.py" fetch "$data/$name" "$url" "$asked" || status=$?
   if [ "$status" = 0 ]; then finish "fetched"; fi
   if [ "$status" != 4 ]; then exit "$status"; fi
-  echo "data: $url has no data yet; preparing them on this machine" >&2
+  say "$url has no data yet; preparing them on this machine"
 fi
 python=$(with_packages "the preparation of data" 3.10 "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
-(cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@" >&2) || {
+prepare() { cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@"; }
+step "$HOURS_S" "preparing $name" prepare "$@" || {
   status=$?
-  if [ -n "$url" ]; then
-    echo "data: $url has no data, and this machine cannot prepare $name (the reason is printed above)" >&2
-  fi
+  if [ -n "$url" ]; then say "$url has no data, and this machine cannot prepare $name: $(because)"; fi
   exit "$status"
 }
 if [ -z "$url" ]; then finish "prepared"; fi

@@ -1,7 +1,8 @@
 """The instance metadata service, version 2 (IMDSv2). Standard library only, Python 3.8 and later.
 
 It is on a link-local address, so no proxy can reach it, and a proxy that answers in its place hides the interruption
-notice. `http_proxy` in /etc/environment applies to every login; it is never used here.
+notice. `http_proxy` in /etc/environment applies to every login; it is never used here. The trainer, pip and the
+uploads do use it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import MutableMapping
 
 MOST_BYTES = 1 << 16
 ADDRESSES = ("169.254.169.254", "[fd00:ec2::254]", "169.254.170.2")  # metadata over IPv4 and IPv6; keys of a container
+OWN_ADDRESSES = ("localhost", "127.0.0.1", "::1")  # what runs on this machine: another one has something else there
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def endpoint() -> str:
@@ -21,14 +24,30 @@ def endpoint() -> str:
     return (os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
 
 
+def take_proxies(environ: MutableMapping[str, str]) -> None:
+    """Add the proxies of /etc/environment that a login did not bring: not each SSH server reads that file."""
+    path = os.environ.get("PIXEL_ORCH_ETC_ENVIRONMENT", "/etc/environment")
+    try:
+        with open(path, errors="replace") as file:
+            lines = file.read(MOST_BYTES).splitlines()
+    except OSError:
+        return
+    for line in lines:
+        name, _, value = line.strip().partition("=")
+        name = name.split()[-1] if name.startswith("export ") else name
+        if name.lower() in (*PROXIES, "no_proxy") and not environ.get(name):
+            environ[name] = value.split(" #")[0].strip().strip("\"'")
+    keep_from_proxy(environ)
+
+
 def keep_from_proxy(environ: MutableMapping[str, str]) -> None:
-    """Add the service to `no_proxy`, for programs that ask it in their own way, such as boto3 for the role's keys."""
-    if not any(environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
+    """Add the service, and this machine, to `no_proxy`: programs such as boto3 ask it in their own way."""
+    if not any(environ.get(name) or environ.get(name.upper()) for name in PROXIES):
         return
     own = endpoint().split("://", 1)[-1].split("/", 1)[0]
     known = [name.strip() for name in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")]
     names = [name for name in known if name]
-    names += [name for name in (*ADDRESSES, own) if name not in names]
+    names += [name for name in (*ADDRESSES, *OWN_ADDRESSES, own) if name not in names]
     environ["no_proxy"] = environ["NO_PROXY"] = ",".join(names)
 
 

@@ -23,7 +23,10 @@ import subprocess
 import time
 from typing import Any
 
+from infra.instance.deadline import hold, steady
+from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
+from infra.instance.programs import KILL_S, last_line, outlive_login, run
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, outputs, read_json, write_json
 
 TICK_S = 0.1
@@ -32,19 +35,8 @@ LEAVE_TO_AWS_S = 180.0  # after a notice: its two minutes, and one for a delay o
 OUTLIVED_S = 240.0  # after a notice: the owner ends the instance a minute earlier, if it can
 HOLD_S, HOLD_EVERY_S = 900.0, 30.0  # how far the guard's deadline is moved into the future, and how often
 UPLOAD_TIMEOUT_S = 300.0  # from the trainer's exit to the upload of its last checkpoint; the machine then ends anyway
-GPU_FIELDS = ("name", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used", "memory.total")
-GPU_EVERY_S = 5
-MOST_GPU_BYTES = 1 << 17  # about the last two hours
-
-
-def steady() -> float:
-    """Return seconds that nobody can set: since the boot, suspended ones included where the system counts them.
-
-    The wall clock of an instance may be stepped while it trains, for example by chrony.
-    """
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+GPU_IDLE_S = 300.0  # without a line of metrics or log: then it is asked whether the GPU is broken, so often
+SHUTDOWN_S = 60.0  # for the command that begins the shutdown
 
 
 class Changes:
@@ -82,7 +74,10 @@ class Watch:
         self.uploader_started_at = self.held_at = float("-inf")
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
-        self.gpu_watch: subprocess.Popen[bytes] | None = None
+        self.gpu = GpuWatch(root)
+        self.gpu_looked_at = self.started_at
+        self.gpu_failed_at: float | None = None
+        self.is_shutting_down = False
         self.state: dict[str, Any] = {
             "started_at": time.time(),
             "trainer": {"state": "starting"},
@@ -138,20 +133,6 @@ class Watch:
             if not os.path.lexists(link):
                 os.symlink(os.path.join(out, name), link)
 
-    def watch_gpu(self) -> None:
-        """Start nvidia-smi, which logs the first GPU's load every few seconds; without nvidia-smi, do nothing."""
-        words = ["nvidia-smi", "--id=0", "--query-gpu=" + ",".join(GPU_FIELDS), "--format=csv,noheader,nounits"]
-        try:
-            with open(os.path.join(self.folder, "gpu.csv"), "ab") as file:
-                self.gpu_watch = subprocess.Popen(
-                    [*words, "--loop=%d" % GPU_EVERY_S],
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.DEVNULL,
-                )
-        except OSError:
-            pass
-
     def signal_trainer(self, number: int) -> None:
         """Send a signal to the trainer's process group."""
         try:
@@ -183,15 +164,63 @@ class Watch:
         if self.trainer is None or self.state["trainer"]["state"] != "running":
             return
         code = self.trainer.poll()
-        if code is not None:
+        if code is None:
+            return
+        if self.ended_at is None:
             self.ended_at = steady()
             self.signal_trainer(signal.SIGKILL)  # its remaining child processes must not continue training
-            self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
-            if self.gpu_watch is not None:
-                self.gpu_watch.kill()
-                self.gpu_watch.wait()
+            self.gpu.stop()
             self.say("the trainer exited with code %d" % code)
-            self.save()
+        if self.knows_why_it_failed(code):
+            self.note_exit(code)
+
+    def note_exit(self, code: int) -> None:
+        """Record the trainer's exit, for the owner to see."""
+        self.state["trainer"].update(state="exited", exit_code=code, ended_at=time.time())
+        self.save()
+
+    def knows_why_it_failed(self, code: int) -> bool:
+        """Return whether it is known if the GPU made the trainer fail; looking takes seconds, minutes if it hangs."""
+        failed_by_itself = code != 0 and not self.state["trainer"]["asked"]
+        if not failed_by_itself or self.state["notice"] is not None or self.gpu_failed_at or not self.gpu.worked:
+            return True
+        looked = self.gpu.look()
+        if looked is not None and looked[0] != 0:
+            self.note_gpu_problem(looked[1])
+        return looked is not None
+
+    def note_gpu_problem(self, problem: str) -> None:
+        """Record that the GPU does not work any more: another machine helps."""
+        self.gpu_failed_at = steady()
+        self.state["gpu_problem"] = problem
+        self.say("the GPU has failed: %s" % problem)
+        self.save()
+
+    def poll_gpu(self) -> None:
+        """End a trainer that hangs because its GPU is broken: it never exits by itself, and may hang in the kernel."""
+        if self.trainer is None or self.trainer.poll() is not None or self.state["trainer"]["state"] != "running":
+            return
+        if self.gpu_failed_at is not None:
+            self.end_hanging_trainer(steady() - self.gpu_failed_at - float(self.job["stop_timeout_s"]))
+        elif self.gpu.is_looking or (self.may_hang() and self.gpu.worked):
+            looked = self.gpu.look()
+            self.gpu_looked_at = steady()
+            if looked is not None and looked[0] == BROKEN:
+                self.note_gpu_problem(looked[1])
+                self.request_stop("its GPU is broken: %s" % looked[1])
+
+    def may_hang(self) -> bool:
+        """Return whether the trainer has written nothing for so long that its GPU may be the cause."""
+        return steady() - self.gpu_looked_at > GPU_IDLE_S and self.idle_for_s() > GPU_IDLE_S
+
+    def end_hanging_trainer(self, late_s: float) -> None:
+        """Kill a trainer that was told to stop `late_s` ago; give it up if that does not end it."""
+        if late_s > 0:
+            self.signal_trainer(signal.SIGKILL)
+        if late_s > KILL_S:
+            self.ended_at = steady()
+            self.say("the trainer cannot be killed: it hangs in the kernel")
+            self.note_exit(-signal.SIGKILL)
 
     def poll_metadata(self) -> None:
         """Record an interruption notice or a rebalance recommendation."""
@@ -320,12 +349,18 @@ class Watch:
         self.request_stop(why)
         if self.may_shut_down():
             self.say("shutdown: %s" % why)
-            call_as_root(self.job["shutdown"])
+            self.is_shutting_down = True
+            failed = call_as_root(self.job["shutdown"])
+            if failed:
+                self.say("the shutdown has not begun: %s" % failed)
             time.sleep(5)
 
     def extend_deadline(self) -> None:
-        """Move the guard's deadline forward, at most to the end of the budget; the guard powers off when it passes."""
-        if steady() - self.held_at < HOLD_EVERY_S:
+        """Move the guard's deadline forward, at most to the end of the budget; the guard powers off when it passes.
+
+        Not once this process shuts the machine down: where that fails, the guard has other ways.
+        """
+        if self.is_shutting_down or steady() - self.held_at < HOLD_EVERY_S:
             return
         self.held_at = steady()
         left_s = max(0.0, self.guaranteed_s() - self.poll_age_s()) + 2 * HOLD_EVERY_S  # this process shuts down earlier
@@ -355,11 +390,13 @@ class Watch:
     def run(self) -> None:
         """Watch until the machine ends."""
         self.extend_deadline()
+        self.say("beyond the login: %s" % outlive_login(os.path.basename(self.root)))
         self.start_trainer()
-        self.watch_gpu()
+        self.gpu.start()
         polled_metadata_at = float("-inf")
         while True:
             self.poll_trainer()
+            self.poll_gpu()
             self.poll_uploader()
             if steady() - polled_metadata_at >= self.job["metadata_poll_s"]:
                 polled_metadata_at = steady()
@@ -396,33 +433,6 @@ def uploader_state(root: str) -> dict[str, Any]:
     return state
 
 
-def gpu_facts(path: str) -> dict[str, Any]:
-    """Return the first GPU's figures that nvidia-smi logged while the trainer ran: {} without a GPU."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - MOST_GPU_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return {}
-    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
-    rows = [row for row in rows if len(row) == len(GPU_FIELDS) and row[3].isdigit()]
-    if not rows:
-        return {}
-
-    def numbers(column: int) -> list[float]:
-        return [float(row[column]) for row in rows if row[column].replace(".", "", 1).isdigit()]
-
-    return {
-        "name": rows[-1][0],
-        "sm_clock_mhz": max(numbers(1), default=None),
-        "memory_clock_mhz": max(numbers(2), default=None),
-        "utilization_percent": sum(numbers(3)) / len(rows),
-        "memory_peak_mib": max(numbers(4), default=None),
-        "memory_total_mib": max(numbers(5), default=None),
-        "looks": len(rows),
-    }
-
-
 def is_watched(root: str) -> bool:
     """Return whether the watch process runs: it holds a lock while it does."""
     try:
@@ -435,38 +445,12 @@ def is_watched(root: str) -> bool:
     return False
 
 
-def hold(seconds: float, limit: float = float("inf")) -> float:
-    """Move the deadline of the guard (`guard.sh`) to `seconds` from now, at most to `limit` (seconds since the boot).
-
-    Returns the deadline in seconds since the boot. On a machine without a guard it has no effect.
-    """
-    folder = os.environ.get("PIXEL_ORCH_RUN", "/run/pixel-orch")
-    with open("/proc/uptime") as file:
-        deadline = min(float(file.read().split()[0]) + seconds, limit)
-    part = os.path.join(folder, "deadline.%d" % os.getpid())
-    try:
-        with open(part, "w") as file:
-            file.write("%d\n" % deadline)
-        os.replace(part, os.path.join(folder, "deadline"))
-    except OSError:
-        pass  # no guard, or /run is full: the old deadline holds until the next call
-    return deadline
-
-
-def longest() -> float:
-    """Return the latest deadline during set-up in seconds since the boot: the time that the budget covers."""
-    try:
-        with open(os.path.join(os.environ.get("PIXEL_ORCH_RUN", "/run/pixel-orch"), "limit")) as file:
-            return float(file.read())
-    except (OSError, ValueError):
-        return float("inf")
-
-
-def call_as_root(words: list[str]) -> None:
-    """Run `sudo ...`; without sudo, run the command itself, since such an image logs in as root."""
+def call_as_root(words: list[str]) -> str:
+    """Run `sudo ...`; without sudo, the command itself, since such an image logs in as root. Return why it failed."""
     for command in (words, words[1:]):
         try:
-            subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            return
+            done = run(command, SHUTDOWN_S)
         except OSError:
             continue
+        return "" if done.code == 0 else "exit code %d: %s" % (done.code, last_line(done.output))
+    return "%s is not installed" % words[1]

@@ -11,11 +11,11 @@ from orchestrator.engine.collect import pull_extra_outputs
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.older_checkpoint import refuse_newest
-from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
+from orchestrator.engine.outcome import Outcome, TrainerEnd, gpu_failed, verdict
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
 from orchestrator.engine.stop import Cancelled
-from orchestrator.errors import CloudError, HostError, TrainingError, UnreachableError
+from orchestrator.errors import BrokenMachineError, CloudError, HostError, TrainingError, UnreachableError
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
 from orchestrator.runs.spec import Limits
@@ -81,6 +81,8 @@ class AttemptLeader:
                 host = self.bring_up.ready(attempt)
             self.journal.is_training = True
             return self._watch(attempt, host)
+        except BrokenMachineError as error:
+            return Outcome("lost", str(error), LossReason.GPU_FAILED)
         except HostError as error:
             if not isinstance(error, UnreachableError) and self.reaper.is_running(attempt):
                 raise
@@ -201,11 +203,12 @@ class AttemptLeader:
                 asked=status.asked,
                 last_step=monitor.step,
                 tail=tail,
+                gpu_problem=status.gpu_trouble,
             )
         )
         is_noticed = status.notice_ends_at is not None
         pull_extra_outputs(self.journal, self.job, host, number, is_hurried=is_noticed)
-        end = TrainerEnd(code, status.asked, monitor.finished, tail, status.ending)
+        end = TrainerEnd(code, status.asked, monitor.finished, tail, status.ending, status.gpu_trouble)
         try:
             outcome = verdict(end, is_bundled=self.job.is_bundled)
         except TrainingError as error:
@@ -219,6 +222,8 @@ class AttemptLeader:
             return Outcome("stopped", self.stop.reason)
         if is_noticed:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
+        if status.gpu_trouble:
+            return gpu_failed(status.gpu_trouble)
         return Outcome("lost", status.ending or "the trainer was told to end", LossReason.TRAINER_TOLD_TO_END)
 
     def _poll_the_rest(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:

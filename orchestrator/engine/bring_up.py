@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
 from orchestrator.engine.older_checkpoint import is_second_try
 from orchestrator.engine.parts import Parts
 from orchestrator.errors import (
+    BrokenMachineError,
     CloudError,
     CommandError,
     HostError,
@@ -20,12 +22,20 @@ from orchestrator.errors import (
 from orchestrator.host.base import NOTHING_NEW, Connect, Host, Setup
 from orchestrator.host.host_keys import fingerprint
 from orchestrator.market import catalog
-from orchestrator.runs.events import CheckpointPulled, CheckpointRefused, HostKeyRenewed, HostReady, TrainerStarted
+from orchestrator.runs.events import (
+    CheckpointPulled,
+    CheckpointRefused,
+    HostKeyRenewed,
+    HostReady,
+    SetupProgress,
+    TrainerStarted,
+)
 from orchestrator.runs.files import write_atomically
 from orchestrator.runs.state import Attempt
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
+BROKEN_EXIT = 75  # of the bootstrap: the machine's GPU is broken
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
 
 
@@ -62,7 +72,7 @@ class BringUp:
         within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
         for tries_left in reversed(range(SET_UP_TRIES)):
             host = self._reach(attempt, within_s)
-            host.look_with(self._look)
+            host.look_with(partial(self._look, attempt, host))
             within_s = self.policy.unreachable_after_s
             try:
                 self._start(attempt, host, self._set_up(attempt, host))
@@ -79,13 +89,16 @@ class BringUp:
                 return host
         raise AssertionError("the last try raises")
 
-    def _look(self) -> None:
-        """Break off a transfer, or the set-up, where the run is to stop or a limit is reached.
+    def _look(self, attempt: Attempt, host: Host) -> None:
+        """Tell what the set-up does; break off a transfer, or it, where the run is to stop or a limit is reached.
 
         Raises:
             Cancelled: it is.
         """
         now = self.clock.now()
+        words = host.setup_words()
+        if words:
+            self.journal.tell(SetupProgress(at=now, attempt=attempt.number, words=words))
         reached = None if self.stop.reason else self.allowance.reached_at(now, heard_at=now)
         if reached is not None:
             self.stop.request_by_limit(reached)
@@ -206,6 +219,9 @@ class BringUp:
 
 
 def _raise_set_up_failed(attempt: Attempt, error: CommandError) -> NoReturn:
+    if error.command_exit_code == BROKEN_EXIT and error.tail:
+        words = error.tail.splitlines()[-1].removeprefix("bootstrap: ")
+        raise BrokenMachineError(f"{attempt.instance_id}: set-up failed: {words}") from None
     raise HostError(f"{attempt.instance_id}: set-up failed, another machine would not help: {error}") from None
 
 

@@ -169,8 +169,10 @@ class Engine:
         last = state.attempts[-1] if state.attempts else None
         if last is None or last.trainer_exit is None or last.started_at < state.led_since:
             return None  # or the run was resumed since: then what failed is tried again
-        end = last.trainer_exit
-        return verdict(TrainerEnd(end.exit_code, end.asked, False, end.tail), is_bundled=self.job.is_bundled)
+        known = last.trainer_exit
+        end = TrainerEnd(known.exit_code, known.asked, False, known.tail, gpu_problem=known.gpu_problem)
+        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        return outcome if outcome is None or outcome.kind == "finished" else None
 
     def _attempts(self) -> Outcome:
         """One instance after the other, until the trainer is done."""
@@ -230,6 +232,8 @@ class Engine:
             last = self.state().attempts[-1]
             if last.lost_cause == LossReason.INSTANCE_ENDED and last.ran_at is None and not last.setup_s:
                 remedy = "EC2 ended it before it ran: check image, --disk-size, --subnet, or try another type or region"
+            if last.lost_cause == LossReason.GPU_FAILED:
+                remedy = "Check the image's driver (--ami), or try another --instance, zone or region"
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
                 f"{reason}). {remedy}"

@@ -31,6 +31,7 @@ class TrainerEnd:
         finished: its metrics say that all steps are done.
         tail: the last lines of its log.
         why: what the agent on the instance says about it, "" for nothing.
+        gpu_problem: what is wrong with the machine's GPU, which worked before; "" for nothing.
     """
 
     exit_code: int
@@ -38,23 +39,31 @@ class TrainerEnd:
     finished: bool
     tail: str = ""
     why: str = ""
+    gpu_problem: str = ""
 
 
 def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
     """Return what an ended trainer means; None if it was told to stop, and did so before its last step.
 
     The bundled trainer exits with 0 only when all steps are done. Another program may exit with 0 because it was
-    told to stop.
+    told to stop. One that fails with its GPU has lost its machine: another one helps.
 
     Raises:
         TrainingError: it ended by itself, and has not finished.
     """
     if end.exit_code == 0 and (not end.asked or is_bundled or end.finished):
         return Outcome("finished")
+    if not end.asked and end.gpu_problem:
+        return gpu_failed(end.gpu_problem)
     if not end.asked:
         how = f"{exit_text(end.exit_code)}{f' ({end.why})' if end.why else ''}"
         raise TrainingError(f"the trainer ended by itself with {how}", end.tail)
     return None
+
+
+def gpu_failed(problem: str) -> Outcome:
+    """Return the outcome of a trainer whose GPU failed."""
+    return Outcome("lost", f"the GPU failed under the trainer: {problem}", LossReason.GPU_FAILED)
 
 
 def exit_text(code: int) -> str:

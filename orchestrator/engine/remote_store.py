@@ -158,6 +158,7 @@ class RemoteCopy:
         code, asked = -1 if trainer.exit_code is None else trainer.exit_code, trainer.asked
         tail = self.journal.store.log_tail(attempt.number) if code and not asked else ""
         last_step, finished = self._read_metrics(attempt)
+        gpu_problem = str(words.get("gpu_problem") or "")[:MOST_WORDS]
         self.journal.emit(
             TrainerExited(
                 at=self.journal.clock.now(),
@@ -166,9 +167,12 @@ class RemoteCopy:
                 asked=asked,
                 last_step=last_step,
                 tail=tail,
+                gpu_problem=gpu_problem,
             )
         )
-        return verdict(TrainerEnd(code, asked, finished, tail), is_bundled=self.job.is_bundled)
+        end = TrainerEnd(code, asked, finished, tail, gpu_problem=gpu_problem)
+        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        return outcome if outcome is None or outcome.kind == "finished" else None
 
     def _read_metrics(self, attempt: Attempt) -> tuple[int, bool]:
         """Return (last step, whether the trainer wrote that it had finished)."""

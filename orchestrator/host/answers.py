@@ -160,6 +160,7 @@ class StatusAnswer(_Answer):
     stored: Entries = []
     s3_problem: Words = ""
     metadata_problem: Words = ""
+    gpu_problem: Words = ""
     s3_done: bool = False
     gpu: GpuFacts | dict[str, None] = Field(default_factory=dict, union_mode="left_to_right")
 
@@ -303,6 +304,7 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         stored=tuple(entry.output() for entry in answer.stored),
         s3_trouble=answer.s3_problem,
         metadata_trouble=answer.metadata_problem,
+        gpu_trouble=answer.gpu_problem,
         s3_done=answer.s3_done,
         gpu=answer.gpu.model_dump() if isinstance(answer.gpu, GpuFacts) else {},
     )

@@ -110,6 +110,7 @@ class HostStatus:
     stored: tuple[Output, ...] = ()  # checkpoints that are completely stored in S3
     s3_trouble: str = ""
     metadata_trouble: str = ""  # why the instance metadata does not answer: no interruption notice would be seen
+    gpu_trouble: str = ""  # what is wrong with the GPU, which worked when the trainer started
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
     metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
     log_left_bytes: int = 0
@@ -142,6 +143,10 @@ class Host(Protocol):
         Raises:
             CommandError: the bootstrap failed; its last lines are in the error.
         """
+        ...
+
+    def setup_words(self) -> str:
+        """Return the newest line that the set-up has printed, "" where none is new; from any thread, at any time."""
         ...
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:

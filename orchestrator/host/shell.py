@@ -210,6 +210,7 @@ class SshShell:
         feed: Callable[[Write], None] | None = None,
         sink: Write | None = None,
         most_bytes: int = MOST_ANSWER_BYTES,
+        hear: Write | None = None,
     ) -> CommandResult:
         """Run a shell command (already quoted) and return its result.
 
@@ -220,6 +221,7 @@ class SshShell:
             feed: is called with a function that writes to the command's standard input.
             sink: gets standard output piece by piece, instead of `CommandResult.stdout`.
             most_bytes: of standard output; a command that prints more is ended there.
+            hear: gets standard error too, as it comes.
 
         Raises:
             TooMuchError: it printed more; the sink has got the first `most_bytes`.
@@ -234,7 +236,7 @@ class SshShell:
                     self._feed(feed, channel.sendall)
                 channel.shutdown_write()
                 moving = feed is not None or sink is not None
-                return self._collect(channel, command, timeout_s, sink, moving=moving, most_bytes=most_bytes)
+                return self._collect(channel, command, timeout_s, sink, moving=moving, most_bytes=most_bytes, hear=hear)
             finally:
                 channel.close()
         except _SinkError as error:
@@ -273,7 +275,15 @@ class SshShell:
             raise LocalFaultError(f"cannot send {where}{error.strerror or error} (on this machine)") from None
 
     def _collect(
-        self, channel: Any, command: str, timeout_s: float, sink: Write | None, *, moving: bool, most_bytes: int
+        self,
+        channel: Any,
+        command: str,
+        timeout_s: float,
+        sink: Write | None,
+        *,
+        moving: bool,
+        most_bytes: int,
+        hear: Write | None,
     ) -> CommandResult:
         output: list[bytes] = []
         errors = bytearray()
@@ -296,6 +306,8 @@ class SshShell:
                 self.received_bytes += len(piece)
                 error_bytes += len(piece)
                 errors = (errors + piece)[-MOST_ERROR_BYTES:]
+                if hear is not None:
+                    hear(piece)
                 if error_bytes > MOST_ANSWER_BYTES:
                     raise TooMuchError(f"{self.where}: more than {MOST_ANSWER_BYTES} bytes on standard error")
                 got = True

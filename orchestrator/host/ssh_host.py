@@ -20,6 +20,7 @@ from infra.instance.layout import files_to_send
 from orchestrator.errors import CommandError, HostError
 from orchestrator.host import answers, sync
 from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
+from orchestrator.host.setup_lines import SetupLines
 from orchestrator.host.shell import SshShell, TooMuchError, Write
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
@@ -55,6 +56,7 @@ class SshHost:
         self.answer_timeout_s = answer_timeout_s
         self.setup_timeout_s = setup_timeout_s
         self.renewed = renewed
+        self._setup_lines = SetupLines()
 
     @property
     def received_bytes(self) -> int:
@@ -66,6 +68,10 @@ class SshHost:
         self.shell.look_with(look)
 
     # -- set up
+
+    def setup_words(self) -> str:
+        """Return the newest line that the set-up has printed, "" where none is new."""
+        return self._setup_lines.newest()
 
     def set_up(self, job: Job) -> Setup:
         """Send pixel-orch's own files; then run the bootstrap while the code is synced and the data arrive."""
@@ -112,7 +118,7 @@ class SshHost:
         # The lock serializes this with other runs on the machine: two writers of one folder would damage it.
         lock = f"pixel-orch/data.{job.data}.lock"
         command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
-        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
+        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S, hear=self._setup_lines.listener())
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
         told = answers.read(
@@ -146,7 +152,7 @@ class SshHost:
         words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
         # The lock serializes retries: after a cut connection the first bootstrap may still run on the machine.
         alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
-        result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
+        result = self.shell.run(alone, timeout_s=self.setup_timeout_s, hear=self._setup_lines.listener())
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError(
                 "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")

@@ -75,8 +75,10 @@ def _instance_words(event: ev.Event, _now: float) -> str:
 
 
 def _training_words(event: ev.Event, _now: float) -> str:
-    """The trainer, from its start to its exit or its loss."""
+    """The set-up, and the trainer from its start to its exit or its loss."""
     match event:
+        case ev.SetupProgress():
+            return f"  set-up: {event.words}"
         case ev.TrainerStarted():
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")
         case ev.TrainerExited():

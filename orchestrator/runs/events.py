@@ -28,6 +28,7 @@ class LossReason(str, Enum):
     INSTANCE_ENDED = "instance-ended"  # EC2 says that it ended, and not for spot capacity
     UNREACHABLE = "unreachable"
     AGENT_GONE = "agent-gone"
+    GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
 
@@ -136,6 +137,15 @@ class HostReady(Event):
     setup_s: float
     data_s: float = 0.0  # the part of it until the data were there
     data_how: str = ""  # fetched or prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetupProgress(Event):
+    """What a long set-up does, in its own words. Told, and not written down."""
+
+    kind: ClassVar[str] = "setup_progress"
+    attempt: int
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +273,7 @@ class TrainerExited(Event):
     asked: bool
     last_step: int
     tail: str = ""
+    gpu_problem: str = ""  # what is wrong with the machine's GPU since then, "" for nothing
 
 
 @dataclass(frozen=True, kw_only=True)

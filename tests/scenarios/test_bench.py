@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.instance.watch import Watch, gpu_facts
+from infra.instance.gpu import gpu_facts
+from infra.instance.watch import Watch
 from infra.local import EmbeddedCloud
 from orchestrator.runs.store import RunStore
 from tests.support.stage import Stage, last_json, staged
@@ -118,14 +119,13 @@ def test_the_agent_lets_nvidia_smi_write_and_ends_it_with_the_trainer(
     job = {"command": ["true"], "env": {}, "path_first": "/usr/bin"}
     watch = Watch(str(tmp_path), job)
     watch.start_trainer()
-    watch.watch_gpu()
+    watch.gpu.start()
     give_up_at = time.monotonic() + 20
     while len((tmp_path / "agent" / "gpu.csv").read_text().splitlines()) < 2 and time.monotonic() < give_up_at:
         time.sleep(0.02)
     assert watch.trainer is not None
     watch.trainer.wait()
     watch.poll_trainer()
-    assert watch.gpu_watch is not None
-    assert watch.gpu_watch.poll() is not None, "it has ended with the trainer"
+    assert watch.gpu.is_logging is False, "it has ended with the trainer"
     facts = gpu_facts(str(tmp_path / "agent" / "gpu.csv"))
     assert (facts["name"], facts["utilization_percent"], facts["memory_peak_mib"]) == ("Tesla T4", 91.5, 3102)

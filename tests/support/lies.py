@@ -104,6 +104,7 @@ ODD: dict[str, Lie] = {
     "an interruption notice of the year 9999": _with(notice={"action": "terminate", "time": "9999-12-31T23:59:59Z"}),
     "an interruption notice without a time": _with(notice={"action": "terminate"}),
     "a reason of a megabyte": _with(s3_problem="x" * 1_000_000),
+    "a GPU that is said to have failed": _with(gpu_problem="\x1b[2Jit fell off the bus" * 1_000),
     "a reason with control characters": _with(ending="\x1b]0;owned\x07\x1b[2J"),
     "metrics of 100,000 brackets": _metrics("[" * 100_000),
     "a speed of 400 digits": _metrics('{"step": 3, "images_per_s": 1' + "0" * 400 + "}"),

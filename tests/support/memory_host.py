@@ -62,6 +62,8 @@ class Machine:
     steps: int = 100
     checkpoint_every: int = 10
     crashes_at_step: int | None = None
+    gpu_problem: str = ""  # what is wrong with its GPU once its trainer has failed
+    setup_problem: tuple[int, str] | None = None  # with which its bootstrap ends: exit code, output
     stuck_at_step: int | None = None
     save_s: float = 0.0  # from SIGTERM to the checkpoint
     carry_s: float = 0.0  # from a finished checkpoint until it is whole in S3
@@ -201,8 +203,13 @@ class MemoryHost:
         if self.machine.setup_s:
             self._transfer(self.machine.setup_s)
             self.check()
+        if self.machine.setup_problem is not None:
+            raise CommandError("bootstrap.sh", *self.machine.setup_problem)
         self._answered()
         return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
+
+    def setup_words(self) -> str:
+        return ""
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
         self.check()
@@ -289,6 +296,7 @@ class MemoryHost:
             outputs,
             stored,
             "AccessDenied" if self._has_bucket and self.cloud.is_s3_refusing else "",
+            gpu_trouble=machine.gpu_problem if trainer == "exited" and code else "",
             s3_done=trainer == "exited" and len(stored) == len(outputs),
         )
         lie = self.machine.lie
@@ -419,6 +427,7 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
         "stored": [asdict(output) for output in status.stored],
         "s3_problem": status.s3_trouble,
         "s3_done": status.s3_done,
+        "gpu_problem": status.gpu_trouble,
         "gpu": dict(status.gpu),
     }
 

@@ -191,7 +191,10 @@ def test_a_circle_inside_a_folder_is_found(copy: Path) -> None:
 
 
 def test_the_agent_needs_the_standard_library_only() -> None:
-    sent = {f"infra.instance.{name}" for name in ("agent", "metadata", "trainer_files", "watch")}
+    sent = {
+        f"infra.instance.{name}"
+        for name in ("agent", "deadline", "gpu", "metadata", "programs", "trainer_files", "watch")
+    }
     for found in all_imports(ROOT, "infra"):
         if found.source in sent:
             assert found.target in sent or found.target.split(".")[0] in sys.stdlib_module_names, str(found)

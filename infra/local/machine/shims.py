@@ -33,7 +33,7 @@ URL = {url!r}
 def parse(name, words):
     """Return (action, delay in seconds, error) of a command line."""
     action = "reboot" if name == "reboot" else "shutdown"
-    if name == "systemd-run":
+    if name in ("systemd-run", "busctl", "loginctl"):
         return None, 0, "an embedded instance has no systemd"
     if name == "systemctl":
         if words[:1] == ["reload"] and words[1:] in (["ssh"], ["sshd"]):
@@ -82,7 +82,7 @@ with os.fdopen(descriptor, "wb") as file:
 with open(path + ".pub", "wb") as file:
     file.write(key.export_public_key())
 '''
-_POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl", "systemd-run")
+_POWER_NAMES = ("shutdown", "poweroff", "halt", "reboot", "systemctl", "systemd-run", "busctl", "loginctl")
 
 
 _SKEWED = '''"""The clock of this embedded instance and the times of its files are {skew_s} s ahead."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.instance.watch import gpu_facts
+from infra.instance.gpu import gpu_facts
 from orchestrator.runs.events import GpuSeen, InstanceStarted
 from orchestrator.runs.state import fold
 

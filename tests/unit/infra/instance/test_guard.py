@@ -111,6 +111,41 @@ def test_the_next_boot_begins_anew(ground: Ground) -> None:
     assert ground.deadline_s <= 180
 
 
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_a_shutdown_that_does_not_work_is_followed_by_stronger_ones(ground: Ground, how: str) -> None:
+    body = "sleep 60" if how == "hangs" else "exit 1"
+    text = f'#!/bin/sh\necho "${{0##*/}} $*" >> "$PIXEL_ORCH_RUN/log"\n{body}\n'
+    for name in ("systemctl", "shutdown", "poweroff"):
+        (ground.folder / "bin" / name).write_text(text)
+    ground.begin(alone_min=3)
+    (ground.run / "deadline").write_text("0")
+    last = "systemctl poweroff --force --force" if how == "hangs" else "poweroff -f -f"
+    ground.until(lambda: last in (ground.run / "log").read_text().splitlines())
+    said = [line for line in (ground.run / "log").read_text().splitlines() if "poweroff" in line or "shutdown" in line]
+    systemctl = [line for line in said if line.startswith("systemctl")]
+    assert systemctl[:3] == ["systemctl poweroff", "systemctl poweroff --force", "systemctl poweroff --force --force"]
+    assert ("shutdown -h now" in said) is (how == "fails")
+
+
+def test_a_machine_that_is_held_again_in_time_lives(ground: Ground) -> None:
+    """The first command may have hung; whoever holds the machine then keeps it from the stronger ones."""
+    ground.begin(alone_min=3)
+    (ground.run / "deadline").write_text("0")
+    ground.until(ground.has_ended)
+    (ground.run / "deadline").write_text(str(int(uptime_s()) + 600))
+    time.sleep(20 * float(TICK_S))
+    assert not [line for line in (ground.run / "log").read_text().splitlines() if line.endswith("poweroff --force")]
+
+
+def test_upgrades_in_the_background_do_not_start(ground: Ground) -> None:
+    ground.begin(alone_min=3)
+    asked = lambda: (ground.run / "log").read_text().split("\n") if (ground.run / "log").exists() else []  # noqa: E731
+    ground.until(lambda: any("stop --no-block" in line for line in asked()))
+    for verb in ("mask --runtime", "stop --no-block"):
+        (line,) = [line for line in asked() if verb in line]
+        assert {"apt-daily-upgrade.timer", "unattended-upgrades.service", "dnf-automatic.timer"} <= set(line.split())
+
+
 def test_where_there_is_no_guard_holding_does_nothing(ground: Ground) -> None:
     ground.agent("600")
     assert not ground.run.exists()

@@ -193,7 +193,11 @@ class OpenSsh:
         words += ["mount --make-rprivate /", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir -p /run/sshd /run/rig"]
         for name in STUBS:  # nothing that runs here may reach this machine's own
             words += [f"printf '#!/bin/sh\\nexit 0\\n' >/run/rig/{name}", f"chmod 755 /run/rig/{name}"]
-        files = ["passwd", "group", *(["shadow", *(["sudoers"] if Path("/etc/sudoers").exists() else [])] if IS_ROOT else [])]
+        files = [
+            "passwd",
+            "group",
+            *(["shadow", *(["sudoers"] if Path("/etc/sudoers").exists() else [])] if IS_ROOT else []),
+        ]
         words += [f"mount --bind {etc}/{name} /etc/{name}" for name in files]
         words += [f"mount --bind {etc}/ssh /etc/ssh"]
         words += ["mount -t tmpfs -o mode=755 tmpfs /home", f"mkdir {HOME}"]

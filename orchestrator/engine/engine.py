@@ -230,6 +230,8 @@ class Engine:
             last = self.state().attempts[-1]
             if last.lost_cause == LossReason.INSTANCE_ENDED and last.ran_at is None and not last.setup_s:
                 remedy = "EC2 ended it before it ran: check image, --disk-size, --subnet, or try another type or region"
+            if last.lost_cause == LossReason.TOO_SLOW:
+                remedy = "They answer, and are too slow: check the image, or take a larger instance type"
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
                 f"{reason}). {remedy}"

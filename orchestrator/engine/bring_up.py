@@ -24,9 +24,11 @@ from orchestrator.market import catalog
 from orchestrator.runs.events import CheckpointPulled, CheckpointRefused, HostKeyRenewed, HostReady, TrainerStarted
 from orchestrator.runs.files import write_atomically
 from orchestrator.runs.state import Attempt
+from orchestrator.runs.told_events import SetUpGoesOn
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
+SIGN_EVERY_S = 60.0  # of life, while a set-up takes long
 LARGE_BOOT = 3  # times as long may a machine of 8 GPUs take to boot
 
 
@@ -139,7 +141,18 @@ class BringUp:
         return bool(instance.address or self.spec.ssh_proxy or self.spec.is_private)
 
     def _set_up(self, attempt: Attempt, host: Host) -> Setup:
-        began_at = self.clock.now()
+        began_at = told_at = self.clock.now()
+
+        def look() -> None:
+            nonlocal told_at
+            self._look()
+            now = self.clock.now()
+            if now - told_at >= SIGN_EVERY_S:
+                told_at = now
+                who, words = attempt.instance_id, host.progress
+                self.journal.tell(SetUpGoesOn(at=now, instance_id=who, waited_s=now - began_at, words=words))
+
+        host.look_with(look)
         try:
             setup = host.set_up(self.job)
         except CommandError as error:
@@ -148,6 +161,8 @@ class BringUp:
             if error.timeout_s < self.policy.setup_timeout_s:
                 raise  # a short command on a machine that is slow now
             _raise_set_up_failed(attempt, error)
+        finally:
+            host.look_with(self._look)
         now = self.clock.now()
         self.journal.emit(
             HostReady(

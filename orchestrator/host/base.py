@@ -126,6 +126,11 @@ class Host(Protocol):
         """How many bytes have come from the machine over this connection: data out is billed."""
         ...
 
+    @property
+    def progress(self) -> str:
+        """The last line that a long step of the set-up has printed, "" without one."""
+        ...
+
     def look_with(self, look: Callable[[], None]) -> None:
         """Call `look` about once a second while a command or a transfer runs, in the thread that calls this method.
 

@@ -59,6 +59,7 @@ class Exchange:
         life_s: how long the server may take to give a sign of life while a long command is silent.
         look: is called about twice a second.
         count: gets the number of bytes that have come.
+        told: gets a copy of what the command prints.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Exchange:
         life_s: float,
         look: Callable[[], None],
         count: Callable[[int], None],
+        told: Callable[[bytes], object] | None,
     ) -> None:
         self.remote = remote
         self._link = link
@@ -86,6 +88,7 @@ class Exchange:
         self._life_s = life_s
         self._look = look
         self._count = count
+        self._told = told or (lambda piece: None)
         self._pieces: list[bytes] = []
         self._errors = bytearray()
         self._tail = b""
@@ -241,6 +244,7 @@ class Exchange:
         return True
 
     def _take(self, piece: bytes) -> None:
+        self._told(piece)
         kept = piece[: self._left_bytes]
         self._tail = (self._tail + kept[-TAIL_BYTES:])[-TAIL_BYTES:] if self._sink is None else b""
         (self._pieces.append if self._sink is None else self._sink)(kept)
@@ -249,6 +253,7 @@ class Exchange:
         self._left_bytes -= len(piece)
 
     def _take_error(self, piece: bytes) -> None:
+        self._told(piece)
         self._noise_bytes += len(piece)
         self._errors = (self._errors + piece)[-MOST_ERROR_BYTES:]
         if self._noise_bytes > MOST_BYTES:

@@ -197,6 +197,7 @@ class SshShell:
         feed: Callable[[Write], None] | None = None,
         sink: Write | None = None,
         most_bytes: int = MOST_ANSWER_BYTES,
+        told: Callable[[bytes], object] | None = None,
     ) -> CommandResult:
         """Run a command in the login user's home folder and return its result.
 
@@ -207,6 +208,7 @@ class SshShell:
             feed: is called with a function that writes to the command's standard input.
             sink: gets standard output piece by piece, instead of `CommandResult.stdout`.
             most_bytes: of standard output; a command that prints more is ended there.
+            told: gets what the command prints as soon as it prints it, both streams mixed.
 
         Raises:
             CommandTimeoutError: it ran out of time, on a host that answers. It has been ended.
@@ -219,7 +221,7 @@ class SshShell:
         try:
             if feed is None or not self._must_spool:
                 remote = RemoteCommand(command, "nothing" if feed is None else "sent")
-                return self._talk(remote, timeout_s, feed=feed, sink=sink, most_bytes=most_bytes)
+                return self._talk(remote, timeout_s, feed=feed, sink=sink, most_bytes=most_bytes, told=told)
             return self._run_spooled(command, timeout_s, feed, sink, most_bytes)
         except ReadsAllError:
             self._must_spool = True
@@ -248,6 +250,7 @@ class SshShell:
         sink: Write | None = None,
         most_bytes: int = MOST_ANSWER_BYTES,
         typed: bytes = b"",
+        told: Callable[[bytes], object] | None = None,
     ) -> CommandResult:
         """Run a command; where the login shell does not run what it is told to run, let it read the command.
 
@@ -262,7 +265,7 @@ class SshShell:
             is_moving = feed is not None or sink is not None or bool(typed)
             exchange = Exchange(
                 link, session, remote, timeout_s=timeout_s, is_moving=is_moving, sink=sink, most_bytes=most_bytes,
-                life_s=self._timeout_s, look=self.look_now, count=self._count,
+                life_s=self._timeout_s, look=self.look_now, count=self._count, told=told,
             )  # fmt: skip
             try:
                 result = exchange.run(feed, (typed or remote.typed) if must_type else b"", reads_all=must_type)

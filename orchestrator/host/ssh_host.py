@@ -28,6 +28,7 @@ PIECE = 1 << 18
 PYTHON = ("python3", "-X", "utf8")  # names of files are UTF-8, whatever LANG a start file sets
 BASH = ("bash", "-p")  # without BASH_ENV, and without functions that a start file exports under a program's name
 MOST_PATIENCE = 4
+LINE_BYTES = 1000  # of the set-up's output that are kept while it runs
 JOIN_S = 0.5
 TAR_HEADER_BYTES = 4096  # of one member: its header, that of its long name, and the rest of its last block
 TAR_END_BYTES = 20480
@@ -58,12 +59,22 @@ class SshHost:
         self.answer_timeout_s = answer_timeout_s
         self.setup_timeout_s = setup_timeout_s
         self.renewed = renewed
+        self._said = b""  # the end of what the set-up has printed
         self._patience = 1  # times the time-out of a poll
 
     @property
     def received_bytes(self) -> int:
         """How many bytes have come from the machine."""
         return self.shell.received_bytes
+
+    @property
+    def progress(self) -> str:
+        """The last line of the bootstrap or of `data.sh`, whichever printed last."""
+        lines = self._said.decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def _hear(self, piece: bytes) -> None:
+        self._said = (self._said + piece)[-LINE_BYTES:]
 
     def look_with(self, look: Callable[[], None]) -> None:
         """Call `look` about once a second while a command or a transfer runs."""
@@ -116,7 +127,7 @@ class SshHost:
         # The lock serializes this with other runs on the machine: two writers of one folder would damage it.
         lock = f"pixel-orch/data.{job.data}.lock"
         command = shlex.join(["flock", "-o", lock, *BASH, f"{job.root}/bin/data.sh", *words])
-        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S)
+        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S, told=self._hear)
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
         told = answers.read(
@@ -150,7 +161,7 @@ class SshHost:
         words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
         # The lock serializes retries: after a cut connection the first bootstrap may still run on the machine.
         alone = f"flock -o {root}/agent/bootstrap.lock {' '.join(BASH)} {root}/bin/bootstrap.sh {root} {words}"
-        result = self.shell.run(alone, timeout_s=self.setup_timeout_s)
+        result = self.shell.run(alone, timeout_s=self.setup_timeout_s, told=self._hear)
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError(
                 "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.formatting import counted, one_line, price, span
 from orchestrator.runs import events as ev
+from orchestrator.runs.told_events import SetUpGoesOn
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
@@ -15,7 +16,7 @@ _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "ot
 def event_words(event: ev.Event, now: float) -> str:
     """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
     event = _spelled(event)
-    for words in (_request_words, _instance_words, _training_words, _output_words, _clock_words, _warning_words):
+    for words in WORDS:
         text = words(event, now)
         if text:
             return text
@@ -53,15 +54,25 @@ def _instance_words(event: ev.Event, _now: float) -> str:
     match event:
         case ev.InstanceStarted():
             return f"  {event.instance_id} started, attempt {event.attempt}"
-        case ev.HostReady():
-            data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
-            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
         case ev.RebalanceRecommended():
             return f"  EC2 rebalance recommendation: {event.instance_id} may be interrupted"
         case ev.TerminateRequested():
             return f"  terminating {event.instance_id}"
         case ev.InstanceEnded():
             return f"  {event.instance_id} terminated (by {_ENDED_BY[event.ended_by]})"
+        case _:
+            return ""
+
+
+def _set_up_words(event: ev.Event, _now: float) -> str:
+    """The set-up of an instance."""
+    match event:
+        case SetUpGoesOn():
+            last = f": {event.words}" if event.words else ""
+            return f"  {event.instance_id} is being set up, for {span(event.waited_s)} so far{last}"
+        case ev.HostReady():
+            data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
+            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
         case _:
             return ""
 
@@ -150,3 +161,14 @@ def _out_of_reach_words(event: ev.Event) -> str:
             )
         case _:
             return ""
+
+
+WORDS = (
+    _request_words,
+    _instance_words,
+    _set_up_words,
+    _training_words,
+    _output_words,
+    _clock_words,
+    _warning_words,
+)

@@ -172,6 +172,10 @@ class MemoryHost:
     def received_bytes(self) -> int:
         return self.machine.sent_bytes - self._sent_before
 
+    @property
+    def progress(self) -> str:
+        return "installing: torch" if self.machine.setup_s else ""
+
     def look_with(self, look: Callable[[], None]) -> None:
         self._look = look
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import HostError, NoCommandsError
+from orchestrator.report.event_text import event_words
 from orchestrator.runs.events import LossReason
+from orchestrator.runs.told_events import SetUpGoesOn
 from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
@@ -79,3 +81,15 @@ def test_a_login_shell_that_runs_nothing_during_the_boot_is_waited_for(home: Pat
     story.later(60, lambda: setattr(story.cloud.machines[0], "no_commands", ""))
     assert story.engine().run().state == "SUCCEEDED"
     assert len(story.cloud.machines) == 1
+
+
+def test_a_long_set_up_gives_a_sign_of_life_each_minute_that_is_not_written_down(home: Path) -> None:
+    def long(number: int, machine: Machine) -> None:
+        machine.setup_s = 200.0
+
+    story = Story(home, long)
+    assert story.engine().run().state == "SUCCEEDED"
+    told = [event_words(event, event.at) for event in story.recorder.events if isinstance(event, SetUpGoesOn)]
+    assert len(told) == 3
+    assert told[-1].endswith("is being set up, for 3m00s so far: installing: torch")
+    assert not [event for event in story.store.events() if isinstance(event, SetUpGoesOn)]

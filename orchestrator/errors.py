@@ -141,6 +141,29 @@ class BrokenMachineError(HostError):
     """A machine's hardware does not work; another machine helps."""
 
 
+class CommandTimeoutError(HostError):
+    """A command ran out of time on a host that answers: the host is slow, or the command hangs. It has been ended.
+
+    Args:
+        where: the host.
+        command: what was run.
+        timeout_s: how long it was given.
+        tail: the last lines of its output.
+    """
+
+    def __init__(self, where: str, command: str, timeout_s: float, tail: str) -> None:
+        last = "\n".join(tail.strip().splitlines()[-10:])
+        what = f"it last printed: {last.splitlines()[-1]}" if last else "it printed nothing"
+        super().__init__(f"{where}: {command} ran out of time ({timeout_s:.0f} s), while the machine answers; {what}")
+        self.command = command
+        self.timeout_s = timeout_s
+        self.tail = last
+
+
+class NoCommandsError(HostError):
+    """A host answers and runs no command of ours: its login shell or its SSH server does not let it through."""
+
+
 class DiskFullError(PixelOrchError):
     """The disk of this machine was full for too long."""
 

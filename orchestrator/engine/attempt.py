@@ -15,7 +15,14 @@ from orchestrator.engine.outcome import Outcome, TrainerEnd, gpu_failed, verdict
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
 from orchestrator.engine.stop import Cancelled
-from orchestrator.errors import BrokenMachineError, CloudError, HostError, TrainingError, UnreachableError
+from orchestrator.errors import (
+    BrokenMachineError,
+    CloudError,
+    CommandTimeoutError,
+    HostError,
+    TrainingError,
+    UnreachableError,
+)
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
 from orchestrator.runs.spec import Limits
@@ -84,9 +91,10 @@ class AttemptLeader:
         except BrokenMachineError as error:
             return Outcome("lost", str(error), LossReason.GPU_FAILED)
         except HostError as error:
-            if not isinstance(error, UnreachableError) and self.reaper.is_running(attempt):
+            is_of_machine = isinstance(error, (UnreachableError, CommandTimeoutError))
+            if not is_of_machine and self.reaper.is_running(attempt):
                 raise
-            return self._lost(attempt, f"no answer: {error}")  # a command died with its machine
+            return self._lost(attempt, error)  # a command died with its machine
         finally:
             self.journal.is_training = False
             if host is not None:
@@ -123,8 +131,7 @@ class AttemptLeader:
                 if silent_since is not None and silent_since > 0 and self.provisioner.readmit(attempt.region):
                     silent_since = None  # the security group did not admit the address that we have now
                 if silent_since is not None and now - silent_since > self.policy.unreachable_after_s:
-                    problem = f"no answer: {error}" if isinstance(error, UnreachableError) else str(error)
-                    return self._silent(monitor, problem, is_stopping=stopping.at is not None)
+                    return self._silent(monitor, error, is_stopping=stopping.at is not None)
             except OSError as error:
                 self.disk.bear(error)
             self._keep_to_limits(monitor)
@@ -256,11 +263,11 @@ class AttemptLeader:
                 break
         return status
 
-    def _silent(self, monitor: AttemptMonitor, problem: str, *, is_stopping: bool) -> Outcome:
+    def _silent(self, monitor: AttemptMonitor, error: HostError, *, is_stopping: bool) -> Outcome:
         monitor.note_progress(force=True)
         if is_stopping:
             return Outcome("stopped", self.stop.reason)
-        return self._lost(monitor.attempt, problem)
+        return self._lost(monitor.attempt, error)
 
     def _silent_since(self, attempt: Attempt, since: float) -> float | None:
         """Return since when the host is silent by its own fault.
@@ -273,13 +280,16 @@ class AttemptLeader:
             return None
         return -math.inf if instance is not None and instance.state not in ("running", "pending") else since
 
-    def _lost(self, attempt: Attempt, problem: str) -> Outcome:
+    def _lost(self, attempt: Attempt, error: HostError) -> Outcome:
         """Return why the instance can no longer be used: EC2's reason where it has ended, else the silence."""
         instance = None
         with suppress(CloudError):
             instance = self.reaper.instance(attempt.instance_id)
         if instance is None or instance.state not in ("shutting-down", "terminated"):
-            return Outcome("lost", problem, LossReason.UNREACHABLE)
+            if isinstance(error, CommandTimeoutError):
+                return Outcome("lost", f"too slow: {error}", LossReason.TOO_SLOW)
+            is_silent = isinstance(error, UnreachableError)
+            return Outcome("lost", f"no answer: {error}" if is_silent else str(error), LossReason.UNREACHABLE)
         if instance.is_spot_interruption:
             current = self.journal.state().attempt(attempt.number)
             had_notice = current is not None and current.noticed_ends_at is not None

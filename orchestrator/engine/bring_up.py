@@ -13,7 +13,9 @@ from orchestrator.errors import (
     BrokenMachineError,
     CloudError,
     CommandError,
+    CommandTimeoutError,
     HostError,
+    NoCommandsError,
     SpecError,
     UnreachableError,
     WrongHostKeyError,
@@ -62,12 +64,14 @@ class BringUp:
         self.connect = connect
 
     def ready(self, attempt: Attempt) -> Host:
-        """Return the host with its trainer started. A connection that is cut is no reason for another machine.
+        """Return the host with its trainer started.
 
-        Each step can be done twice: what was sent is compared, what runs is found running.
+        A connection that is cut is no reason for another machine, and neither is one slow answer. Each step can be done
+        twice: what was sent is compared, what runs is found running.
 
         Raises:
             UnreachableError: it does not answer, is gone, or was cut off again and again.
+            CommandTimeoutError: it answers too slowly, again and again.
         """
         within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
         for tries_left in reversed(range(SET_UP_TRIES)):
@@ -76,7 +80,7 @@ class BringUp:
             within_s = self.policy.unreachable_after_s
             try:
                 self._start(attempt, host, self._set_up(attempt, host))
-            except UnreachableError:
+            except (UnreachableError, CommandTimeoutError):
                 host.close()
                 if not tries_left or not self.reaper.is_running(attempt):
                     raise
@@ -109,11 +113,13 @@ class BringUp:
 
         Raises:
             UnreachableError: it did not within that time, or it is gone.
+            NoCommandsError: it answers, and runs no command of ours.
         """
         host_key = self.store.host_key_path(attempt.number).read_text()
         began_at = self.clock.now()
         give_up_at = began_at + within_s
         problem, wrong_since = "EC2 does not list it yet", None
+        refusal: NoCommandsError | None = None
         while (asked_at := self.clock.now()) < give_up_at:
             is_deaf = False  # EC2 cannot be asked: that says nothing of the host
             try:
@@ -125,18 +131,21 @@ class BringUp:
                     if self._has_address(instance):
                         return self.connect(instance, attempt.login_user, host_key)
                     problem = "it runs and has no address that this machine can reach; see --subnet, --private"
-            except (UnreachableError, CloudError) as error:
+            except (UnreachableError, CommandTimeoutError, NoCommandsError, CloudError) as error:
                 problem = str(error)
                 is_deaf = isinstance(error, CloudError) and may_heal(error)
-                if isinstance(error, WrongHostKeyError):  # cloud-init may be about to install ours
+                refusal = error if isinstance(error, NoCommandsError) else None
+                if refusal or isinstance(error, WrongHostKeyError):  # cloud-init may be about to install ours
                     wrong_since = wrong_since or self.clock.now()
                     give_up_at = min(give_up_at, wrong_since + self.policy.unreachable_after_s)
-                elif self.provisioner.readmit(attempt.region):
+                elif not isinstance(error, CommandTimeoutError) and self.provisioner.readmit(attempt.region):
                     give_up_at = self.clock.now() + within_s
             self.clock.sleep(min(1.0, self.policy.poll_s))
             self.stop.check()
             if is_deaf and self.clock.now() < began_at + self.policy.owner_timeout_s:
                 give_up_at += self.clock.now() - asked_at
+        if refusal is not None:
+            raise refusal
         waited_s = self.clock.now() - began_at
         raise UnreachableError(f"{attempt.instance_id} did not answer within {waited_s:.0f} s ({problem})")
 
@@ -148,6 +157,10 @@ class BringUp:
         try:
             setup = host.set_up(self.job)
         except CommandError as error:
+            _raise_set_up_failed(attempt, error)
+        except CommandTimeoutError as error:
+            if error.timeout_s < self.policy.setup_timeout_s:
+                raise  # a short command on a machine that is slow now
             _raise_set_up_failed(attempt, error)
         now = self.clock.now()
         self.journal.emit(
@@ -218,8 +231,8 @@ class BringUp:
         return whole
 
 
-def _raise_set_up_failed(attempt: Attempt, error: CommandError) -> NoReturn:
-    if error.command_exit_code == BROKEN_EXIT and error.tail:
+def _raise_set_up_failed(attempt: Attempt, error: HostError) -> NoReturn:
+    if isinstance(error, CommandError) and error.command_exit_code == BROKEN_EXIT and error.tail:
         words = error.tail.splitlines()[-1].removeprefix("bootstrap: ")
         raise BrokenMachineError(f"{attempt.instance_id}: set-up failed: {words}") from None
     raise HostError(f"{attempt.instance_id}: set-up failed, another machine would not help: {error}") from None

@@ -234,6 +234,8 @@ class Engine:
                 remedy = "EC2 ended it before it ran: check image, --disk-size, --subnet, or try another type or region"
             if last.lost_cause == LossReason.GPU_FAILED:
                 remedy = "Check the image's driver (--ami), or try another --instance, zone or region"
+            if last.lost_cause == LossReason.TOO_SLOW:
+                remedy = "They answer, and are too slow: check the image, or take a larger instance type"
             raise HostError(
                 f"{self.spec.run}: {FRUITLESS_MOST} machines in a row were lost without a new step (the last: "
                 f"{reason}). {remedy}"

@@ -63,6 +63,7 @@ def connector(store: RunStore, spec: RunSpec) -> Connect:
             proxy_command=proxy_of(instance, spec),
         )
         shell.open()
+        shell.greet(policy.answer_timeout_s)
         _write_ssh_config(store, instance, user, spec, host_key)
         return SshHost(
             shell,

@@ -1,53 +1,39 @@
 """A shell on a rented machine, with enforced time-outs and a host key that is known beforehand.
 
-The only file that imports Fabric and paramiko. Fabric opens and authenticates the connection. Commands run on channels
-of its transport with a deadline of their own, because `Connection.run(timeout=...)` hangs without end on a frozen host
-(SIGSTOP of sshd).
+A command that runs out of time on a host that answers is another error than a host that does not answer, and it is
+ended before anything else is run. What login shells and SSH servers do to a command is in `remote_command.py`.
 """
 
 from __future__ import annotations
 
-import io
-import logging
 import math
-import select
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fabric import Config, Connection
-from paramiko import (
-    AuthenticationException,
-    BadHostKeyException,
-    ECDSAKey,
-    Ed25519Key,
-    PKey,
-    RejectPolicy,
-    RSAKey,
-    SSHException,
-)
-from paramiko.hostkeys import HostKeyEntry
 
-from orchestrator.errors import HostError, LocalFaultError, SpecError, UnreachableError, WrongHostKeyError
+from orchestrator.errors import CommandTimeoutError, HostError, NoCommandsError, UnreachableError
 from orchestrator.host.base import CommandResult
+from orchestrator.host.exchange import Exchange, NeverBegunError, OutOfTimeError, ReadsAllError, TooMuchError, Write
 from orchestrator.host.host_keys import known_hosts_lines
-from orchestrator.host.user_key import openssh_form
+from orchestrator.host.link import Link, LinkError, Session, SessionRefusedError, load_key
+from orchestrator.host.remote_command import RemoteCommand, end_session, new_mark, short_name
 
-Write = Callable[[bytes], object]
-PIECE = 1 << 16
+__all__ = ["SshShell", "TooMuchError", "Write", "load_key", "make_key_pair"]
+
 MOST_ANSWER_BYTES = 64 << 20  # of standard output that is kept in memory: a list of 100,000 files, twice over
-MOST_ERROR_BYTES = 1 << 20  # of standard error; the end of it is kept
 LOOK_EVERY_S = 0.5
 RELOAD_S = 15.0  # an SSH server that is reloaded listens again by then
-
-# Without a handler, paramiko's background thread prints its tracebacks to our standard error when a host goes away.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
-logging.getLogger("paramiko").propagate = False
+MOST_LINKS = 8  # connections at a time, where the server opens few sessions on one
+LAST_PING_S = 5.0  # the longest wait for a sign of life once a command is out of time
+END_TIMEOUT_S = 10.0  # to end a command that ran out of time
+SPOOL_BYTES = 2 << 20  # at a time, to a login shell that reads all of its standard input first
 
 
 def make_key_pair(comment: str) -> tuple[str, str]:
@@ -60,21 +46,8 @@ def make_key_pair(comment: str) -> tuple[str, str]:
     return private, f"{public} {comment}"
 
 
-def load_key(path: Path) -> PKey:
-    """Return a private key for a connection.
-
-    Raises:
-        SpecError: it cannot be read, or not be used for SSH.
-    """
-    text = openssh_form(path)
-    for kind in (Ed25519Key, RSAKey, ECDSAKey):
-        with suppress(SSHException):
-            return kind.from_private_key(io.StringIO(text))
-    raise SpecError(f"--key: {path} cannot be used for SSH; give an RSA or Ed25519 key")
-
-
 class SshShell:
-    """One SSH connection.
+    """A host that is reached by SSH: one connection, or a few where its server opens few sessions on one.
 
     Args:
         address: host name or address.
@@ -83,12 +56,12 @@ class SshShell:
         key_path: our private key.
         host_key: the public key that the host must show, or several lines of which it must show one; with any other the
             connection ends before authentication.
-        connect_timeout_s: for each of TCP, banner and authentication.
+        connect_timeout_s: for each of TCP, banner and authentication, and for a sign of life.
         proxy_command: a program that makes the connection; %h and %p stand for address and port.
 
     Raises:
         UnreachableError: from every method, if there is no answer in time.
-        OSError: raised by a `sink`: received data could not be written.
+        NoCommandsError: from every method, if the host runs no command of ours.
     """
 
     def __init__(
@@ -108,61 +81,31 @@ class SshShell:
         self._look_thread = 0
         self._looked_at = -math.inf
         self._address, self._port = address, port
-        self._key_path = key_path
+        self._timeout_s = connect_timeout_s
         self._host_lines = known_hosts_lines(address, port, host_key)
-        self._connection = Connection(
-            host=address,
-            user=user,
+        self._new_link: Callable[[], Link] = partial(
+            Link,
+            self.where,
+            address=address,
             port=port,
-            config=Config(overrides={"load_ssh_configs": False}),  # ~/.ssh/config must not redirect us
-            gateway=proxy_command,
-            connect_kwargs={
-                "allow_agent": False,
-                "look_for_keys": False,
-                "timeout": connect_timeout_s,
-                "banner_timeout": connect_timeout_s,
-                "auth_timeout": connect_timeout_s,
-                "channel_timeout": connect_timeout_s,
-            },
+            user=user,
+            key_path=key_path,
+            connect_timeout_s=connect_timeout_s,
+            proxy_command=proxy_command,
         )
+        self._links = [self._new_link()]
+        self._opening = threading.Lock()
+        self._left_over: list[tuple[int, int]] = []  # sessions of commands that ran out of time: number, start
+        self._is_greeted = False
+        self._must_type = False  # the login shell runs what it reads, and not what it is told to run
+        self._must_spool = False  # and it reads all of it before it runs anything
+
+    # -- the connection
 
     def open(self) -> None:
         """Connect and authenticate, unless the connection is open."""
-        if self._connection.is_connected:
-            return
-        self._load_key()
-        for line in self._host_lines:
-            is_last = line == self._host_lines[-1]
-            try:
-                self._open_with(line)
-                break
-            except BadHostKeyException:
-                if is_last:
-                    raise WrongHostKeyError(
-                        f"{self.where}: shows another host key than the one that was given to it; not connecting"
-                    ) from None
-            except AuthenticationException:
-                raise UnreachableError(f"{self.where}: does not accept the run's key (yet)") from None
-            except Exception as error:  # noqa: BLE001  (paramiko raises here what its thread met in the server's packets)
-                raise UnreachableError(f"{self.where}: {_words(error)}") from None
-        self._transport.set_keepalive(15)
-
-    def _load_key(self) -> None:
-        if "pkey" not in self._connection.connect_kwargs:
-            try:
-                self._connection.connect_kwargs["pkey"] = load_key(self._key_path)
-            except SpecError as error:  # it was read before; its disk may be away for a moment
-                raise UnreachableError(f"{self.where}: {error}") from None
-
-    def _open_with(self, host_line: str) -> None:
-        client = self._connection.client
-        client.set_missing_host_key_policy(RejectPolicy())  # Fabric accepts any key by default
-        entry = HostKeyEntry.from_line(host_line)
-        if entry is None or entry.key is None or not entry.hostnames:
-            raise UnreachableError(f"{self.where}: the host key on record cannot be read")
-        client.get_host_keys().clear()
-        client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
-        self._connection.open()
+        with self._opening:
+            self._links[0].open(self._host_lines)
 
     def trust(self, host_key: str) -> None:
         """Accept only this host key from now on, and reconnect.
@@ -183,9 +126,51 @@ class SshShell:
                     raise
             time.sleep(0.2)
 
-    @property
-    def _transport(self) -> Any:
-        return self._connection.transport
+    def close(self) -> None:
+        """Close the connection, also to a host that no longer answers."""
+        for link in list(self._links):
+            link.close()
+        del self._links[1:]
+
+    def _session(self, remote: RemoteCommand, timeout_s: float) -> tuple[Link, Session]:
+        """Begin a session, on another connection where the server opens no more of them on this one.
+
+        Raises:
+            NoCommandsError: it opens none on a new connection either.
+        """
+        self.open()
+        for link in list(self._links):
+            with suppress(SessionRefusedError):
+                try:
+                    return link, link.session(remote.line, timeout_s)
+                except LinkError as error:
+                    self._drop(link)
+                    if not self._links or link is self._links[0]:
+                        raise UnreachableError(f"{self.where}: {error}") from None
+        if len(self._links) >= MOST_LINKS:
+            raise UnreachableError(f"{self.where}: its SSH server opens no more sessions on {MOST_LINKS} connections")
+        link = self._new_link()
+        link.open(self._host_lines)
+        try:
+            session = link.session(remote.line, timeout_s)
+        except LinkError as error:
+            link.close()
+            raise UnreachableError(f"{self.where}: {error}") from None
+        except SessionRefusedError as error:
+            link.close()
+            raise NoCommandsError(
+                f"{self.where}: its SSH server opens no session ({error}); see MaxSessions in its sshd_config"
+            ) from None
+        self._links.append(link)
+        return link, session
+
+    def _drop(self, link: Link) -> None:
+        """Close a connection; the first one is opened again when it is needed."""
+        link.close()
+        if link in self._links[1:]:
+            self._links.remove(link)
+
+    # -- looking
 
     def look_with(self, look: Callable[[], None]) -> None:
         """Call `look` about once a second while a command of this thread runs; what it raises ends the command."""
@@ -202,6 +187,8 @@ class SshShell:
         finally:
             self._look, self._looked_at = look, time.monotonic()
 
+    # -- commands
+
     def run(
         self,
         command: str,
@@ -210,168 +197,153 @@ class SshShell:
         feed: Callable[[Write], None] | None = None,
         sink: Write | None = None,
         most_bytes: int = MOST_ANSWER_BYTES,
-        hear: Write | None = None,
+        told: Callable[[bytes], object] | None = None,
     ) -> CommandResult:
-        """Run a shell command (already quoted) and return its result.
+        """Run a command in the login user's home folder and return its result.
 
         Args:
-            command: for the login user's shell.
+            command: for /bin/sh, already quoted.
             timeout_s: without `feed` and `sink`, for the whole command; with one of them, for each pause between two
                 pieces.
             feed: is called with a function that writes to the command's standard input.
             sink: gets standard output piece by piece, instead of `CommandResult.stdout`.
             most_bytes: of standard output; a command that prints more is ended there.
-            hear: gets standard error too, as it comes.
+            told: gets what the command prints as soon as it prints it, both streams mixed.
 
         Raises:
+            CommandTimeoutError: it ran out of time, on a host that answers. It has been ended.
             TooMuchError: it printed more; the sink has got the first `most_bytes`.
+            OSError: from `feed` or `sink`: what this machine reads or writes is at fault, and the host is well.
         """
-        self.open()
+        self._end_left_over()
+        if feed is not None:
+            self.greet(timeout_s)
         try:
-            channel = self._begun(lambda: self._transport.open_session(timeout=timeout_s))
-            try:
-                channel.settimeout(timeout_s)
-                self._begun(lambda: channel.exec_command(command))
-                if feed is not None:
-                    self._feed(feed, channel.sendall)
-                channel.shutdown_write()
-                moving = feed is not None or sink is not None
-                return self._collect(channel, command, timeout_s, sink, moving=moving, most_bytes=most_bytes, hear=hear)
-            finally:
-                channel.close()
-        except _SinkError as error:
-            self.close()  # drops the data that is still on its way
-            raise error.error from None
-        except (SSHException, OSError, EOFError) as error:
-            self.close()
-            raise UnreachableError(f"{self.where}: {str(error) or 'no answer in time'}") from None
-
-    def _begun(self, begin: Callable[[], Any]) -> Any:
-        """Call paramiko; whatever its thread met in the server's packets it raises here, of any type."""
-        try:
-            return begin()
-        except (SSHException, OSError, EOFError):
+            if feed is None or not self._must_spool:
+                remote = RemoteCommand(command, "nothing" if feed is None else "sent")
+                return self._talk(remote, timeout_s, feed=feed, sink=sink, most_bytes=most_bytes, told=told)
+            return self._run_spooled(command, timeout_s, feed, sink, most_bytes)
+        except ReadsAllError:
+            self._must_spool = True
+            return self.run(command, timeout_s=timeout_s, feed=feed, sink=sink, most_bytes=most_bytes)
+        except CommandTimeoutError:
+            with suppress(HostError):
+                self._end_left_over()
             raise
-        except Exception as error:  # noqa: BLE001
-            raise SSHException(_words(error)) from None
 
-    def _feed(self, feed: Callable[[Write], None], send: Write) -> None:
-        """Let `feed` write to the command. An error of its own, such as a file that cannot be read, is a local one."""
+    def greet(self, timeout_s: float) -> None:
+        """Find out how commands get through the host's login shell, unless that is known.
+
+        Raises:
+            NoCommandsError: none does.
+        """
+        if not self._is_greeted:
+            self._talk(RemoteCommand(":"), timeout_s)
+            self._is_greeted = True
+
+    def _talk(
+        self,
+        remote: RemoteCommand,
+        timeout_s: float,
+        *,
+        feed: Callable[[Write], None] | None = None,
+        sink: Write | None = None,
+        most_bytes: int = MOST_ANSWER_BYTES,
+        typed: bytes = b"",
+        told: Callable[[bytes], object] | None = None,
+    ) -> CommandResult:
+        """Run a command; where the login shell does not run what it is told to run, let it read the command.
+
+        Raises:
+            NoCommandsError: it does neither.
+        """
+        problem: object = ""
+        for must_type in (False, True):
+            if self._must_type and not must_type:
+                continue
+            link, session = self._session(remote, timeout_s)
+            is_moving = feed is not None or sink is not None or bool(typed)
+            exchange = Exchange(
+                link, session, remote, timeout_s=timeout_s, is_moving=is_moving, sink=sink, most_bytes=most_bytes,
+                life_s=self._timeout_s, look=self.look_now, count=self._count, told=told,
+            )  # fmt: skip
+            try:
+                result = exchange.run(feed, (typed or remote.typed) if must_type else b"", reads_all=must_type)
+            except LinkError as error:
+                self._drop(link)
+                raise UnreachableError(f"{self.where}: {error}") from None
+            except OutOfTimeError:
+                self._raise_out_of_time(link, session, exchange, timeout_s)
+            except NeverBegunError as error:
+                problem = error
+            else:
+                self._must_type = must_type
+                return result
+            finally:
+                session.close()
+        raise NoCommandsError(
+            f"{self.where}: the login shell runs no command of ours: it {problem}; what it reads first (~/.bashrc, "
+            "~/.zshenv, a ForceCommand) must neither end it nor start another program"
+        )
+
+    def _count(self, size_bytes: int) -> None:
+        self.received_bytes += size_bytes
+
+    def _raise_out_of_time(self, link: Link, session: Session, exchange: Exchange, timeout_s: float) -> NoReturn:
+        """Tell a slow command from a host that does not answer."""
+        session.close()
+        if not link.answers(min(timeout_s, LAST_PING_S), self.look_now):
+            self._drop(link)
+            raise UnreachableError(f"{self.where}: no answer within {timeout_s:.0f} s")
+        if exchange.output.session:
+            self._left_over.append((exchange.output.session, exchange.output.started))
+        name = short_name(exchange.remote.command) if exchange.output.has_begun else "the start of the login shell"
+        raise CommandTimeoutError(self.where, name, timeout_s, exchange.tail)
+
+    def _end_left_over(self) -> None:
+        """End the commands that ran out of time: none is to run beside its next try."""
+        if not self._left_over:
+            return
+        sessions, self._left_over = self._left_over, []
+        for number, started in sessions:
+            with suppress(CommandTimeoutError):
+                self._talk(RemoteCommand(end_session(number, started)), END_TIMEOUT_S)
+        self._left_over = []
+
+    def _run_spooled(
+        self,
+        command: str,
+        timeout_s: float,
+        feed: Callable[[Write], None],
+        sink: Write | None,
+        most_bytes: int,
+    ) -> CommandResult:
+        """Run a command whose input the login shell must read whole, before it runs anything: `exec fish` in .bashrc.
+
+        A short input goes with the command; a longer one is collected in a file in the home folder first.
+        """
+        held, spool, is_spooled = bytearray(), f".{new_mark()}", False
+
+        def give(what: str, data: bytes, sink: Write | None = None, most: int = MOST_ANSWER_BYTES) -> CommandResult:
+            remote = RemoteCommand(f"base64 -d|{{ {what}\n}}", "given")
+            return self._talk(remote, timeout_s, sink=sink, most_bytes=most, typed=remote.typed_with(data))
 
         def write(piece: bytes) -> None:
-            try:
-                send(piece)
-            except (SSHException, OSError, EOFError) as error:
-                raise _ChannelError(error) from None
-            self.look_now()
+            nonlocal is_spooled
+            held.extend(piece)
+            while len(held) > SPOOL_BYTES:
+                is_spooled = True
+                result = give(f"umask 077;cat >>{spool}", bytes(held[:SPOOL_BYTES]))
+                if not result.ok:
+                    raise HostError(f"{self.where}: {result.stderr.decode(errors='replace').strip()}")
+                del held[:SPOOL_BYTES]
 
         try:
             feed(write)
-        except _ChannelError as error:
-            raise error.error from None
-        except OSError as error:
-            self.close()
-            where = f"{error.filename}: " if error.filename else ""
-            raise LocalFaultError(f"cannot send {where}{error.strerror or error} (on this machine)") from None
-
-    def _collect(
-        self,
-        channel: Any,
-        command: str,
-        timeout_s: float,
-        sink: Write | None,
-        *,
-        moving: bool,
-        most_bytes: int,
-        hear: Write | None,
-    ) -> CommandResult:
-        output: list[bytes] = []
-        errors = bytearray()
-        left_bytes, error_bytes = most_bytes, 0
-        take = output.append if sink is None else _kept_apart(sink)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            finished = channel.exit_status_ready() or channel.closed
-            got = False
-            if channel.recv_ready():
-                piece = channel.recv(PIECE)
-                self.received_bytes += len(piece)
-                take(piece[:left_bytes])
-                if len(piece) > left_bytes:
-                    raise TooMuchError(f"{self.where}: the answer is longer than the {most_bytes} bytes expected")
-                left_bytes -= len(piece)
-                got = True
-            if channel.recv_stderr_ready():
-                piece = channel.recv_stderr(PIECE)
-                self.received_bytes += len(piece)
-                error_bytes += len(piece)
-                errors = (errors + piece)[-MOST_ERROR_BYTES:]
-                if hear is not None:
-                    hear(piece)
-                if error_bytes > MOST_ANSWER_BYTES:
-                    raise TooMuchError(f"{self.where}: more than {MOST_ANSWER_BYTES} bytes on standard error")
-                got = True
-            if finished and (channel.eof_received or channel.closed) and not got:
-                break
-            if got and moving:
-                deadline = time.monotonic() + timeout_s
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
-            self.look_now()
-            if not got:
-                select.select([channel], [], [], min(left_s, 0.05 if finished else left_s, LOOK_EVERY_S))
-        status = int(channel.recv_exit_status())
-        if status == -1 and _has_ended(channel.get_transport()):
-            raise EOFError("the connection was cut")
-        return CommandResult(command, status, b"".join(output), bytes(errors))
-
-    def close(self) -> None:
-        """Close the connection, also to a host that no longer answers."""
-        with suppress(SSHException, OSError, EOFError):
-            self._connection.close()
-
-
-def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (SSHException, OSError)) and text else f"{type(error).__name__} {text}".strip()
-
-
-class TooMuchError(HostError):
-    """A command printed more than was asked for."""
-
-
-class _ChannelError(Exception):
-    """The connection failed while something was written to it."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _SinkError(Exception):
-    """Received data could not be written: the disk of this machine is full, and the host is well."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _kept_apart(sink: Write) -> Write:
-    """Tell an error of the local disk from an error of the connection."""
-
-    def take(piece: bytes) -> None:
-        try:
-            sink(piece)
-        except OSError as error:
-            raise _SinkError(error) from None
-
-    return take
-
-
-def _has_ended(transport: Any, wait_s: float = 1.0) -> bool:
-    """Return whether a connection is gone; paramiko closes its channels a moment before it reports that."""
-    give_up_at = time.monotonic() + wait_s
-    while transport.is_active() and time.monotonic() < give_up_at:
-        time.sleep(0.02)
-    return not transport.is_active()
+            if is_spooled:
+                command = f"cat {spool} -|{{ {command}\n}}"
+            return give(command, bytes(held), sink, most_bytes)
+        finally:
+            if is_spooled:
+                with suppress(HostError):
+                    self._talk(RemoteCommand(f"rm -f {spool}"), timeout_s)

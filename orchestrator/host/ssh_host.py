@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infra.instance.layout import files_to_send
-from orchestrator.errors import CommandError, HostError
+from orchestrator.errors import CommandError, CommandTimeoutError, HostError
 from orchestrator.host import answers, sync
 from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
 from orchestrator.host.setup_lines import SetupLines
@@ -26,6 +26,9 @@ from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folde
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
 
 PIECE = 1 << 18
+PYTHON = ("python3", "-X", "utf8")  # names of files are UTF-8, whatever LANG a start file sets
+BASH = ("bash", "-p")  # without BASH_ENV, and without functions that a start file exports under a program's name
+MOST_PATIENCE = 4
 JOIN_S = 0.5
 TAR_HEADER_BYTES = 4096  # of one member: its header, that of its long name, and the rest of its last block
 TAR_END_BYTES = 20480
@@ -57,6 +60,7 @@ class SshHost:
         self.setup_timeout_s = setup_timeout_s
         self.renewed = renewed
         self._setup_lines = SetupLines()
+        self._patience = 1  # times the time-out of a poll
 
     @property
     def received_bytes(self) -> int:
@@ -117,8 +121,8 @@ class SshHost:
         words = [job.root, job.data or "", job.data_url or "", asked, *job.data_words]
         # The lock serializes this with other runs on the machine: two writers of one folder would damage it.
         lock = f"pixel-orch/data.{job.data}.lock"
-        command = shlex.join(["flock", "-o", lock, "bash", f"{job.root}/bin/data.sh", *words])
-        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S, hear=self._setup_lines.listener())
+        command = shlex.join(["flock", "-o", lock, *BASH, f"{job.root}/bin/data.sh", *words])
+        result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S, told=self._setup_lines.listener())
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError("data.sh", result.exit_code, result.stderr.decode(errors="replace"))
         told = answers.read(
@@ -151,8 +155,8 @@ class SshHost:
         asked = {"s3": bool(job.bucket), "gpu": job.has_gpu, "cpu": job.allow_cpu}
         words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
         # The lock serializes retries: after a cut connection the first bootstrap may still run on the machine.
-        alone = f"flock -o {root}/agent/bootstrap.lock bash {root}/bin/bootstrap.sh {root} {words}"
-        result = self.shell.run(alone, timeout_s=self.setup_timeout_s, hear=self._setup_lines.listener())
+        alone = f"flock -o {root}/agent/bootstrap.lock {' '.join(BASH)} {root}/bin/bootstrap.sh {root} {words}"
+        result = self.shell.run(alone, timeout_s=self.setup_timeout_s, told=self._setup_lines.listener())
         if not result.ok or not answers.last_line(result.stdout):
             raise CommandError(
                 "bootstrap.sh", result.exit_code, (result.stderr or result.stdout).decode(errors="replace")
@@ -240,9 +244,15 @@ class SshHost:
     # -- watch
 
     def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
-        """Run `agent.py status`."""
+        """Run `agent.py status`; on a machine that is slow now, with more time at each try."""
         words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
-        return answers.host_status(self._agent(job_root, "status", *words), cursor, where=self.shell.where)
+        try:
+            raw = self._agent(job_root, "status", *words, patience=self._patience)
+        except CommandTimeoutError:
+            self._patience = min(2 * self._patience, MOST_PATIENCE)
+            raise
+        self._patience = 1
+        return answers.host_status(raw, cursor, where=self.shell.where)
 
     def fetch(self, job_root: str, output: Output, destination: Path) -> bool:
         """Stream into a `.part` file (which resumes an earlier try), compare the digest, rename."""
@@ -310,11 +320,11 @@ class SshHost:
     # -- commands
 
     def _command(self, root: str, verb: str, *words: str) -> str:
-        return shlex.join(["python3", f"{root}/bin/agent.py", verb, *words])
+        return shlex.join([*PYTHON, f"{root}/bin/agent.py", verb, *words])
 
-    def _agent(self, root: str, verb: str, *words: str, feed: Any = None) -> bytes:
+    def _agent(self, root: str, verb: str, *words: str, feed: Any = None, patience: int = 1) -> bytes:
         command = self._command(root, verb, *words)
-        result = self.shell.run(command, timeout_s=self.answer_timeout_s, feed=feed)
+        result = self.shell.run(command, timeout_s=patience * self.answer_timeout_s, feed=feed)
         if not result.ok:
             raise CommandError(f"agent.py {verb}", result.exit_code, result.stderr.decode(errors="replace"))
         return result.stdout

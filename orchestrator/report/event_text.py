@@ -15,15 +15,7 @@ _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "ot
 def event_words(event: ev.Event, now: float) -> str:
     """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
     event = _spelled(event)
-    for words in (
-        _request_words,
-        _instance_words,
-        _training_words,
-        _output_words,
-        _left_words,
-        _clock_words,
-        _warning_words,
-    ):
+    for words in WORDS:
         text = words(event, now)
         if text:
             return text
@@ -61,9 +53,6 @@ def _instance_words(event: ev.Event, _now: float) -> str:
     match event:
         case ev.InstanceStarted():
             return f"  {event.instance_id} started, attempt {event.attempt}"
-        case ev.HostReady():
-            data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
-            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
         case ev.RebalanceRecommended():
             return f"  EC2 rebalance recommendation: {event.instance_id} may be interrupted"
         case ev.TerminateRequested():
@@ -74,11 +63,21 @@ def _instance_words(event: ev.Event, _now: float) -> str:
             return ""
 
 
-def _training_words(event: ev.Event, _now: float) -> str:
-    """The set-up, and the trainer from its start to its exit or its loss."""
+def _set_up_words(event: ev.Event, _now: float) -> str:
+    """The set-up of an instance."""
     match event:
         case ev.SetupProgress():
             return f"  set-up: {event.words}"
+        case ev.HostReady():
+            data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
+            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
+        case _:
+            return ""
+
+
+def _training_words(event: ev.Event, _now: float) -> str:
+    """The trainer, from its start to its exit or its loss."""
+    match event:
         case ev.TrainerStarted():
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")
         case ev.TrainerExited():
@@ -175,9 +174,10 @@ def _out_of_reach_words(event: ev.Event) -> str:
             return ""
 
 
-_WORDS = (
+WORDS = (
     _request_words,
     _instance_words,
+    _set_up_words,
     _training_words,
     _output_words,
     _left_words,

@@ -27,6 +27,7 @@ class LossReason(str, Enum):
     INTERRUPTED = "interrupted"  # AWS takes it back: with a notice, or without one
     INSTANCE_ENDED = "instance-ended"  # EC2 says that it ended, and not for spot capacity
     UNREACHABLE = "unreachable"
+    TOO_SLOW = "too-slow"  # it answers, and its commands run out of time
     AGENT_GONE = "agent-gone"
     GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint

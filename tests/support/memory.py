@@ -303,7 +303,7 @@ class MemoryCloud:
         """The engine's `Connect`."""
         machine = next(m for m in self.machines if m.instance.instance_id == instance.instance_id)
         host = MemoryHost(self, machine)
-        host.check()
+        host.greet()
         return host
 
 

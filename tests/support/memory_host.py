@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.clock import iso
 from orchestrator.cloud.base import Instance
-from orchestrator.errors import CommandError, UnreachableError
+from orchestrator.errors import CommandError, CommandTimeoutError, NoCommandsError, UnreachableError
 from orchestrator.host import answers
 from orchestrator.host.base import Cursor, HostStatus, Job, Setup
 from orchestrator.runs.outputs import ExtraOutput, Output
@@ -43,6 +43,8 @@ class Machine:
     rebalance: bool = False
     # the link
     frozen_from: float | None = None  # nothing goes through
+    slow_from: float | None = None  # it answers, and every command runs out of time
+    no_commands: str = ""  # it answers, and its login shell runs nothing of ours: why
     mute_from: float | None = None  # what we say arrives, no answer comes back
     skew_s: float = 0.0  # its clock is so much ahead
     setup_s: float = 0.0
@@ -190,6 +192,15 @@ class MemoryHost:
         if now < machine.ready_at or machine.gone_at is not None or frozen:
             self.clock.sleep(10.0 if frozen else 0.1)
             raise UnreachableError(f"{machine.instance.instance_id}: no answer")
+        if machine.slow_from is not None and now >= machine.slow_from:
+            self.clock.sleep(30.0)
+            raise CommandTimeoutError(machine.instance.instance_id, "agent.py status", 30.0, "one\nlast words")
+
+    def greet(self) -> None:
+        """Open the connection, as `connect.connector` does."""
+        self.check()
+        if self.machine.no_commands:
+            raise NoCommandsError(f"{self.machine.instance.instance_id}: {self.machine.no_commands}")
 
     def _answered(self) -> None:
         """Let the answer come back, or not, to what was already done."""
@@ -209,7 +220,7 @@ class MemoryHost:
         return Setup(python="/usr/bin/python3", torch="2.13.0", gpu="", why="found")
 
     def setup_words(self) -> str:
-        return ""
+        return "installing torch" if self.machine.setup_s else ""
 
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
         self.check()

@@ -42,8 +42,8 @@ LOCAL = {
 DOORS = {  # a vendor's package, and the only place that may import it
     "boto3": ("orchestrator.cloud.aws",),
     "botocore": ("orchestrator.cloud.aws",),
-    "fabric": ("orchestrator.host.shell",),
-    "paramiko": ("orchestrator.host.shell",),
+    "fabric": ("orchestrator.host.link",),
+    "paramiko": ("orchestrator.host.link",),
     "matplotlib": ("orchestrator.report",),
 }
 BRIDGE = {"model", "model.config", "model.errors"}  # what the orchestrator may import of the trainer

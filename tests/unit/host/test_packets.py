@@ -84,7 +84,7 @@ def test_whatever_a_packet_brings_about_is_a_host_that_does_not_answer(
     shell: SshShell, error: Exception, at: str
 ) -> None:
     broken: Any = Broken(error, at=at)
-    shell._connection = broken
+    shell._links[0]._connection = broken
     with pytest.raises(UnreachableError) as caught:
         shell.run("true", timeout_s=1)
     assert str(caught.value).startswith("u@192.0.2.1:22: ")

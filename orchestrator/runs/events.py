@@ -44,14 +44,6 @@ def loss_reason(event: AttemptLost) -> LossReason:
     return found[0] if found else LossReason.TRAINER_TOLD_TO_END
 
 
-def end_code(event: InstanceEnded) -> str:
-    """Return EC2's StateReason.Code; version 0.1.0 wrote it only as the beginning of the reason."""
-    if event.reason_code is not None:
-        return event.reason_code
-    code = event.reason.partition(":")[0]
-    return code if code.startswith(("Server.", "Client.")) else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """A fact, and when it happened (`at`: unix seconds)."""

@@ -37,10 +37,9 @@ from orchestrator.runs.events import (
     TerminateRequested,
     TrainerExited,
     TrainerStarted,
-    end_code,
     loss_reason,
 )
-from orchestrator.runs.state_reasons import FAILED_LAUNCHES, is_spot_interruption
+from orchestrator.runs.state_reasons import FAILED_LAUNCHES, end_code, is_spot_interruption
 
 
 @dataclass

@@ -133,6 +133,10 @@ class CommandError(HostError):
         self.tail = last
 
 
+class LocalFaultError(PixelOrchError):
+    """A file of this machine cannot be read while it is sent: no machine is at fault."""
+
+
 class CommandTimeoutError(HostError):
     """A command ran out of time on a host that answers: the host is slow, or the command hangs. It has been ended.
 

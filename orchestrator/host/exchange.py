@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, LocalFaultError
 from orchestrator.host.base import CommandResult
 from orchestrator.host.link import Link, LinkError, Session
 from orchestrator.host.remote_command import Framed, RemoteCommand, is_typed
@@ -41,8 +41,29 @@ class ReadsAllError(Exception):
     """The login shell reads its commands from standard input, and runs nothing before the end of it."""
 
 
+class _SinkError(Exception):
+    """Received data could not be written: the disk of this machine is full, and the host is well."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _EndedError(Exception):
     """The command has ended, and reads no more of what we send."""
+
+
+def let_feed(feed: Callable[[Write], None], write: Write) -> None:
+    """Let `feed` write to a command.
+
+    Raises:
+        LocalFaultError: it cannot read what it is to write; `write` itself raises no OSError.
+    """
+    try:
+        feed(write)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise LocalFaultError(f"cannot send {where}{error.strerror or error} (on this machine)") from None
 
 
 class Exchange:
@@ -112,16 +133,21 @@ class Exchange:
         Raises:
             LinkError: the connection is cut, or the server gives no sign of life.
             OutOfTimeError, NeverBegunError, ReadsAllError, TooMuchError: see there.
+            LocalFaultError: what is to be sent cannot be read.
+            OSError: what is received cannot be written.
         """
-        with suppress(_EndedError):
-            if feed is None:
-                self._send(typed)
-            else:
-                self._await_begin(is_typed=bool(typed), reads_all=reads_all)
-                self._send(self.remote.go)
-                feed(self._write)
-        self._session.end_input()
-        return self._collect()
+        try:
+            with suppress(_EndedError):
+                if feed is None:
+                    self._send(typed)
+                else:
+                    self._await_begin(is_typed=bool(typed), reads_all=reads_all)
+                    self._send(self.remote.go)
+                    let_feed(feed, self._write)
+            self._session.end_input()
+            return self._collect()
+        except _SinkError as error:
+            raise error.error from None
 
     @property
     def tail(self) -> str:
@@ -247,7 +273,10 @@ class Exchange:
         self._told(piece)
         kept = piece[: self._left_bytes]
         self._tail = (self._tail + kept[-TAIL_BYTES:])[-TAIL_BYTES:] if self._sink is None else b""
-        (self._pieces.append if self._sink is None else self._sink)(kept)
+        try:
+            (self._pieces.append if self._sink is None else self._sink)(kept)
+        except OSError as error:
+            raise _SinkError(error) from None
         if len(piece) > self._left_bytes:
             raise TooMuchError(f"{self._link.where}: the answer is longer than the {self._most_bytes} bytes expected")
         self._left_bytes -= len(piece)

@@ -17,7 +17,7 @@ MOST_ERROR_BYTES = 1 << 20  # of standard error; the end of it is kept
 MOST_BYTES = 64 << 20  # of standard error, and of what start files print
 LOOK_EVERY_S = 0.5
 NUDGE_EVERY_S = 1.0  # between two lines for a start file that reads standard input
-NUDGES = 3  # after so many a shell that reads its commands from there waits for the end of it
+NUDGES = 3  # of them; a shell that reads its commands there and runs none after the first waits for the end
 PING_AFTER_S = 15.0  # of silence of a long command
 STRAGGLER_S = 0.3  # for standard error, and for the end of the session, after a command's last mark
 ORPHAN_S = 2.0  # for the end of the output after the login shell has ended
@@ -162,19 +162,20 @@ class Exchange:
 
         One that waits for a line there gets lines; a shell that reads its commands there gets the command.
         """
+        most = 1 if reads_all else NUDGES
         nudges, nudged_at = 0, time.monotonic() - (NUDGE_EVERY_S if is_typed else 0.0)
         while not self.output.has_begun:
             now = time.monotonic()
-            if nudges <= NUDGES and now - nudged_at >= NUDGE_EVERY_S:
+            if nudges <= most and now - nudged_at >= NUDGE_EVERY_S:
                 nudges, nudged_at = nudges + 1, now
-                if nudges <= NUDGES:
+                if nudges <= most:
                     self._send(self.remote.typed)
                 elif reads_all:
                     self._session.end_input()
             is_over = self._is_over()
             if not self._step(LOOK_EVERY_S) and is_over:
                 raise _EndedError
-        if nudges > NUDGES and reads_all:
+        if nudges > most and reads_all:
             raise ReadsAllError
 
     def _send(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, LocalFaultError
 from orchestrator.host.base import CommandResult
 from orchestrator.host.link import Link, LinkError, Session
 from orchestrator.host.remote_command import Framed, RemoteCommand, is_typed
@@ -17,7 +17,7 @@ MOST_ERROR_BYTES = 1 << 20  # of standard error; the end of it is kept
 MOST_BYTES = 64 << 20  # of standard error, and of what start files print
 LOOK_EVERY_S = 0.5
 NUDGE_EVERY_S = 1.0  # between two lines for a start file that reads standard input
-NUDGES = 3  # after so many a shell that reads its commands from there waits for the end of it
+NUDGES = 3  # of them; a shell that reads its commands there and runs none after the first waits for the end
 PING_AFTER_S = 15.0  # of silence of a long command
 STRAGGLER_S = 0.3  # for standard error, and for the end of the session, after a command's last mark
 ORPHAN_S = 2.0  # for the end of the output after the login shell has ended
@@ -41,8 +41,29 @@ class ReadsAllError(Exception):
     """The login shell reads its commands from standard input, and runs nothing before the end of it."""
 
 
+class _SinkError(Exception):
+    """Received data could not be written: the disk of this machine is full, and the host is well."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _EndedError(Exception):
     """The command has ended, and reads no more of what we send."""
+
+
+def let_feed(feed: Callable[[Write], None], write: Write) -> None:
+    """Let `feed` write to a command.
+
+    Raises:
+        LocalFaultError: it cannot read what it is to write; `write` itself raises no OSError.
+    """
+    try:
+        feed(write)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise LocalFaultError(f"cannot send {where}{error.strerror or error} (on this machine)") from None
 
 
 class Exchange:
@@ -112,16 +133,21 @@ class Exchange:
         Raises:
             LinkError: the connection is cut, or the server gives no sign of life.
             OutOfTimeError, NeverBegunError, ReadsAllError, TooMuchError: see there.
+            LocalFaultError: what is to be sent cannot be read.
+            OSError: what is received cannot be written.
         """
-        with suppress(_EndedError):
-            if feed is None:
-                self._send(typed)
-            else:
-                self._await_begin(is_typed=bool(typed), reads_all=reads_all)
-                self._send(self.remote.go)
-                feed(self._write)
-        self._session.end_input()
-        return self._collect()
+        try:
+            with suppress(_EndedError):
+                if feed is None:
+                    self._send(typed)
+                else:
+                    self._await_begin(is_typed=bool(typed), reads_all=reads_all)
+                    self._send(self.remote.go)
+                    let_feed(feed, self._write)
+            self._session.end_input()
+            return self._collect()
+        except _SinkError as error:
+            raise error.error from None
 
     @property
     def tail(self) -> str:
@@ -136,19 +162,20 @@ class Exchange:
 
         One that waits for a line there gets lines; a shell that reads its commands there gets the command.
         """
+        most = 1 if reads_all else NUDGES
         nudges, nudged_at = 0, time.monotonic() - (NUDGE_EVERY_S if is_typed else 0.0)
         while not self.output.has_begun:
             now = time.monotonic()
-            if nudges <= NUDGES and now - nudged_at >= NUDGE_EVERY_S:
+            if nudges <= most and now - nudged_at >= NUDGE_EVERY_S:
                 nudges, nudged_at = nudges + 1, now
-                if nudges <= NUDGES:
+                if nudges <= most:
                     self._send(self.remote.typed)
                 elif reads_all:
                     self._session.end_input()
             is_over = self._is_over()
             if not self._step(LOOK_EVERY_S) and is_over:
                 raise _EndedError
-        if nudges > NUDGES and reads_all:
+        if nudges > most and reads_all:
             raise ReadsAllError
 
     def _send(self, data: bytes) -> None:
@@ -247,7 +274,10 @@ class Exchange:
         self._told(piece)
         kept = piece[: self._left_bytes]
         self._tail = (self._tail + kept[-TAIL_BYTES:])[-TAIL_BYTES:] if self._sink is None else b""
-        (self._pieces.append if self._sink is None else self._sink)(kept)
+        try:
+            (self._pieces.append if self._sink is None else self._sink)(kept)
+        except OSError as error:
+            raise _SinkError(error) from None
         if len(piece) > self._left_bytes:
             raise TooMuchError(f"{self._link.where}: the answer is longer than the {self._most_bytes} bytes expected")
         self._left_bytes -= len(piece)

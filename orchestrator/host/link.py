@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ class Link:
         self.where = where
         self._key_path = key_path
         self._asking = threading.Lock()
+        self._beginning = threading.Lock()  # paramiko tells a refusal to any thread that waits for a session
         self._due: dict[int, float] = {}  # by thread: when a call of paramiko that has no time-out must be over
         self._connection = Connection(
             host=address,
@@ -154,6 +156,8 @@ class Link:
             except Exception as error:  # noqa: BLE001  (paramiko raises here what its thread met in the server's packets)
                 raise UnreachableError(f"{self.where}: {_words(error)}") from None
         self._transport.set_keepalive(15)
+        with suppress(AttributeError, OSError):  # a ProxyCommand is no socket; without it, 40 ms a command
+            self._transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=self._guard, args=(self._transport,), name="link", daemon=True).start()
 
     def _guard(self, transport: Any) -> None:
@@ -214,7 +218,7 @@ class Link:
         """
         channel = None
         try:
-            with self.at_most(2 * timeout_s):
+            with self._beginning, self.at_most(2 * timeout_s):
                 channel = self._transport.open_session(timeout=timeout_s)
                 channel.exec_command(line)
         except ChannelException as error:

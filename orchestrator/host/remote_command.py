@@ -178,8 +178,9 @@ class Framed:
         """Pass on what comes before a token; return the rest of the token's line, None while it is not here yet."""
         at = self._held.find(token)
         if at < 0:
-            keep = len(token) - 1
-            self._pass(pass_on, max(0, len(self._held) - keep))
+            keep = range(min(len(token) - 1, len(self._held)), 0, -1)
+            begun = next((size for size in keep if token.startswith(self._held[-size:])), 0)
+            self._pass(pass_on, len(self._held) - begun)
             return None
         self._pass(pass_on, at)
         end = self._held.find(b"\n", len(token))

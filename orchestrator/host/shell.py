@@ -20,7 +20,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.errors import CommandTimeoutError, HostError, NoCommandsError, UnreachableError
 from orchestrator.host.base import CommandResult
-from orchestrator.host.exchange import Exchange, NeverBegunError, OutOfTimeError, ReadsAllError, TooMuchError, Write
+from orchestrator.host.exchange import (
+    Exchange,
+    NeverBegunError,
+    OutOfTimeError,
+    ReadsAllError,
+    TooMuchError,
+    Write,
+    let_feed,
+)
 from orchestrator.host.host_keys import known_hosts_lines
 from orchestrator.host.link import Link, LinkError, Session, SessionRefusedError, load_key
 from orchestrator.host.remote_command import RemoteCommand, end_session, new_mark, short_name
@@ -213,7 +221,8 @@ class SshShell:
         Raises:
             CommandTimeoutError: it ran out of time, on a host that answers. It has been ended.
             TooMuchError: it printed more; the sink has got the first `most_bytes`.
-            OSError: from `feed` or `sink`: what this machine reads or writes is at fault, and the host is well.
+            LocalFaultError: `feed` cannot read what it is to send.
+            OSError: raised by a `sink`: received data could not be written.
         """
         self._end_left_over()
         if feed is not None:
@@ -339,7 +348,7 @@ class SshShell:
                 del held[:SPOOL_BYTES]
 
         try:
-            feed(write)
+            let_feed(feed, write)
             if is_spooled:
                 command = f"cat {spool} -|{{ {command}\n}}"
             return give(command, bytes(held), sink, most_bytes)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.host.shell import SshShell, make_key_pair
@@ -81,6 +82,7 @@ class OpenSsh:
         self.log = folder / "sshd.log"
         self.key = folder / "key"
         self.port = _free_port()
+        self.host_key = ""
         (self.etc / "ssh").mkdir(parents=True)
         self.home.mkdir(mode=0o755)
         self._write_keys()
@@ -121,25 +123,39 @@ class OpenSsh:
         return SshHost(self.shell(), answer_timeout_s=answer_timeout_s, setup_timeout_s=setup_timeout_s)
 
     @property
-    def host_key(self) -> str:
-        """The server's public key as it is on disk now."""
-        return (self.etc / "ssh" / "ssh_host_ed25519_key.pub").read_text()
+    def has_sudo(self) -> bool:
+        """Whether the user may become root there."""
+        return IS_ROOT and program("sudo") is not None
 
-    def pids(self, text: str) -> list[int]:
-        """Return the processes of the user whose command line has this text."""
-        found = []
+    def processes(self, text: str) -> int:
+        """Return how many processes there have this text in their command line."""
+        return sum(text in words for words in self._processes().values())
+
+    def _processes(self) -> dict[int, str]:
+        """Return the command lines of all processes of the server's namespace, by their number here."""
+        found = {}
+        ours = os.readlink(f"/proc/{self.process.pid}/ns/pid_for_children")
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                is_ours = path.stat().st_uid == self.uid and os.readlink(path / "ns" / "pid") == self._pid_namespace()
+                if os.readlink(path / "ns" / "pid") == ours:
+                    words = (path / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(path.name)] = words.decode(errors="replace")
             except OSError:
                 continue
-            if text in words and is_ours:
-                found.append(int(path.name))
         return found
 
-    def _pid_namespace(self) -> str:
-        return os.readlink(f"/proc/{self.process.pid}/ns/pid_for_children")
+    def freeze(self) -> None:
+        """Stop every process: connections stay open, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._processes():
+            with suppress(OSError):
+                os.kill(pid, number)
 
     def stop(self) -> None:
         """End the server and every process that it started."""
@@ -157,6 +173,7 @@ class OpenSsh:
         (self.etc / "ssh" / "ssh_host_ed25519_key").write_text(private)
         (self.etc / "ssh" / "ssh_host_ed25519_key").chmod(0o600)
         (self.etc / "ssh" / "ssh_host_ed25519_key.pub").write_text(public.strip() + "\n")
+        self.host_key = public.strip()
 
     def _write_users(self, shell: str) -> None:
         line = f"{USER}:x:{self.uid}:{self.gid}:test:{HOME}:{shell}\n"

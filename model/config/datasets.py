@@ -59,6 +59,7 @@ class SourceFile:
     urls: tuple[str, ...] = ()
     infohash: str | None = None  # of the torrent that contains the file
     split: str | None = None
+    contents: tuple[SourceFile, ...] = ()  # the files in it, unpacked; empty if it is not packed or they are unknown
 
     @property
     def magnet(self) -> str | None:
@@ -101,7 +102,8 @@ def _read() -> dict[str, Registered]:
 
 
 def _file(entry: dict[str, Any]) -> SourceFile:
-    return SourceFile(**{**entry, "urls": tuple(entry.get("urls", ()))})
+    contents = tuple(_file(one) for one in entry.get("contents", ()))
+    return SourceFile(**{**entry, "urls": tuple(entry.get("urls", ())), "contents": contents})
 
 
 REGISTRY: Mapping[str, Registered] = MappingProxyType(_read())

@@ -37,7 +37,7 @@ from model.data.driving.frames import Recipe
 from model.data.driving.part import FRAME, FRAMES, SIGNALS, SLOT_NS, THINNED, read_rows, signal_type
 from model.data.files.disk import PARTS, VERSION, space
 from model.data.files.fingerprint import lasting, of_ends, of_folder
-from model.data.files.published import published_files
+from model.data.files.published import download
 from model.data.formats.stream import GZIP
 from model.data.manifest import SPLITS, Column, Image
 from model.data.source import Block, Opened
@@ -90,6 +90,7 @@ class Driving:
         }
         self.notes: list[str] = []
         self.expected: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
         self._paths, self._stream, self._parts = paths, stream, folder / PARTS
         self._hashes: dict[str, tuple[str, int, str]] = {}
         self._archives: set[str] = set()
@@ -275,7 +276,8 @@ def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) 
         DataError: none is found, or a published file cannot be fetched.
     """
     if options.source is None or ("://" in options.source and not entry.own):
-        return published_files(entry, options, stream)
+        folder = download(entry, options, stream)
+        return [folder / file.name for file in entry.files]
     place = Path(options.source).expanduser()
     if not place.exists():
         raise DataError(f"{place} does not exist; check --source")

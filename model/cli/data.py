@@ -20,8 +20,8 @@ from model.errors import DataError
 from model.meter import amount
 
 EARLIER = (
-    "an earlier version prepared it, which did not turn images as their EXIF data say, and knew cameras by fewer names; "
-    "remove the folder and run this again if that matters"
+    "an earlier version prepared it, which did not turn images as their EXIF data say, and took each camera without a "
+    "known name for the centre; remove the folder and run this again if that matters"
 )
 
 

@@ -121,8 +121,11 @@ def data_root() -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Return whether the name is the path of a folder instead of a registered name."""
-    return os.sep in name or name in (".", "..")
+    """Return whether the name is the path of a folder instead of a registered name.
+
+    A folder of the current folder needs no `./`, unless a data set has the same name.
+    """
+    return os.sep in name or name in (".", "..") or (name not in REGISTRY and bool(name) and os.path.isdir(name))
 
 
 def folder_of(name: str) -> Path:

@@ -252,9 +252,9 @@ class _Search:
             return self.damage[0]
         if source.is_file() and not self.known and not self.unknown and len(group) > 1:
             names = ", ".join(file.name for file in self.entry.files)
-            count = len(self.entry.files)
-            what = "file" if count == 1 else "files"
-            return f"{self.entry.name} needs {count} {what} ({names}); {source.name} holds none; give their folder with --source"
+            needed = "1 file" if len(self.entry.files) == 1 else f"{len(self.entry.files)} files"
+            whole = f"{self.entry.name} needs {needed} ({names})"
+            return f"{whole}; {source.name} holds none of them; give their folder with --source"
         return f"{source} has no {role}; pixel-orch data info {self.entry.name} lists the files to give"
 
     def _refusal(self, one: Content) -> str:

@@ -73,7 +73,7 @@ def leaves(
             refuse_others(path.name, first)
         packed = is_zip(first) or is_tar(first) or (first[:2] == GZIP and _holds_tar(path))
         if packed and archives:
-            yield from _in_archive(path, is_zip(first), wanted, left_out, progress)
+            yield from _in_archive(path, wanted, left_out, progress)
         elif not packed and not archives:
             size = unpacked_size(path, first)
             if wanted(bare_name(path.name), size):
@@ -81,34 +81,27 @@ def leaves(
                 yield Leaf(path, "", size, gunzip(blocks, path.name) if first[:2] == GZIP else blocks)
 
 
-def _in_archive(path: Path, zipped: bool, wanted: Wanted, left_out: LeftOut, progress: Progress) -> Iterator[Leaf]:
+def _in_archive(path: Path, wanted: Wanted, left_out: LeftOut, progress: Progress) -> Iterator[Leaf]:
     for member in files_of(path, left_out, progress=progress):
         if _packed_name(member.name) or wanted(bare_name(member.name), member.size):
-            stream = inner_stream(member)
-            yield from _unpacked(path, member.name, member.size, _blocks(stream), wanted, left_out, DEEPEST)
+            leaf = Leaf(path, member.name, member.size, _blocks(inner_stream(member)))
+            yield from _unpacked(leaf, wanted, left_out, DEEPEST)
 
 
-def _unpacked(
-    place: Path,
-    inner: str,
-    size: int | None,
-    blocks: Iterator[bytes],
-    wanted: Wanted,
-    left_out: LeftOut,
-    deepest: int,
-) -> Iterator[Leaf]:
+def _unpacked(leaf: Leaf, wanted: Wanted, left_out: LeftOut, deepest: int) -> Iterator[Leaf]:
     """Yield a file in an archive, or the files of a gzip or tar in it."""
-    head, blocks = peeked(blocks)
+    head, blocks = peeked(leaf.blocks)
+    size = leaf.size
     if head[:2] == GZIP:
         size = None
-        head, blocks = peeked(gunzip(blocks, f"{place.name}:{inner}"))
+        head, blocks = peeked(gunzip(blocks, leaf.label))
     if is_tar(head) and deepest:
-        for member in members(BlockStream(blocks, f"{place.name}:{inner}")):
+        for member in members(BlockStream(blocks, leaf.label)):
             if not left_out.takes(member.name):
-                below = _blocks(inner_stream(member))
-                yield from _unpacked(place, f"{inner}:{member.name}", member.size, below, wanted, left_out, deepest - 1)
-    elif wanted(bare_name(inner.rpartition(":")[2]), size):
-        yield Leaf(place, inner, size, blocks)
+                inner = Leaf(leaf.place, f"{leaf.inner}:{member.name}", member.size, _blocks(inner_stream(member)))
+                yield from _unpacked(inner, wanted, left_out, deepest - 1)
+    elif wanted(bare_name(leaf.inner.rpartition(":")[2]), size):
+        yield Leaf(leaf.place, leaf.inner, size, blocks)
 
 
 def _packed_name(name: str) -> bool:

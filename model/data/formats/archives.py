@@ -87,13 +87,12 @@ def files_of(
     """
     first = first_bytes(path)
     refuse_others(path.name, first)
-    if is_zip(first):
-        found = _zip_members(path, progress)
-    else:
-        found = members(open_stream(path, hashed=hashed, progress=progress))
-    for member in found:
+    stream = None if is_zip(first) else open_stream(path, hashed=hashed, progress=progress)
+    for member in members(stream) if stream is not None else _zip_members(path, progress):
         if not left_out.takes(member.name):
             yield member
+    while stream is not None and hashed is not None and stream.read(BLOCK):
+        pass  # the published hash includes the padding after the end of the tar
 
 
 def _zip_members(path: Path, progress: Callable[[int], None]) -> Iterator[Member]:

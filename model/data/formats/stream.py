@@ -175,7 +175,7 @@ def file_blocks(path: Path, progress: Callable[[int], None] = lambda _: None) ->
 
 
 def peeked(blocks: Iterator[bytes], count: int = 512) -> tuple[bytes, Iterator[bytes]]:
-    """Return the first bytes of a sequence of blocks, at least `count` where there are so many, and the whole sequence."""
+    """Return the first bytes of a sequence, at least `count` where there are so many, and the whole sequence."""
     head = b""
     while len(head) < count and (block := next(blocks, b"")):
         head += block

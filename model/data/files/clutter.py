@@ -97,4 +97,5 @@ def in_words(counts: dict[str, int]) -> str:
     total = sum(counts.values())
     some = [f"{kind} ({count:,})" for kind, count in list(counts.items())[:SHOWN]]
     more = f" and {len(counts) - SHOWN} more kinds" if len(counts) > SHOWN else ""
-    return f"{total:,} {'file' if total == 1 else 'files'} left out that are no data: {', '.join(some)}{more}"
+    what = "1 file is no data and was left out" if total == 1 else f"{total:,} files are no data and were left out"
+    return f"{what}: {', '.join(some)}{more}"

@@ -192,7 +192,9 @@ def test_what_is_no_data_beside_bags_is_left_out_and_counted(tmp_path: Path) -> 
         archive.writestr("__MACOSX/x/._drive.bag", b"\x00\x05\x16\x07")
     packed = made(tmp_path / "drive.zip", tmp_path / "zip")
     assert (count(packed), packed.left_out) == (10, {"__MACOSX": 1})
-    again = made(write_bag_archive(tmp_path / "a.tar.gz", [folder / "._drive.bag", folder / "drive.bag"]), tmp_path / "t")
+    again = made(
+        write_bag_archive(tmp_path / "a.tar.gz", [folder / "._drive.bag", folder / "drive.bag"]), tmp_path / "t"
+    )
     assert (count(again), again.left_out) == (10, {"._*": 1})
 
 

@@ -17,6 +17,16 @@ GAP = 4  # pixels between two images
 HIDDEN = (70, 90, 150)  # RGB of a hidden pixel, distinct from every grey
 # The accepted formats. Pillow detects the format from the content, not from the name, and would accept 40 more.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SIXTEEN = ("PNG", "PPM")  # formats in which Pillow's mode I holds 16 bits: neither has more
 
 Levels = NDArray[np.uint8]
@@ -97,8 +107,9 @@ def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-            size, mode = image.size, image.mode
-            pixels = np.asarray(image.convert("L") if mode == "1" else image)
+            upright = turned(image, turn_of(image))
+            size, mode = upright.size, upright.mode
+            pixels = np.asarray(upright.convert("L") if mode == "1" else upright)
     except UnidentifiedImageError:
         raise SetupError(f"{path} is not an image; give a PNG, or test:INDEX for an image of the data set") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -131,3 +142,23 @@ def eight_bits(picture: Image.Image) -> Image.Image:
         kind = "32-bit integers" if picture.mode == "I" else "floats"
         raise DataError(f"an image of {kind} (mode {picture.mode}) has no defined white level; convert it to 8 bits")
     return picture
+
+
+def turn_of(picture: Image.Image) -> int:
+    """Return the orientation that the EXIF or XMP data of an image give, 1 to 8; 1 where they give none.
+
+    Cameras store the pixels as the sensor has them, and how the camera was held. Pillow turns only TIFF images itself.
+
+    Args:
+        picture: opened and loaded: a PNG may have its EXIF data after the pixels.
+    """
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - damaged EXIF data raise any exception; the pixels are not affected
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def turned(picture: Image.Image, turn: int) -> Image.Image:
+    """Return an image upright: `turn` is the orientation from `turn_of`."""
+    return picture.transpose(TURNS[turn]) if turn in TURNS else picture

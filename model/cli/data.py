@@ -12,10 +12,17 @@ from model.config import REGISTRY
 from model.config.data_recipe import find, options_of
 from model.config.datasets import MANIFEST, Registered, data_root, folder_of, is_path
 from model.data import manifest as manifests
+from model.data.files.clutter import in_words
+from model.data.files.disk import READING
 from model.data.manifest import Manifest
 from model.data.prepare import prepare as preparing
 from model.errors import DataError
 from model.meter import amount
+
+EARLIER = (
+    "an earlier version prepared it, which did not turn images as their EXIF data say, and took each camera without a "
+    "known name for the centre; remove the folder and run this again if that matters"
+)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -33,6 +40,9 @@ def prepare(args: argparse.Namespace) -> str:
     made, folder, done = preparing.prepare(args.name, options_of(args))
     lines = [f"{made.name}: {_splits(made)} in {folder}" + ("" if done else " (was prepared already)")]
     lines += [f"  {note}" for note in made.notes]
+    lines += [f"  {in_words(made.left_out)}"] if made.left_out else []
+    if not done and made.reading < READING.get(find(made.name).kind, 0):
+        lines.append(f"  {EARLIER}")
     if done and made.terms:
         lines.append(f"  terms of use: {made.terms}")
     return "\n".join(lines)
@@ -160,7 +170,7 @@ def _made_lines(made: Manifest, folder: Path) -> list[str]:
     for column in made.columns:
         spread = f"{column.low:.6g} to {column.high:.6g}, mean {column.mean:.6g}, {column.missing} missing"
         lines.append(f"  column   {column.name} {column.unit}: {spread}".replace(" :", ":"))
-    for note in made.notes:
+    for note in [*made.notes, *([in_words(made.left_out)] if made.left_out else [])]:
         lines += _filled(f"  remark   {note}")
     return lines
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
+CAMERAS = ("left", "center", "right")
 CROPS = ("middle", "bottom", "whole")
 
 
@@ -61,7 +62,17 @@ def add_prepare(command: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="left, center, right with commas between, or all (default: center)",
     )
-    driving.add_argument("--stride", metavar="N", type=_positive, default=1, help="use every N-th frame (default: 1)")
+    driving.add_argument(
+        "--topic",
+        metavar="CAMERA=TOPIC",
+        type=_topics,
+        action="append",
+        default=[],
+        help="topic of a camera, such as center=/usb_cam/image_raw (default: by its name); may be repeated",
+    )
+    driving.add_argument(
+        "--stride", metavar="N", type=_positive, default=1, help="use every N-th frame of each topic (default: 1)"
+    )
     driving.add_argument("--min-speed", metavar="M/S", type=_number, default=0.0, help="drop frames at a lower speed")
     driving.add_argument(
         "--crop", choices=CROPS, default="middle", help="square crop from the middle or bottom, or no crop"
@@ -82,6 +93,20 @@ def _named(command: argparse.ArgumentParser) -> None:
 
 def _output(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+
+
+def _topics(text: str) -> list[str]:
+    """Read `camera=topic`, or several with commas between."""
+    found = []
+    for pair in text.split(","):
+        camera, _, topic = pair.partition("=")
+        camera, topic = camera.strip(), topic.strip().strip("/")
+        if camera not in CAMERAS or not topic or not topic.isprintable():
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not CAMERA=TOPIC with {', '.join(CAMERAS)} as camera, such as center=/usb_cam/image_raw"
+            )
+        found.append(f"{camera}=/{topic}")
+    return found
 
 
 def _whole(text: str) -> int:

@@ -29,6 +29,7 @@ class Options:
     size: int | None = None  # images, driving: side length in pixels
     channels: int = 3  # images
     cameras: str = "center"  # driving, like the options below
+    topics: tuple[str, ...] = ()  # `camera=topic`; empty: cameras are known by the names of their topics
     stride: int = 1
     min_speed: float = 0.0  # m/s
     crop: str = "middle"
@@ -44,7 +45,10 @@ class Options:
         names |= {"pictures": ("levels", "size", "channels")}
         names |= {"rosbag": ("levels", "size", "cameras", "stride", "min_speed", "crop", "max_gap_ms")}
         asked = {name: getattr(self, name) for name in names.get(entry.kind, ())}
-        return {**asked, "size": asked["size"] or DRIVING_SIZE} if entry.kind == "rosbag" else asked
+        if entry.kind == "rosbag":
+            given = {"topics": sorted(self.topics)} if self.topics else {}  # absent in what 0.1.0 prepared
+            return {**asked, "size": asked["size"] or DRIVING_SIZE, **given}
+        return asked
 
 
 def find(name: str) -> Registered:
@@ -70,6 +74,8 @@ def check(entry: Registered, options: Options) -> None:
     for name in ("holdout", "levels", "size", "channels", "cameras", "stride", "min_speed", "crop", "max_gap_ms"):
         if name not in has and getattr(options, name) != getattr(default, name):
             raise DataError(f"--{name.replace('_', '-')} does not apply to {entry.name}; omit it")
+    if options.topics and entry.kind != "rosbag":
+        raise DataError(f"--topic does not apply to {entry.name}; omit it")
     if entry.own and options.source is None:
         raise DataError(f"{entry.name} reads your own files; give them with --source PATH")
 
@@ -85,6 +91,7 @@ def options_of(args: argparse.Namespace) -> Options:
         size=args.size,
         channels=args.channels,
         cameras=args.cameras,
+        topics=tuple(dict.fromkeys(topic for topics in args.topic for topic in topics)),
         stride=args.stride,
         min_speed=args.min_speed,
         crop=args.crop,

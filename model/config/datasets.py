@@ -59,6 +59,7 @@ class SourceFile:
     urls: tuple[str, ...] = ()
     infohash: str | None = None  # of the torrent that contains the file
     split: str | None = None
+    contents: tuple[SourceFile, ...] = ()  # the files in it, unpacked; empty if it is not packed or they are unknown
 
     @property
     def magnet(self) -> str | None:
@@ -101,7 +102,8 @@ def _read() -> dict[str, Registered]:
 
 
 def _file(entry: dict[str, Any]) -> SourceFile:
-    return SourceFile(**{**entry, "urls": tuple(entry.get("urls", ()))})
+    contents = tuple(_file(one) for one in entry.get("contents", ()))
+    return SourceFile(**{**entry, "urls": tuple(entry.get("urls", ())), "contents": contents})
 
 
 REGISTRY: Mapping[str, Registered] = MappingProxyType(_read())
@@ -119,8 +121,11 @@ def data_root() -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Return whether the name is the path of a folder instead of a registered name."""
-    return os.sep in name or name in (".", "..")
+    """Return whether the name is the path of a folder instead of a registered name.
+
+    A folder of the current folder needs no `./`, unless a data set has the same name.
+    """
+    return os.sep in name or name in (".", "..") or (name not in REGISTRY and bool(name) and os.path.isdir(name))
 
 
 def folder_of(name: str) -> Path:

@@ -82,6 +82,8 @@ class Manifest:
     binarise: str | None = None  # "dynamic": the shards are gray, and each use of an image draws it anew
     terms: str = ""
     notes: list[str] = field(default_factory=list)  # damaged or skipped input
+    left_out: dict[str, int] = field(default_factory=dict)  # files that are no data, by kind: not part of the id
+    reading: int = 0  # version of the code that reads this kind of file; 0: before 0.2.0. Not part of the id
 
     @property
     def facts(self) -> DatasetFacts:
@@ -93,7 +95,8 @@ class Manifest:
     def id(self) -> str:
         """An identifier of 16 hexadecimal digits: equal for equal data sets in any folder."""
         timeless = [{key: value for key, value in one.items() if key != LIST} for one in self.sources]
-        return hashlib.sha256(_text(replace(self, sources=timeless)).encode()).hexdigest()[:16]
+        bare = replace(self, sources=timeless, left_out={}, reading=0)
+        return hashlib.sha256(_text(bare).encode()).hexdigest()[:16]
 
     def of_split(self, split: str) -> list[Shard]:
         """Return the shards of a split in order."""
@@ -145,7 +148,12 @@ def read(folder: Path) -> Manifest:
 
 
 def _plain(manifest: Manifest) -> Mapping[str, Any]:
-    return {"format": FORMAT, **asdict(manifest)}
+    """Return the manifest as plain values. The later fields are omitted where they are empty: 0.1.0 has none."""
+    values = asdict(manifest)
+    for name in ("left_out", "reading"):
+        if not values[name]:
+            del values[name]
+    return {"format": FORMAT, **values}
 
 
 def _text(manifest: Manifest) -> str:

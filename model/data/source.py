@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,10 @@ class Source(Protocol):
     notes: list[str]  # damaged or skipped input; complete after the last block is read
     expected: dict[str, int]  # images of each split, where known in advance
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """The number of files that are no data, by kind; complete after the last block is read."""
+
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
         """Yield the images of each split in order, without the first `done` of each.
 
@@ -53,6 +58,7 @@ class Opened:
     published: Callable[[], bool]
     binarise: str | None = None
     close: Callable[[], None] = lambda: None  # called after the manifest is written
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files that are no data, found before the first block
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class InMemory:
         parts: the splits, or parts of them, in order.
         recipe: the settings that define the images, as plain values.
     """
+
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, image: Image, parts: list[Arrays], recipe: dict[str, Any]) -> None:
         self.image, self.parts, self.recipe = image, parts, recipe

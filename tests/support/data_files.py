@@ -385,3 +385,29 @@ def write_dump(folder: Path, drive: Drive) -> Path:
             for ns in drive.stamps(hz):
                 table.writerow([ns, *row((ns - BEGAN_NS) / 1e9)])
     return folder
+
+
+def write_topics(path: Path, topics: dict[str, int], *, encoding: str = "bgr8", colour: int = 40) -> Path:
+    """A bag of topics of images, each with so many frames at 10 Hz; those of the n-th topic are of its own gray."""
+    import simplejpeg
+    from rosbags.rosbag1 import Writer
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = typestore()
+    types, stamp = store.types, store.types["builtin_interfaces/msg/Time"]
+    with Writer(path) as writer:
+        for number, (topic, count) in enumerate(topics.items(), 1):
+            pixels = np.full((48, 64, 3), colour * number, np.uint8)
+            packed = topic.endswith("/compressed")
+            kind = f"sensor_msgs/msg/{'CompressedImage' if packed else 'Image'}"
+            connection = writer.add_connection(topic, kind, typestore=store)
+            for index in range(count):
+                ns = BEGAN_NS + index * 10**8
+                head = types["std_msgs/msg/Header"](seq=0, stamp=stamp(ns // 10**9, ns % 10**9), frame_id="")
+                if packed:
+                    data = np.frombuffer(simplejpeg.encode_jpeg(pixels, quality=95), np.uint8)
+                    message = types[kind](head, "bgr8; jpeg compressed bgr8", data)
+                else:
+                    message = types[kind](head, 48, 64, encoding, 0, 3 * 64, pixels.reshape(-1))
+                writer.write(connection, ns, store.serialize_ros1(message, kind))
+    return path

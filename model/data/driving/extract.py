@@ -15,18 +15,23 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from model.config.data_flags import CAMERAS
+from model.data.digest import sha256_of
 from model.data.driving import frames
 from model.data.driving.bag import MAGIC, Bag, Chunk, Connection, Message, not_a_bag, read_index
+from model.data.driving.cameras import Cameras
+from model.data.driving.foreign import recording, refusal
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import field as value_of
 from model.data.driving.messages import layout, needed
 from model.data.driving.part import SLOT_NS, THINNED, Part, read_state
-from model.data.formats.stream import GZIP, CutError, FileStream, Hashed, Stream, open_stream
-from model.data.formats.tar import MemberStream, members
+from model.data.files.clutter import LeftOut
+from model.data.formats.archives import files_of
+from model.data.formats.stream import CutError, FileStream, Hashed, Stream
+from model.data.formats.tar import MemberStream
 from model.errors import DataError
 
-CAMERAS = ("left", "center", "right")
-SWAPPED = "2016-10-25"  # bags of this day have the left and centre camera exchanged (as in Udacity's reader)
+LOOK_ON = 64 << 20  # bytes of a bag that are still read after two topics could be one camera, to count their frames
 
 # By message type: the name of the signal, and the fields to extract.
 SIGNAL_TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -46,7 +51,7 @@ class Selection:
     """The cameras and signals to extract from a bag."""
 
     recipe: Recipe
-    cameras: tuple[str, ...]
+    cameras: Cameras
     stride: int = 1
     commit_bytes: int = 256 << 20  # read between two commits; a killed process loses at most as much
 
@@ -60,7 +65,8 @@ class Stretch:
     start: int = 0
     end: int | None = None  # None: the end of the bag
     connections: dict[int, Connection] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)  # number of images of each camera before the stretch
+    seen: dict[str, int] = field(default_factory=dict)  # number of images of each topic before the stretch
+    frames: dict[str, int] | None = None  # number of images of each topic in the stretch; None without an index
 
 
 @dataclass(frozen=True)
@@ -81,18 +87,24 @@ def stretches(path: Path, folder: Path, *, stretch_bytes: int) -> list[Stretch]:
     index = read_index(path)
     if index is None or not index.offsets:
         return [Stretch(path, folder / "000")]
-    cameras = {number: _camera(one, path.name) for number, one in index.connections.items() if one.type in IMAGES}
+    topics = {number: one.topic for number, one in index.connections.items() if one.type in IMAGES}
     found: list[Stretch] = []
-    seen = dict.fromkeys(CAMERAS, 0)
-    begin, before = 0, dict(seen)
+    begin, before = 0, dict.fromkeys(topics.values(), 0)
+    seen = dict(before)
+
+    def add(end: int | None) -> None:
+        frames = {topic: seen[topic] - count for topic, count in before.items()}
+        place = folder / f"{len(found):03d}"
+        found.append(Stretch(path, place, begin, end, index.connections, before, frames))
+
     for at, offset in enumerate(index.offsets):
         if at and offset - begin >= stretch_bytes:
-            found.append(Stretch(path, folder / f"{len(found):03d}", begin, offset, index.connections, before))
+            add(offset)
             begin, before = offset, dict(seen)
         for number, count in index.counts[at].items():
-            if number in cameras:
-                seen[cameras[number]] += count
-    found.append(Stretch(path, folder / f"{len(found):03d}", begin, None, index.connections, before))
+            if number in topics:
+                seen[topics[number]] += count
+    add(None)
     return found
 
 
@@ -122,9 +134,15 @@ def extract(stretch: Stretch, selection: Selection, progress: Progress = lambda 
 
 
 def extract_archive(
-    archive: Archive, selection: Selection, progress: Progress = lambda _: None
+    archive: Archive, selection: Selection, left_out: LeftOut, progress: Progress = lambda _: None
 ) -> tuple[str, int, str] | None:
     """Extract all bags of an archive, or the rest of them after an interruption.
+
+    Args:
+        archive: the archive.
+        selection: the cameras and signals to extract.
+        left_out: counts the files that are no data.
+        progress: called with the number of bytes of each read.
 
     Returns:
         Hash algorithm, size in bytes and hash of the archive; None if it has no algorithm or is cut off.
@@ -135,15 +153,18 @@ def extract_archive(
     hashed = Hashed(archive.algorithm) if archive.algorithm else None
     size = selection.recipe.size
     bags = 0
+    foreign: tuple[str, str] | None = None
     try:
-        tar = open_stream(archive.path, hashed=hashed, progress=progress)
         try:
-            for number, member in enumerate(members(tar)):
+            for number, member in enumerate(files_of(archive.path, left_out, hashed=hashed, progress=progress)):
                 stream = MemberStream(member)
                 first = stream.read(len(MAGIC))
                 if first != MAGIC:
-                    if member.name.endswith(".bag"):
+                    first += stream.read(64)
+                    what = recording(member.name, first)
+                    if member.name.endswith(".bag") and what is None:
                         raise not_a_bag(stream.name, first)
+                    foreign = foreign or ((member.name, what) if what else None)
                     continue
                 bags += 1
                 with Part(archive.folder / f"{number:03d}", size * size * 3) as part:
@@ -153,16 +174,18 @@ def extract_archive(
                             _extract(stream, part, selection, known=part.state.known(), begun=True)
                 if stream.damage:
                     raise stream.damage
-            while hashed is not None and tar.read(1 << 20):
-                pass  # the published hash includes the padding after the end of the tar
         except CutError as error:
             with Part(archive.folder / "cut", size * size * 3) as part:  # the bags before the cut are kept
                 part.state.notes.clear()
                 part.state.note("cut off", str(error))
                 part.commit(0, {}, done=True)
             return None
+        if not bags and foreign:
+            raise refusal(Path(foreign[0]), foreign[1], within=archive.path.name)
         if not bags:
             raise DataError(f"{archive.path} has no bag in it; check --source")
+        if hashed is not None and not hashed.bytes:  # a zip is read from its end
+            return hashed.algorithm, archive.path.stat().st_size, sha256_of(archive.path, hashed.algorithm)
     except OSError as error:
         raise _cannot(archive.path, archive.folder, error) from None
     return (hashed.algorithm, hashed.bytes, hashed.hexdigest) if hashed is not None else None
@@ -225,9 +248,11 @@ def _extract(
     if stream.offset == 0 and not begun:
         bag.begin()
     extractor = _Extractor(bag, part, selection)
+    part.state.bag = bag.name
     committed = stream.offset
     for chunk in bag.chunks(end):
         extractor.extract(chunk)
+        extractor.check(chunk.next_offset)
         if chunk.next_offset - committed >= selection.commit_bytes:
             part.commit(chunk.next_offset, bag.connections)
             committed = chunk.next_offset
@@ -237,7 +262,28 @@ def _extract(
 class _Extractor:
     def __init__(self, bag: Bag, part: Part, selection: Selection) -> None:
         self.bag, self.part, self.selection = bag, part, selection
-        self._cameras: dict[int, str] = {}
+        self._cameras: dict[int, str | None] = {}
+        self._before: dict[int, int] = {}  # by connection: the images of its topic before the current one
+        self._checked, self._doubt_at = 0, 0  # number of topics that were checked; offset of two that could be a camera
+
+    def check(self, offset: int) -> None:
+        """Give up some MB after two topics could be one camera: the counts then show which one is meant.
+
+        Raises:
+            DataError: several topics could be a camera.
+        """
+        topics = self.part.state.topics
+        if self._doubt_at and offset - self._doubt_at < LOOK_ON:
+            return
+        if len(topics) != self._checked or self._doubt_at:
+            try:
+                found = {(self.bag.name, topic): count for topic, count in topics.items()}
+                self.selection.cameras.check(found, complete=False)
+            except DataError as error:
+                if self._doubt_at:
+                    raise DataError(f"{error} (counted in the first {offset >> 20} MB of {self.bag.name})") from None
+                self._doubt_at = offset
+            self._checked = len(topics)
 
     def extract(self, chunk: Chunk) -> None:
         for message in self.bag.messages(chunk, self._wanted):
@@ -254,14 +300,14 @@ class _Extractor:
         if connection.type not in IMAGES:
             return connection.type in SIGNAL_TYPES
         if connection.id not in self._cameras:
-            self._cameras[connection.id] = _camera(connection, self.bag.name)
-        return self._cameras[connection.id] in self.selection.cameras
+            self._cameras[connection.id] = self.selection.cameras.of_topic(connection.topic, self.bag.name)
+        self._before[connection.id] = self.part.state.count(connection.topic)
+        return self._cameras[connection.id] is not None
 
     def _frame(self, message: Message) -> None:
-        camera, seen = self._cameras[message.connection.id], self.part.state.seen
-        number = seen.get(camera, 0)
-        seen[camera] = number + 1
-        if number % self.selection.stride:
+        connection = message.connection
+        camera = self._cameras[connection.id]
+        if camera is None or self._before[connection.id] % self.selection.stride:
             return
         fields = layout(message.connection.type, message.connection.definition).read(message.data)
         stamp_ns = needed(fields, "header.stamp", int)
@@ -270,8 +316,9 @@ class _Extractor:
         if message.connection.type == "sensor_msgs/Image":
             made = frames.from_raw(fields, self.selection.recipe)
         else:
-            made = frames.from_compressed(needed(fields, "data", memoryview), self.selection.recipe)
-        self.part.frame(stamp_ns, CAMERAS.index(camera), made)
+            encoding = str(value_of(fields, "format", ""))
+            made = frames.from_compressed(needed(fields, "data", memoryview), self.selection.recipe, encoding)
+        self.part.frame(stamp_ns, CAMERAS.index(camera), connection.topic, made)
 
     def _signal(self, message: Message) -> None:
         connection = message.connection
@@ -296,22 +343,6 @@ class _Extractor:
         if name == "velocity":
             values = (sum(value * value for value in values) ** 0.5,)
         self.part.signal(name, stamp_ns, values)
-
-
-def _camera(connection: Connection, bag: str) -> str:
-    """Return the camera of a topic; the default is the centre."""
-    first = connection.topic.strip("/").split("/")[0]
-    named = next((camera for camera in CAMERAS if camera in first), "center")
-    if SWAPPED in bag and named != "right":
-        return {"left": "center", "center": "left"}[named]
-    return named
-
-
-def is_archive(path: Path) -> bool:
-    """Return whether a file is a tar or gzip file, by its first bytes."""
-    with path.open("rb") as file:
-        first = file.read(262)
-    return first[:2] == GZIP or first[257:262] == b"ustar"
 
 
 def part_folders(root: Path) -> Iterator[Path]:

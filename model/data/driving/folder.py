@@ -10,8 +10,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.config.data_flags import CAMERAS
 from model.data.driving import frames
-from model.data.driving.extract import CAMERAS, Selection
+from model.data.driving.extract import Selection
 from model.data.driving.part import Part
 from model.errors import DataError
 
@@ -46,22 +47,23 @@ def extract(source: Path, place: Path, selection: Selection) -> None:
         with Part(place / "000", size * size * 3) as part:
             if part.state.done:
                 return
+            part.state.bag = source.name
             if not part.state.next_offset:
                 _signals(source, part)
             table = source / ("camera.csv" if (source / "camera.csv").is_file() else "interpolated.csv")
             for number, (line, row) in enumerate(_rows(table)):
                 if number < part.state.next_offset:
                     continue
-                camera = next((name for name in CAMERAS if name in row.get("frame_id", "")), "center")
-                seen = part.state.seen.get(camera, 0)
-                part.state.seen[camera] = seen + 1
-                if camera in selection.cameras and seen % selection.stride == 0:
+                topic = row.get("frame_id") or row.get("filename", "").rpartition("/")[0] or "center"
+                camera = selection.cameras.of_topic(topic, source.name)
+                if part.state.count(topic) % selection.stride == 0 and camera is not None:
                     try:
                         stamp_ns = int(row["timestamp"])
                         content = _inside(source, row["filename"]).read_bytes()
                         part.frame(
                             stamp_ns,
                             CAMERAS.index(camera),
+                            topic,
                             frames.from_compressed(memoryview(content), selection.recipe),
                         )
                     except (OSError, ValueError, KeyError) as error:  # a DataError is a ValueError

@@ -24,7 +24,7 @@ from model.errors import DataError
 
 STATE = "state.json"
 FRAMES = "frames.u8"
-FRAME = np.dtype([("stamp_ns", "<i8"), ("camera", "|u1")])
+FRAME = np.dtype([("stamp_ns", "<i8"), ("camera", "|u1"), ("topic", "<u2")])  # topic: its place in State.topics
 # The fields of each signal besides its stamp, all float64.
 SIGNALS: Mapping[str, tuple[str, ...]] = {
     "steering": ("steering_angle", "speed"),
@@ -54,7 +54,11 @@ class State:
     next_offset: int = 0  # in the bag (or row in the table) at which extraction resumes
     done: bool = False
     sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
-    seen: dict[str, int] = field(default_factory=dict)  # number of images of each camera so far, for the stride
+    bag: str = ""  # the name of the bag
+    seen: dict[str, int] = field(
+        default_factory=dict
+    )  # number of images of each topic in the bag so far, for the stride
+    topics: dict[str, int] = field(default_factory=dict)  # number of images of each topic in this part, in any order
     slots: dict[str, int] = field(default_factory=dict)  # by connection: the interval of the last sample kept
     notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by kind: count of notes, first lines
     connections: list[dict[str, Any]] = field(default_factory=list)
@@ -63,6 +67,13 @@ class State:
         """Count a damage by its kind, and keep the first lines of each kind."""
         count, lines = self.notes.get(kind, (0, []))
         self.notes[kind] = (count + 1, [*lines, line] if len(lines) < NOTES else list(lines))
+
+    def count(self, topic: str) -> int:
+        """Count an image of a topic; return how many came before it in the bag."""
+        self.topics[topic] = self.topics.get(topic, 0) + 1
+        before = self.seen.get(topic, 0)
+        self.seen[topic] = before + 1
+        return before
 
     def known(self) -> dict[int, Connection]:
         """Return the connections found so far. A bag holds each only once."""
@@ -89,13 +100,13 @@ class Part:
             if path.name != STATE and path.name not in self.state.sizes:
                 path.unlink()
 
-    def frame(self, stamp_ns: int, camera: int, pixels: NDArray[np.uint8]) -> None:
-        """Append a frame.
+    def frame(self, stamp_ns: int, camera: int, topic: str, pixels: NDArray[np.uint8]) -> None:
+        """Append a frame of a topic that was counted.
 
         Raises:
             DataError: the stamp is out of range; nothing is appended.
         """
-        row = np.array([(_stamp(stamp_ns), camera)], FRAME).tobytes()
+        row = np.array([(_stamp(stamp_ns), camera, list(self.state.topics).index(topic))], FRAME).tobytes()
         self._append(FRAMES, np.ascontiguousarray(pixels).tobytes())
         self._append("frames.idx", row)
 

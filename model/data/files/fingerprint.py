@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from model.data.files.clutter import LeftOut, is_clutter_folder
 from model.data.manifest import LIST
 from model.errors import DataError
 
 ENDS = "sha256_of_ends"  # key of the hash over the first and last MiB of a bag
 Known = dict[str, Any]  # the description of a source in the manifest
+
+
+def files_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
+    """Yield the names of the files below a folder, relative to it, with `/` between their parts; count the clutter.
+
+    Args:
+        folder: the folder. Links to files are followed, links to folders are not.
+        left_out: counts the files that are no data.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        below = os.path.relpath(error.filename or folder, folder)
+        if not any(is_clutter_folder(part) for part in below.split(os.sep)):  # the trash of a disk is its owner's
+            raise error
+
+    try:
+        for root, _, names in os.walk(folder, onerror=fail):
+            below = os.path.relpath(root, folder).replace(os.sep, "/")
+            for name in sorted(names):
+                whole = name if below == "." else f"{below}/{name}"
+                if not left_out.takes(whole) and os.path.isfile(os.path.join(root, name)):
+                    yield whole
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}; check the path") from None
 
 
 def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
@@ -26,17 +54,12 @@ def of_folder(folder: Path, reads: Callable[[str], bool]) -> Known:
         DataError: the folder cannot be read.
     """
 
-    def fail(error: OSError) -> None:
-        raise error
-
     found = []
     try:
-        for root, _, names in os.walk(folder, onerror=fail):
-            for name in names:
-                path = os.path.join(root, name)
-                if reads(name) and os.path.isfile(path):
-                    known = os.stat(path)
-                    found.append((os.path.relpath(path, folder), known.st_size, known.st_mtime_ns))
+        for name in files_below(folder, LeftOut()):
+            if reads(name.rpartition("/")[2]):
+                known = os.stat(folder / name)
+                found.append((name, known.st_size, known.st_mtime_ns))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}; check the path") from None
     hasher = hashlib.sha256()

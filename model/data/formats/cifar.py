@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.formats.stream import open_stream
-from model.data.formats.tar import members
 from model.data.manifest import Image
 from model.data.source import Arrays, InMemory, Pixels, check_labels, quantised
 from model.errors import DataError
@@ -31,23 +29,19 @@ ALLOWED = {
 }
 
 
-def read(path: Path, *, holdout: int = 0, levels: int = 256) -> InMemory:
-    """Read the published tar.gz of either version, or the folder unpacked from it.
+def read(files: Mapping[str, tuple[str, bytes]], *, holdout: int = 0, levels: int = 256) -> InMemory:
+    """Read the six batches of either version.
 
     Args:
-        path: the tar.gz or the folder.
+        files: (name for messages, content) of each batch by its published name.
         holdout: number of training images at the end to use for validation.
         levels: K, the number of levels to quantise to.
 
     Raises:
-        DataError: a file is missing, is damaged or has content that is not allowed.
+        DataError: a batch is damaged or has content that is not allowed.
     """
-    contents = _of_folder(path) if path.is_dir() else _of_tar(path)
-    names = BINARY if set(BINARY) <= contents.keys() else PICKLES
-    missing = [name for name in names if name not in contents]
-    if missing:
-        raise DataError(f"{path} has no {missing[0]}; give the tar.gz of CIFAR-10 or its unpacked folder")
-    batches = [(_binary_batch if names is BINARY else pickled_batch)(name, contents[name]) for name in names]
+    names = BINARY if set(BINARY) <= files.keys() else PICKLES
+    batches = [(_binary_batch if names is BINARY else pickled_batch)(*files[name]) for name in names]
     images = [quantised(part, levels) for part, _ in batches]
     labels = [part for _, part in batches]
     train, train_labels = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
@@ -60,24 +54,6 @@ def read(path: Path, *, holdout: int = 0, levels: int = 256) -> InMemory:
     parts.append(Arrays("test", images[-1], labels[-1]))
     recipe: dict[str, Any] = {"levels": levels, "holdout": holdout}
     return InMemory(Image(SIDE, SIDE, 3, levels), parts, recipe)
-
-
-def _of_folder(folder: Path) -> dict[str, bytes]:
-    found = {}
-    for name in (*BINARY, *PICKLES):
-        for path in (folder / name, folder / "cifar-10-batches-bin" / name, folder / "cifar-10-batches-py" / name):
-            if path.is_file():
-                found[name] = path.read_bytes()
-    return found
-
-
-def _of_tar(path: Path) -> dict[str, bytes]:
-    found = {}
-    for member in members(open_stream(path)):
-        name = member.name.rpartition("/")[2]
-        if name in BINARY or name in PICKLES:
-            found[name] = member.read()
-    return found
 
 
 def _binary_batch(name: str, content: bytes) -> tuple[Pixels, NDArray[np.uint8]]:

@@ -17,6 +17,7 @@ SIDE, VALUES = 28, 784
 VALID = 10_000  # number of training images at the end for validation, as in the published binarisation
 ROW = 2 * VALUES  # "0 1 ... 0\n"
 LARGEST_BYTES = 1 << 30  # MNIST's largest file has 47 MB
+Named = tuple[str, bytes]  # the name of a file for messages, and its content
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # zero, zero, unsigned byte, number of dimensions
 
 
@@ -26,30 +27,38 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         DataError: the magic number is wrong, or the file is too short or too long.
     """
-    content = read_all(path, most=LARGEST_BYTES)
+    return parse_idx(path.name, read_all(path, most=LARGEST_BYTES), dimensions)
+
+
+def parse_idx(name: str, content: bytes, dimensions: int) -> NDArray[np.uint8]:
+    """Parse the content of an IDX file of unsigned bytes; `name` is for messages.
+
+    Raises:
+        DataError: the magic number is wrong, or the content is too short or too long.
+    """
     head = 4 + 4 * dimensions
     if content[:4] != MAGIC[dimensions]:
         found = content[:4].hex() or "nothing"
         expected = f"{MAGIC[dimensions].hex()} of an IDX file of {dimensions} dimensions"
-        raise DataError(f"{path.name}: byte 0: the magic number is {found}, not {expected}")
+        raise DataError(f"{name}: byte 0: the magic number is {found}, not {expected}")
     if len(content) < head:
-        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)} inside its header of {head} bytes")
+        raise DataError(f"{name} is cut off: it ends at byte {len(content)} inside its header of {head} bytes")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
     wanted = head + int(np.prod(shape, dtype=object))
     if len(content) < wanted:
-        raise DataError(f"{path.name} is cut off: it ends at byte {len(content)}, its header gives {wanted} bytes")
+        raise DataError(f"{name} is cut off: it ends at byte {len(content)}, its header gives {wanted} bytes")
     if len(content) > wanted:
         raise DataError(
-            f"{path.name}: byte {wanted}: {len(content) - wanted} bytes follow the last value; the file is damaged"
+            f"{name}: byte {wanted}: {len(content) - wanted} bytes follow the last value; the file is damaged"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
-def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int | None = None) -> InMemory:
+def from_idx(files: Mapping[str, Named], *, binarise: str, seed: int, valid: int | None = None) -> InMemory:
     """Read the four IDX files of MNIST.
 
     Args:
-        files: the paths by published name without .gz.
+        files: the files by published name without .gz.
         binarise: "static": drawn once with `seed`; "dynamic": gray, drawn by the loader; "threshold": 1 from 128 on.
         seed: the seed of the static draw.
         valid: number of training images at the end to use for validation; a sixth if not given (10,000 of 60,000).
@@ -59,14 +68,15 @@ def from_idx(files: Mapping[str, Path], *, binarise: str, seed: int, valid: int 
     """
     arrays = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
-        images_path, labels_path = files[f"{stem}-images-idx3-ubyte"], files[f"{stem}-labels-idx1-ubyte"]
-        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        images_name, labels_name = files[f"{stem}-images-idx3-ubyte"][0], files[f"{stem}-labels-idx1-ubyte"][0]
+        images = parse_idx(*files[f"{stem}-images-idx3-ubyte"], 3)
+        labels = parse_idx(*files[f"{stem}-labels-idx1-ubyte"], 1)
         if images.shape[1:] != (SIDE, SIDE):
             height, width = images.shape[1:]
-            raise DataError(f"{images_path.name}: byte 8: the images are {height}x{width}, not {SIDE}x{SIDE}")
+            raise DataError(f"{images_name}: byte 8: the images are {height}x{width}, not {SIDE}x{SIDE}")
         if len(images) != len(labels):
-            raise DataError(f"{labels_path.name}: byte 4: {len(labels)} labels for {len(images)} images")
-        check_labels(labels, 9, labels_path.name, 8)
+            raise DataError(f"{labels_name}: byte 4: {len(labels)} labels for {len(images)} images")
+        check_labels(labels, 9, labels_name, 8)
         arrays[split] = (_binarised(images[..., None], binarise, seed, split), labels)
     images, labels = arrays["train"]
     held = len(images) // 6 if valid is None else valid
@@ -93,29 +103,26 @@ def _binarised(gray: NDArray[np.uint8], how: str, seed: int, split: str) -> NDAr
     return (chances < gray).astype(np.uint8)  # P(1) = gray / 255
 
 
-def from_amat(files: Mapping[str, Path]) -> InMemory:
+def from_amat(files: Mapping[str, Named]) -> InMemory:
     """Read the published binarisation: text files with rows of 1,568 bytes.
 
     Args:
-        files: the paths by split.
+        files: the files by split.
 
     Raises:
         DataError: a byte does not fit the format.
     """
-    parts = [Arrays(split, read_amat(files[split])) for split in ("train", "valid", "test")]
+    parts = [Arrays(split, parse_amat(*files[split])) for split in ("train", "valid", "test")]
     return InMemory(Image(SIDE, SIDE, 1, 2), parts, {"binarise": "published"})
 
 
-def read_amat(path: Path) -> NDArray[np.uint8]:
-    """Read one file: images (N, 28, 28, 1) of 0 and 1.
+def parse_amat(name: str, text: bytes) -> NDArray[np.uint8]:
+    """Parse one file: images (N, 28, 28, 1) of 0 and 1; `name` is for messages.
 
     Raises:
         DataError: a byte does not fit the format.
     """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    content = np.frombuffer(text, np.uint8)
     whole = content[: len(content) // ROW * ROW].reshape(-1, VALUES, 2)
     values, gaps = whole[..., 0] - ord("0"), whole[..., 1]
     between = np.full(VALUES, ord(" "), np.uint8)
@@ -123,9 +130,9 @@ def read_amat(path: Path) -> NDArray[np.uint8]:
     wrong = np.flatnonzero(np.stack([values > 1, gaps != between], axis=-1))
     if len(wrong):
         byte = int(wrong[0])
-        raise DataError(f"{path.name}: byte {byte}: {chr(content[byte])!r} does not fit rows of {VALUES} digits 0 or 1")
+        raise DataError(f"{name}: byte {byte}: {chr(content[byte])!r} does not fit rows of {VALUES} digits 0 or 1")
     if len(content) % ROW or not len(content):
         raise DataError(
-            f"{path.name} is cut off: it ends at byte {len(content)}, which is not a multiple of {ROW} (one row)"
+            f"{name} is cut off: it ends at byte {len(content)}, which is not a multiple of {ROW} (one row)"
         )
     return values.reshape(-1, SIDE, SIDE, 1)

@@ -9,11 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.files.clutter import LeftOut
 from model.data.manifest import Column, Image
 from model.data.source import Block, quantised
 from model.errors import DataError
@@ -30,10 +32,12 @@ class NpzImages:
     """A source of images in .npz batches: `data` (N, 3*S*S) of uint8, planes of red, green, blue; `labels` 1..1000.
 
     Args:
-        files: (split, path) in order; a path is a .npz or a zip of .npz files.
+        files: (split, path) in order; a path is a .npz or a zip of .npz files, which may hold those of both splits.
         side: S, the side in pixels.
         levels: K, the number of levels to quantise to.
     """
+
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, files: list[tuple[str, Path]], *, side: int, levels: int = 256) -> None:
         self.image = Image(side, side, 3, levels)
@@ -48,7 +52,7 @@ class NpzImages:
         skip = dict(done)
         for split, path in self._files:
             try:
-                for name, batch in _batches(path):
+                for name, batch in _batches(path, split):
                     where, start = f"{path.name}:{name}", 0
                     labels = _labels(where, batch)
                     for images in self._images(where, batch, len(labels)):
@@ -86,16 +90,19 @@ class NpzImages:
                 raise DataError(f"{where}: 'data' continues after its {count} images; the file is damaged")
 
 
-def _batches(path: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
-    """Yield the .npz files of a zip in numeric order, or the .npz file itself."""
+def _batches(path: Path, split: str) -> Iterator[tuple[str, zipfile.ZipFile]]:
+    """Yield the .npz files of a split in a zip, in numeric order, or the .npz file itself."""
     with zipfile.ZipFile(path) as outer:
-        if path.suffix == ".npz":
+        names = [name for name in outer.namelist() if not LeftOut().takes(name)]
+        if path.suffix == ".npz" or "data.npy" in names:
             yield path.name, outer
             return
-        found = [(int(match[1] or 0), name) for name in outer.namelist() if (match := BATCH.fullmatch(name))]
+        matches = [(name, match) for name in names if (match := BATCH.fullmatch(name))]
+        found = {int(match[1] or 0): name for name, match in matches if (match[1] is None) == (split == "valid")}
         if not found:
-            raise DataError(f"{path} has no train_data_batch_1.npz and no val_data.npz; give the .npz version")
-        for _, name in sorted(found):
+            wanted = "val_data.npz" if split == "valid" else "train_data_batch_1.npz"
+            raise DataError(f"{path} has no {wanted}; give the .npz version")
+        for _, name in sorted(found.items()):
             with outer.open(name) as file, zipfile.ZipFile(file) as inner:
                 yield name, inner
 

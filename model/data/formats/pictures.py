@@ -1,4 +1,4 @@
-"""Reads image files in a tar or a folder: the paper's downsampled ImageNet (tars of PNG) and the user's images."""
+"""Reads image files in an archive or a folder: the paper's downsampled ImageNet (tars of PNG) and the user's images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
-from model.data.formats.stream import open_stream
-from model.data.formats.tar import members
+from model.data.files.clutter import LeftOut
+from model.data.files.fingerprint import files_below
+from model.data.formats.archives import files_of
 from model.data.manifest import SPLITS, Column, Image
 from model.data.source import BLOCK_BYTES, Block, quantised
 from model.errors import DataError
-from model.image_files import FORMATS, eight_bits
+from model.image_files import FORMATS, eight_bits, turn_of, turned
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid"} | {
@@ -33,11 +34,12 @@ class PictureFiles:
     """A source of image files.
 
     Args:
-        files: (split, path) in order; a path is a tar, a tar.gz or a folder. With a split of None the folders
+        files: (split, path) in order; a path is a tar, a tar.gz, a zip or a folder. With a split of None the folders
             train, valid and test below the path decide; without them, of 20 images one is for validation and one for
             test.
         image: the size of the images.
-        resize: whether an image of another size is cropped and averaged to this size; else it is an error.
+        resize: whether the images are the user's own: an image is turned upright as its EXIF data say, and cropped and
+            averaged to this size. Else the images are taken as they are, and another size is an error.
     """
 
     def __init__(self, files: list[tuple[str | None, Path]], image: Image, *, resize: bool) -> None:
@@ -48,16 +50,22 @@ class PictureFiles:
             self.recipe |= {"crop": "the middle", "resize": "Pillow BOX"}
         self.notes: list[str] = []
         self.expected: dict[str, int] = {}
-        self._files, self._resize = files, resize
+        self._files, self._resize, self._left_out = files, resize, LeftOut()
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """The number of files that are no data, by kind."""
+        return self._left_out.counts
 
     def blocks(self, done: Mapping[str, int]) -> Iterator[Block]:
         """Yield the blocks that are not done. Images that are done are not decoded again."""
         seen = dict.fromkeys(SPLITS, 0)
+        self._left_out.clear()
         waiting: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
         per_block = max(1, BLOCK_BYTES // self.image.bytes)
         for given, path in self._files:
             index = 0
-            for name, where, content in _entries(path):
+            for name, where, content in self._entries(path):
                 split = given or _split_of(name, index)
                 index += 1
                 seen[split] += 1
@@ -74,13 +82,37 @@ class PictureFiles:
             if parts:
                 yield Block(split, np.stack(parts))
 
+    def _entries(self, path: Path) -> Iterator[tuple[str, str, Any]]:
+        """Yield (name, location for messages, function that reads the bytes) of each image."""
+        if path.is_dir():
+            for name in sorted(files_below(path, self._left_out), key=lambda name: Path(name).parts):
+                if name.lower().endswith(SUFFIXES):
+                    file = path / name
+                    yield name, str(file), file.read_bytes
+            return
+        names: set[int] = set()
+        again = 0
+        for member in files_of(path, self._left_out):
+            if not member.name.lower().endswith(SUFFIXES):
+                continue
+            key = hash(member.name.removeprefix("./"))
+            if self._resize and key in names:  # an archive that files were appended to
+                again += 1
+                continue
+            if self._resize:
+                names.add(key)
+            yield member.name, f"{path.name}: byte {member.offset}: {member.name}", member.read
+        if again:
+            self.notes.append(f"{path.name}: {again:,} images had the name of another image before them; left out")
+
     def _decode(self, where: str, content: bytes) -> NDArray[np.uint8]:
         """Decode one image strictly, (H, W, C)."""
         mode, size = MODES[self.image.channels], (self.image.width, self.image.height)
         try:
             with Pictures.open(io.BytesIO(content), formats=FORMATS) as picture:
                 picture.load()
-                made = eight_bits(picture)
+                turn = turn_of(picture) if self._resize else 1
+                made = turned(eight_bits(picture), turn)
                 made = made if made.mode == mode else made.convert(mode)
                 if made.size != size:
                     if not self._resize:
@@ -111,15 +143,3 @@ def _split_of(name: str, index: int) -> str:
         if part.lower() in SPLIT_NAMES:
             return SPLIT_NAMES[part.lower()]
     return {VALID: "valid", TEST: "test"}.get(index % EVERY, "train")
-
-
-def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield (name, location for messages, function that reads the bytes) of each image."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and file.is_file():
-                yield file.relative_to(path).as_posix(), str(file), file.read_bytes
-        return
-    for member in members(open_stream(path)):
-        if member.name.lower().endswith(SUFFIXES):
-            yield member.name, f"{path.name}: byte {member.offset}: {member.name}", member.read

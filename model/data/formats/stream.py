@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
 import zlib
@@ -165,7 +166,20 @@ def open_stream(
         raw = _raw(path, hashed, progress)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from None
-    return BlockStream(_ahead(_gunzip(raw, path.name)) if packed else raw, path.name)
+    return BlockStream(_ahead(gunzip(raw, path.name)) if packed else raw, path.name)
+
+
+def file_blocks(path: Path, progress: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+    """Yield the bytes of a file as stored, in blocks."""
+    return _raw(path, None, progress)
+
+
+def peeked(blocks: Iterator[bytes], count: int = 512) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first bytes of a sequence, at least `count` where there are so many, and the whole sequence."""
+    head = b""
+    while len(head) < count and (block := next(blocks, b"")):
+        head += block
+    return head, itertools.chain((head,) if head else (), blocks)
 
 
 def read_all(path: Path, *, most: int) -> bytes:
@@ -197,7 +211,7 @@ def _raw(path: Path, hashed: Hashed | None, progress: Callable[[int], None]) -> 
             yield block
 
 
-def _gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def gunzip(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     """Decompress gzip members in order, with at most a few blocks in memory."""
     read, left = 0, next(blocks, b"")
     while left:

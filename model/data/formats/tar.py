@@ -17,6 +17,7 @@ LONGEST_NAME = 1 << 20
 LARGEST = 1 << 62  # largest size of a member in bytes; a larger one is damage
 LARGEST_READ = 1 << 30  # largest size of a member that is read at once, as an image
 DIGITS = re.compile("[0-9]{1,20}")
+NEEDED = ("path", "size")  # fields of a pax header that are used
 FILES, FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
 
 
@@ -154,7 +155,10 @@ def _pax(content: bytes, tar: str, offset: int) -> dict[str, str]:
         digits, _, rest = content.partition(b" ")
         try:
             length = int(digits)
-            key, equals, value = rest[: length - len(digits) - 2].decode("utf-8").partition("=")
+            name, equals, raw = rest[: length - len(digits) - 2].partition(b"=")
+            key = name.decode("utf-8")
+            # Others, such as the attributes of macOS's tar, may hold any bytes.
+            value = raw.decode("utf-8") if key in NEEDED else ""
             if not equals or length <= len(digits) + 1 or (key == "size" and not DIGITS.fullmatch(value)):
                 raise ValueError
         except ValueError:

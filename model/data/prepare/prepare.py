@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from model.config.data_recipe import Options, check, find
 from model.config.datasets import MANIFEST, Registered, folder_of
 from model.data import manifest as manifests
-from model.data.files.disk import PARTS, VERSION, space
+from model.data.files.disk import PARTS, READING, VERSION, space
 from model.data.files.fingerprint import lasting
 from model.data.manifest import Column, Manifest, Shard
 from model.data.prepare.opening import open_source, same_files
@@ -65,6 +65,8 @@ def _write(
 ) -> Manifest:
     source = opened.source
     plan = {"name": entry.name, "version": VERSION, "recipe": recipe, "sources": lasting(opened.plan)}
+    if entry.kind in READING:  # shards of an interrupted run of other code would not fit
+        plan["reading"] = READING[entry.kind]
     published = entry.facts.train + entry.facts.valid + entry.facts.test if entry.facts else 0
     total = sum(source.expected.values()) or published
     space(folder, total * source.image.bytes)
@@ -97,6 +99,8 @@ def _write(
             binarise=opened.binarise if opened.binarise == "dynamic" else None,
             terms=entry.terms,
             notes=list(source.notes),
+            left_out={**opened.left_out, **source.left_out},
+            reading=READING.get(entry.kind, 0),
         )
 
     made = writer.finish(manifest)

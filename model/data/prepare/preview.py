@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from model import image_files
+from model.config.data_flags import CAMERAS
 from model.data.dataset import Prepared, Split, load
-from model.data.driving.extract import CAMERAS
 from model.data.manifest import Column
 from model.errors import DataError
 

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.config.data_flags import CAMERAS
 from model.config.data_recipe import Options
 from model.data import load
 from model.data.driving import frames, telemetry
 from model.data.driving.bag import Bag, Connection, read_index
-from model.data.driving.extract import CAMERAS, stretches
+from model.data.driving.extract import stretches
 from model.data.driving.frames import Recipe
 from model.data.driving.messages import Layout
 from model.data.driving.part import Part
@@ -316,7 +317,9 @@ def test_stretches_cover_a_bag_and_know_how_many_frames_came_before(bag: Path) -
     assert len(found) > 2
     assert all(one.end == other.start for one, other in itertools.pairwise(found))
     assert (found[0].start, found[-1].end) == (0, None)
-    assert found[-1].seen["center"] > found[1].seen["center"] > 0
+    topic = "/center_camera/image_color/compressed"
+    assert found[-1].seen[topic] > found[1].seen[topic] > 0
+    assert sum((one.frames or {})[topic] for one in found) == 20
     index = read_index(bag)
     assert index is not None
     assert {one.topic for one in index.connections.values()} >= {"/vehicle/gps/fix", "/vehicle/steering_report"}

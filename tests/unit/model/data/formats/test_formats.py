@@ -300,7 +300,7 @@ def test_damaged_cifar_batches_name_the_byte(change: Callable[[bytes], bytes], s
 def test_a_batch_that_is_missing_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
         add(tar, "cifar-10-batches-bin/data_batch_1.bin", b"\0" * 3073)
-    assert "has no data_batch_1" in refusal("cifar10", tmp_path / "cifar-10-binary.tar.gz", tmp_path)
+    assert "has no data_batch_2.bin" in refusal("cifar10", tmp_path / "cifar-10-binary.tar.gz", tmp_path)
 
 
 class Payload:
@@ -408,6 +408,8 @@ def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         assert "is cut off: it ends at byte" in refusal("images", path, tmp_path, size=8)
     path.write_bytes(b"PK\x03\x04" * 400)
+    assert "mine.tar is damaged or is not a zip file" in refusal("images", path, tmp_path, size=8)
+    path.write_bytes(b"PNG " * 400)
     assert "mine.tar is not a tar: byte 0" in refusal("images", path, tmp_path, size=8)
 
 

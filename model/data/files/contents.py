@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -136,28 +136,31 @@ def find_contents(
     Raises:
         DataError: a file is missing, is damaged, or is not the published one and `unverified` is false.
     """
-    search = _Search(entry, [name for group in groups for name in group])
+    search = _Search(entry, groups, stream)
     left_out = LeftOut()
     size = source.stat().st_size if source.is_file() else None
     meter = Meter(f"checking {source.name}", size, "B", stream=stream)
     try:
         for archives in (False, True):
-            for leaf in leaves(source, search.may_be, left_out, archives=archives, progress=meter.add):
-                search.take(leaf)
-                if search.complete(groups):
-                    break
-            if search.complete(groups) or (unverified and search.named(groups)):
+            if search.complete() or (unverified and search.named()):
                 break
+            found = leaves(
+                source, search.may_be, left_out, archives=archives, progress=meter.add, enough=search.complete
+            )
+            for leaf in found:
+                search.take(leaf)
     finally:
         meter.close()
-    return Contents(source, search.choose(source, groups, unverified=unverified), left_out)
+    return Contents(source, search.choose(source, unverified=unverified), left_out)
 
 
 class _Search:
     """Collects candidates: by content where their digest is known, else by name."""
 
-    def __init__(self, entry: Registered, roles: Iterable[str]) -> None:
-        self.entry, self.roles = entry, dict.fromkeys(roles)
+    def __init__(self, entry: Registered, groups: Sequence[Sequence[str]], stream: TextIO | None) -> None:
+        self.entry, self.groups, self._stream = entry, groups, stream
+        self._stored: dict[Path, SourceFile | None] = {}
+        self.roles = {role for group in groups for role in group}
         self.known: dict[str, Content] = {}
         self.unknown: dict[str, list[Content]] = {}
         self.damage: list[str] = []
@@ -173,7 +176,7 @@ class _Search:
 
     def may_be(self, name: str, size: int | None) -> bool:
         """Return whether a file of this name and size may be one of those looked for."""
-        return self._role(name) is not None or size in self._sizes
+        return not self.complete() and (self._role(name) is not None or size in self._sizes)
 
     def take(self, leaf: Leaf) -> None:
         """Read a file and note what it is."""
@@ -200,24 +203,24 @@ class _Search:
         else:
             self.unknown.setdefault(role, []).append(content)
 
-    def complete(self, groups: Sequence[Sequence[str]]) -> bool:
+    def complete(self) -> bool:
         """Return whether all files of one version are known by their content."""
-        return any(all(role in self.known for role in group) for group in groups)
+        return any(all(role in self.known for role in group) for group in self.groups)
 
-    def named(self, groups: Sequence[Sequence[str]]) -> bool:
+    def named(self) -> bool:
         """Return whether there is a file for each name of one version."""
-        return any(all(role in self.known or role in self.unknown for role in group) for group in groups)
+        return any(all(role in self.known or role in self.unknown for role in group) for group in self.groups)
 
-    def choose(self, source: Path, groups: Sequence[Sequence[str]], *, unverified: bool) -> list[Content]:
+    def choose(self, source: Path, *, unverified: bool) -> list[Content]:
         """Return the files of one version.
 
         Raises:
             DataError: a file is missing, could be one of several, or is not the published one.
         """
-        for group in groups:
+        for group in self.groups:
             if all(role in self.known for role in group):
                 return [self.known[role] for role in group]
-        group = max(groups, key=lambda one: sum(role in self.known or role in self.unknown for role in one))
+        group = max(self.groups, key=lambda one: sum(role in self.known or role in self.unknown for role in one))
         chosen = []
         for role in group:
             some = [self.known[role]] if role in self.known else self.unknown.get(role, [])
@@ -237,15 +240,17 @@ class _Search:
         return role if role in self.roles else None
 
     def _as_stored(self, leaf: Leaf) -> tuple[str, SourceFile] | None:
-        """Return what a file is by the published checksum of the packed file, where the content has none."""
-        if leaf.inner:
+        """Return what a file is by the published checksum of the file on the disk, as it is stored."""
+        if leaf.place not in self._stored:
+            size = leaf.place.stat().st_size
+            files = [file for file in (*self.entry.files, *self.entry.also) if file.bytes == size and file.sha256]
+            digest = hashed(leaf.place, "sha256", self._stream) if files else None
+            self._stored[leaf.place] = next((file for file in files if file.sha256 == digest), None)
+        file = self._stored[leaf.place]
+        if file is None:
             return None
-        size = leaf.place.stat().st_size
-        for file in (*self.entry.files, *self.entry.also):
-            name = file.name.removesuffix(".gz")
-            if file.bytes == size and name in self.roles and file.sha256 == hashed(leaf.place, "sha256", None):
-                return name, file
-        return None
+        role = self._role(leaf.name) if leaf.inner else file.name.removesuffix(".gz")
+        return (role, file) if role in self.roles and role is not None else None
 
     def _missing(self, source: Path, role: str, group: Sequence[str]) -> str:
         if self.damage:

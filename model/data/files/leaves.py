@@ -48,7 +48,13 @@ def bare_name(name: str) -> str:
 
 
 def leaves(
-    source: Path, wanted: Wanted, left_out: LeftOut, *, archives: bool, progress: Progress = lambda _: None
+    source: Path,
+    wanted: Wanted,
+    left_out: LeftOut,
+    *,
+    archives: bool,
+    progress: Progress = lambda _: None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Leaf]:
     """Yield the wanted files of a source: of a folder those on the disk, or with `archives` those in its archives.
 
@@ -58,6 +64,7 @@ def leaves(
         left_out: counts the files that are no data; those of a folder only without `archives`.
         archives: whether archives are read, instead of the files on the disk.
         progress: called with the number of stored bytes of each read.
+        enough: returns whether no further file on the disk has to be opened.
 
     Raises:
         DataError: a file cannot be read, or an archive is damaged.
@@ -68,6 +75,8 @@ def leaves(
         skipped = LeftOut() if archives else left_out
         paths = sorted((source / name for name in files_below(source, skipped)), key=lambda path: len(path.parts))
     for path in paths:
+        if enough():
+            return
         first = first_bytes(path)
         if path == source:
             refuse_others(path.name, first)

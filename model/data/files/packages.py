@@ -66,7 +66,7 @@ def find_packages(entry: Registered, place: Path, *, unverified: bool, stream: T
     files, sources, published = [], [], True
     for file in entry.files:
         path = known[file.name] or _named(file, place, paths)
-        if path is None and batches is not None:
+        if batches is not None and (path is None or (path == place and path.name != file.name)):
             raise DataError(
                 f"{place} has no {file.name}, and its .npz files are not known as the published ones"
                 f"{'' if file.contents else ', which have no published checksum'}; pass --unverified to use them"

@@ -146,8 +146,15 @@ def test_what_is_no_data(name: str, kind: str | None) -> None:
     assert clutter(name) == kind
 
 
-LEFT = {"._p03.png": b"\x00\x05\x16\x07" + bytes(120), ".ipynb_checkpoints/p03-checkpoint.png": b"", "__MACOSX/._p.png": b"",
-        "@eaDir/p03.png/T.png": b"", ".DS_Store": b"x", "sub/Thumbs.db": b"x", ".Trash-0/p03.png": b""}  # fmt: skip
+LEFT = {
+    "._p03.png": b"\x00\x05\x16\x07" + bytes(120),
+    ".ipynb_checkpoints/p03-checkpoint.png": b"",
+    "__MACOSX/._p.png": b"",
+    "@eaDir/p03.png/T.png": b"",
+    ".DS_Store": b"x",
+    "sub/Thumbs.db": b"x",
+    ".Trash-0/p03.png": b"",
+}
 
 
 def written(kind: str, place: Path, names: dict[str, bytes]) -> Path:
@@ -175,9 +182,9 @@ def test_what_is_no_data_is_left_out_and_counted_in_folders_and_archives(kind: s
     scene = next(iter(images.values()))
     mixed = {**{name: content or scene for name, content in LEFT.items()}, **images}
     with_it = own(written(kind, tmp_path / "in", mixed), tmp_path / "a")
-    without = own(written(kind, tmp_path / "clean" / "in", {}) if kind == "folder" else
-                  written(kind, tmp_path / "clean", images), tmp_path / "b") if kind != "folder" else own(
-        written(kind, tmp_path / "clean" / "in", images), tmp_path / "b")  # fmt: skip
+    clean = tmp_path / "clean" / "in"
+    clean.parent.mkdir()
+    without = own(written(kind, clean, images), tmp_path / "b")
     assert with_it.left_out == dict.fromkeys(
         ("._*", ".ipynb_checkpoints", "__MACOSX", "@eaDir", ".DS_Store", "Thumbs.db", ".Trash"), 1
     )

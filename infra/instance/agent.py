@@ -32,7 +32,7 @@ from typing import IO, Any, BinaryIO
 from infra.instance.deadline import hold, longest
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
-from infra.instance.programs import Done, run_as_root
+from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
     new_text,
     others,
@@ -142,6 +142,7 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
         return {"started": False}
     watch = Watch(root, job)
     watch.save()
+    watch.say("beyond the login: %s" % outlive_login(os.path.basename(root)))  # the session may close with our answer
     if os.fork() == 0:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)

@@ -289,7 +289,7 @@ find_python() {  # prints the JSON object and exits if there is a usable Python
     path=$(command -v "$candidate" 2>/dev/null) || continue
     if found=$(can_serve "$path"); then
       found=$(last_line "$found")
-      echo "bootstrap: $path has torch $found${gpu:+ with kernels for $gpu}"
+      say "$path has torch $found${gpu:+ with kernels for $gpu}"
       answer "$path" "$found" "found"
     fi
   done
@@ -298,7 +298,7 @@ find_python() {  # prints the JSON object and exits if there is a usable Python
 without_torch() {  # WHY: the user's own program may not need torch
   local python
   python=$(command -v python3) || give_up "this machine has no python3; choose an image that has one with --ami"
-  echo "bootstrap: no Python has a suitable torch; using $python"
+  say "no Python has a suitable torch; using $python"
   answer "$python" "" "your own program: $1"
 }
 
@@ -326,7 +326,7 @@ PY
 }
 
 on_the_cpu() {  # WHY: prints the JSON object and exits if there is a Python that is usable without the GPU
-  echo "bootstrap: --allow-cpu: continuing without the $gpu: $1"
+  say "--allow-cpu: continuing without the $gpu: $1"
   gpu=""
   find_python
 }
@@ -350,7 +350,7 @@ install_torch() {  # prints the JSON object and exits, or sets trouble: no build
   fi
   make_venv "$venv" "${makers[@]}" || no_torch "${makers[0]} cannot make a virtual environment: $(because)"
   requirement=$(required "$venv/bin/python") || no_torch "no torch build fits the Python of $venv"
-  echo "bootstrap: no Python on this machine has a suitable torch; installing: $requirement"
+  say "no Python on this machine has a suitable torch; installing: $requirement"
   read -ra words <<<"$requirement"
   pip_install "$venv" "${words[@]}" "${extras[@]}" || no_torch "pip cannot install $requirement: $(because)"
   if found=$(can_serve "$venv/bin/python"); then

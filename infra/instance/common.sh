@@ -7,7 +7,7 @@ me=${0##*/}
 me=${me%.sh}
 work="$ours/.$me.$$"  # what the programs print, while they run
 OVERDUE=124  # exit code of `within` and `step` when the time was up
-TELL_EVERY_MS=20000  # a sign of life of a long step
+TELL_EVERY_MS=${PIXEL_ORCH_TELL_EVERY_MS:-20000}  # the sign of life of a long step
 spools=0
 
 mkdir -p "$work"

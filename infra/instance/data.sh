@@ -67,5 +67,10 @@ step "$HOURS_S" "preparing $name" prepare "$@" || {
   exit "$status"
 }
 if [ -z "$url" ]; then finish "prepared"; fi
-setsid nohup "$with_s3" "$root/bin/dataset_sync.py" keep "$data/$name" "$url" >"$data/.$name.keep.log" 2>&1 </dev/null &
+log="$data/.$name.keep.log"
+setsid nohup "$with_s3" "$root/bin/dataset_sync.py" keep "$data/$name" "$url" >"$log" 2>&1 </dev/null &
+for ((turn = 0; turn < 100; turn++)); do  # its first line says that it outlives this session, which may close with our answer
+  if [ -s "$log" ]; then break; fi
+  pause 0.1
+done
 finish "prepared, and uploading to $url,"

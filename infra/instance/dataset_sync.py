@@ -33,7 +33,8 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.instance.metadata import keep_from_proxy
+from infra.instance.metadata import take_proxies
+from infra.instance.programs import outlive_login
 
 MANIFEST, CHECKED, STATE = "manifest.json", ".checked.jsonl", ".fetching.json"
 PIECE = 1 << 20
@@ -239,6 +240,7 @@ def write_progress(folder: str, progress: dict[str, Any]) -> None:
 
 def leave_behind(progress: dict[str, Any]) -> None:
     """Print the progress and continue in a background process; the command itself exits."""
+    outlive_login("data")
     print(json.dumps(progress), flush=True)
     if os.fork():
         os._exit(0)
@@ -264,7 +266,9 @@ def main(argv: list[str]) -> int:
     """Run `fetch` or `keep`; see the module's docstring."""
     verb, folder, url = argv[1], os.path.abspath(os.path.expanduser(argv[2])), argv[3]
     asked = json.loads(argv[4]) if len(argv) > 4 and argv[4] else None
-    keep_from_proxy(os.environ)  # boto3 asks the metadata for the role's keys
+    take_proxies(os.environ)  # boto3 asks the metadata for the role's keys, without a proxy
+    if verb == "keep":
+        print(outlive_login("data"), file=sys.stderr, flush=True)
     retries = {"mode": "standard", "total_max_attempts": 4}
     s3 = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
     overwrite_nothing(s3)

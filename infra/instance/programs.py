@@ -22,6 +22,7 @@ from typing import IO, NamedTuple
 
 OVERDUE = 124  # the exit code of a program whose time was up; `timeout` of coreutils has the same
 MISSING = 127
+ANSWER_S = 4.0  # for systemd, which answers in milliseconds; the owner waits for it
 TERM_S, KILL_S = 2.0, 2.0  # until a signal has ended a program
 MOST_OUTPUT_BYTES = 1 << 20  # the end of it is kept
 
@@ -137,20 +138,36 @@ def outlive_login(name: str) -> str:
     folder = os.environ.get("PIXEL_ORCH_RUN", "/run/pixel-orch")
     if not os.path.exists(os.path.join(folder, "deadline")):
         return "no guard"
-    done = run_as_root(["loginctl", "enable-linger", pwd.getpwuid(os.getuid()).pw_name], 10)
+    done = run_as_root(["loginctl", "enable-linger", pwd.getpwuid(os.getuid()).pw_name], ANSWER_S)
     lingers = "lingering" if done.code == 0 else "not lingering (%s)" % last_line(done.output)
     unit = "pixel-orch-%s-%d.scope" % (re.sub(r"[^A-Za-z0-9_.-]", "-", name), os.getpid())
     call = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     call += ["StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail"]
     call += ["2", "Description", "s", "pixel-orch", "PIDs", "au", "1", str(os.getpid()), "0"]
-    done = run_as_root(["busctl", *call], 10)
-    if done.code == 0:
+    done = run_as_root(["busctl", *call], ANSWER_S)
+    if done.code == 0 and _is_in(unit):
         return "in %s, %s" % (unit, lingers)
     why = last_line(done.output)
     try:
-        done = run(["busctl", "--user", *call], 10)  # no sudo: a scope of the user, who must linger
+        done = run(["busctl", "--user", *call], ANSWER_S)  # no sudo: a scope of the user, who must linger
     except OSError:
         pass
-    if done.code == 0:
+    if done.code == 0 and _is_in(unit):
         return "in %s of the user, %s" % (unit, lingers)
     return "in the session (%s), %s" % (why, lingers)
+
+
+def _is_in(unit: str) -> bool:
+    """Return whether this process is in a control group of that name; systemd answers before it has moved it."""
+    give_up_at = time.monotonic() + ANSWER_S
+    while time.monotonic() < give_up_at:
+        if unit in own_control_groups():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def own_control_groups() -> str:
+    """Return the control groups of this process, as the kernel lists them."""
+    with open("/proc/self/cgroup") as file:
+        return file.read()

@@ -26,7 +26,7 @@ from typing import Any
 from infra.instance.deadline import hold, steady
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
-from infra.instance.programs import KILL_S, last_line, outlive_login, run
+from infra.instance.programs import KILL_S, last_line, run
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, outputs, read_json, write_json
 
 TICK_S = 0.1
@@ -390,7 +390,6 @@ class Watch:
     def run(self) -> None:
         """Watch until the machine ends."""
         self.extend_deadline()
-        self.say("beyond the login: %s" % outlive_login(os.path.basename(self.root)))
         self.start_trainer()
         self.gpu.start()
         polled_metadata_at = float("-inf")

@@ -13,7 +13,13 @@ import pytest
 
 from infra.instance import programs
 from infra.instance.programs import MISSING, OVERDUE, outlive_login, run, run_as_root
-from tests.support.bare_machine import SUDO
+
+
+def fake(folder: Path, name: str, body: str) -> None:
+    """Put a program there; it writes down how it was called."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n{body}\n')
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -24,14 +30,11 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("PIXEL_ORCH_RUN", str(tmp_path))
     (tmp_path / "deadline").write_text("0\n")
+    fake(folder, "sudo", 'shift; exec "$@"')
+    answers = iter(["0::/user.slice/session-4.scope\n"])  # systemd takes a moment
+    unit = f"0::/system.slice/pixel-orch-my-run-{os.getpid()}.scope\n"
+    monkeypatch.setattr(programs, "own_control_groups", lambda: next(answers, unit))
     return folder
-
-
-def fake(folder: Path, name: str, body: str) -> None:
-    """Put a program there; it writes down how it was called."""
-    path = folder / name
-    path.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n{body}\n')
-    path.chmod(0o755)
 
 
 def test_a_program_gives_its_code_and_both_outputs() -> None:
@@ -79,6 +82,7 @@ def test_a_program_that_nothing_can_end_is_left_behind(monkeypatch: pytest.Monke
 
 
 def test_where_there_is_no_sudo_a_command_runs_as_it_is(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fakes / "sudo").unlink()
     monkeypatch.setenv("PATH", str(fakes))
     assert run_as_root(["nothing-like-this"], 10) == (MISSING, "nothing-like-this is not installed")
     (fakes / "here").symlink_to("/bin/true")
@@ -94,7 +98,6 @@ CALL = (
 
 
 def test_systemd_moves_the_agent_out_of_the_session_and_lets_the_user_linger(fakes: Path) -> None:
-    fake(fakes, "sudo", SUDO.partition("\n")[2])
     fake(fakes, "loginctl", "")
     fake(fakes, "busctl", "")
     assert outlive_login("my run") == f"in pixel-orch-my-run-{os.getpid()}.scope, lingering"
@@ -110,7 +113,15 @@ def test_without_sudo_the_users_own_manager_is_asked(fakes: Path) -> None:
     assert f"busctl --user {CALL}" in (fakes / "calls").read_text().splitlines()
 
 
+def test_a_move_that_does_not_come_is_said(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(fakes, "busctl", "echo no reply")
+    monkeypatch.setattr(programs, "own_control_groups", lambda: "0::/user.slice/session-4.scope\n")
+    monkeypatch.setattr(programs, "ANSWER_S", 0.3)
+    assert outlive_login("my run").startswith("in the session (no reply)")
+
+
 def test_without_systemd_it_stays_where_it_is(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fakes / "sudo").unlink()
     monkeypatch.setenv("PATH", str(fakes))
     assert outlive_login("my run").startswith("in the session (busctl is not installed)")
 

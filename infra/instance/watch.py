@@ -125,13 +125,22 @@ class Watch:
         log.close()
         self.save()
 
-    @staticmethod
-    def link_outputs(out: str, code: str) -> None:
-        """Link `out/` into the working folder, for a program that reads and writes its files only there."""
+    def link_outputs(self, out: str, code: str) -> None:
+        """Link `out/` into the working folder, for a program that reads and writes its files only there.
+
+        What the user's folder had under such a name is from an earlier run: it would hide the metrics of this one, and
+        the checkpoint to resume from. It is set aside.
+        """
         for name in ["metrics.jsonl"] + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
-            link = os.path.join(code, name)
-            if not os.path.lexists(link):
-                os.symlink(os.path.join(out, name), link)
+            link, target = os.path.join(code, name), os.path.join(out, name)
+            if os.path.isdir(link) or (os.path.islink(link) and os.readlink(link) == target):
+                continue
+            if os.path.lexists(link):
+                aside = os.path.join(self.folder, "set-aside")
+                os.makedirs(aside, exist_ok=True)
+                os.replace(link, os.path.join(aside, name))
+                self.say("%s of the sent folder is set aside: the run's own file has this name" % name)
+            os.symlink(target, link)
 
     def signal_trainer(self, number: int) -> None:
         """Send a signal to the trainer's process group."""

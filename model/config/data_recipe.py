@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model.config.data_flags import add_prepare
+from model.config.data_flags import CAMERAS, add_prepare
 from model.config.datasets import REGISTRY, Registered
 from model.errors import DataError
 
@@ -76,6 +76,12 @@ def check(entry: Registered, options: Options) -> None:
             raise DataError(f"--{name.replace('_', '-')} does not apply to {entry.name}; omit it")
     if options.topics and entry.kind != "rosbag":
         raise DataError(f"--topic does not apply to {entry.name}; omit it")
+    wanted = CAMERAS if options.cameras == "all" else options.cameras.split(",")
+    for given in options.topics:
+        camera = given.partition("=")[0]
+        if camera not in wanted:
+            names = ",".join(one for one in CAMERAS if one in (*wanted, camera))
+            raise DataError(f"--topic {given}: {camera} is not among --cameras; add it: --cameras {names}")
     if entry.own and options.source is None:
         raise DataError(f"{entry.name} reads your own files; give them with --source PATH")
 

@@ -60,7 +60,6 @@ def open_driving(entry: Registered, options: Options, folder: Path, *, stream: T
     frames.require_decoder()
     paths = paths_of(entry, options, stream)
     cameras = Cameras(_cameras(options.cameras), read_topics(options.topics))
-    _check_given(cameras)
     recipe = Recipe(options.size or DRIVING_SIZE, options.crop, options.levels)
     selection = Selection(recipe, cameras, options.stride, options.commit_bytes)
     if entry.drive_s:
@@ -345,18 +344,6 @@ def _cameras(text: str) -> tuple[str, ...]:
     if unknown or len(set(names)) != len(names):
         raise DataError(f"--cameras {text}: give all, or some of {','.join(CAMERAS)}")
     return tuple(camera for camera in CAMERAS if camera in names)
-
-
-def _check_given(cameras: Cameras) -> None:
-    """Check that --topic names wanted cameras only.
-
-    Raises:
-        DataError: it names another one.
-    """
-    for camera, topic in cameras.given:
-        if camera not in cameras.wanted:
-            names = ",".join(one for one in CAMERAS if one in (*cameras.wanted, camera))
-            raise DataError(f"--topic {camera}={topic}: {camera} is not among --cameras; add it: --cameras {names}")
 
 
 def paths_of(entry: Registered, options: Options, stream: TextIO | None = None) -> list[Path]:

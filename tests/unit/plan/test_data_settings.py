@@ -21,6 +21,9 @@ from orchestrator.plan.validators import check_data, check_prepare
         ("cifar10", {"colour": "4"}, "--prepare: unrecognized arguments: --colour=4"),
         ("cifar10", {"size": "32"}, "--prepare: --size does not apply to cifar10; omit it"),
         ("cifar10", {"unverified": "maybe"}, "--prepare: argument --unverified: ignored explicit argument 'maybe'"),
+        ("udacity-2-1", {"topic": "front=/a"}, "--prepare: argument --topic: 'front=/a' is not CAMERA=TOPIC"),
+        ("udacity-2-1", {"topic": "left=/a"}, "left is not among --cameras; add it: --cameras left,center"),
+        ("cifar10", {"topic": "left=/a"}, "--topic does not apply to cifar10"),
         ("cifar10", {"lev": "8"}, "--prepare: unrecognized arguments: --lev=8"),
     ],
 )
@@ -36,6 +39,8 @@ def test_a_preparation_that_cannot_work_is_refused_before_a_machine_is_rented(
 def test_a_preparation_that_can_work() -> None:
     drive = {"size": "32", "stride": "4", "min_speed": "2", "unverified": "true", "source": "https://here.example.com"}
     assert check_prepare(TrainConfig(dataset="udacity-2-1"), drive) == drive
+    cameras = {"topic": "left=/a/image_raw,center=/b/image_raw", "cameras": "left,center"}
+    assert check_prepare(TrainConfig(dataset="udacity-2-1"), cameras) == cameras
     assert check_prepare(TrainConfig(), {}) == {}
     with pytest.raises(SpecError, match="--prepare is for the bundled trainer"):
         check_prepare(None, drive)

@@ -12,12 +12,14 @@ from infra.instance.trainer_files import MOST_BYTES_A_POLL, new_text
 def test_a_progress_bar_is_sent_as_it_grows(tmp_path: Path) -> None:
     """tqdm ends a line by CR, and by LF only when the bar is full."""
     log = tmp_path / "trainer.log"
-    log.write_bytes(b"\rtraining:  10%|#   |")
+    first, second = "\rtraining:  10%|#   |", "\rtraining:  20%|##  |"
+    log.write_text(first)
     text, offset, size = new_text(str(log), 0, whole_lines=False)
-    assert (text, offset, size) == ("\rtraining:  10%|#   |", 20, 20)
-    with log.open("ab") as file:
-        file.write(b"\rtraining:  20%|##  |")
-    assert new_text(str(log), offset, whole_lines=False) == ("\rtraining:  20%|##  |", 40, 40)
+    assert (text, offset, size) == (first, len(first), len(first))
+    with log.open("a") as file:
+        file.write(second)
+    both = len(first + second)
+    assert new_text(str(log), offset, whole_lines=False) == (second, both, both)
 
 
 def test_half_a_line_of_metrics_waits_for_the_rest_until_nobody_writes(tmp_path: Path) -> None:

@@ -24,14 +24,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
@@ -55,6 +56,18 @@ def client(service: str, region: str) -> Any:
     return boto3.client(service, region_name=region, config=config)
 
 
+@contextlib.contextmanager
+def not_by_proxy(host: str) -> Iterator[None]:
+    """Let new clients ask a host without a proxy: a VPC has its own endpoint for it, which a proxy does not see."""
+    keep_from_proxy(os.environ)  # there is a `no_proxy` now, where there is a proxy
+    before = {name: os.environ[name] for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)}
+    os.environ.update({name: f"{value},{host}" for name, value in before.items()})
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
 def own_user_id(place: dict[str, Any]) -> str:
     """Return this machine's `aws:userid`, as S3 will see it.
 
@@ -62,7 +75,12 @@ def own_user_id(place: dict[str, Any]) -> str:
         PermissionError: the credentials are not those of an instance's role: no reader would take what they write.
     """
     region = Metadata().get("placement/region") or place["region"]
-    user_id = str(client("sts", region).get_caller_identity()["UserId"])
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    try:
+        with not_by_proxy(f"sts.{region}.{suffix}"):
+            user_id = str(client("sts", region).get_caller_identity()["UserId"])
+    except (BotoConnectionError, HTTPClientError):  # only the proxy leads out
+        user_id = str(client("sts", region).get_caller_identity()["UserId"])
     if not instance_of(user_id):
         raise PermissionError(
             f"boto3 finds credentials of {user_id}, which are not those of this instance's role; "

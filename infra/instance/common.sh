@@ -157,6 +157,7 @@ take_proxies() {
       *) continue ;;
     esac
     value=${value%%[[:space:]]#*}
+    value=${value%"${value##*[![:space:]]}"}  # without blanks at its end
     value=${value#[\"\']}
     value=${value%[\"\']}
     if [ -z "${!name:-}" ]; then export "$name=$value"; fi

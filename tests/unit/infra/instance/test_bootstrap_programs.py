@@ -155,7 +155,7 @@ def test_a_connection_that_is_cut_leaves_a_set_up_that_ends_by_itself(machine: P
 
 def test_the_proxies_of_etc_environment_are_for_pip_and_apt_and_not_for_the_machine_itself(machine: Path) -> None:
     (machine / "environment").write_text(
-        'PATH="/usr/bin"\nhttp_proxy="http://proxy:3128"\nexport HTTPS_PROXY=http://proxy:3128 # ours\n'
+        'PATH="/usr/bin"\nhttp_proxy="http://proxy:3128"\nexport HTTPS_PROXY=\'http://proxy:3128\'  # ours\n'
         "no_proxy=.corp\nX=$(y)\n"
     )
     python(machine, ensurepip=False)

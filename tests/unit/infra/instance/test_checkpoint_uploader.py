@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.utils import get_environ_proxies
 
 from infra.instance import checkpoint_uploader
 from infra.instance.checkpoint_uploader import RemoteStore
@@ -20,6 +22,13 @@ PREFIX, OTHER = "pixel-orch/digits-0123abcd", "pixel-orch/cifar-89abcdef"
 ROLE = "AROAEXAMPLE0123456789"
 FIRST, SECOND, STRANGER = "i-0aaaaaaaaaaaaaaa1", "i-0aaaaaaaaaaaaaaa2", "i-0bbbbbbbbbbbbbbb9"
 RUN = [FIRST, SECOND]
+
+
+class NoMetadata:
+    """The metadata of a machine that has none."""
+
+    def get(self, path: str) -> None:
+        return None
 
 
 def user_id(instance_id: str) -> str:
@@ -195,10 +204,6 @@ def test_keys_that_are_not_the_instance_s_role_s_are_refused_with_the_remedy(mon
         assert (service, region) == ("sts", "eu-west-1")
         return Sts()
 
-    class NoMetadata:
-        def get(self, path: str) -> None:
-            return None
-
     monkeypatch.setattr(checkpoint_uploader, "client", client)
     monkeypatch.setattr(checkpoint_uploader, "Metadata", NoMetadata)
     assert checkpoint_uploader.own_user_id({"region": "eu-west-1"}) == user_id(FIRST)
@@ -222,3 +227,28 @@ def test_until_sts_answers_nothing_is_written_and_it_is_asked_again(tmp_path: Pa
     assert machine.bucket.objects == {}
     machine.store.upload_new_files()
     assert f"{own(FIRST)}/checkpoints/checkpoint-10.pt" in machine.bucket.objects
+
+
+@pytest.mark.parametrize("leads_out", ["directly", "by the proxy"])
+def test_sts_is_asked_without_the_proxy_where_that_works(monkeypatch: pytest.MonkeyPatch, leads_out: str) -> None:
+    """Which proxy a client uses is decided when it is made."""
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", ".corp")
+    monkeypatch.setenv("NO_PROXY", ".corp")
+    made: list[str] = []
+
+    class Sts:
+        def get_caller_identity(self) -> dict[str, str]:
+            if made[-1] != leads_out:
+                raise EndpointConnectionError(endpoint_url="https://sts.eu-west-1.amazonaws.com")
+            return {"UserId": user_id(FIRST)}
+
+    def client(service: str, region: str) -> Any:
+        made.append("by the proxy" if get_environ_proxies(f"https://{service}.{region}.amazonaws.com") else "directly")
+        return Sts()
+
+    monkeypatch.setattr(checkpoint_uploader, "client", client)
+    monkeypatch.setattr(checkpoint_uploader, "Metadata", NoMetadata)
+    assert checkpoint_uploader.own_user_id({"region": "eu-west-1"}) == user_id(FIRST)
+    assert made == ["directly", "by the proxy"][: 1 if leads_out == "directly" else 2]
+    assert "amazonaws" not in os.environ["no_proxy"]

@@ -13,7 +13,7 @@ import pytest
 from botocore.utils import get_environ_proxies
 
 from infra.instance.agent import status
-from infra.instance.metadata import Metadata, keep_from_proxy
+from infra.instance.metadata import Metadata, keep_from_proxy, take_proxies
 from infra.instance.watch import DEAF_AFTER, Watch
 
 NOTICE = '{"action":"terminate","time":"2026-11-28T00:00:00Z"}'
@@ -135,3 +135,33 @@ def test_the_agent_says_once_that_the_metadata_do_not_answer_and_that_they_do_ag
         watch.poll_metadata()
     assert log.read_text().count("answers again") == 1
     assert status(str(tmp_path), 0, 0)["metadata_problem"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("http_proxy=http://p:1\n", {"http_proxy": "http://p:1"}),
+        ('export https_proxy="http://p:1"\nLANG=C\n', {"https_proxy": "http://p:1"}),
+        ("HTTP_PROXY='http://u:p=w#1@p:1'  # the company's\n", {"HTTP_PROXY": "http://u:p=w#1@p:1"}),
+        ("# http_proxy=http://p:1\nPATH=/bin\nbroken line\n", {}),
+        ("http_proxy=\n", {}),
+        ("all_proxy=socks5://p:1\nno_proxy=.corp,10.0.0.0/8", {"all_proxy": "socks5://p:1"}),
+    ],
+)
+def test_the_proxies_of_etc_environment_are_taken_where_the_login_did_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, found: dict[str, str]
+) -> None:
+    (tmp_path / "environment").write_text(content)
+    monkeypatch.setenv("PIXEL_ORCH_ETC_ENVIRONMENT", str(tmp_path / "environment"))
+    environ: dict[str, str] = {}
+    take_proxies(environ)
+    assert {name: value for name, value in environ.items() if name.lower() != "no_proxy" and value} == found
+    if found:
+        names = environ["no_proxy"].split(",")
+        assert {"169.254.169.254", "localhost", "127.0.0.1", "::1"} <= set(names)
+        assert (".corp" in names) is (".corp" in content)
+    theirs = {"http_proxy": "http://of-the-login:1"}
+    take_proxies(theirs)
+    assert theirs["http_proxy"] == "http://of-the-login:1"
+    monkeypatch.setenv("PIXEL_ORCH_ETC_ENVIRONMENT", str(tmp_path / "none"))
+    take_proxies(environ)

@@ -9,19 +9,13 @@ Standard library only, Python 3.8 and later.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from infra.instance.deadline import steady
+
 STILL_S = 1.0  # between two looks at the same content
 STILL_UNSEEN_S = 10.0  # where another user's process may write: what it has open cannot be seen
-
-
-def steady() -> float:
-    """Return seconds that nobody can set: since the boot, suspended ones included where the system counts them."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
 
 
 def open_to_write(processes: str = "/proc") -> set[tuple[int, int]]:

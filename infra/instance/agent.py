@@ -48,7 +48,7 @@ from infra.instance.watch import Watch, is_watched, noted_end, uploader_state
 
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)
-ANSWER_S = 20.0  # for a command that root runs at once
+ANSWER_S = 8.0  # for a command that root runs at once; the owner waits 30 s for our answer
 PROTOCOL = 2  # of the answers; `orchestrator/host/answers.py` reads them. Version 0.1.0 sent none
 
 # -- code sync

@@ -72,14 +72,15 @@ end_group() {  # PID: ends a process group; returns 1 if it does not end. sudo, 
   return 1
 }
 
+# A function that is called as the command sees the local variables here in the place of its own script's.
 attend() {  # SECONDS NAME COMMAND...: runs it with its output in "$spool"; sets why and returns the exit code if it fails
-  local limit_s=$1 name=$2 pid began_ms told_ms status nap_ms=5 left="" word
+  local limit_s=$1 title=$2 pid began_ms told_ms status nap_ms=5 left="" word
   shift 2
   for word in ${PIXEL_ORCH_LIMITS:-}; do
-    if [ "${word%=*}" = "${name%% *}" ]; then limit_s=${word#*=}; fi
+    if [ "${word%=*}" = "${title%% *}" ]; then limit_s=${word#*=}; fi
   done
   spool="$work/$BASHPID.$((++spools))"
-  if ! : >"$spool"; then why="$name: cannot write to $work"; return 1; fi
+  if ! : >"$spool"; then why="$title: cannot write to $work"; return 1; fi
   read_uptime
   began_ms=$now_ms told_ms=$now_ms
   set -m  # in a process group of its own
@@ -92,19 +93,19 @@ attend() {  # SECONDS NAME COMMAND...: runs it with its output in "$spool"; sets
     read_uptime
     if [ $((now_ms - began_ms)) -ge $((limit_s * 1000)) ]; then
       end_group "$pid" || left=", and it cannot be killed: it hangs in the kernel"
-      why="$name did not end within $limit_s s$left; $(its_words)"
+      why="$title did not end within $limit_s s$left; $(its_words)"
       return "$OVERDUE"
     fi
     if [ $((now_ms - told_ms)) -ge "$TELL_EVERY_MS" ]; then
       told_ms=$now_ms
-      say "$name: $(((now_ms - began_ms) / 1000)) s so far; $(its_words)"
+      say "$title: $(((now_ms - began_ms) / 1000)) s so far; $(its_words)"
     fi
     pause "$(printf '0.%03d' "$nap_ms")"
     nap_ms=$((nap_ms < 200 ? nap_ms * 2 : 200))
   done
   status=$(cat "$spool.code" 2>/dev/null) || true
   status=${status:-137}
-  if [ "$status" != 0 ]; then why="$name ended with exit code $status; $(its_words)"; fi
+  if [ "$status" != 0 ]; then why="$title ended with exit code $status; $(its_words)"; fi
   return "$status"
 }
 

@@ -60,8 +60,8 @@ if [ -n "$url" ]; then
   say "$url has no data yet; preparing them on this machine"
 fi
 python=$(with_packages "the preparation of data" 3.10 "numpy PIL pydantic simplejpeg lz4" "numpy pillow pydantic>=2.6 simplejpeg lz4")
-prepare() { cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$name" "$@"; }
-step "$HOURS_S" "preparing $name" prepare "$@" || {
+prepare() { cd "$root/code" && PIXEL_ORCH_DATA="$data" "$python" -m model data prepare "$@"; }
+step "$HOURS_S" "preparing $name" prepare "$name" "$@" || {
   status=$?
   if [ -n "$url" ]; then say "$url has no data, and this machine cannot prepare $name: $(because)"; fi
   exit "$status"

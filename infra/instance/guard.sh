@@ -16,24 +16,26 @@ mkdir -p "$dir" && chmod 777 "$dir"
 echo $((now + 60 * minutes)) >"$dir/deadline"
 chmod 666 "$dir/deadline"
 if [ "$most" -gt 0 ]; then echo $((now + 60 * most)) >"$dir/limit"; fi
-# shellcheck disable=SC2016
-watch='late=0
-while sleep "$1"; do
-  end=$(cat "$2/deadline" 2>/dev/null)
+# In a file: of the words of a unit systemd replaces each `$` once its configuration was read again (daemon-reload).
+cat >"$dir.guard" <<'SH'
+late=0
+while sleep "$2"; do
+  end=$(cat "$3/deadline" 2>/dev/null)
   case $end in "" | *[!0-9]*) continue ;; esac
   if [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ]; then late=0; continue; fi
   case $late in
     0) { systemctl poweroff || shutdown -h now || poweroff; } & ;;
     8) { systemctl poweroff --force || poweroff -f; } & ;;
     16) { systemctl poweroff --force --force || poweroff -f -f; } & ;;
-    24) { [ "$2" = /run/pixel-orch ] && echo o >/proc/sysrq-trigger; } & ;;
+    24) { [ "$3" = /run/pixel-orch ] && echo o >/proc/sysrq-trigger; } & ;;
   esac
   late=$(((late + 1) % 32))
-done'
+done
+SH
 # Without dependencies: this early in the boot, systemd would otherwise delay the unit until later units have started.
-systemd-run --no-block --collect --unit=pixel-orch-guard -p DefaultDependencies=no -p Restart=always -p KillMode=process \
-  /bin/sh -c "$watch" pixel-orch-guard "$tick_s" "$dir" 2>/dev/null ||
-  { setsid nohup /bin/sh -c "$watch" pixel-orch-guard "$tick_s" "$dir" >/dev/null 2>&1 </dev/null & }
+systemd-run --no-block --collect --unit=pixel-orch-guard -p DefaultDependencies=no -p Restart=always -p RestartSec=5 \
+  -p KillMode=process /bin/sh "$dir.guard" pixel-orch-guard "$tick_s" "$dir" 2>/dev/null ||
+  { setsid nohup /bin/sh "$dir.guard" pixel-orch-guard "$tick_s" "$dir" >/dev/null 2>&1 </dev/null & }
 # Upgrades in the background would replace the NVIDIA driver under the trainer. Until the next boot they do not start; a unit that
 # is not there is no failure.
 upgrades="apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service unattended-upgrades.service

@@ -100,7 +100,9 @@ def test_data_that_cannot_be_prepared_say_why_in_the_last_line(machine: Path) ->
     for name in ("numpy", "PIL", "pydantic", "simplejpeg", "lz4"):
         (machine / "programs" / "site" / f"{name}.py").touch()
     (machine / "run" / "code" / "model").mkdir(parents=True)
-    (machine / "run" / "code" / "model" / "__main__.py").write_text("raise SystemExit('no such data set: digits')\n")
+    (machine / "run" / "code" / "model" / "__main__.py").write_text(
+        "import sys\nraise SystemExit('no such data set: ' + sys.argv[3])\n"
+    )
     (machine / "run" / "bin" / "dataset_sync.py").write_text("import sys; sys.exit(4)")
     (machine / "programs" / "site" / "boto3.py").touch()
     code, _, err = run(machine, "data.sh", "digits", "s3://bucket/digits", "")

@@ -30,13 +30,13 @@ import time
 from typing import IO, Any, BinaryIO
 
 from infra.instance.deadline import hold, longest
+from infra.instance.digests import outputs
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
     new_text,
     others,
-    outputs,
     pack,
     read,
     read_json,
@@ -164,7 +164,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         state.update(noted_end(root))
     note_heartbeat(root, allow_s)
     uploader = uploader_state(root)
-    found = outputs(root, state)
+    found, waiting = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
     out = os.path.join(root, "out")
     metrics, metrics_offset, metrics_bytes = new_text(os.path.join(out, "metrics.jsonl"), metrics_offset, not is_over)
@@ -185,6 +185,8 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "metrics_bytes": metrics_bytes,
         "log_bytes": log_bytes,
         "outputs": found,
+        "waiting_files": len(waiting),
+        "waiting_bytes": sum(waiting),
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),

@@ -34,14 +34,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from infra.instance.digests import alone, outputs
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
-from infra.instance.trainer_files import outputs, read_json, sha256_of, write_json
+from infra.instance.trainer_files import read_json, sha256_of, write_json
 
 PART_BYTES = 16 << 20
 LOOK_EVERY_S = 1.0
 LONGEST_WAIT_S = 30.0  # between two attempts after a failure
 METRICS_EVERY_S = 30.0
+DIGESTS_WITHIN_S = 900.0  # after the trainer's end
 RESTORED = 2  # the newest, and the one before it in case the trainer refuses the newest
 TRIED = 4  # how many of the newest checkpoints are checked for whole ones
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
@@ -112,7 +114,7 @@ class RemoteStore:
         self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) at its last upload
         self._state_sent: dict[str, Any] = {}
         self.is_done = False  # the trainer has exited, and all its checkpoints are stored
-        self._metrics_at = 0.0
+        self._metrics_at = self._waiting_since = 0.0
         self._ask_user_id = user_id
         self._user_id = ""
 
@@ -138,10 +140,15 @@ class RemoteStore:
     def upload_new_files(self) -> None:
         """Run one round. Checkpoints go first: a state in S3 that says "exited" then has all of them beside it."""
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
-        for output in outputs(self.root, state):
+        found, waiting = outputs(self.root, state)
+        for output in found:
             if output["sha256"] not in self.stored and output["name"].startswith("checkpoint-"):
                 self.store(output)
         has_ended = state.get("trainer", {}).get("state") == "exited"
+        if has_ended and waiting:  # the last checkpoint may be among those without a digest
+            self._waiting_since = self._waiting_since or time.monotonic()
+            if time.monotonic() - self._waiting_since < DIGESTS_WITHIN_S:
+                return
         if has_ended or time.monotonic() - self._metrics_at > METRICS_EVERY_S:
             self._metrics_at = time.monotonic()
             self.send("out/metrics.jsonl", "metrics.jsonl")
@@ -169,9 +176,15 @@ class RemoteStore:
         )
         head = self.s3.head_object(Bucket=self.bucket, Key=key)
         is_same = head["ContentLength"] == output["size_bytes"] and head["Metadata"].get("sha256") == output["sha256"]
-        if is_same and os.path.exists(path) and sha256_of(path) == output["sha256"]:
+        if is_same and self.digest_now(path) == output["sha256"]:
             self.stored[output["sha256"]] = output
             self.write_ledger()
+
+    def digest_now(self, path: str) -> str:
+        """Return the SHA-256 of a file as it is now, "" if the trainer has pruned it."""
+        with contextlib.suppress(FileNotFoundError), alone(self.root):
+            return sha256_of(path)
+        return ""
 
     def find(self, name: str) -> str | None:
         """Return the path of a trainer's file, or None."""

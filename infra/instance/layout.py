@@ -15,7 +15,17 @@ from importlib import resources
 PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json")
 PROGRAMS_FOR_BUCKET = ("checkpoint_uploader.py",)
 PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
-MODULES = ("__init__.py", "deadline.py", "gpu.py", "metadata.py", "programs.py", "trainer_files.py", "watch.py")
+MODULES = (
+    "__init__.py",
+    "complete_files.py",
+    "deadline.py",
+    "digests.py",
+    "gpu.py",
+    "metadata.py",
+    "programs.py",
+    "trainer_files.py",
+    "watch.py",
+)
 MODULES_FOR_BUCKET = ("s3_layout.py",)
 
 

@@ -94,7 +94,7 @@ def listed(root: str, state: dict[str, Any]) -> Iterator[tuple[str, str, os.stat
         except OSError:
             continue
         for name in names:
-            path = os.path.join(folder, name)
+            path = folder + os.sep + name  # `os.path.join` of 100,000 files takes a tenth of a second
             if name in seen or not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
                 continue
             try:
@@ -107,33 +107,6 @@ def listed(root: str, state: dict[str, Any]) -> Iterator[tuple[str, str, os.stat
                     continue  # code sync or the agent put it there, not the trainer
             seen.add(name)
             yield name, path, status
-
-
-def outputs(root: str, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the trainer's checkpoints and sample grids with size in bytes and digest; digests are cached.
-
-    Args:
-        root: the run's folder.
-        state: of the watch process.
-    """
-    cache_path = os.path.join(root, "agent", "digests.json")
-    cache: dict[str, str] = read_json(cache_path, {})
-    fresh: dict[str, str] = {}
-    found: list[dict[str, Any]] = []
-    for name, path, status in listed(root, state):
-        key = "%s:%d:%d:%d" % (name, status.st_size, status.st_mtime_ns, status.st_ino)
-        try:
-            fresh[key] = cache.get(key) or sha256_of(path)
-        except OSError:
-            continue
-        step = int(name.split("-")[1].split(".")[0])
-        found.append({"name": name, "step": step, "size_bytes": status.st_size, "sha256": fresh[key]})
-    if fresh != cache:
-        try:
-            write_json(cache_path, fresh)
-        except OSError:
-            pass  # the disk is full: the next call computes the digests again
-    return sorted(found, key=lambda entry: (entry["step"], entry["name"]))
 
 
 def new_text(path: str, offset: int, whole_lines: bool) -> tuple[str, int, int]:

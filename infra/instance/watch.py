@@ -24,10 +24,11 @@ import time
 from typing import Any
 
 from infra.instance.deadline import hold, steady
+from infra.instance.digests import Hasher, outputs
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.programs import KILL_S, last_line, run
-from infra.instance.trainer_files import CHECKPOINT, found_in_code, outputs, read_json, write_json
+from infra.instance.trainer_files import CHECKPOINT, found_in_code, read_json, write_json
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -330,8 +331,8 @@ class Watch:
         if not uploader.get("done"):
             return False  # the state in S3 does not have the trainer's exit yet
         stored = {entry["sha256"] for entry in uploader.get("stored", [])}
-        found = outputs(self.root, self.state)
-        return all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
+        found, waiting = outputs(self.root, self.state)
+        return not waiting and all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
 
     def enforce_limits(self) -> None:
         """Stop the trainer and shut the instance down when a limit is reached.
@@ -401,6 +402,7 @@ class Watch:
         self.extend_deadline()
         self.start_trainer()
         self.gpu.start()
+        Hasher(self.root, lambda: self.state).start()
         polled_metadata_at = float("-inf")
         while True:
             self.poll_trainer()

@@ -31,6 +31,7 @@ from orchestrator.runs.state import Attempt
 POLL_UNDER_NOTICE_S = 0.5
 REST_S, REST_TRIES = 300.0, 3  # for a log and metrics of gigabytes after the trainer's end; polls without news
 REST_POLL_S = 0.1  # while a part of a long log is left
+DIGEST_S, DIGEST_BYTES_S, DIGEST_MOST_S = 60.0, 20e6, 3600.0  # for digests after the trainer's end, by a slow disk
 SLOW_S, SLOW_BYTES = 30.0, 256 << 10  # 8 KiB/s
 
 
@@ -197,6 +198,7 @@ class AttemptLeader:
     def _ended(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> Outcome:
         """Decide what the end of the trainer means, after all that it left is downloaded."""
         status = self._poll_the_rest(monitor, host, status)
+        status = self._wait_for_digests(monitor, host, status)
         status = self._wait_for_s3(monitor, host, status)
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
@@ -248,6 +250,20 @@ class AttemptLeader:
                 is_on_its_way = monitor.tail.left_bytes and (status.metrics or status.log)
                 tries_left = REST_TRIES if is_on_its_way else tries_left - 1
             self.clock.sleep(min(self.policy.poll_s, REST_POLL_S if tries_left == REST_TRIES else 0.5))
+        return status
+
+    def _wait_for_digests(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
+        """Poll until the last checkpoint is listed and here: the machine may have to read gigabytes for its digest."""
+        give_up_at = self.clock.now() + min(DIGEST_S + status.waiting_bytes / DIGEST_BYTES_S, DIGEST_MOST_S)
+        while status.waiting_files and status.agent_alive and self.clock.now() < give_up_at:
+            self._keep_to_limits(monitor)
+            if self.stop.reason and self._is_stop_over(monitor, 0.0):
+                break
+            self.clock.sleep(min(self.policy.poll_s, 0.5))
+            try:
+                status = monitor.poll(host)
+            except HostError:
+                break
         return status
 
     def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:

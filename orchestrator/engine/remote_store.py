@@ -53,7 +53,8 @@ class RemoteStore(Protocol):
 def is_uploaded(status: HostStatus) -> bool:
     """Return whether S3 has all that an ended trainer left: each checkpoint, its metrics, and how it ended."""
     have = {output.sha256 for output in status.stored}
-    return status.s3_done and all(output.sha256 in have for output in status.outputs if output.is_checkpoint)
+    is_listed = all(output.sha256 in have for output in status.outputs if output.is_checkpoint)
+    return status.s3_done and not status.waiting_files and is_listed
 
 
 class RemoteCopy:

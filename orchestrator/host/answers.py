@@ -157,6 +157,8 @@ class StatusAnswer(_Answer):
     metrics_bytes: Size | None = None  # of the whole file; an agent of 0.1.0 does not say it
     log_bytes: Size | None = None
     outputs: Entries
+    waiting_files: Size = 0
+    waiting_bytes: Annotated[int, Field(ge=0, le=MOST_FILES * MOST_SIZE_BYTES)] = 0
     stored: Entries = []
     s3_problem: Words = ""
     metadata_problem: Words = ""
@@ -301,6 +303,8 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         metrics_left_bytes=_left(answer.metrics_bytes, new.metrics, answer.metrics),
         log_left_bytes=_left(answer.log_bytes, new.log, answer.log),
         outputs=tuple(entry.output() for entry in answer.outputs),
+        waiting_files=answer.waiting_files,
+        waiting_bytes=answer.waiting_bytes,
         stored=tuple(entry.output() for entry in answer.stored),
         s3_trouble=answer.s3_problem,
         metadata_trouble=answer.metadata_problem,

@@ -114,6 +114,8 @@ class HostStatus:
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
     metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
     log_left_bytes: int = 0
+    waiting_files: int = 0  # checkpoints and sample grids that are not listed yet: their digests are being computed
+    waiting_bytes: int = 0
     gpu: Mapping[str, Any] = field(
         default_factory=dict
     )  # what nvidia-smi reports while the trainer runs; {} without a GPU

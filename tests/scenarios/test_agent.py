@@ -234,6 +234,7 @@ def test_a_notice_saves_and_leaves_the_machine_to_aws(machine: Machine, metadata
     machine.start(owner_timeout_s=2.0)
     metadata["spot/instance-action"] = '{"action": "terminate", "time": "2026-11-23T20:00:00Z"}'
     until(lambda: machine.status()["trainer"]["state"] == "exited")
+    until(lambda: not machine.status()["waiting_files"])
     look = machine.status()
     assert look["notice"]["time"] == "2026-11-23T20:00:00Z"
     assert look["trainer"]["asked"] is True
@@ -259,6 +260,7 @@ def test_stop_saves(machine: Machine) -> None:
     machine.start()
     machine.agent("stop")
     until(lambda: machine.status()["trainer"]["state"] == "exited")
+    until(lambda: not machine.status()["waiting_files"])
     assert machine.status()["outputs"][0]["step"] == 7
 
 

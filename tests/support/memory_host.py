@@ -68,6 +68,7 @@ class Machine:
     setup_problem: tuple[int, str] | None = None  # with which its bootstrap ends: exit code, output
     stuck_at_step: int | None = None
     save_s: float = 0.0  # from SIGTERM to the checkpoint
+    digest_s: float = 0.0  # from a finished checkpoint until it has its digest
     carry_s: float = 0.0  # from a finished checkpoint until it is whole in S3
     carried: int = 0  # the step of the last one that is
     stop_at: float | None = None
@@ -290,7 +291,9 @@ class MemoryHost:
         trainer, code, asked = self.trainer_at(now)
         text = self.metrics_at(now)
         new = text[cursor.metrics :]
-        outputs = tuple(self.outputs_at(now))
+        since = max(machine.command_started_at, now - machine.digest_s)
+        outputs = tuple(self.outputs_at(since))
+        waiting = len(tuple(self.outputs_at(now))) - len(outputs)
         stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
         true = HostStatus(
@@ -308,7 +311,9 @@ class MemoryHost:
             stored,
             "AccessDenied" if self._has_bucket and self.cloud.is_s3_refusing else "",
             gpu_trouble=machine.gpu_problem if trainer == "exited" and code else "",
-            s3_done=trainer == "exited" and len(stored) == len(outputs),
+            s3_done=trainer == "exited" and len(stored) == len(outputs) and not waiting,
+            waiting_files=waiting,
+            waiting_bytes=waiting << 30,
         )
         lie = self.machine.lie
         if not lie:
@@ -435,6 +440,8 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
         "metrics_bytes": status.cursor.metrics,
         "log_bytes": status.cursor.log,
         "outputs": [asdict(output) for output in status.outputs],
+        "waiting_files": status.waiting_files,
+        "waiting_bytes": status.waiting_bytes,
         "stored": [asdict(output) for output in status.stored],
         "s3_problem": status.s3_trouble,
         "s3_done": status.s3_done,

@@ -92,3 +92,26 @@ def test_a_long_set_up_says_what_it_does_and_that_is_not_written_down(home: Path
     assert told
     assert set(told) == {"  set-up: installing torch"}
     assert not [event for event in story.store.events() if isinstance(event, SetupProgress)]
+
+
+@pytest.mark.parametrize("digest_s", [5.0, 90.0])
+def test_the_last_checkpoint_is_waited_for_while_its_digest_is_computed(home: Path, digest_s: float) -> None:
+    def slow(number: int, machine: Machine) -> None:
+        machine.digest_s = digest_s
+
+    story = Story(home, slow)
+    state = story.engine().run()
+    assert (state.state, max(state.checkpoints)) == ("SUCCEEDED", 100)
+    check_invariants(story)
+
+
+def test_a_machine_that_never_has_its_digests_is_not_waited_for_without_end(home: Path) -> None:
+    def never(number: int, machine: Machine) -> None:
+        machine.digest_s = 1e6
+
+    story = Story(home, never)
+    state = story.engine().run()
+    assert (state.state, dict(state.checkpoints)) == ("SUCCEEDED", {})
+    first = state.attempts[0]
+    assert first.ended_at is not None
+    assert first.ended_at - first.started_at < 4500

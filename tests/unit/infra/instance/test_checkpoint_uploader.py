@@ -14,6 +14,7 @@ from botocore.utils import get_environ_proxies
 
 from infra.instance import checkpoint_uploader
 from infra.instance.checkpoint_uploader import RemoteStore
+from infra.instance.digests import Hasher
 from infra.instance.s3_layout import checkpoints
 from orchestrator.cloud.aws.s3 import S3Store
 from tests.support.bucket import Bucket
@@ -50,11 +51,17 @@ class Machine:
         self.store = RemoteStore(str(self.root), place, self.bucket, lambda: user_id(instance_id))
 
     def trained(self, step: int, content: bytes) -> None:
-        """Write a checkpoint and end, and let the uploader look once."""
+        """Write a checkpoint and end, and let the watch process and the uploader look once."""
         (self.root / "out" / f"checkpoint-{step}.pt").write_bytes(content)
         (self.root / "out" / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
         (self.root / "agent" / "state.json").write_text(json.dumps({"trainer": {"state": "exited", "exit_code": 0}}))
+        self.digest()
         self.store.upload_new_files()
+
+    def digest(self) -> None:
+        """Let the watch process compute what is missing."""
+        state = {"trainer": {"state": "exited"}, "code_before": {}}
+        Hasher(str(self.root), lambda: state).look()
 
 
 def planted(bucket: Bucket, key: str, content: bytes) -> None:
@@ -252,3 +259,15 @@ def test_sts_is_asked_without_the_proxy_where_that_works(monkeypatch: pytest.Mon
     assert checkpoint_uploader.own_user_id({"region": "eu-west-1"}) == user_id(FIRST)
     assert made == ["directly", "by the proxy"][: 1 if leads_out == "directly" else 2]
     assert "amazonaws" not in os.environ["no_proxy"]
+
+
+def test_the_end_of_a_run_is_told_in_s3_only_with_its_last_checkpoint(tmp_path: Path) -> None:
+    """The last checkpoint of a run may take a minute to get its digest: who reads "exited" there must find it."""
+    machine = Machine(Bucket(), tmp_path, FIRST)
+    digest, machine.digest = machine.digest, lambda: None  # type: ignore[method-assign]
+    machine.trained(10, b"weights")
+    assert machine.bucket.objects == {}
+    digest()
+    machine.store.upload_new_files()
+    assert f"{own(FIRST)}/checkpoints/checkpoint-10.pt" in machine.bucket.objects
+    assert machine.store.is_done

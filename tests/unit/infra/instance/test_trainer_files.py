@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infra.instance.trainer_files import CHECKPOINT, SAMPLES, found_in_code, outputs
+from infra.instance.trainer_files import CHECKPOINT, SAMPLES, found_in_code, listed
 from orchestrator.runs.outputs import CHECKPOINT_NAME, SAMPLES_NAME
+
+
+def names(root: Path, state: dict[str, Any]) -> list[str]:
+    return sorted(name for name, _, _ in listed(str(root), state))
 
 
 @pytest.fixture
@@ -26,16 +31,16 @@ def test_a_clock_that_is_stepped_hides_no_checkpoint_in_the_working_folder(root:
     own = root / "code" / "checkpoint-2.pt"
     own.write_bytes(b"of the trainer")
     os.utime(own, (1_000_010.0 + stepped_s,) * 2)
-    assert [one["name"] for one in outputs(str(root), state)] == ["checkpoint-2.pt"]
+    assert names(root, state) == ["checkpoint-2.pt"]
     (root / "code" / "checkpoint-1.pt").write_bytes(b"written again by the trainer")
-    assert [one["name"] for one in outputs(str(root), state)] == ["checkpoint-1.pt", "checkpoint-2.pt"]
+    assert names(root, state) == ["checkpoint-1.pt", "checkpoint-2.pt"]
 
 
 def test_the_state_of_an_agent_of_0_1_0_is_read_too(root: Path) -> None:
     for name, age_s in (("checkpoint-1.pt", -100), ("checkpoint-2.pt", 100)):
         (root / "code" / name).write_bytes(b"w")
         os.utime(root / "code" / name, (1_000_000.0 + age_s,) * 2)
-    assert [one["name"] for one in outputs(str(root), {"started_at": 1_000_000.0})] == ["checkpoint-2.pt"]
+    assert names(root, {"started_at": 1_000_000.0}) == ["checkpoint-2.pt"]
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,17 @@ def test_a_circle_inside_a_folder_is_found(copy: Path) -> None:
 def test_the_agent_needs_the_standard_library_only() -> None:
     sent = {
         f"infra.instance.{name}"
-        for name in ("agent", "deadline", "gpu", "metadata", "programs", "trainer_files", "watch")
+        for name in (
+            "agent",
+            "complete_files",
+            "deadline",
+            "digests",
+            "gpu",
+            "metadata",
+            "programs",
+            "trainer_files",
+            "watch",
+        )
     }
     for found in all_imports(ROOT, "infra"):
         if found.source in sent:

@@ -109,7 +109,9 @@ class RemoteStore:
         self.s3 = s3
         self.ledger = os.path.join(root, "agent", "s3.json")
         known = read_json(self.ledger, {})
-        self.stored: dict[str, dict[str, Any]] = {entry["sha256"]: entry for entry in known.get("stored", [])}
+        self.stored: dict[tuple[str, str], dict[str, Any]] = {
+            (entry["name"], entry["sha256"]): entry for entry in known.get("stored", [])
+        }
         self.problem = ""
         self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) at its last upload
         self._state_sent: dict[str, Any] = {}
@@ -142,7 +144,8 @@ class RemoteStore:
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
         found, waiting = outputs(self.root, state)
         for output in found:
-            if output["sha256"] not in self.stored and output["name"].startswith("checkpoint-"):
+            is_new = (output["name"], output["sha256"]) not in self.stored
+            if is_new and output["name"].startswith("checkpoint-"):
                 self.store(output)
         has_ended = state.get("trainer", {}).get("state") == "exited"
         if has_ended and waiting:  # the last checkpoint may be among those without a digest
@@ -177,7 +180,7 @@ class RemoteStore:
         head = self.s3.head_object(Bucket=self.bucket, Key=key)
         is_same = head["ContentLength"] == output["size_bytes"] and head["Metadata"].get("sha256") == output["sha256"]
         if is_same and self.digest_now(path) == output["sha256"]:
-            self.stored[output["sha256"]] = output
+            self.stored[output["name"], output["sha256"]] = output
             self.write_ledger()
 
     def digest_now(self, path: str) -> str:
@@ -243,7 +246,7 @@ class RemoteStore:
             os.replace(part, final)
             size = os.stat(final).st_size
             restored.append({"name": name, "step": step, "size_bytes": size, "sha256": found})
-            self.stored[found] = restored[-1]
+            self.stored[name, found] = restored[-1]
         self.write_ledger()
         return {"restored": restored, "refused": refused}
 

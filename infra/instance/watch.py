@@ -330,9 +330,10 @@ class Watch:
         uploader = uploader_state(self.root)
         if not uploader.get("done"):
             return False  # the state in S3 does not have the trainer's exit yet
-        stored = {entry["sha256"] for entry in uploader.get("stored", [])}
+        stored = {(entry["name"], entry["sha256"]) for entry in uploader.get("stored", [])}
         found, waiting = outputs(self.root, self.state)
-        return not waiting and all(one["sha256"] in stored for one in found if one["name"].startswith("checkpoint-"))
+        needed = {(one["name"], one["sha256"]) for one in found if one["name"].startswith("checkpoint-")}
+        return not waiting and needed <= stored
 
     def enforce_limits(self) -> None:
         """Stop the trainer and shut the instance down when a limit is reached.

@@ -75,7 +75,7 @@ class AttemptMonitor:
         self._counted_bytes = 0  # of what this connection has brought: those that an event tells
         self._host: Host | None = None
         self._new_files = self._starts = 0
-        self._have = {pulled.sha256 for pulled in journal.state().checkpoints.values()}
+        self._have = {pulled.identity for pulled in journal.state().checkpoints.values()}
 
     def poll(self, host: Host) -> HostStatus:
         """Ask the host once, and do all that follows from its answer."""
@@ -112,8 +112,8 @@ class AttemptMonitor:
         Raises:
             HostError: it lists more new files than any training writes.
         """
-        stored = {event.sha256 for event in self.journal.state().stored.values()} if status.stored else set()
-        new = {each.sha256 for each in status.outputs} - self._have | {each.sha256 for each in status.stored} - stored
+        stored = {event.identity for event in self.journal.state().stored.values()} if status.stored else set()
+        new = {one.identity for one in status.outputs} - self._have | {one.identity for one in status.stored} - stored
         self._new_files += len(new)
         if self._new_files > MOST_FILES:
             raise HostError(f"{self.attempt.instance_id}: lists more than {MOST_FILES} new files")
@@ -136,7 +136,7 @@ class AttemptMonitor:
         Under notice one file, and then another poll: the trainer is about to save a newer one.
         """
         wanted = sorted(status.outputs, key=lambda output: (not output.is_checkpoint, -output.step))
-        for output in [output for output in wanted if output.sha256 not in self._have]:
+        for output in [output for output in wanted if output.identity not in self._have]:
             self._pull(host, output)
             if self.noticed and status.trainer != "exited":
                 self.has_more = True
@@ -255,14 +255,14 @@ class AttemptMonitor:
 
     def _pull(self, host: Host, output: Output) -> None:
         """Download one file, once. A checkpoint counts as ours from the moment that the event is written."""
-        if output.sha256 in self._have:
+        if output.identity in self._have:
             return
         store = self.journal.store
         folder = store.checkpoints if output.is_checkpoint else store.folder
         if not host.fetch(self.job.root, output, path_below(folder, output.name)):
             self.has_more = True
             return
-        self._have.add(output.sha256)
+        self._have.add(output.identity)
         if output.is_checkpoint:
             self.step = max(self.step, output.step)
             self._counted_bytes += min(output.size_bytes, max(0, host.received_bytes - self._counted_bytes))

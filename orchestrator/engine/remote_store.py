@@ -52,8 +52,8 @@ class RemoteStore(Protocol):
 
 def is_uploaded(status: HostStatus) -> bool:
     """Return whether S3 has all that an ended trainer left: each checkpoint, its metrics, and how it ended."""
-    have = {output.sha256 for output in status.stored}
-    is_listed = all(output.sha256 in have for output in status.outputs if output.is_checkpoint)
+    have = {output.identity for output in status.stored}
+    is_listed = all(output.identity in have for output in status.outputs if output.is_checkpoint)
     return status.s3_done and not status.waiting_files and is_listed
 
 
@@ -85,10 +85,10 @@ class RemoteCopy:
 
     def note_stored(self, number: int, stored: Sequence[Output]) -> None:
         """Write down what is in S3, once: from then on it is acknowledged, whether or not it is downloaded too."""
-        known = {event.sha256 for event in self.journal.state().stored.values()}
+        known = {event.identity for event in self.journal.state().stored.values()}
         for output in stored:
-            if output.sha256 not in known:
-                known.add(output.sha256)
+            if output.identity not in known:
+                known.add(output.identity)
                 self.journal.emit(CheckpointStored.of(output, number, self.journal.clock.now()))
 
     def note_trouble(self, number: int, problem: str) -> None:
@@ -143,8 +143,8 @@ class RemoteCopy:
                 path.write_bytes(content)
 
     def _download_checkpoint(self, place: RemoteStore, output: Output, number: int) -> None:
-        have = {pulled.sha256 for pulled in self.journal.state().checkpoints.values()}
-        if output.sha256 in have or not place.fetch(output, path_below(self.journal.store.checkpoints, output.name)):
+        have = {pulled.identity for pulled in self.journal.state().checkpoints.values()}
+        if output.identity in have or not place.fetch(output, path_below(self.journal.store.checkpoints, output.name)):
             return
         self.journal.emit(CheckpointPulled.of(output, number, self.journal.clock.now()))
 

@@ -204,6 +204,11 @@ class CheckpointEvent(Event):
     sha256: str
     size_bytes: int
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Name and content, as `Output.identity`."""
+        return self.name, self.sha256
+
     @classmethod
     def of(cls: type[CheckpointEventT], output: Output, attempt: int, at: float) -> CheckpointEventT:
         """Return the event of a checkpoint file (`at`: unix seconds)."""

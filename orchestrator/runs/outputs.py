@@ -29,6 +29,11 @@ class Output:
     key: str = field(default="", compare=False)  # of its object, where it was found in S3
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """Name and content: a program may write the same content under two names."""
+        return self.name, self.sha256
+
+    @property
     def is_checkpoint(self) -> bool:
         """Whether a run can be resumed from it."""
         return self.name.startswith("checkpoint-")

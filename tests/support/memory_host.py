@@ -395,7 +395,7 @@ class MemoryHost:
             self.check()
         self.machine.owner_at = self.clock.now()
         self._answered()
-        content = f"weights after step {output.step}".encode()
+        content = weights(output.step)
         self.machine.sent_bytes += len(content)
         self.cloud.write(destination, content)
         return True
@@ -450,13 +450,18 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
     }
 
 
+def weights(step: int) -> bytes:
+    """Return the content of the checkpoint of a step."""
+    return f"weights after step {step}".encode()
+
+
 OUTPUTS: dict[int, Output] = {}
 
 
 def output_of(step: int) -> Output:
     """Return the checkpoint of a step; they are the same in every story."""
     if step not in OUTPUTS:
-        content = f"weights after step {step}".encode()
+        content = weights(step)
         OUTPUTS[step] = Output(f"checkpoint-{step}.pt", step, len(content), hashlib.sha256(content).hexdigest())
     return OUTPUTS[step]
 

@@ -14,6 +14,7 @@ from orchestrator.runs.events import (
     CheckpointPulled,
     ExtraOutputsPulled,
 )
+from tests.support import memory_host
 from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
@@ -30,6 +31,19 @@ def test_the_newest_checkpoint_comes_home_first(home: Path) -> None:
     assert order[1:5] == [50, 40, 30, 20]  # four were waiting: the newest of them first
     assert sorted(order) == list(range(10, 101, 10))
     assert state.state == "SUCCEEDED"
+
+
+def test_checkpoints_of_the_same_content_all_come_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may write the same under several names; a run resumes from the newest name."""
+    monkeypatch.setattr(memory_host, "weights", lambda step: b"always the same")
+    monkeypatch.setattr(memory_host, "OUTPUTS", {})
+    story = Story(home)
+    story.later(60, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    state = story.engine().run()
+    assert state.state == "SUCCEEDED"
+    assert {10, 20, 100} <= set(state.checkpoints)
+    assert state.attempts[1].resumed_from == state.attempts[0].last_step > 10
+    check_invariants(story)
 
 
 def test_under_notice_the_newest_checkpoint_is_all_that_is_fetched_until_the_trainer_has_saved(home: Path) -> None:

@@ -76,6 +76,15 @@ def store_of(bucket: Bucket) -> S3Store:
     return store
 
 
+def test_checkpoints_of_the_same_content_are_all_stored(tmp_path: Path) -> None:
+    bucket = Bucket()
+    machine = Machine(bucket, tmp_path, FIRST)
+    machine.trained(10, b"weights")
+    machine.trained(20, b"weights")
+    stored = {key.rpartition("/")[2] for key in bucket.objects}
+    assert {"checkpoint-10.pt", "checkpoint-20.pt"} <= stored
+
+
 def test_a_machine_stores_everything_in_its_own_folder_and_the_next_one_resumes_from_it(tmp_path: Path) -> None:
     bucket = Bucket()
     Machine(bucket, tmp_path, FIRST).trained(10, b"weights")

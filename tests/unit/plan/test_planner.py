@@ -152,7 +152,16 @@ def test_a_retired_type_is_refused_before_any_request(cloud: MemoryCloud, name: 
 
 @pytest.mark.parametrize(
     ("capability", "has"),
-    [("3.0", False), ("3.7", True), ("5.2", True), ("6.1", False), ("7.0", True), ("7.5", True), ("8.9", True)],
+    [
+        ("3.0", False),
+        ("3.7", True),
+        ("5.2", True),
+        ("6.1", True),
+        ("5.0", False),
+        ("7.0", True),
+        ("7.5", True),
+        ("8.9", True),
+    ],
 )
 def test_which_gpus_have_a_torch_build(capability: str, has: bool) -> None:
     assert torch_has_kernels(capability) is has

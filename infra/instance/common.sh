@@ -148,7 +148,7 @@ as_root() {  # an image without sudo logs in as root
 # The proxies of /etc/environment, also where the login did not read it. Programs ask the instance metadata, and what runs on this
 # machine, without a proxy. sudo removes these variables, so that apt-get gets them as arguments of `env`.
 take_proxies() {
-  local line name value
+  local line name value etc=${PIXEL_ORCH_ETC_SSH:-/etc/ssh}
   proxies=()
   while IFS= read -r line || [ -n "$line" ]; do
     line=${line#export }
@@ -162,7 +162,7 @@ take_proxies() {
     value=${value#[\"\']}
     value=${value%[\"\']}
     if [ -z "${!name:-}" ]; then export "$name=$value"; fi
-  done < <(cat "${PIXEL_ORCH_ETC_ENVIRONMENT:-/etc/environment}" 2>/dev/null)
+  done < <(cat "${etc%/*}/environment" 2>/dev/null)
   if [ -z "${http_proxy:-}${https_proxy:-}${all_proxy:-}${HTTP_PROXY:-}${HTTPS_PROXY:-}${ALL_PROXY:-}" ]; then return; fi
   value=${no_proxy:-${NO_PROXY:-}}
   for name in 169.254.169.254 '[fd00:ec2::254]' 169.254.170.2 localhost 127.0.0.1 ::1; do

@@ -26,7 +26,7 @@ def endpoint() -> str:
 
 def take_proxies(environ: MutableMapping[str, str]) -> None:
     """Add the proxies of /etc/environment that a login did not bring: not each SSH server reads that file."""
-    path = os.environ.get("PIXEL_ORCH_ETC_ENVIRONMENT", "/etc/environment")
+    path = os.path.join(os.path.dirname(os.environ.get("PIXEL_ORCH_ETC_SSH", "/etc/ssh")), "environment")
     try:
         with open(path, errors="replace") as file:
             lines = file.read(MOST_BYTES).splitlines()

@@ -75,7 +75,6 @@ def test_a_command_runs_in_the_instances_home_without_the_users_secrets(login: L
     assert set(environment) == {
         "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PATH", "PWD", "SHLVL", "_",
         "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_DEFAULT_REGION", "PIXEL_ORCH_LOCAL_INSTANCE", "PIXEL_ORCH_ETC_SSH",
-            "PIXEL_ORCH_ETC_ENVIRONMENT",
             "PIXEL_ORCH_RUN",
     }  # fmt: skip
     assert "the-users-own-secret" not in out.decode()

@@ -138,7 +138,7 @@ def environment(machine: Path, **more: str) -> dict[str, str]:
         "HOME": str(machine),
         "PATH": str(machine / "programs"),
         "PIXEL_ORCH_VAR_LIB_CLOUD": str(machine / "cloud"),
-        "PIXEL_ORCH_ETC_ENVIRONMENT": str(machine / "environment"),
+        "PIXEL_ORCH_ETC_SSH": str(machine / "ssh"),
         **more,
     }
 

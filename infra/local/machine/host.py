@@ -136,7 +136,6 @@ class EmbeddedHost:
             "AWS_DEFAULT_REGION": self.facts.region,
             "PIXEL_ORCH_RUN": str(self._folder / "run"),
             "PIXEL_ORCH_ETC_SSH": str(self._folder / "etc" / "ssh"),
-            "PIXEL_ORCH_ETC_ENVIRONMENT": str(self._folder / "etc" / "environment"),
             processes.MARK: self._mark,
             **(dict.fromkeys(URLS_FOR_A_ROLE, self._api_url) if self.facts.role else {}),
             **skewed,

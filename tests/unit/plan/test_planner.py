@@ -157,6 +157,7 @@ def test_a_retired_type_is_refused_before_any_request(cloud: MemoryCloud, name: 
         ("3.7", True),
         ("5.2", True),
         ("6.1", True),
+        ("5.0", False),
         ("7.0", True),
         ("7.5", True),
         ("8.9", True),

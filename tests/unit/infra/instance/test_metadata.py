@@ -152,7 +152,7 @@ def test_the_proxies_of_etc_environment_are_taken_where_the_login_did_not_read_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, found: dict[str, str]
 ) -> None:
     (tmp_path / "environment").write_text(content)
-    monkeypatch.setenv("PIXEL_ORCH_ETC_ENVIRONMENT", str(tmp_path / "environment"))
+    monkeypatch.setenv("PIXEL_ORCH_ETC_SSH", str(tmp_path / "ssh"))
     environ: dict[str, str] = {}
     take_proxies(environ)
     assert {name: value for name, value in environ.items() if name.lower() != "no_proxy" and value} == found
@@ -163,5 +163,5 @@ def test_the_proxies_of_etc_environment_are_taken_where_the_login_did_not_read_i
     theirs = {"http_proxy": "http://of-the-login:1"}
     take_proxies(theirs)
     assert theirs["http_proxy"] == "http://of-the-login:1"
-    monkeypatch.setenv("PIXEL_ORCH_ETC_ENVIRONMENT", str(tmp_path / "none"))
+    monkeypatch.setenv("PIXEL_ORCH_ETC_SSH", str(tmp_path / "none" / "ssh"))
     take_proxies(environ)

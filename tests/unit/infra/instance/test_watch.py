@@ -31,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PIXEL_ORCH_RUN", str(tmp_path / "run"))
-    monkeypatch.setenv("PIXEL_ORCH_ETC_ENVIRONMENT", str(tmp_path / "environment"))
+    monkeypatch.setenv("PIXEL_ORCH_ETC_SSH", str(tmp_path / "ssh"))
     monkeypatch.setenv("PIXEL_ORCH_LIMITS", "nvidia-smi=1")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     return tmp_path

@@ -39,6 +39,11 @@ def cache_path(root: str) -> str:
     return os.path.join(root, "agent", "digests.json")
 
 
+def lock_path(root: str) -> str:
+    """Return the path of the file that is locked while a whole file is read."""
+    return os.path.join(root, "agent", "hasher.lock")
+
+
 def key_of(name: str, status: os.stat_result) -> str:
     """Return what a digest is kept under: a file with this name and this content."""
     return f"{name}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
@@ -103,7 +108,7 @@ def order_of(name: str) -> tuple[bool, int]:
 @contextlib.contextmanager
 def alone(root: str) -> Iterator[None]:
     """Keep every other process of this run from reading a whole file at the same time: the disk is the trainer's."""
-    with open(os.path.join(root, "agent", "hasher.lock"), "a") as file:
+    with open(lock_path(root), "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -123,8 +128,8 @@ class Hasher:
         self.complete = complete or CompleteFiles()
         self.known = known_digests(root)
         self.unsaved: dict[str, str] = {}
-        with alone(root):
-            pass  # makes the lock's file while there is room
+        with contextlib.suppress(OSError), open(lock_path(root), "a"):
+            pass  # there is room for it now
 
     def start(self) -> None:
         """Begin, until the process ends."""

@@ -305,13 +305,20 @@ class Session:
 
     def end_input(self) -> None:
         """Say that standard input is at its end."""
-        with suppress(OSError, EOFError, SSHException):  # the command has ended; if not, the next call says why
+        with suppress(Exception), self._link.at_most(self._timeout_s):  # if it matters, the next call says why
             self._channel.shutdown_write()
 
     def take(self) -> tuple[bytes, bytes]:
         """Return what has come on standard output and standard error, at most a piece of each."""
-        output = self._channel.recv(PIECE) if self._channel.recv_ready() else b""
-        errors = self._channel.recv_stderr(PIECE) if self._channel.recv_stderr_ready() else b""
+        output = errors = b""
+        try:
+            with self._link.at_most(self._timeout_s):  # it tells the server that there is room for more
+                if self._channel.recv_ready():
+                    output = self._channel.recv(PIECE)
+                if self._channel.recv_stderr_ready():
+                    errors = self._channel.recv_stderr(PIECE)
+        except Exception as error:  # noqa: BLE001  (as in `Link.session`)
+            raise LinkError(_words(error)) from None
         return output, errors
 
     def wait(self, wait_s: float) -> None:
@@ -344,7 +351,7 @@ class Session:
 
     def close(self) -> None:
         """Close the channel. The command runs on, until it writes."""
-        with suppress(Exception):
+        with suppress(Exception), self._link.at_most(self._timeout_s):
             self._channel.close()
 
 

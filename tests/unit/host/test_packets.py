@@ -12,6 +12,7 @@ import pytest
 from orchestrator.errors import UnreachableError
 from orchestrator.host.answers import MOST_ANSWER_BYTES, host_status
 from orchestrator.host.base import NOTHING_NEW
+from orchestrator.host.link import LinkError, Session
 from orchestrator.host.shell import SshShell, make_key_pair
 from tests.unit.host.test_answers import TRUE
 
@@ -97,3 +98,38 @@ def test_a_poll_from_behind_the_end_of_every_file_goes_through_the_door() -> Non
     raw = json.dumps(answer).encode()
     assert len(raw) < MOST_ANSWER_BYTES
     assert host_status(raw, NOTHING_NEW, where="i-1").cursor == NOTHING_NEW
+
+
+class BrokenChannel:
+    """A channel each call of which meets such a packet."""
+
+    closed = False
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def settimeout(self, timeout_s: float) -> None:
+        """Do nothing."""
+
+    def recv_ready(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*_: object) -> None:
+            raise self.error
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "error", [*ODD, EOFError(), OSError("Socket is closed")], ids=lambda error: type(error).__name__
+)
+def test_whatever_a_session_meets_is_a_cut_connection(shell: SshShell, error: Exception) -> None:
+    """paramiko sends while it receives: it tells the server that there is room, on a connection that may be cut."""
+    session = Session(shell._links[0], BrokenChannel(error), timeout_s=1.0)
+    with pytest.raises(LinkError):
+        session.take()
+    with pytest.raises(LinkError):
+        session.send(b"x", 0.1)
+    session.end_input()
+    session.close()

@@ -61,7 +61,9 @@ def find_packages(entry: Registered, place: Path, *, unverified: bool, stream: T
         files = [(file.split or "train", path) for file in entry.files if (path := known[file.name])]
         return Packages(files, [described(file) for file in entry.files], True, left_out)
     batches = _batches(entry, paths, stream) if entry.kind == "npz-zip" else None
-    if batches is not None and (batches.published or unverified):
+    # A folder may hold those of both sizes: their names tell them apart.
+    are_named = place.is_dir() and all(known[file.name] or _named(file, place, paths) for file in entry.files)
+    if batches is not None and (batches.published or (unverified and not are_named)):
         return replace(batches, left_out=left_out)
     files, sources, published = [], [], True
     for file in entry.files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from infra.local import EmbeddedCloud
 from orchestrator.errors import CommandTimeoutError, LocalFaultError, UnreachableError
-from orchestrator.host import sync
+from orchestrator.host import exchange, sync
 from orchestrator.host.base import Cursor, Host, HostStatus, Job, Setup
 from orchestrator.host.shell import SshShell, TooMuchError, make_key_pair
 from orchestrator.host.ssh_host import SshHost
@@ -224,6 +225,27 @@ def test_a_host_that_hangs_is_unreachable_soon(rig: Rig, shell: SshShell, what: 
     eventually(lambda: rig_answers(rig))
 
 
+def test_a_host_that_hangs_in_a_long_silent_step_is_noticed_long_before_its_time_out(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "PING_AFTER_S", 0.5)
+    connection = rig.shell()
+    connection._timeout_s = 1.0
+    frozen = threading.Timer(1.0, rig.freeze)
+    began = time.monotonic()
+    try:
+        assert connection.run("sleep 1", timeout_s=600).ok, "a host that lives is not disturbed"
+        frozen.start()
+        with pytest.raises(UnreachableError, match="no answer within 1 s"):
+            connection.run("sleep 600", timeout_s=600)
+        assert time.monotonic() - began < 12
+    finally:
+        frozen.join()
+        rig.thaw()
+        connection.close()
+    eventually(lambda: rig_answers(rig))
+
+
 def test_a_host_that_hangs_in_mid_transfer_is_unreachable_soon(rig: Rig, shell: SshShell) -> None:
     sent = 0
 
@@ -264,8 +286,6 @@ def eventually(ready: Callable[[], bool], limit_s: float = 20) -> None:
 
 
 def test_two_threads_share_a_connection(shell: SshShell) -> None:
-    import threading
-
     done: list[bytes] = []
     other = threading.Thread(target=lambda: done.append(shell.run("sleep 1; echo slow", timeout_s=20).stdout))
     other.start()

@@ -28,6 +28,8 @@ from tests.support.bare_machine import (
     wheels,
 )
 
+pytestmark = pytest.mark.slow  # real shells, which take seconds
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:

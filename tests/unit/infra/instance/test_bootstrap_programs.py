@@ -24,6 +24,8 @@ from tests.support.bare_machine import (
     wheels,
 )
 
+pytestmark = pytest.mark.slow  # real shells, which take seconds
+
 SUDO_WITHOUT_ENVIRONMENT = '#!/bin/sh\n[ "$1" = -n ] || exit 1\nshift\nexec env -i PATH="$PATH" "$@"\n'
 
 

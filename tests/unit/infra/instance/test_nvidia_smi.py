@@ -27,6 +27,8 @@ from tests.support.bare_machine import (
     wheels,
 )
 
+pytestmark = pytest.mark.slow  # real shells, which take seconds
+
 BROKEN = 75
 NO_FIELD = 'Field "compute_cap" is not a valid field to query.'
 

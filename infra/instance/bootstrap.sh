@@ -145,8 +145,8 @@ kernel_fault() {  # [SINCE]: prints the kernel's last line about a GPU that is b
 
 # -- the GPU
 
-# An upgrade in the background replaces the driver's files, and the kernel keeps the old module. Nothing uses the GPU yet, so it is
-# loaded anew: that takes seconds; a reboot takes minutes, and another machine starts from the same image.
+# An upgrade in the background replaces the driver's files, and the kernel keeps the old module. Nothing uses the GPU yet: the module
+# can be loaded anew within seconds. A reboot takes minutes, and another machine starts from the same image.
 reload_driver() {
   local users=(nvidia-persistenced nvidia-fabricmanager nvidia-dcgm dcgm)
   if ! command -v modprobe >/dev/null 2>&1; then return 1; fi

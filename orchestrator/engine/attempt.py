@@ -240,6 +240,9 @@ class AttemptLeader:
         give_up_at = self.clock.now() + REST_S
         tries_left = REST_TRIES
         while tries_left and self.clock.now() < give_up_at:
+            self._keep_to_limits(monitor)
+            if self.stop.reason and self._is_stop_over(monitor, 0.0):
+                break
             try:
                 status = monitor.poll(host)
             except UnreachableError:

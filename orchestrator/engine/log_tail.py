@@ -35,13 +35,19 @@ class LogTail:
         """Take over what an answer says."""
         self.log_left_bytes, self.metrics_left_bytes = status.log_left_bytes, status.metrics_left_bytes
 
-    def fetch(self, host: Host, job_root: str) -> None:
-        """Ask for the end of the log, if much comes before it; a host that does not answer is left to the next poll."""
+    def fetch(self, host: Host, job_root: str, allow_s: float | None) -> None:
+        """Ask for the end of the log, if much comes before it; a host that does not answer is left to the next poll.
+
+        Args:
+            host: of the attempt.
+            job_root: the run's folder on it.
+            allow_s: see `Host.poll`; each poll replaces what the one before allowed.
+        """
         if self.log_left_bytes <= FIRST_OVER_BYTES:
             return
-        end = self.path.stat().st_size + self.log_left_bytes
+        end = self._here_bytes() + self.log_left_bytes
         with suppress(HostError):
-            status = host.poll(job_root, Cursor(end, end - TAIL_BYTES))
+            status = host.poll(job_root, Cursor(end, end - TAIL_BYTES), allow_s)
             self._begins_at, self._text = status.cursor.log - len(status.log), status.log
 
     def append(self) -> None:
@@ -52,10 +58,13 @@ class LogTail:
         """
         if not self.log_left_bytes:
             return
-        here = self.path.stat().st_size if self.path.exists() else 0
+        here = self._here_bytes()
         begins_at = max(self._begins_at, here) if self._text else here + self.log_left_bytes
         text = self._text[begins_at - self._begins_at :] if self._text else b""
         missing = begins_at - here
         words = f"\n[pixel-orch: {missing:,} bytes of the log are not here: they stayed on the instance]\n"
         with self.path.open("ab") as file:
             file.write((words.encode() if missing else b"") + text)
+
+    def _here_bytes(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0

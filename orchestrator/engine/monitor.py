@@ -81,7 +81,8 @@ class AttemptMonitor:
         """Ask the host once, and do all that follows from its answer."""
         if self._host is not host:
             self._host, self._counted_bytes = host, 0
-        status = host.poll(self.job.root, self.cursor, self.allowance.alone_s(self.attempt))
+        allow_s = self.allowance.alone_s(self.attempt)
+        status = host.poll(self.job.root, self.cursor, allow_s)
         self.has_more = bool(status.metrics or status.log)
         if self.has_more:
             self.heard_at = self.journal.clock.now()
@@ -92,7 +93,7 @@ class AttemptMonitor:
             self._read(line)
         self._note_interruption(status)
         if self.noticed:
-            self.tail.fetch(host, self.job.root)
+            self.tail.fetch(host, self.job.root, allow_s)
         self._note_metadata(status.metadata_trouble)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
@@ -144,17 +145,17 @@ class AttemptMonitor:
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""
-        if self.tail.left_bytes:
-            with suppress(OSError):
-                self.tail.append()
-            self.journal.emit(
-                LogLeft(
-                    at=self.journal.clock.now(),
-                    attempt=self.attempt.number,
-                    log_bytes=self.tail.log_left_bytes,
-                    metrics_bytes=self.tail.metrics_left_bytes,
-                )
-            )
+        if not self.tail.left_bytes:
+            return
+        left = LogLeft(
+            at=self.journal.clock.now(),
+            attempt=self.attempt.number,
+            log_bytes=self.tail.log_left_bytes,
+            metrics_bytes=self.tail.metrics_left_bytes,
+        )
+        with suppress(OSError):  # the disk is full: how the attempt ended matters more
+            self.tail.append()
+            self.journal.emit(left)
 
     def _append_both(self, status: HostStatus) -> None:
         """Write both or none: what a full disk refuses comes again with the next poll, from the same place on."""

@@ -89,8 +89,8 @@ def test_the_guard_is_a_unit_that_powers_off_and_upgrades_are_masked(machine: Sy
 def test_the_real_cloud_init_runs_the_bootcmd(machine: SystemdMachine) -> None:
     if shutil.which("cloud-init") is None:
         pytest.skip("there is no cloud-init: apt-get install cloud-init")
-    machine.run("cat >/root/user-data", user_data("", "", "ssh-ed25519 AAAA test", 30, 90).encode())
-    machine.run("cloud-init --file /root/user-data --force single --name bootcmd --frequency always")
+    machine.run("cat >/run/user-data", user_data("", "", "ssh-ed25519 AAAA test", 30, 90).encode())
+    machine.run("cloud-init --file /run/user-data --force single --name bootcmd --frequency always")
     until(lambda: machine.tried("systemctl is-active pixel-orch-guard") == 0, "the guard")
     uptime_s = float(machine.run("cut -d' ' -f1 /proc/uptime"))
     assert float(machine.run("cat /run/pixel-orch/deadline")) == pytest.approx(uptime_s + 1800, abs=60)

@@ -17,8 +17,10 @@ class LoudHost:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.allowed_s: float | None = None
 
-    def poll(self, _root: str, cursor: Cursor, _allow_s: float | None = None) -> HostStatus:
+    def poll(self, _root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
+        self.allowed_s = allow_s
         if self.is_away:
             raise UnreachableError("it is away")
         text = LOG[cursor.log : cursor.log + (256 << 10)]
@@ -31,7 +33,7 @@ def told(path: Path, host: Any, here_bytes: int) -> LogTail:
     path.write_bytes(LOG[:here_bytes])
     tail = LogTail(path)
     tail.log_left_bytes = len(LOG) - here_bytes
-    tail.fetch(host, "root")
+    tail.fetch(host, "root", 60.0)
     return tail
 
 
@@ -72,3 +74,18 @@ def test_a_short_rest_is_not_asked_for_twice(tmp_path: Path) -> None:
     path = tmp_path / "trainer.log"
     tail = told(path, LoudHost(), len(LOG) - FIRST_OVER_BYTES)
     assert tail._text == b""
+
+
+def test_what_the_budget_allows_stays_said(tmp_path: Path) -> None:
+    """Each poll replaces what the one before allowed the machine to go on for."""
+    host = LoudHost()
+    told(tmp_path / "trainer.log", host, 1_000)
+    assert host.allowed_s == 60.0
+
+
+def test_a_machine_that_claims_a_log_and_sends_none_of_it_harms_nothing(tmp_path: Path) -> None:
+    tail = LogTail(tmp_path / "trainer.log")
+    tail.log_left_bytes = 1 << 40
+    tail.fetch(LoudHost(), "root", None)  # type: ignore[arg-type]  # a part of a host
+    tail.append()
+    assert (tmp_path / "trainer.log").stat().st_size < 200

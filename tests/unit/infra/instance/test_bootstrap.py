@@ -19,7 +19,6 @@ from tests.support.bare_machine import (
     calls,
     environment,
     gpu,
-    make_machine,
     packages,
     program,
     python,
@@ -29,12 +28,6 @@ from tests.support.bare_machine import (
 )
 
 pytestmark = pytest.mark.slow  # real shells, which take seconds
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Path:
-    """Give a machine's home with our files, and a folder for its programs."""
-    return make_machine(tmp_path)
 
 
 # -- what is there already

@@ -15,7 +15,6 @@ from tests.support.bare_machine import (
     calls,
     environment,
     gpu,
-    make_machine,
     packages,
     program,
     python,
@@ -27,12 +26,6 @@ from tests.support.bare_machine import (
 pytestmark = pytest.mark.slow  # real shells, which take seconds
 
 SUDO_WITHOUT_ENVIRONMENT = '#!/bin/sh\n[ "$1" = -n ] || exit 1\nshift\nexec env -i PATH="$PATH" "$@"\n'
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Path:
-    """Give a bare machine."""
-    return make_machine(tmp_path)
 
 
 def hangs_where(machine: Path, name: str, words: str, says: str) -> None:

@@ -18,7 +18,6 @@ from tests.support.bare_machine import (
     SUDO,
     bootstrap,
     calls,
-    make_machine,
     packages,
     program,
     python,
@@ -68,12 +67,6 @@ END
 esac
 """
         program(machine, name, text)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Path:
-    """Give a bare machine."""
-    return make_machine(tmp_path)
 
 
 # -- a GPU that works

@@ -18,6 +18,7 @@ from tests.support.stage import Stage, staged
 pytestmark = pytest.mark.slow
 OUTSIDE = Path(tempfile.gettempdir(), "owned-by-a-machine")  # what the liar tries to write
 STEPS = 1300
+LIMIT_S = 240.0  # it trains for 65 s, and each lie costs a poll
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def launch(stage: Stage, which: str, steps: int) -> tuple[int, str]:
     """Launch the program; return (exit code, output)."""
     words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny"]
-    return stage.run(*words, "--workdir", str(stage.work), "--", "python3", "lying_program.py", which, str(steps))
+    program = ["--workdir", str(stage.work), "--", "python3", "lying_program.py", which, str(steps)]
+    return stage.run(*words, *program, limit_s=LIMIT_S)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -66,10 +66,10 @@ class Stage:
         """Return what a command has printed so far."""
         return Path(process.log.name).read_text()  # type: ignore[attr-defined]
 
-    def run(self, *words: str) -> tuple[int, str]:
-        """Run a command to its end; return (exit code, output)."""
+    def run(self, *words: str, limit_s: float = LIMIT_S) -> tuple[int, str]:
+        """Run a command to its end, which must come within `limit_s`; return (exit code, output)."""
         process = self.start(*words)
-        code = process.wait(timeout=LIMIT_S)
+        code = process.wait(timeout=limit_s)
         return code, self.said(process)
 
     def launch_words(self, *trainer: str, flags: tuple[str, ...] = ()) -> list[str]:

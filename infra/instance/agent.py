@@ -6,8 +6,12 @@
     agent.py start ROOT < job     start the watch process and, under it, the trainer
     agent.py status ROOT ...      print the state of trainer and instance and what is new; also the owner's heartbeat
     agent.py read ROOT NAME OFF   print a checkpoint or sample file, from byte OFF on
-    agent.py rest ROOT            list the extra outputs: the other files in `out/`
-    agent.py pack ROOT < names    print extra outputs as a tar
+    agent.py changes ROOT STATE   print how a state of the outputs differs from the one that the owner has
+    agent.py contents ROOT < list send files of it
+    agent.py mirrored ROOT STATE  note that the owner has it
+    agent.py restore ROOT < state write the outputs of an earlier machine, before the trainer starts
+    agent.py rest ROOT            list the other files in `out/`, for an owner of version 0.1.0
+    agent.py pack ROOT < names    print such files as a tar
     agent.py stop ROOT            send SIGTERM to the trainer's process group
     agent.py hold ROOT SECONDS    move the deadline of the guard (`guard.sh`) to SECONDS from now, during a long set-up
     agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
@@ -27,12 +31,15 @@ import signal
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from typing import IO, Any, BinaryIO
 
 from infra.instance.deadline import hold, longest
 from infra.instance.digests import outputs
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
+from infra.instance.mirror import acknowledge, allow, changes, told
+from infra.instance.output_stream import restore, send_contents
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
     new_text,
@@ -154,15 +161,19 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
     return {"started": True}
 
 
-def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -> dict[str, Any]:
+def status(
+    root: str, metrics_offset: int, log_offset: int, allow_s: str = "", allow_bytes: str = "0"
+) -> dict[str, Any]:
     """Return the state of trainer and instance in one round trip.
 
-    The call is the owner's heartbeat; `allow_s` is how many seconds the budget covers without another one.
+    The call is the owner's heartbeat; `allow_s` is how many seconds the budget covers without another one,
+    `allow_bytes` how many bytes of outputs the owner would download now.
     """
     state = read_json(os.path.join(root, "agent", "state.json"), {})
     if state.get("trainer", {}).get("state") == "running":
         state.update(noted_end(root))
     note_heartbeat(root, allow_s)
+    allow(root, allow_bytes)
     uploader = uploader_state(root)
     found, waiting = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
@@ -185,6 +196,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
         "metrics_bytes": metrics_bytes,
         "log_bytes": log_bytes,
         "outputs": found,
+        "mirror": told(root),
         "waiting_files": len(waiting),
         "waiting_bytes": sum(waiting),
         "stored": uploader.get("stored", []),
@@ -257,27 +269,32 @@ def main(argv: list[str]) -> int:
     if verb == "pack":
         pack(place, json.load(sys.stdin))
         return 0
-    answer: dict[str, Any]
-    if verb == "manifest":
-        answer = manifest(place)
-    elif verb == "apply":
-        answer = apply(place, sys.stdin.buffer)
-    elif verb == "start":
-        answer = start(place, json.load(sys.stdin))
-    elif verb == "status":
-        answer = status(place, int(rest[0]), int(rest[1]), *rest[2:3])
-    elif verb == "stop":
-        answer = stop(place)
-    elif verb == "rest":
-        answer = {"files": others(place)}
-    elif verb == "hold":
-        answer = {"until_s": hold(float(rest[0]), longest())}
-    elif verb == "rekey":
-        answer = rekey(rest[0])
-    else:
-        raise SystemExit("agent.py: unknown verb %r" % verb)
-    print(json.dumps(answer))
+    if verb == "contents":
+        send_contents(place, json.load(sys.stdin), sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+        return 0
+    print(json.dumps(answer(verb, place, rest)))
     return 0
+
+
+def answer(verb: str, place: str, rest: list[str]) -> dict[str, Any]:
+    """Do what a verb asks for; return the answer."""
+    verbs: dict[str, Callable[[], dict[str, Any]]] = {
+        "manifest": lambda: manifest(place),
+        "apply": lambda: apply(place, sys.stdin.buffer),
+        "start": lambda: start(place, json.load(sys.stdin)),
+        "status": lambda: status(place, int(rest[0]), int(rest[1]), *rest[2:4]),
+        "stop": lambda: stop(place),
+        "changes": lambda: changes(place, int(rest[0])),
+        "mirrored": lambda: acknowledge(place, int(rest[0])),
+        "restore": lambda: restore(place),
+        "rest": lambda: {"files": others(place)},
+        "hold": lambda: {"until_s": hold(float(rest[0]), longest())},
+        "rekey": lambda: rekey(rest[0]),
+    }
+    if verb not in verbs:
+        raise SystemExit("agent.py: unknown verb %r" % verb)
+    return verbs[verb]()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from infra.instance.deadline import hold, steady
 from infra.instance.digests import Hasher, outputs
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
+from infra.instance.mirror import Mirror, is_mirrored
+from infra.instance.output_files import Rules
 from infra.instance.programs import KILL_S, last_line, run
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, read_json, write_json
 
@@ -75,6 +77,8 @@ class Watch:
         self.uploader_started_at = self.held_at = float("-inf")
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
+        rules = Rules(**job.get("output_rules", {}))
+        self.mirror = Mirror(root, rules, lambda: self.state, is_stored=bool(job.get("s3")))
         self.gpu = GpuWatch(root)
         self.gpu_looked_at = self.started_at
         self.gpu_failed_at: float | None = None
@@ -100,6 +104,7 @@ class Watch:
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
         self.state["code_before"] = found_in_code(self.root)
         self.link_outputs(out, code)
+        self.mirror.note_sent()
         env = dict(os.environ)
         env["PATH"] = "%s:%s" % (
             self.job["path_first"],
@@ -296,7 +301,8 @@ class Watch:
         running = self.trainer is not None and self.trainer.poll() is None
         if self.job.get("s3") and running:
             return self.guaranteed_s()
-        return min(float(self.job["owner_timeout_s"]), self.guaranteed_s())
+        keep_s = float(self.job.get("keep_outputs_s", 0)) if not running and not is_mirrored(self.root) else 0.0
+        return min(max(float(self.job["owner_timeout_s"]), keep_s), self.guaranteed_s())
 
     def saving_s(self, guaranteed_s: float) -> float:
         """Return how many seconds before the budget ends the trainer must save: a third of the stop timeout."""
@@ -404,6 +410,7 @@ class Watch:
         self.start_trainer()
         self.gpu.start()
         Hasher(self.root, lambda: self.state).start()
+        self.mirror.start()
         polled_metadata_at = float("-inf")
         while True:
             self.poll_trainer()

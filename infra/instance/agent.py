@@ -6,7 +6,7 @@
     agent.py start ROOT < job     start the watch process and, under it, the trainer
     agent.py status ROOT ...      print the state of trainer and instance and what is new; also the owner's heartbeat
     agent.py read ROOT NAME OFF   print a checkpoint or sample file, from byte OFF on
-    agent.py changes ROOT STATE   print how a state of the outputs differs from the one that the owner has
+    agent.py changes ROOT STATE BASE   print how a state of the outputs differs from the one that the owner has
     agent.py contents ROOT < list send files of it
     agent.py mirrored ROOT STATE  note that the owner has it
     agent.py restore ROOT < state write the outputs of an earlier machine, before the trainer starts
@@ -285,7 +285,7 @@ def answer(verb: str, place: str, rest: list[str]) -> dict[str, Any]:
         "start": lambda: start(place, json.load(sys.stdin)),
         "status": lambda: status(place, int(rest[0]), int(rest[1]), *rest[2:4]),
         "stop": lambda: stop(place),
-        "changes": lambda: changes(place, int(rest[0])),
+        "changes": lambda: changes(place, int(rest[0]), int(rest[1])),
         "mirrored": lambda: acknowledge(place, int(rest[0])),
         "restore": lambda: restore(place),
         "rest": lambda: {"files": others(place)},

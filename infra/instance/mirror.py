@@ -377,12 +377,20 @@ def _is_same(entry: Entry, other: Entry | None) -> bool:
 # -- what the owner asks for
 
 
-def changes(root: str, number: int) -> dict[str, Any]:
-    """Return how a state differs from the one that the owner has; no files if it is not the newest any more."""
+def changes(root: str, number: int, base: int) -> dict[str, Any]:
+    """Return how a state differs from the one that the owner has; no files if it is not the newest any more.
+
+    Where the owner has another base than we know of, it is told all files.
+    """
     sealed, home = sealed_state(root), sealed_state(root, "home.json")
     if sealed["state"] != number:
         return {"state": sealed["state"], "base": home["state"], "files": [], "deleted": []}
     touch(os.path.join(folder_of(root), "fetching"))
+    if base != home["state"]:
+        every = [
+            {key: value for key, value in shown(one).items() if key != "after"} for one in sealed["files"].values()
+        ]
+        return {"state": number, "base": 0, "is_final": sealed["is_final"], "files": every, "deleted": []}
     files = [shown(entry) for name, entry in sealed["files"].items() if not _is_same(entry, home["files"].get(name))]
     deleted = [name for name in home["files"] if name not in sealed["files"]]
     return {"state": number, "base": home["state"], "is_final": sealed["is_final"], "files": files, "deleted": deleted}

@@ -19,6 +19,7 @@ from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, HostStatus, Setup
 from orchestrator.runs import bounded_json
 from orchestrator.runs.checked import MOST_STEP
+from orchestrator.runs.output_tree import MOST_STATE, MOST_TREE_FILES, TreeChanges, TreeStatus, read_entry
 from orchestrator.runs.outputs import (
     MOST_FILES,
     MOST_PATH_BYTES,
@@ -140,6 +141,60 @@ class GpuFacts(_Answer):
 Entries = Annotated[list[OutputEntry], Field(max_length=MOST_FILES)]
 
 
+StateNumber = Annotated[int, Field(ge=0, le=MOST_STATE)]
+TreeSize = Annotated[int, Field(ge=0, le=MOST_FILES * MOST_SIZE_BYTES)]
+
+
+class MirrorAnswer(_Answer):
+    """What `mirror.told` says of the outputs."""
+
+    state: StateNumber
+    home: StateNumber
+    is_final: bool
+    new_files: Size
+    new_bytes: TreeSize
+    pending_files: Size
+    pending_bytes: TreeSize
+    files: Size
+    bytes: TreeSize
+    left: Annotated[list[Annotated[list[Words], Field(min_length=2, max_length=2)]], Field(max_length=100)] = []
+    left_files: Size = 0
+    is_cut: bool = False
+
+    def status(self) -> TreeStatus:
+        """Return the same."""
+        found = self.model_dump(exclude={"bytes", "left"})
+        return TreeStatus(**found, size_bytes=self.bytes, left=tuple((path, why) for path, why in self.left))
+
+
+class ChangesAnswer(_Answer):
+    """The answer of `agent.py changes`."""
+
+    state: StateNumber
+    base: StateNumber
+    is_final: bool = False
+    files: Annotated[list[dict[str, Any]], Field(max_length=MOST_TREE_FILES)]
+    deleted: Annotated[list[str], Field(max_length=MOST_TREE_FILES)]
+
+    def changes(self) -> TreeChanges:
+        """Return the same, each file checked.
+
+        Raises:
+            ValueError: one makes no sense, or is listed twice.
+        """
+        files = tuple(read_entry(raw) for raw in self.files)
+        if len({file.name for file in files}) < len(files):
+            raise ValueError("files: one is listed twice")
+        return TreeChanges(self.state, self.base, self.is_final, files, tuple(self.deleted))
+
+
+class RestoredTreeAnswer(_Answer):
+    """The answer of `agent.py restore`."""
+
+    restored: Size
+    damaged: Annotated[list[Words], Field(max_length=100)]
+
+
 class StatusAnswer(_Answer):
     """The answer of `agent.py status`."""
 
@@ -165,6 +220,7 @@ class StatusAnswer(_Answer):
     gpu_problem: Words = ""
     s3_done: bool = False
     gpu: GpuFacts | dict[str, None] = Field(default_factory=dict, union_mode="left_to_right")
+    mirror: MirrorAnswer | None = None
 
 
 class BootstrapAnswer(_Answer):
@@ -311,6 +367,7 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         gpu_trouble=answer.gpu_problem,
         s3_done=answer.s3_done,
         gpu=answer.gpu.model_dump() if isinstance(answer.gpu, GpuFacts) else {},
+        tree=None if answer.mirror is None else answer.mirror.status(),
     )
 
 
@@ -360,6 +417,17 @@ def extra_outputs(raw: bytes, *, where: str) -> tuple[ExtraOutput, ...]:
     """
     answer = read(ExtraAnswer, raw, where=where, program="agent.py rest")
     return tuple(entry.output() for entry in answer.files)
+
+
+def tree_changes(raw: bytes, *, where: str) -> TreeChanges:
+    """Return how a state of the outputs differs from its base.
+
+    Raises:
+        HostError: the answer makes no sense.
+    """
+    program = "agent.py changes"
+    answer = read(ChangesAnswer, raw, where=where, program=program)
+    return made(answer.changes, where=where, program=program)
 
 
 def public_host_key(raw: bytes, *, where: str) -> str:

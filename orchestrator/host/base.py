@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator.cloud.base import Instance
+from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 from orchestrator.runs.outputs import ExtraOutput, Output
 
 
@@ -52,6 +53,8 @@ class Job:
     time_limit_s: float | None = None
     idle_s: float | None = None  # without a new line of metrics or log; counts while no process leads the run
     bucket: BucketPlace | None = None
+    output_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns: `only`, `ignored`, `never`
+    keep_outputs_s: float = 1800.0  # after the trainer's end a machine waits so long for its outputs to be downloaded
     has_gpu: bool = False  # the instance type has one: without it, or its driver, the set-up fails
     allow_cpu: bool = False  # train on the CPU where torch has no kernels for the GPU
     data: str | None = None  # the name of a data set that must be on the machine before the trainer starts
@@ -119,6 +122,7 @@ class HostStatus:
     gpu: Mapping[str, Any] = field(
         default_factory=dict
     )  # what nvidia-smi reports while the trainer runs; {} without a GPU
+    tree: TreeStatus | None = None  # of the outputs; None from an agent that makes no states, and before its first look
 
 
 class Host(Protocol):
@@ -179,8 +183,8 @@ class Host(Protocol):
         """Start agent and trainer. A second call starts nothing."""
         ...
 
-    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
-        """Return what is new since `cursor`.
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None, allow_bytes: float = 0.0) -> HostStatus:
+        """Return what is new since `cursor`. A new state of the outputs is made if it costs at most `allow_bytes`.
 
         A poll is also the heartbeat: without another one within `allow_s` seconds the instance ends itself, because
         the budget is guaranteed to pay for no more.
@@ -191,6 +195,45 @@ class Host(Protocol):
         """Download a file, whole and with the announced size and digest, or not at all.
 
         No more bytes are taken than announced. Returns False if the trainer has removed or replaced it meanwhile.
+        """
+        ...
+
+    def tree_changes(self, job_root: str, state: int, base: int) -> TreeChanges:
+        """Return how a state of the outputs differs from the base that this machine has.
+
+        Where the host knows another base the changes are from nothing: `base` is 0 in them. Where it has a newer state,
+        `state` is that one's number, and there are no files.
+        """
+        ...
+
+    def fetch_tree(
+        self, job_root: str, files: Sequence[TreeFile], folder: Path, had: Mapping[str, Path]
+    ) -> frozenset[str]:
+        """Download contents into a folder, each under its SHA-256, whole or not at all.
+
+        Args:
+            job_root: of the job.
+            files: of the newest state.
+            folder: where they go; what an earlier call began there is gone on with.
+            had: by name, where the content is that the file's `after_bytes` refer to.
+
+        Returns:
+            The digests that are there now. What is missing was replaced on the host.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        ...
+
+    def acknowledge_tree(self, job_root: str, state: int) -> None:
+        """Tell that a state is here. The next one is told as the difference from it."""
+        ...
+
+    def send_tree(self, job: Job, state: TreeState, contents: Callable[[TreeFile], Path]) -> None:
+        """Write a state on the host, to the same paths and with the same times, before the trainer starts.
+
+        Raises:
+            HostError: it did not arrive as it was sent.
         """
         ...
 

@@ -22,7 +22,9 @@ from orchestrator.host import answers, sync
 from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
 from orchestrator.host.setup_lines import SetupLines
 from orchestrator.host.shell import SshShell, TooMuchError, Write
+from orchestrator.host.tree_transfer import TreeReceiver, feed_state, most_stream_bytes
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
+from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
 
 PIECE = 1 << 18
@@ -230,6 +232,8 @@ class SshHost:
             "time_limit_s": job.time_limit_s,
             "idle_s": job.idle_s,
             "s3": _place(job, setup),
+            "output_rules": job.output_rules,
+            "keep_outputs_s": job.keep_outputs_s,
             "shutdown": ["sudo", "shutdown", "-h", "now"],
         }
         self._agent(job.root, "start", job.root, feed=lambda write: write(json.dumps(order).encode()))
@@ -243,9 +247,10 @@ class SshHost:
 
     # -- watch
 
-    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None, allow_bytes: float = 0.0) -> HostStatus:
         """Run `agent.py status`; on a machine that is slow now, with more time at each try."""
-        words = [job_root, str(cursor.metrics), str(cursor.log), *([] if allow_s is None else [f"{allow_s:.1f}"])]
+        allowed_s = "" if allow_s is None else f"{allow_s:.1f}"
+        words = [job_root, str(cursor.metrics), str(cursor.log), allowed_s, f"{allow_bytes:.0f}"]
         try:
             raw = self._agent(job_root, "status", *words, patience=self._patience)
         except CommandTimeoutError:
@@ -276,6 +281,49 @@ class SshHost:
         os.replace(part, destination)
         sync_folder(destination.parent)
         return True
+
+    def tree_changes(self, job_root: str, state: int, base: int) -> TreeChanges:
+        """Run `agent.py changes`."""
+        raw = self._agent(job_root, "changes", job_root, str(state), str(base), patience=MOST_PATIENCE)
+        return answers.tree_changes(raw, where=self.shell.where)
+
+    def fetch_tree(
+        self, job_root: str, files: Sequence[TreeFile], folder: Path, had: Mapping[str, Path]
+    ) -> frozenset[str]:
+        """Run `agent.py contents` and take its frames apart."""
+        folder.mkdir(parents=True, exist_ok=True)
+        receiver = TreeReceiver(files, folder, had)
+        check_room(folder, receiver.missing_bytes)
+        asked = json.dumps(receiver.asked).encode()
+
+        def feed(write: Write) -> None:
+            write(asked)
+
+        with receiver, suppress(TooMuchError):
+            result = self.shell.run(
+                self._command(job_root, "contents", job_root),
+                timeout_s=self.answer_timeout_s,
+                feed=feed,
+                sink=receiver.feed,
+                most_bytes=most_stream_bytes(receiver.missing_bytes, len(files)),
+            )
+            if not result.ok:
+                raise CommandError("agent.py contents", result.exit_code, result.stderr.decode(errors="replace"))
+        return receiver.here
+
+    def acknowledge_tree(self, job_root: str, state: int) -> None:
+        """Run `agent.py mirrored`."""
+        self._agent(job_root, "mirrored", job_root, str(state), patience=MOST_PATIENCE)
+
+    def send_tree(self, job: Job, state: TreeState, contents: Callable[[TreeFile], Path]) -> None:
+        """Run `agent.py restore`."""
+        raw = self._agent(job.root, "restore", job.root, feed=lambda write: feed_state(state, contents, write))
+        answer = answers.read(answers.RestoredTreeAnswer, raw, where=self.shell.where, program="agent.py restore")
+        if answer.damaged or answer.restored != len(state.files):
+            raise HostError(
+                f"{self.shell.where}: {len(state.files) - answer.restored} of {len(state.files)} outputs did not arrive "
+                f"as they were sent ({', '.join(answer.damaged[:3]) or 'unknown'}); its disk may be damaged"
+            )
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         """Run `agent.py rest`."""

@@ -33,6 +33,7 @@ class Watched:
         complete = CompleteFiles(lambda: self.now, open_to_write)
         self.mirror = Mirror(str(root), Rules(**rules), lambda: self.state, clock=lambda: self.now, complete=complete)
         self.mirror.note_sent()
+        self.base = self.mirror.number
         allow(str(root), "inf")
 
     def look(self, times: int = 2) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Watched:
         return self.look()
 
     def changes(self) -> dict[str, Any]:
-        return changes(str(self.root), self.mirror.number)
+        return changes(str(self.root), self.mirror.number, self.base)
 
     def names(self) -> list[str]:
         return sorted(f"{entry['root']}/{entry['path']}" for entry in self.changes()["files"])
@@ -76,6 +77,7 @@ class Watched:
 
     def acknowledge(self) -> None:
         assert acknowledge(str(self.root), self.mirror.number)["acknowledged"]
+        self.base = self.mirror.number
 
 
 @pytest.fixture

@@ -193,6 +193,10 @@ def _indented(tail: str) -> str:
     return "\n".join(f"  {line}" for line in tail.splitlines())
 
 
+class OutputsLostError(PixelOrchError):
+    """The program finished, and outputs of it were not downloaded before its machine had to end."""
+
+
 class BudgetError(PixelOrchError):
     """A limit was reached. The run is checkpointed, its machine terminated; it can be resumed.
 

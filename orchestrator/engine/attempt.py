@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.collect import pull_extra_outputs
+from orchestrator.engine.last_outputs import LastOutputs
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.older_checkpoint import refuse_newest
 from orchestrator.engine.outcome import Outcome, TrainerEnd, gpu_failed, verdict
+from orchestrator.engine.output_mirror import OutputMirror
+from orchestrator.engine.output_restore import refuse_restored
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
 from orchestrator.engine.stop import Cancelled
@@ -20,9 +23,11 @@ from orchestrator.errors import (
     CloudError,
     CommandTimeoutError,
     HostError,
+    OutputsLostError,
     TrainingError,
     UnreachableError,
 )
+from orchestrator.formatting import counted
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
 from orchestrator.runs.spec import Limits
@@ -105,7 +110,10 @@ class AttemptLeader:
 
     def _watch(self, attempt: Attempt, host: Host) -> Outcome:
         """Poll, pull what is new, poll again."""
-        monitor = AttemptMonitor(self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote)
+        outputs = OutputMirror(self.journal, self.job, attempt.number, self.spec.downloads)
+        monitor = AttemptMonitor(
+            self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote, outputs=outputs
+        )
         try:
             return self._poll_to_the_end(monitor, attempt, host)
         finally:
@@ -199,6 +207,7 @@ class AttemptLeader:
         """Decide what the end of the trainer means, after all that it left is downloaded."""
         status = self._poll_the_rest(monitor, host, status)
         status = self._wait_for_digests(monitor, host, status)
+        status, left = self._wait_for_outputs(monitor, host, status)
         status = self._wait_for_s3(monitor, host, status)
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
@@ -216,16 +225,20 @@ class AttemptLeader:
             )
         )
         is_noticed = status.notice_ends_at is not None
-        pull_extra_outputs(self.journal, self.job, host, number, is_hurried=is_noticed)
+        if status.tree is None:  # of an agent of 0.1.0
+            pull_extra_outputs(self.journal, self.job, host, number, is_hurried=is_noticed)
         end = TrainerEnd(code, status.asked, monitor.finished, tail, status.ending, status.gpu_trouble)
         try:
             outcome = verdict(end, is_bundled=self.job.is_bundled)
         except TrainingError as error:
             refused = refuse_newest(self.journal, number, monitor.step, error.reason)
+            refused = refused or refuse_restored(self.journal, number, error.reason)
             if not refused:
                 raise
             return Outcome("lost", refused, LossReason.RESUME_FAILED)
-        if outcome is not None:
+        if outcome is not None and left and not is_noticed:
+            raise outputs_lost(self.journal.state().attempt(number))
+        if outcome is not None and not left:
             return outcome
         if self.stop.reason:
             return Outcome("stopped", self.stop.reason)
@@ -268,6 +281,20 @@ class AttemptLeader:
             except HostError:
                 break
         return status
+
+    def _wait_for_outputs(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> tuple[HostStatus, str]:
+        """Wait until all outputs are here; return also why some are left, "" if none is."""
+
+        def is_over() -> bool:
+            self._keep_to_limits(monitor)
+            return bool(self.stop.reason) and self._is_stop_over(monitor, 0.0)
+
+        keep_s = self.spec.downloads.keep_s
+        last = LastOutputs(monitor, self.reaper, keep_s=keep_s, poll_s=self.policy.poll_s, is_over=is_over)
+        status, left = last.wait(host, status)
+        if left:
+            monitor.outputs.close(status, left, is_loss=status.notice_ends_at is None)
+        return status, left
 
     def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
         """Give the last checkpoint the time to reach S3 too; it is downloaded already, so this may be given up."""
@@ -315,3 +342,13 @@ class AttemptLeader:
             reason = "interrupted" if had_notice else "interrupted without notice"
             return Outcome("lost", reason, LossReason.INTERRUPTED)
         return Outcome("lost", f"ended: {instance.end_text or instance.state}", LossReason.INSTANCE_ENDED)
+
+
+def outputs_lost(attempt: Attempt | None) -> OutputsLostError:
+    """Return the error of a run that finished without all of its outputs."""
+    left = attempt.outputs_lost if attempt is not None else None
+    if left is None:
+        return OutputsLostError("the program finished, and outputs of it were not downloaded")
+    what = f"{counted(left.files, 'output')} ({left.size_bytes / 1e6:.1f} MB)"
+    names = f": {left.names}" if left.names else ""
+    return OutputsLostError(f"the program finished, and {what} were not downloaded, because {left.reason}{names}")

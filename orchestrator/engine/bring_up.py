@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
 from orchestrator.engine.older_checkpoint import is_second_try
+from orchestrator.engine.output_restore import restore_outputs
 from orchestrator.engine.parts import Parts
 from orchestrator.errors import (
     BrokenMachineError,
@@ -210,6 +211,7 @@ class BringUp:
             for pulled in resume_from if not step_in_s3 else []:
                 host.send(self.job, self.store.checkpoint_path(pulled))
             step = max(step, step_in_s3)
+            restore_outputs(self.journal, self.job, host, attempt)
             self.journal.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
             host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
         self.journal.move("RUNNING")

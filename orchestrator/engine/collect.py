@@ -9,7 +9,7 @@ from contextlib import suppress
 from orchestrator.engine.journal import Journal
 from orchestrator.errors import HostError
 from orchestrator.host.base import Host, Job
-from orchestrator.runs.events import ExtraOutputsPulled
+from orchestrator.runs.output_events import ExtraOutputsPulled
 from orchestrator.runs.outputs import ExtraOutput
 
 LARGEST_BYTES, MOST_BYTES = 256 << 20, 1 << 30  # of a file, and in all: data out is billed, and our disk is finite

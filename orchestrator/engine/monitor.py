@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.log_tail import LogTail
+from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.remote_store import MOST_WORDS, RemoteCopy
 from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, Host, HostStatus, Job
@@ -45,16 +46,25 @@ class AttemptMonitor:
         attempt: whose host is polled.
         allowance: how long the instance may go on by itself; each poll tells it anew.
         remote: the run's copy in S3.
+        outputs: the states of the program's outputs.
     """
 
     def __init__(
-        self, journal: Journal, job: Job, attempt: Attempt, *, allowance: Allowance, remote: RemoteCopy
+        self,
+        journal: Journal,
+        job: Job,
+        attempt: Attempt,
+        *,
+        allowance: Allowance,
+        remote: RemoteCopy,
+        outputs: OutputMirror,
     ) -> None:
         self.journal = journal
         self.job = job
         self.attempt = attempt
         self.allowance = allowance
         self.remote = remote
+        self.outputs = outputs
         journal.store.attempt_folder(attempt.number)  # makes it
         self.metrics_path = journal.store.metrics_path(attempt.number)
         self.log_path = journal.store.log_path(attempt.number)
@@ -72,6 +82,7 @@ class AttemptMonitor:
         self._noted_at: float | None = None if attempt.first_step_at is None else 0.0
         self._noted_step = self.step
         self.heard_at = journal.clock.now()
+        self.status: HostStatus | None = None  # the last answer
         self._counted_bytes = 0  # of what this connection has brought: those that an event tells
         self._host: Host | None = None
         self._new_files = self._starts = 0
@@ -82,12 +93,13 @@ class AttemptMonitor:
         if self._host is not host:
             self._host, self._counted_bytes = host, 0
         allow_s = self.allowance.alone_s(self.attempt)
-        status = host.poll(self.job.root, self.cursor, allow_s)
+        status = host.poll(self.job.root, self.cursor, allow_s, self.outputs.allowed_bytes())
         self.has_more = bool(status.metrics or status.log)
         if self.has_more:
             self.heard_at = self.journal.clock.now()
         self._append_both(status)
         self.cursor = status.cursor
+        self.status = status
         self.tail.note(status)
         for line in bounded_json.objects(status.metrics.splitlines()):
             self._read(line)
@@ -103,6 +115,9 @@ class AttemptMonitor:
         self.remote.note_trouble(self.attempt.number, status.s3_trouble)
         try:
             self._pull_all(host, status)
+            if not self.has_more or not self.noticed:
+                self.outputs.take(host, status)
+                self.has_more = self.has_more or self.outputs.has_more
         finally:
             self.note_received(host)
         return status
@@ -137,7 +152,12 @@ class AttemptMonitor:
         Under notice one file, and then another poll: the trainer is about to save a newer one.
         """
         wanted = sorted(status.outputs, key=lambda output: (not output.is_checkpoint, -output.step))
+        best = self.outputs.best_checkpoint() if status.trainer == "exited" else ""
+        is_hurried = self.noticed or status.trainer == "exited"
         for output in [output for output in wanted if output.identity not in self._have]:
+            is_first = output is wanted[0] or output.name == best
+            if not (is_first and is_hurried) and output.size_bytes > self.outputs.allowed_bytes():
+                continue
             self._pull(host, output)
             if self.noticed and status.trainer != "exited":
                 self.has_more = True
@@ -145,6 +165,7 @@ class AttemptMonitor:
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""
+        self._close_outputs()
         if not self.tail.left_bytes:
             return
         left = LogLeft(
@@ -156,6 +177,12 @@ class AttemptMonitor:
         with suppress(OSError):  # the disk is full: how the attempt ended matters more
             self.tail.append()
             self.journal.emit(left)
+
+    def _close_outputs(self) -> None:
+        """Say which outputs are left on a machine whose program was not seen to end."""
+        if self.status is not None and self.status.trainer != "exited":
+            with suppress(OSError):  # the disk is full
+                self.outputs.close(self.status, "the machine was lost", is_loss=False)
 
     def _append_both(self, status: HostStatus) -> None:
         """Write both or none: what a full disk refuses comes again with the next poll, from the same place on."""
@@ -264,6 +291,7 @@ class AttemptMonitor:
             self.has_more = True
             return
         self._have.add(output.identity)
+        self.outputs.note_taken()
         if output.is_checkpoint:
             self.step = max(self.step, output.step)
             self._counted_bytes += min(output.size_bytes, max(0, host.received_bytes - self._counted_bytes))

@@ -320,10 +320,8 @@ class SshHost:
         raw = self._agent(job.root, "restore", job.root, feed=lambda write: feed_state(state, contents, write))
         answer = answers.read(answers.RestoredTreeAnswer, raw, where=self.shell.where, program="agent.py restore")
         if answer.damaged or answer.restored != len(state.files):
-            raise HostError(
-                f"{self.shell.where}: {len(state.files) - answer.restored} of {len(state.files)} outputs did not arrive "
-                f"as they were sent ({', '.join(answer.damaged[:3]) or 'unknown'}); its disk may be damaged"
-            )
+            names = ", ".join(answer.damaged[:3]) or f"{len(state.files) - answer.restored} files"
+            raise HostError(f"{self.shell.where}: outputs did not arrive as they were sent ({names}); a damaged disk?")
 
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         """Run `agent.py rest`."""

@@ -1,4 +1,4 @@
-"""Contents of a program's outputs on their way: taken from a machine, each compared by its digest, and sent to the next.
+"""Contents of a program's outputs on their way: from a machine, each compared by its digest, and to the next one.
 
 The form of the stream is in `infra/instance/frames.py`.
 """
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from infra.instance.frames import HEADER, PIECE_BYTES, BadFramesError, FrameReader, write_file
@@ -65,11 +64,8 @@ class TreeReceiver:
     def __enter__(self) -> TreeReceiver:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
-            self._file.truncate(self._file.tell())
             self._file.close()
             self._file = None
 

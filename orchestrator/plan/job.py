@@ -10,6 +10,7 @@ from model.config import REGISTRY, checked, words_of
 from orchestrator.host import sync
 from orchestrator.host.base import BucketPlace, Job
 from orchestrator.market import catalog
+from orchestrator.runs.output_tree import TEMPORARY
 from orchestrator.runs.spec import RunSpec
 
 AWS_METADATA_POLL_S = 5.0  # as AWS recommends
@@ -62,7 +63,14 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         idle_s=None if spec.limits.idle_s is None else spec.limits.idle_s + spec.recovery.stop_timeout_s,
         has_gpu=not spec.is_embedded and all(catalog.find(name).gpus for name in spec.instances),
         allow_cpu=spec.allow_cpu,
+        output_rules=output_rules(spec),
+        keep_outputs_s=spec.downloads.keep_s,
     )
+
+
+def output_rules(spec: RunSpec) -> dict[str, tuple[str, ...]]:
+    """Return which files that a program writes are outputs, as patterns."""
+    return {"only": spec.downloads.only, "ignored": TEMPORARY, "never": spec.downloads.ignored}
 
 
 def torch_has_kernels(compute_capability: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.formatting import counted, one_line, price, span
 from orchestrator.runs import events as ev
+from orchestrator.runs import output_events as out
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
@@ -94,7 +95,7 @@ def _output_words(event: ev.Event, _now: float) -> str:
     match event:
         case ev.CheckpointPulled():
             return f"  {event.name} downloaded ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
-        case ev.ExtraOutputsPulled():
+        case out.ExtraOutputsPulled():
             size = f"{event.size_bytes / 1e6:.2f} MB, in outputs/"
             text = f"  {counted(event.files, 'other file')} downloaded ({size})"
             return f"{text}; not downloaded: {event.left}" if event.left else text
@@ -104,6 +105,30 @@ def _output_words(event: ev.Event, _now: float) -> str:
             return f"  {event.name} is not used: {event.reason}"
         case ev.CheckpointTakenBack():
             return f"  {event.name} is used again: the trainer failed after an older one too"
+        case _:
+            return ""
+
+
+def _tree_words(event: ev.Event, _now: float) -> str:
+    """States of the outputs: downloaded, restored, waited for, left."""
+    match event:
+        case out.OutputsPulled():
+            what = f"{counted(event.files, 'output')} downloaded ({event.size_bytes / 1e6:.2f} MB)"
+            gone = f", {event.deleted} removed" if event.deleted else ""
+            return f"  {what}{gone}; in outputs/: {counted(event.all_files, 'file')}, {event.all_bytes / 1e6:.2f} MB"
+        case out.OutputsRestored():
+            return f"  {counted(event.files, 'output')} restored ({event.size_bytes / 1e6:.2f} MB)"
+        case out.OutputsRefused():
+            return f"  these outputs are not used: {event.reason}"
+        case out.OutputsLeft():
+            files = counted(event.files, "output")
+            size = f" ({event.size_bytes / 1e6:.2f} MB)" if event.size_bytes else ""
+            names = f": {event.names}" if event.names else ""
+            return f"  NOT DOWNLOADED: {files}{size}, because {event.reason}{names}"
+        case out.OutputsWaiting():
+            size = f"{counted(event.files, 'output')} ({event.size_bytes / 1e6:.2f} MB)"
+            until = time.strftime("%H:%M:%S", time.localtime(event.until))
+            return f"  OUTPUTS WAITING: {size}: {event.reason}; the machine is kept until {until}"
         case _:
             return ""
 
@@ -180,6 +205,7 @@ WORDS = (
     _set_up_words,
     _training_words,
     _output_words,
+    _tree_words,
     _left_words,
     _clock_words,
     _warning_words,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,17 +98,17 @@ class OutputStates:
         """Return the names of the files of a state that are not as they came: changed here, or lost."""
         return [file.name for file, path in self.contents(state) if not _is_whole(path, file)]
 
-    def by_digest(self) -> dict[str, Path]:
-        """Return where contents are that are here, by SHA-256."""
+    def here(self, digests: Collection[str]) -> dict[str, Path]:
+        """Return where contents are, by their SHA-256; those that are not here are missing."""
         found = {}
         for state in (self.older(), self.newest()):
-            for file, path in self.contents(state):
-                if file.kind == "file" and _looks_whole(path, file):
-                    found[file.sha256] = path
-        with suppress(FileNotFoundError):
-            for path in self.incoming.iterdir():
-                if len(path.name) == 64:
-                    found[path.name] = path
+            if any(file.sha256 in digests for file in state.files.values()):
+                for file, path in self.contents(state):
+                    if file.kind == "file" and file.sha256 in digests and _looks_whole(path, file):
+                        found[file.sha256] = path
+        for digest in digests:
+            if (self.incoming / digest).exists():
+                found[digest] = self.incoming / digest
         return found
 
     # -- a new state
@@ -152,7 +152,7 @@ class OutputStates:
         self._newest = self._older = None
 
     def keep_incomplete(self, changes: TreeChanges) -> tuple[int, Path]:
-        """Put what has arrived of a state that will never be whole beside the outputs; return how many files, and where."""
+        """Keep what has arrived of a state that will never be whole; return how many files, and where."""
         folder = _free(self.set_aside / f"incomplete-{self.newest().number + 1}")
         placed = places(changes.files)
         count = 0
@@ -188,7 +188,7 @@ class OutputStates:
             if file.kind == "file" and (newest.files.get(name) != file or there.get(name) != placed[name])
         }
         missing = [digest for digest in wanted if not (self.incoming / digest).exists()]
-        found = self.by_digest() if missing else {}
+        found = self.here(set(missing)) if missing else {}
         for digest in missing:
             if digest not in found:
                 raise FileNotFoundError(2, "the content is not here", wanted[digest].path)

@@ -20,6 +20,13 @@ MOST_STATE = 1 << 40
 MOST_STATE_BYTES = 256 << 20
 CLASH = "PIXEL_ORCH_OUT"  # the folder at home of what both folders on the machine have
 
+TEMPORARY = (
+    *(".git", ".hg", ".svn", "__pycache__", "*.pyc", ".ipynb_checkpoints", ".venv", "venv", "node_modules"),
+    *(".pytest_cache", ".mypy_cache", ".ruff_cache", ".cache", ".DS_Store", "._*", ".nfs*", "*.swp"),
+    *("*.tmp", "*.temp", "*.part", "*.partial", "tmp-checkpoint-*"),
+)
+"""Patterns of what is no output unless `--outputs` names it: caches, environments, unfinished files."""
+
 Root = Literal["work", "out"]
 """work: below the program's working folder. out: below `PIXEL_ORCH_OUT`."""
 
@@ -128,9 +135,7 @@ def check_tree_path(path: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or "\0" in path:
         raise ValueError(f"{path[:80]!r} is not a path below its folder")
     raw = path.encode(errors="surrogateescape")
-    if len(raw) > MOST_PATH_BYTES or any(
-        len(part.encode(errors="surrogateescape")) > MOST_PART_BYTES for part in parts
-    ):
+    if len(raw) > MOST_PATH_BYTES or any(len(part) > MOST_PART_BYTES for part in raw.split(b"/")):
         raise ValueError(f"{path[:80]!r}... is too long")
     return path
 

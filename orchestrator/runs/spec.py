@@ -56,6 +56,22 @@ class Limits(BaseModel):
     idle_s: float | None = Field(default=None, gt=0)  # without a new line of metrics or log
 
 
+class Downloads(BaseModel):
+    """Which outputs are downloaded while the program runs, and how often. At its end the newest state always is.
+
+    mode: `newest`: the newest state, and the newest checkpoint; `all`: each one; `none`: nothing, they go to S3 only.
+    every_s: not more often; None: as often as a tenth of the machine's price pays for data out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["newest", "all", "none"] = "newest"
+    every_s: float | None = Field(default=None, gt=0)
+    only: tuple[str, ...] = ()  # patterns; where there are any, nothing else is an output
+    ignored: tuple[str, ...] = ()  # patterns of what is no output
+    keep_s: float = Field(default=1800.0, ge=0)  # a machine waits so long for outputs that cannot be downloaded
+
+
 class RunSpec(BaseModel):
     """One run as it was asked for. Written to `spec.json`; only `launch --resume` rewrites it."""
 
@@ -92,6 +108,7 @@ class RunSpec(BaseModel):
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
+    downloads: Downloads = Downloads()
 
     @property
     def steps(self) -> int | None:

@@ -16,7 +16,6 @@ from orchestrator.runs.events import (
     DataReceived,
     EndedBy,
     Event,
-    ExtraOutputsPulled,
     GpuSeen,
     HostReady,
     InstanceEnded,
@@ -38,6 +37,14 @@ from orchestrator.runs.events import (
     TrainerExited,
     TrainerStarted,
     loss_reason,
+)
+from orchestrator.runs.output_events import (
+    ExtraOutputsPulled,
+    OutputsLeft,
+    OutputsPulled,
+    OutputsRefused,
+    OutputsRestored,
+    OutputsWaiting,
 )
 from orchestrator.runs.state_reasons import FAILED_LAUNCHES, end_code, is_spot_interruption
 
@@ -78,6 +85,9 @@ class Attempt:
     login_user: str = "ubuntu"
     pulled_bytes: int = 0  # all that was received from the instance: data out
     gpu: dict[str, Any] = field(default_factory=dict)  # as nvidia-smi reports it; {} without a GPU
+    restored: OutputsRestored | None = None  # the state of the outputs that it began with
+    outputs_waiting: OutputsWaiting | None = None  # its program has ended, and outputs are not here yet
+    outputs_lost: OutputsLeft | None = None  # its program had ended, and these are gone
 
     @property
     def first_step(self) -> int:
@@ -125,6 +135,7 @@ class RunState:
     stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
     s3_trouble: str = ""  # why S3 last refused, "" if it never did
     refused: list[CheckpointRefused] = field(default_factory=list)
+    outputs: OutputsPulled | None = None  # the newest state that is here
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
     led_from: int = 0  # how many attempts there were by then
@@ -196,6 +207,8 @@ def _apply(state: RunState, event: Event) -> None:
             | RemoteStoreTroubled()
         ):
             _apply_to_checkpoints(state, event)
+        case OutputsPulled() | OutputsRestored() | OutputsWaiting() | OutputsLeft() | OutputsRefused():
+            _apply_to_outputs(state, event)
         case _:
             _apply_to_attempt(state, event)
 
@@ -223,6 +236,23 @@ def _apply_to_checkpoints(
             state.checkpoints[event.step] = CheckpointPulled(**vars(event))
         case RemoteStoreTroubled():
             state.s3_trouble = event.reason
+
+
+def _apply_to_outputs(
+    state: RunState, event: OutputsPulled | OutputsRestored | OutputsWaiting | OutputsLeft | OutputsRefused
+) -> None:
+    attempt = None if isinstance(event, OutputsRefused) else state.attempt(event.attempt)
+    match event:
+        case OutputsPulled():
+            state.outputs = event
+            if attempt is not None:
+                attempt.outputs_waiting = None
+        case OutputsRestored() if attempt is not None:
+            attempt.restored = event
+        case OutputsWaiting() if attempt is not None:
+            attempt.outputs_waiting = event
+        case OutputsLeft() if attempt is not None and event.is_loss:
+            attempt.outputs_lost = event
 
 
 def _attempt_from(event: InstanceStarted) -> Attempt:

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, nearest
 from orchestrator.runs.checked import WrongValueError
-from orchestrator.runs.events import CheckpointPulled, Event, State, from_json
+from orchestrator.runs.event_reader import from_json
+from orchestrator.runs.events import CheckpointPulled, Event, State
 from orchestrator.runs.files import (
     open_regular,
     read_bounded,

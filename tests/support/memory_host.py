@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from orchestrator.cloud.base import Instance
 from orchestrator.errors import CommandError, CommandTimeoutError, NoCommandsError, UnreachableError
 from orchestrator.host import answers
 from orchestrator.host.base import Cursor, HostStatus, Job, Setup
+from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 from orchestrator.runs.outputs import ExtraOutput, Output
 from tests.support.lies import told
+from tests.support.memory_tree import MemoryTree, downloaded
 
 if TYPE_CHECKING:
     from tests.support.memory import MemoryCloud
@@ -74,6 +76,9 @@ class Machine:
     stop_at: float | None = None
     sent: dict[int, bytes] = field(default_factory=dict)
     rest: dict[str, bytes] = field(default_factory=dict)  # other files of the trainer's
+    has_tree: bool = False  # its trainer writes other files, which are mirrored
+    tree: MemoryTree | None = None
+    tree_step: int = 0  # of the outputs that were restored
     refuses: set[str] = field(default_factory=set)
     sent_bytes: int = 0  # to us
     lie: str = ""  # one of `lies.LIES`, which its answers to a poll tell
@@ -277,7 +282,7 @@ class MemoryHost:
         moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
         return max(min(moments), machine.command_started_at or 0.0) if moments else None
 
-    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None) -> HostStatus:
+    def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None, allow_bytes: float = 0.0) -> HostStatus:
         self.check()
         machine, now = self.machine, self.clock.now()
         machine.owner_at = now
@@ -314,6 +319,7 @@ class MemoryHost:
             s3_done=trainer == "exited" and len(stored) == len(outputs) and not waiting,
             waiting_files=waiting,
             waiting_bytes=waiting << 30,
+            tree=self._tree_status(now, allow_bytes),
         )
         lie = self.machine.lie
         if not lie:
@@ -400,6 +406,52 @@ class MemoryHost:
         self.cloud.write(destination, content)
         return True
 
+    # -- the outputs
+
+    def _tree(self) -> MemoryTree:
+        if self.machine.tree is None:
+            self.machine.tree = MemoryTree(self.machine)
+        return self.machine.tree
+
+    def _tree_status(self, now: float, allow_bytes: float) -> TreeStatus | None:
+        if not self.machine.has_tree:
+            return None
+        is_over = self.trainer_at(now)[0] == "exited"
+        is_hurried = self.machine.noticed_at is not None
+        return self._tree().status(self._step_at(now), is_over=is_over, is_hurried=is_hurried, allowed=allow_bytes)
+
+    def tree_changes(self, job_root: str, state: int, base: int) -> TreeChanges:
+        self.check()
+        self._answered()
+        return self._tree().changes(state, base)
+
+    def fetch_tree(
+        self, job_root: str, files: Sequence[TreeFile], folder: Path, had: Mapping[str, Path]
+    ) -> frozenset[str]:
+        self.check()
+        if self.machine.pull_s:
+            self._transfer(self.machine.pull_s)
+            self.check()
+        self.machine.owner_at = self.clock.now()
+        self._answered()
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            self.machine.sent_bytes += file.size_bytes - file.after_bytes
+            if file.after_bytes:
+                begins = had[file.name].read_bytes()[: file.after_bytes]
+                assert (self._tree().content(file) or begins).startswith(begins), "it is another file's beginning"
+        return downloaded(files, self._tree(), lambda digest, content: self.cloud.write(folder / digest, content))
+
+    def acknowledge_tree(self, job_root: str, state: int) -> None:
+        self.check()
+        self._tree().acknowledge(state)
+        self._answered()
+
+    def send_tree(self, job: Job, state: TreeState, contents: Callable[[TreeFile], Path]) -> None:
+        self.check()
+        self._tree().restore(state, contents)
+        self._answered()
+
     def extra_outputs(self, job_root: str) -> tuple[ExtraOutput, ...]:
         self.check()
         self._answered()
@@ -447,6 +499,7 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
         "s3_done": status.s3_done,
         "gpu_problem": status.gpu_trouble,
         "gpu": dict(status.gpu),
+        "mirror": None if status.tree is None else {**asdict(status.tree), "bytes": status.tree.size_bytes},
     }
 
 

@@ -12,8 +12,8 @@ from orchestrator.errors import (
 )
 from orchestrator.runs.events import (
     CheckpointPulled,
-    ExtraOutputsPulled,
 )
+from orchestrator.runs.output_events import ExtraOutputsPulled
 from tests.support import memory_host
 from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants

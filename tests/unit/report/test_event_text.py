@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.report.event_text import event_words
 from orchestrator.runs import events as ev
+from orchestrator.runs import output_events as out
 
 ASKED: dict[str, Any] = {
     "at": 0, "attempt": 1, "client_token": "t", "instance_type": "g5.xlarge",
@@ -37,7 +38,7 @@ EXIT: dict[str, Any] = {"at": 0, "attempt": 1, "last_step": 9}
          "INTERRUPTION NOTICE: 90 s left for i-1; saving a checkpoint"),
         (ev.CheckpointPulled(**FILE), "  checkpoint-9.pt downloaded (0.43 MB, sha256 aaaaaaaa)"),
         (ev.CheckpointStored(**FILE), "  checkpoint-9.pt stored in S3"),
-        (ev.ExtraOutputsPulled(at=0, attempt=1, files=2, size_bytes=20_000, left="big.bin"),
+        (out.ExtraOutputsPulled(at=0, attempt=1, files=2, size_bytes=20_000, left="big.bin"),
          "  2 other files downloaded (0.02 MB, in outputs/); not downloaded: big.bin"),
         (ev.TrainerExited(**EXIT, exit_code=143, asked=True), "  trainer stopped on request at step 9 (exit code 143)"),
         (ev.TrainerExited(**EXIT, exit_code=0, asked=False), "  trainer finished at step 9 (exit code 0)"),

@@ -14,7 +14,8 @@ from orchestrator.cli.main import main
 from orchestrator.clock import SystemClock
 from orchestrator.formatting import money
 from orchestrator.market.billing import total_usd
-from orchestrator.runs.events import KINDS, LossReason
+from orchestrator.runs.event_reader import KINDS
+from orchestrator.runs.events import LossReason
 from orchestrator.runs.home import make_home, schema_of
 from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec
 from orchestrator.runs.store import RunStore

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
+from orchestrator.runs.event_reader import KINDS, from_json
 from orchestrator.runs.events import (
-    KINDS,
     CheckpointEvent,
     CheckpointPulled,
     Event,
     RunCreated,
     StateChanged,
-    from_json,
 )
 from orchestrator.runs.files import read_jsonl, write_atomically
 from orchestrator.runs.home import make_home

@@ -17,7 +17,8 @@ from orchestrator.report.as_of import seen_at
 from orchestrator.report.event_text import event_words
 from orchestrator.report.records import record_of
 from orchestrator.runs.checked import WrongValueError, is_figure, is_step, read
-from orchestrator.runs.events import KINDS, Event, Progress, RunCreated, from_json
+from orchestrator.runs.event_reader import KINDS, from_json
+from orchestrator.runs.events import Event, Progress, RunCreated
 from orchestrator.runs.state import fold
 from orchestrator.runs.store import RunStore
 from tests.support.report_runs import BORN, Had, write_run

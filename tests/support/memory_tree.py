@@ -1,0 +1,136 @@
+"""The outputs of the in-memory trainer: files below its working folder that are a function of the step.
+
+They contradict each other if they are not of one moment: each holds the step that it was written at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
+
+if TYPE_CHECKING:
+    from tests.support.memory_host import Machine
+
+KEPT = 2  # folders of checkpoints: the trainer deletes the older ones
+
+
+def tree_at(step: int, every: int) -> dict[str, bytes]:
+    """Return the outputs of a trainer that has done so many steps, and saves so often."""
+    saved = step // every * every
+    if not saved:
+        return {}
+    lines = b"".join(b"%d,0.5\n" % mark for mark in range(every, saved + 1, every))
+    folders = range(max(every, saved - (KEPT - 1) * every), saved + 1, every)
+    return {
+        "work/model.pt": b"the model after step %d" % saved,
+        "out/history.csv": lines,
+        **{f"work/checkpoint-{mark}/model.bin": b"weights of step %d" % mark for mark in folders},
+    }
+
+
+def step_of(files: Mapping[str, bytes], every: int) -> int:
+    """Return the step that a state of the outputs is of.
+
+    Raises:
+        AssertionError: it is a mixture.
+    """
+    if not files:
+        return 0
+    step = int(files["work/model.pt"].rsplit(b" ", 1)[-1])
+    assert files == tree_at(step, every), f"a mixture of states was sent: {sorted(files)} with a model of step {step}"
+    return step
+
+
+def file_of(name: str, content: bytes, after: int = 0) -> TreeFile:
+    """Return a file as a machine lists it."""
+    root, _, path = name.partition("/")
+    return TreeFile(
+        root=root,  # type: ignore[arg-type]  # one of two words
+        path=path,
+        size_bytes=len(content),
+        mtime_ns=1_700_000_000_000_000_000 + len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        after_bytes=after,
+    )
+
+
+class MemoryTree:
+    """What `mirror.py` does on a machine: states by number, and which one the owner has."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.sealed: dict[str, bytes] = {}
+        self.number = self.home = 0
+        self.home_files: dict[str, bytes] = {}
+
+    def status(self, step: int, *, is_over: bool, is_hurried: bool, allowed: float) -> TreeStatus:
+        """Make a new state if there is one to make; return what is told of it."""
+        now = tree_at(step, self.machine.checkpoint_every)
+        changed = {name: content for name, content in now.items() if self.sealed.get(name) != content}
+        size = sum(map(len, changed.values()))
+        if now != self.sealed and (is_hurried or is_over or size <= allowed):
+            self.sealed, self.number = now, self.number + 1
+            changed = {}
+        new = {name: c for name, c in self.sealed.items() if self.home_files.get(name) != c}
+        return TreeStatus(
+            state=self.number,
+            home=self.home,
+            is_final=is_over and not changed,
+            new_files=len(new),
+            new_bytes=sum(map(len, new.values())),
+            pending_files=len(changed),
+            pending_bytes=size if changed else 0,
+            files=len(self.sealed),
+            size_bytes=sum(map(len, self.sealed.values())),
+        )
+
+    def changes(self, state: int, base: int) -> TreeChanges:
+        """Return how the newest state differs from the base."""
+        if state != self.number:
+            return TreeChanges(self.number, self.home, False, (), ())
+        if base != self.home:
+            files = [file_of(name, content) for name, content in self.sealed.items()]
+            return TreeChanges(state, 0, False, tuple(files), ())
+        files = []
+        for name, content in self.sealed.items():
+            before = self.home_files.get(name)
+            if before != content:
+                grows = name.endswith(".csv") and before is not None and content.startswith(before)
+                files.append(file_of(name, content, len(before) if grows and before else 0))
+        deleted = tuple(name for name in self.home_files if name not in self.sealed)
+        return TreeChanges(state, base, False, tuple(files), deleted)
+
+    def content(self, file: TreeFile) -> bytes | None:
+        """Return what is downloaded of a file, None if it was replaced."""
+        found = self.sealed.get(file.name)
+        return found if found is not None and hashlib.sha256(found).hexdigest() == file.sha256 else None
+
+    def acknowledge(self, state: int) -> None:
+        """Note that the owner has a state."""
+        if state == self.number:
+            self.home, self.home_files = self.number, dict(self.sealed)
+
+    def restore(self, state: TreeState, contents: Callable[[TreeFile], Path]) -> None:
+        """Take over a state; it must be of one moment."""
+        files = {}
+        for name, file in state.files.items():
+            files[name] = contents(file).read_bytes()
+            assert hashlib.sha256(files[name]).hexdigest() == file.sha256, f"{name} was sent damaged"
+        self.machine.tree_step = step_of(files, self.machine.checkpoint_every)
+        self.sealed, self.home_files = dict(files), dict(files)
+        self.number = self.home = state.number
+
+
+def downloaded(files: Sequence[TreeFile], tree: MemoryTree, write: Callable[[str, bytes], None]) -> frozenset[str]:
+    """Write what is downloaded, by digest; return what is there."""
+    found = set()
+    for file in files:
+        content = tree.content(file)
+        if content is not None:
+            write(file.sha256, content)
+            found.add(file.sha256)
+    return frozenset(found)

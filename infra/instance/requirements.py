@@ -55,6 +55,7 @@ class Wanted:
     options: list[str]  # of pip
     left_out: list[str]  # requirements, as they are written
     is_complete: bool
+    siblings: list[str] = field(default_factory=list)  # to be installed afterwards, in the version that fits torch
 
     @property
     def has_any(self) -> bool:
@@ -141,8 +142,9 @@ def adapted(lines: Lines, versions: dict[str, str], unmet: list[list[str]]) -> W
         name, specifier = parsed(line)
         if not family or not is_of_torch(name):
             wanted.lines.append(line)
-        elif name in ("torchvision", "torchaudio") and name not in family and not lines.is_complete:
-            wanted.lines.append(name)  # pip finds the version that belongs to the torch that is there
+        elif name in ("torchvision", "torchaudio") and name not in family:
+            # pip finds the version that belongs to the torch that is there
+            (wanted.siblings if lines.is_complete else wanted.lines).append(name)
             if label and "pytorch.org" not in " ".join(wanted.options):
                 wanted.options += ["--extra-index-url", "https://download.pytorch.org/whl/%s" % label[1]]
         elif (name, specifier) in refused or "@" in line or "://" in line:

@@ -139,7 +139,7 @@ def write_program(path: str, command: str) -> None:
     """Write a script that runs a command with all arguments."""
     with open(path, "w") as file:
         file.write('#!/bin/sh\n%s "$@"\n' % command)
-    os.chmod(path, 0o755)
+    os.chmod(path, 0o700)  # the login user runs it; the home is his
 
 
 def main(env: str) -> None:

@@ -3,12 +3,12 @@
 
     user_setup.py ROOT < order      the last line is one JSON object: seconds, how, python, path_first, failed, tail
 
-The order is what `orchestrator/host/user_setup.py` sends: a command (`--setup`), or the dependency file that was found.
-What it prints while it runs goes to `agent/user_setup.log`; every 20 s a line on standard error says how far it is. What
-was installed is not installed twice on one machine: a file in the environment has the order's digest.
+The order is what `orchestrator/host/user_setup.py` sends: a command (`--setup`), or the dependency file that was
+found. What it prints while it runs goes to `agent/user_setup.log`; every 20 s a line on standard error says how far it
+is. What was installed is not installed twice on one machine: a file in the environment has the order's digest.
 
-The machine's torch is kept, since it has kernels for this GPU: a constraint file names its version, and a requirement that it
-does not meet is left out and named.
+The machine's torch is kept, since it has kernels for this GPU: a constraint file names its version, and a requirement
+that it does not meet is left out and named.
 
 Standard library only, Python 3.8 and later.
 """
@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from infra.instance.metadata import take_proxies
 from infra.instance.programs import OVERDUE, end, last_line
-from infra.instance.requirements import Lines, adapted, is_of_torch, read_requirements
+from infra.instance.requirements import Lines, Wanted, adapted, is_of_torch, read_requirements
 
 TELL_EVERY_S = float(os.environ.get("PIXEL_ORCH_TELL_EVERY_MS") or 20_000) / 1000
 TAIL_LINES, TAIL_BYTES = 12, 16_384
@@ -86,7 +86,9 @@ class Setup:
         self.python: str = order["python"]
         self.path_first: str = order["path_first"]
         self.notes: list[str] = []
-        self.log = os.path.join(root, "agent", "user_setup.log")
+        agent = os.path.join(root, "agent")
+        self.log = os.path.join(agent, "user_setup.log")
+        self.wanted, self.limits = os.path.join(agent, "requirements.txt"), os.path.join(agent, "constraints.txt")
         self.give_up_at = time.monotonic() + float(order["limit_s"])
         self.env = self._environment()
 
@@ -201,21 +203,21 @@ class Setup:
         if wanted.left_out:
             version = versions["versions"].get("torch", "")
             self.notes.append("torch %s of the machine is kept: not %s" % (version, ", ".join(wanted.left_out)))
-        folder = os.path.join(self.root, "agent")
-        path, limits = os.path.join(folder, "requirements.txt"), os.path.join(folder, "constraints.txt")
-        for name, text in ((path, wanted.lines), (limits, wanted.constraints)):
-            with open(name, "w") as file:
+        for path, text in ((self.wanted, wanted.lines), (self.limits, wanted.constraints)):
+            with open(path, "w") as file:
                 file.write("".join("%s\n" % line for line in text))
-        if not wanted.has_any:
-            return "pip"
-        words = ["-r", path, *(["--no-deps"] if wanted.is_complete else ["-c", limits])]
-        if not uv and wanted.can_use_uv and not any(name.startswith("PIP_") for name in self.env):
+        words = ["-r", self.wanted, *(["--no-deps"] if wanted.is_complete else ["-c", self.limits])]
+        if not uv and wanted.has_any and wanted.can_use_uv and not any(name.startswith("PIP_") for name in self.env):
             uv = self.uv_without_torch(words, versions["versions"])
-        if uv:
+        if not wanted.has_any:
+            pass
+        elif uv:
             self.step("uv pip install (%s)" % title, [uv, "pip", "install", "--python", self.python, *words])
-            return "uv"
-        self.pip(title, [*wanted.options, *words])
-        return "pip"
+        else:
+            self.pip(title, [*wanted.options, *words])
+        if wanted.siblings:
+            self.pip(" ".join(wanted.siblings), [*wanted.options, "-c", self.limits, *wanted.siblings])
+        return "uv" if uv else "pip"
 
     def uv_without_torch(self, words: list[str], versions: dict[str, str]) -> str:
         """Return uv's path if the image has it and it would install no torch: it does not see what the machine has."""
@@ -223,7 +225,7 @@ class Setup:
         if not uv:
             return ""
         if "numpy" in versions and "-c" in words:
-            with open(words[words.index("-c") + 1], "a") as file:  # the machine's torch may need this one
+            with open(self.limits, "a") as file:  # the machine's torch may need this one
                 file.write("numpy==%s\n" % versions["numpy"])
         code, output, _ = self.ask([uv, "pip", "install", "--dry-run", "--python", self.python, *words], DRY_RUN_S)
         names = re.findall(r"^ \+ ([A-Za-z0-9._-]+)", output, re.MULTILINE)
@@ -246,10 +248,9 @@ class Setup:
     def constraints(self) -> list[str]:
         """Return the words that keep pip from replacing the machine's torch."""
         wanted = adapted(Lines([]), self.kept(Lines([]))["versions"], [])
-        path = os.path.join(self.root, "agent", "constraints.txt")
-        with open(path, "w") as file:
+        with open(self.limits, "w") as file:
             file.write("".join("%s\n" % line for line in wanted.constraints))
-        return ["-c", path]
+        return ["-c", self.limits]
 
     def versions(self, names: list[str]) -> dict[str, str]:
         """Return the versions of those packages that the environment has, or sees."""
@@ -276,7 +277,13 @@ class Setup:
         """Run a short program; return its exit code, its output with its errors' end, and its last line."""
         try:
             done = subprocess.run(
-                words, input=said.encode(), capture_output=True, cwd=self.code, env=self.env, timeout=limit_s, check=False
+                words,
+                input=said.encode(),
+                capture_output=True,
+                cwd=self.code,
+                env=self.env,
+                timeout=limit_s,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return OVERDUE, "", str(error)

@@ -172,6 +172,8 @@ class BringUp:
                 setup_s=now - began_at,
                 data_s=setup.data_s,
                 data_how=setup.data_how,
+                user_setup_s=setup.user_setup_s,
+                user_setup_how=setup.user_setup_how,
             )
         )
         self._renew_host_key(attempt, host)

@@ -130,6 +130,8 @@ class HostReady(Event):
     setup_s: float
     data_s: float = 0.0  # the part of it until the data were there
     data_how: str = ""  # fetched or prepared
+    user_setup_s: float = 0.0  # the part of it for the packages of the user's program
+    user_setup_how: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,6 +469,7 @@ RANGES: dict[str, Range] = {
     "public_addresses": (0, 1000),
     "setup_s": (0, 1e9),
     "data_s": (0, 1e9),
+    "user_setup_s": (0, 1e9),
     "size_bytes": (0, MOST_SIZE_BYTES),
     "files": (0, 10**9),
     "pools": (0, 10**6),

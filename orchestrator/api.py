@@ -61,6 +61,7 @@ def launch(
     name: str | None = None,
     command: Sequence[str] = (),
     workdir: str | Path | None = None,
+    setup: str | None = None,
     settings: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     budget_usd: float | str | None = None,
@@ -80,6 +81,8 @@ def launch(
         name: name of the run; generated if None.
         command: of your own program, which runs in `workdir`; empty for the bundled trainer.
         workdir: the folder to send.
+        setup: a command that is run in it on the machine before the program starts. None: what its requirements.txt,
+            pyproject.toml or environment.yml asks for is installed, which `no_setup=True` prevents.
         settings: of the bundled trainer, for example `{"model": "row-lstm", "steps": 1000}`.
         env: variables for the trainer.
         budget_usd: stop, saved and resumable, before more than this is billed.
@@ -101,6 +104,7 @@ def launch(
         "cloud": cloud,
         "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),
+        "setup": setup,
         "set": _pairs(settings),
         "env": _pairs(env),
         "budget": budget_usd,

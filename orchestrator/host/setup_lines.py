@@ -11,7 +11,9 @@ _OWN_LINE = re.compile(rb"(?:bootstrap|data|setup): (.+)")
 
 
 class SetupLines:
-    """Keeps the newest line that `bootstrap.sh`, `data.sh` or `user_setup.py` has said, with the phase and the last output of a program.
+    """Keeps the newest line that `bootstrap.sh`, `data.sh` or `user_setup.py` has said.
+
+    It has the phase and the last output of a program.
 
     The first two run at once, each read by a thread of its own.
     """

@@ -12,14 +12,12 @@ from typing import Any
 from orchestrator.errors import CommandError, UserSetupError
 from orchestrator.host import answers, sync
 from orchestrator.host.base import Job, Setup
-from orchestrator.host.shell import SshShell
+from orchestrator.host.shell import SshShell, Write
 
 LEAST_OVER_S = 60.0  # for the machine to end what ran out of time, and to say so
 
 
-def run_user_setup(
-    shell: SshShell, job: Job, setup: Setup, *, limit_s: float, told: Callable[[bytes], None]
-) -> Setup:
+def run_user_setup(shell: SshShell, job: Job, setup: Setup, *, limit_s: float, told: Callable[[bytes], None]) -> Setup:
     """Install what the job's program needs, in the run's own environment.
 
     A second call on one machine waits for the first, whose connection may have been cut, and installs nothing again.
@@ -44,12 +42,11 @@ def run_user_setup(
     }
     root = shlex.quote(job.root)
     command = f"flock -o {root}/agent/user_setup.lock python3 -X utf8 {root}/bin/user_setup.py {root}"
-    result = shell.run(
-        command,
-        timeout_s=limit_s + LEAST_OVER_S,
-        feed=lambda write: write(json.dumps(order).encode()),
-        told=told,
-    )
+
+    def feed(write: Write) -> None:
+        write(json.dumps(order).encode())
+
+    result = shell.run(command, timeout_s=limit_s + LEAST_OVER_S, feed=feed, told=told)
     if not result.ok:
         raise CommandError("user_setup.py", result.exit_code, result.stderr.decode(errors="replace"))
     last = answers.last_line(result.stdout)

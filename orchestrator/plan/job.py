@@ -10,6 +10,7 @@ from model.config import REGISTRY, checked, words_of
 from orchestrator.host import sync
 from orchestrator.host.base import BucketPlace, Job
 from orchestrator.market import catalog
+from orchestrator.plan.dependencies import order_for
 from orchestrator.runs.spec import RunSpec
 
 AWS_METADATA_POLL_S = 5.0  # as AWS recommends
@@ -62,6 +63,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         idle_s=None if spec.limits.idle_s is None else spec.limits.idle_s + spec.recovery.stop_timeout_s,
         has_gpu=not spec.is_embedded and all(catalog.find(name).gpus for name in spec.instances),
         allow_cpu=spec.allow_cpu,
+        user_setup=order_for(spec, tree),
     )
 
 

@@ -88,6 +88,8 @@ class RunSpec(BaseModel):
     data_url: str | None = None  # s3://bucket/prefix: where the prepared data set is, or is put by the first attempt
     prepare: Mapping[str, str] = Field(default_factory=dict)  # settings of `data prepare` on the machine
     instance_profile: str | None = None  # its role lets the instance write to the bucket
+    setup: str | None = None  # a command of the user's that is run on each machine before the program starts
+    installs_dependencies: bool = False  # without it: what the folder's dependency file says; not in runs of 0.1.0
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()

@@ -152,7 +152,8 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             lead_in_background(run)
             return
         spec = run.plan.spec
-        for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *unused_gpus(run.plan)):
+        seen = request.look.lines() if request.look else []
+        for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *seen, *unused_gpus(run.plan)):
             say(line)
         lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
 

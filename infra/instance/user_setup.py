@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from infra.instance.metadata import take_proxies
 from infra.instance.programs import OVERDUE, end, last_line
-from infra.instance.requirements import Lines, Wanted, adapted, is_of_torch, read_requirements
+from infra.instance.requirements import Lines, adapted, is_of_torch, read_requirements
 
 TELL_EVERY_S = float(os.environ.get("PIXEL_ORCH_TELL_EVERY_MS") or 20_000) / 1000
 TAIL_LINES, TAIL_BYTES = 12, 16_384

@@ -162,6 +162,7 @@ class BringUp:
             if error.timeout_s < self.policy.setup_timeout_s:
                 raise  # a short command on a machine that is slow now
             _raise_set_up_failed(attempt, error)
+        host.setup_words()  # what is not told yet is over
         now = self.clock.now()
         self.journal.emit(
             HostReady(

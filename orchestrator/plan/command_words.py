@@ -1,4 +1,4 @@
-"""The words of a command, as far as they are understood: which program is started, and which script or module it runs. Pure."""
+"""The words of a command, as far as they are understood: which programs it starts, which scripts these run. Pure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,35 @@ WITH_VALUE = {
 WRAPPERS = frozenset(WITH_VALUE) - {"python"}
 SHELLS = ("sh", "bash", "zsh", "dash", "ksh")
 INTERPRETERS = ("perl", "ruby", "node", "Rscript", "julia", "php", "lua")
-LAUNCHERS = ("torchrun", "accelerate", "deepspeed", "horovodrun", "mpirun", "mpiexec", "composer", "papermill", "ipython")
+LAUNCHERS = (
+    "torchrun",
+    "accelerate",
+    "deepspeed",
+    "horovodrun",
+    "mpirun",
+    "mpiexec",
+    "composer",
+    "papermill",
+    "ipython",
+)
 RUNNERS = ("uv", "poetry", "pipenv", "pdm", "hatch", "pixi", "conda", "mamba", "micromamba")
 """`RUNNER run COMMAND`."""
 
-HARMLESS = ("pip", "pip3", "export", "set", "echo", "ulimit", "nvidia-smi", "date", "env", "true", "sleep", "source", ".")
+HARMLESS = (
+    "pip",
+    "pip3",
+    "export",
+    "set",
+    "echo",
+    "ulimit",
+    "nvidia-smi",
+    "date",
+    "env",
+    "true",
+    "sleep",
+    "source",
+    ".",
+)
 """Commands that bring no file into the folder."""
 
 SEPARATORS = re.compile(r"&&|\|\||[;\n|&]")
@@ -66,25 +90,32 @@ def parsed(words: Sequence[str], *, is_in_shell: bool = False) -> list[Part]:
     name = word.rpartition("/")[2] if word.startswith(("/usr/", "/bin/")) else word
     rest = words[1:]
     first = Program(word, is_in_shell, changes_nothing=_changes_nothing(name, rest))
+    return [first, *_started_by(name, rest, is_in_shell=is_in_shell)]
+
+
+def _started_by(name: str, rest: list[str], *, is_in_shell: bool) -> list[Part]:
+    """Return what a program starts or runs."""
+    found: list[Part] = []
     if name in WRAPPERS:
-        return [first, *parsed(_wrapped(name, rest), is_in_shell=is_in_shell)]
-    if re.fullmatch(r"python[0-9.]*", name):
-        return [first, *_of_python(rest)]
-    if name in SHELLS:
-        return [first, *_of_shell(rest)]
-    if name in INTERPRETERS:
-        script = next((one for one in rest if not one.startswith("-")), "")
-        return [first, *([Script(script)] if "." in script and rest[:1] == [script] else [])]
-    if name in LAUNCHERS:
-        return [first, *_of_launcher(rest)]
-    if name in RUNNERS and "run" in rest[:1]:
-        return [first, *_of_runner(rest[1:])]
-    return [first]
+        found = parsed(_wrapped(name, rest), is_in_shell=is_in_shell)
+    elif re.fullmatch(r"python[0-9.]*", name):
+        found = _of_python(rest)
+    elif name in SHELLS:
+        found = _of_shell(rest)
+    elif name in INTERPRETERS and rest and "." in rest[0] and not rest[0].startswith("-"):
+        found = [Script(rest[0])]
+    elif name in LAUNCHERS:
+        found = _of_launcher(rest)
+    elif name in RUNNERS and rest[:1] == ["run"]:
+        found = _of_launcher(rest[1:])
+    return found
 
 
 def _changes_nothing(name: str, rest: Sequence[str]) -> bool:
     is_pip = re.fullmatch(r"python[0-9.]*", name) is not None and list(rest[:2]) == ["-m", "pip"]
-    plain = name in (*HARMLESS, *WRAPPERS, *LAUNCHERS, *SHELLS) or re.fullmatch(r"(python|pip)[0-9.]*", name) is not None
+    plain = (
+        name in (*HARMLESS, *WRAPPERS, *LAUNCHERS, *SHELLS) or re.fullmatch(r"(python|pip)[0-9.]*", name) is not None
+    )
     return is_pip or plain or (name == "uv" and rest[:1] in (["pip"], ["sync"], ["run"]))
 
 
@@ -143,15 +174,6 @@ def _of_launcher(words: list[str]) -> list[Part]:
         if word in ("-m", "--module") and place + 1 < len(words):
             return [Script(words[place + 1], is_module=True)]
         if word.endswith((".py", ".ipynb")) and not word.startswith("-"):
-            return [Script(word)]
-    return []
-
-
-def _of_runner(words: list[str]) -> list[Part]:
-    for place, word in enumerate(words):
-        if re.fullmatch(r"python[0-9.]*", word):
-            return _of_python(words[place + 1 :])
-        if word.endswith(".py") and not word.startswith("-"):
             return [Script(word)]
     return []
 

@@ -1,35 +1,38 @@
 """Looks at a command and at what is sent before anything is rented: would the program start there?
 
-What is certain to fail is an error. Where there is doubt it is a warning: an image, a setup command or the program itself
-may bring what is not in sight.
+What is certain to fail is an error. Where there is doubt it is a warning: an image, a setup command or the program
+itself may bring what is not in sight.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.formatting import nearest, one_line
 from orchestrator.host.sync import Tree
 from orchestrator.plan.command_words import Program, Script, parsed
 from orchestrator.plan.dependencies import Dependencies, dependencies_of
-from orchestrator.plan.not_sent import warnings_about_data
+from orchestrator.plan.not_sent import parsed_python, warnings_about_data
 from orchestrator.runs.spec import RunSpec
 
 HEAD_BYTES = 256
 MOST_WARNINGS = 6
 
-OF_EVERY_IMAGE = frozenset(
-    "python python3 pip pip3 bash sh env cat cd cp date dd df du echo exec expr false find flock grep head hostname id kill "
-    "ln ls mkdir mktemp mv nice nohup nproc printenv printf ps pwd readlink realpath rm sed seq setsid sleep sort stat "
-    "stdbuf sudo tail tar tee test time timeout touch tr true uname wc which whoami xargs yes awk gzip git perl "
-    "nvidia-smi torchrun uv uvx".split()
-)
+_IN_IMAGES = """
+    python python3 pip pip3 bash sh env cat cd cp date dd df du echo exec expr false find flock grep head hostname
+    id kill ln ls mkdir mktemp mv nice nohup nproc printenv printf ps pwd readlink realpath rm sed seq setsid sleep
+    sort stat stdbuf sudo tail tar tee test time timeout touch tr true uname wc which whoami xargs yes awk gzip git
+    perl nvidia-smi torchrun uv uvx
+"""
+OF_EVERY_IMAGE = frozenset(_IN_IMAGES.split())
 """Programs that the images have, or that pixel-orch brings (torchrun with torch, uv)."""
 
 OF_PACKAGES = {
@@ -74,10 +77,19 @@ class FirstLook:
 
     dependencies: Dependencies
     warnings: tuple[str, ...] = ()
+    is_own: bool = True  # a program of the user's, and not the bundled trainer
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for programs."""
+        return {"setup": self.dependencies.as_json(), "warnings": list(self.warnings)}
 
     def lines(self) -> list[str]:
         """Return all of it, a sentence each; nothing for the bundled trainer."""
-        if not self.dependencies.order and not self.dependencies.file and self.dependencies.why_not.startswith("the bun"):
+        if (
+            not self.dependencies.order
+            and not self.dependencies.file
+            and self.dependencies.why_not.startswith("the bun")
+        ):
             return []
         return [self.dependencies.text, *(f"Warning: {warning}" for warning in self.warnings)]
 
@@ -95,7 +107,7 @@ def look(spec: RunSpec, tree: Tree, *, is_resumed: bool = False) -> FirstLook:
     """
     dependencies = dependencies_of(spec, tree)
     if not spec.command or spec.workdir is None:
-        return FirstLook(dependencies)
+        return FirstLook(dependencies, is_own=False)
     view = _View(spec, tree, dependencies)
     try:
         view.check()
@@ -141,14 +153,10 @@ class _View:
         """
         parts = parsed(self.spec.command)
         for place, part in enumerate(parts):
-            is_certain = place == 0 and not self._may_be_made_by(parts[:place])
             if isinstance(part, Program):
-                self._check_program(part, is_certain=is_certain)
+                self._check_program(part, is_certain=place == 0)
             else:
-                self._check_script(part, is_certain=is_certain or self._are_harmless(parts[:place]))
-
-    def _may_be_made_by(self, before: Sequence[Program | Script]) -> bool:
-        return bool(before)
+                self._check_script(part, is_certain=self._are_harmless(parts[:place]))
 
     def _are_harmless(self, before: Sequence[Program | Script]) -> bool:
         """Return whether nothing before it changes the folder: a launcher, `pip install`."""
@@ -163,94 +171,70 @@ class _View:
 
     def _check_program(self, program: Program, *, is_certain: bool) -> None:
         word = program.word
-        if "=" in word and word.split("=")[0].isidentifier():
-            message = f"{one_line(word)} would be the program; give variables with --env {one_line(word)}"
-            return self._complain(message, is_certain=is_certain and not program.is_in_shell)
-        if program.is_in_shell and (word in OF_THE_SHELL or not word.replace("-", "").replace("_", "").isalnum()):
-            return None
         if "/" in word:
-            return self._check_path(word, is_certain=is_certain)
-        if word in OF_THE_SHELL:
+            self._check_path(word, is_certain=is_certain)
+        elif program.is_in_shell and (word in OF_THE_SHELL or not _is_plain(word)):
+            return
+        elif "=" in word and word.split("=")[0].isidentifier():
+            shown = one_line(word)
+            self._complain(f"{shown} would be the program; give --env {shown} before the --", is_certain=is_certain)
+        elif word in OF_THE_SHELL:
             line = " ".join(self.spec.command)
-            return self._complain(
-                f"{word} is a word of the shell and no program; give -- sh -c {line!r}", is_certain=is_certain
-            )
-        return self._check_name(word, is_certain=is_certain)
-
-    def _check_name(self, word: str, *, is_certain: bool) -> None:
-        package = OF_PACKAGES.get(word, word.lower())
-        if word in OF_EVERY_IMAGE or _is_python(word) or package in self.dependencies.packages:
-            return
-        if word in self.files:
+            self._complain(f"{word} is a word of the shell; give -- sh -c {line!r}", is_certain=is_certain)
+        elif word in self.files:
             how = f"python {word}" if word.endswith(".py") else f"./{word}"
-            return self._complain(
-                f"{word} is a file of the folder and no program; give -- {how}", is_certain=is_certain
-            )
-        if self._is_installed_by_command(word):
-            return
-        is_there = shutil.which(word, path=_machine_path(self.spec.is_embedded)) is not None
-        if is_there:
-            return
-        if self.may_come:
-            self.warnings.append(f"{word} must be installed by --setup, or be in the image")
-            return
-        guess = nearest(word, [*OF_EVERY_IMAGE, *OF_PACKAGES]) if len(word) > 2 else ""
-        hint = f"; did you mean {guess}?" if guess and guess != word else f"; install it with --setup"
-        if word in OF_PACKAGES:
-            hint = f"; add {package} to requirements.txt, or give --setup 'pip install {package}'"
-        is_typo = bool(guess) and guess != word and word not in OF_PACKAGES
-        is_sure = self.spec.is_embedded and not self.dependencies.packages
-        self._complain(f"there may be no program {word} on the machine{hint}" if not (is_sure or is_typo)
-                       else f"there is no program {word} on the machine{hint}",
-                       is_certain=is_certain and (is_sure or is_typo))  # fmt: skip
+            self._complain(f"{word} is a file of the folder and no program; give -- {how}", is_certain=is_certain)
+        elif not self._is_there(word):
+            self._check_missing(word, is_certain=is_certain)
 
-    def _is_installed_by_command(self, word: str) -> bool:
-        return word in " ".join(self.spec.command[1:]) and "install" in " ".join(self.spec.command)
+    def _is_there(self, word: str) -> bool:
+        """Return whether the machine will have a program, as far as that can be known here."""
+        if word in OF_EVERY_IMAGE or OF_PACKAGES.get(word, word.lower()) in self.dependencies.packages:
+            return True
+        line = " ".join(self.spec.command)
+        if re.fullmatch(r"(python|pip)[0-9.]*", word) or ("install" in line and line.count(word) > 1):
+            return True
+        return shutil.which(word, path=_machine_path(self.spec.is_embedded)) is not None
+
+    def _check_missing(self, word: str, *, is_certain: bool) -> None:
+        package = OF_PACKAGES.get(word)
+        guess = nearest(word, [*OF_EVERY_IMAGE, *OF_PACKAGES]) if len(word) > 2 and package is None else ""
+        hint = "install it with --setup"
+        if package:
+            hint = f"add {package} to requirements.txt, or give --setup 'pip install {package}'"
+        elif guess:
+            hint = f"did you mean {guess}?"
+        if self.may_come:
+            self.warnings.append(f"{word} is not known to be on the machine; --setup or the image must bring it")
+        elif (self.spec.is_embedded and not self.dependencies.packages) or guess:
+            self._complain(f"there is no program {word} on the machine; {hint}", is_certain=is_certain)
+        else:
+            self.warnings.append(f"there may be no program {word} on the machine; {hint}")
 
     def _check_path(self, word: str, *, is_certain: bool) -> None:
         """A program that is named by a path: one that is sent, executable, with an interpreter."""
-        if word.startswith("/"):
-            return self._check_absolute(word, is_program=True, is_certain=is_certain)
         name = os.path.normpath(word)
-        if not self._is_sent(word, is_certain=is_certain):
-            return None
-        path = self.tree.folder / name
-        if path.is_symlink() or not path.is_file():
-            return None
-        if not path.stat().st_mode & 0o111:
-            shell = "python" if name.endswith(".py") else "bash"
-            return self._complain(
-                f"{word} is not executable; chmod +x {name}, or give -- {shell} {name}", is_certain=is_certain
-            )
-        first = _head(path).split(b"\n")[0]
-        if first.startswith(b"#!") and first.endswith(b"\r"):
-            return self._complain(
-                f"the first line of {word} ends with a carriage return, so that its interpreter is not found; save it "
-                "with Unix line ends",
-                is_certain=is_certain,
-            )
-        if name.endswith((".py", ".sh")) and not first.startswith(b"#!"):
-            shell = "python" if name.endswith(".py") else "bash"
-            return self._complain(
-                f"{word} does not begin with #!, so that the machine cannot start it; give -- {shell} {name}",
-                is_certain=is_certain,
-            )
-        return None
+        if word.startswith("/"):
+            self._check_absolute(word, is_program=True, is_certain=is_certain)
+        elif self._is_sent(word, is_certain=is_certain):
+            problem = _why_not_started(self.tree.folder / name, word, name)
+            if problem:
+                self._complain(problem, is_certain=is_certain)
 
     # -- the script
 
     def _check_script(self, script: Script, *, is_certain: bool) -> None:
-        if script.is_module:
-            return self._check_module(script.path, is_certain=is_certain)
         path = script.path
-        if not path or any(letter in path for letter in "$`*?{") or path == "-":
-            return None  # the shell makes another word of it
-        if path.startswith("~"):
-            self.warnings.append(f"{path} is a path of the machine; only the folder is sent")
-            return None
-        if path.startswith("/"):
-            return self._check_absolute(path, is_program=False, is_certain=is_certain)
-        return self._check_relative(path, is_certain=is_certain)
+        if script.is_module:
+            self._check_module(path, is_certain=is_certain)
+        elif not path or path == "-" or any(letter in path for letter in "$`*?{"):
+            return  # the shell makes another word of it
+        elif path.startswith("~"):
+            self.warnings.append(f"{path} is a path of the machine, and only the folder is sent")
+        elif path.startswith("/"):
+            self._check_absolute(path, is_program=False, is_certain=is_certain)
+        else:
+            self._check_relative(path, is_certain=is_certain)
 
     def _check_relative(self, path: str, *, is_certain: bool) -> None:
         name = os.path.normpath(path)
@@ -342,8 +326,23 @@ def _parents(name: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(len(parts) + 1)]
 
 
-def _is_python(word: str) -> bool:
-    return word.startswith("python") and all(letter.isdigit() or letter == "." for letter in word[6:])
+def _is_plain(word: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.+-]+", word) is not None
+
+
+def _why_not_started(path: Path, word: str, name: str) -> str:
+    """Return why the kernel does not start a file, "" if it may."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    shell = "python" if name.endswith(".py") else "bash"
+    if not path.stat().st_mode & 0o111:
+        return f"{word} is not executable; chmod +x {name}, or give -- {shell} {name}"
+    first = _head(path).split(b"\n")[0]
+    if first.startswith(b"#!") and first.endswith(b"\r"):
+        return f"{word} has Windows line ends, so that its first line names no program; save it with Unix line ends"
+    if name.endswith((".py", ".sh")) and not first.startswith(b"#!"):
+        return f"{word} does not begin with #!, so that it does not start; give -- {shell} {name}"
+    return ""
 
 
 def _machine_path(is_embedded: bool) -> str:
@@ -361,8 +360,6 @@ def _head(path: Path) -> bytes:
 
 
 def _syntax_problem(path: Path) -> str:
-    from orchestrator.plan.not_sent import parsed_python
-
     try:
         parsed_python(path)
     except SyntaxError as error:
@@ -371,8 +368,3 @@ def _syntax_problem(path: Path) -> str:
     except (OSError, ValueError, RecursionError, MemoryError):
         return ""
     return ""
-
-
-def warnings_json(look_: FirstLook) -> Mapping[str, object]:
-    """Return a look for programs."""
-    return {"setup": look_.dependencies.as_json(), "warnings": list(look_.warnings)}

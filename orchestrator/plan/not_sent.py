@@ -6,9 +6,11 @@ A folder `data/` that git ignores is there at home and missing on the machine. E
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.formatting import one_line
@@ -20,14 +22,17 @@ MOST_FILES, MOST_FILE_BYTES, MOST_BYTES = 200, 256 << 10, 4 << 20  # of code tha
 MOST_NAMED = 3
 MOST_SIZED = 2_000  # files that are counted for the size of a folder
 
-OUTPUTS = frozenset(
-    "out output outputs run runs log logs result results checkpoint checkpoints ckpt ckpts save saves saved wandb mlruns "
-    "lightning_logs tensorboard tb tmp temp build dist cache artifacts plots figures samples predictions "
-    "best.json metrics.jsonl site-packages".split()
-)
+_WRITTEN = """
+    out output outputs run runs log logs result results checkpoint checkpoints ckpt ckpts save saves saved wandb mlruns
+    lightning_logs tensorboard tb tmp temp build dist cache artifacts plots figures samples predictions best.json
+    metrics.jsonl site-packages
+"""
+OUTPUTS = frozenset(_WRITTEN.split())
 """Names of what programs write: that it is not sent is right."""
 
-_IS_OUTPUT_OPTION = re.compile(r"(out|save|log|ckpt|checkpoint|result|run|cache|tmp|temp|dest|dump|write|name|tag)", re.I)
+_IS_OUTPUT_OPTION = re.compile(
+    r"(out|save|log|ckpt|checkpoint|result|run|cache|tmp|temp|dest|dump|write|name|tag)", re.I
+)
 _LITERAL = re.compile(r"""(?:"([^"\n]{1,200})"|'([^'\n]{1,200})'|[:=]\s*([\w./-]{1,200}))""")
 SOURCES = (".py",)
 SETTINGS = (".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".sh")
@@ -38,7 +43,7 @@ def warnings_about_data(command: Sequence[str], tree: Tree) -> list[str]:
     beside = not_sent(tree)
     if not beside:
         return []
-    found = {name: "the command" for name in _named_in_command(command, beside)}
+    found = dict.fromkeys(_named_in_command(command, beside), "the command")
     for name, place in _named_in_code(tree, [one for one in beside if one not in found]):
         found.setdefault(name, place)
     lines = []
@@ -136,8 +141,6 @@ def parsed_python(path: Path) -> ast.Module:
         SyntaxError: it is none.
         ValueError: it is too large.
     """
-    import warnings
-
     if path.stat().st_size > MOST_FILE_BYTES:
         raise ValueError("it is too large")
     with warnings.catch_warnings():
@@ -197,10 +200,9 @@ class _Strings(ast.NodeVisitor):
         if name in WRITERS:
             return
         is_lookup = name in ("get", "pop", "getattr", "setattr", "hasattr", "add_argument", "register_buffer", "log")
-        for place, one in enumerate(node.args):
+        for one in node.args:
             if not (is_lookup and isinstance(one, ast.Constant)):
                 self.visit(one)
-            del place
         for keyword in node.keywords:
             self.visit(keyword.value)
 
@@ -210,13 +212,10 @@ WRITERS = ("mkdir", "makedirs", "rmtree", "savefig", "to_csv", "SummaryWriter", 
 
 def _size_words(path: Path) -> str:
     """Return the size of a file, or of a folder as far as it is counted."""
-    total, count = 0, 0
-    for size in _sizes(path):
-        total += size
-        count += 1
-        if count >= MOST_SIZED:
-            return f"more than {total / 1e6:,.0f} MB"
-    return f"{total / 1e6:,.1f} MB" if total >= 50_000 else f"{total:,} bytes"
+    sizes = list(itertools.islice(_sizes(path), MOST_SIZED))
+    total = sum(sizes)
+    words = f"{total / 1e6:,.1f} MB" if total >= 50_000 else f"{total:,} bytes"
+    return f"more than {words}" if len(sizes) == MOST_SIZED else words
 
 
 def _sizes(path: Path) -> Iterator[int]:
@@ -232,6 +231,3 @@ def _sizes(path: Path) -> Iterator[int]:
                 yield os.lstat(os.path.join(here, name)).st_size
             except OSError:
                 continue
-
-
-Named = Mapping[str, str]

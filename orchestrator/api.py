@@ -61,7 +61,6 @@ def launch(
     name: str | None = None,
     command: Sequence[str] = (),
     workdir: str | Path | None = None,
-    setup: str | None = None,
     settings: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     budget_usd: float | str | None = None,
@@ -81,15 +80,13 @@ def launch(
         name: name of the run; generated if None.
         command: of your own program, which runs in `workdir`; empty for the bundled trainer.
         workdir: the folder to send.
-        setup: a command that is run in it on the machine before the program starts. None: what its requirements.txt,
-            pyproject.toml or environment.yml asks for is installed, which `no_setup=True` prevents.
         settings: of the bundled trainer, for example `{"model": "row-lstm", "steps": 1000}`.
         env: variables for the trainer.
         budget_usd: stop, saved and resumable, before more than this is billed.
         region: one or several; the configured one by default.
         detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
-        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `setup="make"`. With
             `dry_run=True` nothing is created: `state` is PLANNED, `details` the plan; `sync_dry_run=True`: the files.
 
     Raises:
@@ -104,7 +101,6 @@ def launch(
         "cloud": cloud,
         "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
         "workdir": None if workdir is None else str(workdir),
-        "setup": setup,
         "set": _pairs(settings),
         "env": _pairs(env),
         "budget": budget_usd,

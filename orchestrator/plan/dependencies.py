@@ -92,10 +92,10 @@ def dependencies_of(spec: RunSpec, tree: Tree) -> Dependencies:
         return Dependencies(why_not="the bundled trainer needs nothing more")
     program = spec.command[0]
     needs = {"needs": ["uv"]} if program in ("uv", "uvx") else {}
-    if spec.setup is not None:
-        return Dependencies({"command": spec.setup, **needs})
+    if spec.program.setup is not None:
+        return Dependencies({"command": spec.program.setup, **needs})
     found = _found(tree)
-    if not spec.installs_dependencies:
+    if not spec.program.installs_dependencies:
         return Dependencies(needs, others=found.others, why_not="--no-setup")
     if program in BY_ITSELF:
         return Dependencies(needs, others=_all(found), why_not=f"{program} does it by itself")

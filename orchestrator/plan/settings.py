@@ -37,7 +37,7 @@ from orchestrator.plan.validators import (
     split_command,
 )
 from orchestrator.runs.home import fresh_name
-from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec, check_name
+from orchestrator.runs.spec import Limits, ProgramSpec, RecoveryPolicy, RunSpec, check_name
 
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
@@ -100,7 +100,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        **_setup(flags, file, is_own=bool(words)),
+        program=ProgramSpec(**_setup(flags, file, is_own=bool(words))),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -124,7 +124,8 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
         raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
     changes: dict[str, Any] = {}
     if flags.get("setup") is not None or flags.get("no_setup"):
-        changes.update(_setup(flags, {}, is_own=bool(old.command)))
+        asked = _setup(flags, {}, is_own=bool(old.command))
+        changes["program"] = old.program.model_copy(update=asked)
     if flags.get("instance") is not None:
         changes["instances"] = check_instances(flags["instance"])
     if flags.get("spot") or flags.get("on_demand"):

@@ -56,6 +56,18 @@ class Limits(BaseModel):
     idle_s: float | None = Field(default=None, gt=0)  # without a new line of metrics or log
 
 
+class ProgramSpec(BaseModel):
+    """How a program of the user's own is run. Written to `program.json`, beside the `spec.json` that 0.1.0 reads.
+
+    A run of version 0.1.0 has none; the defaults are what that version did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    setup: str | None = None  # a command that is run on each machine before the program starts
+    installs_dependencies: bool = False  # what the folder's requirements.txt or the like asks for
+
+
 class RunSpec(BaseModel):
     """One run as it was asked for. Written to `spec.json`; only `launch --resume` rewrites it."""
 
@@ -88,12 +100,11 @@ class RunSpec(BaseModel):
     data_url: str | None = None  # s3://bucket/prefix: where the prepared data set is, or is put by the first attempt
     prepare: Mapping[str, str] = Field(default_factory=dict)  # settings of `data prepare` on the machine
     instance_profile: str | None = None  # its role lets the instance write to the bucket
-    setup: str | None = None  # a command of the user's that is run on each machine before the program starts
-    installs_dependencies: bool = False  # without it: what the folder's dependency file says; not in runs of 0.1.0
     allow_cpu: bool = False  # go on where torch has no kernels for the GPU
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
+    program: ProgramSpec = Field(default=ProgramSpec(), exclude=True)
 
     @property
     def steps(self) -> int | None:

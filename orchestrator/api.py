@@ -86,7 +86,7 @@ def launch(
         region: one or several; the configured one by default.
         detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error.
-        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `strategy="any"`. With
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `setup="make"`. With
             `dry_run=True` nothing is created: `state` is PLANNED, `details` the plan; `sync_dry_run=True`: the files.
 
     Raises:
@@ -148,7 +148,8 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             lead_in_background(run)
             return
         spec = run.plan.spec
-        for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *unused_gpus(run.plan)):
+        seen = request.look.lines() if request.look else []
+        for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *seen, *unused_gpus(run.plan)):
             say(line)
         lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
 

@@ -141,6 +141,25 @@ class BrokenMachineError(HostError):
     """A machine's hardware does not work; another machine helps."""
 
 
+class UserSetupError(HostError):
+    """What the user's program needs cannot be installed: another machine would not help.
+
+    Args:
+        how: what failed, and how.
+        tail: the last lines that it printed.
+    """
+
+    def __init__(self, how: str, tail: str = "") -> None:
+        super().__init__(f"set-up: {_with_last_lines(how, tail)}")
+        self.how = how
+        self.tail = tail
+
+    @property
+    def reason(self) -> str:
+        """What failed, and the last line that it printed."""
+        return f"set-up: {_with_last_line(self.how, self.tail)}"
+
+
 class CommandTimeoutError(HostError):
     """A command ran out of time on a host that answers: the host is slow, or the command hangs. It has been ended.
 
@@ -177,15 +196,23 @@ class TrainingError(PixelOrchError):
     """
 
     def __init__(self, how: str, tail: str = "") -> None:
-        super().__init__(f"{how}; its last lines:\n{_indented(tail)}" if tail.strip() else how)
+        super().__init__(_with_last_lines(how, tail))
         self.how = how
         self.tail = tail
 
     @property
     def reason(self) -> str:
         """How it ended, and the last line that it printed."""
-        last = next((line.strip() for line in reversed(self.tail.splitlines()) if line.strip()), "")
-        return f"{self.how}: {last[:MOST_LAST_WORDS]}" if last else self.how
+        return _with_last_line(self.how, self.tail)
+
+
+def _with_last_lines(how: str, tail: str) -> str:
+    return f"{how}; its last lines:\n{_indented(tail)}" if tail.strip() else how
+
+
+def _with_last_line(how: str, tail: str) -> str:
+    last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+    return f"{how}: {last[:MOST_LAST_WORDS]}" if last else how
 
 
 def _indented(tail: str) -> str:

@@ -259,27 +259,23 @@ with_boto3() {
   echo "$ours/s3-venv/bin/python"
 }
 
-# The user's own command runs `python` or `python3` and must get the chosen one; the agent puts its folder first in PATH.
-# Ubuntu has no `python`, and the python3 beside /usr/bin/python3.11 is another version. A symbolic link is not enough: Python
-# looks for its environment beside its unresolved path.
-under_both_names() {  # prints a path of this Python in a folder where both names start this Python
-  local name folder=${1%/*} names="$ours/.python"
-  if [ "$folder/python" -ef "$1" ] && [ "$folder/python3" -ef "$1" ]; then echo "$1"; return; fi
-  mkdir -p "$names"
-  for name in python python3; do
-    printf '#!/bin/sh\nexec "%s" "$@"\n' "$1" >"$names/.$name.$$"
-    chmod 755 "$names/.$name.$$"
-    mv "$names/.$name.$$" "$names/$name"
-  done
-  echo "$names/python"
+# The user's own command runs `python`, `pip` or `torchrun`, and gets those of the run's own environment: what it installs
+# changes nothing for another run. The agent puts its folders first in PATH.
+own_environment() {  # PYTHON: prints a JSON object: python, path_first
+  mkdir -p "$root"
+  within 120 "run_environment.py" "$1" "$root/bin/run_environment.py" "$root/env"
 }
 
 answer() {  # PYTHON TORCH WHY: prints the JSON object and exits
-  local python=$1 s3_python
+  local own="" s3_python
   s3_python=$(with_boto3 "$1") || give_up "--bucket needs boto3, and pip cannot install it: $(because)"
-  if [ "$purpose" = own ]; then python=$(under_both_names "$1"); fi
-  within 60 "${1##*/}" "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
-    "$python" "$2" "$gpu" "$3" "$s3_python"
+  if [ "$purpose" = own ]; then
+    own=$(own_environment "$1") || give_up "cannot make the run's own environment in $root/env: $(last_line "$own")"
+    own=$(last_line "$own")
+  fi
+  within 60 "${1##*/}" "$1" -c 'import json, sys
+told = dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))
+print(json.dumps(dict(told, **json.loads(sys.argv[6] or "{}"))))' "$1" "$2" "$gpu" "$3" "$s3_python" "$own"
   exit 0
 }
 

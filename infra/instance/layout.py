@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "torch_builds.json")
+PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "run_environment.py", "torch_builds.json", "user_setup.py")
 PROGRAMS_FOR_BUCKET = ("checkpoint_uploader.py",)
 PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
 MODULES = (
@@ -27,6 +27,7 @@ MODULES = (
     "output_files.py",
     "output_stream.py",
     "programs.py",
+    "requirements.py",
     "trainer_files.py",
     "watch.py",
 )

@@ -30,6 +30,7 @@ from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number
 from orchestrator.market.spot_prices import lowest, recorded_regions
+from orchestrator.plan.first_look import look
 from orchestrator.plan.job import tree_for
 from orchestrator.plan.launch_preparation import read_faults, refuse_taken_name
 from orchestrator.plan.preview import filled, what_is_sent
@@ -171,7 +172,8 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, sour
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
         print(f"{name:14} lowest spot price known ${money(best[name].rank_usd_h if name in best else None)}/h")
-    for line in what_is_sent(children[0].spec, tree_for(children[0].spec), sources):
+    spec, tree = children[0].spec, tree_for(children[0].spec)
+    for line in what_is_sent(spec, tree, sources, look(spec, tree)):
         print(filled(line))
     limit = f", at most ${args.budget}" if args.budget else ""
     if not confirm(f"Rent {len(names)} instances side by side{limit}?", default=True):

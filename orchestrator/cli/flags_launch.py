@@ -48,6 +48,8 @@ def _what(sub: Flags) -> None:
     sub.add_argument(
         "--include", metavar="PATH", action="append", help="send it although git ignores it or it may be secret"
     )
+    sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
+    sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
 
 
 def _how(sub: Flags) -> None:

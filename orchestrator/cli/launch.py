@@ -68,7 +68,8 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             prepared.discard()
             return 1
         prepared = _choose_code(prepared, screen, asks=not args.yes)
-        for line in not_sent(request.tree) if args.yes else ():  # a prompt has shown them
+        seen = [*not_sent(request.tree), *(request.look.lines() if request.look else [])]
+        for line in seen if args.yes else ():  # a prompt has shown them
             screen.plain(filled(line))
         extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
         run = create_run(prepared)
@@ -121,7 +122,8 @@ def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
     by = "by measured dollars per image, " if plan.is_ranked_by_value else ""
     screen.plain(filled(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity."))
-    for line in (*what_is_sent(plan.spec, prepared.request.tree, prepared.request.sources), *unused_gpus(plan)):
+    request = prepared.request
+    for line in (*what_is_sent(plan.spec, request.tree, request.sources, request.look), *unused_gpus(plan)):
         screen.plain(filled(line))
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: prices are recorded ones; nothing is billed.")

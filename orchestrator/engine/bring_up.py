@@ -163,6 +163,7 @@ class BringUp:
             if error.timeout_s < self.policy.setup_timeout_s:
                 raise  # a short command on a machine that is slow now
             _raise_set_up_failed(attempt, error)
+        host.setup_words()  # what is not told yet is over
         now = self.clock.now()
         self.journal.emit(
             HostReady(
@@ -173,6 +174,8 @@ class BringUp:
                 setup_s=now - began_at,
                 data_s=setup.data_s,
                 data_how=setup.data_how,
+                user_setup_s=setup.user_setup_s,
+                user_setup_how=setup.user_setup_how,
             )
         )
         self._renew_host_key(attempt, host)

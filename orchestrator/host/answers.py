@@ -231,6 +231,18 @@ class BootstrapAnswer(_Answer):
     gpu: Annotated[str, Field(max_length=200)] = ""
     why: Words = ""
     s3_python: Annotated[str, Field(max_length=1_000)] = ""
+    path_first: Annotated[str, Field(max_length=4_000)] = ""
+
+
+class UserSetupAnswer(_Answer):
+    """The last line of `user_setup.py`."""
+
+    seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=False)]
+    how: Words = ""
+    python: Annotated[str, Field(max_length=1_000)] = ""
+    path_first: Annotated[str, Field(max_length=4_000)] = ""
+    failed: Words = ""
+    tail: Words = ""
 
 
 class DataAnswer(_Answer):
@@ -393,7 +405,7 @@ def setup_of(raw: bytes, *, where: str) -> Setup:
         HostError: the answer makes no sense.
     """
     answer = read(BootstrapAnswer, last_line(raw), where=where, program="bootstrap.sh")
-    return Setup(python=answer.python, torch=answer.torch, gpu=answer.gpu, why=answer.why, s3_python=answer.s3_python)
+    return Setup(**answer.model_dump())
 
 
 def restored(raw: bytes, *, where: str) -> tuple[tuple[Output, ...], str]:

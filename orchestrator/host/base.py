@@ -63,6 +63,7 @@ class Job:
     )
     data_words: tuple[str, ...] = ()  # arguments of `data prepare`
     data_asked: Mapping[str, Any] | None = None  # the recipe that they give; prepared data in S3 must have the same one
+    user_setup: Mapping[str, Any] | None = None  # what is installed for the user's program, as `user_setup.py` reads it
 
     @property
     def is_bundled(self) -> bool:
@@ -81,6 +82,9 @@ class Setup:
     s3_python: str = ""  # the interpreter that has boto3, where S3 is used
     data_s: float = 0.0  # time until the data were there; overlaps with the bootstrap
     data_how: str = ""  # "prepared", "fetched" from S3, or both: "prepared and being kept"
+    path_first: str = ""  # the folders before all others in PATH, for the user's own program; "" for `python`'s
+    user_setup_s: float = 0.0  # until the program's own packages were installed, after all else
+    user_setup_how: str = ""  # from which file, with which tool
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ class Host(Protocol):
 
         Raises:
             CommandError: the bootstrap failed; its last lines are in the error.
+            UserSetupError: what the user's program needs cannot be installed.
         """
         ...
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 MOST_LINE_BYTES = 400  # the rest of a line is cut off
 
-_OWN_LINE = re.compile(rb"(?:bootstrap|data): (.+)")
+_OWN_LINE = re.compile(rb"(?:bootstrap|data|setup): (.+)")
 
 
 class SetupLines:
-    """Keeps the newest line that `bootstrap.sh` or `data.sh` has said, with the phase and the last output of a program.
+    """Keeps the newest line that `bootstrap.sh`, `data.sh` or `user_setup.py` has said.
 
-    The two run at once, each read by a thread of its own.
+    It has the phase and the last output of a program.
+
+    The first two run at once, each read by a thread of its own.
     """
 
     def __init__(self) -> None:

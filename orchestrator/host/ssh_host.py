@@ -23,6 +23,7 @@ from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
 from orchestrator.host.setup_lines import SetupLines
 from orchestrator.host.shell import SshShell, TooMuchError, Write
 from orchestrator.host.tree_transfer import TreeReceiver, feed_state, most_stream_bytes
+from orchestrator.host.user_setup import run_user_setup
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
@@ -98,7 +99,12 @@ class SshHost:
             raise
         if isinstance(answer[0], Exception):
             raise answer[0]
-        return replace(answer[0], **data)
+        setup = replace(answer[0], **data)
+        if job.user_setup is None:
+            return setup
+        with self._holding(job):
+            told = self._setup_lines.listener()
+            return run_user_setup(self.shell, job, setup, limit_s=self.setup_timeout_s, told=told)
 
     @contextmanager
     def _holding(self, job: Job) -> Iterator[None]:
@@ -221,11 +227,13 @@ class SshHost:
         where = answers.folder_path(self._do(f"cd {shlex.quote(job.root)} && pwd").stdout, where=self.shell.where)
         if job.is_bundled:
             env["PIXEL_ORCH_CONFIG"] = f"{where}/config.json"
+        elif setup.path_first:
+            env.setdefault("VIRTUAL_ENV", os.path.dirname(os.path.dirname(setup.python)))  # uv installs there
         words = {"{python}": setup.python, "{root}": where}
         order = {
             "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
             "env": env,
-            "path_first": os.path.dirname(setup.python),
+            "path_first": setup.path_first or os.path.dirname(setup.python),
             "owner_timeout_s": job.owner_timeout_s,
             "stop_timeout_s": job.stop_timeout_s,
             "metadata_poll_s": job.metadata_poll_s,

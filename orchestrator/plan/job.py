@@ -10,6 +10,7 @@ from model.config import REGISTRY, checked, words_of
 from orchestrator.host import sync
 from orchestrator.host.base import BucketPlace, Job
 from orchestrator.market import catalog
+from orchestrator.plan.dependencies import order_for
 from orchestrator.runs.output_tree import TEMPORARY
 from orchestrator.runs.spec import RunSpec
 
@@ -65,6 +66,7 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         allow_cpu=spec.allow_cpu,
         output_rules=output_rules(spec),
         keep_outputs_s=spec.downloads.keep_s,
+        user_setup=order_for(spec, tree),
     )
 
 

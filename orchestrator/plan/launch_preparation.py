@@ -20,6 +20,7 @@ from orchestrator.host import snapshot
 from orchestrator.host.connect import make_run_key
 from orchestrator.host.sync import Tree
 from orchestrator.plan import initial_checkpoint
+from orchestrator.plan.first_look import FirstLook, look
 from orchestrator.plan.initial_checkpoint import InitialCheckpoint
 from orchestrator.plan.job import tree_for
 from orchestrator.plan.planner import make_plan, measured_speeds
@@ -50,6 +51,7 @@ class LaunchRequest:
     faults: tuple[dict[str, Any], ...]  # of the embedded cloud
     interrupt_after_s: float | None  # of the embedded cloud
     sources: tuple[Source, ...] = ()  # the files of which settings were read
+    look: FirstLook | None = None  # at the command and the files, for the user's own program
     is_code_new: bool = True  # False: a run that is resumed sends the files of its launch
 
 
@@ -100,7 +102,9 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)
     interrupt_after_s = _interrupt_after_s(flags, spec)
     checkpoint = initial_checkpoint.find_local(place, spec) if place else None
-    return LaunchRequest(spec, tree_for(spec), old, checkpoint, place, faults, interrupt_after_s, files.sources)
+    tree = tree_for(spec)
+    seen = look(spec, tree, is_resumed=old is not None)
+    return LaunchRequest(spec, tree, old, checkpoint, place, faults, interrupt_after_s, files.sources, seen)
 
 
 def check_account(spec: RunSpec) -> None:

@@ -19,6 +19,7 @@ from orchestrator.formatting import WIDTH, counted, one_line, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
+from orchestrator.plan.first_look import FirstLook
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
@@ -74,8 +75,9 @@ def not_sent(tree: sync.Tree) -> list[str]:
     return [*lines, *map(one_line, tree.notes)]
 
 
-def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source]) -> list[str]:
-    """Return what a person agrees to besides the price: the command, the folder and files, where settings are from."""
+def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source], seen: FirstLook | None = None) -> list[str]:
+    """Return what a person agrees to besides the price: the command, the folder and files, where settings are from,
+    what is installed, and what may go wrong."""
     if spec.trainer is not None:
         trainer = spec.trainer
         command = f"the bundled trainer, {trainer.model} on {one_line(trainer.dataset)}, {trainer.steps:,} steps"
@@ -84,7 +86,7 @@ def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source]) -> l
     lines = [f"Command: {command}", f"Files: {size_words(tree)} from {one_line(str(tree.folder))}"]
     if sources:
         lines.append(f"Settings: {'; '.join(map(str, sources))}")
-    return [*lines, *not_sent(tree)]
+    return [*lines, *not_sent(tree), *(seen.lines() if seen else [])]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Draft:
     title: str  # of the cloud
     cidr: str  # our public address
     tree: sync.Tree
+    look: FirstLook | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs; `requests` are in the order in which they would be sent."""
@@ -112,6 +115,7 @@ class Draft:
             },
             "estimated_usd_h": [low, high],
             "notes": unused_gpus(self.plan),
+            **(self.look.as_json() if self.look and self.look.is_own else {}),
         }
 
     def as_text(self) -> str:
@@ -131,7 +135,7 @@ class Draft:
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
             texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")
-        texts += not_sent(tree)
+        texts += [*not_sent(tree), *(self.look.lines() if self.look else [])]
         texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
             f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."
@@ -178,7 +182,7 @@ def _draft(request: LaunchRequest, home: Path, cloud_home: Path) -> Draft:
         if spec.ssh_cidr is None:
             with suppress(CloudError):  # AWS answers and the address service does not: the placeholder stands for it
                 cidr = cloud.caller_cidr()
-        return Draft(plan, cloud.title, cidr, request.tree)
+        return Draft(plan, cloud.title, cidr, request.tree, request.look)
 
 
 def title_of(cloud: Cloud, spec: RunSpec) -> str:

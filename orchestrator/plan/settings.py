@@ -37,7 +37,7 @@ from orchestrator.plan.validators import (
     split_command,
 )
 from orchestrator.runs.home import fresh_name
-from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec, check_name
+from orchestrator.runs.spec import Limits, ProgramSpec, RecoveryPolicy, RunSpec, check_name
 
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
@@ -100,6 +100,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
+        program=ProgramSpec(**_setup(flags, file, is_own=bool(words))),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -122,6 +123,9 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if command:
         raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
     changes: dict[str, Any] = {}
+    if flags.get("setup") is not None or flags.get("no_setup"):
+        asked = _setup(flags, {}, is_own=bool(old.command))
+        changes["program"] = old.program.model_copy(update=asked)
     if flags.get("instance") is not None:
         changes["instances"] = check_instances(flags["instance"])
     if flags.get("spot") or flags.get("on_demand"):
@@ -141,6 +145,22 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def _setup(flags: Mapping[str, Any], file: Mapping[str, Any], *, is_own: bool) -> dict[str, Any]:
+    """Return the fields of the spec that say what is installed for the user's program; flags win over the file."""
+    asked = flags if flags.get("setup") is not None or flags.get("no_setup") else file
+    command, without = asked.get("setup"), bool(asked.get("no_setup"))
+    if command is None and not without:
+        return {"setup": None, "installs_dependencies": is_own}
+    if not is_own:
+        flag = "--no-setup" if without else "--setup"
+        raise SpecError(f"{flag} is for your own program; the bundled trainer needs no set-up: drop it")
+    if command is not None and without:
+        raise SpecError("--setup and --no-setup exclude each other; give one of them")
+    if command is not None and not command.strip():
+        raise SpecError("--setup: it is empty; give a command, for example --setup 'pip install -r requirements.txt'")
+    return {"setup": command, "installs_dependencies": False}
 
 
 def _preparation(trainer: TrainConfig | None, given: Any) -> dict[str, str]:

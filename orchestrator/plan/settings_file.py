@@ -36,6 +36,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "workdir": str,
     "command": (str, list),
     "include": (str, list),
+    "setup": str,
+    "no_setup": bool,
     "ami": str,
     "budget": (int, float, str),
     "max_duration": (int, float, str),
@@ -75,7 +77,8 @@ OF_A_FOLDER = {
     "idle_minutes_to_autostop": "only lowers the user's own",
 }
 """The settings that `pixel-orch.yaml` may hold where it is found, and not named. No other one is: what is left out
-could run a program here (`ssh_proxy`, `command`; `env` with LD_PRELOAD, or the folder's program, with `cloud: local`),
+could run a program here (`ssh_proxy`, `command`; `env` with LD_PRELOAD, `setup` or the folder's program, with `cloud:
+local`),
 read other files (`env_file`, `key`, `include`), decide who may connect (`ssh_cidr`, `subnet`, a `tag` that a policy
 asks for), which account, bucket or image is used, or raise what is spent (`instance`, `disk_size`)."""
 

@@ -87,6 +87,8 @@ def run_row(
         batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
+        user_setup_s=sum(row.user_setup_s for row in rows),
+        user_setup_usd=_sum(row.user_setup_usd for row in rows),
     )
 
 
@@ -189,6 +191,8 @@ def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now
         is_free=billed.is_free,
         is_estimate=billed.is_estimate,
         problems=digest.problems,
+        user_setup_s=attempt.user_setup_s,
+        user_setup_usd=_share(billed, attempt.user_setup_s),
     )
 
 

@@ -71,7 +71,8 @@ def _set_up_words(event: ev.Event, _now: float) -> str:
             return f"  set-up: {event.words}"
         case ev.HostReady():
             data = f", data {event.data_how or 'ready'} after {event.data_s:.1f} s" if event.data_s else ""
-            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}"
+            own = f"; {event.user_setup_how} in {event.user_setup_s:.1f} s" if event.user_setup_how else ""
+            return f"  host ready after {event.setup_s:.1f} s of set-up, code synced{data}{own}"
         case _:
             return ""
 

@@ -51,7 +51,7 @@ RUN_COLUMNS = (
     "run", "state", "cloud", "workload", "created_at", "steps", "steps_lost", "interruptions", "images_per_s",
     "usd_per_1000_steps", "usd_per_epoch", "nats", "bits_per_dim", "device", "instance_usd", "volume_usd",
     "address_usd", "data_out_usd", "cost_usd", "on_demand_usd", "is_estimate", "duration_s", "to_first_step_usd",
-    "data_s", "data_usd", "machine_s", "batch_size", "images_per_epoch",
+    "data_s", "data_usd", "machine_s", "batch_size", "images_per_epoch", "user_setup_s", "user_setup_usd",
 )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class AttemptRow:
     is_free: bool
     is_estimate: bool
     problems: tuple[str, ...]
+    user_setup_s: float = 0.0  # before the first step: the packages of the user's program
+    user_setup_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class RunRow:
     batch_size: int | None
     images_per_epoch: float | None
     problems: tuple[str, ...]
+    user_setup_s: float = 0.0
+    user_setup_usd: Decimal = Decimal(0)
 
     @property
     def is_untrained(self) -> bool:

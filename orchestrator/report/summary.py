@@ -70,6 +70,8 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "cost_is_estimate": row.is_estimate,
         "data_s": row.data_s,
         "data_usd": float(row.data_usd),
+        "user_setup_s": row.user_setup_s,
+        "user_setup_usd": float(row.user_setup_usd),
         "device": row.device,
         "interruptions": row.interruptions,
         "folder": str(store.folder),
@@ -158,6 +160,8 @@ def summary_text(store: RunStore, now: float) -> str:
         lines.append(f"            before the first step (boot, set-up): ${money(row.to_first_step_usd)}")
     if row.data_s:
         lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
+    if row.user_setup_s:
+        lines.append(f"setup       {row.user_setup_s:.1f} s of your own: ${money(row.user_setup_usd)} of the cost")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:

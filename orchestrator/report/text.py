@@ -160,7 +160,9 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
             if data_s
             else ""
         )
-        lines.append(f"Of this, before the first step (boot, set-up): ${money(start_usd)}{data}.")
+        own_s, own_usd = sum(run.user_setup_s for run in runs), sum(run.user_setup_usd for run in runs)
+        own = f", ${money(own_usd)} of it for the set-up of your own programs ({span(own_s)})" if own_s else ""
+        lines.append(f"Of this, before the first step (boot, set-up): ${money(start_usd)}{data}{own}.")
     known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
     on_demand = sum(run.on_demand_usd or 0 for run in known)
     if on_demand:

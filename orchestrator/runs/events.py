@@ -128,6 +128,8 @@ class HostReady(Event):
     setup_s: float
     data_s: float = 0.0  # the part of it until the data were there
     data_how: str = ""  # fetched or prepared
+    user_setup_s: float = 0.0  # the part of it for the packages of the user's program
+    user_setup_how: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

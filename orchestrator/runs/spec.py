@@ -72,6 +72,19 @@ class Downloads(BaseModel):
     keep_s: float = Field(default=1800.0, ge=0)  # a machine waits so long for outputs that cannot be downloaded
 
 
+class ProgramSpec(BaseModel):
+    """How a program is run, and what becomes of its outputs. Written to `program.json`, beside the `spec.json` that 0.1.0 reads.
+
+    A run of version 0.1.0 has none; the defaults are what that version did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    setup: str | None = None  # a command that is run on each machine before the program starts
+    installs_dependencies: bool = False  # what the folder's requirements.txt or the like asks for
+    downloads: Downloads = Downloads()
+
+
 class RunSpec(BaseModel):
     """One run as it was asked for. Written to `spec.json`; only `launch --resume` rewrites it."""
 
@@ -108,7 +121,12 @@ class RunSpec(BaseModel):
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
-    downloads: Downloads = Downloads()
+    program: ProgramSpec = Field(default=ProgramSpec(), exclude=True)
+
+    @property
+    def downloads(self) -> Downloads:
+        """Which outputs are downloaded, and how often."""
+        return self.program.downloads
 
     @property
     def steps(self) -> int | None:

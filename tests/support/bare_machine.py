@@ -41,6 +41,9 @@ case "$1 $2" in
         shift 2
         exec REAL -S -c "$set_version
 $script" "$@" ;;
+    */run_environment.py*)
+        echo "${0##*/}" > "PROGRAMS/environment-of"
+        exec REAL -S "$@" ;;
     *) exec REAL -S "$@" ;;
 esac
 """
@@ -73,7 +76,7 @@ def make_machine(folder: Path) -> Path:
     """Give a machine's home with our files, and a folder for its programs."""
     (folder / "run" / "bin").mkdir(parents=True)
     (folder / "programs").mkdir()
-    for name in ("bootstrap.sh", "common.sh", "data.sh", "torch_builds.json"):
+    for name in ("bootstrap.sh", "common.sh", "data.sh", "run_environment.py", "torch_builds.json"):
         shutil.copy(INSTANCE / name, folder / "run" / "bin")
     tools = [
         "bash",

@@ -77,7 +77,7 @@ def test_on_a_rented_gpu_a_program_of_ones_own_gets_torch(machine: Path) -> None
     assert (answer["torch"], answer["gpu"], answer["why"]) == ("2.13.0", "Tesla T4", "installed: torch==2.13.0")
     (install,) = [line for line in calls(machine) if line.startswith("pip")]
     assert install.endswith("torch==2.13.0 numpy"), "nothing that it has not asked for"
-    assert answer["python"] == str(machine / "pixel-orch" / "venv" / "bin" / "python")  # beside it: python, python3
+    assert answer["python"] == str(machine / "run" / "env" / "bin" / "python"), "an environment of the run's own"
 
 
 def test_elsewhere_nothing_is_installed_for_it(machine: Path) -> None:
@@ -116,10 +116,13 @@ def test_its_python_and_python3_are_the_one_that_was_chosen(machine: Path) -> No
     (machine / "programs" / "python3").unlink()
     code, answer, said = bootstrap(machine, "own")
     assert code == 0, said
+    assert (machine / "programs" / "environment-of").read_text() == "python3.11\n"
+    assert answer["path_first"].split(":")[0] == str(Path(answer["python"]).parent)
     for name in ("python", "python3"):
         path = Path(answer["python"]).parent / name
-        told = subprocess.run([path, "-c", "print(sys.version_info[1])"], capture_output=True, text=True, check=True)
-        assert told.stdout == "11\n"
+        words = [path, "-c", "import sys; print(sys.prefix)"]
+        told = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert told.stdout == f"{machine / 'run' / 'env'}\n"
 
 
 # -- the GPU

@@ -22,9 +22,22 @@ MODULES = (
     "digests.py",
     "gpu.py",
     "metadata.py",
+    "metrics_process.py",
     "programs.py",
     "trainer_files.py",
     "watch.py",
+    "metrics/__init__.py",
+    "metrics/__main__.py",
+    "metrics/collector.py",
+    "metrics/finding.py",
+    "metrics/growing.py",
+    "metrics/log_lines.py",
+    "metrics/patterns.py",
+    "metrics/progress_bars.py",
+    "metrics/saves.py",
+    "metrics/sources.py",
+    "metrics/tensorboard.py",
+    "metrics/values.py",
 )
 MODULES_FOR_BUCKET = ("s3_layout.py",)
 

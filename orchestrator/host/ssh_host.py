@@ -229,6 +229,8 @@ class SshHost:
             "metadata_poll_s": job.metadata_poll_s,
             "time_limit_s": job.time_limit_s,
             "idle_s": job.idle_s,
+            "metrics": None if job.is_bundled else {"patterns": dict(job.metric_patterns)},
+            "stop_signal": job.stop_signal,
             "s3": _place(job, setup),
             "shutdown": ["sudo", "shutdown", "-h", "now"],
         }

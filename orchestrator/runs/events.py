@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeVar
 
-from orchestrator.runs.checked import MOST_STEP, UNIX_TIMES, Range, WrongValueError, read
-from orchestrator.runs.outputs import MOST_SIZE_BYTES, Output
+from orchestrator.runs.checked import WrongValueError, read
+from orchestrator.runs.event_ranges import RANGES
+from orchestrator.runs.outputs import Output
 
 State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
 FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
@@ -170,6 +171,9 @@ class Progress(Event):
     step: int
     images_per_s: float | None = None
     device: str | None = None
+    steps_per_s: float | None = None
+    unit: Literal["step", "epoch"] = "step"  # what `step` counts: a program may tell its epochs only
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest loss, accuracy and the like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,33 +451,6 @@ class OwnerChanged(Event):
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls for cls in (*Event.__subclasses__(), *CheckpointEvent.__subclasses__()) if cls.kind
 }
-
-
-RANGES: dict[str, Range] = {
-    "at": UNIX_TIMES,
-    "ended_at": UNIX_TIMES,
-    "ends_at": UNIX_TIMES,
-    "again_at": UNIX_TIMES,
-    "gives_up_at": UNIX_TIMES,
-    "since": UNIX_TIMES,
-    "attempt": (0, 10**6),  # 0: a checkpoint that was there before the first machine
-    "step": (0, MOST_STEP),
-    "last_step": (0, MOST_STEP),
-    "resumed_from": (0, MOST_STEP),
-    "hour": (0, 10**7),
-    "price_usd_h": (0, 1e5),
-    "images_per_s": (0, 1e12),
-    "disk_gib": (0, 1e6),
-    "public_addresses": (0, 1000),
-    "setup_s": (0, 1e9),
-    "data_s": (0, 1e9),
-    "size_bytes": (0, MOST_SIZE_BYTES),
-    "files": (0, 10**9),
-    "pools": (0, 10**6),
-    "pid": (0, 2**32),
-    "exit_code": (-(2**31), 2**32),
-}
-"""What the numbers of an event may be; outside of it the line is not read."""
 
 
 def from_json(raw: Mapping[str, Any]) -> Event | None:

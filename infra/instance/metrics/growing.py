@@ -90,6 +90,19 @@ class Growing:
         self._is_read = False
 
 
+def whole_file(path: str, most_bytes: int) -> bytes:
+    """Return the content of a plain file.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    file = _opened(path)
+    if file is None:
+        raise OSError("it is no file")
+    with os.fdopen(file, "rb") as opened:
+        return opened.read(most_bytes)
+
+
 def _opened(path: str) -> int | None:
     """Open a plain file; a pipe is not waited for, and a device not read."""
     try:

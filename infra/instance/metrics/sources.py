@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infra.instance.metrics.finding import Found
-from infra.instance.metrics.growing import Growing, Lines
+from infra.instance.metrics.growing import Growing, Lines, whole_file
 from infra.instance.metrics.log_lines import JsonLines, TrainerLines
 from infra.instance.metrics.patterns import Patterns
 from infra.instance.metrics.progress_bars import ProgressBars
@@ -115,7 +115,7 @@ class TensorBoard(Source):
         for path in found.paths["tensorboard"]:
             if path not in self._files:
                 self._files[path] = EventFile(Growing(path))
-        for path, file in self._files.items():
+        for path, file in sorted(self._files.items()):
             for record in file.records(BYTES_A_ROUND):
                 wall_time, step, values = scalars(record)
                 if not values or step is None:
@@ -203,8 +203,7 @@ class LightningCsv(Source):
     def _read(self, path: str) -> list[dict[str, float]]:
         """Return the whole rows of a file; a last one without an end waits."""
         try:
-            with open(path, encoding="utf-8", errors="replace", newline="") as file:
-                text = file.read(MOST_JSON_BYTES)
+            text = whole_file(path, MOST_JSON_BYTES).decode("utf-8", "replace").replace("\0", "")
             lines = text[: text.rfind("\n") + 1].splitlines()
             rows = [row for row in csv.DictReader(lines) if row]
         except (OSError, csv.Error):
@@ -258,8 +257,7 @@ class HuggingFace(Source):
 
     def _history(self, path: str) -> list[dict[str, Any]]:
         try:
-            with open(path, "rb") as file:
-                history = json.loads(file.read(MOST_JSON_BYTES)).get("log_history")
+            history = json.loads(whole_file(path, MOST_JSON_BYTES)).get("log_history")
         except (OSError, ValueError, AttributeError, RecursionError):
             self._bad += 1
             return []

@@ -180,7 +180,7 @@ def _plain(value: Any) -> float | None:
 def _listed(field: int, value: int | bytes) -> list[float]:
     """Return the numbers of a repeated field, packed or not; of a long list the first ones."""
     if isinstance(value, int):
-        return [_signed(value)]
+        return [value]
     form = {5: "<f", 6: "<d"}.get(field)
     if form is not None:
         size = struct.calcsize(form)

@@ -21,7 +21,10 @@ KNOWN = re.compile(
     r"precision|recall|top.?[15]|map\b|r2|kl|elbo|throughput|per_s",
     re.IGNORECASE,
 )
-NUMBER = re.compile(r"[-+]?(?:[0-9][0-9,]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?(?:nan|inf)", re.IGNORECASE)
+NUMBER = re.compile(
+    r"[-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?(?:nan|inf)",
+    re.IGNORECASE,
+)
 
 
 def number(value: Any) -> float | None:

@@ -38,6 +38,7 @@ from infra.instance.deadline import hold, longest
 from infra.instance.digests import outputs
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
+from infra.instance.metrics_process import told_of_metrics
 from infra.instance.mirror import acknowledge, allow, changes, told
 from infra.instance.output_stream import restore, send_contents
 from infra.instance.programs import Done, outlive_login, run_as_root
@@ -178,7 +179,8 @@ def status(
     found, waiting = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
     out = os.path.join(root, "out")
-    metrics, metrics_offset, metrics_bytes = new_text(os.path.join(out, "metrics.jsonl"), metrics_offset, not is_over)
+    metrics_path, facts = told_of_metrics(root)
+    metrics, metrics_offset, metrics_bytes = new_text(metrics_path, metrics_offset, not is_over)
     # A progress bar ends its line by CR, and by LF only when it is full.
     log, log_offset, log_bytes = new_text(os.path.join(out, "trainer.log"), log_offset, False)
     return {
@@ -195,6 +197,7 @@ def status(
         "log_offset": log_offset,
         "metrics_bytes": metrics_bytes,
         "log_bytes": log_bytes,
+        **facts,
         "outputs": found,
         "mirror": told(root),
         "waiting_files": len(waiting),

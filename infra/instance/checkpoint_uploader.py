@@ -36,6 +36,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from infra.instance.digests import alone, outputs
 from infra.instance.metadata import Metadata, keep_from_proxy
+from infra.instance.metrics_process import metrics_path
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
 from infra.instance.trainer_files import read_json, sha256_of, write_json
 
@@ -154,7 +155,7 @@ class RemoteStore:
                 return
         if has_ended or time.monotonic() - self._metrics_at > METRICS_EVERY_S:
             self._metrics_at = time.monotonic()
-            self.send("out/metrics.jsonl", "metrics.jsonl")
+            self.send(os.path.relpath(metrics_path(self.root), self.root), "metrics.jsonl")
             self.send("out/trainer.log", "trainer.log")
         if state != self._state_sent:  # the state before the checkpoints were listed, not the present one
             self.put("state.json", json.dumps(state).encode())

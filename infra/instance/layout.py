@@ -26,10 +26,23 @@ MODULES = (
     "mirror.py",
     "output_files.py",
     "output_stream.py",
+    "metrics_process.py",
     "programs.py",
     "requirements.py",
     "trainer_files.py",
     "watch.py",
+    "metrics/__init__.py",
+    "metrics/__main__.py",
+    "metrics/collector.py",
+    "metrics/finding.py",
+    "metrics/growing.py",
+    "metrics/log_lines.py",
+    "metrics/patterns.py",
+    "metrics/progress_bars.py",
+    "metrics/saves.py",
+    "metrics/sources.py",
+    "metrics/tensorboard.py",
+    "metrics/values.py",
 )
 MODULES_FOR_BUCKET = ("s3_layout.py",)
 

@@ -27,6 +27,7 @@ from infra.instance.deadline import hold, steady
 from infra.instance.digests import Hasher, outputs
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
+from infra.instance.metrics_process import MetricsProcess
 from infra.instance.mirror import Mirror, is_mirrored
 from infra.instance.output_files import Rules
 from infra.instance.programs import KILL_S, last_line, run
@@ -80,6 +81,7 @@ class Watch:
         rules = Rules(**job.get("output_rules", {}))
         self.mirror = Mirror(root, rules, lambda: self.state, is_stored=bool(job.get("s3")))
         self.gpu = GpuWatch(root)
+        self.metrics = MetricsProcess(root, job.get("metrics"))
         self.gpu_looked_at = self.started_at
         self.gpu_failed_at: float | None = None
         self.is_shutting_down = False
@@ -105,6 +107,7 @@ class Watch:
         self.state["code_before"] = found_in_code(self.root)
         self.link_outputs(out, code)
         self.mirror.note_sent()
+        self.metrics.start(self.say)
         env = dict(os.environ)
         env["PATH"] = "%s:%s" % (
             self.job["path_first"],
@@ -128,6 +131,7 @@ class Watch:
         except OSError as error:
             log.write(("pixel-orch: cannot start %s: %s\n" % (self.job["command"][0], error)).encode())
             self.state["trainer"] = {"state": "exited", "exit_code": 127, "asked": False}
+            self.metrics.is_over()
         log.close()
         self.save()
 
@@ -186,7 +190,7 @@ class Watch:
             self.signal_trainer(signal.SIGKILL)  # its remaining child processes must not continue training
             self.gpu.stop()
             self.say("the trainer exited with code %d" % code)
-        if self.knows_why_it_failed(code):
+        if self.metrics.is_over() and self.knows_why_it_failed(code):
             self.note_exit(code)
 
     def note_exit(self, code: int) -> None:
@@ -278,8 +282,8 @@ class Watch:
 
     def idle_for_s(self) -> float:
         """Return the seconds since the trainer last wrote metrics or log."""
-        out = os.path.join(self.root, "out")
-        return min(self.changes.age_s(os.path.join(out, n), self.started_at) for n in ("metrics.jsonl", "trainer.log"))
+        names = ("out/metrics.jsonl", "out/trainer.log", "agent/metrics.jsonl")
+        return min(self.changes.age_s(os.path.join(self.root, name), self.started_at) for name in names)
 
     def poll_age_s(self) -> float:
         """Return the seconds since the owner's last poll; a download does not renew the budget."""

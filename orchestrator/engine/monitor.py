@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.log_tail import LogTail
+from orchestrator.engine.measurements import Measurements, ProgramFacts
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.remote_store import MOST_WORDS, RemoteCopy
 from orchestrator.errors import HostError
@@ -72,6 +73,8 @@ class AttemptMonitor:
         self.tail = LogTail(self.log_path)
         self.step = max(attempt.last_step, attempt.resumed_from)
         self.images_per_s: float | None = None
+        self.measured = Measurements()
+        self.facts = ProgramFacts(journal, job, attempt.number)
         self.device: str | None = None
         self.finished = False
         self.has_more = False
@@ -107,6 +110,7 @@ class AttemptMonitor:
         if self.noticed:
             self.tail.fetch(host, self.job.root, allow_s)
         self._note_metadata(status.metadata_trouble)
+        self.facts.note(status, (self._current() or self.attempt).trainer_started_at)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
         self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
@@ -201,6 +205,7 @@ class AttemptMonitor:
 
     def _read(self, line: dict[str, Any]) -> None:
         """Take over what one line of the metrics says."""
+        self.measured.read(line)
         step = _step(line.get("step"))
         if step is not None and "event" not in line and line.get("split") != "valid":
             self.step = max(self.step, step)
@@ -271,6 +276,9 @@ class AttemptMonitor:
                     step=self.step,
                     images_per_s=self.images_per_s,
                     device=self.device,
+                    steps_per_s=self.measured.steps_per_s,
+                    unit=self.measured.unit,
+                    values=self.measured.values,
                 )
             )
 

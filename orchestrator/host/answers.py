@@ -211,6 +211,11 @@ class StatusAnswer(_Answer):
     log_offset: Size
     metrics_bytes: Size | None = None  # of the whole file; an agent of 0.1.0 does not say it
     log_bytes: Size | None = None
+    metrics_source: Words = ""
+    metrics_problem: Words = ""
+    saves: Size = 0
+    saves_every_s: Seconds = 0.0
+    catches_stop: bool | None = None
     outputs: Entries
     waiting_files: Size = 0
     waiting_bytes: Annotated[int, Field(ge=0, le=MOST_FILES * MOST_SIZE_BYTES)] = 0
@@ -371,6 +376,11 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         metrics_left_bytes=_left(answer.metrics_bytes, new.metrics, answer.metrics),
         log_left_bytes=_left(answer.log_bytes, new.log, answer.log),
         outputs=tuple(entry.output() for entry in answer.outputs),
+        metrics_source=answer.metrics_source,
+        metrics_trouble=answer.metrics_problem,
+        saves=answer.saves,
+        saves_every_s=answer.saves_every_s,
+        catches_stop=answer.catches_stop,
         waiting_files=answer.waiting_files,
         waiting_bytes=answer.waiting_bytes,
         stored=tuple(entry.output() for entry in answer.stored),

@@ -56,6 +56,8 @@ class Job:
     output_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns: `only`, `ignored`, `never`
     keep_outputs_s: float = 1800.0  # after the trainer's end a machine waits so long for its outputs to be downloaded
     has_gpu: bool = False  # the instance type has one: without it, or its driver, the set-up fails
+    metric_patterns: Mapping[str, str] = field(default_factory=dict)  # of the user's, for the log, by name
+    stop_signal: str = "SIGTERM"
     allow_cpu: bool = False  # train on the CPU where torch has no kernels for the GPU
     data: str | None = None  # the name of a data set that must be on the machine before the trainer starts
     data_url: str | None = (
@@ -121,6 +123,11 @@ class HostStatus:
     s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
     metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
     log_left_bytes: int = 0
+    metrics_source: str = ""  # where the measurements come from, in words; "" for the bundled trainer, and for none
+    metrics_trouble: str = ""  # for example a pattern that takes too long
+    saves: int = 0  # that were seen in the program's files
+    saves_every_s: float = 0.0  # the mean between two of them; 0 with fewer than two
+    catches_stop: bool | None = None  # whether the program handles the signal to stop; None: not known
     waiting_files: int = 0  # checkpoints and sample grids that are not listed yet: their digests are being computed
     waiting_bytes: int = 0
     gpu: Mapping[str, Any] = field(

@@ -239,6 +239,8 @@ class SshHost:
             "metadata_poll_s": job.metadata_poll_s,
             "time_limit_s": job.time_limit_s,
             "idle_s": job.idle_s,
+            "metrics": None if job.is_bundled else {"patterns": dict(job.metric_patterns)},
+            "stop_signal": job.stop_signal,
             "s3": _place(job, setup),
             "output_rules": job.output_rules,
             "keep_outputs_s": job.keep_outputs_s,

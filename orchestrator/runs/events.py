@@ -170,6 +170,9 @@ class Progress(Event):
     step: int
     images_per_s: float | None = None
     device: str | None = None
+    steps_per_s: float | None = None
+    unit: Literal["step", "epoch"] = "step"  # what `step` counts: a program may tell its epochs only
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest loss, accuracy and the like
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ class Downloads(BaseModel):
 
 
 class ProgramSpec(BaseModel):
-    """How a program is run, and what becomes of its outputs. Written to `program.json`, beside the `spec.json` that 0.1.0 reads.
+    """How a program is run, and what becomes of its outputs. In `program.json`, beside the `spec.json` of 0.1.0.
 
     A run of version 0.1.0 has none; the defaults are what that version did.
     """

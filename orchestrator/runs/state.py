@@ -46,6 +46,7 @@ from orchestrator.runs.output_events import (
     OutputsRestored,
     OutputsWaiting,
 )
+from orchestrator.runs.program_events import MetricsFound
 from orchestrator.runs.state_reasons import FAILED_LAUNCHES, end_code, is_spot_interruption
 
 
@@ -76,6 +77,8 @@ class Attempt:
     user_setup_s: float = 0.0  # the part of it for the packages of the user's program
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
+    metrics_source: str = ""  # in words; "" for the bundled trainer, and where none was found
+    unit: str = "step"  # what its steps are: "epoch" for a program that tells its epochs only
     lost_because: str = ""  # for people
     lost_cause: LossReason | None = None
     terminate_requested: bool = False
@@ -284,11 +287,12 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             attempt.resumed_from = event.resumed_from
             if attempt.first_step_at is None:
                 attempt.last_step = event.resumed_from
-            attempt.trainer_started_at = event.at
+            attempt.trainer_started_at = attempt.trainer_started_at or event.at
         case Progress():
             attempt.last_step = max(attempt.last_step, event.step)
             attempt.first_step_at = attempt.first_step_at or event.at
             attempt.device = event.device or attempt.device
+            attempt.unit = event.unit
             state.step = event.step
         case InterruptionNoticed():
             attempt.noticed_ends_at = event.ends_at
@@ -304,15 +308,14 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             if not attempt.is_over:
                 attempt.ended_at, attempt.ended_by = event.ended_at, event.ended_by
                 attempt.end_code, attempt.end_reason = end_code(event), event.reason
-        case InstanceRunning() | PriceSeen() | PriceChanged() | GpuSeen() | ExtraOutputsPulled() | DataReceived():
+        case _:
             _apply_seen(attempt, event)
 
 
-def _apply_seen(
-    attempt: Attempt,
-    event: InstanceRunning | PriceSeen | PriceChanged | GpuSeen | ExtraOutputsPulled | DataReceived,
-) -> None:
+def _apply_seen(attempt: Attempt, event: Event) -> None:
     match event:
+        case MetricsFound():
+            attempt.metrics_source = event.source or attempt.metrics_source
         case InstanceRunning():
             attempt.ran_at = attempt.ran_at or event.at
         case ExtraOutputsPulled() | DataReceived():

@@ -1,0 +1,1 @@
+"""The measurements that are found in what a program writes."""

@@ -8,6 +8,7 @@ switched off on the command line, which wins over every file, and no transport i
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ QUIET = {
 
 TIMEOUT_S = 120.0  # a folder's configuration may name a pipe that nobody writes to
 DEEPEST = 20  # repositories inside of repositories
+UNREAD = re.compile(rb"^warning: could not open directory '(.+)/': ", re.MULTILINE)  # with LC_ALL=C
 NO_REPOSITORY = "not a git repository (or any"  # with LC_ALL=C; "not a git repository: PATH" is a broken one
 
 
@@ -113,7 +115,16 @@ def listed_by_git(folder: Path) -> Listing:
             repositories.append(name.rstrip("/"))
         else:
             files.append(name)
-    return Listing(tuple(files), tuple(dict.fromkeys(repositories)))
+    return Listing((*files, *_unread(folder, asked.stderr)), tuple(dict.fromkeys(repositories)))
+
+
+def _unread(folder: Path, words: bytes) -> list[str]:
+    """Return the folders that git could not read: it only warns, with paths from the top of the repository."""
+    found = [os.fsdecode(name) for name in UNREAD.findall(words)]
+    if not found:
+        return []
+    top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel").stdout.rstrip(b"\n"))
+    return [os.path.relpath(os.path.join(top, name), os.path.realpath(folder)) for name in found]
 
 
 def is_repository(folder: Path) -> bool:

@@ -59,7 +59,7 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
     for entry in asked:
         path = folder / entry
         names.update(walk(folder, entry) if path.is_dir() and not path.is_symlink() else [entry])
-    inside = Inside(folder)
+    inside = Inside(folder, asked)
     why_not = {name: inside.why_not(name) for name in sorted(names)}
     sendable = [name for name, why in why_not.items() if why is None]
     left_out = tuple(name for name in sendable if is_secret(name) and not is_asked_for(name, asked))

@@ -185,7 +185,9 @@ class TrainingError(PixelOrchError):
     def reason(self) -> str:
         """How it ended, and the last line that it printed."""
         last = next((line.strip() for line in reversed(self.tail.splitlines()) if line.strip()), "")
-        return f"{self.how}: {last[:MOST_LAST_WORDS]}" if last else self.how
+        half = MOST_LAST_WORDS // 2
+        last = last if len(last) <= MOST_LAST_WORDS else f"{last[:half]}…{last[-half:]}"
+        return f"{self.how}: {last}" if last else self.how
 
 
 def _indented(tail: str) -> str:

@@ -35,6 +35,7 @@ from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
+    new_metrics,
     new_text,
     others,
     pack,
@@ -167,7 +168,7 @@ def status(root: str, metrics_offset: int, log_offset: int, allow_s: str = "") -
     found, waiting = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
     out = os.path.join(root, "out")
-    metrics, metrics_offset, metrics_bytes = new_text(os.path.join(out, "metrics.jsonl"), metrics_offset, not is_over)
+    metrics, metrics_offset, metrics_bytes = new_metrics(root, state, metrics_offset, not is_over)
     # A progress bar ends its line by CR, and by LF only when it is full.
     log, log_offset, log_bytes = new_text(os.path.join(out, "trainer.log"), log_offset, False)
     return {

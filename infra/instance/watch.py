@@ -28,7 +28,7 @@ from infra.instance.digests import Hasher, outputs
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.programs import KILL_S, last_line, run
-from infra.instance.trainer_files import CHECKPOINT, found_in_code, read_json, write_json
+from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -273,8 +273,8 @@ class Watch:
 
     def idle_for_s(self) -> float:
         """Return the seconds since the trainer last wrote metrics or log."""
-        out = os.path.join(self.root, "out")
-        return min(self.changes.age_s(os.path.join(out, n), self.started_at) for n in ("metrics.jsonl", "trainer.log"))
+        paths = (metrics_path(self.root, self.state), os.path.join(self.root, "out", "trainer.log"))
+        return min(self.changes.age_s(path, self.started_at) for path in paths)
 
     def poll_age_s(self) -> float:
         """Return the seconds since the owner's last poll; a download does not renew the budget."""

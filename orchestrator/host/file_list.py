@@ -65,7 +65,7 @@ def list_files(folder: Path, *, depth: int = 0) -> FileList:
         names = [name for name in walked if not name.endswith("/")]
     notes: list[str] = []
     for name in inner:
-        if (folder / name).is_dir() and not _may_list(folder / name):
+        if os.path.isdir(folder / name) and not _may_list(folder / name):
             names.append(name)
             continue
         below = _inner_files(folder, name, depth)
@@ -77,7 +77,7 @@ def list_files(folder: Path, *, depth: int = 0) -> FileList:
 def _inner_files(folder: Path, name: str, depth: int) -> FileList:
     """Return the files of a submodule or of a clone, relative to it."""
     path = folder / name
-    if path.is_symlink() or not path.is_dir():
+    if os.path.islink(path) or not os.path.isdir(path):
         return FileList(())
     if is_repository(path):
         below = list_files(path, depth=depth + 1)
@@ -125,7 +125,7 @@ def _may_list(folder: Path) -> bool:
 
 
 def _is_home(folder: str) -> bool:
-    """Return whether a folder is a home of pixel-orch: it has the keys of its runs, and a copy of all that they sent."""
+    """Return whether a folder is a home of pixel-orch: it has the keys of the runs and what they sent."""
     try:
         with open(os.path.join(folder, "id"), "rb") as file:
             return os.path.isdir(os.path.join(folder, "runs")) and HOME_ID.fullmatch(file.read(64)) is not None
@@ -159,18 +159,20 @@ class Inside:
             return ""
         if not self._is_plain("/".join(parts[:-1])):
             return ""  # what the link leads to is sent under its own name, if it is inside
-        path = os.path.join(self.folder, name)
         try:
-            status = os.lstat(path)
+            status = os.lstat(self._path(name))
         except OSError as error:
             return UNREAD.get(error.errno or 0, "")  # git still lists what is gone
         if self._is_of_home("/".join(parts[:-1])) and not self._is_asked_for(name):
             return "files of a home of pixel-orch"
-        if stat.S_ISLNK(status.st_mode):
+        return self._why_not_of_kind(self._path(name), status.st_mode)
+
+    def _why_not_of_kind(self, path: str, mode: int) -> str | None:
+        if stat.S_ISLNK(mode):
             return None if self._stays(path) else "links that lead out of the folder, or in a circle"
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(mode):
             return "" if _may_list(Path(path)) else "folders that you may not read"
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             return "pipes, sockets or devices"
         return None if os.access(path, os.R_OK) else UNREAD[errno.EACCES]
 

@@ -79,7 +79,7 @@ def is_in_git(folder: Path) -> bool:
     try:
         asked = _git(folder, "rev-parse", "--is-inside-work-tree", "--show-toplevel")
     except FileNotFoundError:
-        if any((place / ".git").exists() for place in (folder, *folder.parents)):
+        if any(os.path.exists(place / ".git") for place in (folder, *folder.parents)):
             raise SpecError(
                 f"--workdir: {folder} is in a git repository, and git is not installed; install it: it decides what "
                 "is not sent"
@@ -108,10 +108,10 @@ def listed_by_git(folder: Path) -> Listing:
     files, repositories = [], []
     for raw in asked.stdout.split(b"\0"):
         name = os.fsdecode(raw)
-        path = folder / name
+        path = f"{folder}/{name}"
         if not name:
             continue
-        if name.endswith("/") or (path.is_dir() and not path.is_symlink()):
+        if name.endswith("/") or (os.path.isdir(path) and not os.path.islink(path)):
             repositories.append(name.rstrip("/"))
         else:
             files.append(name)
@@ -135,7 +135,7 @@ def is_repository(folder: Path) -> bool:
 def _has_remains(folder: Path) -> bool:
     """Return whether there is a repository that git does not see: damaged, and its ignore rules would be lost."""
     git = folder / ".git"
-    return git.is_file() or any((git / name).exists() for name in ("HEAD", "index", "objects"))
+    return os.path.isfile(git) or any(os.path.exists(git / name) for name in ("HEAD", "index", "objects"))
 
 
 def _own_excludes_file() -> str:

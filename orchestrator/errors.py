@@ -153,7 +153,8 @@ class CommandTimeoutError(HostError):
 
     def __init__(self, where: str, command: str, timeout_s: float, tail: str) -> None:
         last = "\n".join(tail.strip().splitlines()[-10:])
-        what = f"it last printed: {last.splitlines()[-1]}" if last else "it printed nothing"
+        words = last.splitlines()[-1][-MOST_LAST_WORDS:] if last else ""
+        what = f"it last printed: {words}" if last else "it printed nothing"
         super().__init__(f"{where}: {command} ran out of time ({timeout_s:.0f} s), while the machine answers; {what}")
         self.command = command
         self.timeout_s = timeout_s

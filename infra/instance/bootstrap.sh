@@ -278,7 +278,7 @@ answer() {  # PYTHON TORCH WHY: prints the JSON object and exits
   local python=$1 s3_python
   s3_python=$(with_boto3 "$1") || give_up "--bucket needs boto3, and pip cannot install it: $(because)"
   if [ "$purpose" = own ]; then python=$(under_both_names "$1"); fi
-  within 60 "${1##*/}" "$1" -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
+  within 60 "${1##*/}" "$1" -E -c 'import json, sys; print(json.dumps(dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))))' \
     "$python" "$2" "$gpu" "$3" "$s3_python"
   exit 0
 }

@@ -172,7 +172,8 @@ class CommandTimeoutError(HostError):
 
     def __init__(self, where: str, command: str, timeout_s: float, tail: str) -> None:
         last = "\n".join(tail.strip().splitlines()[-10:])
-        what = f"it last printed: {last.splitlines()[-1]}" if last else "it printed nothing"
+        words = last.splitlines()[-1][-MOST_LAST_WORDS:] if last else ""
+        what = f"it last printed: {words}" if last else "it printed nothing"
         super().__init__(f"{where}: {command} ran out of time ({timeout_s:.0f} s), while the machine answers; {what}")
         self.command = command
         self.timeout_s = timeout_s
@@ -212,7 +213,9 @@ def _with_last_lines(how: str, tail: str) -> str:
 
 def _with_last_line(how: str, tail: str) -> str:
     last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-    return f"{how}: {last[:MOST_LAST_WORDS]}" if last else how
+    half = MOST_LAST_WORDS // 2
+    last = last if len(last) <= MOST_LAST_WORDS else f"{last[:half]}…{last[-half:]}"
+    return f"{how}: {last}" if last else how
 
 
 def _indented(tail: str) -> str:

@@ -23,6 +23,8 @@ _HIDDEN_LETTER = re.compile(f"[{_HIDDEN}]")
 _LONG_WORD = re.compile(r"\S{1001,}")
 _HIDDEN_OR_BREAK = re.compile(f"[{_HIDDEN}\\t\\n]")
 
+LONGEST_LINE = 1000  # letters of a line of a trainer that is shown
+
 
 def visible(text: str, *, keeps_lines: bool = True) -> str:
     """Return a text in which nothing can act on a terminal: a control character is spelled, as in `\\x1b[2J`.
@@ -41,6 +43,11 @@ def visible(text: str, *, keeps_lines: bool = True) -> str:
 def shortened(text: str) -> str:
     """Return an error whose words can be read: a value that was given by mistake may be a whole file."""
     return _LONG_WORD.sub(lambda found: f"{found[0][:200]}…{found[0][-100:]}", text)
+
+
+def both_ends(line: str) -> str:
+    """Return a line of a log that fits a message: a bar, or a tensor that is printed, may have a million letters."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
 
 
 def one_line(text: object) -> str:

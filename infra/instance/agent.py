@@ -43,6 +43,7 @@ from infra.instance.mirror import acknowledge, allow, changes, told
 from infra.instance.output_stream import restore, send_contents
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
+    new_metrics,
     new_text,
     others,
     pack,
@@ -179,8 +180,11 @@ def status(
     found, waiting = outputs(root, state)
     is_over = state.get("trainer", {}).get("state") == "exited"
     out = os.path.join(root, "out")
-    metrics_path, facts = told_of_metrics(root)
-    metrics, metrics_offset, metrics_bytes = new_text(metrics_path, metrics_offset, not is_over)
+    collected, facts = told_of_metrics(root)
+    if collected:
+        metrics, metrics_offset, metrics_bytes = new_text(collected, metrics_offset, not is_over)
+    else:
+        metrics, metrics_offset, metrics_bytes = new_metrics(root, state, metrics_offset, not is_over)
     # A progress bar ends its line by CR, and by LF only when it is full.
     log, log_offset, log_bytes = new_text(os.path.join(out, "trainer.log"), log_offset, False)
     return {

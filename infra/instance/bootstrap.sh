@@ -273,7 +273,7 @@ answer() {  # PYTHON TORCH WHY: prints the JSON object and exits
     own=$(own_environment "$1") || give_up "cannot make the run's own environment in $root/env: $(last_line "$own")"
     own=$(last_line "$own")
   fi
-  within 60 "${1##*/}" "$1" -c 'import json, sys
+  within 60 "${1##*/}" "$1" -E -c 'import json, sys
 told = dict(zip(("python", "torch", "gpu", "why", "s3_python"), sys.argv[1:]))
 print(json.dumps(dict(told, **json.loads(sys.argv[6] or "{}"))))' "$1" "$2" "$gpu" "$3" "$s3_python" "$own"
   exit 0

@@ -36,9 +36,9 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from infra.instance.digests import alone, outputs
 from infra.instance.metadata import Metadata, keep_from_proxy
-from infra.instance.metrics_process import metrics_path
+from infra.instance.metrics_process import collected_path
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
-from infra.instance.trainer_files import read_json, sha256_of, write_json
+from infra.instance.trainer_files import metrics_path, own_path, read_json, sha256_of, write_json
 
 PART_BYTES = 16 << 20
 LOOK_EVERY_S = 1.0
@@ -114,7 +114,7 @@ class RemoteStore:
             (entry["name"], entry["sha256"]): entry for entry in known.get("stored", [])
         }
         self.problem = ""
-        self._sent: dict[str, tuple[int, int]] = {}  # file -> (size, mtime) at its last upload
+        self._sent: dict[str, tuple[str, int, int]] = {}  # file -> (path, size, mtime) at its last upload
         self._state_sent: dict[str, Any] = {}
         self.is_done = False  # the trainer has exited, and all its checkpoints are stored
         self._metrics_at = self._waiting_since = 0.0
@@ -155,8 +155,8 @@ class RemoteStore:
                 return
         if has_ended or time.monotonic() - self._metrics_at > METRICS_EVERY_S:
             self._metrics_at = time.monotonic()
-            self.send(os.path.relpath(metrics_path(self.root), self.root), "metrics.jsonl")
-            self.send("out/trainer.log", "trainer.log")
+            self.send(collected_path(self.root) or metrics_path(self.root, state), "metrics.jsonl")
+            self.send(os.path.join(self.root, "out", "trainer.log"), "trainer.log")
         if state != self._state_sent:  # the state before the checkpoints were listed, not the present one
             self.put("state.json", json.dumps(state).encode())
             self._state_sent = state
@@ -192,23 +192,22 @@ class RemoteStore:
 
     def find(self, name: str) -> str | None:
         """Return the path of a trainer's file, or None."""
-        paths = (os.path.join(self.root, folder, name) for folder in ("out", "code"))
-        return next((path for path in paths if os.path.isfile(path)), None)
+        found = own_path(self.root, read_json(os.path.join(self.root, "agent", "state.json"), {}), name)
+        return None if found is None else found[0]
 
-    def send(self, name: str, target: str) -> None:
+    def send(self, path: str, target: str) -> None:
         """Upload a small file if it has changed since its last upload."""
-        path = os.path.join(self.root, name)
         try:
             status = os.stat(path)
-            seen = (status.st_size, status.st_mtime_ns)
-            if self._sent.get(name) == seen:
+            seen = (path, status.st_size, status.st_mtime_ns)
+            if self._sent.get(target) == seen:
                 return
             with open(path, "rb") as file:
                 content = file.read()
         except FileNotFoundError:
             return
         self.put(target, content)
-        self._sent[name] = seen
+        self._sent[target] = seen
 
     def put(self, target: str, content: bytes) -> None:
         """Write a small object to this machine's folder."""

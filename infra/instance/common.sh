@@ -2,6 +2,8 @@
 # Shared by bootstrap.sh and data.sh: running programs within a time limit, finding Pythons by version, and making virtual
 # environments on a machine that has just booted.
 
+unset PYTHONHOME PYTHONINSPECT PYTHONIOENCODING  # of a start file: they are for one Python, or for a person
+
 ours="$HOME/pixel-orch"
 me=${0##*/}
 me=${me%.sh}

@@ -22,14 +22,14 @@ LAST_S = 15.0  # from the trainer's exit on
 BASE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder that has `infra/`
 
 
-def metrics_path(root: str) -> str:
-    """Return the file of measurements that the owner is sent: the collected one, or the bundled trainer's own."""
+def collected_path(root: str) -> str:
+    """Return the file of collected measurements, "" for the bundled trainer, which writes its own."""
     is_collected = os.path.exists(os.path.join(root, "agent", "metrics.json"))
-    return os.path.join(root, "agent" if is_collected else "out", "metrics.jsonl")
+    return os.path.join(root, "agent", "metrics.jsonl") if is_collected else ""
 
 
 def told_of_metrics(root: str) -> tuple[str, dict[str, Any]]:
-    """Return (the path of the measurements, what `status` tells of them: source, problem, how often it saves)."""
+    """Return (the path of the collected measurements, what `status` tells of them: source, problem, saves)."""
     facts = read_json(os.path.join(root, "agent", "metrics.json"), {})
     saves = facts.get("saves", {})
     told = {
@@ -39,7 +39,7 @@ def told_of_metrics(root: str) -> tuple[str, dict[str, Any]]:
         "saves": saves.get("count", 0),
         "saves_every_s": saves.get("every_s", 0.0),
     }
-    return metrics_path(root), told
+    return collected_path(root), told
 
 
 class MetricsProcess:

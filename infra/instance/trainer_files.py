@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import sys
 import tarfile
 from typing import Any, Iterator
@@ -16,6 +17,7 @@ from typing import Any, Iterator
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})\.[A-Za-z0-9]{1,20}")
 SAMPLES = re.compile(r"samples-([0-9]{1,12})\.png")  # the same names as in `orchestrator/runs/outputs.py`
 OWN_FILES = ("metrics.jsonl", "trainer.log")  # sent to the owner line by line
+HEAD_BYTES = 4096  # of the metrics: they tell one file from another
 MOST_BYTES_A_POLL = 256 * 1024  # limit of metrics and of log in the answer to one poll
 
 
@@ -76,37 +78,85 @@ def found_in_code(root: str) -> dict[str, list[int]]:
     return found
 
 
-def listed(root: str, state: dict[str, Any]) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Yield (name, path, stat) of the trainer's files in `out/`, and of those written since its start in `code/`.
+def own_path(root: str, state: dict[str, Any], name: str) -> tuple[str, os.stat_result] | None:
+    """Return (path, stat) of one of the trainer's files: in `out/`, or written since its start in `code/`.
+
+    If it is in both, the newer one counts: a program that replaces its file, as `os.replace` does, replaces our link
+    to the one in `out/` too.
 
     Args:
         root: the run's folder.
         state: of the watch process.
+        name: of the file.
     """
     before = state.get("code_before")  # an agent of 0.1.0 wrote down its start only
-    started_at = state.get("started_at", 0.0)
-    out = os.path.join(root, "out")
-    code = os.path.join(root, "code")
-    seen = set()
-    for folder in (out, code):
+    found = []
+    for folder in ("out", "code"):
+        path = root + os.sep + folder + os.sep + name  # `os.path.join` of 100,000 files takes a tenth of a second
         try:
-            names = os.listdir(folder)
+            status = os.stat(path)
+        except OSError:
+            continue  # the trainer has just pruned it
+        if not stat.S_ISREG(status.st_mode):
+            continue  # to open a pipe would wait for its writer
+        if folder == "code":
+            is_old = (
+                status.st_mtime < state.get("started_at", 0.0) - 1
+                if before is None
+                else before.get(name) == identity(status)
+            )
+            if is_old or os.path.islink(path):
+                continue  # code sync or the agent put it there, not the trainer
+        found.append((path, status))
+    return max(found, key=lambda one: one[1].st_mtime_ns) if found else None
+
+
+def listed(root: str, state: dict[str, Any]) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield (name, path, stat) of the trainer's checkpoints and sample grids; see `own_path`."""
+    names: dict[str, None] = {}
+    for folder in ("out", "code"):
+        try:
+            names.update(dict.fromkeys(os.listdir(os.path.join(root, folder))))
         except OSError:
             continue
-        for name in names:
-            path = folder + os.sep + name  # `os.path.join` of 100,000 files takes a tenth of a second
-            if name in seen or not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
-                continue
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue  # the trainer has just pruned it
-            if folder == code:
-                is_old = status.st_mtime < started_at - 1 if before is None else before.get(name) == identity(status)
-                if is_old or os.path.islink(path):
-                    continue  # code sync or the agent put it there, not the trainer
-            seen.add(name)
-            yield name, path, status
+    for name in names:
+        if CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name):
+            found = own_path(root, state, name)
+            if found is not None:
+                yield (name, *found)
+
+
+def metrics_path(root: str, state: dict[str, Any]) -> str:
+    """Return the path of the trainer's metrics, where they would be if there are none yet."""
+    found = own_path(root, state, "metrics.jsonl")
+    return found[0] if found is not None else os.path.join(root, "out", "metrics.jsonl")
+
+
+def new_metrics(root: str, state: dict[str, Any], offset: int, whole_lines: bool) -> tuple[str, int, int]:
+    """Return what `new_text` does for the metrics, also if the trainer has begun them anew.
+
+    The owner appends what it gets to a file whose size is `offset`: the new file follows the one before. A file that
+    begins like the one before is that file, with its history written again.
+    """
+    path = metrics_path(root, state)
+    kept = os.path.join(root, "agent", "metrics.begin.json")
+    known = read_json(kept, {"at": 0, "head": ""})
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES).decode("latin-1")
+    except OSError:
+        return "", offset, offset
+    common = min(len(head), len(known["head"]))
+    begins_at = known["at"] if head[:common] == known["head"][:common] and known["at"] <= offset else offset
+    now = {"at": begins_at, "head": head if begins_at != known["at"] or len(head) > common else known["head"]}
+    if now != known:
+        try:
+            write_json(kept, now)
+        except OSError:
+            if begins_at != known["at"]:
+                return "", offset, offset  # the disk is full: without the mark it would be sent again and again
+    text, end, size = new_text(path, offset - begins_at, whole_lines)
+    return text, begins_at + end, begins_at + size
 
 
 def new_text(path: str, offset: int, whole_lines: bool) -> tuple[str, int, int]:
@@ -135,17 +185,15 @@ def read(root: str, name: str, offset: int) -> None:
     """Write one of the trainer's files to standard output, from byte `offset` on."""
     if not (CHECKPOINT.fullmatch(name) or SAMPLES.fullmatch(name)):
         raise SystemExit("read: %r is not a checkpoint or sample file of the trainer" % name)
-    for folder in ("out", "code"):
-        path = os.path.join(root, folder, name)
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                file.seek(offset)
-                for piece in iter(lambda: file.read(1 << 22), b""):
-                    touch(os.path.join(root, "agent", "heard"))  # a long download counts as a sign of life of the owner
-                    sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-    raise SystemExit("read: %s does not exist any more" % name)
+    found = own_path(root, read_json(os.path.join(root, "agent", "state.json"), {}), name)
+    if found is None:
+        raise SystemExit("read: %s does not exist any more" % name)
+    with open(found[0], "rb") as file:
+        file.seek(offset)
+        for piece in iter(lambda: file.read(1 << 22), b""):
+            touch(os.path.join(root, "agent", "heard"))  # a long download counts as a sign of life of the owner
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
 def others(root: str) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from infra.instance.metrics_process import MetricsProcess
 from infra.instance.mirror import Mirror, is_mirrored
 from infra.instance.output_files import Rules
 from infra.instance.programs import KILL_S, last_line, run
-from infra.instance.trainer_files import CHECKPOINT, found_in_code, read_json, write_json
+from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -282,8 +282,9 @@ class Watch:
 
     def idle_for_s(self) -> float:
         """Return the seconds since the trainer last wrote metrics or log."""
-        names = ("out/metrics.jsonl", "out/trainer.log", "agent/metrics.jsonl")
-        return min(self.changes.age_s(os.path.join(self.root, name), self.started_at) for name in names)
+        names = ("out/trainer.log", "agent/metrics.jsonl")
+        paths = [metrics_path(self.root, self.state), *(os.path.join(self.root, name) for name in names)]
+        return min(self.changes.age_s(path, self.started_at) for path in paths)
 
     def poll_age_s(self) -> float:
         """Return the seconds since the owner's last poll; a download does not renew the budget."""

@@ -8,6 +8,7 @@ switched off on the command line, which wins over every file, and no transport i
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ QUIET = {
 
 TIMEOUT_S = 120.0  # a folder's configuration may name a pipe that nobody writes to
 DEEPEST = 20  # repositories inside of repositories
+UNREAD = re.compile(rb"^warning: could not open directory '(.+)/': ", re.MULTILINE)  # with LC_ALL=C
 NO_REPOSITORY = "not a git repository (or any"  # with LC_ALL=C; "not a git repository: PATH" is a broken one
 
 
@@ -77,7 +79,7 @@ def is_in_git(folder: Path) -> bool:
     try:
         asked = _git(folder, "rev-parse", "--is-inside-work-tree", "--show-toplevel")
     except FileNotFoundError:
-        if any((place / ".git").exists() for place in (folder, *folder.parents)):
+        if any(os.path.exists(place / ".git") for place in (folder, *folder.parents)):
             raise SpecError(
                 f"--workdir: {folder} is in a git repository, and git is not installed; install it: it decides what "
                 "is not sent"
@@ -106,14 +108,23 @@ def listed_by_git(folder: Path) -> Listing:
     files, repositories = [], []
     for raw in asked.stdout.split(b"\0"):
         name = os.fsdecode(raw)
-        path = folder / name
+        path = f"{folder}/{name}"
         if not name:
             continue
-        if name.endswith("/") or (path.is_dir() and not path.is_symlink()):
+        if name.endswith("/") or (os.path.isdir(path) and not os.path.islink(path)):
             repositories.append(name.rstrip("/"))
         else:
             files.append(name)
-    return Listing(tuple(files), tuple(dict.fromkeys(repositories)))
+    return Listing((*files, *_unread(folder, asked.stderr)), tuple(dict.fromkeys(repositories)))
+
+
+def _unread(folder: Path, words: bytes) -> list[str]:
+    """Return the folders that git could not read: it only warns, with paths from the top of the repository."""
+    found = [os.fsdecode(name) for name in UNREAD.findall(words)]
+    if not found:
+        return []
+    top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel").stdout.rstrip(b"\n"))
+    return [os.path.relpath(os.path.join(top, name), os.path.realpath(folder)) for name in found]
 
 
 def is_repository(folder: Path) -> bool:
@@ -124,7 +135,7 @@ def is_repository(folder: Path) -> bool:
 def _has_remains(folder: Path) -> bool:
     """Return whether there is a repository that git does not see: damaged, and its ignore rules would be lost."""
     git = folder / ".git"
-    return git.is_file() or any((git / name).exists() for name in ("HEAD", "index", "objects"))
+    return os.path.isfile(git) or any(os.path.exists(git / name) for name in ("HEAD", "index", "objects"))
 
 
 def _own_excludes_file() -> str:

@@ -29,7 +29,8 @@ from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState
 from orchestrator.runs.outputs import ExtraOutput, Output, path_below
 
 PIECE = 1 << 18
-PYTHON = ("python3", "-X", "utf8")  # names of files are UTF-8, whatever LANG a start file sets
+PYTHON = ("python3", "-E", "-X", "utf8")
+"""The agent's Python. What a start file sets (LANG, PYTHONPATH, PYTHONHOME) is for the user's programs."""
 BASH = ("bash", "-p")  # without BASH_ENV, and without functions that a start file exports under a program's name
 MOST_PATIENCE = 4
 JOIN_S = 0.5

@@ -58,8 +58,8 @@ def workdir_tree(folder: Path, include: Sequence[str] = ()) -> Tree:
     names = set(listed.files)
     for entry in asked:
         path = folder / entry
-        names.update(walk(folder, entry) if path.is_dir() and not path.is_symlink() else [entry])
-    inside = Inside(folder)
+        names.update(walk(folder, entry) if os.path.isdir(path) and not os.path.islink(path) else [entry])
+    inside = Inside(folder, asked)
     why_not = {name: inside.why_not(name) for name in sorted(names)}
     sendable = [name for name, why in why_not.items() if why is None]
     left_out = tuple(name for name in sendable if is_secret(name) and not is_asked_for(name, asked))

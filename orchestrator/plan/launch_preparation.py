@@ -102,9 +102,20 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)
     interrupt_after_s = _interrupt_after_s(flags, spec)
     checkpoint = initial_checkpoint.find_local(place, spec) if place else None
-    tree = tree_for(spec)
+    tree, is_code_new = _tree_of_now(spec, old)
     seen = look(spec, tree, is_resumed=old is not None)
-    return LaunchRequest(spec, tree, old, checkpoint, place, faults, interrupt_after_s, files.sources, seen)
+    return LaunchRequest(
+        spec, tree, old, checkpoint, place, faults, interrupt_after_s, files.sources, seen, is_code_new=is_code_new
+    )
+
+
+def _tree_of_now(spec: RunSpec, old: RunStore | None) -> tuple[Tree, bool]:
+    """Return what a launch sends, and whether it is to be copied: a resumed run may have outlived its folder."""
+    copied = snapshot.stored(old) if old is not None and spec.workdir and not Path(spec.workdir).is_dir() else None
+    if copied is None:
+        return tree_for(spec), True
+    note = f"{spec.workdir} is not there any more: the files of the launch are sent"
+    return replace(copied, notes=(note,)), False
 
 
 def check_account(spec: RunSpec) -> None:
@@ -204,7 +215,8 @@ def sent_tree(store: RunStore, spec: RunSpec) -> Tree:
 
 def changes_since_launch(request: LaunchRequest) -> str:
     """Return for people what has changed in the folder of a run that is resumed since its launch, "" for nothing."""
-    before = snapshot.stored(request.resumed) if request.resumed is not None else None
+    old = request.resumed if request.is_code_new else None
+    before = snapshot.stored(old) if old is not None else None
     return "" if before is None else snapshot.changed_words(snapshot.difference(before, request.tree))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.errors import SpecError
-from orchestrator.formatting import counted, nearest
+from orchestrator.formatting import both_ends, counted, nearest
 from orchestrator.runs.checked import WrongValueError
 from orchestrator.runs.event_reader import from_json
 from orchestrator.runs.events import CheckpointPulled, Event, State
@@ -209,7 +209,7 @@ class RunStore:
                 text = file.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(map(both_ends, text.splitlines()[-lines:]))
 
     def host_key_path(self, number: int) -> Path:
         """Return where the public host key of an attempt's instance is kept."""

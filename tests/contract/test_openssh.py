@@ -282,11 +282,14 @@ BITES = (
     "changes the folder",
     "has a CDPATH",
 )
+PYTHONS = f"""mkdir -p {HOME}/shadow; echo 'raise SystemExit(9)' | tee {HOME}/shadow/json.py > {HOME}/shadow/tarfile.py
+export PYTHONPATH={HOME}/shadow PYTHONINSPECT=1"""
 WORST = {
     "prints": ("bash", {".bashrc": BASH["prints"]}, {}),
     "has functions, BASH_ENV, LANG": ("bash", {".bashrc": "\n".join(BASH[each] for each in BITES)}, {}),
     "execs fish": ("bash", {".bashrc": "exec fish"}, {}),
     "execs zsh, one session": ("bash", {".bashrc": "exec zsh"}, {"MaxSessions": "1"}),
+    "has a Python of its own": ("bash", {".bashrc": PYTHONS}, {}),
     "has fish": ("fish", {".config/fish/config.fish": "echo noise"}, {"MaxSessions": "1"}),
 }
 

@@ -24,6 +24,8 @@ OTHERS = {
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unzstd"),
     b"\x04\x22\x4d\x18": ("compressed by lz4", "unlz4"),
 }
+OF_WINDOWS = 0  # APPNOTE 4.4.2: the member was made on a FAT file system
+HEADER_BYTES = 512  # of a tar: what is shorter is none
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -87,6 +89,8 @@ def files_of(
     """
     first = first_bytes(path)
     refuse_others(path.name, first)
+    if len(first) < HEADER_BYTES and first[:2] != GZIP and not is_zip(first):
+        raise DataError(f"{path.name} is no tar, tar.gz or zip; give an archive or a folder")
     stream = None if is_zip(first) else open_stream(path, hashed=hashed, progress=progress)
     for member in members(stream) if stream is not None else _zip_members(path, progress):
         if not left_out.takes(member.name):
@@ -105,12 +109,17 @@ def _zip_members(path: Path, progress: Callable[[int], None]) -> Iterator[Member
                 if info.filename.startswith("/") or ".." in info.filename.replace("\\", "/").split("/"):
                     raise DataError(f"{path.name}: the name {info.filename!r} points outside the folder; not read")
                 stream = BlockStream(_unzipped(archive, info, path.name), path.name)
-                yield Member(info.filename, info.file_size, info.header_offset, stream)
+                yield Member(_with_slashes(info), info.file_size, info.header_offset, stream)
                 progress(info.compress_size)
     except DataError:
         raise
     except UNREADABLE as error:
         raise DataError(f"{path.name} is damaged or is not a zip file: {_reason(error)}; fetch it again") from None
+
+
+def _with_slashes(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member. Old programs of Windows write backslashes between the folders."""
+    return info.filename.replace("\\", "/") if info.create_system == OF_WINDOWS else info.filename
 
 
 def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,25 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "valid", "valid": "
     "test": "test",
     "testing": "test",
 }
+UNREAD = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".jfif",
+    ".svg",
+    ".psd",
+    ".tga",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+)
+"""Suffixes of images that are not read. Photographs of a telephone may be HEIC beside JPEG."""
 EVERY, VALID, TEST = 20, 9, 19  # without folders for the splits: of 20 images one is for validation, one for test
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -51,6 +70,7 @@ class PictureFiles:
         self.notes: list[str] = []
         self.expected: dict[str, int] = {}
         self._files, self._resize, self._left_out = files, resize, LeftOut()
+        self._others: Counter[str] = Counter()  # files that are no images that are read, by suffix
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -61,6 +81,7 @@ class PictureFiles:
         """Yield the blocks that are not done. Images that are done are not decoded again."""
         seen = dict.fromkeys(SPLITS, 0)
         self._left_out.clear()
+        self._others.clear()
         waiting: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
         per_block = max(1, BLOCK_BYTES // self.image.bytes)
         for given, path in self._files:
@@ -77,23 +98,48 @@ class PictureFiles:
                     yield Block(split, np.stack(parts))
                     parts.clear()
             if index == 0:
-                raise DataError(f"{path} has no images ({', '.join(SUFFIXES[:3])}, ...); check the path")
+                raise DataError(self._nothing(path))
         for split, parts in waiting.items():
             if parts:
                 yield Block(split, np.stack(parts))
+        unread = {suffix: count for suffix, count in self._others.items() if suffix in UNREAD}
+        if unread:
+            self.notes.append(f"images of formats that are not read, left out: {_counts(unread)}; convert them to PNG")
+
+    def _nothing(self, path: Path) -> str:
+        """Return what is said of a path without an image."""
+        words = f"{path} has no images ({', '.join(SUFFIXES[:3])}, ...)"
+        if not self._others:
+            return f"{words}; check the path"
+        archives = any(suffix in ARCHIVES for suffix in self._others)
+        hint = (
+            "unpack them"
+            if archives
+            else "convert them to PNG"
+            if set(self._others) & set(UNREAD)
+            else "check the path"
+        )
+        return f"{words}, but {_counts(self._others)}; {hint}"
+
+    def _is_image(self, name: str) -> bool:
+        """Return whether a name is that of an image that is read; another one is counted."""
+        suffix = Path(name).suffix.lower()
+        if suffix not in SUFFIXES:
+            self._others[suffix or "no suffix"] += 1
+        return suffix in SUFFIXES
 
     def _entries(self, path: Path) -> Iterator[tuple[str, str, Any]]:
         """Yield (name, location for messages, function that reads the bytes) of each image."""
         if path.is_dir():
             for name in sorted(files_below(path, self._left_out), key=lambda name: Path(name).parts):
-                if name.lower().endswith(SUFFIXES):
+                if self._is_image(name):
                     file = path / name
                     yield name, str(file), file.read_bytes
             return
         names: set[int] = set()
         again = 0
         for member in files_of(path, self._left_out):
-            if not member.name.lower().endswith(SUFFIXES):
+            if not self._is_image(member.name):
                 continue
             key = hash(member.name.removeprefix("./"))
             if self._resize and key in names:  # an archive that files were appended to
@@ -123,9 +169,11 @@ class PictureFiles:
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         except UnidentifiedImageError:
-            raise DataError(f"{where}: the file is damaged or is not an image") from None
+            raise DataError(f"{where}: the file is damaged or is not an image; mend or remove it") from None
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, Pictures.DecompressionBombError) as error:
-            raise DataError(f"{where}: the image is damaged ({str(error).splitlines()[0]})") from None
+            raise DataError(
+                f"{where}: the image is damaged ({str(error).splitlines()[0]}); mend or remove it"
+            ) from None
         return quantised(pixels.reshape(self.image.height, self.image.width, self.image.channels), self.image.levels)
 
 
@@ -136,6 +184,14 @@ def middle(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float
     across, down = wanted[0] * scale, wanted[1] * scale
     left, top = (width - across) / 2, (height - down) / 2
     return left, top, left + across, top + down
+
+
+def _counts(found: Mapping[str, int], most: int = 4) -> str:
+    """Return numbers of files by suffix, the largest first: `.heic (12), .avif (1)`."""
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(
+        [*(f"{suffix} ({count:,})" for suffix, count in ranked[:most]), *(["..."] if ranked[most:] else [])]
+    )
 
 
 def _split_of(name: str, index: int) -> str:

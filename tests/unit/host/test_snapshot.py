@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,8 +16,10 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.host import snapshot
 from orchestrator.host.sync import Tree, manifest, workdir_tree, write_tar
+from orchestrator.runs.home import home_id, make_home
 from orchestrator.runs.store import RunStore
 from tests.support.story import Story
+from tests.unit.host.test_sync import git
 
 
 @pytest.fixture
@@ -125,3 +130,69 @@ def test_a_damaged_list_is_one_line(store: RunStore, text: str) -> None:
     (store.folder / snapshot.LIST).write_text(text, encoding="latin-1")
     with pytest.raises(SpecError, match="is damaged"):
         snapshot.stored(store)
+
+
+@pytest.mark.parametrize("is_in_git", [False, True])
+def test_a_home_of_pixel_orch_in_the_folder_is_left_out_and_named(work: Path, is_in_git: bool) -> None:
+    """It has the private keys of its runs, and copies of the folder: each launch would send those of the one before."""
+    if is_in_git:
+        git(work, "init", "-q")
+    home = make_home(work / "sub" / ".pixel-orch")
+    home_id(home)
+    (home / "runs" / "r1").mkdir(parents=True)
+    (home / "runs" / "r1" / "key").write_text("private")
+    (work / "runs").mkdir()  # somebody else's: TensorBoard's
+    (work / "id").write_text("7\n")
+    (work / "runs" / "events").write_text("e")
+    tree = workdir_tree(work)
+    assert not [name for name in tree.files if ".pixel-orch" in name]
+    assert {"id", "runs/events", "train.py"} <= set(tree.files)
+    assert any("3 files of a home of pixel-orch: sub/.pixel-orch/id" in note for note in tree.notes)
+    assert "sub/.pixel-orch/runs/r1/key" not in workdir_tree(work, ["sub"]).files
+    assert "sub/.pixel-orch/runs/r1/key" in workdir_tree(work, ["sub/.pixel-orch/runs/r1/key"]).files
+
+
+def test_a_path_that_is_too_long_is_named(work: Path) -> None:
+    here = os.open(work, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("d" * 200, dir_fd=here)
+        here, above = os.open("d" * 200, os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    tree = workdir_tree(work)
+    assert "train.py" in tree.files
+    assert any(note.startswith("Not sent, 1 paths that are too long: ddd") for note in tree.notes)
+
+
+LISTS = """
+import pathlib, sys
+from orchestrator.host.sync import workdir_tree
+tree = workdir_tree(pathlib.Path(sys.argv[1]))
+print(ascii((tree.files, tree.notes)))
+"""
+
+
+@pytest.mark.parametrize("is_in_git", [False, True])
+def test_folders_that_cannot_be_read_are_named(work: Path, is_in_git: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read all: a process without its powers lists the folder."""
+    for name in ("secret", "sub/locked"):
+        (work / name).mkdir()
+        (work / name / "a.py").write_text("")
+    (work / "closed").mkdir()
+    (work / "closed" / "a.py").write_text("")
+    if is_in_git:
+        git(work, "init", "-q")
+    for name, mode in (("secret", 0), ("sub/locked", 0), ("closed", 0o444)):
+        (work / name).chmod(mode)
+    words = [sys.executable, "-c", LISTS, str(work)]
+    if os.geteuid() == 0:
+        powers = "-dac_override,-dac_read_search"
+        words = ["setpriv", f"--bounding-set={powers}", "--inh-caps=-all", *words]
+        if shutil.which("setpriv") is None:
+            pytest.skip("there is no setpriv (util-linux)")
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for name, mode in (("secret", 0o755), ("sub/locked", 0o755), ("closed", 0o755)):
+        (work / name).chmod(mode)
+    assert "'train.py'" in said
+    assert "2 folders that you may not read: secret, sub/locked" in said
+    assert is_in_git or "1 files that you may not read: closed/a.py" in said

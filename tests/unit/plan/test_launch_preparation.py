@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.errors import SpecError
 from orchestrator.host.sync import Tree
 from orchestrator.plan.launch_preparation import (
     PreparedLaunch,
+    changes_since_launch,
     check_home,
     create_run,
     prepare_existing_run,
@@ -21,6 +23,7 @@ from orchestrator.plan.launch_preparation import (
 )
 from orchestrator.plan.preview import dry_run, tree_text
 from orchestrator.plan.requests import Plan
+from orchestrator.runs.events import StateChanged
 from orchestrator.runs.store import RunStore
 from tests.support.memory import MemoryCloud, VirtualClock
 from tests.support.report_runs import Had, write_run
@@ -112,3 +115,23 @@ def test_a_file_name_makes_no_line_of_its_own_in_a_preview(tmp_path: Path) -> No
     (tmp_path / "a\n12:00:00 SUCCEEDED").write_text("x")
     shown = tree_text(Tree(tmp_path, ("a\n12:00:00 SUCCEEDED",)))
     assert shown.splitlines()[0] == "a\\n12:00:00 SUCCEEDED"
+
+
+def test_a_run_outlives_the_folder_that_it_was_launched_from(home: Path, cloud: MemoryCloud, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.py").write_text("print(1)")
+    flags = {**FLAGS, "steps": None, "workdir": str(work)}
+    request = read_request(flags, ["python", "train.py"], home)
+    check_home(request, home)
+    launched = create_run(prepare_launch(request, cloud, home))
+    assert launched.lock is not None
+    launched.store.append(StateChanged(at=2.0, state="STOPPED", reason="stop"))
+    launched.lock.release()
+    shutil.rmtree(work)
+    again = read_request({"resume": "new"}, [], home)
+    assert any("is not there any more: the files of the launch are sent" in note for note in again.tree.notes)
+    assert changes_since_launch(again) == ""
+    resumed = create_run(prepare_launch(again, cloud, home))
+    assert resumed.tree.files == ("train.py",)
+    assert (resumed.tree.folder / "train.py").read_text() == "print(1)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, TrainingError
 from orchestrator.runs.event_reader import KINDS, from_json
 from orchestrator.runs.events import (
     CheckpointEvent,
@@ -145,3 +145,18 @@ def test_json_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
 def test_the_state_of_a_run_that_is_not_created_yet_is_pending(home: Path) -> None:
     state = RunStore(home, "to-come").state()
     assert (state.run, state.state, state.step) == ("to-come", "PENDING", 0)
+
+
+def test_the_last_lines_of_a_log_fit_an_event_and_keep_both_ends(home: Path) -> None:
+    """A bar, or a tensor that is printed, is one line of megabytes: the event with it could not be read again."""
+    store = Story(home).store
+    store.attempt_folder(1)
+    line = "begin " + "x" * (10 << 20) + " CUDA error: out of memory"
+    store.log_path(1).write_text(f"{line}\n{'y' * 5000}\nRuntimeError: it failed")
+    tail = store.log_tail(1)
+    assert len(tail) < 3000
+    assert tail.splitlines()[0].endswith("CUDA error: out of memory")
+    error = TrainingError("exit code 1", tail=line)
+    assert len(error.reason) < 400
+    assert error.reason.startswith("exit code 1: begin xxx")
+    assert error.reason.endswith("CUDA error: out of memory")

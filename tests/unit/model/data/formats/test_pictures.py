@@ -256,3 +256,45 @@ def test_a_damaged_zip_names_the_image(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"in.zip: byte \d+: 1.png is damaged"):
         own(path, tmp_path / "out")
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """A telephone leaves HEIC beside JPEG: without a word half of the pictures would be missing."""
+    for name in ("a.png", "b.HEIC", "c.heic", "d.avif", "notes.txt"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(png(crops(1, 8)[0]))
+    (note,) = own(tmp_path / "in", tmp_path / "out").notes
+    assert note == ("images of formats that are not read, left out: .heic (2), .avif (1); convert them to PNG")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], r"has no images \(.*\); check the path"),
+        (["a.heic"], r"has no images \(.*\), but \.heic \(1\); convert them to PNG"),
+        (["a.zip", "b.zip", "c.txt"], r"has no images \(.*\), but \.zip \(2\), \.txt \(1\); unpack them"),
+        (["a"], r"has no images \(.*\), but no suffix \(1\); check the path"),
+    ],
+)
+def test_a_source_without_images_says_what_it_has(names: list[str], says: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    with pytest.raises(DataError, match=says):
+        own(tmp_path / "in.zip", tmp_path / "out")
+
+
+def test_an_image_or_a_text_in_the_place_of_an_archive_is_not_a_tar_that_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG" + bytes(80))
+    with pytest.raises(DataError, match=r"a\.png is no tar, tar\.gz or zip; give an archive or a folder"):
+        own(tmp_path / "a.png", tmp_path / "out")
+
+
+def test_a_zip_of_windows_with_backslashes_has_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in ("train\\a.png", "valid\\b.png", "test\\c.png"):
+            info = zipfile.ZipInfo(name)
+            info.create_system = 0
+            archive.writestr(info, png(crops(1, 8)[0]))
+    splits = own(tmp_path / "in.zip", tmp_path / "out").splits
+    assert splits == {"train": 1, "valid": 1, "test": 1}

@@ -35,8 +35,10 @@ from infra.instance.trainer_files import read_json, touch, write_json
 EVERY_S = 0.2  # between two looks at few files
 MOST_SHARE, MOST_SHARE_BUSY = 0.01, 0.03  # of a core may go into looking for changes; while one is waited for
 GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
-RESTLESS_S = 60.0  # a file that is written again and again, and closed in between, is copied after so long
-BUSY_S = 600.0  # a file that stays open to write for so long holds nothing back any more
+RESTLESS_TIMES = 3  # a file that was seen closed so often, with another content each time, is not waited for
+RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
+LOOK_OPEN_S = 0.5  # between two looks at which files are open
+BUSY_S, BUSY_OVER_S = 600.0, 60.0  # a file that is open to write for so long is not waited for; after the program's end
 FETCHING_S = 60.0  # without a sign of the download
 ROOM_SHARE, ROOM_BYTES = 0.05, 1 << 30  # of the disk: copies leave it to the program
 PIECE = 1 << 20
@@ -95,6 +97,10 @@ class Mirror:
         self.sent: dict[str, list[Any]] = {}  # marks of what was there before the program started
         self.told: dict[str, Any] = {}
         self._waiting_since: dict[str, float] = {}
+        self._closed: dict[str, tuple[int, list[Any]]] = {}  # how often a file was seen closed, and with which mark
+        self._busy: set[tuple[int, int]] = set()
+        self._busy_at = float("-inf")
+        self._left_before: set[str] = set()
         self._sealed_at = float("-inf")
         self._is_waiting = False
         self._scan_s = 0.0  # of CPU time, for one look at all files
@@ -102,7 +108,9 @@ class Mirror:
 
     def note_sent(self) -> None:
         """Note what is there before the program starts: sent, restored or linked."""
-        self.sent = {name: found.mark for name, found in Scan(self.root, self.rules).files.items()}
+        scan = Scan(self.root, self.rules)
+        self.sent = {name: found.mark for name, found in scan.files.items()}
+        self._left_before = {name for name, _ in scan.left}
 
     def start(self) -> None:
         """Begin, until the process ends."""
@@ -145,7 +153,7 @@ class Mirror:
         gone = [name for name in self.files if name not in files]
         ready, growing, waiting = self._sorted(files, changed, is_over=is_over)
         self._is_waiting = bool(waiting)
-        if ready or gone or (growing and (is_hurried or self.clock() - self._sealed_at > GROWTH_EVERY_S)):
+        if self._is_time(ready, growing, gone, is_hurried=is_hurried):
             is_allowed = is_hurried or self.is_stored or self._size(files, ready | growing) <= self._allowed()
             if not waiting and is_allowed and (is_hurried or not self._is_fetching()):
                 self._seal(files, ready, growing, gone)
@@ -155,6 +163,7 @@ class Mirror:
         pending = {name for name in changed if not self._is_sealed(name, files[name])}
         busy = pending - waiting if is_over and self.is_final else set()
         scan.left += [(name.partition("/")[2], "a process still writes to it") for name in sorted(busy)]
+        scan.left = [one for one in scan.left if one[0] not in self._left_before]
         self._tell(scan, len(pending | waiting), self._size(files, pending))
 
     def _sorted(
@@ -170,14 +179,39 @@ class Mirror:
         waiting = changed - ready - growing - parts
         now = self.clock()
         self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
-        late = {name for name, since in self._waiting_since.items() if now - since > RESTLESS_S}
-        if late:
-            busy = open_to_write()
-            closed = {n for n in late if (s := files[n].status) is not None and (s.st_dev, s.st_ino) not in busy}
-            ready |= closed
-            given_up = {n for n in late - closed if now - self._waiting_since[n] > (RESTLESS_S if is_over else BUSY_S)}
-            waiting -= closed | given_up
-        return ready, growing, waiting
+        restless = self._restless(files, waiting)
+        busy_s = BUSY_OVER_S if is_over else BUSY_S
+        given_up = {name for name in waiting - restless if now - self._waiting_since[name] > busy_s}
+        return ready | restless, growing, waiting - restless - given_up
+
+    def _restless(self, files: dict[str, Found], waiting: set[str]) -> set[str]:
+        """Return the files that stand still for no time, and are closed now: each of their contents is a whole one.
+
+        One that takes long to be written is none of them: it is seen closed once.
+        """
+        self._closed = {name: known for name, known in self._closed.items() if name in files}
+        if not waiting:
+            return set()
+        if self.clock() - self._busy_at >= LOOK_OPEN_S:
+            self._busy_at, self._busy = self.clock(), open_to_write()
+            for name in waiting:
+                status, (times, mark) = files[name].status, self._closed.get(name, (0, []))
+                is_open = status is None or (status.st_dev, status.st_ino) in self._busy
+                if not is_open and mark != files[name].mark:
+                    self._closed[name] = (times + 1, files[name].mark)
+        return {n for n in waiting if self._closed.get(n, (0, []))[0] >= RESTLESS_TIMES and self._is_closed(files[n])}
+
+    def _is_closed(self, found: Found) -> bool:
+        return found.status is not None and (found.status.st_dev, found.status.st_ino) not in self._busy
+
+    def _is_time(self, ready: set[str], growing: set[str], gone: list[str], *, is_hurried: bool) -> bool:
+        """Return whether there is enough that is new: what changes all the time makes a state now and then."""
+        restless = {name for name in ready if self._closed.get(name, (0, []))[0] >= RESTLESS_TIMES}
+        if gone or ready - restless:
+            return True
+        if not restless and not growing:
+            return False
+        return is_hurried or self.clock() - self._sealed_at > (RESTLESS_EVERY_S if restless else GROWTH_EVERY_S)
 
     def _is_sealed(self, name: str, found: Found) -> bool:
         """Return whether the newest state has all of a file as it is now."""
@@ -228,7 +262,7 @@ class Mirror:
             if entry is None:
                 return  # it was written to meanwhile: at the next look
             entries[name] = entry
-        restless = {name for name in ready if self.clock() - self._waiting_since.get(name, self.clock()) > RESTLESS_S}
+        restless = {name for name in ready if name in self._waiting_since}
         still = {name: found for name, found in files.items() if name not in growing and name not in restless}
         if not all(self._is_as_found(found) for name, found in still.items() if name in entries or name in self.files):
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 MOST_LINE_BYTES = 1 << 20  # of one line of metrics or events
 MOST_DEPTH = 32  # of lists and objects in each other
-MOST_DIGITS = 18  # of an integer: below 2**63
+MOST_DIGITS = 19  # of an integer: below 2**63
 
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 

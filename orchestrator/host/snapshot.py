@@ -171,12 +171,12 @@ class _Copier:
             status = os.fstat(file.fileno())
             mark = "x" if status.st_mode & 0o111 else ""
             if status.st_size <= PIECE:
-                return self._copy_small(file.read(), mark, target)
-            digest = _digest(file) + mark
+                return self._copy_small(file.read(status.st_size), mark, target)
+            digest = _digest(file, status.st_size) + mark
             if self._link(digest, status.st_size, target):
                 return digest
             file.seek(0)
-            return self._copy_large(file, mark, target)
+            return self._copy_large(file, status.st_size, mark, target)
 
     def _copy_small(self, content: bytes, mark: str, target: str) -> str:
         digest = hashlib.sha256(content).hexdigest() + mark
@@ -186,11 +186,11 @@ class _Copier:
             self._share(digest, target)
         return digest
 
-    def _copy_large(self, file: IO[bytes], mark: str, target: str) -> str:
+    def _copy_large(self, file: IO[bytes], most_bytes: int, mark: str, target: str) -> str:
         """Copy a file in pieces. It counts as what this pass reads, and holes of a sparse file stay holes."""
         found = hashlib.sha256()
         with open(self._part, "xb", buffering=0, opener=_MODES[mark]) as copy:
-            while piece := file.read(PIECE):
+            for piece in _pieces(file, most_bytes):
                 found.update(piece)
                 if piece == ZEROS:
                     copy.seek(PIECE, os.SEEK_CUR)
@@ -249,16 +249,23 @@ def _opened(source: str) -> IO[bytes]:
     Raises:
         OSError: it cannot be read, or is no regular file any more.
     """
-    file = open(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    number = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise OSError(0, "it is not a file any more", source)
-    return file
+    return open(number, "rb", buffering=0)
 
 
-def _digest(file: IO[bytes]) -> str:
+def _pieces(file: IO[bytes], most_bytes: int) -> Iterator[bytes]:
+    """Yield what a file had when it was opened: of a log that grows as fast as it is read there is no end."""
+    while most_bytes > 0 and (piece := file.read(min(PIECE, most_bytes))):
+        most_bytes -= len(piece)
+        yield piece
+
+
+def _digest(file: IO[bytes], most_bytes: int) -> str:
     found = hashlib.sha256()
-    while piece := file.read(PIECE):
+    for piece in _pieces(file, most_bytes):
         found.update(piece)
     return found.hexdigest()
 

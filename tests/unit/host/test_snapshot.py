@@ -16,6 +16,7 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.host import snapshot
 from orchestrator.host.sync import Tree, manifest, workdir_tree, write_tar
+from orchestrator.runs.files import sha256_of
 from orchestrator.runs.home import home_id, make_home
 from orchestrator.runs.store import RunStore
 from tests.support.story import Story
@@ -196,3 +197,37 @@ def test_folders_that_cannot_be_read_are_named(work: Path, is_in_git: bool, monk
     assert "'train.py'" in said
     assert "2 folders that you may not read: secret, sub/locked" in said
     assert is_in_git or "1 files that you may not read: closed/a.py" in said
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 3 << 20])
+def test_of_a_file_that_grows_while_it_is_copied_its_beginning_is_sent(
+    work: Path, store: RunStore, size_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is written as fast as it is read filled the disk."""
+    log = work / "log"
+    log.write_bytes(b"x" * size_bytes)
+    real, tree = os.fstat, workdir_tree(work)
+
+    def grows(number: int) -> os.stat_result:
+        status = real(number)
+        if os.path.samestat(status, log.stat()):
+            with log.open("ab") as file:
+                file.write(b"y" * (2 << 20))
+        return status
+
+    monkeypatch.setattr(os, "fstat", grows)
+    taken = snapshot.take(store, tree)
+    monkeypatch.undo()
+    assert (taken.folder / "log").read_bytes().count(b"x") == size_bytes
+    assert (taken.folder / "log").stat().st_size <= size_bytes + (2 << 20)
+    assert manifest(snapshot.stored(store) or tree)["log"] == sha256_of(taken.folder / "log")
+
+
+def test_a_folder_or_pipe_in_the_place_of_a_listed_file_is_named(work: Path, store: RunStore) -> None:
+    tree = workdir_tree(work)
+    (work / "train.py").unlink()
+    for make in (Path.mkdir, os.mkfifo):
+        make(work / "train.py")
+        with pytest.raises(SpecError, match=r"cannot copy .*/work/train\.py for the run: it is not a file any more"):
+            snapshot.take(store, tree)
+        os.rmdir(work / "train.py") if make is Path.mkdir else (work / "train.py").unlink()

@@ -67,7 +67,7 @@ def test_a_run_has_its_packages_on_each_machine_and_the_user_keeps_his_environme
     assert all(event.user_setup_how == "requirements.txt with pip" for event in ready)
     assert all(0 < event.user_setup_s <= event.setup_s for event in ready)
     told = last_json(said)
-    assert told["state"] == "SUCCEEDED"
+    assert (told["state"], told["setup"]) == ("SUCCEEDED", "requirements.txt with pip")
     assert told["user_setup_s"] == pytest.approx(sum(event.user_setup_s for event in ready))
     assert 0 < told["user_setup_usd"] < told["cost_usd"]
     for name in ("tinypk", "typedpk"):

@@ -233,6 +233,13 @@ def test_a_setting_names_it_too(seen: Look, folder: Path) -> None:
     assert "configs/base.yaml, line 2, names it" in warning
 
 
+def test_a_link_out_of_the_folder_cannot_be_included(seen: Look, folder: Path) -> None:
+    write(folder, {"train.py": "open('data/x')\n", "../disk/x": "1"})
+    (folder / "data").symlink_to("../disk")
+    (warning,) = seen("python train.py").warnings
+    assert "is not sent, since it is a link out of the folder, and train.py, line 1, names it; copy it" in warning
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -80,13 +80,27 @@ def read_requirements(path: str) -> Lines:
     return found
 
 
+def taken(lines: list[str], folder: str) -> Lines:
+    """Return lines that another file holds, with the files of `folder` that they include.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    found = Lines([])
+    _take(lines, folder, found, is_constraint=False, seen=set())
+    return found
+
+
 def _read(path: str, found: Lines, *, is_constraint: bool, seen: set[str]) -> None:
     real = os.path.realpath(path)
     if real in seen or len(seen) >= MOST_FILES:
         return
     seen.add(real)
-    folder = os.path.dirname(path)
-    for line in _logical_lines(path):
+    _take(_logical_lines(path), os.path.dirname(path), found, is_constraint=is_constraint, seen=seen)
+
+
+def _take(lines: list[str], folder: str, found: Lines, *, is_constraint: bool, seen: set[str]) -> None:
+    for line in lines:
         option = _FILE_OPTION.fullmatch(line)
         target = option[2].strip().strip("'\"") if option else ""
         if option is None:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from infra.instance.metadata import take_proxies
 from infra.instance.programs import OVERDUE, end, last_line
-from infra.instance.requirements import Lines, adapted, is_of_torch, read_requirements
+from infra.instance.requirements import Lines, adapted, is_of_torch, read_requirements, taken
 
 TELL_EVERY_S = float(os.environ.get("PIXEL_ORCH_TELL_EVERY_MS") or 20_000) / 1000
 TAIL_LINES, TAIL_BYTES = 12, 16_384
@@ -142,7 +142,7 @@ class Setup:
             self.pip(found["file"], [*self.constraints(), "-e", "."])
             return "%s with pip" % found["file"]
         if found["dependencies"]:
-            tool = self.install(Lines(list(found["dependencies"])), found["file"])
+            tool = self.install(taken(found["dependencies"], self.code), found["file"])
         if found["is_package"]:
             self.pip(found["file"], ["--no-deps", "-e", "."])
         return "%s with %s" % (found["file"], tool)
@@ -186,7 +186,10 @@ class Setup:
             self.notes.append("this image has no conda, so that %s is not installed" % ", ".join(missing))
         if not found["pip"]:
             return ""
-        return "the pip part of %s with %s" % (found["file"], self.install(Lines(list(found["pip"])), found["file"]))
+        return "the pip part of %s with %s" % (
+            found["file"],
+            self.install(taken(found["pip"], self.code), found["file"]),
+        )
 
     # -- installing
 

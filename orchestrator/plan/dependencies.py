@@ -60,7 +60,8 @@ class Dependencies:
         if self.file:
             count = f" ({counted(len(self.packages), 'package')})" if self.packages else ""
             how = TOOLS[self.order["found"]["kind"]]
-            return f"Setup: {self.file}{count} is installed with {how}; --no-setup leaves it out{unused}"
+            kept = "" if self.order["found"]["kind"] == "conda" else "; its torch is kept"
+            return f"Setup: {self.file}{count} is installed on the machine with {how}{kept}; --no-setup: not{unused}"
         if self.why_not:
             return f"Setup: nothing is installed: {self.why_not}{unused}"
         return f"Setup: nothing is installed: no requirements.txt, pyproject.toml or environment.yml is sent{unused}"
@@ -79,10 +80,10 @@ class Dependencies:
 
 
 TOOLS = {
-    "uv_lock": "uv (the machine's torch stays)",
-    "requirements": "pip, or uv where the machine has it (its torch stays)",
-    "pyproject": "pip, or uv where the machine has it (its torch stays)",
-    "conda": "conda where the image has it, else its pip part with pip",
+    "uv_lock": "uv",
+    "requirements": "pip, or uv if it is there and would not change torch",
+    "pyproject": "pip, or uv if it is there and would not change torch",
+    "conda": "conda if the image has it, else the part for pip with pip",
 }
 
 

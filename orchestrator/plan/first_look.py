@@ -238,8 +238,8 @@ class _View:
 
     def _check_relative(self, path: str, *, is_certain: bool) -> None:
         name = os.path.normpath(path)
-        if name in self.folders:
-            if f"{name}/__main__.py".removeprefix("./") not in self.files and name != ".":
+        if name == "." or name in self.folders:
+            if f"{name}/__main__.py".removeprefix("./") not in self.files:
                 self._complain(f"{path} is a folder without __main__.py", is_certain=is_certain)
             return
         if self._is_sent(path, is_certain=is_certain) and name.endswith(".py"):

@@ -19,6 +19,7 @@ from orchestrator.host.sync import Tree
 
 MOST_ENTRIES = 2_000  # that are looked at beside the sent files
 MOST_FILES, MOST_FILE_BYTES, MOST_BYTES = 200, 256 << 10, 4 << 20  # of code that is read
+LARGE_BYTES = 1 << 30  # of data: better fetched there
 MOST_NAMED = 3
 MOST_SIZED = 2_000  # files that are counted for the size of a folder
 
@@ -46,16 +47,23 @@ def warnings_about_data(command: Sequence[str], tree: Tree) -> list[str]:
     found = dict.fromkeys(_named_in_command(command, beside), "the command")
     for name, place in _named_in_code(tree, [one for one in beside if one not in found]):
         found.setdefault(name, place)
-    lines = []
-    for name, place in list(found.items())[:MOST_NAMED]:
-        path = tree.folder / name
-        is_folder = path.is_dir()
-        shown = f"{one_line(name)}/" if is_folder else one_line(name)
-        secret = name in tree.left_out
-        why = "may hold secrets" if secret else "is ignored"
-        lines.append(f"{shown} ({_size_words(path)}) is not sent, since it {why}, and {place} names it; "
-                     f"--include {one_line(name)} sends it")  # fmt: skip
-    return lines
+    return [_warning(tree, name, place) for name, place in list(found.items())[:MOST_NAMED]]
+
+
+def _warning(tree: Tree, name: str, place: str) -> str:
+    """Return what is said of a file or folder that is not sent, and that is named somewhere."""
+    path, shown = tree.folder / name, one_line(name)
+    size_bytes, is_more = _size(path)
+    words = f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 50_000 else f"{size_bytes:,} bytes"
+    size = f"more than {words}" if is_more else words
+    why, hint = "it is ignored", f"--include {shown} sends it"
+    if path.is_symlink():
+        why, hint = "it is a link out of the folder", "copy it into the folder, or fetch it with --setup"
+    elif name in tree.left_out:
+        why = "it may hold secrets"
+    elif size_bytes > LARGE_BYTES or is_more:
+        hint += ", --setup could fetch it there"
+    return f"{shown}{'/' if path.is_dir() else ''} ({size}) is not sent, since {why}, and {place} names it; {hint}"
 
 
 def not_sent(tree: Tree) -> list[str]:
@@ -125,6 +133,9 @@ def _named_in_code(tree: Tree, beside: Sequence[str]) -> Iterator[tuple[str, str
             if not left or path.is_symlink() or size > MOST_FILE_BYTES or total + size > MOST_BYTES:
                 continue
             total += size
+            raw = path.read_bytes()
+            if not any(one.encode(errors="surrogateescape") in raw for one in left):
+                continue  # a megabyte of Python is parsed in a second
             literals = list(_literals(path))
         except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
             continue
@@ -210,12 +221,10 @@ class _Strings(ast.NodeVisitor):
 WRITERS = ("mkdir", "makedirs", "rmtree", "savefig", "to_csv", "SummaryWriter", "print", "save_pretrained", "save")
 
 
-def _size_words(path: Path) -> str:
-    """Return the size of a file, or of a folder as far as it is counted."""
+def _size(path: Path) -> tuple[int, bool]:
+    """Return the bytes of a file or of a folder's first files, and whether there are more."""
     sizes = list(itertools.islice(_sizes(path), MOST_SIZED))
-    total = sum(sizes)
-    words = f"{total / 1e6:,.1f} MB" if total >= 50_000 else f"{total:,} bytes"
-    return f"more than {words}" if len(sizes) == MOST_SIZED else words
+    return sum(sizes), len(sizes) == MOST_SIZED
 
 
 def _sizes(path: Path) -> Iterator[int]:

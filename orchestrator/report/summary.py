@@ -70,6 +70,7 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "cost_is_estimate": row.is_estimate,
         "data_s": row.data_s,
         "data_usd": float(row.data_usd),
+        "setup": next((a.user_setup_how for a in reversed(store.state().attempts) if a.user_setup_how), None),
         "user_setup_s": row.user_setup_s,
         "user_setup_usd": float(row.user_setup_usd),
         "device": row.device,

@@ -75,6 +75,7 @@ class Attempt:
     setup_s: float = 0.0  # from the first SSH session until the trainer could start
     data_s: float = 0.0  # the part of it until the data were there
     user_setup_s: float = 0.0  # the part of it for the packages of the user's program
+    user_setup_how: str = ""
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
     metrics_source: str = ""  # in words; "" for the bundled trainer, and where none was found
@@ -282,7 +283,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
     match event:
         case HostReady():
             attempt.setup_s, attempt.data_s = event.setup_s, event.data_s
-            attempt.user_setup_s = event.user_setup_s
+            attempt.user_setup_s, attempt.user_setup_how = event.user_setup_s, event.user_setup_how
         case TrainerStarted():
             attempt.resumed_from = event.resumed_from
             if attempt.first_step_at is None:

@@ -12,12 +12,14 @@ from orchestrator.errors import (
     CloudError,
     HostError,
     TrainingError,
+    UserSetupError,
 )
+from orchestrator.host.base import Job, Setup
 from orchestrator.market.billing import total_usd
 from orchestrator.runs.events import (
     InstanceEnded,
 )
-from tests.support.memory import BrokenSetup, Machine
+from tests.support.memory import BrokenSetup, Machine, MemoryHost
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
 
@@ -131,6 +133,22 @@ def test_a_bootstrap_that_fails_ends_the_run_and_says_why(home: Path) -> None:
     engine = story.engine(connect=lambda *_: BrokenSetup(story.cloud, story.cloud.machines[-1]))
     with pytest.raises(HostError, match="no torch build has kernels"):
         engine.run()
+    check_invariants(story)
+
+
+def test_packages_that_cannot_be_installed_end_the_run_with_one_machine_and_their_last_lines(home: Path) -> None:
+    story = Story(home)
+
+    class Refusing(MemoryHost):
+        def set_up(self, job: Job) -> Setup:
+            raise UserSetupError("pip install (requirements.txt) ended with exit code 1", "one\nno such package")
+
+    engine = story.engine(connect=lambda *_: Refusing(story.cloud, story.cloud.machines[-1]))
+    with pytest.raises(UserSetupError, match="its last lines:\n  one\n  no such package"):
+        engine.run()
+    state = story.store.state()
+    assert (state.state, len(state.attempts)) == ("FAILED", 1)
+    assert state.reason == "set-up: pip install (requirements.txt) ended with exit code 1: no such package"
     check_invariants(story)
 
 

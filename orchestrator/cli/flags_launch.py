@@ -50,6 +50,19 @@ def _what(sub: Flags) -> None:
     )
     sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
     sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
+    _outputs(sub)
+
+
+def _outputs(sub: Flags) -> None:
+    sub.add_argument(
+        "--outputs", metavar="GLOB", action="append", help="only these files of your program are outputs: 'results/**'"
+    )
+    sub.add_argument("--ignore-outputs", metavar="GLOB", action="append", help="these files are no outputs")
+    sub.add_argument("--download", metavar="WHICH", help="newest (default), all, or none: with --bucket, S3 only")
+    sub.add_argument("--download-every", metavar="TIME", help="how often (default: for a tenth of the price)")
+    sub.add_argument(
+        "--keep-outputs-for", metavar="TIME", help="keep the machine so long for what cannot be downloaded (30m)"
+    )
 
 
 def _how(sub: Flags) -> None:

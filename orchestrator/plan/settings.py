@@ -11,6 +11,7 @@ from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
+from orchestrator.plan import downloads
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
 from orchestrator.plan.validators import (
@@ -100,7 +101,10 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        program=ProgramSpec(**_setup(flags, file, is_own=bool(words))),
+        program=ProgramSpec(
+            **_setup(flags, file, is_own=bool(words)),
+            downloads=downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
+        ),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -126,6 +130,11 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if flags.get("setup") is not None or flags.get("no_setup"):
         asked = _setup(flags, {}, is_own=bool(old.command))
         changes["program"] = old.program.model_copy(update=asked)
+    if any(flags.get(name) for name in downloads.NAMES):
+        has_bucket = bool(flags.get("bucket") or old.bucket)
+        new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
+        program = changes.get("program", old.program)
+        changes["program"] = program.model_copy(update={"downloads": new_downloads})
     if flags.get("instance") is not None:
         changes["instances"] = check_instances(flags["instance"])
     if flags.get("spot") or flags.get("on_demand"):

@@ -48,6 +48,10 @@ def _what(sub: Flags) -> None:
     sub.add_argument(
         "--include", metavar="PATH", action="append", help="send it although git ignores it or it may be secret"
     )
+    sub.add_argument(
+        "--metric", metavar="N=PATTERN", dest="metrics", action="append", help="value in your program's log; repeatable"
+    )
+    sub.add_argument("--stop-signal", metavar="SIGNAL", help="tells your program to save and end (default: SIGTERM)")
 
 
 def _how(sub: Flags) -> None:
@@ -87,5 +91,5 @@ def _embedded(sub: Flags) -> None:
         "--interrupt-after",
         metavar="S",
         type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
+        help="embedded cloud: interrupt once, S seconds after the first step (without steps: the start) or at half of them",
     )

@@ -72,6 +72,8 @@ class RunSpec(BaseModel):
     workdir: str | None = None
     include: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
+    metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for the log of a program of the user, by name
+    stop_signal: str = "SIGTERM"  # tells the program to save and end
     ami: str | None = None
     login_user: str | None = None  # None: what the image says
     strategy: Strategy = "price"

@@ -91,5 +91,5 @@ def _embedded(sub: Flags) -> None:
         "--interrupt-after",
         metavar="S",
         type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step (without steps: the start) or at half of them",
+        help="embedded cloud: interrupt once, S seconds after the first step (or the start, without steps), or at half",
     )

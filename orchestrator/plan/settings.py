@@ -38,7 +38,7 @@ from orchestrator.plan.validators import (
     split_command,
 )
 from orchestrator.runs.home import fresh_name
-from orchestrator.runs.spec import Limits, RecoveryPolicy, RunSpec, check_name
+from orchestrator.runs.spec import Limits, ProgramSpec, RecoveryPolicy, RunSpec, check_name
 
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
@@ -102,8 +102,10 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         prepare=prepare,
         include=include,
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
-        metric_patterns=check_metrics(given("metrics"), trainer),
-        stop_signal=check_stop_signal(given("stop_signal")),
+        program=ProgramSpec(
+            metric_patterns=check_metrics(given("metrics"), trainer),
+            stop_signal=check_stop_signal(given("stop_signal")),
+        ),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),

@@ -89,15 +89,30 @@ def run_row(
         batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
-        is_own=is_own,
-        unit=next((row.unit for row in reversed(rows) if row.is_measured), "step"),
-        metrics_source=next((row.metrics_source for row in reversed(rows) if row.metrics_source), ""),
-        is_measured=not is_own or any(row.is_measured for row in rows),
+        **_program_of(rows, known, is_own=is_own),
         seconds_per_step=rate.seconds_per_step,
         usd_per_step=rate.usd_of_steps(1),
         steps_per_epoch=epoch_steps,
-        values=next((dict(d.values) for d in reversed(known) if d.values), {}),
     )
+
+
+class _Program(TypedDict):
+    is_own: bool
+    unit: str
+    metrics_source: str
+    is_measured: bool
+    values: dict[str, float]
+
+
+def _program_of(rows: Sequence[AttemptRow], known: Sequence[Digest], *, is_own: bool) -> _Program:
+    """Return what is known of a program of the user's own: of the last attempt that tells it."""
+    return {
+        "is_own": is_own,
+        "unit": next((row.unit for row in reversed(rows) if row.is_measured), "step"),
+        "metrics_source": next((row.metrics_source for row in reversed(rows) if row.metrics_source), ""),
+        "is_measured": not is_own or any(row.is_measured for row in rows),
+        "values": next((dict(one.values) for one in reversed(known) if one.values), {}),
+    }
 
 
 class _Validation(TypedDict):
@@ -161,7 +176,7 @@ def _attempt_row(
     attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule, *, is_own: bool
 ) -> AttemptRow:
     billed = bill(attempt, now, rule)
-    began_at = attempt.trainer_started_at if is_own else attempt.first_step_at  # not every program tells its steps
+    began_at = _began_at(attempt, is_own=is_own)
     to_first_step_s = _lasted_s(attempt, now) if began_at is None else max(0.0, began_at - attempt.started_at)
     is_measured = not is_own or attempt.last_step >= attempt.first_step or digest.steps_per_s is not None
     return AttemptRow(
@@ -204,6 +219,13 @@ def _attempt_row(
         metrics_source=attempt.metrics_source,
         is_measured=is_measured,
     )
+
+
+def _began_at(attempt: Attempt, *, is_own: bool) -> float | None:
+    """Return where the set-up ends: at the first step; of a program that may tell none, at its start."""
+    if not is_own or (attempt.first_step_at is not None and not attempt.metrics_source):  # so in runs of 0.1.0
+        return attempt.first_step_at
+    return attempt.trainer_started_at
 
 
 def _share(billed: Billed, seconds: float) -> Decimal:

@@ -184,7 +184,7 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
 
 def start_of(runs: Sequence[RunRow]) -> str:
     """Return where the set-up of these runs ends: not every program of a user's own tells its steps."""
-    own = {run.is_own for run in runs}
+    own = {run.is_own and (bool(run.metrics_source) or not run.is_measured) for run in runs if run.attempts}
     return "the first step" if own <= {False} else "the program's start" if own == {True} else "the training"
 
 

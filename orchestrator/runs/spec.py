@@ -56,6 +56,37 @@ class Limits(BaseModel):
     idle_s: float | None = Field(default=None, gt=0)  # without a new line of metrics or log
 
 
+class Downloads(BaseModel):
+    """Which outputs are downloaded while the program runs, and how often. At its end the newest state always is.
+
+    mode: `newest`: the newest state, and the newest checkpoint; `all`: each one; `none`: nothing, they go to S3 only.
+    every_s: not more often; None: as often as a tenth of the machine's price pays for data out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["newest", "all", "none"] = "newest"
+    every_s: float | None = Field(default=None, gt=0)
+    only: tuple[str, ...] = ()  # patterns; where there are any, nothing else is an output
+    ignored: tuple[str, ...] = ()  # patterns of what is no output
+    keep_s: float = Field(default=1800.0, ge=0)  # a machine waits so long for outputs that cannot be downloaded
+
+
+class ProgramSpec(BaseModel):
+    """How a program is run, and what becomes of its outputs. In `program.json`, beside the `spec.json` of 0.1.0.
+
+    A run of version 0.1.0 has none; the defaults are what that version did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    setup: str | None = None  # a command that is run on each machine before the program starts
+    installs_dependencies: bool = False  # what the folder's requirements.txt or the like asks for
+    downloads: Downloads = Downloads()
+    metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for its log, by the names of the values
+    stop_signal: str = "SIGTERM"  # tells it to save and end
+
+
 class RunSpec(BaseModel):
     """One run as it was asked for. Written to `spec.json`; only `launch --resume` rewrites it."""
 
@@ -72,8 +103,6 @@ class RunSpec(BaseModel):
     workdir: str | None = None
     include: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
-    metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for the log of a program of the user, by name
-    stop_signal: str = "SIGTERM"  # tells the program to save and end
     ami: str | None = None
     login_user: str | None = None  # None: what the image says
     strategy: Strategy = "price"
@@ -94,6 +123,12 @@ class RunSpec(BaseModel):
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
+    program: ProgramSpec = Field(default=ProgramSpec(), exclude=True)
+
+    @property
+    def downloads(self) -> Downloads:
+        """Which outputs are downloaded, and how often."""
+        return self.program.downloads
 
     @property
     def steps(self) -> int | None:

@@ -1,6 +1,7 @@
 """Where a run lives on this machine: `PIXEL_ORCH_HOME/runs/<name>/`, append-only events, atomic writes.
 
 spec.json        what was asked for           key, key.pub          the run's SSH key
+program.json     the same, of a user's program
 events.jsonl     what happened                known_hosts           the host keys that we made
 lock             who owns the run             checkpoints/          what was downloaded
 attempts/<n>/    metrics.jsonl, trainer.log of one instance
@@ -32,7 +33,7 @@ from orchestrator.runs.files import (
     write_atomically,
 )
 from orchestrator.runs.lock import Holder, RunLock, is_held
-from orchestrator.runs.spec import NAME_GRAMMAR, RunSpec, check_name
+from orchestrator.runs.spec import NAME_GRAMMAR, ProgramSpec, RunSpec, check_name
 from orchestrator.runs.state import RunState, fold
 
 UNBORN = ".new"  # the end of a folder's name until its run is complete; a dot at its beginning hides it
@@ -97,7 +98,7 @@ class RunStore:
             raise SpecError(f"PIXEL_ORCH_HOME: cannot write to {home} ({error.strerror})") from None
         try:
             store.checkpoints.mkdir()
-            write_atomically(store.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
+            store._write_spec(spec)
         except BaseException as error:
             store.delete_unborn()
             lock.release()
@@ -226,13 +227,25 @@ class RunStore:
             raise SpecError(f"{path}: cannot be read ({_why(error)})") from None
         if spec.run != self.run:
             raise SpecError(f"{path}: cannot be read (it is of the run {spec.run[:60]!r})")
-        return spec
+        path = self.folder / "program.json"
+        try:
+            program = ProgramSpec.model_validate_json(read_bounded(path, MOST_SPEC_BYTES))
+        except FileNotFoundError:
+            return spec
+        except (OSError, ValueError) as error:
+            raise SpecError(f"{path}: cannot be read ({_why(error)})") from None
+        return spec.model_copy(update={"program": program})
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write the spec of a run that is resumed; the one before is kept beside it."""
         shutil.copy2(
             self.folder / "spec.json", self.folder / f"spec-{len(list(self.folder.glob('spec-*.json'))) + 1}.json"
         )
+        self._write_spec(spec)
+
+    def _write_spec(self, spec: RunSpec) -> None:
+        if spec.command:
+            write_atomically(self.folder / "program.json", spec.program.model_dump_json(indent=1).encode(), mode=0o600)
         write_atomically(self.folder / "spec.json", spec.model_dump_json(indent=1).encode(), mode=0o600)
 
     def request_stop(self, state: State | None) -> None:

@@ -102,13 +102,18 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         prepare=prepare,
         include=include,
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
-        program=ProgramSpec(
-            metric_patterns=check_metrics(given("metrics"), trainer),
-            stop_signal=check_stop_signal(given("stop_signal")),
-        ),
+        program=_program(given, trainer),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
+    )
+
+
+def _program(given: Callable[..., Any], trainer: TrainConfig | None) -> ProgramSpec:
+    """Return how a program of the user's own is run."""
+    return ProgramSpec(
+        metric_patterns=check_metrics(given("metrics"), trainer),
+        stop_signal=check_stop_signal(given("stop_signal")),
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from orchestrator.formatting import counted, number, one_line, price, span
+from orchestrator.formatting import counted, figure, number, one_line, price, span
 from orchestrator.runs import events as ev
 from orchestrator.runs.checked import is_figure
 from orchestrator.runs.program_events import MetricsFound, WorkUnsaved
@@ -113,7 +113,7 @@ def progress_words(event: ev.Progress, most: int = 2) -> str:
         slow = f"  {number(1 / rate)} s/{event.unit}"
         text = f"  {number(rate)} {event.unit}s/s" if rate >= 1 else slow
     shown = list(event.values.items())[:most]
-    return text + "".join(f"  {one_line(key)[:30]} {number(value)}" for key, value in shown if is_figure(value, -1e15))
+    return text + "".join(f"  {one_line(key)[:30]} {figure(value)}" for key, value in shown if is_figure(value, -1e15))
 
 
 def unsaved_words(event: WorkUnsaved) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.formatting import money, number, one_line, price, prose_width, table, wrapped
+from orchestrator.formatting import figure, money, number, one_line, price, prose_width, table, wrapped
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.records import row_of
@@ -182,7 +182,7 @@ def _training_lines(row: RunRow, quality: str, width: int) -> list[str]:
     else:
         lines = [f"{'epochs' if row.unit == 'epoch' else 'steps '}      {row.steps}{quality}"]
         lines += [f"speed       {_speed_words(row)}"]
-    shown = [f"{one_line(key)} {number(row.values[key])}" for key in main_keys(row.values)[:MOST_VALUES]]
+    shown = [f"{one_line(key)} {figure(row.values[key])}" for key in main_keys(row.values)[:MOST_VALUES]]
     if shown:
         lines.append(wrapped(f"values      {', '.join(shown)}", width, indent=" " * 12))
     if row.metrics_source:

@@ -48,6 +48,10 @@ def _what(sub: Flags) -> None:
     sub.add_argument(
         "--include", metavar="PATH", action="append", help="send it although git ignores it or it may be secret"
     )
+    sub.add_argument(
+        "--metric", metavar="N=PATTERN", dest="metrics", action="append", help="value in your program's log; repeatable"
+    )
+    sub.add_argument("--stop-signal", metavar="SIGNAL", help="tells your program to save and end (default: SIGTERM)")
     sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
     sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
     _outputs(sub)
@@ -102,5 +106,5 @@ def _embedded(sub: Flags) -> None:
         "--interrupt-after",
         metavar="S",
         type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
+        help="embedded cloud: interrupt once, S seconds after the first step (or the start, without steps), or at half",
     )

@@ -96,6 +96,7 @@ class AttemptMonitor:
         """Ask the host once, and do all that follows from its answer."""
         if self._host is not host:
             self._host, self._counted_bytes = host, 0
+            self.outputs.counted_bytes = 0
         allow_s = self.allowance.alone_s(self.attempt)
         status = host.poll(self.job.root, self.cursor, allow_s, self.outputs.allowed_bytes())
         self.has_more = bool(status.metrics or status.log)
@@ -141,7 +142,7 @@ class AttemptMonitor:
 
     def note_received(self, host: Host, *, least_bytes: int = 1 << 20) -> None:
         """Write down the bytes that came beside the downloaded files, once they are `least_bytes`: AWS bills them."""
-        size_bytes = host.received_bytes - self._counted_bytes
+        size_bytes = host.received_bytes - self._counted_bytes - self.outputs.counted_bytes
         if size_bytes >= least_bytes:
             self._counted_bytes += size_bytes
             now = self.journal.clock.now()
@@ -170,7 +171,6 @@ class AttemptMonitor:
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""
-        self._close_outputs()
         if not self.tail.left_bytes:
             return
         left = LogLeft(
@@ -192,7 +192,7 @@ class AttemptMonitor:
                 raise
             self.outputs_problem = f"the disk of this machine is full ({self.journal.store.folder})"
 
-    def _close_outputs(self) -> None:
+    def close_outputs(self) -> None:
         """Say which outputs are left on a machine whose program was not seen to end."""
         if self.status is not None and self.status.trainer != "exited":
             with suppress(OSError):  # the disk is full
@@ -312,7 +312,8 @@ class AttemptMonitor:
         self.outputs.note_taken()
         if output.is_checkpoint:
             self.step = max(self.step, output.step)
-            self._counted_bytes += min(output.size_bytes, max(0, host.received_bytes - self._counted_bytes))
+            uncounted_bytes = host.received_bytes - self._counted_bytes - self.outputs.counted_bytes
+            self._counted_bytes += min(output.size_bytes, max(0, uncounted_bytes))
             self.journal.emit(CheckpointPulled.of(output, self.attempt.number, self.journal.clock.now()))
 
 

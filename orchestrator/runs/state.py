@@ -251,6 +251,7 @@ def _apply_to_outputs(
         case OutputsPulled():
             state.outputs = event
             if attempt is not None:
+                attempt.pulled_bytes += max(0, event.received_bytes)
                 attempt.outputs_waiting = None
         case OutputsRestored() if attempt is not None:
             attempt.restored = event

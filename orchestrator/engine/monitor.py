@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class AttemptMonitor:
         self.facts.note(status, (self._current() or self.attempt).trainer_started_at)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
-        self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
+        self._tick()
         self._count_new(status)
         self.remote.note_stored(self.attempt.number, status.stored)
         self.remote.note_trouble(self.attempt.number, status.s3_trouble)
@@ -279,18 +280,24 @@ class AttemptMonitor:
             return
         if force or self._noted_at is None or now - self._noted_at >= PROGRESS_EVERY_S:
             self._noted_at, self._noted_step = now, self.step
-            self.journal.emit(
-                Progress(
-                    at=now,
-                    attempt=self.attempt.number,
-                    step=self.step,
-                    images_per_s=self.images_per_s,
-                    device=self.device,
-                    steps_per_s=self.measured.steps_per_s,
-                    unit=self.measured.unit,
-                    values=self.measured.values,
-                )
-            )
+            self.journal.emit(self._progress(now))
+
+    def _progress(self, now: float) -> Progress:
+        return Progress(
+            at=now,
+            attempt=self.attempt.number,
+            step=self.step,
+            images_per_s=self.images_per_s,
+            device=self.device,
+            steps_per_s=self.measured.steps_per_s,
+            unit=self.measured.unit,
+            values=self.measured.values,
+        )
+
+    def _tick(self) -> None:
+        """Tell the watchers of the step and the values as they are now, and not as they were written down last."""
+        newest = self._progress(self.journal.clock.now())
+        self.journal.tick(replace(self._current() or self.attempt, newest=newest), self.step, self.images_per_s)
 
     def _note_gpu(self, status: HostStatus) -> None:
         """Write the GPU's facts down once its name is known, and again when the trainer has ended."""

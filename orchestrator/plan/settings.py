@@ -102,11 +102,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        program=ProgramSpec(
-            **_setup(flags, file, is_own=bool(words)),
-            downloads=downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
-            **_program(given, trainer),
-        ),
+        program=ProgramSpec(**_setup(flags, file, is_own=bool(words)), **_program(given, trainer)),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -115,8 +111,9 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
 
 
 def _program(given: Callable[..., Any], trainer: TrainConfig | None) -> dict[str, Any]:
-    """Return the fields of the spec that say how a program of the user's own is measured and told to stop."""
+    """Return the fields of the spec that say how a program is measured and told to stop, and what is downloaded."""
     return {
+        "downloads": downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
     }

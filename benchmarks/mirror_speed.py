@@ -88,7 +88,7 @@ def idle_share(machine: Machine) -> float:
     def run() -> None:
         began = time.thread_time()
         while not over.is_set():
-            machine.mirror.look()
+            machine.mirror.turn()
             machine.mirror.pause(machine.mirror.pause_s())
         spent.append(time.thread_time() - began)
 
@@ -109,7 +109,8 @@ def main() -> None:
     asked = options.parse_args()
     lines = [
         f"python benchmarks/mirror_speed.py --files {asked.files}",
-        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}",
+        f"{platform.platform()}, Python {platform.python_version()}",
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}",
         "programs of the agent as processes on this disk, without a network; no GPU, no AWS",
         "",
     ]
@@ -125,7 +126,7 @@ def main() -> None:
         began = time.monotonic()
         shutil.copytree(machine.root / "code", Path(folder) / "copied")
         lines.append(f"beside it: a plain copy of the same files {time.monotonic() - began:.2f} s")
-        machine.mirror.look()
+        machine.mirror.turn()
         lines.append(f"idle: {100 * idle_share(machine):.2f} % of one core over {IDLE_S:.0f} s (limit: 1 %)")
         times = []
         for turn in range(5):

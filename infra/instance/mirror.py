@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -33,7 +34,7 @@ from infra.instance.output_files import MOST_LEFT, Found, Rules, Scan, mark_of, 
 from infra.instance.trainer_files import read_json, touch, write_json
 
 EVERY_S = 0.2  # between two looks at few files
-MOST_SHARE, MOST_SHARE_BUSY = 0.01, 0.03  # of a core may go into looking for changes; while one is waited for
+MOST_SHARE, MOST_SHARE_BUSY = 0.007, 0.03  # of a core may go into looking for changes; while one is waited for
 GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
 RESTLESS_TIMES = 3  # a file that was seen closed so often, with another content each time, is not waited for
 RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
@@ -103,7 +104,7 @@ class Mirror:
         self._left_before: set[str] = set()
         self._sealed_at = float("-inf")
         self._is_waiting = False
-        self._scan_s = 0.0  # of CPU time, for one look at all files
+        self._look_s = 0.0  # of CPU time, for one look at all files
         self._home: tuple[int, dict[str, Entry]] = (home["state"], home["files"])
 
     def note_sent(self) -> None:
@@ -121,13 +122,20 @@ class Mirror:
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # Linux: of this thread
         while True:
-            with contextlib.suppress(OSError):  # the disk is full, or no more file can be opened: once more
-                self.look()
+            self.turn()
             self.pause(self.pause_s())
+
+    def turn(self) -> None:
+        """Look once, and note what that costs."""
+        began, number = time.thread_time(), self.number
+        with contextlib.suppress(OSError):  # the disk is full, or no more file can be opened: once more
+            self.look()
+        if number == self.number:  # else digests took most of it
+            self._look_s = time.thread_time() - began
 
     def pause_s(self) -> float:
         """Return the pause until the next look: looks take a small share of a core, however many files there are."""
-        return max(EVERY_S, self._scan_s / (MOST_SHARE_BUSY if self._is_waiting else MOST_SHARE))
+        return max(EVERY_S, self._look_s / (MOST_SHARE_BUSY if self._is_waiting else MOST_SHARE))
 
     def pause(self, seconds: float) -> None:
         """Wait until the next look; the end of the program, or a notice, is looked at soon."""
@@ -147,9 +155,7 @@ class Mirror:
         """Make a new state, if there is one to make; tell what there is."""
         self._note_home()
         is_over, is_hurried = self._is_over(), self._is_hurried()
-        began = time.thread_time()
         scan = Scan(self.root, self.rules)
-        self._scan_s = time.thread_time() - began
         files = {
             name: found for name, found in scan.files.items() if name in self.files or self.sent.get(name) != found.mark
         }
@@ -408,8 +414,12 @@ class Mirror:
 
 def _is_same(entry: Entry, other: Entry | None) -> bool:
     """Return whether two entries tell of the same content, time and mode."""
-    keys = ("kind", "size", "sha256", "target", "mtime_ns", "mode")
-    return other is not None and all(entry.get(key) == other.get(key) for key in keys)
+    if other is None:
+        return False
+    if entry["kind"] == "link":
+        return bool(other["kind"] == "link" and entry["target"] == other["target"])
+    keys = ("sha256", "mtime_ns", "mode")
+    return [entry.get(key) for key in keys] == [other.get(key) for key in keys]
 
 
 # -- what the owner asks for
@@ -442,10 +452,14 @@ def shown(entry: Entry) -> Entry:
 def acknowledge(root: str, number: int) -> dict[str, Any]:
     """Note that the owner has a state."""
     folder = folder_of(root)
-    sealed = sealed_state(root)
-    if sealed["state"] != number:
+    with open(os.path.join(folder, "sealed.json"), "rb") as file:
+        raw = file.read()
+    if json.loads(raw)["state"] != number:
         return {"acknowledged": False}
-    write_json(os.path.join(folder, "home.json"), sealed)
+    part = os.path.join(folder, "home.json.part")
+    with open(part, "wb") as file:
+        file.write(raw)
+    os.replace(part, os.path.join(folder, "home.json"))
     write_json(os.path.join(folder, "home"), number)
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(folder, "fetching"))

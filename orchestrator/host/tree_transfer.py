@@ -36,11 +36,16 @@ class TreeReceiver:
         self._offsets = [self._begin(file, had.get(file.name)) for file in files]
         self.asked = [[file.name, file.sha256, at] for file, at in zip(files, self._offsets, strict=True)]
         self.missing_bytes = sum(f.size_bytes - at for f, at in zip(files, self._offsets, strict=True))
-        self.here: frozenset[str] = frozenset()
+        self._here: set[str] = set()
         self._at = 0
         self._file: BinaryIO | None = None
         self._size = 0
         self._reader = FrameReader(self._data, self._zeros, self._end)
+
+    @property
+    def here(self) -> frozenset[str]:
+        """The digests of the contents that have arrived."""
+        return frozenset(self._here)
 
     def _part(self, file: TreeFile) -> Path:
         return self._folder / f"{file.sha256}.part"
@@ -110,7 +115,7 @@ class TreeReceiver:
         self._at += 1
         if is_whole and part.stat().st_size == file.size_bytes and _sha256_of(part) == file.sha256:
             os.replace(part, self._folder / file.sha256)
-            self.here |= {file.sha256}
+            self._here.add(file.sha256)
         else:
             part.unlink()  # it was replaced on the machine, or its beginning here is another one
 

@@ -48,6 +48,7 @@ class OutputStates:
         self.set_aside = folder / "set-aside"
         self._newest: TreeState | None = None
         self._older: TreeState | None = None
+        self._placed: dict[int, dict[str, str]] = {}  # by the number of the state
 
     # -- reading
 
@@ -73,13 +74,11 @@ class OutputStates:
 
     def path_of(self, state: TreeState, file: TreeFile) -> Path:
         """Return where the content of a file of the newest state, or of the older one, is."""
-        newest = self.newest()
-        place = places(state.files.values())[file.name] if state is not newest else self._places(newest)[file.name]
-        return self._path_of(state, file, place)
+        return self._path_of(state, file, self._places(state)[file.name])
 
     def contents(self, state: TreeState) -> Iterator[tuple[TreeFile, Path]]:
         """Yield each file of the newest state, or of the older one, with the path of its content."""
-        placed = places(state.files.values())
+        placed = self._places(state)
         for file in state.files.values():
             yield file, self._path_of(state, file, placed[file.name])
 
@@ -92,7 +91,9 @@ class OutputStates:
         return below(self.outputs, place)
 
     def _places(self, state: TreeState) -> dict[str, str]:
-        return places(state.files.values())
+        if state.number not in self._placed:
+            self._placed[state.number] = places(state.files.values())
+        return self._placed[state.number]
 
     def damaged(self, state: TreeState) -> list[str]:
         """Return the names of the files of a state that are not as they came: changed here, or lost."""
@@ -170,9 +171,10 @@ class OutputStates:
         self.folder.mkdir(exist_ok=True)
         self.incoming.mkdir(exist_ok=True)
         self._gather(state)
+        old = self.newest()
         self._write("next.json", state)
-        self._finish()
-        return self.newest()
+        self._put_in_place(state, old)
+        return state
 
     def _write(self, name: str, state: TreeState) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -181,7 +183,7 @@ class OutputStates:
     def _gather(self, state: TreeState) -> None:
         """See that each new content is in `incoming/`, and on the disk."""
         newest = self.newest()
-        placed, there = places(state.files.values()), self._places(newest)
+        placed, there = self._places(state), self._places(newest)
         wanted = {
             file.sha256: file
             for name, file in state.files.items()
@@ -207,18 +209,26 @@ class OutputStates:
 
     def _finish(self) -> None:
         """Put the state of `next.json` in place; a crash at any point lets this be done once more."""
-        path = self.folder / "next.json"
-        if not path.exists():
+        if not (self.folder / "next.json").exists():
             return
         new, old = self._read("next.json"), self._read("newest.json")
         if new.number > old.number:
-            self._put(new, old)
+            self._put_in_place(new, old)
+
+    def _put_in_place(self, new: TreeState, old: TreeState) -> None:
+        self._put(new, old)
+        newest, older = self.folder / "newest.json", self.folder / "older.json"
+        if newest.exists():
+            link = self.folder / ".older.json"
+            link.unlink(missing_ok=True)
+            os.link(newest, link)
+            os.replace(link, older)
+        else:
             self._write("older.json", old)
-        elif new.number == old.number:  # newest.json was written, and next.json not removed
-            old = self._read("older.json")
-        self._write("newest.json", new)
-        path.unlink()
+        os.replace(self.folder / "next.json", newest)
+        sync_folder(self.folder)
         self._newest, self._older = new, old
+        self._placed = {number: placed for number, placed in self._placed.items() if number in (new.number, old.number)}
         for folder in (self.folder / "older").glob("*"):
             if folder.name != str(new.number):
                 shutil.rmtree(folder, ignore_errors=True)

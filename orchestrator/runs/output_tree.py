@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,7 +111,7 @@ class TreeState:
 
     def to_json(self) -> bytes:
         """Return what `from_json` reads."""
-        files = [asdict(file) for file in self.files.values()]
+        files = [vars(file) for file in self.files.values()]
         return json.dumps({"number": self.number, "on": self.on, "files": files}).encode()
 
     @classmethod

@@ -30,6 +30,7 @@ MODULES = (
     "metrics_process.py",
     "program_side.py",
     "programs.py",
+    "readiness.py",
     "requirements.py",
     "trainer_files.py",
     "watch.py",

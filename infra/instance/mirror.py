@@ -27,19 +27,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from infra.instance.complete_files import CompleteFiles, open_to_write
+from infra.instance.complete_files import CompleteFiles
 from infra.instance.deadline import steady
 from infra.instance.digests import NICENESS, alone
 from infra.instance.output_files import MOST_LEFT, Found, Rules, Scan, mark_of, may_grow, whole_part
+from infra.instance.readiness import Readiness
 from infra.instance.trainer_files import read_json, touch, write_json
 
 EVERY_S = 0.2  # between two looks at few files
 MOST_SHARE, MOST_SHARE_BUSY = 0.007, 0.03  # of a core may go into looking for changes; while one is waited for
 GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
-RESTLESS_TIMES = 3  # a file that was seen closed so often, with another content each time, is not waited for
 RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
-LOOK_OPEN_S = 0.5  # between two looks at which files are open
-BUSY_S, BUSY_OVER_S = 600.0, 60.0  # a file that is open to write for so long is not waited for; after the program's end
 FETCHING_S = 60.0  # without a sign of the download
 ROOM_SHARE, ROOM_BYTES = 0.05, 1 << 30  # of the disk: copies leave it to the program
 PIECE = 1 << 20
@@ -88,7 +86,7 @@ class Mirror:
         self.state = state
         self.is_stored = is_stored
         self.clock = clock
-        self.complete = complete or CompleteFiles(clock)
+        self.readiness = Readiness(clock, complete or CompleteFiles(clock))
         self.folder = folder_of(root)
         os.makedirs(os.path.join(self.folder, "copies"), exist_ok=True)
         home = sealed_state(root, "home.json")
@@ -97,11 +95,9 @@ class Mirror:
         self.is_final = False
         self.sent: dict[str, list[Any]] = {}  # marks of what was there before the program started
         self.told: dict[str, Any] = {}
-        self._waiting_since: dict[str, float] = {}
-        self._closed: dict[str, tuple[int, list[Any]]] = {}  # how often a file was seen closed, and with which mark
-        self._busy: set[tuple[int, int]] = set()
-        self._busy_at = float("-inf")
+        self._restless: set[str] = set()
         self._left_before: set[str] = set()
+        self._unmatched: list[str] = []  # patterns that named nothing when the program ended
         self._sealed_at = float("-inf")
         self._is_waiting = False
         self._look_s = 0.0  # of CPU time, for one look at all files
@@ -109,9 +105,10 @@ class Mirror:
 
     def note_sent(self) -> None:
         """Note what is there before the program starts: sent, restored or linked."""
-        scan = Scan(self.root, self.rules)
-        self.sent = {name: found.mark for name, found in scan.files.items()}
-        self._left_before = {name for name, _ in scan.left}
+        for rules in (self.rules, self.rules.wide()):
+            scan = Scan(self.root, rules)
+            self.sent.update({name: found.mark for name, found in scan.files.items()})
+            self._left_before.update(name for name, _ in scan.left)
 
     def start(self) -> None:
         """Begin, until the process ends."""
@@ -159,15 +156,19 @@ class Mirror:
         files = {
             name: found for name, found in scan.files.items() if name in self.files or self.sent.get(name) != found.mark
         }
+        if is_over and not files and self.rules.only:
+            self._widen()
+            return
         changed = {name for name, found in files.items() if not self._is_sealed(name, found)}
         gone = [name for name in self.files if name not in files]
-        ready, growing, waiting = self._sorted(files, changed, is_over=is_over)
+        ready, growing, waiting, self._restless = self.readiness.sort(files, changed, self.files, is_over=is_over)
         self._is_waiting = bool(waiting)
         if self._is_time(ready, growing, gone, is_hurried=is_hurried):
             is_allowed = is_hurried or self.is_stored or self._size(files, ready | growing) <= self._allowed()
             if not waiting and is_allowed and (is_hurried or not self._is_fetching()):
                 self._seal(files, ready, growing, gone)
         elif is_over and not waiting and not self.is_final:
+            self._unmatched = self._unmatched or self.rules.unmatched(entry["path"] for entry in self.files.values())
             self.is_final = True
             self._save()
         pending = {name for name in changed if not self._is_sealed(name, files[name])}
@@ -176,52 +177,18 @@ class Mirror:
         scan.left = [one for one in scan.left if one[0] not in self._left_before]
         self._tell(scan, len(pending | waiting), self._size(files, pending))
 
-    def _sorted(
-        self, files: dict[str, Found], changed: set[str], *, is_over: bool
-    ) -> tuple[set[str], set[str], set[str]]:
-        """Return the names that are complete, those that grow, and those that must be waited for."""
-        links = {name for name in changed if files[name].status is None}
-        statuses = {files[n].path: files[n].status for n in changed - links}
-        complete = self.complete.of({p: s for p, s in statuses.items() if s is not None}, is_over=is_over)
-        ready = links | {name for name in changed - links if files[name].path in complete}
-        parts = {n for n in changed - ready if n in self.files and self.files[n]["mark"] == files[n].mark}  # as before
-        growing = {name for name in changed - ready - parts if self._has_grown(name, files[name])}
-        waiting = changed - ready - growing - parts
-        now = self.clock()
-        self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
-        restless = self._restless(files, waiting)
-        busy_s = BUSY_OVER_S if is_over else BUSY_S
-        given_up = {name for name in waiting - restless if now - self._waiting_since[name] > busy_s}
-        return ready | restless, growing, waiting - restless - given_up
-
-    def _restless(self, files: dict[str, Found], waiting: set[str]) -> set[str]:
-        """Return the files that stand still for no time, and are closed now: each of their contents is a whole one.
-
-        One that takes long to be written is none of them: it is seen closed once.
-        """
-        self._closed = {name: known for name, known in self._closed.items() if name in files}
-        if not waiting:
-            return set()
-        if self.clock() - self._busy_at >= LOOK_OPEN_S:
-            self._busy_at, self._busy = self.clock(), open_to_write()
-            for name in waiting:
-                status, (times, mark) = files[name].status, self._closed.get(name, (0, []))
-                is_open = status is None or (status.st_dev, status.st_ino) in self._busy
-                if not is_open and mark != files[name].mark:
-                    self._closed[name] = (times + 1, files[name].mark)
-        return {n for n in waiting if self._closed.get(n, (0, []))[0] >= RESTLESS_TIMES and self._is_closed(files[n])}
-
-    def _is_closed(self, found: Found) -> bool:
-        return found.status is not None and (found.status.st_dev, found.status.st_ino) not in self._busy
-
     def _is_time(self, ready: set[str], growing: set[str], gone: list[str], *, is_hurried: bool) -> bool:
         """Return whether there is enough that is new: what changes all the time makes a state now and then."""
-        restless = {name for name in ready if self._closed.get(name, (0, []))[0] >= RESTLESS_TIMES}
-        if gone or ready - restless:
+        if gone or ready - self._restless:
             return True
-        if not restless and not growing:
+        if not self._restless and not growing:
             return False
-        return is_hurried or self.clock() - self._sealed_at > (RESTLESS_EVERY_S if restless else GROWTH_EVERY_S)
+        return is_hurried or self.clock() - self._sealed_at > (RESTLESS_EVERY_S if self._restless else GROWTH_EVERY_S)
+
+    def _widen(self) -> None:
+        """Take all outputs, since what was asked for names none: nothing is to be lost by a mistyped pattern."""
+        self._unmatched = self.rules.only
+        self.rules = self.rules.wide()
 
     def _is_sealed(self, name: str, found: Found) -> bool:
         """Return whether the newest state has all of a file as it is now."""
@@ -229,14 +196,6 @@ class Mirror:
         if known is None or known["mark"] != found.mark:
             return False
         return found.status is None or known["size"] == found.status.st_size
-
-    def _has_grown(self, name: str, found: Found) -> bool:
-        """Return whether a file is one that is written line by line: it is longer, and still the same file."""
-        known = self.files.get(name)
-        if not may_grow(name) or found.status is None:
-            return False
-        is_same = known is None or known["kind"] != "file" or known["mark"][3] == found.status.st_ino
-        return is_same and (known is None or known["kind"] != "file" or found.status.st_size >= known["size"])
 
     def _size(self, files: dict[str, Found], names: set[str]) -> int:
         """Return how many bytes have changed, of a growing file what was added."""
@@ -272,8 +231,7 @@ class Mirror:
             if entry is None:
                 return  # it was written to meanwhile: at the next look
             entries[name] = entry
-        restless = {name for name in ready if name in self._waiting_since}
-        still = {name: found for name, found in files.items() if name not in growing and name not in restless}
+        still = {name: found for name, found in files.items() if name not in growing and name not in self._restless}
         if not all(self._is_as_found(found) for name, found in still.items() if name in entries or name in self.files):
             return
         kept = {name: entry for name, entry in self.files.items() if name in files}
@@ -281,6 +239,7 @@ class Mirror:
         self.number += 1
         self.is_final = False
         self._sealed_at = self.clock()
+        self.readiness.note_sealed()
         self._save()
         if not self._is_fetching():
             self._drop_copies()
@@ -398,6 +357,7 @@ class Mirror:
             "left": [list(one) for one in scan.left[:MOST_LEFT]],
             "left_files": len(scan.left),
             "is_cut": scan.is_cut,
+            "unmatched": self._unmatched[:MOST_LEFT],
         }
         if told != self.told:
             write_json(os.path.join(self.folder, "told.json"), told)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.instance.trainer_files import CHECKPOINT, SAMPLES
@@ -55,10 +55,25 @@ class Rules:
     """
 
     def __init__(self, only: Sequence[str] = (), ignored: Sequence[str] = (), never: Sequence[str] = ()) -> None:
+        self.only = list(only)
         self._only = _compiled(only)
+        self._wide = (tuple(ignored), tuple(never))
         self._ignored = _compiled(ignored)
         self._never = _compiled(never)
         self._known: dict[str, bool] = {}
+
+    def wide(self) -> Rules:
+        """Return the rules without `only`."""
+        return Rules((), *self._wide)
+
+    def unmatched(self, paths: Iterable[str]) -> list[str]:
+        """Return those of the patterns of `only` that name none of these paths."""
+        left = {pattern: re.compile(_regex(pattern)) for pattern in self.only}
+        for path in paths:
+            left = {pattern: regex for pattern, regex in left.items() if regex.fullmatch(path) is None}
+            if not left:
+                break
+        return list(left)
 
     def is_output(self, path: str) -> bool:
         """Return whether a file at this path is one."""

@@ -215,7 +215,9 @@ class BringUp:
                 host.send(self.job, self.store.checkpoint_path(pulled))
             step = max(step, step_in_s3)
             restore_outputs(self.journal, self.job, host, attempt)
-            self.journal.emit(TrainerStarted(at=self.clock.now(), attempt=attempt.number, resumed_from=step))
+            is_own = not self.job.is_bundled
+            now = self.clock.now()
+            self.journal.emit(TrainerStarted(at=now, attempt=attempt.number, resumed_from=step, is_own=is_own))
             host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
         self.journal.move("RUNNING")
 

@@ -219,6 +219,7 @@ class AttemptMonitor:
         self.measured.read(line)
         step = _step(line.get("step"))
         if step is not None and "event" not in line and line.get("split") != "valid":
+            self._note_first_step(step)
             self.step = max(self.step, step)
             speed = line.get("images_per_s")
             self.images_per_s = float(speed) if speed and is_figure(speed) else self.images_per_s
@@ -228,6 +229,19 @@ class AttemptMonitor:
             self.finished = line.get("reason") == "finished"
             if step is not None:
                 self.step = max(self.step, step)  # steps after the last measurement
+
+    def _note_first_step(self, step: int) -> None:
+        """Write down where a program that resumes from its outputs goes on: it does not say so, its first line does."""
+        current = self._current()
+        is_first = current is not None and current.first_step_at is None and self.step == current.resumed_from
+        if self.job.is_bundled or current is None or not is_first or current.restored is None:
+            return
+        known = max((one.last_step for one in self.journal.state().attempts if one.number < current.number), default=0)
+        resumed_from = min(step - 1, known)
+        if resumed_from > current.resumed_from:
+            self.step = self._noted_step = resumed_from
+            now = self.journal.clock.now()
+            self.journal.emit(TrainerStarted(at=now, attempt=current.number, resumed_from=resumed_from, is_own=True))
 
     def _read_start(self, line: dict[str, Any]) -> None:
         now = self.journal.clock.now()

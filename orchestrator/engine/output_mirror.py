@@ -16,7 +16,7 @@ from orchestrator.market.download_budget import affordable_bytes
 from orchestrator.runs import bounded_json
 from orchestrator.runs.checked import is_step
 from orchestrator.runs.files import read_bounded
-from orchestrator.runs.output_events import OutputsLeft, OutputsPulled, OutputsRestored
+from orchestrator.runs.output_events import OutputsLeft, OutputsPulled, OutputsRestored, OutputsUnmatched
 from orchestrator.runs.output_states import OutputStates
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 from orchestrator.runs.spec import Downloads
@@ -235,22 +235,25 @@ class OutputMirror:
             )
 
     def tell_left(self, status: HostStatus) -> None:
-        """Write down, once, what of an ended program's files cannot be outputs."""
+        """Write down, once, what of an ended program's files cannot be outputs, and which patterns named none."""
         tree = status.tree
-        if tree is None or self._is_told or not (tree.left_files or tree.is_cut):
+        if tree is None or self._is_told:
             return
         self._is_told = True
+        now = self.journal.clock.now()
+        if tree.unmatched:
+            patterns, is_all = ", ".join(tree.unmatched), len(tree.unmatched) == len(self.downloads.only)
+            self.journal.emit(OutputsUnmatched(at=now, attempt=self.number, patterns=patterns, is_all=is_all))
+        if not (tree.left_files or tree.is_cut):
+            return
         names = ", ".join(f"{path} ({why})" for path, why in tree.left[:MOST_NAMES])
         more = tree.left_files - min(MOST_NAMES, len(tree.left))
         names += f", and {more} more" if more > 0 else ""
-        reason = (
-            "there are more files than a state can have: narrow them with --outputs" if tree.is_cut else "not taken"
-        )
+        reason = "there are too many files: narrow them with --outputs" if tree.is_cut else "cannot be taken"
         files = max(1, tree.left_files)
-        left = OutputsLeft(
-            at=self.journal.clock.now(), attempt=self.number, files=files, size_bytes=0, names=names, reason=reason
+        self.journal.emit(
+            OutputsLeft(at=now, attempt=self.number, files=files, size_bytes=0, names=names, reason=reason)
         )
-        self.journal.emit(left)
 
 
 def host_name(journal: Journal, number: int) -> str:

@@ -160,10 +160,12 @@ class MirrorAnswer(_Answer):
     left: Annotated[list[Annotated[list[Words], Field(min_length=2, max_length=2)]], Field(max_length=100)] = []
     left_files: Size = 0
     is_cut: bool = False
+    unmatched: Annotated[list[Words], Field(max_length=100)] = []
 
     def status(self) -> TreeStatus:
         """Return the same."""
-        found = self.model_dump(exclude={"bytes", "left"})
+        found = self.model_dump(exclude={"bytes", "left", "unmatched"})
+        found["unmatched"] = tuple(self.unmatched)
         return TreeStatus(**found, size_bytes=self.bytes, left=tuple((path, why) for path, why in self.left))
 
 

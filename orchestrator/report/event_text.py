@@ -82,6 +82,8 @@ def _set_up_words(event: ev.Event, _now: float) -> str:
 def _training_words(event: ev.Event, _now: float) -> str:
     """The trainer, from its start to its exit or its loss."""
     match event:
+        case ev.TrainerStarted() if event.is_own and not event.resumed_from:
+            return "  program started"
         case ev.TrainerStarted():
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")
         case ev.TrainerExited():
@@ -158,17 +160,26 @@ def _tree_words(event: ev.Event, _now: float) -> str:
             return f"  {counted(event.files, 'output')} restored ({event.size_bytes / 1e6:.2f} MB)"
         case out.OutputsRefused():
             return f"  these outputs are not used: {event.reason}"
-        case out.OutputsLeft():
-            files = counted(event.files, "output")
-            size = f" ({event.size_bytes / 1e6:.2f} MB)" if event.size_bytes else ""
-            names = f": {event.names}" if event.names else ""
-            return f"  NOT DOWNLOADED: {files}{size}, because {event.reason}{names}"
+        case out.OutputsUnmatched() | out.OutputsLeft():
+            return _left_outputs_words(event)
         case out.OutputsWaiting():
             size = f"{counted(event.files, 'output')} ({event.size_bytes / 1e6:.2f} MB)"
             until = time.strftime("%H:%M:%S", time.localtime(event.until))
             return f"  OUTPUTS WAITING: {size}: {event.reason}; the machine is kept until {until}"
         case _:
             return ""
+
+
+def _left_outputs_words(event: out.OutputsLeft | out.OutputsUnmatched) -> str:
+    if isinstance(event, out.OutputsUnmatched):
+        instead = "; all outputs are downloaded instead" if event.is_all else ""
+        return f"  --outputs {event.patterns} has matched no file{instead}"
+    files = counted(event.files, "output")
+    size = f" ({event.size_bytes / 1e6:.2f} MB)" if event.size_bytes else ""
+    names = f": {event.names}" if event.names else ""
+    if not event.is_loss and not event.size_bytes:
+        return f"  not downloaded: {files}, {event.reason}{names}"
+    return f"  NOT DOWNLOADED: {files}{size}, because {event.reason}{names}"
 
 
 def _clock_words(event: ev.Event, _now: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.formatting import figure, money, number, one_line, price, prose_width, table, wrapped
+from orchestrator.formatting import counted, figure, money, number, one_line, price, prose_width, table, wrapped
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.records import row_of
@@ -66,6 +66,7 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         ],
         "checkpoint": str(checkpoint) if checkpoint else None,
         "samples": str(samples) if samples else None,
+        "outputs": _outputs_json(store),
         "steps": row.steps if row.is_measured else None,
         "steps_are": "epochs" if row.unit == "epoch" else "steps",
         "seconds_per_step": row.seconds_per_step,
@@ -84,6 +85,20 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "device": row.device,
         "interruptions": row.interruptions,
         "folder": str(store.folder),
+    }
+
+
+def _outputs_json(store: RunStore) -> dict[str, Any] | None:
+    """Return the newest state of the outputs here, None if there is none."""
+    state = store.state()
+    if state.outputs is None:
+        return None
+    lost = [attempt.outputs_lost for attempt in state.attempts if attempt.outputs_lost is not None]
+    return {
+        "folder": str(store.outputs),
+        "files": state.outputs.all_files,
+        "bytes": state.outputs.all_bytes,
+        "lost_files": sum(one.files for one in lost),
     }
 
 
@@ -171,7 +186,12 @@ def summary_text(store: RunStore, now: float) -> str:
     if row.user_setup_s:
         lines.append(f"setup       {row.user_setup_s:.1f} s of your own: ${money(row.user_setup_usd)} of the cost")
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
-    lines.append(f"checkpoint  {checkpoint or 'none'}")
+    outputs = store.state().outputs
+    if outputs is not None:
+        size = f"{counted(outputs.all_files, 'file')}, {outputs.all_bytes / 1e6:.2f} MB"
+        lines.append(f"outputs     {size}: {store.outputs}")
+    if checkpoint or outputs is None:
+        lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:
         lines.append(f"samples     {samples}")
     lines.append(f"report      pixel-orch report {row.run}")

@@ -159,6 +159,7 @@ class TrainerStarted(Event):
     kind: ClassVar[str] = "trainer_started"
     attempt: int
     resumed_from: int
+    is_own: bool = False  # a program of the user's own, whose steps are not known yet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,16 @@ class OutputsWaiting(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputsUnmatched(Event):
+    """Patterns of `--outputs` that named no file. `is_all`: none of them did, and all outputs are taken instead."""
+
+    kind: ClassVar[str] = "outputs_unmatched"
+    attempt: int
+    patterns: str
+    is_all: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputsLeft(Event):
     """Outputs that were not downloaded, and are gone with their machine. `names` are some of them, with their sizes.
 

@@ -67,6 +67,7 @@ class TreeStatus:
     left: tuple[tuple[str, str], ...] = ()  # (path, why) of what cannot be taken; the first of `left_files`
     left_files: int = 0
     is_cut: bool = False  # there are more files than a state can have
+    unmatched: tuple[str, ...] = ()  # patterns of `--outputs` that named no file when the program had ended
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "metrics_process",
             "program_side",
             "programs",
+            "readiness",
             "trainer_files",
             "watch",
         )

@@ -348,3 +348,41 @@ def test_a_damaged_transfer_is_told(tmp_path: Path) -> None:
     stream.getbuffer()[-12] ^= 1
     assert Restorer(str(tmp_path)).run(stream)["damaged"] == ["a"]
     assert not (tmp_path / "code" / "a").exists()
+
+
+def test_a_program_that_never_stands_still_is_taken_as_it_was_before_its_newest_checkpoint(watched: Watched) -> None:
+    states = []
+    for step in range(1, 60):
+        folder = watched.code / "out" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model").write_bytes(b"m%d" % step)
+        watched.mirror.look()
+        watched.now += 0.8
+        (folder / "optimizer").write_bytes(b"o%d" % step)
+        for old in sorted((watched.code / "out").iterdir(), key=lambda one: int(one.name.split("-")[1]))[:-3]:
+            for path in old.iterdir():
+                path.unlink()
+            old.rmdir()
+        watched.mirror.look()
+        watched.now += 0.8
+        if len(states) < watched.mirror.number:
+            states.append({name.split("/", 1)[1] for name in watched.mirror.files})
+    assert len(states) > 3
+    for names in states:
+        folders = {os.path.dirname(name) for name in names}
+        assert names == {f"{folder}/{name}" for folder in folders for name in ("model", "optimizer")}, "none is half"
+
+
+def test_half_of_a_slow_checkpoint_is_in_no_state(watched: Watched) -> None:
+    (watched.code / "config").write_text("{}")
+    watched.look()
+    for part in ("checkpoint-1/model", "model-1.pt"):
+        path = watched.code / part
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"complete, and still for long")
+    with (watched.code / "checkpoint-1" / "optimizer").open("wb") as file, (watched.code / "optimizer-1.pt").open("wb"):
+        for _ in range(100):
+            file.write(b"more")
+            file.flush()
+            watched.look(1)
+            assert set(watched.mirror.files) == {"work/config"}

@@ -12,7 +12,7 @@ Standard library only, Python 3.8 and later.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from infra.instance.complete_files import CompleteFiles, open_to_write
@@ -94,11 +94,18 @@ class Readiness:
         Left out are the folders that they are in, if those are new, and what began to change with them. Where one of
         all these is in the newest state already, there is no such moment.
         """
-        since = min(self._changed_since[name] for name in waiting) - GROUP_S
-        folders = {new_folder(name, sealed) for name in waiting} - {""}
-        out = {name for name in ready if any(name.startswith(folder + "/") for folder in folders)}
-        out |= {name for name in ready if self._changed_since[name] >= since}
-        if (waiting | out) & sealed:
+        known = folders_of(sealed)
+        own = {name: new_folder(name, known) for name in ready | waiting}
+        out = set(waiting)
+        before: set[str] = set()
+        while out != before:
+            before = set(out)
+            folders = {own[name] for name in out} - {""}
+            out |= {name for name in ready if own[name] in folders}
+            loose = [self._changed_since[name] for name in out if not own[name]]
+            since = min([*loose, min(self._changed_since[name] for name in waiting)]) - GROUP_S
+            out |= {name for name in ready if self._changed_since[name] >= since and (loose or not own[name])}
+        if out & sealed:
             return ready, waiting
         return ready - out, set()
 
@@ -122,16 +129,27 @@ class Readiness:
         return found.status is not None and (found.status.st_dev, found.status.st_ino) not in self._busy
 
 
-def new_folder(name: str, sealed: set[str]) -> str:
-    """Return the folder of a new file that no file of a state is in: the highest one; "" if there is none.
+def folders_of(names: Iterable[str]) -> set[str]:
+    """Return all folders that some files are in."""
+    found: set[str] = set()
+    for name in names:
+        folder = posixpath.dirname(name)
+        while folder and folder not in found:
+            found.add(folder)
+            folder = posixpath.dirname(folder)
+    return found
 
-    Without a state it is the file's own folder, but not the top.
+
+def new_folder(name: str, known: set[str]) -> str:
+    """Return the highest folder of a file that is not known, "" if it is in none.
+
+    Where none is known it is the file's own folder, but not the top.
     """
     folder = posixpath.dirname(name)
-    if not sealed:
+    if not known:
         return folder if "/" in folder else ""
     found = ""
-    while "/" in folder and not any(one.startswith(folder + "/") for one in sealed):
+    while "/" in folder and folder not in known:
         found, folder = folder, posixpath.dirname(folder)
     return found
 

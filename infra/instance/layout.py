@@ -24,6 +24,7 @@ MODULES = (
     "gpu.py",
     "metadata.py",
     "mirror.py",
+    "output_answers.py",
     "output_files.py",
     "output_stream.py",
     "metrics_process.py",
@@ -44,7 +45,7 @@ MODULES = (
     "metrics/tensorboard.py",
     "metrics/values.py",
 )
-MODULES_FOR_BUCKET = ("s3_layout.py",)
+MODULES_FOR_BUCKET = ("output_downloader.py", "output_uploader.py", "s3_layout.py", "stored_state.py")
 
 
 def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:

@@ -177,13 +177,18 @@ class RemoteStore:
             self.send(collected_path(self.root) or metrics_path(self.root, state), "metrics.jsonl")
             self.send(os.path.join(self.root, "out", "trainer.log"), "trainer.log")
         if has_ended and self.are_outputs_on_their_way():
+            self.note_done(False)
             return
         words = {**state, "outputs": told(self.root)} if has_ended else state
         if words != self._state_sent:  # the state before the checkpoints were listed, not the present one
             self.put("state.json", json.dumps(words).encode())
             self._state_sent = words
-        if self.is_done != (has_ended and self.outputs.is_whole()):
-            self.is_done = not self.is_done
+        self.note_done(has_ended and self.outputs.is_whole())
+
+    def note_done(self, is_done: bool) -> None:
+        """Write down whether S3 has all of an ended trainer; a process that it left behind may write more."""
+        if is_done != self.is_done:
+            self.is_done = is_done
             self.write_ledger()
 
     def are_outputs_on_their_way(self) -> bool:
@@ -196,9 +201,10 @@ class RemoteStore:
 
     def tell_of_outputs(self) -> None:
         """Bring the ledger up to date with what the other thread has done."""
-        told_now = (self.outputs.told(), self.outputs.problem)
-        is_state_new = self._told is None or told_now[0]["state"] != self._told[0]["state"]
-        if told_now != self._told and (is_state_new or time.monotonic() - self._told_at > LEDGER_EVERY_S):
+        now = (self.outputs.told(), self.outputs.problem)
+        is_more_only = self._told is not None and {**now[0], "bytes": 0} == {**self._told[0], "bytes": 0}
+        is_more_only = is_more_only and now[1] == self._told[1]
+        if now != self._told and not (is_more_only and time.monotonic() - self._told_at < LEDGER_EVERY_S):
             self.write_ledger()
 
     def store(self, output: dict[str, Any]) -> None:

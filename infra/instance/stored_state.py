@@ -62,7 +62,7 @@ def from_bytes(raw: bytes) -> StoredState:
 
 
 def _entry(raw: Any) -> Any:
-    if not isinstance(raw, dict) or raw.get("root") not in FOLDERS:
+    if not isinstance(raw, dict) or raw.get("root") not in list(FOLDERS):
         raise ValueError("a file is in no folder of a program")
     path = _path(raw.get("path"))
     entry = {"root": raw["root"], "path": path, "kind": raw.get("kind"), "size": 0}

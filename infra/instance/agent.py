@@ -208,6 +208,7 @@ def status(
         "waiting_bytes": sum(waiting),
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),
+        "s3_outputs": uploader.get("outputs"),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
         "gpu_problem": state.get("gpu_problem", ""),
         "metadata_problem": state.get("metadata_problem", ""),

@@ -183,7 +183,7 @@ class OutputDownloader:
                 self._said_at = time.monotonic()
                 done, of = self._done_bytes >> 20, self._all_bytes >> 20
                 with contextlib.suppress(OSError):
-                    print(f"restoring outputs from S3: {done} of {of} MB", file=sys.stderr, flush=True)
+                    print(f"data: restoring outputs from S3: {done} of {of} MB", file=sys.stderr, flush=True)
 
     # -- to their places
 

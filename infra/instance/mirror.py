@@ -417,5 +417,9 @@ class Mirror:
 
 def is_same(entry: Entry, other: Entry | None) -> bool:
     """Return whether two entries tell of the same content, time and mode."""
-    keys = ("kind", "size", "sha256", "target", "mtime_ns", "mode")
-    return other is not None and all(entry.get(key) == other.get(key) for key in keys)
+    if other is None:
+        return False
+    if entry["kind"] == "link":
+        return bool(other["kind"] == "link" and entry["target"] == other["target"])
+    keys = ("sha256", "mtime_ns", "mode")
+    return [entry.get(key) for key in keys] == [other.get(key) for key in keys]

@@ -38,13 +38,22 @@ def changes(root: str, number: int, base: int) -> dict[str, Any]:
 def pin(root: str) -> None:
     """Keep the newest state for the owner, who reads it from now on, where newer ones are made meanwhile for S3."""
     if os.path.exists(os.path.join(root, "agent", "s3.json")):
-        folder = folder_of(root)
         with contextlib.suppress(OSError):
-            new = os.path.join(folder, f"{PINNED}.{os.getpid()}.new")
-            os.link(os.path.join(folder, "sealed.json"), new)
-            os.replace(new, os.path.join(folder, PINNED))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)  # a rename of one file to itself does nothing
+            _become(_linked(root, "sealed.json"), PINNED)
+
+
+def _linked(root: str, name: str) -> str:
+    """Return another path of a state's file, which costs nothing however long it is; no newer state replaces it."""
+    folder = folder_of(root)
+    new = os.path.join(folder, f"{name}.{os.getpid()}.new")
+    os.link(os.path.join(folder, name), new)
+    return new
+
+
+def _become(new: str, name: str) -> None:
+    os.replace(new, os.path.join(os.path.dirname(new), name))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)  # a rename of one file to itself does nothing
 
 
 def shown(entry: Entry, base: Entry | None = None) -> Entry:
@@ -58,14 +67,18 @@ def shown(entry: Entry, base: Entry | None = None) -> Entry:
 def acknowledge(root: str, number: int) -> dict[str, Any]:
     """Note that the owner has a state."""
     folder = folder_of(root)
-    sealed = next((s for s in (sealed_state(root), sealed_state(root, PINNED)) if s["state"] == number), None)
-    if sealed is None:
-        return {"acknowledged": False}
-    write_json(os.path.join(folder, "home.json"), sealed)
-    write_json(os.path.join(folder, "home"), number)
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(folder, "fetching"))
-    return {"acknowledged": True}
+    for name in ("sealed.json", PINNED):
+        if not os.path.exists(os.path.join(folder, name)):
+            continue
+        new = _linked(root, name)
+        if read_json(new, {}).get("state") == number:
+            _become(new, "home.json")
+            write_json(os.path.join(folder, "home"), number)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, "fetching"))
+            return {"acknowledged": True}
+        os.unlink(new)
+    return {"acknowledged": False}
 
 
 def allow(root: str, size_bytes: str) -> None:

@@ -39,7 +39,7 @@ from infra.instance.digests import outputs
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
 from infra.instance.metrics_process import told_of_metrics
-from infra.instance.mirror import acknowledge, allow, changes, told
+from infra.instance.output_answers import acknowledge, allow, changes, told
 from infra.instance.output_stream import restore, send_contents
 from infra.instance.program_side import catches_stop
 from infra.instance.programs import Done, outlive_login, run_as_root
@@ -210,6 +210,7 @@ def status(
         "waiting_bytes": sum(waiting),
         "stored": uploader.get("stored", []),
         "s3_done": uploader.get("done", False),
+        "s3_outputs": uploader.get("outputs"),
         "gpu": gpu_facts(os.path.join(root, "agent", "gpu.csv")),
         "gpu_problem": state.get("gpu_problem", ""),
         "metadata_problem": state.get("metadata_problem", ""),

@@ -3,18 +3,23 @@
 
     checkpoint_uploader.py watch ROOT PLACE          upload each finished checkpoint, the metrics and the log
     checkpoint_uploader.py restore ROOT PLACE STEP   download the newest whole checkpoints from STEP on into `out/`
+    checkpoint_uploader.py restore-outputs ROOT PLACE KNOWN
+                                                     write the newest state of the outputs to its paths, unless the
+                                                     owner has a newer one; KNOWN: {instance id: number} of the owner's
 
-PLACE is a JSON object: bucket, prefix, region; for `restore` also `instances`, the ids of the run's instances in the
+PLACE is a JSON object: bucket, prefix, region; to restore also `instances`, the ids of the run's instances in the
 order of their launch. This machine writes to a folder of its own below the prefix (`s3_layout.py`), which holds
 
     checkpoints/checkpoint-<step>.pt         as the trainer wrote it; its metadata has `sha256` and `step`
+    outputs/                                 the newest state of the program's outputs, see `output_uploader.py`
     metrics.jsonl, trainer.log, state.json   the last one says how the trainer and the agent ended
 
 It reads what the run's other instances wrote to theirs, and nothing of an instance that is not the run's.
 
 It needs boto3, which the bootstrap installs; the agent needs the standard library only. A checkpoint counts as stored
 when S3 has it whole: S3 checks the SHA-256 of each part, and the file's own digest is the same before and after the
-upload. `agent/s3.json` lists the stored checkpoints; the agent reports it to the orchestrator. Nothing is deleted.
+upload. `agent/s3.json` lists the stored checkpoints, and names the stored state of the outputs; the agent reports it to
+the orchestrator. Nothing is deleted.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from infra.instance.digests import alone, outputs
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import collected_path
+from infra.instance.output_answers import told
+from infra.instance.output_downloader import OutputDownloader
+from infra.instance.output_uploader import OutputUploader, one_line
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
 from infra.instance.trainer_files import metrics_path, own_path, read_json, sha256_of, write_json
 
@@ -45,6 +53,8 @@ LOOK_EVERY_S = 1.0
 LONGEST_WAIT_S = 30.0  # between two attempts after a failure
 METRICS_EVERY_S = 30.0
 DIGESTS_WITHIN_S = 900.0  # after the trainer's end
+OUTPUTS_WITHIN_S = 900.0  # after the trainer's end, while nothing of them is uploaded
+LEDGER_EVERY_S = 2.0  # while outputs are uploaded
 RESTORED = 2  # the newest, and the one before it in case the trainer refuses the newest
 TRIED = 4  # how many of the newest checkpoints are checked for whole ones
 FAILURES = (ClientError, BotoCoreError, Boto3Error, OSError)
@@ -116,7 +126,11 @@ class RemoteStore:
         self.problem = ""
         self._sent: dict[str, tuple[str, int, int]] = {}  # file -> (path, size, mtime) at its last upload
         self._state_sent: dict[str, Any] = {}
-        self.is_done = False  # the trainer has exited, and all its checkpoints are stored
+        self.is_done = False  # the trainer has exited, and all its checkpoints and outputs are stored
+        self.outputs = OutputUploader(root, s3, self.bucket, self.key)
+        self._told: Any = None  # in the ledger, of the outputs
+        self._told_at = self._moved_at = 0.0
+        self._moved_bytes = -1
         self._metrics_at = self._waiting_since = 0.0
         self._ask_user_id = user_id
         self._user_id = ""
@@ -127,9 +141,11 @@ class RemoteStore:
         """Upload new files until the machine ends. A failure is recorded and retried after a growing wait."""
         wait_s = LOOK_EVERY_S
         self.write_ledger()
+        self.outputs.start()
         while True:
             try:
                 self.upload_new_files()
+                self.tell_of_outputs()
                 if self.problem:
                     self.problem = ""
                     self.write_ledger()
@@ -141,7 +157,10 @@ class RemoteStore:
             time.sleep(wait_s)
 
     def upload_new_files(self) -> None:
-        """Run one round. Checkpoints go first: a state in S3 that says "exited" then has all of them beside it."""
+        """Run one round. Checkpoints go first: a state in S3 that says "exited" then has all of them beside it.
+
+        It has the outputs beside it too, unless they cannot be stored.
+        """
         state = read_json(os.path.join(self.root, "agent", "state.json"), {})
         found, waiting = outputs(self.root, state)
         for output in found:
@@ -157,11 +176,35 @@ class RemoteStore:
             self._metrics_at = time.monotonic()
             self.send(collected_path(self.root) or metrics_path(self.root, state), "metrics.jsonl")
             self.send(os.path.join(self.root, "out", "trainer.log"), "trainer.log")
-        if state != self._state_sent:  # the state before the checkpoints were listed, not the present one
-            self.put("state.json", json.dumps(state).encode())
-            self._state_sent = state
-        if has_ended and not self.is_done:
-            self.is_done = True
+        if has_ended and self.are_outputs_on_their_way():
+            self.note_done(False)
+            return
+        words = {**state, "outputs": told(self.root)} if has_ended else state
+        if words != self._state_sent:  # the state before the checkpoints were listed, not the present one
+            self.put("state.json", json.dumps(words).encode())
+            self._state_sent = words
+        self.note_done(has_ended and self.outputs.is_whole())
+
+    def note_done(self, is_done: bool) -> None:
+        """Write down whether S3 has all of an ended trainer; a process that it left behind may write more."""
+        if is_done != self.is_done:
+            self.is_done = is_done
+            self.write_ledger()
+
+    def are_outputs_on_their_way(self) -> bool:
+        """Return whether the last state of the outputs is not in S3 yet, and more of it has come there lately."""
+        if self.outputs.is_whole():
+            return False
+        if self.outputs.sent_bytes != self._moved_bytes:
+            self._moved_bytes, self._moved_at = self.outputs.sent_bytes, time.monotonic()
+        return time.monotonic() - self._moved_at < OUTPUTS_WITHIN_S
+
+    def tell_of_outputs(self) -> None:
+        """Bring the ledger up to date with what the other thread has done."""
+        now = (self.outputs.told(), self.outputs.problem)
+        is_more_only = self._told is not None and {**now[0], "bytes": 0} == {**self._told[0], "bytes": 0}
+        is_more_only = is_more_only and now[1] == self._told[1]
+        if now != self._told and not (is_more_only and time.monotonic() - self._told_at < LEDGER_EVERY_S):
             self.write_ledger()
 
     def store(self, output: dict[str, Any]) -> None:
@@ -221,8 +264,10 @@ class RemoteStore:
     def write_ledger(self) -> None:
         """Write the list of stored checkpoints. If the disk is full, the next round tries again."""
         with contextlib.suppress(OSError):
-            content = {"stored": list(self.stored.values()), "problem": self.problem, "done": self.is_done}
-            write_json(self.ledger, content)
+            now = (self.outputs.told(), self.outputs.problem)
+            content = {"stored": list(self.stored.values()), "problem": self.problem or now[1], "done": self.is_done}
+            write_json(self.ledger, {**content, "outputs": now[0]})
+            self._told, self._told_at = now, time.monotonic()
 
     # -- downloading
 
@@ -259,11 +304,6 @@ class RemoteStore:
         return checkpoints(self.prefix, keys, self.instances)[::-1]
 
 
-def one_line(error: Exception) -> str:
-    """Return the message of an error of S3 or of the connection as one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def main(argv: list[str]) -> int:
     """Run one verb; see the module's docstring."""
     verb, root, place = argv[1], os.path.abspath(os.path.expanduser(argv[2])), json.loads(argv[3])
@@ -277,6 +317,8 @@ def main(argv: list[str]) -> int:
         except FAILURES as error:
             answer = {"restored": [], "refused": [], "problem": one_line(error)}
         print(json.dumps(answer))
+    elif verb == "restore-outputs":
+        print(json.dumps(OutputDownloader(root, store.s3, place).restore(json.loads(argv[4]))))
     else:
         raise SystemExit(f"checkpoint_uploader.py: unknown verb {verb!r}")
     return 0

@@ -25,6 +25,7 @@ MODULES = (
     "gpu.py",
     "metadata.py",
     "mirror.py",
+    "output_answers.py",
     "output_files.py",
     "output_stream.py",
     "metrics_process.py",
@@ -50,7 +51,7 @@ MODULES = (
 FOR_PROGRAMS = {"orchestrator/__init__.py": "run_log.py", "orchestrator/callbacks.py": "callbacks.py"}
 """What a program may import, by the path below `bin/program`, which comes last in its PYTHONPATH."""
 
-MODULES_FOR_BUCKET = ("s3_layout.py",)
+MODULES_FOR_BUCKET = ("output_downloader.py", "output_uploader.py", "s3_layout.py", "stored_state.py")
 
 
 def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:

@@ -11,6 +11,8 @@ so that the owner gets the files of that moment, however long the download takes
     agent/outputs/copies/DIGEST   contents of sealed files that may change
     agent/outputs/allowed         bytes that the owner would download now
     agent/outputs/fetching        touched while the owner downloads: no new state replaces the one it reads
+    agent/outputs/fetched.json    with a copy in S3: the state that it reads; new ones are made all the same, for S3
+    agent/outputs/uploading       touched while a state goes to S3: no new state replaces it
 
 Standard library only, Python 3.8 and later.
 """
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import threading
@@ -32,7 +33,7 @@ from infra.instance.deadline import steady
 from infra.instance.digests import NICENESS, alone
 from infra.instance.output_files import MOST_LEFT, Found, Rules, Scan, mark_of, may_grow, whole_part
 from infra.instance.readiness import Readiness
-from infra.instance.trainer_files import read_json, touch, write_json
+from infra.instance.trainer_files import read_json, write_json
 
 EVERY_S = 0.2  # between two looks at few files
 MOST_SHARE, MOST_SHARE_BUSY = 0.007, 0.03  # of a core may go into looking for changes; while one is waited for
@@ -40,6 +41,7 @@ GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
 RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
 FETCHING_S = 60.0  # without a sign of the download
 ROOM_SHARE, ROOM_BYTES = 0.05, 1 << 30  # of the disk: copies leave it to the program
+PINNED = "fetched.json"
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)
 
@@ -90,8 +92,10 @@ class Mirror:
         self.folder = folder_of(root)
         os.makedirs(os.path.join(self.folder, "copies"), exist_ok=True)
         home = sealed_state(root, "home.json")
-        self.number: int = home["state"]
-        self.files: dict[str, Entry] = home["files"]  # of the newest state
+        is_newer = os.path.exists(os.path.join(self.folder, "sealed.json"))  # restored from S3, and not at home
+        newest = sealed_state(root) if is_newer else home
+        self.number: int = newest["state"]
+        self.files: dict[str, Entry] = newest["files"]  # of the newest state
         self.is_final = False
         self.sent: dict[str, list[Any]] = {}  # marks of what was there before the program started
         self.told: dict[str, Any] = {}
@@ -165,7 +169,7 @@ class Mirror:
         self._is_waiting = bool(waiting)
         if self._is_time(ready, growing, gone, is_hurried=is_hurried):
             is_allowed = is_hurried or self.is_stored or self._size(files, ready | growing) <= self._allowed()
-            if not waiting and is_allowed and (is_hurried or not self._is_fetching()):
+            if not waiting and is_allowed and (is_hurried or not self._is_held()):
                 self._seal(files, ready, growing, gone)
         elif is_over and not waiting and not self.is_final:
             self._unmatched = self._unmatched or self.rules.unmatched(entry["path"] for entry in self.files.values())
@@ -214,9 +218,13 @@ class Mirror:
         except (OSError, ValueError):
             return 0.0
 
-    def _is_fetching(self) -> bool:
+    def _is_held(self) -> bool:
+        """Return whether the newest state is being read. With S3 the owner, whose line may be slow, holds up none."""
+        return self._is_signed("uploading") or (self._is_signed("fetching") and not self.is_stored)
+
+    def _is_signed(self, name: str) -> bool:
         try:
-            age_s = time.time() - os.stat(os.path.join(self.folder, "fetching")).st_mtime
+            age_s = time.time() - os.stat(os.path.join(self.folder, name)).st_mtime
         except OSError:
             return False
         return -FETCHING_S < age_s < FETCHING_S
@@ -241,7 +249,7 @@ class Mirror:
         self._sealed_at = self.clock()
         self.readiness.note_sealed()
         self._save()
-        if not self._is_fetching():
+        if not self._is_signed("fetching") or self.is_stored:
             self._drop_copies()
 
     @staticmethod
@@ -286,7 +294,7 @@ class Mirror:
             "is_part": is_growing,
         }
         if had and known is not None and digest_had == known["sha256"]:
-            entry["after"] = had
+            entry["after"], entry["after_sha256"] = had, digest_had
         return entry
 
     def _known_whole(self, name: str, found: Found) -> int:
@@ -332,8 +340,12 @@ class Mirror:
         write_json(os.path.join(self.folder, "sealed.json"), state)
 
     def _drop_copies(self) -> None:
-        """Remove the copies that no state needs: neither the newest, nor the one that the owner may be reading."""
+        """Remove the copies that no state needs: neither the newest, nor one that is being read."""
+        if self._is_signed("uploading"):
+            return
         needed = {entry.get("sha256") for entry in self.files.values()}
+        if self._is_signed("fetching"):
+            needed |= {entry.get("sha256") for entry in sealed_state(self.root, PINNED)["files"].values()}
         for name in os.listdir(os.path.join(self.folder, "copies")):
             if name not in needed:
                 os.unlink(os.path.join(self.folder, "copies", name))
@@ -343,7 +355,7 @@ class Mirror:
     def _tell(self, scan: Scan, pending_files: int, pending_bytes: int) -> None:
         """Write down what `agent.py status` says of the outputs."""
         there = {entry.get("sha256") for entry in self._home[1].values()}
-        new = [entry for name, entry in self.files.items() if not _is_same(entry, self._home[1].get(name))]
+        new = [entry for name, entry in self.files.items() if not is_same(entry, self._home[1].get(name))]
         told = {
             "state": self.number,
             "home": self._home[0],
@@ -372,7 +384,7 @@ class Mirror:
             self._drop_copies()
 
 
-def _is_same(entry: Entry, other: Entry | None) -> bool:
+def is_same(entry: Entry, other: Entry | None) -> bool:
     """Return whether two entries tell of the same content, time and mode."""
     if other is None:
         return False
@@ -380,74 +392,3 @@ def _is_same(entry: Entry, other: Entry | None) -> bool:
         return bool(other["kind"] == "link" and entry["target"] == other["target"])
     keys = ("sha256", "mtime_ns", "mode")
     return [entry.get(key) for key in keys] == [other.get(key) for key in keys]
-
-
-# -- what the owner asks for
-
-
-def changes(root: str, number: int, base: int) -> dict[str, Any]:
-    """Return how a state differs from the one that the owner has; no files if it is not the newest any more.
-
-    Where the owner has another base than we know of, it is told all files.
-    """
-    sealed, home = sealed_state(root), sealed_state(root, "home.json")
-    if sealed["state"] != number:
-        return {"state": sealed["state"], "base": home["state"], "files": [], "deleted": []}
-    touch(os.path.join(folder_of(root), "fetching"))
-    if base != home["state"]:
-        every = [
-            {key: value for key, value in shown(one).items() if key != "after"} for one in sealed["files"].values()
-        ]
-        return {"state": number, "base": 0, "is_final": sealed["is_final"], "files": every, "deleted": []}
-    files = [shown(entry) for name, entry in sealed["files"].items() if not _is_same(entry, home["files"].get(name))]
-    deleted = [name for name in home["files"] if name not in sealed["files"]]
-    return {"state": number, "base": home["state"], "is_final": sealed["is_final"], "files": files, "deleted": deleted}
-
-
-def shown(entry: Entry) -> Entry:
-    """Return an entry without what concerns this machine only."""
-    return {key: value for key, value in entry.items() if key not in ("mark", "copied", "is_part")}
-
-
-def acknowledge(root: str, number: int) -> dict[str, Any]:
-    """Note that the owner has a state."""
-    folder = folder_of(root)
-    with open(os.path.join(folder, "sealed.json"), "rb") as file:
-        raw = file.read()
-    if json.loads(raw)["state"] != number:
-        return {"acknowledged": False}
-    part = os.path.join(folder, "home.json.part")
-    with open(part, "wb") as file:
-        file.write(raw)
-    os.replace(part, os.path.join(folder, "home.json"))
-    write_json(os.path.join(folder, "home"), number)
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(folder, "fetching"))
-    return {"acknowledged": True}
-
-
-def allow(root: str, size_bytes: str) -> None:
-    """Note how many bytes the owner would download now."""
-    folder = folder_of(root)
-    with contextlib.suppress(OSError):  # the disk is full
-        if os.path.isdir(folder):
-            path = os.path.join(folder, "allowed")
-            with open(path + ".new", "w") as file:
-                file.write(size_bytes)
-            os.replace(path + ".new", path)
-
-
-def told(root: str) -> dict[str, Any] | None:
-    """Return what `agent.py status` says of the outputs; None before the first look."""
-    found: dict[str, Any] | None = read_json(os.path.join(folder_of(root), "told.json"), None)
-    return found
-
-
-def is_mirrored(root: str) -> bool:
-    """Return whether the owner has all that an ended program left."""
-    now = told(root)
-    if now is None:
-        return True
-    home = read_json(os.path.join(folder_of(root), "home"), now["home"])
-    is_all_here = home == now["state"] or (now["new_files"] == 0 and now["state"] == now["home"])
-    return bool(now["is_final"] and is_all_here)

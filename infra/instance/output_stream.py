@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from infra.instance.frames import FrameReader, write_file, write_gone
-from infra.instance.mirror import folder_of, sealed_state
+from infra.instance.mirror import PINNED, folder_of, sealed_state
 from infra.instance.output_files import FOLDERS, mark_of
 from infra.instance.trainer_files import read_json, touch, write_json
 
@@ -49,7 +49,7 @@ def send_contents(root: str, asked: list[list[Any]], write: Callable[[bytes], An
         asked: (name, SHA-256, from which byte on) of each file.
         write: takes bytes.
     """
-    files = sealed_state(root)["files"]
+    files, being_fetched = sealed_state(root)["files"], sealed_state(root, PINNED)["files"]
     sign = SignOfLife(root)
 
     def send(data: bytes) -> None:
@@ -57,8 +57,8 @@ def send_contents(root: str, asked: list[list[Any]], write: Callable[[bytes], An
         write(data)
 
     for number, (name, digest, offset) in enumerate(asked):
-        entry = files.get(name)
-        if entry is None or entry.get("sha256") != digest:
+        entry = next((state[name] for state in (files, being_fetched) if is_of(state.get(name), digest)), None)
+        if entry is None:
             write_gone(send, number)
             continue
         path = os.path.join(root, FOLDERS[entry["root"]], entry["path"])
@@ -70,6 +70,11 @@ def send_contents(root: str, asked: list[list[Any]], write: Callable[[bytes], An
                 write_file(send, file, max(0, entry["size"] - offset), number)
         except OSError:
             write_gone(send, number)
+
+
+def is_of(entry: dict[str, Any] | None, digest: str) -> bool:
+    """Return whether an entry is there and has this content."""
+    return entry is not None and entry.get("sha256") == digest
 
 
 class Restorer:
@@ -101,21 +106,38 @@ class Restorer:
         if length > MOST_MANIFEST_BYTES:
             raise SystemExit(f"restore: a list of {length} bytes is too long")
         state = json.loads(_exactly(stream, length))
-        self._remove_earlier()
-        self.files = state["files"]
-        self._contents = [entry for entry in self.files if entry["kind"] == "file"]
+        self.begin(state["files"])
         reader = FrameReader(self._write, self._skip, self._end)
         while self._at < len(self._contents):
             piece = stream.read1(PIECE) if hasattr(stream, "read1") else stream.read(PIECE)
             if not piece:
                 raise SystemExit(f"restore: the stream ended after {self._at} of {len(self._contents)} files")
             reader.feed(piece)
+        self.put_links()
+        if not self.damaged:
+            self.save(state["state"])
+        return {"restored": len(self.files) - len(self.damaged), "damaged": self.damaged[:20]}
+
+    def begin(self, files: list[dict[str, Any]]) -> None:
+        """Begin to write a state, and note its files: should it stay half of one, the next call removes them."""
+        self._remove_earlier()
+        self.files = files
+        self._contents = [entry for entry in files if entry["kind"] == "file"]
+        write_json(os.path.join(self.folder, "restored.json"), [self.path_of(entry) for entry in files])
+
+    def put(self, entry: dict[str, Any], content: str) -> None:
+        """Move a whole content, which is at this path, to where the file belongs."""
+        self._make_way(entry)
+        os.chmod(content, entry["mode"] & 0o777 | 0o600)
+        os.utime(content, ns=(entry["mtime_ns"], entry["mtime_ns"]))
+        os.replace(content, self.path_of(entry))
+
+    def put_links(self) -> None:
+        """Make the links."""
         for entry in self.files:
             if entry["kind"] == "link":
                 self._make_way(entry)
                 os.symlink(entry["target"], self.path_of(entry))
-        self._save(state["state"])
-        return {"restored": len(self.files) - len(self.damaged), "damaged": self.damaged[:20]}
 
     def _remove_earlier(self) -> None:
         """Remove what an earlier call wrote: it may be another state, and half of one."""
@@ -154,10 +176,7 @@ class Restorer:
         if not is_whole or self._digest.hexdigest() != entry["sha256"]:
             self.damaged.append(entry["path"])
             return
-        self._make_way(entry)
-        os.chmod(self.part, entry["mode"] & 0o777 | 0o600)
-        os.utime(self.part, ns=(entry["mtime_ns"], entry["mtime_ns"]))
-        os.replace(self.part, self.path_of(entry))
+        self.put(entry, self.part)
 
     def _make_way(self, entry: dict[str, Any]) -> None:
         """Make the folder of a file, and remove what has its name: it was sent, and the program replaced it."""
@@ -174,18 +193,24 @@ class Restorer:
         elif os.path.lexists(path):
             os.unlink(path)
 
-    def _save(self, number: int) -> None:
-        """Note that the owner has these files, with the marks that they have here."""
-        write_json(os.path.join(self.folder, "restored.json"), [self.path_of(entry) for entry in self.files])
-        if self.damaged:
-            return
+    def save(self, number: int, *, is_home: bool = True) -> None:
+        """Note the files with the marks that they have here.
+
+        Args:
+            number: of the state.
+            is_home: whether the owner has it; else it is a state that is still to be downloaded.
+        """
         files = {}
         for entry in self.files:
             status = os.lstat(self.path_of(entry))
             mark: list[Any] = mark_of(status) if entry["kind"] == "file" else ["->" + entry["target"]]
             files[entry["root"] + "/" + entry["path"]] = {**entry, "mark": mark, "copied": False, "is_part": False}
-        write_json(os.path.join(self.folder, "home.json"), {"state": number, "files": files, "is_final": False})
-        write_json(os.path.join(self.folder, "home"), number)
+        state = {"state": number, "files": files, "is_final": False}
+        home = state if is_home else {"state": 0, "files": {}, "is_final": False}
+        write_json(os.path.join(self.folder, "home.json"), home)
+        write_json(os.path.join(self.folder, "home"), home["state"])
+        if not is_home:
+            write_json(os.path.join(self.folder, "sealed.json"), state)
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -2,6 +2,8 @@
 
     PREFIX/machines/USERID/checkpoints/checkpoint-<step>.pt
     PREFIX/machines/USERID/metrics.jsonl, trainer.log, state.json
+    PREFIX/machines/USERID/outputs/state.json                                the newest whole state of the outputs
+    PREFIX/machines/USERID/outputs/objects/<sha256>                          contents of its files, by their digest
     PREFIX/checkpoints/checkpoint-<step>.pt                                  the layout of 0.1.0, which is still read
     PREFIX/attempts/<instance id>/metrics.jsonl, trainer.log, state.json
 
@@ -21,6 +23,7 @@ from typing import NamedTuple
 from infra.instance.trainer_files import CHECKPOINT
 
 MACHINES = "machines"
+OUTPUT_STATE = "outputs/state.json"
 USER_ID = re.compile(r"[A-Za-z0-9]{1,128}:(i-[0-9a-f]{1,40})")
 """`aws:userid` of an instance's role; group 1 is the instance id. For any other credentials it has another form."""
 
@@ -39,10 +42,28 @@ def machine_folder(prefix: str, user_id: str) -> str:
     return f"{prefix}/{MACHINES}/{user_id}"
 
 
+def output_object(sha256: str) -> str:
+    """Return where a machine's folder has a content of its program's outputs."""
+    return f"outputs/objects/{sha256}"
+
+
 def instance_of(user_id: str) -> str:
     """Return the id of the instance whose role has that user id, "" if it is not one of an instance."""
     match = USER_ID.fullmatch(user_id)
     return match.group(1) if match else ""
+
+
+def folders_of(prefix: str, user_ids: Iterable[str], instances: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (instance id, folder) of a run's machines, the one that was launched last first.
+
+    Args:
+        prefix: of the run, without a slash at the end.
+        user_ids: that have a folder below its `machines/`.
+        instances: ids of the run's instances in the order of their launch; the others' folders are left out.
+    """
+    ranks = {instance_id: rank for rank, instance_id in enumerate(instances)}
+    found = [(instance_of(user_id), machine_folder(prefix, user_id)) for user_id in user_ids]
+    return sorted((one for one in found if one[0] in ranks), key=lambda one: (-ranks[one[0]], one[1]))
 
 
 def checkpoints(prefix: str, keys: Iterable[str], instances: Sequence[str] | None) -> list[StoredCheckpoint]:

@@ -28,7 +28,8 @@ from infra.instance.digests import Hasher, outputs
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
-from infra.instance.mirror import Mirror, is_mirrored
+from infra.instance.mirror import Mirror
+from infra.instance.output_answers import are_stored, is_mirrored
 from infra.instance.output_files import Rules
 from infra.instance.program_side import environment, stop_number, write_notice
 from infra.instance.programs import KILL_S, last_line, run
@@ -310,8 +311,13 @@ class Watch:
         running = self.trainer is not None and self.trainer.poll() is None
         if self.job.get("s3") and running:
             return self.guaranteed_s()
-        keep_s = float(self.job.get("keep_outputs_s", 0)) if not running and not is_mirrored(self.root) else 0.0
+        keep_s = 0.0 if running else self.keep_outputs_s()
         return min(max(float(self.job["owner_timeout_s"]), keep_s), self.guaranteed_s())
+
+    def keep_outputs_s(self) -> float:
+        """Return how long the machine is kept for outputs of the ended program that are neither at home nor in S3."""
+        is_safe = is_mirrored(self.root) or are_stored(self.root)
+        return 0.0 if is_safe else float(self.job.get("keep_outputs_s", 0))
 
     def saving_s(self, guaranteed_s: float) -> float:
         """Return how many seconds before the budget ends the trainer must save: a third of the stop timeout."""
@@ -339,7 +345,7 @@ class Watch:
             self.save()
 
     def is_uploaded(self) -> bool:
-        """Return whether all checkpoints of the exited trainer are in S3; True without a remote store."""
+        """Return whether all checkpoints and outputs of the exited trainer are in S3; True without a remote store."""
         if not self.job.get("s3"):
             return True
         uploader = uploader_state(self.root)
@@ -348,7 +354,7 @@ class Watch:
         stored = {(entry["name"], entry["sha256"]) for entry in uploader.get("stored", [])}
         found, waiting = outputs(self.root, self.state)
         needed = {(one["name"], one["sha256"]) for one in found if one["name"].startswith("checkpoint-")}
-        return not waiting and needed <= stored
+        return not waiting and needed <= stored and are_stored(self.root)
 
     def enforce_limits(self) -> None:
         """Stop the trainer and shut the instance down when a limit is reached.
@@ -411,7 +417,9 @@ class Watch:
             return True
         if self.trainer is not None and self.trainer.poll() is None:
             return now - (self.stop_sent_at or now) > float(self.job["stop_timeout_s"])
-        return self.is_uploaded() or now - (self.ended_at or now) > UPLOAD_TIMEOUT_S
+        if self.is_uploaded():
+            return True
+        return now - (self.ended_at or now) > max(UPLOAD_TIMEOUT_S, self.keep_outputs_s())
 
     def run(self) -> None:
         """Watch until the machine ends."""

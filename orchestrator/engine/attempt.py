@@ -12,7 +12,7 @@ from orchestrator.engine.last_outputs import LastOutputs
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.older_checkpoint import refuse_newest
-from orchestrator.engine.outcome import Outcome, TrainerEnd, gpu_failed, verdict
+from orchestrator.engine.outcome import Outcome, TrainerEnd, gpu_failed, outputs_lost, verdict
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.output_restore import refuse_restored
 from orchestrator.engine.parts import Parts
@@ -23,11 +23,9 @@ from orchestrator.errors import (
     CloudError,
     CommandTimeoutError,
     HostError,
-    OutputsLostError,
     TrainingError,
     UnreachableError,
 )
-from orchestrator.formatting import counted
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import LossReason, TrainerExited
 from orchestrator.runs.spec import Limits
@@ -297,6 +295,8 @@ class AttemptLeader:
         keep_s = self.spec.downloads.keep_s
         last = LastOutputs(monitor, self.reaper, keep_s=keep_s, poll_s=self.policy.poll_s, is_over=is_over)
         status, left = last.wait(host, status)
+        if left and self.remote.has_last_outputs(monitor.attempt, status.tree):
+            left = ""
         if left:
             monitor.outputs.close(status, left, is_loss=status.notice_ends_at is None)
         return status, left
@@ -347,13 +347,3 @@ class AttemptLeader:
             reason = "interrupted" if had_notice else "interrupted without notice"
             return Outcome("lost", reason, LossReason.INTERRUPTED)
         return Outcome("lost", f"ended: {instance.end_text or instance.state}", LossReason.INSTANCE_ENDED)
-
-
-def outputs_lost(attempt: Attempt | None) -> OutputsLostError:
-    """Return the error of a run that finished without all of its outputs."""
-    left = attempt.outputs_lost if attempt is not None else None
-    if left is None:
-        return OutputsLostError("the program finished, and outputs of it were not downloaded")
-    what = f"{counted(left.files, 'output')} ({left.size_bytes / 1e6:.1f} MB)"
-    names = f": {left.names}" if left.names else ""
-    return OutputsLostError(f"the program finished, and {what} were not downloaded, because {left.reason}{names}")

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from orchestrator.cloud.base import Instance
 from orchestrator.engine.older_checkpoint import is_second_try
-from orchestrator.engine.output_restore import restore_outputs
+from orchestrator.engine.output_restore import restore_from_s3, restore_outputs
 from orchestrator.engine.parts import Parts
 from orchestrator.errors import (
     BrokenMachineError,
@@ -209,17 +209,25 @@ class BringUp:
         if status.trainer == "absent":
             resume_from = self._whole_checkpoints()[-RESUME_WITH:]
             step = resume_from[-1].step if resume_from else 0
-            is_again = step > 0 and is_second_try(self.journal, attempt.number)  # S3 has what was given up
-            step_in_s3 = 0 if is_again else self.remote.restore_on(host, setup, attempt, step)
+            is_again = is_second_try(self.journal, attempt.number)  # S3 has what was given up
+            step_in_s3 = 0 if step > 0 and is_again else self.remote.restore_on(host, setup, attempt, step)
             for pulled in resume_from if not step_in_s3 else []:
                 host.send(self.job, self.store.checkpoint_path(pulled))
             step = max(step, step_in_s3)
-            restore_outputs(self.journal, self.job, host, attempt)
+            self._restore_outputs(attempt, host, setup, may_ask_s3=not is_again)
             is_own = not self.job.is_bundled
             now = self.clock.now()
             self.journal.emit(TrainerStarted(at=now, attempt=attempt.number, resumed_from=step, is_own=is_own))
             host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
         self.journal.move("RUNNING")
+
+    def _restore_outputs(self, attempt: Attempt, host: Host, setup: Setup, *, may_ask_s3: bool) -> None:
+        if self.job.bucket is not None and may_ask_s3:
+            is_restored, problem = restore_from_s3(self.journal, self.job, host, setup, attempt)
+            self.remote.note_trouble(attempt.number, problem)
+            if is_restored:
+                return
+        restore_outputs(self.journal, self.job, host, attempt)
 
     def _whole_checkpoints(self) -> list[CheckpointPulled]:
         """Return what was downloaded and is still whole, oldest first.

@@ -13,16 +13,17 @@ from contextlib import suppress
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import Cloud, Instance
 from orchestrator.engine.allowance import Allowance
-from orchestrator.engine.attempt import AttemptLeader, outputs_lost
+from orchestrator.engine.attempt import AttemptLeader
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
-from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
+from orchestrator.engine.outcome import Outcome, TrainerEnd, outputs_lost, verdict
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.patience import PATIENCE_S, Patience
 from orchestrator.engine.provisioner import MakeKeys, Provisioner
 from orchestrator.engine.reaper import Reaper
-from orchestrator.engine.remote_store import RemoteCopy, RemoteStore
+from orchestrator.engine.remote_place import RemoteStore
+from orchestrator.engine.remote_store import RemoteCopy
 from orchestrator.engine.started import instance_started
 from orchestrator.engine.stop import Cancelled, StopRequest
 from orchestrator.errors import BudgetError, CloudError, HostError, PixelOrchError
@@ -75,7 +76,7 @@ class Engine:
         self.journal = Journal(store, clock, watchers)
         self.stop = StopRequest(clock)
         self.patience = Patience(self.journal, self.stop)
-        self.remote = RemoteCopy(self.journal, job, remote_store)
+        self.remote = RemoteCopy(self.journal, job, remote_store, self.spec.downloads)
         self.reaper = Reaper(
             spec=self.spec,
             cloud=cloud,

@@ -65,7 +65,7 @@ class LastOutputs:
         return status, ""
 
     def _note_movement(self, host: Host, status: HostStatus, now: float) -> None:
-        seen = (host.received_bytes >> 16, status.tree)
+        seen = (host.received_bytes >> 16, status.tree, status.stored_bytes)
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
         is_working = status.agent_alive and status.tree is not None and status.tree.pending_files > 0
@@ -83,7 +83,7 @@ class LastOutputs:
         if not status.agent_alive and status.tree is not None and not status.tree.is_final:
             return "the agent on the instance is gone"
         if now - self._moved_at > self.keep_s:
-            return problem or f"nothing came for {span(self.keep_s)}"
+            return problem or status.s3_trouble or f"nothing came for {span(self.keep_s)}"
         return ""
 
     def _tell(self, status: HostStatus, problem: str, now: float) -> None:
@@ -91,7 +91,7 @@ class LastOutputs:
             return
         self._is_told = True
         files, size_bytes = status.tree.new_files + status.tree.pending_files, status.tree.new_bytes
-        reason = problem or "the machine still reads them"
+        reason = problem or self.monitor.outputs.awaited(status)
         until = self._moved_at + self.keep_s
         number = self.monitor.attempt.number
         self.journal.emit(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.errors import TrainingError
+from orchestrator.errors import OutputsLostError, TrainingError
+from orchestrator.formatting import counted
 from orchestrator.runs.events import LossReason
+from orchestrator.runs.state import Attempt
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,13 @@ def exit_text(code: int) -> str:
         hint = " (out of memory?)" if code == -9 else ""
         return f"signal {-code}{hint}"
     return f"exit code {code}"
+
+
+def outputs_lost(attempt: Attempt | None) -> OutputsLostError:
+    """Return the error of a run that finished without all of its outputs."""
+    left = attempt.outputs_lost if attempt is not None else None
+    if left is None:
+        return OutputsLostError("the program finished, and outputs of it were not downloaded")
+    what = f"{counted(left.files, 'output')} ({left.size_bytes / 1e6:.1f} MB)"
+    names = f": {left.names}" if left.names else ""
+    return OutputsLostError(f"the program finished, and {what} were not downloaded, because {left.reason}{names}")

@@ -45,8 +45,11 @@ class OutputMirror:
         self.number = number
         self.downloads = downloads
         self.states = OutputStates(journal.store.folder)
-        self.has_worked = not any(isinstance(e, OutputsRestored) and e.attempt == number for e in journal.events)
-        self.has_worked |= any(isinstance(e, OutputsPulled) and e.attempt == number for e in journal.events)
+        restored = [e for e in journal.events if isinstance(e, OutputsRestored) and e.attempt == number]
+        pulled = any(isinstance(e, OutputsPulled) and e.attempt == number for e in journal.events)
+        self._began_with = restored[-1].machine_number if restored else 0  # in S3, as the machine counts
+        is_only_that = bool(self._began_with) and self.states.newest().on.get(number) == self._began_with
+        self.has_worked = not restored or (pulled and not is_only_that)
         self.has_more = False
         self.counted_bytes = 0  # of what has come, those that an event tells
         self._is_told = False  # what cannot be taken
@@ -142,7 +145,7 @@ class OutputMirror:
 
     def _download(self, host: Host, base: TreeState, changes: TreeChanges, *, is_hurried: bool) -> None:
         self._incomplete, before_bytes = changes, host.received_bytes
-        wanted = _by_digest(changes.files)
+        wanted = by_digest(changes.files)
         here = set(self.states.here(wanted))
         had = dict(self._bases(base, changes))
         for files in _in_turns([f for d, f in wanted.items() if d not in here], is_hurried=is_hurried):
@@ -157,7 +160,7 @@ class OutputMirror:
                 f"the outputs that {host_name(self.journal, self.number)} lists make no sense: {error}"
             ) from None
         self._incomplete = None
-        self.has_worked = True
+        self.has_worked = self.has_worked or changes.state != self._began_with
         self.note_taken()
         received_bytes = host.received_bytes - before_bytes
         self._emit(state, changes, received_bytes)
@@ -193,12 +196,20 @@ class OutputMirror:
     def is_all_here(self, status: HostStatus) -> bool:
         """Return whether nothing that an ended program left is still to be downloaded."""
         tree = status.tree
-        if tree is None or self.downloads.mode == "none":
+        if tree is None:
             return True
+        if self.downloads.mode == "none":
+            return status.s3_done or self.job.bucket is None
         if not tree.is_final:
             return False
         is_here = tree.state == tree.home or self.states.newest().on.get(self.number) == tree.state
         return is_here or self._declined == tree.state
+
+    def awaited(self, status: HostStatus) -> str:
+        """Return what keeps the last outputs, for people, while nothing else is known to."""
+        if self.downloads.mode == "none":
+            return status.s3_trouble or "they are on their way to S3"
+        return "the machine still reads them"
 
     def close(self, status: HostStatus | None, reason: str, *, is_loss: bool) -> None:
         """Write down what is left on a machine that is given up, and keep what has arrived of it.
@@ -209,9 +220,12 @@ class OutputMirror:
             is_loss: the program had ended, and was promised that its outputs come.
         """
         tree = status.tree if status is not None else None
-        if tree is None or self.downloads.mode == "none" or (tree.state == tree.home and not tree.pending_files):
+        if status is None or tree is None or (tree.state == tree.home and not tree.pending_files):
+            return
+        if self.downloads.mode == "none" and (self.job.bucket is None or not is_loss):
             return
         is_here = self._declined == tree.state or self.states.newest().on.get(self.number) == tree.state
+        is_here |= status.stored_state == tree.state and not is_loss  # S3 has it for the next machine
         if is_here and not tree.pending_files:
             return
         files, names = tree.new_files + tree.pending_files, ""
@@ -262,7 +276,7 @@ def host_name(journal: Journal, number: int) -> str:
     return attempt.instance_id if attempt is not None else f"attempt {number}"
 
 
-def _by_digest(files: Sequence[TreeFile]) -> dict[str, TreeFile]:
+def by_digest(files: Sequence[TreeFile]) -> dict[str, TreeFile]:
     """Return one file for each content."""
     return {file.sha256: file for file in files if file.kind == "file"}
 

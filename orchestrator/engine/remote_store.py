@@ -1,23 +1,28 @@
 """A run's copy in S3: resume from it, hear what is stored there, catch up after this process was away.
 
-The instance itself uploads checkpoints (`infra/instance/checkpoint_uploader.py`), so that they are safe without us.
+The instance itself uploads checkpoints and outputs (`infra/instance/checkpoint_uploader.py`), so that they are safe
+without us.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
 
 from orchestrator.engine.journal import Journal
-from orchestrator.engine.outcome import Outcome, TrainerEnd, verdict
-from orchestrator.errors import CloudError
+from orchestrator.engine.outcome import Outcome, TrainerEnd, outputs_lost, verdict
+from orchestrator.engine.remote_outputs import RemoteOutputs
+from orchestrator.engine.remote_place import RemoteStore
+from orchestrator.errors import CloudError, TrainingError
 from orchestrator.host.answers import Trainer
 from orchestrator.host.base import Host, HostStatus, Job, Setup
+from orchestrator.host.tree_answers import last_outputs
 from orchestrator.runs.checked import is_step
 from orchestrator.runs.events import CheckpointPulled, CheckpointStored, RemoteStoreTroubled, TrainerExited
 from orchestrator.runs.files import read_jsonl
+from orchestrator.runs.output_events import OutputsLeft
+from orchestrator.runs.output_tree import TreeStatus
 from orchestrator.runs.outputs import Output, path_below
+from orchestrator.runs.spec import Downloads
 from orchestrator.runs.state import Attempt
 
 UPLOAD_WAIT_S = 60.0  # after the trainer's end: wait at most so long until its last checkpoint is in S3 too
@@ -25,36 +30,12 @@ MOST_WORDS = 300  # characters of a reason
 FETCHED = 2  # so many of the newest checkpoints that were stored while we were away are downloaded
 
 
-class RemoteStore(Protocol):
-    """The place of one run in a bucket; `cloud.aws.s3.S3Store`. Every method may raise `CloudError`."""
-
-    @property
-    def url(self) -> str:
-        """How people name it."""
-        ...
-
-    def checkpoints(self, instance_ids: Sequence[str], most: int = 20) -> list[Output]:
-        """Return the newest checkpoints that these instances stored, oldest first; none of another machine."""
-        ...
-
-    def fetch(self, output: Output, destination: Path) -> bool:
-        """Download one, whole and compared by digest, or not at all."""
-        ...
-
-    def file(self, instance_id: str, name: str) -> bytes:
-        """Return a small file that an instance stored, b"" if there is none."""
-        ...
-
-    def last_words(self, instance_id: str) -> dict[str, Any]:
-        """Return the agent's state as it was stored last, {} if there is none."""
-        ...
-
-
 def is_uploaded(status: HostStatus) -> bool:
-    """Return whether S3 has all that an ended trainer left: each checkpoint, its metrics, and how it ended."""
+    """Return whether S3 has all that an ended trainer left: each checkpoint, outputs, metrics, and how it ended."""
     have = {output.identity for output in status.stored}
     is_listed = all(output.identity in have for output in status.outputs if output.is_checkpoint)
-    return status.s3_done and not status.waiting_files and is_listed
+    is_newest = status.tree is None or status.stored_state == status.tree.state
+    return status.s3_done and not status.waiting_files and is_listed and is_newest
 
 
 class RemoteCopy:
@@ -64,12 +45,16 @@ class RemoteCopy:
         journal: where facts are written down.
         job: what runs; its `bucket` is None where the run has no copy in S3.
         place: the copy, None if there is none.
+        downloads: which outputs come here.
     """
 
-    def __init__(self, journal: Journal, job: Job, place: RemoteStore | None) -> None:
+    def __init__(
+        self, journal: Journal, job: Job, place: RemoteStore | None, downloads: Downloads | None = None
+    ) -> None:
         self.journal = journal
         self.job = job
         self.place = place
+        self.downloads = downloads or Downloads()
 
     def restore_on(self, host: Host, setup: Setup, attempt: Attempt, local_step: int) -> int:
         """Let the instance fetch the newest checkpoint from S3, unless the local one is newer.
@@ -96,6 +81,20 @@ class RemoteCopy:
         problem = problem[:MOST_WORDS]
         if problem and self.journal.state().s3_trouble != problem:
             self.journal.emit(RemoteStoreTroubled(at=self.journal.clock.now(), attempt=number, reason=problem))
+
+    def has_last_outputs(self, attempt: Attempt, told: TreeStatus | None) -> bool:
+        """Bring the last outputs of an ended program from S3, where its machine is gone; return whether they are safe.
+
+        Args:
+            attempt: of the program.
+            told: what the machine said of them last.
+        """
+        if self.place is None or told is None:
+            return False
+        try:
+            return not RemoteOutputs(self.journal, self.place, self.downloads).bring_last(attempt, told)
+        except CloudError:
+            return False
 
     # -- after this process was away
 
@@ -131,7 +130,7 @@ class RemoteCopy:
         self.note_stored(last.number, found)
         for output in found[-FETCHED:]:
             self._download_checkpoint(place, output, last.number)
-        return self._conclusion(last, place.last_words(last.instance_id))
+        return self._conclusion(place, last)
 
     def _download_files(self, place: RemoteStore, attempt: Attempt) -> None:
         """Metrics and log: what S3 has may be longer than what was downloaded, and begins the same."""
@@ -148,18 +147,31 @@ class RemoteCopy:
             return
         self.journal.emit(CheckpointPulled.of(output, number, self.journal.clock.now()))
 
-    def _conclusion(self, attempt: Attempt, words: dict[str, Any]) -> Outcome | None:
-        """Return what the agent's last state in S3 amounts to; a state that makes no sense is none."""
+    def _conclusion(self, place: RemoteStore, attempt: Attempt) -> Outcome | None:
+        """Return what the agent's last state in S3 amounts to; a state that makes no sense is none.
+
+        The outputs come before the end is written down: a process that takes over must not take it for the whole.
+        """
+        words = place.last_words(attempt.instance_id)
+        outputs = RemoteOutputs(self.journal, place, self.downloads)
         try:
-            trainer = Trainer.model_validate(words.get("trainer"))
+            trainer: Trainer | None = Trainer.model_validate(words.get("trainer"))
         except ValueError:
-            return None
-        if trainer.state != "exited":
+            trainer = None
+        if trainer is None or trainer.state != "exited":
+            outputs.bring_meanwhile(attempt)
             return None
         code, asked = -1 if trainer.exit_code is None else trainer.exit_code, trainer.asked
         tail = self.journal.store.log_tail(attempt.number) if code and not asked else ""
         last_step, finished = self._read_metrics(attempt)
         gpu_problem = str(words.get("gpu_problem") or "")[:MOST_WORDS]
+        end = TrainerEnd(code, asked, finished, tail, gpu_problem=gpu_problem)
+        is_finished = self._is_finished(end)
+        lost = ""
+        if is_finished:
+            lost = self._last_outputs(outputs, attempt, last_outputs(words))
+        else:
+            outputs.bring_meanwhile(attempt, goes_on=asked or bool(gpu_problem))
         self.journal.emit(
             TrainerExited(
                 at=self.journal.clock.now(),
@@ -171,9 +183,34 @@ class RemoteCopy:
                 gpu_problem=gpu_problem,
             )
         )
-        end = TrainerEnd(code, asked, finished, tail, gpu_problem=gpu_problem)
+        if lost:
+            raise outputs_lost(self.journal.state().attempt(attempt.number))
         outcome = verdict(end, is_bundled=self.job.is_bundled)
-        return outcome if outcome is None or outcome.kind == "finished" else None
+        return outcome if is_finished else None
+
+    def _is_finished(self, end: TrainerEnd) -> bool:
+        try:
+            outcome = verdict(end, is_bundled=self.job.is_bundled)
+        except TrainingError:
+            return False
+        return outcome is not None and outcome.kind == "finished"
+
+    def _last_outputs(self, outputs: RemoteOutputs, attempt: Attempt, told: TreeStatus | None) -> str:
+        """Bring the last outputs; write down, and return, why they are lost, "" if they are not."""
+        lost = outputs.bring_last(attempt, told)
+        if lost and told is not None:
+            self.journal.emit(
+                OutputsLeft(
+                    at=self.journal.clock.now(),
+                    attempt=attempt.number,
+                    files=max(1, told.new_files + told.pending_files),
+                    size_bytes=told.new_bytes + told.pending_bytes,
+                    names="",
+                    reason=lost[:MOST_WORDS],
+                    is_loss=True,
+                )
+            )
+        return lost
 
     def _read_metrics(self, attempt: Attempt) -> tuple[int, bool]:
         """Return (last step, whether the trainer wrote that it had finished)."""

@@ -19,7 +19,7 @@ from orchestrator.errors import HostError
 from orchestrator.host.base import Cursor, HostStatus, Setup
 from orchestrator.runs import bounded_json
 from orchestrator.runs.checked import MOST_STEP
-from orchestrator.runs.output_tree import MOST_STATE, MOST_TREE_FILES, TreeChanges, TreeStatus, read_entry
+from orchestrator.runs.output_tree import MOST_STATE, TreeStatus
 from orchestrator.runs.outputs import (
     MOST_FILES,
     MOST_PATH_BYTES,
@@ -169,32 +169,11 @@ class MirrorAnswer(_Answer):
         return TreeStatus(**found, size_bytes=self.bytes, left=tuple((path, why) for path, why in self.left))
 
 
-class ChangesAnswer(_Answer):
-    """The answer of `agent.py changes`."""
+class StoredAnswer(_Answer):
+    """What `output_uploader.py` says of the outputs in S3."""
 
     state: StateNumber
-    base: StateNumber
-    is_final: bool = False
-    files: Annotated[list[dict[str, Any]], Field(max_length=MOST_TREE_FILES)]
-    deleted: Annotated[list[str], Field(max_length=MOST_TREE_FILES)]
-
-    def changes(self) -> TreeChanges:
-        """Return the same, each file checked.
-
-        Raises:
-            ValueError: one makes no sense, or is listed twice.
-        """
-        files = tuple(read_entry(raw) for raw in self.files)
-        if len({file.name for file in files}) < len(files):
-            raise ValueError("files: one is listed twice")
-        return TreeChanges(self.state, self.base, self.is_final, files, tuple(self.deleted))
-
-
-class RestoredTreeAnswer(_Answer):
-    """The answer of `agent.py restore`."""
-
-    restored: Size
-    damaged: Annotated[list[Words], Field(max_length=100)]
+    bytes: TreeSize = 0
 
 
 class StatusAnswer(_Answer):
@@ -226,6 +205,7 @@ class StatusAnswer(_Answer):
     metadata_problem: Words = ""
     gpu_problem: Words = ""
     s3_done: bool = False
+    s3_outputs: StoredAnswer | None = None
     gpu: GpuFacts | dict[str, None] = Field(default_factory=dict, union_mode="left_to_right")
     mirror: MirrorAnswer | None = None
 
@@ -292,7 +272,7 @@ class RekeyAnswer(_Answer):
     public: Annotated[str, Field(max_length=200)]
 
 
-AnyAnswer = TypeVar("AnyAnswer", bound=_Answer)
+AnyAnswer = TypeVar("AnyAnswer", bound=BaseModel)
 Made = TypeVar("Made")
 
 
@@ -390,6 +370,8 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         metadata_trouble=answer.metadata_problem,
         gpu_trouble=answer.gpu_problem,
         s3_done=answer.s3_done,
+        stored_state=0 if answer.s3_outputs is None else answer.s3_outputs.state,
+        stored_bytes=0 if answer.s3_outputs is None else answer.s3_outputs.bytes,
         gpu=answer.gpu.model_dump() if isinstance(answer.gpu, GpuFacts) else {},
         tree=None if answer.mirror is None else answer.mirror.status(),
     )
@@ -441,17 +423,6 @@ def extra_outputs(raw: bytes, *, where: str) -> tuple[ExtraOutput, ...]:
     """
     answer = read(ExtraAnswer, raw, where=where, program="agent.py rest")
     return tuple(entry.output() for entry in answer.files)
-
-
-def tree_changes(raw: bytes, *, where: str) -> TreeChanges:
-    """Return how a state of the outputs differs from its base.
-
-    Raises:
-        HostError: the answer makes no sense.
-    """
-    program = "agent.py changes"
-    answer = read(ChangesAnswer, raw, where=where, program=program)
-    return made(answer.changes, where=where, program=program)
 
 
 def public_host_key(raw: bytes, *, where: str) -> str:

@@ -102,6 +102,18 @@ NOTHING_NEW = Cursor(1 << 49, 1 << 49)
 
 
 @dataclass(frozen=True)
+class RestoredOutputs:
+    """What a host wrote of the outputs that are in S3."""
+
+    instance_id: str = ""  # that stored the state; "" where none was written
+    number: int = 0  # that this instance knows the state by
+    files: int = 0
+    size_bytes: int = 0
+    refused: tuple[str, ...] = ()  # states that could not be used, and why
+    problem: str = ""  # why S3 cannot be read
+
+
+@dataclass(frozen=True)
 class HostStatus:
     """What one poll of a host tells of its trainer."""
 
@@ -120,7 +132,9 @@ class HostStatus:
     s3_trouble: str = ""
     metadata_trouble: str = ""  # why the instance metadata does not answer: no interruption notice would be seen
     gpu_trouble: str = ""  # what is wrong with the GPU, which worked when the trainer started
-    s3_done: bool = False  # the trainer has ended, and S3 has its metrics and its exit code
+    s3_done: bool = False  # the trainer has ended, and S3 has its metrics, its exit code and its outputs
+    stored_state: int = 0  # number of the state of the outputs that S3 has, 0 for none
+    stored_bytes: int = 0  # of outputs that this machine has sent to S3 so far
     metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
     log_left_bytes: int = 0
     metrics_source: str = ""  # where the measurements come from, in words; "" for the bundled trainer, and for none
@@ -188,6 +202,19 @@ class Host(Protocol):
 
         Only what these instances stored there is taken: those of the run, in the order of their launch.
         Returns the checkpoints that the host has now, and what went wrong ("" if nothing did).
+        """
+        ...
+
+    def restore_outputs(
+        self, job: Job, setup: Setup, known: Mapping[str, int], instance_ids: Sequence[str]
+    ) -> RestoredOutputs:
+        """Let the host write the newest state of the outputs that the job's bucket has, unless ours is newer.
+
+        Args:
+            job: has the bucket.
+            setup: of this host.
+            known: of the state that is here: the numbers that instances know it by.
+            instance_ids: the run's, in the order of their launch: only what these stored is taken.
         """
         ...
 

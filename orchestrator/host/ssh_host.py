@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from infra.instance.layout import files_to_send
 from orchestrator.errors import CommandError, CommandTimeoutError, HostError
-from orchestrator.host import answers, sync
-from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, Setup
+from orchestrator.host import answers, sync, tree_answers
+from orchestrator.host.base import CommandResult, Cursor, HostStatus, Job, RestoredOutputs, Setup
 from orchestrator.host.setup_lines import SetupLines
 from orchestrator.host.shell import SshShell, TooMuchError, Write
 from orchestrator.host.tree_transfer import TreeReceiver, feed_state, most_stream_bytes
@@ -213,6 +213,22 @@ class SshHost:
             ).tail
         return answers.restored(result.stdout, where=self.shell.where)
 
+    def restore_outputs(
+        self, job: Job, setup: Setup, known: Mapping[str, int], instance_ids: Sequence[str]
+    ) -> RestoredOutputs:
+        """Run `checkpoint_uploader.py restore-outputs`; it may download gigabytes."""
+        place = {**(_place(job, setup) or {}), "instances": list(instance_ids)[-MOST_INSTANCES:]}
+        words = ["restore-outputs", job.root, json.dumps(place), json.dumps(dict(known))]
+        command = shlex.join([setup.s3_python or "python3", f"{job.root}/bin/checkpoint_uploader.py", *words])
+        with self._holding(job):
+            told = self._setup_lines.listener()
+            result = self.shell.run(command, timeout_s=DATA_TIMEOUT_S, told=told)
+        if not result.ok or not answers.last_line(result.stdout):
+            said = result.stderr.decode(errors="replace")
+            error = CommandError("checkpoint_uploader.py restore-outputs", result.exit_code, said)
+            return RestoredOutputs(problem=" ".join(error.tail.split()))
+        return tree_answers.restored_outputs(result.stdout, where=self.shell.where)
+
     def renew_host_key(self, job_root: str, pin: Callable[[str], None]) -> str:
         """Run `agent.py rekey`: make the key on the host, pin it here, activate it, reconnect."""
         public = answers.public_host_key(self._agent(job_root, "rekey", job_root, "prepare"), where=self.shell.where)
@@ -296,7 +312,7 @@ class SshHost:
     def tree_changes(self, job_root: str, state: int, base: int) -> TreeChanges:
         """Run `agent.py changes`."""
         raw = self._agent(job_root, "changes", job_root, str(state), str(base), patience=MOST_PATIENCE)
-        return answers.tree_changes(raw, where=self.shell.where)
+        return tree_answers.tree_changes(raw, where=self.shell.where)
 
     def fetch_tree(
         self, job_root: str, files: Sequence[TreeFile], folder: Path, had: Mapping[str, Path]
@@ -329,7 +345,7 @@ class SshHost:
     def send_tree(self, job: Job, state: TreeState, contents: Callable[[TreeFile], Path]) -> None:
         """Run `agent.py restore`."""
         raw = self._agent(job.root, "restore", job.root, feed=lambda write: feed_state(state, contents, write))
-        answer = answers.read(answers.RestoredTreeAnswer, raw, where=self.shell.where, program="agent.py restore")
+        answer = answers.read(tree_answers.RestoredTreeAnswer, raw, where=self.shell.where, program="agent.py restore")
         if answer.damaged or answer.restored != len(state.files):
             names = ", ".join(answer.damaged[:3]) or f"{len(state.files) - answer.restored} files"
             raise HostError(f"{self.shell.where}: outputs did not arrive as they were sent ({names}); a damaged disk?")

@@ -157,7 +157,8 @@ def _tree_words(event: ev.Event, _now: float) -> str:
             gone = f", {event.deleted} removed" if event.deleted else ""
             return f"  {what}{gone}; in outputs/: {counted(event.all_files, 'file')}, {event.all_bytes / 1e6:.2f} MB"
         case out.OutputsRestored():
-            return f"  {counted(event.files, 'output')} restored ({event.size_bytes / 1e6:.2f} MB)"
+            source = f" from {event.source}" if event.source else ""
+            return f"  {counted(event.files, 'output')} restored{source} ({event.size_bytes / 1e6:.2f} MB)"
         case out.OutputsRefused():
             return f"  these outputs are not used: {event.reason}"
         case out.OutputsUnmatched() | out.OutputsLeft():
@@ -225,7 +226,7 @@ def _warning_words(event: ev.Event, now: float) -> str:
         case ev.RemoteStoreTroubled():
             return (
                 f"  S3 UPLOAD FAILED: {event.reason}\n"
-                "  The training continues; checkpoints are downloaded to this machine only."
+                "  The training continues; checkpoints and outputs are downloaded to this machine only."
             )
         case _:
             return _out_of_reach_words(event)

@@ -36,13 +36,20 @@ class OutputsPulled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OutputsRestored(Event):
-    """The newest state was written on a machine, before the program started."""
+    """A state was written on a machine, before the program started.
+
+    number: of the state here; of one that is in S3 only, the number that it gets once it is here.
+    source: "S3", or "" where it was sent from here.
+    machine_number: of a state from S3, as the machine counts; 0 where it was sent from here.
+    """
 
     kind: ClassVar[str] = "outputs_restored"
     attempt: int
     number: int
     files: int
     size_bytes: int
+    source: str = ""
+    machine_number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

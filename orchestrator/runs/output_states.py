@@ -132,7 +132,8 @@ class OutputStates:
 
     def swap(self) -> TreeState:
         """Make the older state the newest one, under a new number; the newest one is the older one then."""
-        return self._become(TreeState(self.newest().number + 1, self.older().files))
+        older = self.older()
+        return self._become(TreeState(self.newest().number + 1, older.files, older.on))
 
     def note_on(self, attempt: int, number: int) -> None:
         """Note the number that a machine knows the newest state by."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,11 +27,14 @@ class Bucket:
         objects: (content, metadata) by key, shared between the principals.
         user_id: `aws:userid` of an instance; "" for the account's own key, which may do everything.
         policy: the file of the instance's policy.
+        uploads, numbers: of uploads in parts.
     """
 
     objects: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     user_id: str = ""
     policy: str = "instance.json"
+    uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)  # in parts, that are not complete
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def of(self, user_id: str) -> Bucket:
         """The same bucket with the keys of an instance's role."""
@@ -41,10 +47,50 @@ class Bucket:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": f"{action} on {resource}"}}, action)
 
     def put_object(
-        self, *, Bucket: str, Key: str, Body: bytes, Metadata: Mapping[str, str] | None = None, **_: Any
+        self,
+        *,
+        Bucket: str,
+        Key: str,
+        Body: bytes,
+        Metadata: Mapping[str, str] | None = None,
+        ChecksumSHA256: str = "",
+        **_: Any,
     ) -> None:
         self._check("s3:PutObject", Key)
+        self._compare(Body, ChecksumSHA256)
         self.objects[Key] = (Body, dict(Metadata or {}))
+
+    @staticmethod
+    def _compare(content: bytes, checksum: str) -> None:
+        if checksum and base64.b64encode(hashlib.sha256(content).digest()).decode() != checksum:
+            raise ClientError({"Error": {"Code": "BadDigest", "Message": "the SHA-256 differs"}}, "PutObject")
+
+    def create_multipart_upload(self, *, Bucket: str, Key: str, ChecksumAlgorithm: str) -> dict[str, str]:
+        self._check("s3:PutObject", Key)
+        upload = f"upload-{next(self.numbers)}"
+        self.uploads[upload] = {}
+        return {"UploadId": upload}
+
+    def upload_part(
+        self, *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: bytes, ChecksumSHA256: str
+    ) -> dict[str, str]:
+        self._check("s3:PutObject", Key)
+        self._compare(Body, ChecksumSHA256)
+        self.uploads[UploadId][PartNumber] = Body
+        return {"ETag": f"etag-{PartNumber}"}
+
+    def complete_multipart_upload(
+        self, *, Bucket: str, Key: str, UploadId: str, MultipartUpload: dict[str, list[dict[str, Any]]]
+    ) -> None:
+        self._check("s3:PutObject", Key)
+        parts = self.uploads.pop(UploadId)
+        numbers = [part["PartNumber"] for part in MultipartUpload["Parts"]]
+        assert numbers == sorted(parts), "S3 refuses parts that are not in order"
+        self.objects[Key] = (b"".join(parts[number] for number in numbers), {})
+
+    def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> None:
+        self._check("s3:AbortMultipartUpload", Key)
+        self.uploads.pop(UploadId)
 
     def upload_file(self, path: str, bucket: str, key: str, *, ExtraArgs: dict[str, Any], Config: Any) -> None:
         self.put_object(Bucket=bucket, Key=key, Body=Path(path).read_bytes(), Metadata=ExtraArgs["Metadata"])

@@ -23,6 +23,7 @@ from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 from tests.support.memory_bucket import carried_until
 from tests.support.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
+from tests.support.memory_tree import StoredTree
 
 EPOCH = 1_790_000_000.0
 BOOT_S = 20.0
@@ -97,6 +98,7 @@ class MemoryCloud:
         self.room_for: int | None = None  # machines in each region; None: any number
         self.credentials_end: float | None = None
         self.bucket: dict[int, bytes] = {}  # S3, by step
+        self.bucket_trees: dict[str, StoredTree] = {}  # the outputs in S3, by instance
         self.s3_refusals: list[tuple[float, float]] = []  # it takes nothing and gives nothing, from when to when
         self.fail_after_serving = 0  # so many launches are served and their answer is lost
         self.address = "192.0.2.1/32"  # ours, as the world sees it
@@ -298,6 +300,10 @@ class MemoryCloud:
                 if output.step > machine.carried:
                     self.bucket[output.step] = f"weights after step {output.step}".encode()
                     machine.carried = output.step
+            tree = MemoryHost(self, machine).stored_tree(until) if until is not None else None
+            before = self.bucket_trees.get(machine.instance.instance_id)
+            if tree is not None and (before is None or before.number <= tree.number):
+                self.bucket_trees[machine.instance.instance_id] = tree
 
     def connect(self, instance: Instance, user: str, host_key: str) -> MemoryHost:
         """The engine's `Connect`."""

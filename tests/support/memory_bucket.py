@@ -7,12 +7,14 @@ refuses.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CloudError
 from orchestrator.host.base import BucketPlace
+from orchestrator.runs.output_tree import TreeFile
 from orchestrator.runs.outputs import Output
 from tests.support.memory_host import Machine, MemoryHost, output_of
 
@@ -57,7 +59,23 @@ class MemoryS3:
         if until is None:
             return {}
         trainer, code, asked = host.trainer_at(until)
-        return {"trainer": {"state": trainer, "exit_code": code, "asked": asked}}
+        words: dict[str, Any] = {"trainer": {"state": trainer, "exit_code": code, "asked": asked}}
+        return {**words, "outputs": host.told_of_tree(until)} if trainer == "exited" else words
+
+    def output_state(self, instance_id: str) -> bytes:
+        self._check()
+        found = self.cloud.bucket_trees.get(instance_id)
+        return b"" if found is None else found.raw()
+
+    def fetch_outputs(self, instance_id: str, files: Sequence[TreeFile], folder: Path) -> frozenset[str]:
+        self._check()
+        folder.mkdir(parents=True, exist_ok=True)
+        there = self.cloud.bucket_trees[instance_id].files.values()
+        contents = {hashlib.sha256(content).hexdigest(): content for content in there}
+        for file in files:
+            if file.sha256 in contents:
+                self.cloud.write(folder / file.sha256, contents[file.sha256])
+        return frozenset(file.sha256 for file in files if file.sha256 in contents)
 
     def _host(self, instance_id: str) -> tuple[MemoryHost, float | None]:
         """Return the machine, and up to when S3 has what it did; None: nothing of it."""

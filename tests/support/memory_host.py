@@ -18,11 +18,11 @@ from orchestrator.clock import iso
 from orchestrator.cloud.base import Instance
 from orchestrator.errors import CommandError, CommandTimeoutError, NoCommandsError, UnreachableError
 from orchestrator.host import answers
-from orchestrator.host.base import Cursor, HostStatus, Job, Setup
+from orchestrator.host.base import Cursor, HostStatus, Job, RestoredOutputs, Setup
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 from orchestrator.runs.outputs import ExtraOutput, Output
 from tests.support.lies import told
-from tests.support.memory_tree import MemoryTree, downloaded
+from tests.support.memory_tree import MemoryTree, StoredTree, downloaded
 
 if TYPE_CHECKING:
     from tests.support.memory import MemoryCloud
@@ -257,6 +257,27 @@ class MemoryHost:
         self._answered()
         return tuple(output_of(step) for step in found), ""
 
+    def restore_outputs(
+        self, job: Job, setup: Setup, known: Mapping[str, int], instance_ids: Sequence[str]
+    ) -> RestoredOutputs:
+        self.check()
+        self.cloud.carry()
+        if self.cloud.is_s3_refusing:
+            self._answered()
+            return RestoredOutputs(problem="AccessDenied")
+        ranks = {instance_id: rank for rank, instance_id in enumerate(instance_ids)}
+        newest = max(((ranks[one], number) for one, number in known.items()), default=(-1, -1))
+        restored = RestoredOutputs()
+        for one in reversed(instance_ids):
+            tree = self.cloud.bucket_trees.get(one)
+            if tree is not None and ((ranks[one], tree.number) > newest or known.get(one) == tree.number):
+                self._tree().begin_with(tree.number, tree.files, is_home=known.get(one) == tree.number)
+                size = sum(map(len, tree.files.values()))
+                restored = RestoredOutputs(one, tree.number, len(tree.files), size)
+                break
+        self._answered()
+        return restored
+
     def start(self, job: Job, setup: Setup) -> None:
         self.check()
         machine = self.machine
@@ -305,6 +326,8 @@ class MemoryHost:
         waiting = len(tuple(self.outputs_at(now))) - len(outputs)
         stored = self._stored(outputs)
         end = Cursor(max(len(text), cursor.metrics), 0)
+        tree, in_s3 = self._tree_status(now, allow_bytes), self._stored_now()
+        is_whole = tree is None or (in_s3 is not None and in_s3.is_final and in_s3.number == tree.state)
         true = HostStatus(
             trainer,  # type: ignore[arg-type]
             code,
@@ -320,10 +343,11 @@ class MemoryHost:
             stored,
             "AccessDenied" if self._has_bucket and self.cloud.is_s3_refusing else "",
             gpu_trouble=machine.gpu_problem if trainer == "exited" and code else "",
-            s3_done=trainer == "exited" and len(stored) == len(outputs) and not waiting,
+            s3_done=trainer == "exited" and len(stored) == len(outputs) and not waiting and is_whole,
+            stored_state=0 if in_s3 is None else in_s3.number,
             waiting_files=waiting,
             waiting_bytes=waiting << 30,
-            tree=self._tree_status(now, allow_bytes),
+            tree=tree,
         )
         lie = self.machine.lie
         if not lie:
@@ -426,6 +450,23 @@ class MemoryHost:
         is_hurried = self.machine.noticed_at is not None
         return self._tree().status(self._step_at(now), is_over=is_over, is_hurried=is_hurried, allowed=allow_bytes)
 
+    def stored_tree(self, at: float) -> StoredTree | None:
+        """Return what of the outputs is whole at that moment, as it goes to S3."""
+        if not self.machine.has_tree:
+            return None
+        return self._tree().stored_at(self._step_at(at), is_over=self.trainer_at(at)[0] == "exited")
+
+    def told_of_tree(self, at: float) -> dict[str, int | bool] | None:
+        """Return what the agent of an ended trainer says of its outputs."""
+        if not self.machine.has_tree:
+            return None
+        told = dict.fromkeys(("home", "new_files", "new_bytes", "pending_files", "pending_bytes", "files", "bytes"), 0)
+        return {**told, "state": self._tree().number_at(self._step_at(at)), "is_final": True}
+
+    def _stored_now(self) -> StoredTree | None:
+        self.cloud.carry()
+        return self.cloud.bucket_trees.get(self.machine.instance.instance_id)
+
     def tree_changes(self, job_root: str, state: int, base: int) -> TreeChanges:
         self.check()
         self._answered()
@@ -503,6 +544,7 @@ def raw_of(status: HostStatus, now: float) -> dict[str, Any]:
         "stored": [asdict(output) for output in status.stored],
         "s3_problem": status.s3_trouble,
         "s3_done": status.s3_done,
+        "s3_outputs": {"state": status.stored_state, "bytes": status.stored_bytes},
         "gpu_problem": status.gpu_trouble,
         "gpu": dict(status.gpu),
         "mirror": None if status.tree is None else {**asdict(status.tree), "bytes": status.tree.size_bytes},

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.instance.stored_state import to_bytes
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 
 if TYPE_CHECKING:
@@ -58,6 +60,26 @@ def file_of(name: str, content: bytes, after: int = 0) -> TreeFile:
     )
 
 
+@dataclass(frozen=True)
+class StoredTree:
+    """A state in S3."""
+
+    number: int
+    is_final: bool
+    files: Mapping[str, bytes]
+
+    def raw(self) -> bytes:
+        """Return it as the uploader writes it."""
+        entries = []
+        for name, content in self.files.items():
+            file = file_of(name, content)
+            entries.append(
+                {"root": file.root, "path": file.path, "kind": "file", "size": file.size_bytes,
+                 "mtime_ns": file.mtime_ns, "mode": file.mode, "sha256": file.sha256}
+            )  # fmt: skip
+        return to_bytes(self.number, self.is_final, entries)
+
+
 class MemoryTree:
     """What `mirror.py` does on a machine: states by number, and which one the owner has."""
 
@@ -66,10 +88,13 @@ class MemoryTree:
         self.sealed: dict[str, bytes] = {}
         self.number = self.home = 0
         self.home_files: dict[str, bytes] = {}
+        self.first = (0, 0)  # number and step of the state that it began with
 
     def status(self, step: int, *, is_over: bool, is_hurried: bool, allowed: float) -> TreeStatus:
         """Make a new state if there is one to make; return what is told of it."""
         now = tree_at(step, self.machine.checkpoint_every)
+        if self._is_stored:  # in S3: each state is made, and costs nothing
+            self.sealed, self.number = now, self.number_at(step)
         changed = {name: content for name, content in now.items() if self.sealed.get(name) != content}
         size = sum(map(len, changed.values()))
         if now != self.sealed and (is_hurried or is_over or size <= allowed):
@@ -87,6 +112,21 @@ class MemoryTree:
             files=len(self.sealed),
             size_bytes=sum(map(len, self.sealed.values())),
         )
+
+    @property
+    def _is_stored(self) -> bool:
+        return self.machine.job is not None and self.machine.job.bucket is not None
+
+    def number_at(self, step: int) -> int:
+        """Return the number of the state after so many steps, where each one is made."""
+        every = self.machine.checkpoint_every
+        return self.first[0] + (step // every * every - self.first[1]) // every
+
+    def stored_at(self, step: int, *, is_over: bool) -> StoredTree | None:
+        """Return what S3 has after so many steps; None for nothing."""
+        number = self.number_at(step)
+        is_new = number != self.home or is_over
+        return StoredTree(number, is_over, tree_at(step, self.machine.checkpoint_every)) if number and is_new else None
 
     def changes(self, state: int, base: int) -> TreeChanges:
         """Return how the newest state differs from the base."""
@@ -120,9 +160,14 @@ class MemoryTree:
         for name, file in state.files.items():
             files[name] = contents(file).read_bytes()
             assert hashlib.sha256(files[name]).hexdigest() == file.sha256, f"{name} was sent damaged"
+        self.begin_with(state.number, files, is_home=True)
+
+    def begin_with(self, number: int, files: Mapping[str, bytes], *, is_home: bool) -> None:
+        """Take over a state, which the owner has, or which is in S3 only."""
         self.machine.tree_step = step_of(files, self.machine.checkpoint_every)
-        self.sealed, self.home_files = dict(files), dict(files)
-        self.number = self.home = state.number
+        self.sealed, self.number = dict(files), number
+        self.home_files, self.home = (dict(files), number) if is_home else ({}, 0)
+        self.first = number, self.machine.tree_step
 
 
 def downloaded(files: Sequence[TreeFile], tree: MemoryTree, write: Callable[[str, bytes], None]) -> frozenset[str]:

@@ -202,6 +202,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "gpu",
             "metadata",
             "mirror",
+            "output_answers",
             "output_files",
             "output_stream",
             "metrics_process",

@@ -6,12 +6,15 @@ only the folders of the run's own instances are read: what another machine wrote
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -22,9 +25,13 @@ from orchestrator.cloud.aws.session import open_client, open_session
 from orchestrator.errors import CloudError, CredentialsError, PixelOrchError, SpecError
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
+from orchestrator.runs.output_tree import MOST_STATE_BYTES, TreeFile
 from orchestrator.runs.outputs import CHECKPOINT_NAME, Output, step_in_name
 
 SMALL_BYTES = 64 << 20  # metrics and logs are read whole up to here
+SMALL_OBJECT_BYTES = 16 << 20  # a smaller content of the outputs is read in one request
+FILES_AT_ONCE = 8
+MISSING = ("NoSuchKey", "InvalidRange", "404")  # codes of what is not there
 
 
 class _TooLongError(PixelOrchError):
@@ -216,15 +223,81 @@ class S3Store:
         own = [user_id for user_id in user_ids if s3_layout.instance_of(user_id) == instance_id]
         return [s3_layout.machine_folder(self.prefix, user_id) for user_id in own]
 
-    def _read(self, key: str) -> bytes:
+    def _read(self, key: str, *, most_bytes: int = SMALL_BYTES) -> bytes:
         try:
             with self._door():
-                answer = self._s3.get_object(Bucket=self.bucket, Key=key, Range=f"bytes=0-{SMALL_BYTES - 1}")
+                answer = self._s3.get_object(Bucket=self.bucket, Key=key, Range=f"bytes=0-{most_bytes - 1}")
                 return bytes(answer["Body"].read())
         except CloudError as error:
-            if error.code in ("NoSuchKey", "InvalidRange", "404"):
+            if error.code in MISSING:
                 return b""
             raise
+
+    # -- outputs
+
+    def output_state(self, instance_id: str) -> bytes:
+        """Return the list of the newest state of the outputs that an instance stored whole; b"" if it stored none."""
+        for folder in self._machine_folders(instance_id):
+            content = self._read(f"{folder}/{s3_layout.OUTPUT_STATE}", most_bytes=MOST_STATE_BYTES + 1)
+            if content:
+                return content
+        return b""
+
+    def fetch_outputs(self, instance_id: str, files: Sequence[TreeFile], folder: Path) -> frozenset[str]:
+        """Download contents that an instance stored, each under its SHA-256, whole and compared by it.
+
+        Args:
+            instance_id: of the run.
+            files: of its state; no digest twice.
+            folder: where they go.
+
+        Returns:
+            The digests that are there now. What is missing is damaged in S3, or is not there.
+
+        Raises:
+            CloudError: S3 does not answer.
+            OSError: they cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        check_room(folder, sum(file.size_bytes for file in files))
+        machines = self._machine_folders(instance_id)
+        if not machines or not files:
+            return frozenset()
+        self._s3  # noqa: B018  (made in this thread: a session is not to be made in two)
+        is_over = Event()
+
+        def fetch(file: TreeFile) -> str:
+            if is_over.is_set():
+                return ""
+            try:
+                key = f"{machines[0]}/{s3_layout.output_object(file.sha256)}"
+                return file.sha256 if self._fetch_content(key, file, folder / file.sha256) else ""
+            except BaseException:
+                is_over.set()
+                raise
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            here = frozenset(digest for digest in pool.map(fetch, files) if digest)
+        sync_folder(folder)
+        return here
+
+    def _fetch_content(self, key: str, file: TreeFile, destination: Path) -> bool:
+        """Download one content; return whether it is the announced one. No more than announced is received."""
+        try:
+            if file.size_bytes > SMALL_OBJECT_BYTES:
+                return self.fetch(Output(file.path, 0, file.size_bytes, file.sha256, key), destination)
+            with self._door(writes_to=destination.parent):
+                content = bytes(self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read(file.size_bytes + 1))
+        except CloudError as error:
+            if error.code in MISSING:
+                return False
+            raise
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            return False
+        part = part_path(destination, file.sha256)
+        part.write_bytes(content)
+        os.replace(part, destination)
+        return True
 
     def last_words(self, instance_id: str) -> dict[str, Any]:
         """Return the agent's state as the instance stored it last; {} if it stored none."""

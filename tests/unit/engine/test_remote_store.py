@@ -53,6 +53,12 @@ class MemoryBucket:
     def last_words(self, instance_id: str) -> dict[str, Any]:
         return self.words
 
+    def output_state(self, instance_id: str) -> bytes:
+        return b""
+
+    def fetch_outputs(self, instance_id: str, files: Sequence[Any], folder: Path) -> frozenset[str]:
+        return frozenset()
+
 
 def engine_of(story: Story, words: dict[str, Any] | None = None) -> Engine:
     return story.engine(bucket=PLACE, remote_store=MemoryBucket(story, words))

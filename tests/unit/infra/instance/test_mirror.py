@@ -15,7 +15,8 @@ import pytest
 from infra.instance import mirror as mirror_module
 from infra.instance.complete_files import CompleteFiles, open_to_write
 from infra.instance.frames import FrameReader
-from infra.instance.mirror import Mirror, acknowledge, allow, changes, is_mirrored, told
+from infra.instance.mirror import Mirror
+from infra.instance.output_answers import acknowledge, allow, changes, is_mirrored, told
 from infra.instance.output_files import Rules
 from infra.instance.output_stream import Restorer, send_contents
 

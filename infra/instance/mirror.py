@@ -96,6 +96,7 @@ class Mirror:
         newest = sealed_state(root) if is_newer else home
         self.number: int = newest["state"]
         self.files: dict[str, Entry] = newest["files"]  # of the newest state
+        self.began = self.number  # what was restored
         self.is_final = False
         self.sent: dict[str, list[Any]] = {}  # marks of what was there before the program started
         self.told: dict[str, Any] = {}
@@ -336,7 +337,7 @@ class Mirror:
         return digest.hexdigest(), digest_had
 
     def _save(self) -> None:
-        state = {"state": self.number, "files": self.files, "is_final": self.is_final}
+        state = {"state": self.number, "files": self.files, "is_final": self.is_final, "began": self.began}
         write_json(os.path.join(self.folder, "sealed.json"), state)
 
     def _drop_copies(self) -> None:

@@ -67,7 +67,7 @@ class OutputDownloader:
         try:
             for instance_id, folder in folders_of(self.prefix, self._user_ids(), list(self.ranks)):
                 state = self._state(instance_id, folder, answer["refused"])
-                if state is None or not self._is_wanted(instance_id, state.number, known):
+                if state is None or not state.is_own or not self._is_wanted(instance_id, state.number, known):
                     continue
                 try:
                     self._fetch(folder, state)

@@ -210,7 +210,7 @@ class Restorer:
         write_json(os.path.join(self.folder, "home.json"), home)
         write_json(os.path.join(self.folder, "home"), home["state"])
         if not is_home:
-            write_json(os.path.join(self.folder, "sealed.json"), state)
+            write_json(os.path.join(self.folder, "sealed.json"), {**state, "began": number})
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -123,7 +123,7 @@ class OutputUploader:
         try:
             self._sign()
             self._upload(sealed["files"].values())
-            content = to_bytes(*this, sealed["files"].values())
+            content = to_bytes(*this, sealed["files"].values(), is_own=sealed.get("began", 0) != this[0])
             self.s3.put_object(Bucket=self.bucket, Key=self.key(OUTPUT_STATE), Body=content, ChecksumAlgorithm="SHA256")
         except ReplacedError:
             return False

@@ -1,7 +1,8 @@
 """A state of a program's outputs as it is written to S3: `outputs/state.json` in a machine's folder.
 
-It is a JSON object: `number`, `is_final` (the program has ended, and nothing newer comes), `files` (all of them, as
-`mirror.shown` gives them). Another machine has written what is read here: each value is checked before it is used.
+It is a JSON object: `number`, `is_final` (the program has ended, and nothing newer comes), `is_own` (false for the
+state that was restored on this machine: an earlier one stored it, or the owner has it), `files` (all of them, as
+`output_answers.shown` gives them). Another machine has written what is read here: each value is checked.
 
 Standard library only, Python 3.8 and later.
 """
@@ -27,17 +28,18 @@ KEPT = ("root", "path", "kind", "size", "mtime_ns", "mode", "sha256", "target")
 
 
 class StoredState(NamedTuple):
-    """A state, with its files as `mirror.shown` gives them."""
+    """A state, with its files as `output_answers.shown` gives them."""
 
     number: int
     is_final: bool
+    is_own: bool
     files: Any  # a list of entries
 
 
-def to_bytes(number: int, is_final: bool, files: Iterable[Any]) -> bytes:
+def to_bytes(number: int, is_final: bool, files: Iterable[Any], *, is_own: bool = True) -> bytes:
     """Return what `from_bytes` reads."""
     shown = [{key: entry[key] for key in KEPT if key in entry} for entry in files]
-    return json.dumps({"number": number, "is_final": is_final, "files": shown}).encode()
+    return json.dumps({"number": number, "is_final": is_final, "is_own": is_own, "files": shown}).encode()
 
 
 def from_bytes(raw: bytes) -> StoredState:
@@ -58,7 +60,7 @@ def from_bytes(raw: bytes) -> StoredState:
     files = [_entry(raw_entry) for raw_entry in told["files"]]
     if len({(entry["root"], entry["path"]) for entry in files}) < len(files):
         raise ValueError("a file is listed twice")
-    return StoredState(number, told.get("is_final") is True, files)
+    return StoredState(number, told.get("is_final") is True, told.get("is_own") is not False, files)
 
 
 def _entry(raw: Any) -> Any:

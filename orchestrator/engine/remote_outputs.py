@@ -61,7 +61,7 @@ class RemoteOutputs:
             except HostError as error:
                 self._refuse(str(error))
                 continue
-            if found is not None and found.state > max(0, on.get(attempt.number, 0)):
+            if found is not None and found.is_own and found.state > on.get(attempt.number, 0):
                 return attempt, found
         return None
 
@@ -163,4 +163,6 @@ class RemoteOutputs:
             here = self.states.newest().on.get(attempt.number, -1)
             is_final = told.is_final or (stored is not None and stored.is_final and stored.state == here)
             is_safe = is_final and here >= told.state
+            if stored is not None and not stored.is_own:  # it has made none: what it began with is in S3, or here
+                is_safe = stored.is_final and not problem
         return "" if is_safe else problem or "S3 did not get them before the machine ended"

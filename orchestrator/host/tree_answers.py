@@ -57,6 +57,7 @@ class StoredAnswer(_Answer):
 
     number: answers.StateNumber
     is_final: bool
+    is_own: bool = True
     files: Annotated[list[dict[str, Any]], Field(max_length=MOST_TREE_FILES)]
 
 
@@ -102,7 +103,7 @@ def stored_state(raw: bytes, *, where: str) -> TreeChanges:
         raise HostError(f"{where}: the list of its outputs in S3 makes no sense: {field}: {first['msg']}") from None
     except ValueError as error:
         raise HostError(f"{where}: the list of its outputs in S3 makes no sense: {error}") from None
-    return TreeChanges(answer.number, 0, answer.is_final, files, ())
+    return TreeChanges(answer.number, 0, answer.is_final, files, (), answer.is_own)
 
 
 def last_outputs(words: dict[str, Any]) -> TreeStatus | None:

@@ -79,6 +79,7 @@ class TreeChanges:
     is_final: bool
     files: tuple[TreeFile, ...]
     deleted: tuple[str, ...]
+    is_own: bool = True  # in S3: the machine's program has made it; False for what was restored on the machine
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,11 @@ class MemoryHost:
         restored = RestoredOutputs()
         for one in reversed(instance_ids):
             tree = self.cloud.bucket_trees.get(one)
-            if tree is not None and ((ranks[one], tree.number) > newest or known.get(one) == tree.number):
+            if (
+                tree is not None
+                and tree.is_own
+                and ((ranks[one], tree.number) > newest or known.get(one) == tree.number)
+            ):
                 self._tree().begin_with(tree.number, tree.files, is_home=known.get(one) == tree.number)
                 size = sum(map(len, tree.files.values()))
                 restored = RestoredOutputs(one, tree.number, len(tree.files), size)

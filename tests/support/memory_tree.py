@@ -67,6 +67,7 @@ class StoredTree:
     number: int
     is_final: bool
     files: Mapping[str, bytes]
+    is_own: bool = True
 
     def raw(self) -> bytes:
         """Return it as the uploader writes it."""
@@ -77,7 +78,7 @@ class StoredTree:
                 {"root": file.root, "path": file.path, "kind": "file", "size": file.size_bytes,
                  "mtime_ns": file.mtime_ns, "mode": file.mode, "sha256": file.sha256}
             )  # fmt: skip
-        return to_bytes(self.number, self.is_final, entries)
+        return to_bytes(self.number, self.is_final, entries, is_own=self.is_own)
 
 
 class MemoryTree:
@@ -126,7 +127,9 @@ class MemoryTree:
         """Return what S3 has after so many steps; None for nothing."""
         number = self.number_at(step)
         is_new = number != self.home or is_over
-        return StoredTree(number, is_over, tree_at(step, self.machine.checkpoint_every)) if number and is_new else None
+        if not number or not is_new:
+            return None
+        return StoredTree(number, is_over, tree_at(step, self.machine.checkpoint_every), number != self.first[0])
 
     def changes(self, state: int, base: int) -> TreeChanges:
         """Return how the newest state differs from the base."""

@@ -327,8 +327,13 @@ def test_the_next_machine_writes_the_newest_state_to_its_paths_with_its_times(
     assert len(changes(str(second.root), 1, -1)["files"]) == 5
     assert second.uploader.upload_newest(), "its own folder has all of it"
     assert second.stored() == first.stored()
+    third = Mirrored(bucket, tmp_path, THIRD)
+    assert third.restore()["instance"] == FIRST, "the second machine has made no state of its own"
+    assert third.restore({SECOND: 1})["instance"] == "", "the owner has what the second one began with"
     second.write(more__pt=b"more").look()
     assert sealed_state(str(second.root))["state"] == 2
+    assert second.uploader.upload_newest()
+    assert third.restore()["instance"] == SECOND
 
 
 def test_what_the_owner_has_too_is_known_as_such(first: Mirrored, bucket: Bucket, tmp_path: Path) -> None:

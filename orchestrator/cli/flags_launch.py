@@ -23,6 +23,7 @@ def _where(sub: Flags) -> None:
     sub.add_argument(
         "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
     )
+    sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU, in place of --instance: A10G:4")
     market_flags(sub)
     sub.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
     sub.add_argument("--allow-cpu", action="store_true", help="train on the CPU where the GPU cannot be used")

@@ -11,6 +11,7 @@ from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
+from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
 from orchestrator.plan.validators import (
@@ -67,10 +68,9 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         return flag if flag not in (None, [], False) else file.get(name, default)
 
     cloud = check_cloud(given("cloud"))
-    instance = given("instance")
-    if instance is None:
-        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge")
-    instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
+    instances = _instances(flags, cloud) or _instances(file, cloud)
+    if not instances:
+        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge, or a GPU: --gpu T4")
     check_texts(flags, command)
     words = _unquoted(tuple(command) or _words(file.get("command")))
     if cloud == "aws":
@@ -126,8 +126,9 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if flags.get("setup") is not None or flags.get("no_setup"):
         asked = _setup(flags, {}, is_own=bool(old.command))
         changes["program"] = old.program.model_copy(update=asked)
-    if flags.get("instance") is not None:
-        changes["instances"] = check_instances(flags["instance"])
+    instances = _instances(flags, old.cloud)
+    if instances:
+        changes["instances"] = instances
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:
@@ -145,6 +146,20 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def _instances(asked: Mapping[str, Any], cloud: str) -> tuple[str, ...]:
+    """Return the types that the flags, or a file, ask for, by name or by their GPU; () for none."""
+    instance, gpu = (_joined(asked.get(name)) for name in ("instance", "gpu"))
+    if instance is not None and gpu is not None:
+        raise SpecError("--instance and --gpu both say what is rented; give one of them")
+    if gpu is not None:
+        return any_types_with(gpu) if cloud == "local" else rentable_with(gpu)
+    return () if instance is None else check_instances(instance)
+
+
+def _joined(value: Any) -> str | None:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _setup(flags: Mapping[str, Any], file: Mapping[str, Any], *, is_own: bool) -> dict[str, Any]:

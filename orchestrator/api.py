@@ -41,7 +41,7 @@ class RunResult:
     run: str
     state: str  # SUCCEEDED, FAILED, CANCELLED or STOPPED; RUNNING and the like after `detach=True`; PLANNED: dry run
     reason: str
-    steps: int
+    steps: int  # 0 also where the program does not tell them: `details["steps"]` is then None
     cost_usd: float
     folder: Path
     checkpoint: Path | None
@@ -184,7 +184,7 @@ def result(run: str) -> RunResult:
         run=run,
         state=details["state"],
         reason=details["reason"],
-        steps=details["steps"],
+        steps=details["steps"] or 0,
         cost_usd=details["cost_usd"],
         folder=store.folder,
         checkpoint=Path(details["checkpoint"]) if details["checkpoint"] else None,

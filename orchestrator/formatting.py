@@ -90,6 +90,11 @@ def number(value: float | None, digits: int | None = None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def figure(value: float) -> str:
+    """Return a measured value with four digits: 0.5312, 12.4, 3.2e-05."""
+    return f"{value:.4g}"
+
+
 def span(seconds: float) -> str:
     """Return a length of time: 8s, 3m12s, 2h05m."""
     whole = round(max(0.0, seconds))

@@ -41,6 +41,7 @@ from infra.instance.metadata import take_proxies
 from infra.instance.metrics_process import told_of_metrics
 from infra.instance.mirror import acknowledge, allow, changes, told
 from infra.instance.output_stream import restore, send_contents
+from infra.instance.program_side import catches_stop
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (
     new_metrics,
@@ -202,6 +203,7 @@ def status(
         "metrics_bytes": metrics_bytes,
         "log_bytes": log_bytes,
         **facts,
+        "catches_stop": program_catches_stop(state),
         "outputs": found,
         "mirror": told(root),
         "waiting_files": len(waiting),
@@ -213,6 +215,14 @@ def status(
         "metadata_problem": state.get("metadata_problem", ""),
         "s3_problem": state.get("s3_problem", "") or uploader.get("problem", ""),
     }
+
+
+def program_catches_stop(state: dict[str, Any]) -> bool | None:
+    """Return whether the running trainer handles the signal to stop, None where that is not known."""
+    trainer = state.get("trainer", {})
+    if trainer.get("state") != "running" or not state.get("stop_signal"):
+        return None
+    return catches_stop(trainer.get("pid"), state["stop_signal"])
 
 
 def note_heartbeat(root: str, allow_s: str) -> None:

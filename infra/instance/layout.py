@@ -1,6 +1,7 @@
 """Which files are sent to an instance, and their paths in its folder `bin/`.
 
     bin/agent.py, bin/bootstrap.sh ...      the programs, run by path
+    bin/program/orchestrator/ ...           what the user's program may import
     bin/infra/instance/watch.py ...         the modules that the programs import, under the names of the source tree
 
 Python looks for the imports of a script in the script's own folder first. So `from infra.instance.watch import Watch`
@@ -27,6 +28,7 @@ MODULES = (
     "output_files.py",
     "output_stream.py",
     "metrics_process.py",
+    "program_side.py",
     "programs.py",
     "requirements.py",
     "trainer_files.py",
@@ -44,6 +46,9 @@ MODULES = (
     "metrics/tensorboard.py",
     "metrics/values.py",
 )
+FOR_PROGRAMS = {"orchestrator/__init__.py": "run_log.py", "orchestrator/callbacks.py": "callbacks.py"}
+"""What a program may import, by the path below `bin/program`, which comes last in its PYTHONPATH."""
+
 MODULES_FOR_BUCKET = ("s3_layout.py",)
 
 
@@ -64,4 +69,6 @@ def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
     modules = (*MODULES, *(MODULES_FOR_BUCKET if has_bucket else ()))
     for name in ("__init__.py", *(f"instance/{module}" for module in modules)):
         files[f"bin/infra/{name}"] = own.joinpath(name).read_bytes()
+    for name, source in FOR_PROGRAMS.items():
+        files[f"bin/program/{name}"] = own.joinpath(f"instance/program/{source}").read_bytes()
     return files

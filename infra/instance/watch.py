@@ -30,6 +30,7 @@ from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
 from infra.instance.mirror import Mirror, is_mirrored
 from infra.instance.output_files import Rules
+from infra.instance.program_side import environment, stop_number, write_notice
 from infra.instance.programs import KILL_S, last_line, run
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
 
@@ -114,6 +115,7 @@ class Watch:
             env.get("PATH", "/usr/bin:/bin"),
         )  # `python` is the one with torch
         env.update(self.job["env"])
+        env.update(environment(self.root, self.job, env))
         keep_from_proxy(env)
         env.update({"PIXEL_ORCH_OUT": out, "PYTHONUNBUFFERED": "1"})
         log = open(os.path.join(out, "trainer.log"), "ab")  # noqa: SIM115 (the trainer keeps it)
@@ -128,6 +130,7 @@ class Watch:
                 start_new_session=True,
             )
             self.state["trainer"] = {"state": "running", "pid": self.trainer.pid, "asked": False}
+            self.state["stop_signal"] = stop_number(self.job)
         except OSError as error:
             log.write(("pixel-orch: cannot start %s: %s\n" % (self.job["command"][0], error)).encode())
             self.state["trainer"] = {"state": "exited", "exit_code": 127, "asked": False}
@@ -161,14 +164,15 @@ class Watch:
             pass
 
     def request_stop(self, why: str) -> None:
-        """Send SIGTERM to the trainer, once, and log the reason."""
+        """Tell the trainer to save and end, once, by its signal and by the file of the notice; log the reason."""
         if self.stop_sent_at is not None or self.trainer is None or self.trainer.poll() is not None:
             return
         self.stop_sent_at = steady()
         self.state["trainer"]["asked"] = True
-        self.say("SIGTERM to the trainer: %s" % why)
+        self.say("%s to the trainer: %s" % (self.job.get("stop_signal", "SIGTERM"), why))
         self.save()
-        self.signal_trainer(signal.SIGTERM)
+        write_notice(self.root, self.state["notice"], why, float(self.job["stop_timeout_s"]))
+        self.signal_trainer(stop_number(self.job))
 
     def say(self, text: str) -> None:
         """Append one line to the agent's log."""

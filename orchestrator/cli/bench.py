@@ -263,7 +263,7 @@ def _rows(
         store = RunStore(home, child.spec.run)
         if (store.folder / "spec.json").exists():
             records[child.instance_type] = record_of(store, now)
-            attempts[child.instance_type], digests[child.instance_type] = _digest(store, warmup)
+            attempts[child.instance_type], digests[child.instance_type] = _digest(store, warmup, child.spec)
     target = args.target if args.target is not None else common_target(list(digests.values()))
     rows = []
     for child in children:
@@ -284,12 +284,14 @@ def _rows(
     return rows, list(records.values())
 
 
-def _digest(store: RunStore, warmup: int) -> tuple[int | None, Digest]:
+def _digest(store: RunStore, warmup: int, spec: RunSpec) -> tuple[int | None, Digest]:
     """Digest the metrics of the attempt with the most measurements; return its number too."""
+    is_own = spec.trainer is None
     found: list[tuple[int | None, Digest]] = [
-        (a.number, metrics.read(store.metrics_path(a.number), skip_until_step=warmup)) for a in store.state().attempts
+        (a.number, metrics.read(store.metrics_path(a.number), skip_until_step=warmup, is_own=is_own))
+        for a in store.state().attempts
     ]
-    return max(found, key=lambda one: one[1].measured, default=(None, Digest()))
+    return max(found, key=lambda one: (one[1].measured, one[1].lines), default=(None, Digest()))
 
 
 def _full_steps(spec: RunSpec) -> int | None:
@@ -300,7 +302,7 @@ def _full_steps(spec: RunSpec) -> int | None:
 def _says(child: Child, record: Record | None, digest: Digest) -> str:
     """Return why a type has no figures or did not succeed; "" if it did."""
     if record is not None and record.row.state == "SUCCEEDED":
-        return "; ".join(digest.problems) if digest.images_per_s is None else ""
+        return "; ".join(digest.problems) if digest.images_per_s is None and digest.steps_per_s is None else ""
     if record is not None and record.row.reason:
         return f"{record.row.state}: {record.row.reason.splitlines()[0]}"
     return _last_words(child.log)

@@ -49,8 +49,25 @@ def _what(sub: Flags) -> None:
     sub.add_argument(
         "--include", metavar="PATH", action="append", help="send it although git ignores it or it may be secret"
     )
+    sub.add_argument(
+        "--metric", metavar="N=PATTERN", dest="metrics", action="append", help="value in your program's log; repeatable"
+    )
+    sub.add_argument("--stop-signal", metavar="SIGNAL", help="tells your program to save and end (default: SIGTERM)")
     sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
     sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
+    _outputs(sub)
+
+
+def _outputs(sub: Flags) -> None:
+    sub.add_argument(
+        "--outputs", metavar="GLOB", action="append", help="only these files of your program are outputs: 'results/**'"
+    )
+    sub.add_argument("--ignore-outputs", metavar="GLOB", action="append", help="these files are no outputs")
+    sub.add_argument("--download", metavar="WHICH", help="newest (default), all, or none: with --bucket, S3 only")
+    sub.add_argument("--download-every", metavar="TIME", help="how often (default: for a tenth of the price)")
+    sub.add_argument(
+        "--keep-outputs-for", metavar="TIME", help="keep the machine so long for what cannot be downloaded (30m)"
+    )
 
 
 def _how(sub: Flags) -> None:
@@ -90,5 +107,5 @@ def _embedded(sub: Flags) -> None:
         "--interrupt-after",
         metavar="S",
         type=float,
-        help="embedded cloud: interrupt once, S seconds after the first step or at half of the steps",
+        help="embedded cloud: interrupt once, S seconds after the first step (or the start, without steps), or at half",
     )

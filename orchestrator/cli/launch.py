@@ -35,6 +35,7 @@ from orchestrator.plan.preview import (
     sync_dry_run,
     title_of,
     unused_gpus,
+    what_comes_back,
     what_is_sent,
 )
 from orchestrator.plan.requests import cost_ceiling
@@ -125,6 +126,7 @@ def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
     request = prepared.request
     for line in (*what_is_sent(plan.spec, request.tree, request.sources, request.look), *unused_gpus(plan)):
         screen.plain(filled(line))
+    screen.plain(filled(f"{what_comes_back(plan.spec, plan.offers)}."))
     if plan.spec.is_embedded:
         screen.plain("Embedded cloud: prices are recorded ones; nothing is billed.")
         for known in map(catalog.find, plan.spec.instances):

@@ -102,16 +102,20 @@ def exhibits_of(records: list[Record], home: Path, now: float) -> Exhibits:
     """Return the curves, price histories and sample grids of the page."""
     from orchestrator.report.html.charts import Curve
     from orchestrator.report.html.page import Exhibits
-    from orchestrator.report.metrics import joined
+    from orchestrator.report.html.value_charts import ValueCurves
+    from orchestrator.report.metrics import joined, joined_curves
 
-    curves = []
+    curves, values = [], []
     for record in records[-4 * MOST_GALLERIES :]:
         parts = [(a.resumed_from, record.digests[a.number]) for a in record.state.attempts]
         train, valid = joined(parts)
         curves.append(Curve(record.row.run, train, valid))
+        if record.row.is_own:
+            values.append(ValueCurves(record.row.run, record.row.unit, joined_curves(parts)))
     drawn = [store for record in records if samples_of(store := RunStore(home, record.row.run))]
     galleries = tuple(_gallery(store) for store in drawn[-MOST_GALLERIES:])
-    return Exhibits(tuple(curves), tuple(_histories(records, home, now)), galleries, len(drawn))
+    histories = tuple(_histories(records, home, now))
+    return Exhibits(tuple(curves), tuple(values), histories, galleries, len(drawn))
 
 
 def _gallery(store: RunStore) -> Gallery:

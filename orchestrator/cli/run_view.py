@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from orchestrator.cli.console import Screen
 from orchestrator.clock import Clock
-from orchestrator.formatting import WIDTH, money, number
+from orchestrator.formatting import WIDTH, money, number, span
 from orchestrator.market.billing import total_usd
-from orchestrator.report.event_text import event_words
+from orchestrator.report.event_text import event_words, progress_words
 from orchestrator.runs import events as ev
 from orchestrator.runs.state import Attempt, RunState, fold
 
@@ -36,13 +36,17 @@ class RunView:
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Show the progress: live in a terminal, every ten seconds in a pipe."""
-        if attempt.first_step_at is None:
-            return
         now = self.clock.now()
+        if attempt.first_step_at is None:
+            if self.steps is not None or attempt.trainer_started_at is None:
+                return
+            words = f"running for {span(max(0.0, now - attempt.trainer_started_at))}{self._billed()}"
+        else:
+            words = "" if self.screen.is_terminal else self._progress(step, images_per_s, bar=20)
         if self.screen.is_terminal:
-            self.screen.live(self._live_words(step, images_per_s))
+            self.screen.live(f"{' ' * 9}{words}" if words else self._live_words(step, images_per_s))
         elif now - self._told_at >= PLAIN_PROGRESS_EVERY_S:
-            self.screen.line(self._progress(step, images_per_s, bar=20))
+            self.screen.line(words)
             self._told_at = now
 
     def show_progress(self) -> None:
@@ -68,7 +72,8 @@ class RunView:
         return text
 
     def _progress(self, step: int, images_per_s: float | None, *, bar: int) -> str:
-        text = f"step {step}"
+        newest = self._newest()
+        text = f"{newest.unit if newest else 'step'} {step}"
         if self.steps:
             text += f"/{self.steps}"
         if self.steps and bar:
@@ -76,8 +81,15 @@ class RunView:
             text += f" [{'#' * done}{'.' * (bar - done)}]"
         if images_per_s:
             text += f"  {number(images_per_s)} images/s"
-        billed = total_usd(self._run().attempts, self.clock.now())
-        return text + f"  ~${money(billed)} so far"
+        elif newest and bar:
+            text += progress_words(newest)
+        return text + self._billed()
+
+    def _billed(self) -> str:
+        return f"  ~${money(total_usd(self._run().attempts, self.clock.now()))} so far"
+
+    def _newest(self) -> ev.Progress | None:
+        return next((e for e in reversed(self._events[-50:]) if isinstance(e, ev.Progress)), None)
 
     def event(self, event: ev.Event) -> None:
         """Print the line of an event, if it has one, with the time at which it happened."""

@@ -128,7 +128,7 @@ def _cells(row: StatusRow, now: float) -> list[str]:
         "DAMAGED" if row.is_damaged else state.state,
         "embedded" if state.cloud == EMBEDDED_TITLE else state.cloud,
         state.attempts[-1].instance_type if state.attempts else "-",
-        str(row.step),
+        str(row.step or "-"),
         ("~" if row.is_estimate else "") + money(row.cost_usd),
         span(now - state.created_at),
         "-" if state.is_final or row.is_damaged else str(row.owner_pid or "none"),

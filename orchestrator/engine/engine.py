@@ -13,7 +13,7 @@ from contextlib import suppress
 from orchestrator.clock import Clock
 from orchestrator.cloud.base import Cloud, Instance
 from orchestrator.engine.allowance import Allowance
-from orchestrator.engine.attempt import AttemptLeader
+from orchestrator.engine.attempt import AttemptLeader, outputs_lost
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
@@ -172,6 +172,8 @@ class Engine:
         known = last.trainer_exit
         end = TrainerEnd(known.exit_code, known.asked, False, known.tail, gpu_problem=known.gpu_problem)
         outcome = verdict(end, is_bundled=self.job.is_bundled)
+        if outcome is not None and last.outputs_lost is not None:
+            raise outputs_lost(last)
         return outcome if outcome is None or outcome.kind == "finished" else None
 
     def _attempts(self) -> Outcome:

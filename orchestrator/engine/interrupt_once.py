@@ -27,7 +27,7 @@ class InterruptOnce:
 
     Args:
         embedded: the embedded cloud.
-        after_s: seconds after the first step.
+        after_s: seconds after the first step; where there are no steps, after the program's start.
         steps: of the run; it interrupts at half of them even if `after_s` is not over.
         now: the time.
     """
@@ -44,9 +44,12 @@ class InterruptOnce:
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Interrupt once the time or half of the steps is reached."""
-        if self.is_done or attempt.first_step_at is None or attempt.number != 1:
+        began_at = attempt.first_step_at
+        if began_at is None and self.steps is None:  # a program of the user's own may tell no steps
+            began_at = attempt.trainer_started_at
+        if self.is_done or began_at is None or attempt.number != 1:
             return
         at_half = self.steps is not None and step >= self.steps / 2
-        if at_half or self.now() - attempt.first_step_at >= self.after_s:
+        if at_half or self.now() - began_at >= self.after_s:
             self.is_done = True
             self.embedded.interrupt(attempt.instance_id)

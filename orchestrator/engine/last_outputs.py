@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.engine.journal import NO_ROOM
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.reaper import Reaper
 from orchestrator.errors import HostError, UnreachableError
 from orchestrator.formatting import counted, span
 from orchestrator.host.base import Host, HostStatus
+from orchestrator.runs.events import StateChanged
 from orchestrator.runs.output_events import OutputsWaiting
 
 TOLD_AFTER_S = 15.0  # without anything that came
@@ -42,7 +42,7 @@ class LastOutputs:
 
     def wait(self, host: Host, status: HostStatus) -> tuple[HostStatus, str]:
         """Return the last status, and why outputs are left ("" if all are here)."""
-        problem = ""
+        problem = self.monitor.outputs_problem
         while not self.monitor.outputs.is_all_here(status):
             now = self.journal.clock.now()
             self._note_movement(host, status, now)
@@ -54,18 +54,14 @@ class LastOutputs:
             self.journal.clock.sleep(self.pause_s)
             try:
                 status = self.monitor.poll(host)
-                problem = ""
+                problem = self.monitor.outputs_problem
             except HostError as error:
                 problem = str(error)
                 if status.notice_ends_at is not None and isinstance(error, UnreachableError):
                     return status, "the machine was taken away"
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                problem = f"the disk of this machine is full ({self.journal.store.folder})"
         self.monitor.outputs.tell_left(status)
         if self._is_told:
-            self.journal.move("RUNNING")
+            self._emit_reason("")
         return status, ""
 
     def _note_movement(self, host: Host, status: HostStatus, now: float) -> None:
@@ -103,4 +99,7 @@ class LastOutputs:
         )
         run = self.journal.store.run
         words = f"outputs waiting: {counted(files, 'file')}, {size_bytes / 1e6:.1f} MB ({reason})"
-        self.journal.move("RUNNING", f"{words}; they come by themselves, or look at them: pixel-orch ssh {run}")
+        self._emit_reason(f"{words}; they come by themselves, or look at them: pixel-orch ssh {run}")
+
+    def _emit_reason(self, reason: str) -> None:
+        self.journal.emit(StateChanged(at=self.journal.clock.now(), state="RUNNING", reason=reason))

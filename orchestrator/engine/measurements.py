@@ -84,6 +84,7 @@ class ProgramFacts:
         told = [e for e in journal.events if isinstance(e, MetricsFound) and e.attempt == attempt]
         self._told = (told[-1].source, told[-1].problem) if told else ("", "")
         self._count = len(told)
+        self._catches_stop: bool | None = None  # as it was while the program ran
         self._told_of_work = any(isinstance(e, WorkUnsaved) for e in journal.events)
 
     def note(self, status: HostStatus, started_at: float | None) -> None:
@@ -97,7 +98,9 @@ class ProgramFacts:
 
     def _note_work(self, status: HostStatus, started_at: float | None) -> None:
         """Say once how much a program without a handler loses: half of the mean time between two saves."""
-        if self._told_of_work or status.catches_stop is not False or self.job.is_bundled:
+        if status.catches_stop is not None:
+            self._catches_stop = status.catches_stop
+        if self._told_of_work or self._catches_stop is not False or self.job.is_bundled:
             return
         is_noticed = status.notice_ends_at is not None
         if status.saves < LEAST_SAVES and not is_noticed:

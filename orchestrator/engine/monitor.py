@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.allowance import Allowance
-from orchestrator.engine.journal import Journal
+from orchestrator.engine.journal import NO_ROOM, Journal
 from orchestrator.engine.log_tail import LogTail
 from orchestrator.engine.measurements import Measurements, ProgramFacts
 from orchestrator.engine.output_mirror import OutputMirror
@@ -86,6 +86,7 @@ class AttemptMonitor:
         self._noted_step = self.step
         self.heard_at = journal.clock.now()
         self.status: HostStatus | None = None  # the last answer
+        self.outputs_problem = ""  # why the last outputs of an ended program cannot be written here
         self._counted_bytes = 0  # of what this connection has brought: those that an event tells
         self._host: Host | None = None
         self._new_files = self._starts = 0
@@ -120,7 +121,7 @@ class AttemptMonitor:
         try:
             self._pull_all(host, status)
             if not self.has_more or not self.noticed:
-                self.outputs.take(host, status)
+                self._take_outputs(host, status)
                 self.has_more = self.has_more or self.outputs.has_more
         finally:
             self.note_received(host)
@@ -181,6 +182,15 @@ class AttemptMonitor:
         with suppress(OSError):  # the disk is full: how the attempt ended matters more
             self.tail.append()
             self.journal.emit(left)
+
+    def _take_outputs(self, host: Host, status: HostStatus) -> None:
+        self.outputs_problem = ""
+        try:
+            self.outputs.take(host, status)
+        except OSError as error:
+            if status.trainer != "exited" or error.errno not in NO_ROOM:
+                raise
+            self.outputs_problem = f"the disk of this machine is full ({self.journal.store.folder})"
 
     def _close_outputs(self) -> None:
         """Say which outputs are left on a machine whose program was not seen to end."""

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 from orchestrator.clock import Clock
-from orchestrator.formatting import number, visible
-from orchestrator.report.event_text import event_words
-from orchestrator.runs.events import Event
+from orchestrator.formatting import number, span, visible
+from orchestrator.report.event_text import event_words, progress_words
+from orchestrator.runs.events import Event, Progress
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
@@ -29,21 +29,28 @@ class ProgressLines:
         self._steps = steps
         self._clock = clock
         self._told_at = -math.inf
+        self._newest: Progress | None = None
 
     def event(self, event: Event) -> None:
         """Tell of an event, if people want to know of it."""
+        self._newest = event if isinstance(event, Progress) else self._newest
         for line in event_words(event, event.at).splitlines():
             self._line(line, event.at)
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Tell how far the trainer is."""
         now = self._clock.now()
-        if attempt.first_step_at is None or now - self._told_at < PROGRESS_EVERY_S:
+        began_at = attempt.first_step_at if self._steps is not None else attempt.trainer_started_at
+        if began_at is None or now - self._told_at < PROGRESS_EVERY_S:
             return
         self._told_at = now
+        if attempt.first_step_at is None:
+            self._line(f"running for {span(max(0.0, now - began_at))}", now)
+            return
         of = f"/{self._steps}" if self._steps else ""
-        speed = f"  {number(images_per_s)} images/s" if images_per_s else ""
-        self._line(f"step {step}{of}{speed}", now)
+        newest = self._newest
+        speed = f"  {number(images_per_s)} images/s" if images_per_s else progress_words(newest) if newest else ""
+        self._line(f"{newest.unit if newest else 'step'} {step}{of}{speed}", now)
 
     def _line(self, text: str, at: float) -> None:
         self._say(f"{time.strftime('%H:%M:%S', time.localtime(at))} {visible(text)}")

@@ -49,6 +49,8 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
         root=f"pixel-orch/{spec.run}",
         command=command,
         env={**({"PIXEL_ORCH_DATA": "~/pixel-orch/data"} if data else {}), **spec.env},
+        metric_patterns=spec.program.metric_patterns,
+        stop_signal=spec.program.stop_signal,
         data=data,
         data_url=spec.data_url,
         data_words=tuple(words_of(spec.prepare)),

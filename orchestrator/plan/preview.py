@@ -19,6 +19,7 @@ from orchestrator.formatting import WIDTH, counted, one_line, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
+from orchestrator.plan import downloads
 from orchestrator.plan.first_look import FirstLook
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
@@ -89,6 +90,13 @@ def what_is_sent(spec: RunSpec, tree: sync.Tree, sources: Sequence[Source], seen
     return [*lines, *not_sent(tree), *(seen.lines() if seen else [])]
 
 
+def what_comes_back(spec: RunSpec, offers: Sequence[Offer]) -> str:
+    """Return in a sentence which outputs are downloaded, how often, and how much that may cost."""
+    first = offers[0]
+    has_bucket = spec.bucket is not None
+    return downloads.words(spec.downloads, first.pool.region, float(first.price_usd_h), has_bucket=has_bucket)
+
+
 @dataclass(frozen=True)
 class Draft:
     """What a launch would do; nothing of it is done."""
@@ -115,6 +123,7 @@ class Draft:
             },
             "estimated_usd_h": [low, high],
             "notes": unused_gpus(self.plan),
+            "downloads": downloads.as_json(self.plan.spec.downloads),
             **(self.look.as_json() if self.look and self.look.is_own else {}),
         }
 
@@ -132,6 +141,7 @@ class Draft:
         texts = [] if spec.is_embedded else [
             "If the image has no torch, it is installed: 2 to 3 GB, some billed minutes."
         ]  # fmt: skip
+        texts.append(what_comes_back(spec, self.plan.offers) + ".")
         if spec.bucket:
             place = f"s3://{spec.bucket}/"
             texts.append(f"Checkpoints also go to {place}, with the role of the instance profile (pixel-orch setup).")

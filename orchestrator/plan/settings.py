@@ -12,6 +12,8 @@ from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
 from orchestrator.market.gpus import any_types_with, rentable_with
+from orchestrator.plan import downloads
+from orchestrator.plan.program_settings import check_metrics, check_stop_signal
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
 from orchestrator.plan.validators import (
@@ -100,12 +102,24 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        program=ProgramSpec(**_setup(flags, file, is_own=bool(words))),
+        program=ProgramSpec(
+            **_setup(flags, file, is_own=bool(words)),
+            downloads=downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
+            **_program(given, trainer),
+        ),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
         limits=_limits(given("budget"), given("max_duration"), given("idle_minutes_to_autostop")),
     )
+
+
+def _program(given: Callable[..., Any], trainer: TrainConfig | None) -> dict[str, Any]:
+    """Return the fields of the spec that say how a program of the user's own is measured and told to stop."""
+    return {
+        "metric_patterns": check_metrics(given("metrics"), trainer),
+        "stop_signal": check_stop_signal(given("stop_signal")),
+    }
 
 
 def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec) -> RunSpec:
@@ -115,10 +129,10 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
         SpecError: a flag changes what may not change.
     """
     check_texts(flags, command)
-    fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare")
+    fixed = ("set", "env", "env_file", "workdir", "include", "key", "data_bucket", "prepare", "metrics", "stop_signal")
     for key in ("file", "name", "cloud", *TRAINER_FLAGS, *fixed):
         if flags.get(key):
-            flag = "--" + key.replace("_", "-")
+            flag = "--" + ("metric" if key == "metrics" else key.replace("_", "-"))
             raise SpecError(f"{flag}: cannot change when {old.run} is resumed; drop it")
     if command:
         raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
@@ -129,6 +143,11 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     instances = _instances(flags, old.cloud)
     if instances:
         changes["instances"] = instances
+    if any(flags.get(name) for name in downloads.NAMES):
+        has_bucket = bool(flags.get("bucket") or old.bucket)
+        new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
+        program = changes.get("program", old.program)
+        changes["program"] = program.model_copy(update={"downloads": new_downloads})
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:

@@ -39,6 +39,13 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "include": (str, list),
     "setup": str,
     "no_setup": bool,
+    "outputs": (str, list),
+    "ignore_outputs": (str, list),
+    "download": str,
+    "download_every": (int, float, str),
+    "keep_outputs_for": (int, float, str),
+    "metrics": (str, list, dict),
+    "stop_signal": str,
     "ami": str,
     "budget": (int, float, str),
     "max_duration": (int, float, str),
@@ -73,6 +80,8 @@ OF_A_FOLDER = {
     "checkpoint_every": "of the bundled trainer",
     "set": "other settings of the bundled trainer",
     "workdir": "the folder itself, or one in it",
+    "metrics": "patterns for the log of the folder's own program; they run on the machine",
+    "stop_signal": "the signal that the folder's own program handles",
     "budget": "only lowers the user's own",
     "max_duration": "only lowers the user's own",
     "idle_minutes_to_autostop": "only lowers the user's own",
@@ -90,7 +99,7 @@ ONLY_FLAGS = ("yes", "detach", "resume", "from", "dry_run", "sync_dry_run", "out
 LAUNCH_SETTINGS = frozenset({*KEYS, *ONLY_FLAGS, "file", "start_from"} - {"from"})
 """Everything that a launch may be given, by the names of the flags."""
 
-TEXTS = frozenset({name for name, kind in KEYS.items() if kind in (str, (str, list))} | {"env", "tag"})
+TEXTS = frozenset({name for name, kind in KEYS.items() if kind in (str, (str, list))} | {"env", "tag", "metrics"})
 """Settings whose values are texts: what YAML would read as another value than what is written is an error."""
 
 FOLDER_FILE = "pixel-orch.yaml"

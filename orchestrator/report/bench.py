@@ -95,9 +95,7 @@ def bench_row(
         usd_per_step=usd_per_step,
         est_hours=None if step_s is None or not full_steps else step_s * full_steps / 3600,
         est_usd=None if usd_per_step is None or not full_steps else usd_per_step * full_steps,
-        usd_per_epoch=None
-        if per_image is None or not digest.images_per_epoch
-        else per_image * Decimal(repr(digest.images_per_epoch)),
+        usd_per_epoch=_usd_per_epoch(digest, per_image, usd_per_step),
         images_per_usd=None if not per_image else float(1 / per_image),
         usd_to_target=None if usd_per_step is None or to_target is None else usd_per_step * to_target,
         target_bits=target_bits,
@@ -106,6 +104,12 @@ def bench_row(
         billed_usd=run.cost_usd if run else Decimal(0),
         steps=run.steps if run else 0,
     )
+
+
+def _usd_per_epoch(digest: Digest, per_image: Decimal | None, per_step: Decimal | None) -> Decimal | None:
+    if per_image is not None:
+        return per_image * Decimal(repr(digest.images_per_epoch)) if digest.images_per_epoch else None
+    return None if per_step is None or not digest.steps_per_epoch else per_step * Decimal(repr(digest.steps_per_epoch))
 
 
 def steps_to(digest: Digest, target_bits: float | None) -> int | None:
@@ -123,13 +127,20 @@ def common_target(digests: Sequence[Digest]) -> float | None:
 
 
 def ranked(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """Return the rows by images per dollar; types without figures come last, embedded ones keep their order."""
-    return sorted(rows, key=lambda row: (row.is_embedded, -(row.images_per_usd or 0) if not row.is_embedded else 0))
+    """Return the rows by images per dollar, else by the cost of a step; types without figures come last, embedded
+    ones keep their order."""
+
+    def place(row: BenchRow) -> tuple[bool, float, float]:
+        if row.is_embedded:
+            return True, 0.0, 0.0
+        return False, -(row.images_per_usd or 0), float("inf") if row.usd_per_step is None else float(row.usd_per_step)
+
+    return sorted(rows, key=place)
 
 
 def as_text(rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]) -> str:
     """Return the text that a bench prints at its end, 80 columns wide."""
-    good = [row for row in ranked(rows) if row.images_per_s]
+    good = [row for row in ranked(rows) if row.images_per_s or row.seconds_per_step]
     is_embedded = any(row.is_embedded for row in rows)
     parts: list[str] = []
     if good:

@@ -17,7 +17,7 @@ from orchestrator.market import catalog
 from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
 from orchestrator.market.spot_prices import MarketRow, lowest
 from orchestrator.market.throughput import Observation, predict
-from orchestrator.report.metrics import Digest
+from orchestrator.report.metrics import UNMEASURED, Digest
 from orchestrator.report.rows import (
     AttemptRow,
     LeftOutRow,
@@ -54,14 +54,16 @@ def run_row(
         workload: what the run trains.
         rule: the rule by which a spot second is billed.
     """
+    is_own = workload is not None and workload.is_own
     rows = tuple(
-        _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule)
+        _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule, is_own=is_own)
         for place, attempt in enumerate(state.attempts, 1)
     )
     known = [digests[row.number] for row in rows if row.number in digests]
     epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
     epoch = epoch or (workload.images_per_epoch if workload else None)
     rate = Rate.of(rows)
+    epoch_steps = next((d.steps_per_epoch for d in reversed(known) if d.steps_per_epoch), None)
     return RunRow(
         run=state.run,
         state=state.state,
@@ -76,7 +78,7 @@ def run_row(
         attempts=rows,
         images_per_s=rate.images_per_s,
         usd_per_1000_steps=rate.usd_of_steps(1000),
-        usd_per_epoch=rate.usd_of_images(epoch),
+        usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
         **_last_validation(known),
         device=next((row.device for row in reversed(rows) if row.device), ""),
         **_bill_of(rows),
@@ -89,7 +91,30 @@ def run_row(
         problems=_run_problems(rows),
         user_setup_s=sum(row.user_setup_s for row in rows),
         user_setup_usd=_sum(row.user_setup_usd for row in rows),
+        **_program_of(rows, known, is_own=is_own),
+        seconds_per_step=rate.seconds_per_step,
+        usd_per_step=rate.usd_of_steps(1),
+        steps_per_epoch=epoch_steps,
     )
+
+
+class _Program(TypedDict):
+    is_own: bool
+    unit: str
+    metrics_source: str
+    is_measured: bool
+    values: dict[str, float]
+
+
+def _program_of(rows: Sequence[AttemptRow], known: Sequence[Digest], *, is_own: bool) -> _Program:
+    """Return what is known of a program of the user's own: of the last attempt that tells it."""
+    return {
+        "is_own": is_own,
+        "unit": next((row.unit for row in reversed(rows) if row.is_measured), "step"),
+        "metrics_source": next((row.metrics_source for row in reversed(rows) if row.metrics_source), ""),
+        "is_measured": not is_own or any(row.is_measured for row in rows),
+        "values": next((dict(one.values) for one in reversed(known) if one.values), {}),
+    }
 
 
 class _Validation(TypedDict):
@@ -149,12 +174,13 @@ def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
     return again
 
 
-def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule) -> AttemptRow:
+def _attempt_row(
+    attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule, *, is_own: bool
+) -> AttemptRow:
     billed = bill(attempt, now, rule)
-    is_trained = attempt.first_step_at is not None
-    to_first_step_s = _lasted_s(attempt, now)
-    if attempt.first_step_at is not None:
-        to_first_step_s = max(0.0, attempt.first_step_at - attempt.started_at)
+    began_at = _began_at(attempt, is_own=is_own)
+    to_first_step_s = _lasted_s(attempt, now) if began_at is None else max(0.0, began_at - attempt.started_at)
+    is_measured = not is_own or attempt.last_step >= attempt.first_step or digest.steps_per_s is not None
     return AttemptRow(
         number=attempt.number,
         instance_id=attempt.instance_id,
@@ -179,7 +205,7 @@ def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now
         device=attempt.device or digest.device,
         to_first_step_s=to_first_step_s,
         data_s=attempt.data_s,
-        to_first_step_usd=_share(billed, to_first_step_s) if is_trained else billed.instance_usd,
+        to_first_step_usd=billed.instance_usd if began_at is None else _share(billed, to_first_step_s),
         data_usd=_share(billed, attempt.data_s),
         instance_usd=billed.instance_usd,
         volume_usd=billed.volume_usd,
@@ -190,10 +216,20 @@ def _attempt_row(attempt: Attempt, later: Sequence[Attempt], digest: Digest, now
         billed_s=float(billed.seconds),
         is_free=billed.is_free,
         is_estimate=billed.is_estimate,
-        problems=digest.problems,
         user_setup_s=attempt.user_setup_s,
         user_setup_usd=_share(billed, attempt.user_setup_s),
+        problems=tuple(one for one in digest.problems if not (is_own and one in UNMEASURED)),
+        unit=digest.unit if digest.lines else attempt.unit,
+        metrics_source=attempt.metrics_source,
+        is_measured=is_measured,
     )
+
+
+def _began_at(attempt: Attempt, *, is_own: bool) -> float | None:
+    """Return where the set-up ends: at the first step; of a program that may tell none, at its start."""
+    if not is_own or (attempt.first_step_at is not None and not attempt.metrics_source):  # so in runs of 0.1.0
+        return attempt.first_step_at
+    return attempt.trainer_started_at
 
 
 def _share(billed: Billed, seconds: float) -> Decimal:
@@ -225,8 +261,8 @@ class Rate:
 
     @classmethod
     def of(cls, rows: Sequence[AttemptRow]) -> Rate:
-        """Return the rate over the attempts that have a measured speed."""
-        rows = [row for row in rows if row.images_per_s]
+        """Return the rate over the attempts that have a measured speed, in steps where none tells images."""
+        rows = [row for row in rows if row.images_per_s] or [row for row in rows if row.steps_per_s]
         if not rows:
             return cls(None, None, None)
         times = [_trained_s(row) for row in rows]
@@ -234,19 +270,25 @@ class Rate:
         images = sum(t * (row.images_per_s or 0) for t, row in zip(times, rows, strict=True))
         usd = _sum(_decimal(t) * row.price_usd_h for t, row in zip(times, rows, strict=True))
         steps = sum(map(_steps, rows)) if all(row.steps_per_s for row in rows) else None
-        return cls(images / total_s, total_s / steps if steps else None, usd / _decimal(total_s))
+        return cls(images / total_s or None, total_s / steps if steps else None, usd / _decimal(total_s))
 
-    def usd_of_steps(self, steps: int) -> Decimal | None:
+    def usd_of_steps(self, steps: float) -> Decimal | None:
         """Return the cost of so many steps, for the training time alone."""
         if self.usd_h is None or self.seconds_per_step is None:
             return None
-        return steps * _decimal(self.seconds_per_step) * self.usd_h / 3600
+        return _decimal(steps) * _decimal(self.seconds_per_step) * self.usd_h / 3600
 
     def usd_of_images(self, images: float | None) -> Decimal | None:
         """Return the cost of so many images, for the training time alone."""
-        if self.usd_h is None or images is None:
+        if self.usd_h is None or images is None or self.images_per_s is None:
             return None
         return usd_for(images, self.images_per_s, self.usd_h)
+
+    def usd_of_epoch(self, images: float | None, steps: float | None) -> Decimal | None:
+        """Return the cost of an epoch: by its images, else by its steps."""
+        if self.images_per_s is None:
+            return None if steps is None else self.usd_of_steps(steps)
+        return self.usd_of_images(images)
 
 
 def _trained_s(row: AttemptRow) -> float:
@@ -317,6 +359,7 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
     speed = rate.images_per_s
     price = rate.usd_h if rate.usd_h is not None else _sum(row.price_usd_h for row in rows) / len(rows)
     epoch = next((run.images_per_epoch for run, _ in pairs if run.images_per_epoch), None)
+    epoch_steps = next((run.steps_per_epoch for run, _ in pairs if run.steps_per_epoch), None)
     return TypeRow(
         cloud=cloud,
         workload=workload,
@@ -331,11 +374,11 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
         price_usd_h=price,
         usd_per_step=rate.usd_of_steps(1),
         usd_per_1000_steps=rate.usd_of_steps(1000),
-        usd_per_epoch=rate.usd_of_images(epoch),
+        usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
         images_per_usd=None if not speed or not price else speed * 3600 / float(price),
         cost_usd=_sum(row.billed_usd for row in rows),
         device=next((row.device for row in rows if row.device), ""),
-        is_ranked=cloud != EMBEDDED_TITLE and speed is not None,
+        is_ranked=cloud != EMBEDDED_TITLE and rate.usd_h is not None,
     )
 
 

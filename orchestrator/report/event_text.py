@@ -6,9 +6,11 @@ import dataclasses
 import time
 from typing import Any
 
-from orchestrator.formatting import counted, one_line, price, span
+from orchestrator.formatting import counted, figure, number, one_line, price, span
 from orchestrator.runs import events as ev
 from orchestrator.runs import output_events as out
+from orchestrator.runs.checked import is_figure
+from orchestrator.runs.program_events import MetricsFound, WorkUnsaved
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
@@ -84,11 +86,46 @@ def _training_words(event: ev.Event, _now: float) -> str:
             return f"  training from step {event.resumed_from + 1}" + (" (resumed)" if event.resumed_from else "")
         case ev.TrainerExited():
             how = "stopped on request" if event.asked else "finished" if event.exit_code == 0 else "failed"
-            return f"  trainer {how} at step {event.last_step} (exit code {event.exit_code})"
+            at = f" at step {event.last_step}" if event.last_step else ""
+            return f"  trainer {how}{at} (exit code {event.exit_code})"
         case ev.AttemptLost():
             return f"  attempt {event.attempt} lost: {event.reason}"
         case _:
             return ""
+
+
+def _program_words(event: ev.Event, _now: float) -> str:
+    """What was found out about a program of the user's own."""
+    match event:
+        case MetricsFound(problem=problem) if problem:
+            return f"  METRICS: {problem}"
+        case MetricsFound():
+            return f"  metrics from {event.source}"
+        case WorkUnsaved():
+            return f"  The program does not handle {event.signal}: {unsaved_words(event)}"
+        case _:
+            return ""
+
+
+def progress_words(event: ev.Progress, most: int = 2) -> str:
+    """Return the speed and the first values of a program that tells no images: `  4.2 steps/s  loss 0.53`."""
+    text = ""
+    if event.images_per_s is None and event.steps_per_s:
+        rate = event.steps_per_s
+        slow = f"  {number(1 / rate)} s/{event.unit}"
+        text = f"  {number(rate)} {event.unit}s/s" if rate >= 1 else slow
+    shown = list(event.values.items())[:most]
+    return text + "".join(f"  {one_line(key)[:30]} {figure(value)}" for key, value in shown if is_figure(value, -1e15))
+
+
+def unsaved_words(event: WorkUnsaved) -> str:
+    """Return how much an interruption loses."""
+    lost = f"an interruption loses {span(event.loses_s)} of its work on average"
+    if not event.saves:
+        return f"an interruption loses all of its work so far ({span(event.loses_s)}); it has saved nothing yet"
+    if not event.every_s:
+        return f"{lost}; it has saved once so far"
+    return f"{lost}, half of the {span(event.every_s)} between two saves"
 
 
 def _output_words(event: ev.Event, _now: float) -> str:
@@ -205,6 +242,7 @@ WORDS = (
     _instance_words,
     _set_up_words,
     _training_words,
+    _program_words,
     _output_words,
     _tree_words,
     _left_words,

@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.formatting import money, number, one_line, visible
-from orchestrator.report.rows import Report
-from orchestrator.report.text import compact, ranked_types, when
+from orchestrator.report.rows import Report, RunRow
+from orchestrator.report.text import compact, ranked_types, steps_words, when
 from orchestrator.runs.listing import UNREADABLE
 
 TIMES = ("started_at", "ended_at", "created_at", "generated_at")
@@ -23,13 +23,19 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "generated_at": iso(report.generated_at),
         "billing_rule": report.billing_rule,
-        "runs": [*(plain(run) for run in report.runs), *(one.as_json() for one in report.broken)],
+        "runs": [*(run_json(run) for run in report.runs), *(one.as_json() for one in report.broken)],
         "types": [{**plain(row), "origin": "measured"} for row in report.types],
         "predicted": [{**plain(row), "origin": "predicted"} for row in report.predicted],
         "left_out": [plain(row) for row in report.left_out],
         "prices": report.price_note,
         "notes": [report.billing_note, *report.notes],
     }
+
+
+def run_json(run: RunRow) -> dict[str, Any]:
+    """Return a run's row; steps that are not known are null, and not 0."""
+    unknown = {} if run.is_measured else {"steps": None, "steps_lost": None}
+    return {**plain(run), **unknown}
 
 
 def plain(row: Any) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(out, [*RUN_COLUMNS, "attempts", "problems"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for run in report.runs:
-        row = {**plain(run), "attempts": len(run.attempts), "problems": "; ".join(run.problems)}
+        row = {**run_json(run), "attempts": len(run.attempts), "problems": "; ".join(run.problems)}
         writer.writerow({name: _cell(value) for name, value in row.items()})
     for one in report.broken:
         row = {"run": one.run, "state": UNREADABLE, "problems": f"cannot be read: {one.why}"}
@@ -116,10 +122,10 @@ def runs_table(report: Report) -> Table:
         [
             run.run,
             run.state,
-            str(run.steps),
+            steps_words(run),
             str(len(run.attempts)),
             str(run.interruptions),
-            str(run.steps_lost),
+            str(run.steps_lost) if run.is_measured else "-",
             number(run.images_per_s),
             number(run.bits_per_dim, 3),
             ("~" if run.is_estimate else "") + money(run.cost_usd),

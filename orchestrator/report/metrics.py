@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.formatting import counted, one_line
+from orchestrator.report.series import MOST_KEYS, Series, main_keys
 from orchestrator.runs import bounded_json, checked
 from orchestrator.runs.bounded_json import MOST_DIGITS, MOST_LINE_BYTES
 from orchestrator.runs.checked import MOST_STEP, is_figure, is_step
@@ -30,7 +31,9 @@ except ImportError:
 
 
 CURVE_POINTS = 150  # a chart is a few hundred pixels wide
-CURVES = ("train_curve", "valid_curve")
+CURVES = ("train_curve", "valid_curve", "values", "curves")  # what a digest has beside its plain figures
+UNMEASURED = ("no metrics", "no speed in the metrics")  # of the bundled trainer a problem, of another program none
+MOST_CURVES = 24  # of a program of the user's own
 PIECE_BYTES = 1 << 22  # of the file that are parsed together
 MOST_BYTES = 1 << 29  # of a file that are read
 FEW_LINES = 64
@@ -64,6 +67,8 @@ class _Figures:
     device: str = ""
     valid_nats: float | None = None  # the last validation
     valid_bits: float | None = None
+    unit: str = "step"  # what the steps are: "epoch" for a program that tells its epochs only
+    steps_per_epoch: float | None = None  # of a program of the user's own
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,17 @@ class Digest(_Figures):
 
     train_curve: tuple[Point, ...] = ()  # bits/dim
     valid_curve: tuple[Point, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)  # the last one of each number, of a user's own program
+    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)  # the same over the steps
 
     @property
     def problems(self) -> tuple[str, ...]:
         """The problems of the metrics, as text for the report."""
         found = []
         if not self.lines:
-            found.append("no metrics")
-        elif self.images_per_s is None:
-            found.append("no speed in the metrics")
+            found.append(UNMEASURED[0])
+        elif self.images_per_s is None and self.steps_per_s is None:
+            found.append(UNMEASURED[1])
         if self.torn:
             found.append(f"{self.torn} line{'s' * (self.torn > 1)} of the metrics unreadable and left out")
         if self.wrong:
@@ -94,12 +101,13 @@ class Digest(_Figures):
         return tuple(found)
 
 
-def read(path: Path, *, skip_until_step: int = 0) -> Digest:
+def read(path: Path, *, skip_until_step: int = 0, is_own: bool = False) -> Digest:
     """Digest a file; one that is missing or is no file counts as empty. An endless line fills no memory.
 
     Args:
         path: the path of `metrics.jsonl`.
         skip_until_step: the end of the warm-up; measurements up to this step do not count for the speed.
+        is_own: whether a program of the user's own wrote it: then every number has its curve.
     """
     try:
         file = open_regular(path)
@@ -115,9 +123,24 @@ def read(path: Path, *, skip_until_step: int = 0) -> Digest:
             yield from found
 
     with file:
-        found = digest(objects(), skip_until_step=skip_until_step)
+        series = Series(skip_until_step) if is_own else None
+        lines = series.tap(objects()) if series is not None else objects()
+        found = digest(lines, skip_until_step=skip_until_step)
         is_cut = file.read(1) != b""
-    return replace(found, torn=torn, is_cut=is_cut)
+    found = replace(found, torn=torn, is_cut=is_cut)
+    return found if series is None else _with_series(found, series)
+
+
+def _with_series(found: Digest, series: Series) -> Digest:
+    """Return the digest with all numbers of a user's own program, and the speed in steps that few tell."""
+    return replace(
+        found,
+        steps_per_s=found.steps_per_s or series.steps_per_s,
+        unit=series.unit,
+        steps_per_epoch=series.steps_per_epoch,
+        values=series.values,
+        curves={key: thinned(series.curves[key].points) for key in main_keys(series.curves)[:MOST_CURVES]},
+    )
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
@@ -332,6 +355,16 @@ def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tu
     return tuple(train), tuple(valid)
 
 
+def joined_curves(digests: Sequence[tuple[int, Digest]]) -> dict[str, tuple[Point, ...]]:
+    """Return each number's curve over the attempts of a run, as `joined` does."""
+    found: dict[str, list[Point]] = {}
+    for resumed_from, one in digests:
+        for key, points in one.curves.items():
+            kept = [point for point in found.get(key, []) if point[0] <= resumed_from]
+            found[key] = kept + list(points)
+    return {key: tuple(points) for key, points in found.items()}
+
+
 def to_json(one: Digest) -> dict[str, Any]:
     """Return the JSON form in which a digest is kept, so that a file is digested once."""
     return dict(vars(one))
@@ -343,11 +376,22 @@ def from_json(raw: object) -> Digest:
     Raises:
         ValueError: it is damaged, or another version wrote it.
     """
-    if not isinstance(raw, dict) or set(raw) != {field.name for field in fields(Digest)}:
+    if not isinstance(raw, dict) or set(raw) != {one.name for one in fields(Digest)}:
         raise ValueError("it is no digest of this version")
     plain = {name: value for name, value in raw.items() if name not in CURVES}
     kept = checked.read(_Figures, plain, {"batch_size": (1, MOST_BATCH), "lines": (0, MOST_STEP)})
-    return Digest(**vars(kept), train_curve=_curve(raw["train_curve"]), valid_curve=_curve(raw["valid_curve"]))
+    values, curves = raw["values"], raw["curves"]
+    if not isinstance(values, dict) or not isinstance(curves, dict) or len(values) + len(curves) > 2 * MOST_KEYS:
+        raise ValueError("its values are no objects")
+    if not all(is_figure(value, -MOST_FIGURE, MOST_FIGURE) for value in values.values()):
+        raise ValueError("a value is no figure")
+    return Digest(
+        **vars(kept),
+        train_curve=_curve(raw["train_curve"]),
+        valid_curve=_curve(raw["valid_curve"]),
+        values={key: float(value) for key, value in values.items()},
+        curves={key: _curve(points) for key, points in curves.items()},
+    )
 
 
 def _curve(raw: object) -> tuple[Point, ...]:

@@ -24,7 +24,7 @@ from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
 DIGEST = "digest.json"  # next to `metrics.jsonl`, once the attempt is over
-DIGEST_FORMAT = 3  # format 3 counts values that make no sense; 2 derives steps/s from images/s
+DIGEST_FORMAT = 4  # 4 has every number of a user's own program; 3 counts values that make no sense
 WORTH_A_PROCESS = 40  # runs; with fewer, starting processes costs more time than it saves
 
 
@@ -43,7 +43,7 @@ def record_of(store: RunStore, now: float, rule: SpotRule = DEFAULT_RULE) -> Rec
     seen = seen_at(store.state(), now)
     state = seen.state
     workload = workload_of(_spec(store))
-    digests = {attempt.number: _digest(store, attempt) for attempt in state.attempts}
+    digests = {attempt.number: _digest(store, attempt, is_own=workload.is_own) for attempt in state.attempts}
     row = run_row(state, digests, now, workload=workload, rule=rule)
     problems = (*store.defects(state), *seen.remarks, *row.problems)
     row = replace(row, is_estimate=row.is_estimate or seen.is_estimate, problems=problems)
@@ -94,7 +94,7 @@ def workload_of(spec: RunSpec | None) -> Workload:
     if spec is None:
         return Workload("")
     if spec.trainer is None:
-        return Workload(" ".join(spec.command)[:60] or "a program")
+        return Workload(" ".join(spec.command)[:60] or "a program", is_own=True)
     config = spec.trainer
     name = (
         f"{config.model} {config.dataset}, {config.layers} layers, h {config.hidden}, head {config.head}, "
@@ -106,7 +106,7 @@ def workload_of(spec: RunSpec | None) -> Workload:
         return Workload(name, config.batch_size)
 
 
-def _digest(store: RunStore, attempt: Attempt) -> Digest:
+def _digest(store: RunStore, attempt: Attempt, *, is_own: bool) -> Digest:
     """Digest an attempt's metrics; the digest of an attempt that is over is kept."""
     path = store.metrics_path(attempt.number)
     kept_path = path.with_name(DIGEST)
@@ -114,12 +114,12 @@ def _digest(store: RunStore, attempt: Attempt) -> Digest:
         status = path.stat()
     except OSError:
         return Digest()
-    key = [DIGEST_FORMAT, status.st_size, status.st_mtime_ns]
+    key = [DIGEST_FORMAT, is_own, status.st_size, status.st_mtime_ns]
     with suppress(OSError, ValueError):  # none, or damaged: it is made again
         kept = bounded_json.loads(read_bounded(kept_path, bounded_json.MOST_LINE_BYTES))
         if isinstance(kept, dict) and kept.get("key") == key:
             return digesting.from_json(kept.get("digest"))
-    found = digesting.read(path)
+    found = digesting.read(path, is_own=is_own)
     if attempt.is_over:
         with suppress(OSError):  # the home is read-only: the next report digests the metrics again
             text = json.dumps({"key": key, "digest": digesting.to_json(found)}, separators=(",", ":"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -18,6 +19,7 @@ class Workload:
     batch_size: int | None = None
     images_per_epoch: float | None = None
     work: Work | None = None  # None for the user's own program
+    is_own: bool = False  # a program of the user's own
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class AttemptRow:
     problems: tuple[str, ...]
     user_setup_s: float = 0.0  # before the first step: the packages of the user's program
     user_setup_usd: Decimal = Decimal(0)
+    unit: str = "step"  # "epoch": the program tells its epochs only
+    metrics_source: str = ""  # of a program of the user's own, in words; "" where none was found
+    is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,19 @@ class RunRow:
     problems: tuple[str, ...]
     user_setup_s: float = 0.0
     user_setup_usd: Decimal = Decimal(0)
+    is_own: bool = False  # a program of the user's own
+    unit: str = "step"
+    metrics_source: str = ""
+    is_measured: bool = True
+    seconds_per_step: float | None = None
+    usd_per_step: Decimal | None = None
+    steps_per_epoch: float | None = None  # as the program's own lines give it
+    values: Mapping[str, float] = field(default_factory=dict)  # the last one of each number that it wrote
 
     @property
     def is_untrained(self) -> bool:
-        """Whether no attempt trained a step."""
-        return all(attempt.last_step < attempt.first_step for attempt in self.attempts)
+        """Whether no attempt trained a step, as far as its steps are known."""
+        return self.is_measured and all(attempt.last_step < attempt.first_step for attempt in self.attempts)
 
 
 @dataclass(frozen=True)

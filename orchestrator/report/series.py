@@ -13,7 +13,7 @@ from orchestrator.runs.checked import MOST_STEP, UNIX_TIMES, is_figure, is_step
 
 MOST_KEYS = 64
 MOST_POINTS = 2000  # of a curve that are held; then neighbours are merged
-MOST_FIGURE = 1e15
+MOST_FIGURE = 1e12
 LEAST_SPAN_S = 1e-3
 NO_VALUES = frozenset(("step", "time", "wall_s", "epoch", "unit", "event", "split", "steps_per_s"))
 FIRST = (

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.formatting import money, number, price, prose_width, table, wrapped
+from orchestrator.formatting import figure, money, number, one_line, price, prose_width, table, wrapped
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.records import row_of
 from orchestrator.report.rows import RunRow
-from orchestrator.report.text import duration_words
+from orchestrator.report.series import main_keys
+from orchestrator.report.text import duration_words, start_of
 from orchestrator.runs import bounded_json
 from orchestrator.runs.checked import is_step
 from orchestrator.runs.files import open_regular
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
+MOST_VALUES = 6  # that a person is shown
 TAIL_BYTES = 1 << 14  # holds the last lines of a metrics file
 SAMPLES_NAME = re.compile(r"samples-([0-9]{1,12})\.png")
 
@@ -64,7 +66,13 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         ],
         "checkpoint": str(checkpoint) if checkpoint else None,
         "samples": str(samples) if samples else None,
-        "steps": row.steps,
+        "steps": row.steps if row.is_measured else None,
+        "steps_are": "epochs" if row.unit == "epoch" else "steps",
+        "seconds_per_step": row.seconds_per_step,
+        "usd_per_step": None if row.usd_per_step is None else float(row.usd_per_step),
+        "usd_per_epoch": None if row.usd_per_epoch is None else float(row.usd_per_epoch),
+        "metrics_source": row.metrics_source or None,
+        "metrics": dict(row.values),
         "images_per_s": row.images_per_s or 0.0,
         "cost_usd": float(row.cost_usd),
         "cost_is_estimate": row.is_estimate,
@@ -148,8 +156,7 @@ def summary_text(store: RunStore, now: float) -> str:
     quality = (
         f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
     )
-    lines.append(f"steps       {row.steps}{quality}")
-    lines.append(f"speed       {_speed_words(row)}")
+    lines += _training_lines(row, quality, width)
     lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}")
     if row.on_demand_usd:
         other_usd = row.volume_usd + row.address_usd + row.data_out_usd
@@ -158,7 +165,7 @@ def summary_text(store: RunStore, now: float) -> str:
             lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
         lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
     if row.to_first_step_usd:
-        lines.append(f"            before the first step (boot, set-up): ${money(row.to_first_step_usd)}")
+        lines.append(f"            before {start_of([row])} (boot, set-up): ${money(row.to_first_step_usd)}")
     if row.data_s:
         lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
     if row.user_setup_s:
@@ -173,7 +180,33 @@ def summary_text(store: RunStore, now: float) -> str:
     return "\n".join(lines)
 
 
+def _training_lines(row: RunRow, quality: str, width: int) -> list[str]:
+    """Return what was trained, how fast, and what the program measured."""
+    if not row.is_measured:
+        lines = [wrapped(f"metrics     {_unmeasured_words(row)}", width, indent=" " * 12)]
+    else:
+        lines = [f"{'epochs' if row.unit == 'epoch' else 'steps '}      {row.steps}{quality}"]
+        lines += [f"speed       {_speed_words(row)}"]
+    shown = [f"{one_line(key)} {figure(row.values[key])}" for key in main_keys(row.values)[:MOST_VALUES]]
+    if shown:
+        lines.append(wrapped(f"values      {', '.join(shown)}", width, indent=" " * 12))
+    if row.metrics_source:
+        lines.append(wrapped(f"read from   {one_line(row.metrics_source)}", width, indent=" " * 12))
+    return lines
+
+
+def _unmeasured_words(row: RunRow) -> str:
+    if row.values:
+        return "without steps: the program tells none"
+    return "none found, so that steps and speed are not known (see docs/report.md)"
+
+
 def _speed_words(row: RunRow) -> str:
-    if row.images_per_s is None:
+    if row.images_per_s is not None:
+        return f"{number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}"
+    if row.seconds_per_step is None:
         return "none: no step was trained" if row.is_untrained else "not measured"
-    return f"{number(row.images_per_s)} images/s on {row.device or 'an unnamed device'}"
+    if row.unit == "epoch":
+        return f"{number(row.seconds_per_step)} s and ${money(row.usd_per_step)} an epoch"
+    words = f"{number(1 / row.seconds_per_step)} steps/s, ${money(row.usd_per_1000_steps)} for 1,000 steps"
+    return f"{words}, ${money(row.usd_per_epoch)} an epoch" if row.usd_per_epoch else words

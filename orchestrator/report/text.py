@@ -40,7 +40,7 @@ def _runs(report: Report, width: float) -> str:
         [
             run.run,
             run.state,
-            str(run.steps),
+            steps_words(run),
             str(len(run.attempts)),
             str(run.interruptions),
             number(run.images_per_s),
@@ -74,9 +74,20 @@ def _of_workload(report: Report, workload: str, width: float) -> list[str]:
     return parts
 
 
+def steps_words(run: RunRow) -> str:
+    """Return the steps of a run: `120`, `20 ep` for epochs, `-` where they are not known."""
+    if not run.is_measured:
+        return "-"
+    return f"{run.steps} ep" if run.unit == "epoch" else str(run.steps)
+
+
 def ranked_types(types: Iterable[TypeRow]) -> list[TypeRow]:
-    """Return the types by images per dollar, the unranked ones last."""
-    return sorted(types, key=lambda row: (not row.is_ranked, -(row.images_per_usd or 0), row.instance_type, row.market))
+    """Return the types by images per dollar, else by the cost of a step; the unranked ones last."""
+
+    def place(row: TypeRow) -> tuple[object, ...]:
+        return not row.is_ranked, -(row.images_per_usd or 0), row.usd_per_step or 0, row.instance_type, row.market
+
+    return sorted(types, key=place)
 
 
 def _types(types: Sequence[TypeRow], width: float) -> str:
@@ -162,7 +173,7 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
         )
         own_s, own_usd = sum(run.user_setup_s for run in runs), sum(run.user_setup_usd for run in runs)
         own = f", ${money(own_usd)} of it for the set-up of your own programs ({span(own_s)})" if own_s else ""
-        lines.append(f"Of this, before the first step (boot, set-up): ${money(start_usd)}{data}{own}.")
+        lines.append(f"Of this, before {start_of(runs)} (boot, set-up): ${money(start_usd)}{data}{own}.")
     known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
     on_demand = sum(run.on_demand_usd or 0 for run in known)
     if on_demand:
@@ -171,6 +182,12 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
             f"On-demand price of the same time: ${money(on_demand)}; saved {100 * (1 - same / on_demand):.0f} %."
         )
     return [textwrap.fill(line, width) for line in lines]
+
+
+def start_of(runs: Sequence[RunRow]) -> str:
+    """Return where the set-up of these runs ends: not every program of a user's own tells its steps."""
+    own = {run.is_own and (bool(run.metrics_source) or not run.is_measured) for run in runs if run.attempts}
+    return "the first step" if own <= {False} else "the program's start" if own == {True} else "the training"
 
 
 def _bullet(text: str, width: int) -> str:

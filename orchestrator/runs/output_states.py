@@ -104,7 +104,7 @@ class OutputStates:
         for state in (self.older(), self.newest()):
             if any(file.sha256 in digests for file in state.files.values()):
                 for file, path in self.contents(state):
-                    if file.kind == "file" and file.sha256 in digests and _looks_whole(path, file):
+                    if file.kind == "file" and file.sha256 in digests and _is_whole(path, file):
                         found[file.sha256] = path
         for digest in digests:
             if (self.incoming / digest).exists():
@@ -252,7 +252,7 @@ class OutputStates:
         if not os.path.lexists(path):
             return
         here = new.files.get(file.name)
-        if here is not None and new_places[file.name] == place and _looks_whole(path, here):
+        if here is not None and new_places[file.name] == place and self._is_placed(path, here):
             return  # a crash came after it was put in place
         is_ours = _looks_whole(path, file)
         target = self.folder / "older" / str(number) / place if is_ours else _free(self.set_aside / str(number) / place)
@@ -263,7 +263,7 @@ class OutputStates:
     def _place(self, number: int, file: TreeFile, place: str, *, is_last: bool) -> None:
         """Put a new file in its place."""
         path = below(self.outputs, place)
-        if _looks_whole(path, file):
+        if self._is_placed(path, file):
             return  # a crash came after it
         self._make_folder(number, path.parent)
         if os.path.lexists(path):  # nobody put it there but the user, or version 0.1.0
@@ -280,6 +280,12 @@ class OutputStates:
         os.chmod(part, file.mode | 0o600)
         os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
         os.replace(part, path)
+
+    def _is_placed(self, path: Path, file: TreeFile) -> bool:
+        """Return whether a file of the new state is in its place. Another content may have its size and its time."""
+        if file.kind == "file" and (self.incoming / file.sha256).exists():
+            return _looks_whole(path, file) and _is_whole(path, file)
+        return _looks_whole(path, file)
 
     def _make_folder(self, number: int, folder: Path) -> None:
         """Make a folder; a file of the user that has the name of one on the way is set aside."""

@@ -83,6 +83,8 @@ class ProgramSpec(BaseModel):
     setup: str | None = None  # a command that is run on each machine before the program starts
     installs_dependencies: bool = False  # what the folder's requirements.txt or the like asks for
     downloads: Downloads = Downloads()
+    metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for its log, by the names of the values
+    stop_signal: str = "SIGTERM"  # tells it to save and end
 
 
 class RunSpec(BaseModel):

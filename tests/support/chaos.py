@@ -88,6 +88,7 @@ def setting_of(seed: int) -> Setting:
         ),
         carry_s=dice.choice([None, None, 0.0, 5.0, 60.0]),
         room_for=dice.choice([None, None, None, 1]),
+        has_tree=seed % 2 == 1,
     )
 
 

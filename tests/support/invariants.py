@@ -16,8 +16,11 @@ from orchestrator.runs.events import (
     TerminateRequested,
     TrainerStarted,
 )
+from orchestrator.runs.output_events import OutputsPulled, OutputsRefused, OutputsRestored
+from orchestrator.runs.output_states import OutputStates
 from orchestrator.runs.state import Attempt, RunState, fold
 from tests.support.memory_host import Machine
+from tests.support.memory_tree import step_of
 from tests.support.tale import Tale
 
 BENIGN = {  # what a run gets over by itself
@@ -38,6 +41,8 @@ def check(tale: Tale) -> None:
     assert state.is_final, f"state {state.state}"
     check_nothing_outlives(tale, state)
     check_checkpoints(tale, state)
+    if tale.setting.has_tree:
+        check_outputs(tale, state)
     check_bill(tale, state)
     check_limits(tale, state)
     check_free_ends(tale)
@@ -52,7 +57,9 @@ def check_folder(tale: Tale) -> None:
     assert all(path.name == "schema" for path in outside), f"written outside of the run: {outside}"
     known = re.compile(r"(events|spec.*)\.jsonl?|key(\.pub)?|known_hosts|lock|asked|host_key\.pub|metrics\.jsonl"
                        r"|trainer\.log|checkpoint-\d+\.pt|\..*\.part")  # fmt: skip
-    odd = [path for path in run.rglob("*") if path.is_file() and not known.fullmatch(path.name)]
+    of_outputs = {"outputs", "states", "set-aside"}
+    files = [path for path in run.rglob("*") if path.is_file() and path.relative_to(run).parts[0] not in of_outputs]
+    odd = [path for path in files if not known.fullmatch(path.name)]
     assert not odd, f"files that no honest machine has: {odd}"
 
 
@@ -100,6 +107,28 @@ def check_checkpoints(tale: Tale, state: RunState) -> None:
         saved = max([saved] + [p.step for p in pulled if p.attempt <= attempt.number])
     if tale.setting.carry_s is not None:
         check_remote_store(tale, state)
+
+
+def check_outputs(tale: Tale, state: RunState) -> None:
+    """The outputs here are of one moment, and none that was acknowledged is lost; each machine begins with them."""
+    states = OutputStates(tale.story.store.folder)
+    newest = states.newest()
+    assert states.damaged(newest) == [], "outputs that are not as they came"
+    step = step_of({file.name: path.read_bytes() for file, path in states.contents(newest)}, 10)
+    pulled = restored = 0
+    for event in tale.story.store.events():
+        if isinstance(event, OutputsPulled):
+            pulled = event.number
+        elif isinstance(event, OutputsRestored):
+            restored = event.number
+            assert restored >= pulled, "a machine got an older state than the newest acknowledged one"
+        elif isinstance(event, OutputsRefused):
+            pulled = 0
+        elif isinstance(event, TrainerStarted) and pulled and not event.resumed_from:
+            assert restored >= pulled, "a machine began without the outputs"
+    assert newest.number >= pulled, "an acknowledged state is not here"
+    if state.state == "SUCCEEDED" and tale.setting.carry_s is None:
+        assert step == 100, f"the outputs here are of step {step}"
 
 
 def check_remote_store(tale: Tale, state: RunState) -> None:

@@ -79,6 +79,8 @@ class Machine:
     has_tree: bool = False  # its trainer writes other files, which are mirrored
     tree: MemoryTree | None = None
     tree_step: int = 0  # of the outputs that were restored
+    has_checkpoints: bool = True  # its trainer writes them, and not the other files only
+    crashes_at_outputs_of: int | None = None  # restored outputs of this step make its trainer fail; -1: all do
     refuses: set[str] = field(default_factory=set)
     sent_bytes: int = 0  # to us
     lie: str = ""  # one of `lies.LIES`, which its answers to a poll tell
@@ -263,7 +265,9 @@ class MemoryHost:
             machine.command_started_at = machine.watched_from = self.clock.now()
             machine.job = job
             good = [step for step in machine.sent if f"checkpoint-{step}.pt" not in machine.refuses]
-            machine.resumed_from = max(good, default=0)
+            machine.resumed_from = max([*good, machine.tree_step])
+            if machine.tree_step and machine.crashes_at_outputs_of in (machine.tree_step, -1):
+                machine.crashes_at_step = machine.resumed_from
             self.cloud.agents[machine.instance.instance_id].plan()
         self._answered()
 
@@ -388,6 +392,8 @@ class MemoryHost:
 
     def _outputs(self, step: int, *, at_end: bool) -> Iterator[Output]:
         machine = self.machine
+        if not machine.has_checkpoints:
+            return
         every, first = machine.checkpoint_every, machine.resumed_from + 1
         for mark in range(-(-first // every) * every, step + 1, every):
             yield output_of(mark)

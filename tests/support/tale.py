@@ -64,6 +64,7 @@ class Setting:
     save_s: float = 0.0
     carry_s: float | None = None  # upload time to S3, if the run stores checkpoints there
     room_for: int | None = None  # machines, by the quota
+    has_tree: bool = False  # the trainer writes other files, which are mirrored
     away_s: float = 0.0  # nobody leads the run for so long after the process was killed
     first_capacity_wait_s: float = 0.0
     moves: tuple[tuple[float, str, float], ...] = ()  # (seconds from the start, zone, $/h)
@@ -190,6 +191,7 @@ class Tale:
         machine.carry_s = setting.carry_s or 0.0
         machine.save_s, machine.ready_at = setting.save_s, machine.instance.launched_at + setting.boot_s
         machine.listed_after_s = setting.listed_after_s
+        machine.has_tree = setting.has_tree
         for fault in self.faults:
             if fault.machine == number:
                 self._make_prone(machine, fault)

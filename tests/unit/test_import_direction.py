@@ -28,7 +28,7 @@ ORCHESTRATOR = {
     "cli": ["ground", "runs", "market", "cloud", "host", "report", "plan", "engine", "dashboard"],
     "face": ["ground", "api"],
 }
-GROUND_OF_ORCHESTRATOR = {"errors", "clock", "version", "formatting"}
+GROUND_OF_ORCHESTRATOR = {"errors", "clock", "version", "formatting", "callbacks"}
 MODEL = ["ground", "config", "data", "networks", "sampling", "training", "evaluation", "cli", "door"]
 LOCAL = {
     "aws": [],
@@ -205,6 +205,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "output_files",
             "output_stream",
             "metrics_process",
+            "program_side",
             "programs",
             "trainer_files",
             "watch",

@@ -13,7 +13,7 @@ import time
 
 from infra.instance.metrics.collector import Collector
 
-EVERY_S = 1.0
+EVERY_S = 0.5  # lines of a log get the time at which they are seen
 LAST_S = 8.0  # for what is left after the trainer's end
 
 

@@ -21,6 +21,7 @@ from orchestrator.report.forms import (
 from orchestrator.report.html import charts
 from orchestrator.report.html.charts import Curve, History
 from orchestrator.report.html.svg import Picture, check_library
+from orchestrator.report.html.value_charts import ValueCurves, value_charts
 from orchestrator.report.rows import Report
 from orchestrator.report.text import basis_words, compact, ranked_types, when
 
@@ -54,6 +55,7 @@ class Exhibits:
     """What the page shows in addition to the report's figures."""
 
     curves: tuple[Curve, ...] = ()
+    values: tuple[ValueCurves, ...] = ()  # of programs of the user's own
     histories: tuple[History, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     drawn: int = 0  # runs that have sampled images
@@ -207,9 +209,10 @@ def _prediction_note(report: Report, workload: str) -> str:
 
 
 def _common(report: Report, exhibits: Exhibits) -> list[str]:
-    money_pictures = [
+    money_pictures: list[tuple[Picture | None, str]] = [
         (charts.price_history(exhibits.histories, "prices"), ", ".join({h.source for h in exhibits.histories})),
         (charts.learning(exhibits.curves, "learning", len(report.runs)), "measured"),
+        *((picture, "measured") for picture in value_charts(exhibits.values, "value")),
         (charts.timeline(report, "attempts"), "billed"),
     ]
     drawn = "".join(_figure(p, origin) for p, origin in money_pictures if p is not None)

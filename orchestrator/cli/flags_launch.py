@@ -54,6 +54,7 @@ def _what(sub: Flags) -> None:
     )
     sub.add_argument("--stop-signal", metavar="SIGNAL", help="tells your program to save and end (default: SIGTERM)")
     sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
+    sub.add_argument("--image", metavar="URI", help="run your program in this Docker image, with the machine's GPUs")
     sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
     _outputs(sub)
 

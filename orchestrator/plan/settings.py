@@ -13,6 +13,7 @@ from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
 from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
+from orchestrator.plan.image_reference import check_image
 from orchestrator.plan.program_settings import check_metrics, check_stop_signal
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
@@ -103,9 +104,8 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         prepare=prepare,
         include=include,
         program=ProgramSpec(
-            **_setup(flags, file, is_own=bool(words)),
             downloads=downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
-            **_program(given, trainer),
+            **_program(given, trainer, cloud, flags, file),
         ),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
@@ -114,9 +114,19 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
     )
 
 
-def _program(given: Callable[..., Any], trainer: TrainConfig | None) -> dict[str, Any]:
-    """Return the fields of the spec that say how a program of the user's own is measured and told to stop."""
+def _program(
+    given: Callable[..., Any],
+    trainer: TrainConfig | None,
+    cloud: str,
+    flags: Mapping[str, Any],
+    file: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the fields of the spec that say how a program of the user's own is set up, measured and told to stop."""
+    is_own = trainer is None
+    setup = _setup(flags, file, is_own=is_own)
     return {
+        **setup,
+        "image": check_image(given("image"), cloud=cloud, is_own=is_own, has_setup=setup["setup"] is not None),
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
     }
@@ -143,11 +153,14 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     instances = _instances(flags, old.cloud)
     if instances:
         changes["instances"] = instances
+    new = changes.get("program", old.program)
+    image = flags.get("image") or new.image
+    image = check_image(image, cloud=old.cloud, is_own=bool(old.command), has_setup=new.setup is not None)
+    changes["program"] = new.model_copy(update={"image": image})
     if any(flags.get(name) for name in downloads.NAMES):
         has_bucket = bool(flags.get("bucket") or old.bucket)
         new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
-        program = changes.get("program", old.program)
-        changes["program"] = program.model_copy(update={"downloads": new_downloads})
+        changes["program"] = changes["program"].model_copy(update={"downloads": new_downloads})
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:

@@ -39,6 +39,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "include": (str, list),
     "setup": str,
     "no_setup": bool,
+    "image": str,
     "outputs": (str, list),
     "ignore_outputs": (str, list),
     "download": str,

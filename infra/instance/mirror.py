@@ -123,7 +123,11 @@ class Mirror:
         while True:
             with contextlib.suppress(OSError):  # the disk is full, or no more file can be opened: once more
                 self.look()
-            self.pause(max(EVERY_S, self._scan_s / (MOST_SHARE_BUSY if self._is_waiting else MOST_SHARE)))
+            self.pause(self.pause_s())
+
+    def pause_s(self) -> float:
+        """Return the pause until the next look: looks take a small share of a core, however many files there are."""
+        return max(EVERY_S, self._scan_s / (MOST_SHARE_BUSY if self._is_waiting else MOST_SHARE))
 
     def pause(self, seconds: float) -> None:
         """Wait until the next look; the end of the program, or a notice, is looked at soon."""

@@ -31,12 +31,13 @@ class RunView:
         self.steps = steps
         self.clock = clock
         self._told_at = -math.inf
+        self._newest: ev.Progress | None = None
         self._events = list(past)
         self._state: RunState | None = None
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Show the progress: live in a terminal, every ten seconds in a pipe."""
-        now = self.clock.now()
+        now, self._newest = self.clock.now(), attempt.newest
         if attempt.first_step_at is None:
             if self.steps is not None or attempt.trainer_started_at is None:
                 return
@@ -72,7 +73,7 @@ class RunView:
         return text
 
     def _progress(self, step: int, images_per_s: float | None, *, bar: int) -> str:
-        newest = self._newest()
+        newest = self._newest
         text = f"{newest.unit if newest else 'step'} {step}"
         if self.steps:
             text += f"/{self.steps}"
@@ -87,9 +88,6 @@ class RunView:
 
     def _billed(self) -> str:
         return f"  ~${money(total_usd(self._run().attempts, self.clock.now()))} so far"
-
-    def _newest(self) -> ev.Progress | None:
-        return next((e for e in reversed(self._events[-50:]) if isinstance(e, ev.Progress)), None)
 
     def event(self, event: ev.Event) -> None:
         """Print the line of an event, if it has one, with the time at which it happened."""

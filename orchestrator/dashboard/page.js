@@ -43,7 +43,7 @@ function card(run) {
   }
   const list = make("dl");
   const say = (name, value) => { const group = make("div"); group.append(make("dt", name), make("dd", value)); list.append(group); };
-  say("step", run.steps ? `${run.step.toLocaleString("en")} / ${run.steps.toLocaleString("en")}` : run.step.toLocaleString("en"));
+  say("step", run.steps ? `${run.step.toLocaleString("en")} / ${run.steps.toLocaleString("en")}` : run.step ? run.step.toLocaleString("en") : "-");
   say("images/s", figure(run.images_per_s));
   say(run.budget_usd === null ? "$ so far" : "$ of budget", (run.usd_is_estimate ? "~" : "") + dollars(run.usd) +
     (run.budget_usd === null ? "" : ` / ${dollars(run.budget_usd)}`));

@@ -115,9 +115,14 @@ class AttemptLeader:
             self.journal, self.job, attempt, allowance=self.allowance, remote=self.remote, outputs=outputs
         )
         try:
-            return self._poll_to_the_end(monitor, attempt, host)
+            outcome = self._poll_to_the_end(monitor, attempt, host)
+        except HostError:
+            monitor.close_outputs()
+            raise
         finally:
             monitor.close()
+        monitor.close_outputs()
+        return outcome
 
     def _poll_to_the_end(self, monitor: AttemptMonitor, attempt: Attempt, host: Host) -> Outcome:
         silent_since: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class AttemptMonitor:
         """Ask the host once, and do all that follows from its answer."""
         if self._host is not host:
             self._host, self._counted_bytes = host, 0
+            self.outputs.counted_bytes = 0
         allow_s = self.allowance.alone_s(self.attempt)
         status = host.poll(self.job.root, self.cursor, allow_s, self.outputs.allowed_bytes())
         self.has_more = bool(status.metrics or status.log)
@@ -114,7 +116,7 @@ class AttemptMonitor:
         self.facts.note(status, (self._current() or self.attempt).trainer_started_at)
         self.note_progress(force=status.trainer == "exited")
         self._note_gpu(status)
-        self.journal.tick(self._current() or self.attempt, self.step, self.images_per_s)
+        self._tick()
         self._count_new(status)
         self.remote.note_stored(self.attempt.number, status.stored)
         self.remote.note_trouble(self.attempt.number, status.s3_trouble)
@@ -141,7 +143,7 @@ class AttemptMonitor:
 
     def note_received(self, host: Host, *, least_bytes: int = 1 << 20) -> None:
         """Write down the bytes that came beside the downloaded files, once they are `least_bytes`: AWS bills them."""
-        size_bytes = host.received_bytes - self._counted_bytes
+        size_bytes = host.received_bytes - self._counted_bytes - self.outputs.counted_bytes
         if size_bytes >= least_bytes:
             self._counted_bytes += size_bytes
             now = self.journal.clock.now()
@@ -170,7 +172,6 @@ class AttemptMonitor:
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""
-        self._close_outputs()
         if not self.tail.left_bytes:
             return
         left = LogLeft(
@@ -192,7 +193,7 @@ class AttemptMonitor:
                 raise
             self.outputs_problem = f"the disk of this machine is full ({self.journal.store.folder})"
 
-    def _close_outputs(self) -> None:
+    def close_outputs(self) -> None:
         """Say which outputs are left on a machine whose program was not seen to end."""
         if self.status is not None and self.status.trainer != "exited":
             with suppress(OSError):  # the disk is full
@@ -279,18 +280,24 @@ class AttemptMonitor:
             return
         if force or self._noted_at is None or now - self._noted_at >= PROGRESS_EVERY_S:
             self._noted_at, self._noted_step = now, self.step
-            self.journal.emit(
-                Progress(
-                    at=now,
-                    attempt=self.attempt.number,
-                    step=self.step,
-                    images_per_s=self.images_per_s,
-                    device=self.device,
-                    steps_per_s=self.measured.steps_per_s,
-                    unit=self.measured.unit,
-                    values=self.measured.values,
-                )
-            )
+            self.journal.emit(self._progress(now))
+
+    def _progress(self, now: float) -> Progress:
+        return Progress(
+            at=now,
+            attempt=self.attempt.number,
+            step=self.step,
+            images_per_s=self.images_per_s,
+            device=self.device,
+            steps_per_s=self.measured.steps_per_s,
+            unit=self.measured.unit,
+            values=self.measured.values,
+        )
+
+    def _tick(self) -> None:
+        """Tell the watchers of the step and the values as they are now, and not as they were written down last."""
+        newest = self._progress(self.journal.clock.now())
+        self.journal.tick(replace(self._current() or self.attempt, newest=newest), self.step, self.images_per_s)
 
     def _note_gpu(self, status: HostStatus) -> None:
         """Write the GPU's facts down once its name is known, and again when the trainer has ended."""
@@ -312,7 +319,8 @@ class AttemptMonitor:
         self.outputs.note_taken()
         if output.is_checkpoint:
             self.step = max(self.step, output.step)
-            self._counted_bytes += min(output.size_bytes, max(0, host.received_bytes - self._counted_bytes))
+            uncounted_bytes = host.received_bytes - self._counted_bytes - self.outputs.counted_bytes
+            self._counted_bytes += min(output.size_bytes, max(0, uncounted_bytes))
             self.journal.emit(CheckpointPulled.of(output, self.attempt.number, self.journal.clock.now()))
 
 

@@ -48,6 +48,7 @@ class OutputMirror:
         self.has_worked = not any(isinstance(e, OutputsRestored) and e.attempt == number for e in journal.events)
         self.has_worked |= any(isinstance(e, OutputsPulled) and e.attempt == number for e in journal.events)
         self.has_more = False
+        self.counted_bytes = 0  # of what has come, those that an event tells
         self._is_told = False  # what cannot be taken
         self._taken_at = -math.inf
         self._incomplete: TreeChanges | None = None
@@ -140,7 +141,7 @@ class OutputMirror:
         return is_work or (is_over and exit_code == 0)
 
     def _download(self, host: Host, base: TreeState, changes: TreeChanges, *, is_hurried: bool) -> None:
-        self._incomplete = changes
+        self._incomplete, before_bytes = changes, host.received_bytes
         wanted = _by_digest(changes.files)
         here = set(self.states.here(wanted))
         had = dict(self._bases(base, changes))
@@ -158,7 +159,9 @@ class OutputMirror:
         self._incomplete = None
         self.has_worked = True
         self.note_taken()
-        self._emit(state, changes)
+        received_bytes = host.received_bytes - before_bytes
+        self._emit(state, changes, received_bytes)
+        self.counted_bytes += received_bytes
         host.acknowledge_tree(self.job.root, changes.state)
         best = self.states.outputs / BEST
         if self.job.is_bundled and best.is_file():  # it names the best checkpoint, so it lies beside them
@@ -170,7 +173,7 @@ class OutputMirror:
             if file.after_bytes and known is not None:
                 yield file.name, self.states.path_of(base, known)
 
-    def _emit(self, state: TreeState, changes: TreeChanges) -> None:
+    def _emit(self, state: TreeState, changes: TreeChanges, received_bytes: int = 0) -> None:
         self.journal.emit(
             OutputsPulled(
                 at=self.journal.clock.now(),
@@ -181,6 +184,7 @@ class OutputMirror:
                 deleted=len(changes.deleted),
                 all_files=len(state.files),
                 all_bytes=state.size_bytes,
+                received_bytes=received_bytes,
             )
         )
 

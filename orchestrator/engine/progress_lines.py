@@ -9,7 +9,7 @@ from collections.abc import Callable
 from orchestrator.clock import Clock
 from orchestrator.formatting import number, span, visible
 from orchestrator.report.event_text import event_words, progress_words
-from orchestrator.runs.events import Event, Progress
+from orchestrator.runs.events import Event
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
@@ -29,11 +29,9 @@ class ProgressLines:
         self._steps = steps
         self._clock = clock
         self._told_at = -math.inf
-        self._newest: Progress | None = None
 
     def event(self, event: Event) -> None:
         """Tell of an event, if people want to know of it."""
-        self._newest = event if isinstance(event, Progress) else self._newest
         for line in event_words(event, event.at).splitlines():
             self._line(line, event.at)
 
@@ -48,7 +46,7 @@ class ProgressLines:
             self._line(f"running for {span(max(0.0, now - began_at))}", now)
             return
         of = f"/{self._steps}" if self._steps else ""
-        newest = self._newest
+        newest = attempt.newest
         speed = f"  {number(images_per_s)} images/s" if images_per_s else progress_words(newest) if newest else ""
         self._line(f"{newest.unit if newest else 'step'} {step}{of}{speed}", now)
 

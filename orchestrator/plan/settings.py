@@ -103,10 +103,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        program=ProgramSpec(
-            downloads=downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
-            **_program(given, trainer, cloud, flags, file),
-        ),
+        program=ProgramSpec(**_program(given, trainer, cloud, flags, file)),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -121,12 +118,13 @@ def _program(
     flags: Mapping[str, Any],
     file: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the fields of the spec that say how a program of the user's own is set up, measured and told to stop."""
+    """Return the fields of the spec that say how a program is set up, measured and stopped, and what is downloaded."""
     is_own = trainer is None
     setup = _setup(flags, file, is_own=is_own)
     return {
         **setup,
         "image": check_image(given("image"), cloud=cloud, is_own=is_own, has_setup=setup["setup"] is not None),
+        "downloads": downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
     }

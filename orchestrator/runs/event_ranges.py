@@ -33,6 +33,7 @@ RANGES: dict[str, Range] = {
     "deleted": (0, 10**9),
     "number": (0, 2**40),
     "all_bytes": (0, MOST_SIZE_BYTES),
+    "received_bytes": (0, MOST_SIZE_BYTES),
     "pools": (0, 10**6),
     "pid": (0, 2**32),
     "exit_code": (-(2**31), 2**32),

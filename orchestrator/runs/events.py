@@ -290,7 +290,7 @@ class AttemptLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DataReceived(Event):
-    """Bytes that came from an instance beside the files of `CheckpointPulled` and `ExtraOutputsPulled`.
+    """Bytes that came from an instance beside those that `CheckpointPulled` and the events of outputs tell.
 
     Metrics, log, and downloads that were refused: AWS bills what was sent, not what was of use.
     """

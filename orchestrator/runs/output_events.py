@@ -31,6 +31,7 @@ class OutputsPulled(Event):
     deleted: int  # files that the program removed
     all_files: int
     all_bytes: int
+    received_bytes: int = 0  # over the network, for these: data out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,7 @@ class Attempt:
     trainer_started_at: float | None = None
     trainer_exit: TrainerExited | None = None
     metrics_source: str = ""  # in words; "" for the bundled trainer, and where none was found
+    newest: Progress | None = None  # the last that is known of its training
     unit: str = "step"  # what its steps are: "epoch" for a program that tells its epochs only
     lost_because: str = ""  # for people
     lost_cause: LossReason | None = None
@@ -251,6 +252,7 @@ def _apply_to_outputs(
         case OutputsPulled():
             state.outputs = event
             if attempt is not None:
+                attempt.pulled_bytes += max(0, event.received_bytes)
                 attempt.outputs_waiting = None
         case OutputsRestored() if attempt is not None:
             attempt.restored = event
@@ -293,7 +295,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             attempt.last_step = max(attempt.last_step, event.step)
             attempt.first_step_at = attempt.first_step_at or event.at
             attempt.device = event.device or attempt.device
-            attempt.unit = event.unit
+            attempt.unit, attempt.newest = event.unit, event
             state.step = event.step
         case InterruptionNoticed():
             attempt.noticed_ends_at = event.ends_at

@@ -11,7 +11,7 @@ from infra.instance.metrics.finding import Finder, look
 from infra.instance.metrics.patterns import Patterns
 from infra.instance.metrics.saves import Saves
 from infra.instance.metrics.sources import Log, Source, sources_of
-from infra.instance.metrics.values import line_of
+from infra.instance.metrics.values import clean, line_of
 from infra.instance.trainer_files import write_json
 
 METRICS, FACTS = "metrics.jsonl", "metrics.json"  # in the agent's folder
@@ -67,6 +67,9 @@ class Collector:
             elif new:
                 self._hold(source, new, now)
         self._choose(now, is_last=is_last)
+        if is_last and self.patterns.unmatched and not self.problem:
+            names = ", ".join(clean(name) for name in sorted(self.patterns.unmatched))
+            self.problem = "no line of the log has matched the pattern of %s" % names
         self._tell()
         return count
 
@@ -135,7 +138,6 @@ class Collector:
             "problem": self.problem or self.patterns.problem,
             "skipped": self._too_long + sum(source.skipped for source in self.sources),
             "saves": self.saves.facts(),
-            "unmatched": sorted(self.patterns.unmatched),
         }
         if facts != self._facts:
             try:

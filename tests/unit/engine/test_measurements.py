@@ -10,11 +10,14 @@ import pytest
 from orchestrator.engine.interrupt_once import InterruptOnce
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.measurements import Measurements, ProgramFacts
+from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.host import answers
 from orchestrator.host.base import Cursor, HostStatus, Job
 from orchestrator.report.event_text import event_words
+from orchestrator.runs.events import Progress
 from orchestrator.runs.program_events import MetricsFound, WorkUnsaved
 from orchestrator.runs.state import Attempt
+from tests.support.memory import VirtualClock
 from tests.support.story import Story
 
 OWN = Job(
@@ -189,3 +192,21 @@ def test_an_interruption_counts_from_the_first_step_or_from_the_programs_start(
     for _ in range(2):
         watcher.tick(attempt(**fields), 0, None)
     assert embedded.interrupted == ["i-1"] * is_due
+
+
+def test_the_live_line_has_the_values_of_now_and_not_those_that_were_written_down_last() -> None:
+    said: list[str] = []
+    lines = ProgressLines(said.append, None, VirtualClock())
+    newest = Progress(at=1.0, attempt=1, step=20, unit="epoch", steps_per_s=0.5, values={"loss": 0.05})
+    lines.tick(attempt(first_step_at=1.0, trainer_started_at=1.0, newest=newest), 20, None)
+    assert said[0].endswith(" epoch 20  2 s/epoch  loss 0.05")
+
+
+def test_a_program_without_steps_is_told_by_its_time() -> None:
+    said: list[str] = []
+    clock = VirtualClock()
+    lines = ProgressLines(said.append, None, clock)
+    lines.tick(attempt(trainer_started_at=clock.now() - 75), 0, None)
+    assert said[0].endswith(" running for 1m15s")
+    ProgressLines(said.append, 100, clock).tick(attempt(trainer_started_at=1.0), 0, None)
+    assert len(said) == 1, "of the bundled trainer nothing is told before its first step"

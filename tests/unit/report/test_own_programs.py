@@ -146,7 +146,7 @@ def test_a_digest_with_curves_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert from_json(json.loads(json.dumps(to_json(found)))) == found
     assert len(found.curves["loss"]) <= 150
     for wrong in ({"values": {"a": "x"}}, {"curves": {"a": [[1]]}}, {"values": []}, {"curves": {"a": [[1, None]]}}):
-        with pytest.raises(ValueError, match=r"it is no|is no|are no"):
+        with pytest.raises(ValueError, match=r"is no|are no"):
             from_json({**json.loads(json.dumps(to_json(found))), **wrong})
 
 

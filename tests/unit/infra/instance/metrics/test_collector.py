@@ -176,7 +176,8 @@ def test_a_pattern_that_matches_nothing_is_named_and_something_else_is_used(prog
     program.begin({"loss": "los=([0-9]+)"})
     program.writes(LOG, '{"step": 1, "loss": 0.5}\n')
     assert program.found() == [{"step": 1, "loss": 0.5}]
-    assert program.facts["unmatched"] == ["loss"]
+    assert program.facts["problem"] == "no line of the log has matched the pattern of loss"
+    assert program.facts["source"] == "JSON lines in the log"
 
 
 def test_a_bar_ends_its_lines_by_cr_and_begins_again_with_each_epoch(program: Program) -> None:

@@ -5,7 +5,7 @@ import os
 import textwrap
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 try:  # with pixel-orch a notice saves once more; without it the training is the same
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--text", default=textwrap.__file__, help="a file (default: the source of a module of Python)")
     parser.add_argument("--width", type=int, default=64)
     args = parser.parse_args()
+    set_seed(0)
 
     config = GPT2Config(
         vocab_size=256, n_positions=LENGTH, n_embd=args.width, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0

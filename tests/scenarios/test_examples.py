@@ -42,8 +42,10 @@ def test_an_example_that_is_interrupted_ends_as_one_that_is_not(
     run = ExampleRun(stage, python, example)
     run.until_outputs()
     run.interrupt(notice=False)
-    alone(python, example, tmp_path / "alone")
-    _, expected = example.result(tmp_path / "alone")
+    expected = None
+    if example.is_deterministic:
+        alone(python, example, tmp_path / "alone")
+        _, expected = example.result(tmp_path / "alone")
     outcome = run.outcome(expected)
     assert outcome.problems == ()
     assert (outcome.machines, outcome.restored) == (2, True)

@@ -2,8 +2,8 @@
 
 A run without pixel-orch says how long the training takes, and what it computes. Then each example is launched on the
 embedded cloud and its machine taken away after a tenth, three, five, seven and nine tenths of that time, counted from
-the program's start. At the end the number of epochs, the files that are home and, where the program is deterministic, the weights are
-those of the run without an interruption.
+the program's start. At the end the number of epochs, the files that are home and, where the program is deterministic,
+the weights are those of the run without an interruption.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _of(part: str, text: str, flag: str) -> Sequence[InstanceType]:
     if colon and not (count_text.isascii() and count_text.isdigit() and 0 < int(count_text) <= MOST_GPUS):
         raise SpecError(f"{flag}: {part!r}: {count_text!r} is no number of GPUs; give for example {flag} {name}:1")
     count = int(count_text) if colon else 1
-    same = [known for known in catalog.all_types() if key in (_key(known.gpu), _key(_MEMORY.sub("", known.gpu)))]
+    same = [known for known in catalog.all_types() if key in (_key(known.gpu), _key(_without_memory(known.gpu)))]
     if not same:
         raise SpecError(f"{flag}: unknown GPU {name[:40]!r}; {_hint(key)}")
     fitting = [known for known in same if known.gpus == count]
@@ -89,6 +89,10 @@ def _of(part: str, text: str, flag: str) -> Sequence[InstanceType]:
         counts = ", ".join(f"{name}:{each}" for each in sorted({known.gpus for known in same}))
         raise SpecError(f"{flag}: no type has {count} of {name}; there are {counts}")
     return fitting
+
+
+def _without_memory(name: str) -> str:
+    return _MEMORY.sub("", name)
 
 
 def _key(name: str) -> str:
@@ -101,7 +105,7 @@ def _key(name: str) -> str:
 
 def _hint(key: str) -> str:
     names = list(dict.fromkeys(name_of(known) for known in catalog.all_types()))
-    keys = {_key(name): name for name in names}
+    keys = {_key(name): name for name in names} | {_key(short): short for short in map(_without_memory, names)}
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
     known = f"known: {', '.join(names)}"
     return f"did you mean {keys[near[0]]}? {known}" if near else known

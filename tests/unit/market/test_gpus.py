@@ -38,7 +38,8 @@ def test_a_gpu_means_every_type_that_has_that_many(asked: str, names: list[str])
     [
         ("T44", r"unknown GPU 'T44'; did you mean T4\? known: K520, K80, V100, T4, A10G, L4, L40S, A100-40GB"),
         ("L4S", "did you mean L40S"),
-        ("H300", "did you mean (H100-80GB|H200|B300)"),
+        ("H300", "did you mean (H100|H200|B300)"),
+        ("A101", r"did you mean A100\?"),
         ("banana", "unknown GPU 'banana'; known: K520"),
         ("", "names no GPU; give one, for example --gpu T4"),
         ("T4,", "names no GPU"),

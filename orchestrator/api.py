@@ -55,7 +55,7 @@ class RunResult:
 
 def launch(
     *,
-    instance: str | Sequence[str],
+    instance: str | Sequence[str] = (),
     spot: bool = True,
     cloud: str = "aws",
     name: str | None = None,
@@ -74,7 +74,7 @@ def launch(
     Ctrl-C stops it in the main thread, `pixel-orch stop` in any thread.
 
     Args:
-        instance: EC2 type, or several in order of preference.
+        instance: EC2 type, or several: the cheapest is tried first. Instead of it `gpu="T4"`, `gpu="A10G:4"`.
         spot: the spot market; False for on-demand.
         cloud: "aws", or "local" for the embedded cloud.
         name: name of the run; generated if None.
@@ -96,7 +96,7 @@ def launch(
     _check_options(flags, command)
     given = {
         **flags,
-        "instance": instance if isinstance(instance, str) else ",".join(instance),
+        "instance": _joined(instance),
         ("spot" if spot else "on_demand"): True,
         "cloud": cloud,
         "name": name or fresh_name(Path(workdir).resolve().name if workdir else "run"),
@@ -120,6 +120,10 @@ def _read(given: Mapping[str, Any], command: Sequence[str], home: Path, say: Cal
     if request.sources:
         say(f"settings: {'; '.join(map(str, request.sources))}")
     return request
+
+
+def _joined(names: str | Sequence[str]) -> str | None:
+    return names if isinstance(names, str) else ",".join(names) if names else None
 
 
 def _pairs(values: Mapping[str, Any] | None) -> list[str]:

@@ -4,6 +4,7 @@
 #
 #   bootstrap.sh ROOT bundled     the bundled trainer: needs torch and its other packages
 #   bootstrap.sh ROOT own         the user's own program: installs torch, and only on a rented GPU
+#   bootstrap.sh ROOT image       a program that runs in a Docker image: needs a Python for the agent, and no torch
 #   bootstrap.sh ROOT ... gpu     a rented machine with a GPU: exit code 3 if the driver does not work
 #   bootstrap.sh ROOT ... s3      also finds a Python with boto3 for checkpoint_uploader.py: `s3_python` in the JSON object
 #   bootstrap.sh ROOT ... cpu     continues on the CPU if the GPU cannot be used
@@ -356,6 +357,10 @@ install_torch() {  # prints the JSON object and exits, or sets trouble: no build
   if [ -n "$gpu" ]; then trouble+="; the image's driver may be too old: choose another image with --ami"; fi
 }
 
+if [ "$purpose" = image ]; then
+  python=$(command -v python3) || give_up "this machine has no python3; choose an image that has one with --ami"
+  answer "$python" "" "the program runs in a Docker image"
+fi
 find_python
 if [ "$purpose" = own ] && [ -z "$is_rented_gpu" ]; then without_torch "nothing was installed"; fi
 install_torch

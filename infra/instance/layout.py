@@ -16,11 +16,13 @@ from importlib import resources
 PROGRAMS = ("agent.py", "bootstrap.sh", "common.sh", "run_environment.py", "torch_builds.json", "user_setup.py")
 PROGRAMS_FOR_BUCKET = ("checkpoint_uploader.py",)
 PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
+PROGRAMS_FOR_IMAGE = ("container.py",)
 MODULES = (
     "__init__.py",
     "complete_files.py",
     "deadline.py",
     "digests.py",
+    "docker.py",
     "frames.py",
     "gpu.py",
     "metadata.py",
@@ -52,23 +54,26 @@ FOR_PROGRAMS = {"orchestrator/__init__.py": "run_log.py", "orchestrator/callback
 """What a program may import, by the path below `bin/program`, which comes last in its PYTHONPATH."""
 
 MODULES_FOR_BUCKET = ("output_downloader.py", "output_uploader.py", "s3_layout.py", "stored_state.py")
+MODULES_FOR_IMAGE = ("user_setup.py",)
 
 
-def files_to_send(*, has_bucket: bool, has_dataset: bool) -> dict[str, bytes]:
+def files_to_send(*, has_bucket: bool, has_dataset: bool, has_image: bool = False) -> dict[str, bytes]:
     """Return the content of each file by its path on the machine.
 
     Args:
         has_bucket: whether checkpoints are uploaded to S3.
         has_dataset: whether a data set is prepared or downloaded before the trainer starts.
+        has_image: whether the program runs in a Docker image.
     """
     own = resources.files("infra")
     programs = (
         *PROGRAMS,
         *(PROGRAMS_FOR_BUCKET if has_bucket else ()),
         *(PROGRAMS_FOR_DATASET if has_dataset else ()),
+        *(PROGRAMS_FOR_IMAGE if has_image else ()),
     )
     files = {f"bin/{name}": own.joinpath("instance").joinpath(name).read_bytes() for name in programs}
-    modules = (*MODULES, *(MODULES_FOR_BUCKET if has_bucket else ()))
+    modules = (*MODULES, *(MODULES_FOR_BUCKET if has_bucket else ()), *(MODULES_FOR_IMAGE if has_image else ()))
     for name in ("__init__.py", *(f"instance/{module}" for module in modules)):
         files[f"bin/infra/{name}"] = own.joinpath(name).read_bytes()
     for name, source in FOR_PROGRAMS.items():

@@ -25,6 +25,7 @@ from typing import Any
 
 from infra.instance.deadline import hold, steady
 from infra.instance.digests import Hasher, outputs
+from infra.instance.docker import end_container
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
@@ -131,7 +132,8 @@ class Watch:
                 start_new_session=True,
             )
             self.state["trainer"] = {"state": "running", "pid": self.trainer.pid, "asked": False}
-            self.state["stop_signal"] = stop_number(self.job)
+            if not self.job.get("image"):  # `docker run` itself handles each
+                self.state["stop_signal"] = stop_number(self.job)
         except OSError as error:
             log.write(("pixel-orch: cannot start %s: %s\n" % (self.job["command"][0], error)).encode())
             self.state["trainer"] = {"state": "exited", "exit_code": 127, "asked": False}
@@ -157,7 +159,9 @@ class Watch:
             os.symlink(target, link)
 
     def signal_trainer(self, number: int) -> None:
-        """Send a signal to the trainer's process group."""
+        """Send a signal to the trainer's process group. Of a container Docker forwards it, but for SIGKILL."""
+        if number == signal.SIGKILL:
+            end_container(self.job, self.root)
         try:
             if self.trainer is not None:
                 os.killpg(self.trainer.pid, number)

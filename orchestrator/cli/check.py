@@ -17,6 +17,7 @@ from orchestrator.errors import CloudError, PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer
+from orchestrator.market.spot_prices import chosen_types
 from orchestrator.plan.preflight import QUOTA_CODES, launch_dry_run
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.validators import check_cloud, check_instances
@@ -39,7 +40,10 @@ class Finding:
 def check(args: argparse.Namespace) -> int:
     """Do `pixel-orch check`: print what works, what is missing and what to do about it."""
     home, cloud_name = home_from_environment(), check_cloud(args.cloud)
-    instances = check_instances(args.instance or DEFAULT_TYPE)
+    if args.gpu is None:
+        instances = check_instances(args.instance or DEFAULT_TYPE)
+    else:
+        instances = chosen_types(args.instance, args.gpu)
     found = [
         _try_out("home", lambda: f"{make_home(home)} can be written"),
         _extra("training here", "torch", "train", "train, evaluate and sample work on this machine"),
@@ -80,11 +84,14 @@ def _cloud_findings(args: argparse.Namespace, cloud_name: str, instances: tuple[
     regions = regions_for(cloud_name, asked, args.profile)
     with open_cloud(cloud_name, regions, home, args.profile) as cloud:
         for name in regions:
-            yield from _region_findings(cloud, cloud_name, name, instances)
+            yield from _region_findings(cloud, cloud_name, name, instances, is_any=args.gpu is not None)
 
 
-def _region_findings(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str, ...]) -> Iterable[Finding]:
-    offered = _try_out(f"{region} types", lambda: _offered(cloud, region, instances))
+def _region_findings(
+    cloud: Cloud, cloud_name: str, region: str, instances: tuple[str, ...], *, is_any: bool
+) -> Iterable[Finding]:
+    """Yield what one region lacks. `is_any`: one of the types suffices, since a GPU was asked for."""
+    offered = _try_out(f"{region} types", lambda: _offered(cloud, region, instances, is_any=is_any))
     yield offered
     image = _try_out(f"{region} image", lambda: _image_words(cloud, region))
     yield image
@@ -107,13 +114,14 @@ def _regions(asked: tuple[str, ...], profile: str | None) -> tuple[str, ...]:
     return regions_for("aws", asked, profile, are_credentials_first=False)
 
 
-def _offered(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:
+def _offered(cloud: Cloud, region: str, instances: tuple[str, ...], *, is_any: bool) -> str:
     pools = [pool for pool in cloud.offerings(instances) if pool.region == region]
     missing = set(instances) - {pool.instance_type for pool in pools}
-    if missing:
+    if missing and (not is_any or not pools):
         raise SpecError(f"{', '.join(sorted(missing))} is not offered in this region; choose another --region or type")
     zones = sorted({pool.zone for pool in pools})
-    return f"{', '.join(instances)} in {', '.join(zones)}"
+    lack = f"; not offered: {', '.join(name for name in instances if name in missing)}" if missing else ""
+    return f"{', '.join(name for name in instances if name not in missing)} in {', '.join(zones)}{lack}"
 
 
 def _image_words(cloud: Cloud, region: str) -> str:
@@ -128,7 +136,11 @@ def _network_words(cloud: Cloud, region: str) -> str:
 
 def _quota(cloud: Cloud, region: str, family: str, market: str, instances: tuple[str, ...]) -> Finding:
     """Check one quota. One market's may be 0, so that neither is required."""
-    code = QUOTA_CODES[family, market]
+    code = QUOTA_CODES.get((family, market))
+    if code is None:
+        return Finding(
+            f"{region} quota", False, f"the code of {family} {market} is not known; see Service Quotas", False
+        )
     needs = min(catalog.find(name).vcpus for name in instances if catalog.find(name).quota_family == family)
     name = f"{region} quota"
     try:

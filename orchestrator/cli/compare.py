@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number, table
 from orchestrator.market import catalog
 from orchestrator.market.comparison import Comparison, Side, Then, compare
+from orchestrator.market.gpus import any_types_with
 from orchestrator.market.spot_prices import recorded_regions
 from orchestrator.runs.home import home_from_environment
 
@@ -23,9 +24,10 @@ from orchestrator.runs.home import home_from_environment
 def do_compare(args: argparse.Namespace) -> int:
     """Do `pixel-orch compare`: offline, from the catalog and from cached or recorded prices."""
     words = [word.strip() for text in args.types for word in text.split(",") if word.strip()]
-    if not words:
+    of_gpu = () if args.gpu is None else any_types_with(args.gpu)
+    if not words and not of_gpu:
         raise SpecError("TYPE: no instance type is given; for example pixel-orch compare g4dn.xlarge g5.xlarge")
-    names = tuple(dict.fromkeys(catalog.find(name, flag="TYPE").name for name in words))
+    names = tuple(dict.fromkeys([*(catalog.find(name, flag="TYPE").name for name in words), *of_gpu]))
     home, now = home_from_environment(), SystemClock().now()
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
     note = "; ".join(age_words(quoted.rows, now))
@@ -52,7 +54,7 @@ def comparison_text(compared: Comparison) -> str:
 
 
 def _hardware(sides: Sequence[Side]) -> str:
-    head = ["TYPE", "GPU", "TFLOPS", "GIB", "GB/S", "STATUS", "TAKE NOW"]
+    head = ["TYPE", "GPU", "TFLOPS", "GIB", "GB/S", "RETIRED", "TAKE NOW"]
     rows = [
         [
             s.known.name,
@@ -60,7 +62,7 @@ def _hardware(sides: Sequence[Side]) -> str:
             number(float(s.fp32_tflops)),
             number(float(s.memory_gib)),
             number(float(s.bandwidth_gb_s)),
-            f"retired {s.known.retired}" if s.known.is_retired else "current",
+            s.known.retired or "-",
             s.known.replacement or "-",
         ]
         for s in sides

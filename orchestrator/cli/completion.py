@@ -12,6 +12,7 @@ def complete(every: argparse.ArgumentParser) -> None:
 
     from orchestrator.errors import SpecError
     from orchestrator.market import catalog
+    from orchestrator.market.gpus import name_of
     from orchestrator.runs.home import home_from_environment
     from orchestrator.runs.store import RunStore
 
@@ -24,11 +25,16 @@ def complete(every: argparse.ArgumentParser) -> None:
     def types(**_: object) -> list[str]:
         return [known.name for known in catalog.all_types()]
 
+    def gpus(**_: object) -> list[str]:
+        return list(dict.fromkeys(map(name_of, catalog.all_types())))
+
     for action in _actions(every):
         if action.dest in ("run", "runs", "resume"):
             action.completer = runs  # type: ignore[attr-defined]  # argcomplete looks for this attribute
         elif action.dest == "instance":
             action.completer = types  # type: ignore[attr-defined]
+        elif action.dest == "gpu":
+            action.completer = gpus  # type: ignore[attr-defined]
         elif action.dest == "region":
             action.completer = lambda **_: list(catalog.regions())  # type: ignore[attr-defined]
     argcomplete.autocomplete(every, always_complete_options=False)

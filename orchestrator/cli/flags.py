@@ -27,7 +27,7 @@ EXAMPLES = {
     "attach": "pixel-orch attach my-run",
     "stop": "pixel-orch stop my-run && pixel-orch launch --resume my-run -y",
     "pull": "pixel-orch pull my-run --out ./results",
-    "ssh": "pixel-orch ssh my-run -- nvidia-smi",
+    "ssh": "pixel-orch ssh my-run -- nvidia-smi\n  pixel-orch ssh my-run -N -L 6006:localhost:6006",
     "down": "pixel-orch down 'digits-*' -y",
     "cleanup": "pixel-orch cleanup --dry-run || pixel-orch cleanup -y",
     "report": "pixel-orch report --html report.html",
@@ -46,6 +46,13 @@ EXAMPLES = {
     "complete": "pixel-orch complete --checkpoint F --image test:0 --occlude bottom --out completed.png",
     "figures": "pixel-orch figures --checkpoint out/checkpoint-300.pt --out figures",
 }
+SSH_VALUES = (
+    ("L", "PORT:HOST:PORT", "as ssh: what connects to PORT here reaches HOST:PORT from there"),
+    ("R", "PORT:HOST:PORT", "as ssh: what connects to PORT there reaches HOST:PORT from here"),
+    ("D", "PORT", "as ssh: a SOCKS proxy on PORT here"),
+    ("o", "OPTION", "as ssh: any option of ssh_config; -f -t -T -v -A -X -Y -g -C too"),
+)
+SSH_LETTERS = "fntTvqAaXYgC46"  # flags of OpenSSH without a value that `ssh` passes through
 OLD_CLEANUP = "sweep"  # the name of `cleanup` in 0.1; an alias for one version
 OF_THE_MODEL = ("train", "evaluate", "sample", "complete", "figures", "data")
 
@@ -150,8 +157,13 @@ def _run_commands(add: Add) -> None:
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("--out", metavar="DIR", help="also copy the newest checkpoint and samples there")
     output_flag(sub)
-    sub = add("ssh", "log in to a run's instance, or run a command there (after --)")
+    sub = add("ssh", "log in to a run's instance, run a command there (after --), or forward ports")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    for letter, metavar, text in SSH_VALUES:
+        sub.add_argument(f"-{letter}", metavar=metavar, action="append", dest=f"ssh_{letter}", help=text)
+    sub.add_argument("-N", action="store_true", dest="ssh_N", help="run nothing there: forward only, until Ctrl-C")
+    for letter in SSH_LETTERS:
+        sub.add_argument(f"-{letter}", action="count", dest=f"ssh_{letter}", help=argparse.SUPPRESS)
     sub.add_argument("--add-include", action="store_true", help="let `ssh pixel-orch-RUN` work: adds to ~/.ssh/config")
 
 
@@ -190,6 +202,7 @@ def _cost_commands(add: Add) -> None:
 def _account_commands(add: Add) -> None:
     sub = add("check", "check credentials, quotas, images and permissions; creates nothing")
     sub.add_argument("-t", "--instance", metavar="TYPE", help="type to check quota and zones of (default: g4dn.xlarge)")
+    sub.add_argument("--gpu", metavar="NAME[:N]", help="check the types with N of this GPU: T4, A10G:4")
     cloud_flags(sub)
     output_flag(sub)
     sub = add("runs", "remove runs that are over: `runs prune`")

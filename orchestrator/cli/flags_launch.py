@@ -23,6 +23,7 @@ def _where(sub: Flags) -> None:
     sub.add_argument(
         "-t", "--instance", "--instance-type", metavar="TYPE", help="EC2 type, or several: a,b,c; no default"
     )
+    sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU, in place of --instance: A10G:4")
     market_flags(sub)
     sub.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
     sub.add_argument("--allow-cpu", action="store_true", help="train on the CPU where the GPU cannot be used")
@@ -53,6 +54,7 @@ def _what(sub: Flags) -> None:
     )
     sub.add_argument("--stop-signal", metavar="SIGNAL", help="tells your program to save and end (default: SIGTERM)")
     sub.add_argument("--setup", metavar="CMD", help="run on the machine, in the folder, before your program starts")
+    sub.add_argument("--image", metavar="URI", help="run your program in this Docker image, with the machine's GPUs")
     sub.add_argument("--no-setup", action="store_true", help="do not install requirements.txt and the like")
     _outputs(sub)
 

@@ -12,6 +12,7 @@ DEFAULT_DAYS = 7  # as in `market.spot_prices`, which `--help` must not import
 def prices(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `prices`."""
     sub.add_argument("-t", "--instance", metavar="TYPE", help="types: a,b,c (default: one of each GPU)")
+    sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
     cloud_flags(sub, region="region, or all (default: those with recorded prices)")
     sub.add_argument(
         "--days", metavar="N", type=int, default=DEFAULT_DAYS, help="window, 1 to 90 (default: %(default)s)"
@@ -24,7 +25,8 @@ def prices(sub: argparse.ArgumentParser) -> None:
 
 def compare(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `compare`."""
-    sub.add_argument("types", metavar="TYPE", nargs="+", help="instance types; ratios are to the first")
+    sub.add_argument("types", metavar="TYPE", nargs="*", help="instance types; ratios are to the first")
+    sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
     output_flag(sub)
 
 

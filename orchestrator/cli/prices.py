@@ -40,7 +40,7 @@ def prices(args: argparse.Namespace) -> int:
     cloud = check_cloud(args.cloud)
     if not 1 <= args.days <= MOST_DAYS:
         raise SpecError(f"--days: {args.days} is not from 1 to {MOST_DAYS}; EC2 keeps {MOST_DAYS} days of prices")
-    names = chosen_types(args.instance)
+    names = chosen_types(args.instance, args.gpu)
     regions = _chosen_regions(cloud, args.region)
     quoted = quote(
         home, cloud, names, regions, now, days=args.days, is_offline=args.offline, refresh=args.refresh,

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.cli.flags import SSH_LETTERS, SSH_VALUES
 from orchestrator.cli.pull import live_instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
@@ -54,7 +55,18 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
         words = ["ssh", "-F", "none", "-p", str(instance.ssh_port)]
         for name, value in options.items():
             words += ["-o", f"{name}={value}"]
-        return _run_in_foreground([*words, f"{attempt.login_user}@{address}", *command])
+        return _run_in_foreground([*words, *own_flags(args), f"{attempt.login_user}@{address}", *command])
+
+
+def own_flags(args: argparse.Namespace) -> list[str]:
+    """Return the flags of OpenSSH that were given: of an option that is set twice, ssh takes the first."""
+    words = ["-N", "-o", "ExitOnForwardFailure=yes"] if args.ssh_N else []  # it would wait for nothing
+    for letter in SSH_LETTERS:
+        words += [f"-{letter}"] * (getattr(args, f"ssh_{letter}") or 0)
+    for letter, _, _ in SSH_VALUES:
+        for value in getattr(args, f"ssh_{letter}") or []:
+            words += [f"-{letter}", value]
+    return words
 
 
 def _run_in_foreground(words: list[str]) -> int:
@@ -62,7 +74,8 @@ def _run_in_foreground(words: list[str]) -> int:
 
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the remote program
     try:
-        return subprocess.run(words, check=False).returncode
+        code = subprocess.run(words, check=False).returncode
+        return code if code >= 0 else 128 - code  # Ctrl-C ends `ssh -N` by a signal
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -68,6 +68,11 @@ class Job:
     user_setup: Mapping[str, Any] | None = None  # what is installed for the user's program, as `user_setup.py` reads it
 
     @property
+    def image(self) -> str | None:
+        """The Docker image in which the program runs."""
+        return (self.user_setup or {}).get("image")
+
+    @property
     def is_bundled(self) -> bool:
         """Whether it is the bundled trainer, which needs torch."""
         return self.config_json is not None

@@ -140,7 +140,7 @@ class SshHost:
         return {"data_s": told.seconds, "data_how": told.how}
 
     def _send_own_files(self, job: Job) -> None:
-        files = files_to_send(has_bucket=bool(job.bucket), has_dataset=bool(job.data))
+        files = files_to_send(has_bucket=bool(job.bucket), has_dataset=bool(job.data), has_image=bool(job.image))
         if job.config_json is not None:
             files["config.json"] = job.config_json
         packed = io.BytesIO()
@@ -159,7 +159,7 @@ class SshHost:
             answer.append(error)
 
     def _bootstrap(self, job: Job) -> Setup:
-        purpose = "bundled" if job.is_bundled else "own"
+        purpose = "bundled" if job.is_bundled else "image" if job.image else "own"
         root = shlex.quote(job.root)
         asked = {"s3": bool(job.bucket), "gpu": job.has_gpu, "cpu": job.allow_cpu}
         words = " ".join([purpose, *(word for word, is_asked in asked.items() if is_asked)])
@@ -248,7 +248,8 @@ class SshHost:
             env.setdefault("VIRTUAL_ENV", os.path.dirname(os.path.dirname(setup.python)))  # uv installs there
         words = {"{python}": setup.python, "{root}": where}
         order = {
-            "command": [self._filled(word, words) if job.is_bundled else word for word in job.command],
+            "command": self._command_of(job, setup, words),
+            "image": job.image,
             "env": env,
             "path_first": setup.path_first or os.path.dirname(setup.python),
             "owner_timeout_s": job.owner_timeout_s,
@@ -264,6 +265,14 @@ class SshHost:
             "shutdown": ["sudo", "shutdown", "-h", "now"],
         }
         self._agent(job.root, "start", job.root, feed=lambda write: write(json.dumps(order).encode()))
+
+    def _command_of(self, job: Job, setup: Setup, words: Mapping[str, str]) -> list[str]:
+        """Return what the agent starts: the command as it is, or what runs it in the job's image."""
+        if job.image:
+            names = ",".join(job.env)
+            program = [setup.python, "-E", f"{words['{root}']}/bin/container.py", "run", words["{root}"]]
+            return [*program, job.image, names, "1" if setup.gpu else "0", *job.command]
+        return [self._filled(word, words) if job.is_bundled else word for word in job.command]
 
     @staticmethod
     def _filled(word: str, words: Mapping[str, str]) -> str:

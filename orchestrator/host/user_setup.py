@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -36,21 +37,24 @@ def run_user_setup(shell: SshShell, job: Job, setup: Setup, *, limit_s: float, t
         **(job.user_setup or {}),
         "env": dict(job.env),
         "python": setup.python,
-        "path_first": setup.path_first,
+        "path_first": setup.path_first or os.path.dirname(setup.python),
+        "gpu": setup.gpu,
         "limit_s": limit_s,
         "digest": digest_of(job),
     }
     root = shlex.quote(job.root)
-    command = f"flock -o {root}/agent/user_setup.lock python3 -X utf8 {root}/bin/user_setup.py {root}"
+    program = "container.py" if job.image else "user_setup.py"
+    words = f"{root}/bin/{program}{' pull' if job.image else ''} {root}"
+    command = f"flock -o {root}/agent/user_setup.lock python3 -X utf8 {words}"
 
     def feed(write: Write) -> None:
         write(json.dumps(order).encode())
 
     result = shell.run(command, timeout_s=limit_s + LEAST_OVER_S, feed=feed, told=told)
     if not result.ok:
-        raise CommandError("user_setup.py", result.exit_code, result.stderr.decode(errors="replace"))
+        raise CommandError(program, result.exit_code, result.stderr.decode(errors="replace"))
     last = answers.last_line(result.stdout)
-    answer = answers.read(answers.UserSetupAnswer, last, where=shell.where, program="user_setup.py")
+    answer = answers.read(answers.UserSetupAnswer, last, where=shell.where, program=program)
     if answer.failed:
         raise UserSetupError(answer.failed, answer.tail)
     return replace(

@@ -36,7 +36,7 @@ class InstanceType:
     status: str  # "current" or "retired"
     retired: str | None  # when it left EC2, as far as known
     replacement: str | None  # the current type to take instead
-    quota_family: str  # which vCPU quota counts it: "G" (G and VT), "P", "P5"
+    quota_family: str  # which vCPU quota counts it: "G" (G and VT), "P", "P5", "P6"
     on_demand_usd_h: Mapping[str, float]  # by region, recorded
     spot_usd_h_seen: Mapping[str, Sequence[float]]  # by region: lowest and highest over its zones, recorded
     sources: Mapping[str, str]  # field -> key of `SOURCES`
@@ -81,7 +81,8 @@ def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
         shared = {key: value for key, value in entry["sources"].items() if key != "spot_usd_h_seen"}
         for size in raw["sizes"]["types"]:
             if size["like"] == entry["name"]:
-                yield {**entry, "spot_usd_h_seen": {}, "sources": {**shared, **raw["sizes"]["sources"]}, **size}
+                sources = {**shared, **raw["sizes"]["sources"], **size.get("sources", {})}
+                yield {**entry, "spot_usd_h_seen": {}, **size, "sources": sources}
 
 
 @lru_cache(maxsize=64)

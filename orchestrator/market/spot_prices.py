@@ -9,6 +9,7 @@ from typing import Literal
 
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
+from orchestrator.market.gpus import any_types_with
 from orchestrator.market.offers import is_market_signal
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint, window
@@ -196,12 +197,16 @@ def as_json(row: MarketRow) -> dict[str, object]:
     }
 
 
-def chosen_types(text: str | None) -> tuple[str, ...]:
-    """Return the types of `a,b,c`, by default one of each GPU that AWS still rents.
+def chosen_types(text: str | None, gpu: str | None = None) -> tuple[str, ...]:
+    """Return the types of `a,b,c`, or those with a GPU (`T4:4`), by default one of each GPU that AWS still rents.
 
     Raises:
-        SpecError: one is unknown.
+        SpecError: one is unknown, or both are given.
     """
+    if gpu is not None:
+        if text is not None:
+            raise SpecError("--instance and --gpu both name types; give one of them")
+        return any_types_with(gpu)
     if text is None:
         return tuple(known.name for known in catalog.one_of_each_gpu())
     names = [part.strip() for part in text.split(",") if part.strip()]

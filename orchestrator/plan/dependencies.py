@@ -56,7 +56,10 @@ class Dependencies:
         command = self.order.get("command")
         if command:
             return f"Setup: {one_line(command)[:300]} (on the machine, before the program starts)"
+        image = self.order.get("image")
         unused = f"; not used: {', '.join(self.others)}" if self.others else ""
+        if image:
+            return f"Image: {image} is pulled on the machine, and brings its packages{unused}"
         if self.file:
             count = f" ({counted(len(self.packages), 'package')})" if self.packages else ""
             how = TOOLS[self.order["found"]["kind"]]
@@ -71,6 +74,7 @@ class Dependencies:
         kind = self.order.get("found", {}).get("kind") if self.file else None
         return {
             "command": self.order.get("command"),
+            "image": self.order.get("image"),
             "file": self.file or None,
             "tool": TOOLS[kind] if kind else None,
             "packages": list(self.packages),
@@ -96,13 +100,12 @@ def dependencies_of(spec: RunSpec, tree: Tree) -> Dependencies:
     if spec.program.setup is not None:
         return Dependencies({"command": spec.program.setup, **needs})
     found = _found(tree)
+    if spec.program.image:
+        return Dependencies({"image": spec.program.image}, others=_all(found))
     if not spec.program.installs_dependencies:
         return Dependencies(needs, others=found.others, why_not="--no-setup")
-    if program in BY_ITSELF:
-        return Dependencies(needs, others=_all(found), why_not=f"{program} does it by itself")
-    if _INSTALLS.search(" ".join(spec.command)):
-        return Dependencies(needs, others=_all(found), why_not="the command does it by itself")
-    return found
+    by = program if program in BY_ITSELF else "the command" if _INSTALLS.search(" ".join(spec.command)) else ""
+    return Dependencies(needs, others=_all(found), why_not=f"{by} does it by itself") if by else found
 
 
 def _all(found: Dependencies) -> tuple[str, ...]:

@@ -145,6 +145,11 @@ class _View:
         """Whether the set-up may bring files and programs that nobody sees now."""
         return "command" in self.dependencies.order or self.spec.ami is not None
 
+    @property
+    def has_image(self) -> bool:
+        """Whether the program runs in an image of the user's: nobody knows what is in it, but for the sent folder."""
+        return self.spec.program.image is not None
+
     def check(self) -> None:
         """Look at each program of the command.
 
@@ -171,6 +176,9 @@ class _View:
 
     def _check_program(self, program: Program, *, is_certain: bool) -> None:
         word = program.word
+        is_of_folder = word in self.files or "=" in word or ("/" in word and not word.startswith("/"))
+        if self.has_image and not is_of_folder:
+            return
         if "/" in word:
             self._check_path(word, is_certain=is_certain)
         elif program.is_in_shell and (word in OF_THE_SHELL or not _is_plain(word)):
@@ -231,6 +239,8 @@ class _View:
             return  # the shell makes another word of it
         elif path.startswith("~"):
             self.warnings.append(f"{path} is a path of the machine, and only the folder is sent")
+        elif path.startswith("/") and self.has_image:
+            return
         elif path.startswith("/"):
             self._check_absolute(path, is_program=False, is_certain=is_certain)
         else:
@@ -297,7 +307,7 @@ class _View:
         roots = [root for root in ("", "src/") if self._has_module(root + parts[0])]
         if not roots:
             known = {*sys.stdlib_module_names, "pip", "torch", "numpy", *self.dependencies.packages}
-            if parts[0] in known or parts[0].replace("_", "-") in known or self.may_come:
+            if self.has_image or parts[0] in known or parts[0].replace("_", "-") in known or self.may_come:
                 return
             tops = [name[:-3] for name in self.files if name.endswith(".py") and "/" not in name]
             guess = nearest(module, [*tops, *(name for name in self.folders if name and "/" not in name)])

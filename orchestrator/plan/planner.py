@@ -80,10 +80,10 @@ def make_plan(
 
 def _not_recorded(spec: RunSpec) -> SpecError:
     """Return the error for a type without a recorded price in the regions asked for."""
-    return SpecError(
-        f"--instance: the embedded cloud has no price of {', '.join(spec.instances)} in {', '.join(spec.regions)}; "
-        f"use --region {EMBEDDED_REGION}, which has all types"
-    )
+    what = f"the embedded cloud has no price of {', '.join(spec.instances)} in {', '.join(spec.regions)}"
+    if EMBEDDED_REGION in spec.regions:
+        return SpecError(f"--instance: {what}: no spot price of it is recorded; choose another type")
+    return SpecError(f"--instance: {what}; use --region {EMBEDDED_REGION}, which has the most types")
 
 
 def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float]) -> RunSpec:

@@ -21,6 +21,7 @@ QUOTA_CODES = {
     ("G", "on-demand"): "L-DB2E81BA",
     ("P", "on-demand"): "L-417A185B",
     ("P5", "on-demand"): "L-417A185B",
+    ("P6", "on-demand"): "L-417A185B",  # the code of its spot quota is not known: EC2 decides
 }
 
 

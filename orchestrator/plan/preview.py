@@ -138,7 +138,7 @@ class Draft:
             lines.append(f"{index}. {call.operation} ({call.region})")
             lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
         size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
-        texts = [] if spec.is_embedded else [
+        texts = [] if spec.is_embedded or spec.program.image else [
             "If the image has no torch, it is installed: 2 to 3 GB, some billed minutes."
         ]  # fmt: skip
         texts.append(what_comes_back(spec, self.plan.offers) + ".")

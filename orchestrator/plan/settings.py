@@ -11,7 +11,9 @@ from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
+from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
+from orchestrator.plan.image_reference import check_image
 from orchestrator.plan.program_settings import check_metrics, check_stop_signal
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
@@ -69,10 +71,9 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         return flag if flag not in (None, [], False) else file.get(name, default)
 
     cloud = check_cloud(given("cloud"))
-    instance = given("instance")
-    if instance is None:
-        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge")
-    instances = check_instances(",".join(map(str, instance)) if isinstance(instance, list) else instance)
+    instances = _instances(flags, cloud) or _instances(file, cloud)
+    if not instances:
+        raise SpecError("--instance is missing; give a type, for example --instance g4dn.xlarge, or a GPU: --gpu T4")
     check_texts(flags, command)
     words = _unquoted(tuple(command) or _words(file.get("command")))
     if cloud == "aws":
@@ -102,7 +103,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         data_url=check_data(trainer, given("data_bucket"), prepare.get("source")),
         prepare=prepare,
         include=include,
-        program=ProgramSpec(**_setup(flags, file, is_own=bool(words)), **_program(given, trainer)),
+        program=ProgramSpec(**_program(given, trainer, cloud, flags, file)),
         env=check_env({**_env_file(given("env_file")), **_file_env(file), **_env_pairs(flags.get("env"))}),
         **_machine(given, file),
         recovery=_policy(cloud, retry=bool(given("retry_until_up")), owner_timeout=given("owner_timeout")),
@@ -110,9 +111,19 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
     )
 
 
-def _program(given: Callable[..., Any], trainer: TrainConfig | None) -> dict[str, Any]:
-    """Return the fields of the spec that say how a program is measured and told to stop, and what is downloaded."""
+def _program(
+    given: Callable[..., Any],
+    trainer: TrainConfig | None,
+    cloud: str,
+    flags: Mapping[str, Any],
+    file: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the fields of the spec that say how a program is set up, measured and stopped, and what is downloaded."""
+    is_own = trainer is None
+    setup = _setup(flags, file, is_own=is_own)
     return {
+        **setup,
+        "image": check_image(given("image"), cloud=cloud, is_own=is_own, has_setup=setup["setup"] is not None),
         "downloads": downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
@@ -137,13 +148,17 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if flags.get("setup") is not None or flags.get("no_setup"):
         asked = _setup(flags, {}, is_own=bool(old.command))
         changes["program"] = old.program.model_copy(update=asked)
+    instances = _instances(flags, old.cloud)
+    if instances:
+        changes["instances"] = instances
+    new = changes.get("program", old.program)
+    image = flags.get("image") or new.image
+    image = check_image(image, cloud=old.cloud, is_own=bool(old.command), has_setup=new.setup is not None)
+    changes["program"] = new.model_copy(update={"image": image})
     if any(flags.get(name) for name in downloads.NAMES):
         has_bucket = bool(flags.get("bucket") or old.bucket)
         new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
-        program = changes.get("program", old.program)
-        changes["program"] = program.model_copy(update={"downloads": new_downloads})
-    if flags.get("instance") is not None:
-        changes["instances"] = check_instances(flags["instance"])
+        changes["program"] = changes["program"].model_copy(update={"downloads": new_downloads})
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:
@@ -161,6 +176,20 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def _instances(asked: Mapping[str, Any], cloud: str) -> tuple[str, ...]:
+    """Return the types that the flags, or a file, ask for, by name or by their GPU; () for none."""
+    instance, gpu = (_joined(asked.get(name)) for name in ("instance", "gpu"))
+    if instance is not None and gpu is not None:
+        raise SpecError("--instance and --gpu both say what is rented; give one of them")
+    if gpu is not None:
+        return any_types_with(gpu) if cloud == "local" else rentable_with(gpu)
+    return () if instance is None else check_instances(instance)
+
+
+def _joined(value: Any) -> str | None:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _setup(flags: Mapping[str, Any], file: Mapping[str, Any], *, is_own: bool) -> dict[str, Any]:

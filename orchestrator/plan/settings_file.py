@@ -23,6 +23,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "cloud": str,
     "instance": (str, list),
+    "gpu": (str, list),
     "spot": bool,
     "on_demand": bool,
     "max_price": (int, float, str),
@@ -38,6 +39,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "include": (str, list),
     "setup": str,
     "no_setup": bool,
+    "image": str,
     "outputs": (str, list),
     "ignore_outputs": (str, list),
     "download": str,
@@ -89,7 +91,7 @@ OF_A_FOLDER = {
 could run a program here (`ssh_proxy`, `command`; `env` with LD_PRELOAD, `setup` or the folder's program, with `cloud:
 local`),
 read other files (`env_file`, `key`, `include`), decide who may connect (`ssh_cidr`, `subnet`, a `tag` that a policy
-asks for), which account, bucket or image is used, or raise what is spent (`instance`, `disk_size`)."""
+asks for), which account, bucket or image is used, or raise what is spent (`instance`, `gpu`, `disk_size`)."""
 
 BILLED = ("region", "model", "dataset", "steps", "set")
 """Those of them that change the price of an hour or the number of hours: on AWS the user sets a limit then."""

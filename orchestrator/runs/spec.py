@@ -85,6 +85,7 @@ class ProgramSpec(BaseModel):
     downloads: Downloads = Downloads()
     metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for its log, by the names of the values
     stop_signal: str = "SIGTERM"  # tells it to save and end
+    image: str | None = None  # the Docker image in which it runs
 
 
 class RunSpec(BaseModel):

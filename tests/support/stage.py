@@ -41,6 +41,7 @@ class Stage:
         (self.work / "train.py").write_text(TINY.read_text())
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
         self.env.update(PIXEL_ORCH_HOME=str(self.home), PYTHONUNBUFFERED="1")
+        self.python = sys.executable
         self.processes: list[subprocess.Popen[str]] = []
 
     # -- the command line
@@ -49,7 +50,7 @@ class Stage:
         """Start a command; its output goes to a file that `said` reads."""
         log = (self.work.parent / f"log-{len(self.processes)}").open("w+")
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *words],
+            [self.python, "-m", "orchestrator.cli", *words],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -198,6 +198,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "complete_files",
             "deadline",
             "digests",
+            "docker",
             "frames",
             "gpu",
             "metadata",

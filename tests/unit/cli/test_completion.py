@@ -36,6 +36,7 @@ def test_a_shell_completes_commands_runs_and_types(at_home: Path) -> None:
     assert "launch" in completed("pixel-orch la", at_home)
     assert completed("pixel-orch report di", at_home) == ["digits-1"]
     assert "p2.xlarge" in completed("pixel-orch launch --instance p2.", at_home)
+    assert "A10G" in completed("pixel-orch launch --gpu A1", at_home)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -14,8 +14,8 @@ from orchestrator.errors import SpecError
 
 def prices_args(**changes: object) -> argparse.Namespace:
     given: dict[str, object] = {
-        "cloud": None, "instance": "p2.xlarge", "region": None, "days": 7, "all_zones": False, "refresh": False,
-        "offline": True, "profile": None, "output": "table",
+        "cloud": None, "instance": "p2.xlarge", "gpu": None, "region": None, "days": 7, "all_zones": False,
+        "refresh": False, "offline": True, "profile": None, "output": "table",
     }  # fmt: skip
     return argparse.Namespace(**{**given, **changes})
 

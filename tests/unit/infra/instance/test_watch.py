@@ -265,3 +265,14 @@ def _group(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
     except OSError:
         return 0
+
+
+def test_a_container_is_killed_by_docker_and_its_signals_are_not_judged(root: Path) -> None:
+    """`docker run` handles each signal, and SIGKILL does not pass through it."""
+    program(root, "docker", f'echo "$*" >> {root}/docker-calls')
+    watch = watching(root, image="me/train:1")
+    assert "stop_signal" not in watch.state
+    watch.signal_trainer(signal.SIGKILL)
+    until((root / "docker-calls").exists)
+    assert (root / "docker-calls").read_text() == f"rm -f pixel-orch-{root.name}\n"
+    end(watch)

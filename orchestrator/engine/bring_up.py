@@ -80,7 +80,9 @@ class BringUp:
             host.look_with(partial(self._look, attempt, host))
             within_s = self.policy.unreachable_after_s
             try:
-                self._start(attempt, host, self._set_up(attempt, host))
+                if not self._is_started(attempt, host):
+                    self._start(attempt, host, self._set_up(attempt, host))
+                self.journal.move("RUNNING")
             except (UnreachableError, CommandTimeoutError):
                 host.close()
                 if not tries_left or not self.reaper.is_running(attempt):
@@ -93,6 +95,19 @@ class BringUp:
             else:
                 return host
         raise AssertionError("the last try raises")
+
+    def _is_started(self, attempt: Attempt, host: Host) -> bool:
+        """Return whether a process before this one has started the trainer.
+
+        Then nothing is sent again: the program may have changed what was sent, and that is its output.
+        """
+        if not any(isinstance(e, TrainerStarted) and e.attempt == attempt.number for e in self.journal.events):
+            return False
+        try:
+            status = host.poll(self.job.root, NOTHING_NEW, self.allowance.alone_s(attempt))
+        except CommandError:
+            return False  # the agent is not there
+        return status.trainer != "absent"
 
     def _look(self, attempt: Attempt, host: Host) -> None:
         """Tell what the set-up does; break off a transfer, or it, where the run is to stop or a limit is reached.
@@ -219,7 +234,6 @@ class BringUp:
             now = self.clock.now()
             self.journal.emit(TrainerStarted(at=now, attempt=attempt.number, resumed_from=step, is_own=is_own))
             host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
-        self.journal.move("RUNNING")
 
     def _restore_outputs(self, attempt: Attempt, host: Host, setup: Setup, *, may_ask_s3: bool) -> None:
         if self.job.bucket is not None and may_ask_s3:

@@ -172,7 +172,13 @@ def test_with_a_second_home_a_silent_owner_is_no_reason_until_all_is_stored(mach
     assert machine.status()["stored"] == [stored]
     time.sleep(1.0)
     assert not machine.is_down.exists(), "S3 does not know yet how the trainer ended"
-    told = {"stored": [stored], "problem": "", "done": True}
+    mirror = machine.status()["mirror"]
+    assert mirror["is_final"]
+    told = {"stored": [stored], "problem": "", "done": True, "outputs": {"state": mirror["state"], "is_final": False}}
+    (machine.root / "agent" / "s3.json").write_text(json.dumps(told))
+    time.sleep(1.0)
+    assert not machine.is_down.exists(), "its last outputs are not in S3 yet"
+    told["outputs"] = {"state": mirror["state"], "is_final": True}
     (machine.root / "agent" / "s3.json").write_text(json.dumps(told))
     until(machine.is_down.exists)
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.journal import Journal
+from orchestrator.engine.pull_outputs import outputs_from_host, outputs_from_s3
 from orchestrator.engine.remote_outputs import RemoteOutputs
 from orchestrator.engine.remote_store import RemoteCopy, is_uploaded
 from orchestrator.errors import CloudError, HostError, OutputsLostError, TrainingError
@@ -404,6 +405,36 @@ def test_nothing_is_rented_while_s3_cannot_be_read(home: Path) -> None:
     with pytest.raises(CloudError, match="S3 does not answer"):
         engine.run("attach")
     assert len(story.cloud.machines) == 1
+
+
+# -- pull
+
+
+def test_pull_brings_what_s3_has_of_a_run_that_nobody_leads(home: Path) -> None:
+    story = Story(home, writes, program=NONE)
+    leave(story)
+    assert outputs_from_s3(Journal(story.store, story.clock), MemoryS3(story.cloud)) == ""
+    assert outputs(story) == tree_at(100, 10)
+
+
+def test_pull_says_what_is_damaged_in_s3(home: Path) -> None:
+    story = Story(home, writes, program=NONE)
+    leave(story)
+    assert "damaged in S3" in outputs_from_s3(Journal(story.store, story.clock), Damaging(story.cloud))
+    assert outputs(story) == {}
+
+
+def test_pull_brings_what_the_machine_has_and_leaves_it_its_limits(home: Path) -> None:
+    story = Story(home, writes)
+    leave(story, after_s=25.0)
+    (machine,) = story.cloud.machines
+    before = step_of(outputs(story), 10)
+    host = MemoryHost(story.cloud, machine)
+    outputs_from_host(Journal(story.store, story.clock), story.spec, host, 1, 600.0)
+    assert step_of(outputs(story), 10) > before
+    assert machine.allow_s == 600.0
+    assert engine_of(story).run("attach").state == "SUCCEEDED"
+    all_at_the_end(story)
 
 
 # -- what is asked

@@ -36,10 +36,11 @@ def one(folder: Path, python: Path, example: Example, after_s: float, expected: 
         how = "with notice" if notice else "without notice"
         if not is_running:
             how = "was over before it"
+        went_on = "restored" if outcome.restored else "not restored" if outcome.had_saved else "nothing saved"
         words = "; ".join(outcome.problems) or "as without an interruption"
         print(
             f"{example.name:12} {after_s:5.1f} s  {how:18}  {outcome.machines} machines  "
-            f"{'restored' if outcome.restored else 'from scratch':12}  {outcome.wall_s:5.0f} s  {words}",
+            f"{went_on:13}  {outcome.wall_s:5.0f} s  {words}",
             flush=True,
         )
         return not outcome.problems

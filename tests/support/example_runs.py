@@ -27,6 +27,7 @@ PACKAGES = ("transformers", "accelerate", "lightning", "papermill", "ipykernel")
 PIP_S = 300
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums do not depend on the load of this machine then, nor does the time so much
 RUN_S = 240.0
+OLD_S = 2.0  # a save of that age stands still
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Example:
     name: str
     words: tuple[str, ...]  # its command, for a training of some seconds
     result: Callable[[Path], tuple[int, Any]]
-    files: tuple[str, ...]  # patterns of what is home at the end
+    files: tuple[str, ...]  # patterns of what is home at the end; the first is what it resumes from
     epochs: int
     is_deterministic: bool = True
 
@@ -85,7 +86,7 @@ def examples(epochs: int = 30) -> tuple[Example, ...]:
             "huggingface",
             trainer,
             _hugging_face,
-            ("model/model.safetensors", "runs/checkpoint-*/trainer_state.json"),
+            ("runs/checkpoint-*/trainer_state.json", "model/model.safetensors"),
             less,
         ),
         Example(
@@ -154,6 +155,7 @@ class Outcome:
 
     machines: int
     restored: bool
+    had_saved: bool  # something, some seconds before the interruption
     wall_s: float
     problems: tuple[str, ...]
 
@@ -172,6 +174,7 @@ class ExampleRun:
         stage.env["PYTHONPATH"] = str(ROOT)
         self.stage = stage
         self.example = example
+        self.had_saved = False
         self.began_at = time.monotonic()
         threads = [word for name, value in ONE_THREAD.items() for word in ("--env", f"{name}={value}")]
         words = [
@@ -210,9 +213,11 @@ class ExampleRun:
         return self.process.poll() is None and len(self.stage.state().open_attempts()) == 1
 
     def interrupt(self, *, notice: bool) -> None:
-        """Interrupt its machine."""
+        """Interrupt its machine, and note whether something was saved there by then."""
         found = EmbeddedCloud.find(self.stage.home)
         assert found is not None
+        code = f"local/instances/*/home/pixel-orch/tiny/code/{self.example.files[0]}"
+        self.had_saved = any(time.time() - path.stat().st_mtime > OLD_S for path in self.stage.home.glob(code))
         found.interrupt(self.stage.instance_id(1), notice=notice)
 
     def outcome(self, expected: Any) -> Outcome:
@@ -235,13 +240,10 @@ class ExampleRun:
                 problems.append(f"{epochs} epochs, not {self.example.epochs}")
             if expected is not None and not is_same(value, expected):
                 problems.append("the weights differ from those of an uninterrupted run")
+        if self.had_saved and self.seen(InterruptionNoticed) and not self.seen(OutputsRestored):
+            problems.append("what it had saved was not restored, although there was a notice")
         machines = len(self.stage.state().attempts)
-        return Outcome(machines, self.seen(OutputsRestored), wall_s, tuple(problems))
-
-    @property
-    def was_noticed(self) -> bool:
-        """Whether the interruption came with its notice."""
-        return self.seen(InterruptionNoticed)
+        return Outcome(machines, self.seen(OutputsRestored), self.had_saved, wall_s, tuple(problems))
 
 
 def is_same(one: Any, other: Any) -> bool:

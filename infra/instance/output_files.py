@@ -178,14 +178,14 @@ class Scan:
         if stat.S_ISREG(status.st_mode):
             self.files[root + "/" + path] = Found(entry.path, mark_of(status), status)
         else:
-            self.left.append((path, "it is a pipe, a socket or a device"))
+            self.left.append((path, "a pipe, a socket or a device"))
 
     def _take_link(self, path: str, root: str, name: str) -> None:
         target = os.readlink(path)
         folder = os.path.dirname(path)
         leads_to = os.path.normpath(os.path.join(folder, target))
         if leads_to != self._top and not leads_to.startswith(self._top + os.sep):
-            self.left.append((name, "it is a link out of the folder"))
+            self.left.append((name, "a link out of the folder"))
             return
         relative = target if not os.path.isabs(target) else os.path.relpath(leads_to, folder)
         self.files[root + "/" + name] = Found(path, ["->" + relative], None, relative)

@@ -263,7 +263,7 @@ class OutputMirror:
         names = ", ".join(f"{path} ({why})" for path, why in tree.left[:MOST_NAMES])
         more = tree.left_files - min(MOST_NAMES, len(tree.left))
         names += f", and {more} more" if more > 0 else ""
-        reason = "there are too many files: narrow them with --outputs" if tree.is_cut else "no outputs"
+        reason = "there are too many files: narrow them with --outputs" if tree.is_cut else ""
         files = max(1, tree.left_files)
         self.journal.emit(
             OutputsLeft(at=now, attempt=self.number, files=files, size_bytes=0, names=names, reason=reason)

@@ -179,7 +179,7 @@ def _left_outputs_words(event: out.OutputsLeft | out.OutputsUnmatched) -> str:
     size = f" ({event.size_bytes / 1e6:.2f} MB)" if event.size_bytes else ""
     names = f": {event.names}" if event.names else ""
     if not event.is_loss and not event.size_bytes:
-        return f"  not downloaded, {event.reason}{names}"
+        return f"  not taken{', ' if event.reason else ''}{event.reason}{names}"
     return f"  NOT DOWNLOADED: {files}{size}, because {event.reason}{names}"
 
 

@@ -23,7 +23,7 @@ from orchestrator.runs.spec import Downloads
 from orchestrator.runs.state import Attempt
 
 SMALL_BYTES = 16 << 20  # under notice what is newest and not larger comes first
-SMALL_GRID_BYTES = 1 << 20
+MOST_BEST_BYTES = 1 << 20  # of best.json
 UNKNOWN = -1  # the base that a machine refers to is not here
 MOST_NAMES = 5
 BEST = "best.json"
@@ -77,7 +77,7 @@ class OutputMirror:
         if not self.job.is_bundled:
             return ""
         with suppress(OSError, ValueError):
-            found = bounded_json.loads(read_bounded(self.states.outputs / BEST, SMALL_GRID_BYTES))
+            found = bounded_json.loads(read_bounded(self.states.outputs / BEST, MOST_BEST_BYTES))
             step = found.get("step") if isinstance(found, dict) else None
             return f"checkpoint-{step}.pt" if is_step(step) else ""
         return ""
@@ -156,9 +156,8 @@ class OutputMirror:
         try:
             state = self.states.commit(base, changes, self.number)
         except ValueError as error:
-            raise HostError(
-                f"the outputs that {host_name(self.journal, self.number)} lists make no sense: {error}"
-            ) from None
+            where = host_name(self.journal, self.number)
+            raise HostError(f"{where}: its list of outputs makes no sense: {error}") from None
         self._incomplete = None
         self.has_worked = self.has_worked or changes.state != self._began_with
         self.note_taken()

@@ -40,7 +40,7 @@ class Example:
     name: str
     words: tuple[str, ...]  # its command, for a training of some seconds
     result: Callable[[Path], tuple[int, Any]]
-    files: tuple[str, ...]  # patterns of what is home at the end; the first is what it resumes from
+    files: tuple[str, ...]  # patterns of what is in `outputs/` at the end; the first is what it resumes from
     epochs: int
     is_deterministic: bool = True
 
@@ -203,7 +203,7 @@ class ExampleRun:
         return any(isinstance(event, kind) for event in self.store().events())
 
     def until_outputs(self) -> None:
-        """Wait until a state of the outputs is home."""
+        """Wait until a state of the outputs is downloaded."""
         self.stage.until(lambda: self.seen(OutputsPulled), "outputs at home")
 
     def until_moment(self, after_s: float) -> bool:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all test-examples lint clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m 'slow or not slow' -n auto --dist loadfile
+
+test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
+	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -264,7 +264,7 @@ with_boto3() {
 # changes nothing for another run. The agent puts its folders first in PATH.
 own_environment() {  # PYTHON: prints a JSON object: python, path_first
   mkdir -p "$root"
-  within 120 "run_environment.py" "$1" "$root/bin/run_environment.py" "$root/env"
+  within 120 "run_environment.py" "$1" -E "$root/bin/run_environment.py" "$root/env"
 }
 
 answer() {  # PYTHON TORCH WHY: prints the JSON object and exits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -334,7 +335,7 @@ def test_a_job_is_set_up_started_watched_and_its_files_come_home(rig: Rig, tmp_p
     host.send(job, tmp_path / "checkpoint-4.pt")
     host.start(job, Setup(python=setup.python, torch="", gpu="", why=""))
     status = watched(host, lambda each: each.trainer == "exited" and len(each.outputs) == 2)
-    assert (status.exit_code, status.metrics) == (0, b'{"step": 5}\n')
+    assert (status.exit_code, json.loads(status.metrics)["step"]) == (0, 5)
     assert b"hello from" in status.log
     newest = status.outputs[-1]
     assert host.fetch(job.root, newest, tmp_path / newest.name)

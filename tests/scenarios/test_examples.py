@@ -7,6 +7,7 @@ Their packages (transformers, lightning, papermill) are in an environment of the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ MOST_LINES = 80
 @pytest.fixture(scope="session")
 def python() -> Path:
     """Return the Python that has their packages."""
+    if not os.environ.get("PIXEL_ORCH_TEST_EXAMPLES"):
+        pytest.skip("their packages take gigabytes and minutes to install: make test-examples")
     found, why = python_with_packages()
     if found is None:
         pytest.skip(why)

@@ -16,6 +16,7 @@ from tests.support.stage import Stage, last_json, staged
 from tests.support.tiny_trainer import expected, load
 
 pytestmark = pytest.mark.slow
+ALL = ("--download", "all")  # large checkpoints: a tenth of the price pays for the newest only
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_a_trainer_that_crashes_is_not_relaunched_and_its_last_lines_are_shown(s
 
 
 def test_ssh_cut_during_a_pull(stage: Stage) -> None:
-    launch = stage.start(*stage.launch_words("60", "0.1", "--every", "20", "--size", "8000000"))
+    launch = stage.start(*stage.launch_words("60", "0.1", "--every", "20", "--size", "8000000", flags=ALL))
     stage.until_step(5)
     stage.embedded().cut(stage.instance_id(), after_bytes=3_000_000)
     stage.embedded().cut(stage.instance_id())
@@ -130,7 +131,7 @@ def test_a_frozen_host(stage: Stage) -> None:
 
 
 def test_our_disk_is_full_for_a_while(stage: Stage) -> None:
-    launch = stage.start(*stage.launch_words("120", "0.05", "--every", "20", "--size", "3000000"))
+    launch = stage.start(*stage.launch_words("120", "0.05", "--every", "20", "--size", "3000000", flags=ALL))
     stage.until(lambda: 20 in stage.state().checkpoints, "checkpoint 20")
     no_limit = resource.RLIM_INFINITY
     resource.prlimit(launch.pid, resource.RLIMIT_FSIZE, (1_000_000, no_limit))  # of the leading process alone

@@ -33,7 +33,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 def launch(stage: Stage, which: str, steps: int) -> tuple[int, str]:
     """Launch the program; return (exit code, output)."""
-    words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny"]
+    words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny", "--download", "all"]
     program = ["--workdir", str(stage.work), "--", "python3", "lying_program.py", which, str(steps)]
     return stage.run(*words, *program, limit_s=LIMIT_S)
 

@@ -108,7 +108,7 @@ def names(stage: Stage) -> set[str]:
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()}
 
 
-@pytest.mark.parametrize(("source", "notice_s"), [(PLAIN, 5), (FOLDERS, 5), (LAST, 5), (PLAIN, 0), (FOLDERS, 0)])
+@pytest.mark.parametrize(("source", "notice_s"), [(PLAIN, 5), (LAST, 5), (FOLDERS, 0)])
 def test_a_program_goes_on_from_what_it_wrote(stage: Stage, source: str, notice_s: int) -> None:
     faults = stage.work.parent / "faults.yaml"
     fault = f"event: interruption, market: spot, after_s: {7 if notice_s else 11}, notice_s: {notice_s}, times: 1"

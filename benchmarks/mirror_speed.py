@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.instance.mirror import Mirror, allow
+from infra.instance.mirror import Mirror
+from infra.instance.output_answers import allow
 from infra.instance.output_files import Rules
 from orchestrator.host import answers
 from orchestrator.host.tree_transfer import TreeReceiver, feed_state

@@ -25,7 +25,7 @@ from typing import Any
 from infra.instance.mirror import Mirror
 from infra.instance.output_answers import allow
 from infra.instance.output_files import Rules
-from orchestrator.host import answers
+from orchestrator.host import tree_answers
 from orchestrator.host.tree_transfer import TreeReceiver, feed_state
 from orchestrator.runs.output_states import OutputStates
 from orchestrator.runs.output_tree import TreeState
@@ -70,7 +70,7 @@ def take(machine: Machine, states: OutputStates) -> int:
     base = states.newest()
     home = base.on.get(1, 0)
     raw = machine.agent("changes", str(machine.mirror.number), str(home))
-    changes = answers.tree_changes(raw, where="this machine")
+    changes = tree_answers.tree_changes(raw, where="this machine")
     wanted = {file.sha256: file for file in changes.files if file.kind == "file"}
     states.incoming.mkdir(parents=True, exist_ok=True)
     receiver = TreeReceiver(list(wanted.values()), states.incoming, {})

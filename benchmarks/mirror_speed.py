@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.instance.mirror import Mirror
-from infra.instance.output_answers import allow
-from infra.instance.output_files import Rules
+from infra.instance.outputs.answers import allow
+from infra.instance.outputs.files import Rules
+from infra.instance.outputs.mirror import Mirror
 from orchestrator.host import tree_answers
 from orchestrator.host.tree_transfer import TreeReceiver, feed_state
 from orchestrator.runs.output_states import OutputStates

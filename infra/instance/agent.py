@@ -39,8 +39,8 @@ from infra.instance.digests import outputs
 from infra.instance.gpu import gpu_facts
 from infra.instance.metadata import take_proxies
 from infra.instance.metrics_process import told_of_metrics
-from infra.instance.output_answers import acknowledge, allow, changes, told
-from infra.instance.output_stream import restore, send_contents
+from infra.instance.outputs.answers import acknowledge, allow, changes, told
+from infra.instance.outputs.stream import restore, send_contents
 from infra.instance.program_side import catches_stop
 from infra.instance.programs import Done, outlive_login, run_as_root
 from infra.instance.trainer_files import (

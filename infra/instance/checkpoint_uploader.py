@@ -11,7 +11,7 @@ PLACE is a JSON object: bucket, prefix, region; to restore also `instances`, the
 order of their launch. This machine writes to a folder of its own below the prefix (`s3_layout.py`), which holds
 
     checkpoints/checkpoint-<step>.pt         as the trainer wrote it; its metadata has `sha256` and `step`
-    outputs/                                 the newest state of the program's outputs, see `output_uploader.py`
+    outputs/                                 the newest state of the program's outputs, see `outputs/uploader.py`
     metrics.jsonl, trainer.log, state.json   the last one says how the trainer and the agent ended
 
 It reads what the run's other instances wrote to theirs, and nothing of an instance that is not the run's.
@@ -42,9 +42,9 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from infra.instance.digests import alone, outputs
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import collected_path
-from infra.instance.output_answers import told
-from infra.instance.output_downloader import OutputDownloader
-from infra.instance.output_uploader import OutputUploader, one_line
+from infra.instance.outputs.answers import told
+from infra.instance.outputs.downloader import OutputDownloader
+from infra.instance.outputs.uploader import OutputUploader, one_line
 from infra.instance.s3_layout import StoredCheckpoint, checkpoints, instance_of, machine_folder
 from infra.instance.trainer_files import metrics_path, own_path, read_json, sha256_of, write_json
 

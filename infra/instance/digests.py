@@ -2,7 +2,7 @@
 
 A checkpoint of gigabytes takes longer to read than any answer may take. So `agent.py status` and the uploader take the
 digests that are there, and know how many files still wait for theirs. A file that was written again has another
-modification time, size or inode, and waits again. A file that is not complete waits too (`complete_files.py`).
+modification time, size or inode, and waits again. A file that is not complete waits too (`outputs/complete_files.py`).
 
 The digests are in `agent/digests.json`; where the disk is full, in the targets of symbolic links, which take no block.
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from infra.instance.complete_files import CompleteFiles
+from infra.instance.outputs.complete_files import CompleteFiles
 from infra.instance.trainer_files import CHECKPOINT, identity, listed, read_json, write_json
 
 PIECE = 1 << 20

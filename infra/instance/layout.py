@@ -19,24 +19,25 @@ PROGRAMS_FOR_DATASET = ("data.sh", "dataset_sync.py")
 PROGRAMS_FOR_IMAGE = ("container.py",)
 MODULES = (
     "__init__.py",
-    "complete_files.py",
     "deadline.py",
     "digests.py",
     "docker.py",
-    "frames.py",
     "gpu.py",
     "metadata.py",
-    "mirror.py",
-    "output_answers.py",
-    "output_files.py",
-    "output_stream.py",
     "metrics_process.py",
     "program_side.py",
     "programs.py",
-    "readiness.py",
     "requirements.py",
     "trainer_files.py",
     "watch.py",
+    "outputs/__init__.py",
+    "outputs/answers.py",
+    "outputs/complete_files.py",
+    "outputs/files.py",
+    "outputs/frames.py",
+    "outputs/mirror.py",
+    "outputs/readiness.py",
+    "outputs/stream.py",
     "metrics/__init__.py",
     "metrics/__main__.py",
     "metrics/collector.py",
@@ -53,7 +54,7 @@ MODULES = (
 FOR_PROGRAMS = {"orchestrator/__init__.py": "run_log.py", "orchestrator/callbacks.py": "callbacks.py"}
 """What a program may import, by the path below `bin/program`, which comes last in its PYTHONPATH."""
 
-MODULES_FOR_BUCKET = ("output_downloader.py", "output_uploader.py", "s3_layout.py", "stored_state.py")
+MODULES_FOR_BUCKET = ("outputs/downloader.py", "outputs/stored_state.py", "outputs/uploader.py", "s3_layout.py")
 MODULES_FOR_IMAGE = ("user_setup.py",)
 
 

@@ -26,7 +26,7 @@ def write_json(path: str, value: Any) -> None:
     temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
         with open(temporary, "w") as file:
-            json.dump(value, file)
+            file.write(json.dumps(value))  # `json.dump` takes ten times as long: it encodes in Python
     except OSError:
         os.unlink(temporary)
         raise

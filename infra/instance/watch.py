@@ -29,9 +29,9 @@ from infra.instance.docker import end_container
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
-from infra.instance.mirror import Mirror
-from infra.instance.output_answers import are_stored, is_mirrored
-from infra.instance.output_files import Rules
+from infra.instance.outputs.answers import are_stored, is_mirrored
+from infra.instance.outputs.files import Rules
+from infra.instance.outputs.mirror import Mirror
 from infra.instance.program_side import environment, stop_number, write_notice
 from infra.instance.programs import KILL_S, last_line, run
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json

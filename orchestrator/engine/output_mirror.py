@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from infra.instance.output_files import may_grow
+from infra.instance.outputs.files import may_grow
 from orchestrator.engine.journal import Journal
 from orchestrator.errors import HostError
 from orchestrator.host.base import Host, HostStatus, Job

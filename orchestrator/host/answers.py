@@ -170,7 +170,7 @@ class MirrorAnswer(_Answer):
 
 
 class StoredAnswer(_Answer):
-    """What `output_uploader.py` says of the outputs in S3."""
+    """What `outputs/uploader.py` says of the outputs in S3."""
 
     state: StateNumber
     bytes: TreeSize = 0

@@ -1,6 +1,6 @@
 """Contents of a program's outputs on their way: from a machine, each compared by its digest, and to the next one.
 
-The form of the stream is in `infra/instance/frames.py`.
+The form of the stream is in `infra/instance/outputs/frames.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.instance.frames import HEADER, PIECE_BYTES, BadFramesError, FrameReader, write_file
+from infra.instance.outputs.frames import HEADER, PIECE_BYTES, BadFramesError, FrameReader, write_file
 from orchestrator.errors import HostError
 from orchestrator.runs.output_tree import TreeFile, TreeState
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infra.instance.stored_state import StoredState, from_bytes
+from infra.instance.outputs.stored_state import StoredState, from_bytes
 from orchestrator.runs.output_events import OutputsPulled, OutputsRestored
 from tests.scenarios.test_second_home import BUCKET, client, end_cloud, prepare, user_id, wait_until_gone
 from tests.support.stage import Stage, last_json, staged

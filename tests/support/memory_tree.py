@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.instance.stored_state import to_bytes
+from infra.instance.outputs.stored_state import to_bytes
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class StoredTree:
 
 
 class MemoryTree:
-    """What `mirror.py` does on a machine: states by number, and which one the owner has."""
+    """What `outputs/mirror.py` does on a machine: states by number, and which one the owner has."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from infra.instance import digests
-from infra.instance.complete_files import CompleteFiles
 from infra.instance.digests import Hasher, cache_path, outputs
+from infra.instance.outputs.complete_files import CompleteFiles
 
 RUNNING: dict[str, Any] = {"trainer": {"state": "running"}, "code_before": {}}
 EXITED: dict[str, Any] = {"trainer": {"state": "exited"}, "code_before": {}}

@@ -47,7 +47,7 @@ def test_an_installed_package_of_the_same_name_is_not_taken(tmp_path: Path) -> N
 
 def test_only_what_a_run_needs_is_sent() -> None:
     least = set(files_to_send(has_bucket=False, has_dataset=False))
-    modules = ("output_downloader", "output_uploader", "s3_layout", "stored_state")
+    modules = ("outputs/downloader", "outputs/stored_state", "outputs/uploader", "s3_layout")
     for_bucket = {"bin/checkpoint_uploader.py", *(f"bin/infra/instance/{name}.py" for name in modules)}
     assert set(files_to_send(has_bucket=True, has_dataset=False)) - least == for_bucket
     assert set(files_to_send(has_bucket=False, has_dataset=True)) - least == {"bin/data.sh", "bin/dataset_sync.py"}

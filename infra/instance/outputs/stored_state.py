@@ -2,7 +2,7 @@
 
 It is a JSON object: `number`, `is_final` (the program has ended, and nothing newer comes), `is_own` (false for the
 state that was restored on this machine: an earlier one stored it, or the owner has it), `files` (all of them, as
-`output_answers.shown` gives them). Another machine has written what is read here: each value is checked.
+`answers.shown` gives them). Another machine has written what is read here: each value is checked.
 
 Standard library only, Python 3.8 and later.
 """
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from infra.instance.output_files import FOLDERS, MOST_FILES
+from infra.instance.outputs.files import FOLDERS, MOST_FILES
 
 MOST_BYTES = 256 << 20
 MOST_NUMBER = 1 << 40
@@ -28,7 +28,7 @@ KEPT = ("root", "path", "kind", "size", "mtime_ns", "mode", "sha256", "target")
 
 
 class StoredState(NamedTuple):
-    """A state, with its files as `output_answers.shown` gives them."""
+    """A state, with its files as `answers.shown` gives them."""
 
     number: int
     is_final: bool

@@ -17,11 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from infra.instance.mirror import folder_of
-from infra.instance.output_stream import Restorer
-from infra.instance.output_uploader import FILES_AT_ONCE, PART_BYTES, one_line
+from infra.instance.outputs.mirror import folder_of
+from infra.instance.outputs.stored_state import MOST_BYTES, StoredState, from_bytes
+from infra.instance.outputs.stream import Restorer
+from infra.instance.outputs.uploader import FILES_AT_ONCE, PART_BYTES, one_line
 from infra.instance.s3_layout import MACHINES, OUTPUT_STATE, folders_of, output_object
-from infra.instance.stored_state import MOST_BYTES, StoredState, from_bytes
 from infra.instance.trainer_files import sha256_of
 
 SAY_EVERY_S = 10.0

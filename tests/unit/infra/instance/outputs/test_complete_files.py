@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.instance.complete_files import STILL_S, STILL_UNSEEN_S, CompleteFiles, open_to_write
+from infra.instance.outputs.complete_files import STILL_S, STILL_UNSEEN_S, CompleteFiles, open_to_write
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="needs Linux's /proc")
 

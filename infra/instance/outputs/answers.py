@@ -9,11 +9,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from infra.instance.mirror import PINNED, folder_of, is_same, sealed_state
+from infra.instance.outputs.mirror import DIFFERENCE, PINNED, difference, folder_of, number_of, sealed_state
 from infra.instance.trainer_files import read_json, touch, write_json
 
 if TYPE_CHECKING:  # Python 3.8 has no `dict[...]`
-    from infra.instance.mirror import Entry
+    from infra.instance.outputs.mirror import Entry
 
 
 def changes(root: str, number: int, base: int) -> dict[str, Any]:
@@ -22,17 +22,14 @@ def changes(root: str, number: int, base: int) -> dict[str, Any]:
     Where the owner has another base than we know of, it is told all files.
     """
     pin(root)
-    sealed, home = sealed_state(root), sealed_state(root, "home.json")
-    if sealed["state"] != number:
-        return {"state": sealed["state"], "base": home["state"], "files": [], "deleted": []}
+    known = read_json(os.path.join(folder_of(root), DIFFERENCE), {})
+    if (known.get("state"), known.get("base")) != (number, base):
+        sealed, home = sealed_state(root), sealed_state(root, "home.json")
+        if sealed["state"] != number:
+            return {"state": sealed["state"], "base": home["state"], "files": [], "deleted": []}
+        known = difference(sealed, home if base == home["state"] else {"state": 0, "files": {}})
     touch(os.path.join(folder_of(root), "fetching"))
-    if base != home["state"]:
-        every = [shown(one) for one in sealed["files"].values()]
-        return {"state": number, "base": 0, "is_final": sealed["is_final"], "files": every, "deleted": []}
-    there = home["files"]
-    files = [shown(e, there.get(name)) for name, e in sealed["files"].items() if not is_same(e, there.get(name))]
-    deleted = [name for name in home["files"] if name not in sealed["files"]]
-    return {"state": number, "base": home["state"], "is_final": sealed["is_final"], "files": files, "deleted": deleted}
+    return {**known, "files": [shown(entry, there) for entry, there in known["files"].values()]}
 
 
 def pin(root: str) -> None:
@@ -71,7 +68,7 @@ def acknowledge(root: str, number: int) -> dict[str, Any]:
         if not os.path.exists(os.path.join(folder, name)):
             continue
         new = _linked(root, name)
-        if read_json(new, {}).get("state") == number:
+        if number_of(new) == number:
             _become(new, "home.json")
             write_json(os.path.join(folder, "home"), number)
             with contextlib.suppress(OSError):

@@ -15,8 +15,8 @@ import posixpath
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from infra.instance.complete_files import CompleteFiles, open_to_write
-from infra.instance.output_files import Found, may_grow
+from infra.instance.outputs.complete_files import CompleteFiles, open_to_write
+from infra.instance.outputs.files import Found, may_grow
 
 RESTLESS_TIMES = 3  # a file that was seen closed so often, with another content each time, is not waited for
 LOOK_OPEN_S = 0.5  # between two looks at which files are open

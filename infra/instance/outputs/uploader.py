@@ -24,10 +24,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, BinaryIO
 
 from infra.instance.digests import alone
-from infra.instance.mirror import folder_of, sealed_state
-from infra.instance.output_files import FOLDERS
+from infra.instance.outputs.files import FOLDERS
+from infra.instance.outputs.mirror import folder_of, sealed_state
+from infra.instance.outputs.stored_state import DIGEST, to_bytes
 from infra.instance.s3_layout import OUTPUT_STATE, output_object
-from infra.instance.stored_state import DIGEST, to_bytes
 from infra.instance.trainer_files import touch
 
 PART_BYTES = 16 << 20  # a smaller file is one request

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.instance import mirror as mirror_module
-from infra.instance import output_uploader
-from infra.instance.complete_files import CompleteFiles, open_to_write
-from infra.instance.mirror import Mirror, sealed_state
-from infra.instance.output_answers import acknowledge, allow, are_stored, changes, is_mirrored, told
-from infra.instance.output_downloader import OutputDownloader
-from infra.instance.output_files import Rules
-from infra.instance.output_stream import send_contents
-from infra.instance.output_uploader import ReplacedError
-from infra.instance.stored_state import from_bytes
+from infra.instance.outputs import mirror as mirror_module
+from infra.instance.outputs import uploader
+from infra.instance.outputs.answers import acknowledge, allow, are_stored, changes, is_mirrored, told
+from infra.instance.outputs.complete_files import CompleteFiles, open_to_write
+from infra.instance.outputs.downloader import OutputDownloader
+from infra.instance.outputs.files import Rules
+from infra.instance.outputs.mirror import Mirror, sealed_state
+from infra.instance.outputs.stored_state import from_bytes
+from infra.instance.outputs.stream import send_contents
+from infra.instance.outputs.uploader import ReplacedError
 from infra.instance.trainer_files import read_json
 from tests.support.bucket import Bucket
 from tests.unit.infra.instance.test_checkpoint_uploader import FIRST, OTHER, RUN, SECOND, STRANGER, Machine, own
@@ -123,7 +123,7 @@ def test_an_uploader_that_is_started_again_uploads_nothing_twice(first: Mirrored
 
 
 def test_large_files_go_in_parts_and_are_read_once(first: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_uploader, "PART_BYTES", 10)
+    monkeypatch.setattr(uploader, "PART_BYTES", 10)
     content = bytes(range(97))
     first.write(large__bin=content, small__bin=b"0123456789", empty__bin=b"").look()
     assert first.uploader.upload_newest()
@@ -136,7 +136,7 @@ def test_what_was_written_to_before_it_was_stored_is_not_stored_as_another_conte
     first: Mirrored, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
     """Without room for copies the files themselves are read."""
-    monkeypatch.setattr(output_uploader, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(uploader, "PART_BYTES", part_bytes)
     monkeypatch.setattr(mirror_module, "ROOM_BYTES", 1 << 60)
     first.write(model__pt=b"0123456789").look()
     first.write(model__pt=b"9876543210")
@@ -149,7 +149,7 @@ def test_what_was_written_to_before_it_was_stored_is_not_stored_as_another_conte
 
 
 def test_a_file_that_has_grown_since_is_stored_as_it_was(first: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_uploader, "PART_BYTES", 4)
+    monkeypatch.setattr(uploader, "PART_BYTES", 4)
     with (first.code / "train.log").open("wb") as file:
         file.write(b"first line\nsec")
         file.flush()
@@ -180,7 +180,7 @@ def replacing(first: Mirrored, monkeypatch: pytest.MonkeyPatch, name: str) -> li
 def test_a_state_that_is_replaced_while_it_is_uploaded_is_given_up_for_the_newer_one(
     first: Mirrored, monkeypatch: pytest.MonkeyPatch, name: str, part_bytes: int
 ) -> None:
-    monkeypatch.setattr(output_uploader, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(uploader, "PART_BYTES", part_bytes)
     first.write(model__pt=b"0123456789" * 9).look()
     replacing(first, monkeypatch, name)
     assert not first.uploader.upload_newest()
@@ -302,8 +302,8 @@ def lay_out(machine: Mirrored) -> dict[str, bytes]:
 def test_the_next_machine_writes_the_newest_state_to_its_paths_with_its_times(
     first: Mirrored, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_uploader, "PART_BYTES", 8)
-    monkeypatch.setattr("infra.instance.output_downloader.PART_BYTES", 8)
+    monkeypatch.setattr(uploader, "PART_BYTES", 8)
+    monkeypatch.setattr("infra.instance.outputs.downloader.PART_BYTES", 8)
     first.write(**{"run/model__pt": b"a content of two parts", "twin__pt": b"a content of two parts", "äö ü": b"x"})
     (first.out / "last.ckpt").write_bytes(b"last")
     (first.code / "newest").symlink_to("run/model.pt")

@@ -7,6 +7,7 @@ so that the owner gets the files of that moment, however long the download takes
 
     agent/outputs/sealed.json     the newest state: number, files by name, whether the program has ended
     agent/outputs/home.json       the state that the owner has
+    agent/outputs/difference.json how the newest state differs from that one: short, where the states are long
     agent/outputs/told.json       what `agent.py status` tells
     agent/outputs/copies/DIGEST   contents of sealed files that may change
     agent/outputs/allowed         bytes that the owner would download now
@@ -22,26 +23,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from infra.instance.complete_files import CompleteFiles
 from infra.instance.deadline import steady
 from infra.instance.digests import NICENESS, alone
-from infra.instance.output_files import MOST_LEFT, Found, Rules, Scan, mark_of, may_grow, whole_part
-from infra.instance.readiness import Readiness
+from infra.instance.outputs.complete_files import CompleteFiles
+from infra.instance.outputs.files import MOST_LEFT, Found, Rules, Scan, mark_of, may_grow, whole_part
+from infra.instance.outputs.readiness import Readiness
 from infra.instance.trainer_files import read_json, write_json
 
 EVERY_S = 0.2  # between two looks at few files
-MOST_SHARE, MOST_SHARE_BUSY = 0.007, 0.03  # of a core may go into looking for changes; while one is waited for
+MOST_SHARE, MOST_SHARE_BUSY = 0.005, 0.03  # of a core may go into looking for changes; while one is waited for
 GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
 RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
 FETCHING_S = 60.0  # without a sign of the download
 ROOM_SHARE, ROOM_BYTES = 0.05, 1 << 30  # of the disk: copies leave it to the program
 PINNED = "fetched.json"
+DIFFERENCE = "difference.json"
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)
 
@@ -59,6 +62,13 @@ def sealed_state(root: str, name: str = "sealed.json") -> dict[str, Any]:
     """Return a state: `state` (its number), `files` (by name), `is_final`."""
     state: dict[str, Any] = read_json(os.path.join(folder_of(root), name), {})
     return state or {"state": 0, "files": {}, "is_final": False}
+
+
+def number_of(path: str) -> int | None:
+    """Return the number of the state in a file, which begins with it: the list of its files may be long."""
+    with open(path) as file:
+        found = re.match(r'\{"state": (\d+)[,}]', file.read(40))
+    return int(found.group(1)) if found else None
 
 
 class Mirror:
@@ -339,6 +349,8 @@ class Mirror:
     def _save(self) -> None:
         state = {"state": self.number, "files": self.files, "is_final": self.is_final, "began": self.began}
         write_json(os.path.join(self.folder, "sealed.json"), state)
+        number, home = self._home
+        write_json(os.path.join(self.folder, DIFFERENCE), difference(state, {"state": number, "files": home}))
 
     def _drop_copies(self) -> None:
         """Remove the copies that no state needs: neither the newest, nor one that is being read."""
@@ -383,6 +395,18 @@ class Mirror:
             home = sealed_state(self.root, "home.json")
             self._home = (home["state"], home["files"])
             self._drop_copies()
+
+
+def difference(state: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Return how a state differs from another one: `files` by name, `deleted` names."""
+    files, there = state["files"], base["files"]
+    return {
+        "state": state["state"],
+        "base": base["state"],
+        "is_final": state["is_final"],
+        "files": {name: [entry, there.get(name)] for name, entry in files.items() if not is_same(entry, there.get(name))},
+        "deleted": [name for name in there if name not in files],
+    }
 
 
 def is_same(entry: Entry, other: Entry | None) -> bool:

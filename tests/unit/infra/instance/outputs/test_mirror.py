@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from infra.instance import mirror as mirror_module
-from infra.instance.complete_files import CompleteFiles, open_to_write
-from infra.instance.frames import FrameReader
-from infra.instance.mirror import Mirror
-from infra.instance.output_answers import acknowledge, allow, changes, is_mirrored, told
-from infra.instance.output_files import Rules
-from infra.instance.output_stream import Restorer, send_contents
+from infra.instance.outputs import mirror as mirror_module
+from infra.instance.outputs.answers import acknowledge, allow, changes, is_mirrored, told
+from infra.instance.outputs.complete_files import CompleteFiles, open_to_write
+from infra.instance.outputs.files import Rules
+from infra.instance.outputs.frames import FrameReader
+from infra.instance.outputs.mirror import DIFFERENCE, Mirror
+from infra.instance.outputs.stream import Restorer, send_contents
 
 
 class Watched:
@@ -27,6 +27,7 @@ class Watched:
     def __init__(self, root: Path, **rules: Any) -> None:
         self.root = root
         self.now = 1000.0
+        self.has_difference = True
         self.state: dict[str, Any] = {"trainer": {"state": "running"}, "notice": None}
         self.code, self.out = root / "code", root / "out"
         for folder in (self.code, self.out, root / "agent"):
@@ -42,6 +43,8 @@ class Watched:
         for _ in range(times):
             self.mirror.look()
             self.now += 2
+        if not self.has_difference:
+            (self.root / "agent" / "outputs" / DIFFERENCE).unlink(missing_ok=True)
         found = told(str(self.root))
         assert found is not None
         return found
@@ -81,9 +84,12 @@ class Watched:
         self.base = self.mirror.number
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Watched:
-    return Watched(tmp_path)
+@pytest.fixture(params=["the difference", "whole states"])
+def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Watched:
+    """Give a run whose answers come from the short file of the difference, or from the long ones of both states."""
+    watched = Watched(tmp_path)
+    watched.has_difference = request.param == "the difference"
+    return watched
 
 
 def test_what_was_sent_is_no_output_until_the_program_writes_to_it(tmp_path: Path) -> None:
@@ -297,7 +303,7 @@ def test_little_room_on_the_disk_makes_no_copies(watched: Watched, monkeypatch: 
 
 def sent_state(number: int, files: dict[str, bytes], links: dict[str, str]) -> io.BytesIO:
     """Return a stream as the owner sends it."""
-    from infra.instance.frames import write_file
+    from infra.instance.outputs.frames import write_file
 
     entries: list[dict[str, Any]] = []
     stream = io.BytesIO()

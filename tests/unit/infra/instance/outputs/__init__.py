@@ -1,0 +1,1 @@
+"""The outputs of a user's program on the machine."""

@@ -84,10 +84,14 @@ class Watched:
         self.base = self.mirror.number
 
 
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
 @pytest.fixture(params=["the difference", "whole states"])
-def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Watched:
+def answering(watched: Watched, request: pytest.FixtureRequest) -> Watched:
     """Give a run whose answers come from the short file of the difference, or from the long ones of both states."""
-    watched = Watched(tmp_path)
     watched.has_difference = request.param == "the difference"
     return watched
 
@@ -151,19 +155,19 @@ def test_a_file_that_is_written_holds_the_state_back(watched: Watched) -> None:
     assert watched.contents("work/b.pt") == {"work/b.pt": b"half and the rest"}
 
 
-def test_a_file_that_is_overwritten_later_is_sent_as_it_was(watched: Watched) -> None:
-    (watched.code / "last.ckpt").write_bytes(b"epoch 1")
-    (watched.code / "history.csv").write_text("1\n")
-    watched.look()
-    (watched.code / "last.ckpt").write_bytes(b"epoch 2 is longer")
-    assert watched.contents("work/last.ckpt") == {"work/last.ckpt": b"epoch 1"}
-    watched.mirror.look()  # the owner reads state 1: no other replaces it
-    watched.look()
-    assert watched.mirror.number == 1
-    watched.acknowledge()
-    watched.look()
-    assert watched.mirror.number == 2
-    assert watched.contents("work/last.ckpt") == {"work/last.ckpt": b"epoch 2 is longer"}
+def test_a_file_that_is_overwritten_later_is_sent_as_it_was(answering: Watched) -> None:
+    (answering.code / "last.ckpt").write_bytes(b"epoch 1")
+    (answering.code / "history.csv").write_text("1\n")
+    answering.look()
+    (answering.code / "last.ckpt").write_bytes(b"epoch 2 is longer")
+    assert answering.contents("work/last.ckpt") == {"work/last.ckpt": b"epoch 1"}
+    answering.mirror.look()  # the owner reads state 1: no other replaces it
+    answering.look()
+    assert answering.mirror.number == 1
+    answering.acknowledge()
+    answering.look()
+    assert answering.mirror.number == 2
+    assert answering.contents("work/last.ckpt") == {"work/last.ckpt": b"epoch 2 is longer"}
 
 
 def test_a_file_that_changes_while_the_state_is_made_delays_it(
@@ -190,23 +194,23 @@ def test_a_file_that_changes_while_the_state_is_made_delays_it(
     assert watched.contents("work/a.pt", "work/b.pt") == {"work/a.pt": b"a2", "work/b.pt": b"b1"}
 
 
-def test_a_growing_file_is_taken_as_whole_lines_and_only_its_end_is_sent(watched: Watched) -> None:
-    with (watched.code / "log.csv").open("w") as file:
+def test_a_growing_file_is_taken_as_whole_lines_and_only_its_end_is_sent(answering: Watched) -> None:
+    with (answering.code / "log.csv").open("w") as file:
         file.write("1,2\n3,")
         file.flush()
-        assert watched.look()["state"] == 1
-        assert watched.contents("work/log.csv") == {"work/log.csv": b"1,2\n"}
-        watched.acknowledge()
+        assert answering.look()["state"] == 1
+        assert answering.contents("work/log.csv") == {"work/log.csv": b"1,2\n"}
+        answering.acknowledge()
         file.write("4\n5,6\n7")
         file.flush()
-        watched.now += 60
-        watched.look()
-    entry = watched.changes()["files"][0]
+        answering.now += 60
+        answering.look()
+    entry = answering.changes()["files"][0]
     assert (entry["size"], entry["after"]) == (12, 4)
     assert entry["sha256"] == hashlib.sha256(b"1,2\n3,4\n5,6\n").hexdigest()
-    watched.acknowledge()
-    watched.end()
-    assert watched.changes()["files"][0]["size"] == 13, "once it is closed, its last line needs no end"
+    answering.acknowledge()
+    answering.end()
+    assert answering.changes()["files"][0]["size"] == 13, "once it is closed, its last line needs no end"
 
 
 def test_an_event_file_is_taken_as_whole_records(watched: Watched) -> None:
@@ -218,20 +222,20 @@ def test_an_event_file_is_taken_as_whole_records(watched: Watched) -> None:
         assert watched.changes()["files"][0]["size"] == 2 * len(record)
 
 
-def test_a_rewritten_log_is_sent_whole(watched: Watched) -> None:
-    (watched.code / "a.log").write_text("one\n")
-    watched.look()
-    watched.acknowledge()
-    (watched.code / "a.log").write_text("another\n")
-    watched.now += 60
-    watched.look()
-    assert "after" not in watched.changes()["files"][0]
+def test_a_rewritten_log_is_sent_whole(answering: Watched) -> None:
+    (answering.code / "a.log").write_text("one\n")
+    answering.look()
+    answering.acknowledge()
+    (answering.code / "a.log").write_text("another\n")
+    answering.now += 60
+    answering.look()
+    assert "after" not in answering.changes()["files"][0]
 
 
 def test_a_restless_file_and_one_that_is_never_closed_hold_nothing_back_for_ever(watched: Watched) -> None:
     (watched.code / "model.pt").write_bytes(b"weights")
     with (watched.code / "database").open("wb") as busy:
-        for step in range(400):
+        for step in range(150):
             (watched.code / "state.json").write_text(f'{{"step": {step}}}')
             os.utime(watched.code / "state.json", ns=(step, step))
             busy.write(b"x")
@@ -244,27 +248,27 @@ def test_a_restless_file_and_one_that_is_never_closed_hold_nothing_back_for_ever
     assert "work/database" in watched.names()
 
 
-def test_folders_links_and_what_is_deleted(watched: Watched) -> None:
+def test_folders_links_and_what_is_deleted(answering: Watched) -> None:
     for step in (500, 1000):
-        folder = watched.code / f"checkpoint-{step}"
+        folder = answering.code / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.bin").write_bytes(bytes(step))
         (folder / "trainer_state.json").write_text("{}")
-    (watched.code / "latest").symlink_to("checkpoint-1000")
-    (watched.code / "absolute").symlink_to(watched.code / "checkpoint-500" / "model.bin")
-    (watched.code / "outside").symlink_to("/etc/hostname")
-    os.mkfifo(watched.code / "pipe")
-    now = watched.look()
+    (answering.code / "latest").symlink_to("checkpoint-1000")
+    (answering.code / "absolute").symlink_to(answering.code / "checkpoint-500" / "model.bin")
+    (answering.code / "outside").symlink_to("/etc/hostname")
+    os.mkfifo(answering.code / "pipe")
+    now = answering.look()
     assert sorted(name for name, _ in now["left"]) == ["outside", "pipe"]
-    targets = {e["path"]: e["target"] for e in watched.changes()["files"] if e["kind"] == "link"}
+    targets = {e["path"]: e["target"] for e in answering.changes()["files"] if e["kind"] == "link"}
     assert targets == {"latest": "checkpoint-1000", "absolute": "checkpoint-500/model.bin"}
-    watched.acknowledge()
-    for path in (watched.code / "checkpoint-500").iterdir():
+    answering.acknowledge()
+    for path in (answering.code / "checkpoint-500").iterdir():
         path.unlink()
-    (watched.code / "checkpoint-500").rmdir()
-    (watched.code / "absolute").unlink()
-    watched.look()
-    difference = watched.changes()
+    (answering.code / "checkpoint-500").rmdir()
+    (answering.code / "absolute").unlink()
+    answering.look()
+    difference = answering.changes()
     assert difference["files"] == []
     assert sorted(difference["deleted"]) == [
         "work/absolute",

@@ -1,19 +1,24 @@
 # make demo: the main job on the embedded cloud.  make test: the tests that wait on nothing.
 PYTHON ?= python3
+export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+DEMO_EXTRAS := train,local,report
+ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,dev
 
 .PHONY: setup demo test test-all test-examples lint clean
 
-setup: $(STAMP)
+setup: $(VENV)/.installed
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,data,fast,figures,report,dashboard,tensorboard,local,dev]'
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@.ci/install $(ALL_EXTRAS)
+	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt
+	@.ci/install $(DEMO_EXTRAS)
 	@touch $@
 
-demo: setup
+demo: $(VENV)/.installed-demo
 	$(BIN)/pixel-orch launch --cloud local --instance p2.xlarge --spot -y --interrupt-after 20
 
 test: setup

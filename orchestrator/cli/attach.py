@@ -98,4 +98,4 @@ def _to_lead(store: RunStore) -> RunStore | None:
 
 
 def _screen(args: argparse.Namespace) -> Screen:
-    return Screen(sys.stderr if args.output == "json" else sys.stdout)
+    return Screen(sys.stderr if args.output == "json" else sys.stdout, is_plain=args.plain)

@@ -118,13 +118,25 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 class Screen:
     """Prints lines. On a terminal the last line may be live: it is rewritten in place.
 
-    A dumb terminal (`TERM=dumb`) gets plain lines, as a pipe does.
+    A dumb terminal (`TERM=dumb`), and one that is to be plain, gets plain lines, as a pipe does.
+
+    Args:
+        stream: where to print; None: standard output.
+        clock: returns unix seconds.
+        is_plain: whether nothing is rewritten in place (`--plain`).
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = OF_THIS_PROCESS.now) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = OF_THIS_PROCESS.now,
+        *,
+        is_plain: bool = False,
+    ) -> None:
         self.stream = behind(stream or sys.stdout)
-        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb" and not is_plain
         self._live = ""
+        self._above: Callable[[str], None] | None = None
         self._clock = clock
         make_safe(self.stream)
 
@@ -145,17 +157,32 @@ class Screen:
     def plain(self, text: str) -> None:
         """Print a text, wrapped to the width of a terminal."""
         width = self.width
-        self._write(self._erase() + (wrapped(text, width) if width else visible(text)) + "\n")
-        self._live = ""
+        self._print(wrapped(text, width) if width else visible(text))
 
     def whole(self, text: str) -> None:
         """Print one line as it is, control characters spelled; a terminal breaks it where it likes."""
-        self._write(f"{self._erase()}{one_line(text.expandtabs())}\n")
+        self._print(one_line(text.expandtabs()))
+
+    @contextmanager
+    def printing(self, above: Callable[[str], None]) -> Iterator[None]:
+        """Let something else print the lines while it draws below them; there is no live line then."""
+        self.live("")
+        self._above = above
+        try:
+            yield
+        finally:
+            self._above = None
+
+    def _print(self, text: str) -> None:
+        if self._above is not None:
+            self._above(text)
+            return
+        self._write(f"{self._erase()}{text}\n")
         self._live = ""
 
     def live(self, text: str) -> None:
-        """Replace the live line; does nothing without a terminal."""
-        if self.is_terminal:
+        """Replace the live line; does nothing without a terminal, or where a view is drawn."""
+        if self.is_terminal and self._above is None:
             text = cut(one_line(text), (self.width or WIDTH) - 1)
             self._write(self._erase() + text)
             self._live = text

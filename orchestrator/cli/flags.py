@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from orchestrator.cli import flags_launch, flags_market
-from orchestrator.cli.flags_shared import cloud_flags, output_flag
+from orchestrator.cli.flags_shared import cloud_flags, output_flag, plain_flag
 from orchestrator.formatting import nearest, shortened
 from orchestrator.version import VERSION
 
@@ -145,6 +145,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def _run_commands(add: Add) -> None:
     sub = add("status", "show all runs, or one run in full")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    sub.add_argument("-w", "--watch", action="store_true", help="show it live, until Ctrl-C or the end of the run")
     output_flag(sub)
     sub = add("logs", "print the trainer's output")
     sub.add_argument("run", metavar="RUN", help="a run's name")
@@ -153,6 +154,7 @@ def _run_commands(add: Add) -> None:
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
     sub.add_argument("-a", "--all", action="store_true", help="lead every run that no process leads, in this one")
     output_flag(sub)
+    plain_flag(sub)
     sub = add("pull", "download checkpoints, samples and outputs that are not on this machine yet")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("--out", metavar="DIR", help="also copy the newest checkpoint, samples and outputs there")
@@ -171,6 +173,7 @@ def _end_commands(add: Add) -> None:
     sub = add("stop", "save a checkpoint, download it, terminate; launch --resume continues")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     output_flag(sub)
+    plain_flag(sub)
     sub = add("down", "end runs and terminate their instances")
     sub.add_argument("runs", metavar="RUN", nargs="*", help="names, or globs such as 'digits-*'")
     sub.add_argument("-a", "--all", action="store_true", help="all runs")

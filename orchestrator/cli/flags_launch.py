@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from orchestrator.cli.flags_shared import Flags, market_flags, output_flag, trainer_flags
+from orchestrator.cli.flags_shared import Flags, market_flags, output_flag, plain_flag, trainer_flags
 
 
 def launch(sub: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def launch(sub: argparse.ArgumentParser) -> None:
     _limits(how)
     _embedded(how)
     output_flag(how)
+    plain_flag(how)
 
 
 def _where(sub: Flags) -> None:

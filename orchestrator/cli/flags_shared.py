@@ -19,6 +19,11 @@ def output_flag(sub: Flags, *formats: str) -> None:
     sub.add_argument("-o", "--output", choices=choices, default="table", help="output format (default: table)")
 
 
+def plain_flag(sub: Flags) -> None:
+    """Add `--plain`, for a command that draws in a terminal."""
+    sub.add_argument("--plain", action="store_true", help="lines only, as in a pipe: no live view, no colour")
+
+
 def cloud_flags(sub: Flags, *, region: str = "AWS region (default: the configured one)") -> None:
     """Add the flags that say which cloud, region and account."""
     sub.add_argument("--cloud", metavar="aws|local", help="AWS (default), or the embedded cloud on this machine")

@@ -47,7 +47,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
     home = home_from_environment()
     request = read_request(vars(args), command, home)
     say_settings(request.sources)
-    screen = Screen(sys.stdout if args.output == "table" else sys.stderr)
+    screen = Screen(sys.stdout if args.output == "table" else sys.stderr, is_plain=args.plain)
     if args.dry_run or args.sync_dry_run:
         if args.sync_dry_run:
             planned = sync_dry_run(request)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from orchestrator.cli.console import Screen, say_error
+from orchestrator.cli.live_panel import RunPanel
+from orchestrator.cli.live_screen import live_view
 from orchestrator.cli.run_view import RunView
 from orchestrator.clock import SystemClock
 from orchestrator.engine.journal import Watcher
@@ -13,8 +16,11 @@ from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
 from orchestrator.plan.launch_preparation import PreparedRun
 from orchestrator.report.summary import summary_json, summary_text
-from orchestrator.runs.state import RunState
+from orchestrator.runs.events import Event
+from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
+
+FOLLOW_S = 0.5  # between two looks at the events that another process writes
 
 
 def lead_in_terminal(
@@ -29,12 +35,43 @@ def lead_in_terminal(
         extra: watchers beside the live view.
         has_summary: whether a summary is printed at the end.
     """
-    view = RunView(screen, run.plan.spec.steps, SystemClock(), run.store.events())
-    failure = lead(run, watchers=(view, *extra), say=screen.line)
+    clock, past = SystemClock(), run.store.events()
+    view = RunView(screen, run.plan.spec.steps, clock, past)
+    panel = panel_of(run.store, past)
+
+    def say(text: str) -> None:
+        panel.is_stopping = True
+        screen.line(text)
+
+    with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)):
+        failure = lead(run, watchers=(view, _Shown(panel), *extra), say=say)
     if failure is not None and not isinstance(failure, Cancelled):
         say_error(failure_text(run, failure))
     end = conclude(run.store, screen, output) if has_summary else 0
     return (failure.exit_code if failure is not None else 0) or end
+
+
+def panel_of(store: RunStore, past: Sequence[Event]) -> RunPanel:
+    """Return the live view of a run."""
+    spec = store.spec()
+    return RunPanel(
+        spec.run, spec.steps, spec.limits.budget_usd, past, log_line=lambda number: store.log_tail(number, 1)
+    )
+
+
+class _Shown:
+    """A `Watcher` that passes on what a live view shows."""
+
+    def __init__(self, panel: RunPanel) -> None:
+        self.panel = panel
+
+    def event(self, event: Event) -> None:
+        """Pass on an event."""
+        self.panel.event(event)
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Pass on the newest progress."""
+        self.panel.tick(attempt.newest, images_per_s)
 
 
 def failure_text(run: PreparedRun, failure: PixelOrchError) -> str:
@@ -50,17 +87,34 @@ def failure_text(run: PreparedRun, failure: PixelOrchError) -> str:
 def follow(store: RunStore, screen: Screen) -> None:
     """Show the events of a run that another process leads, until it is over or that process has ended."""
     clock = SystemClock()
-    view = RunView(screen, store.spec().steps, clock)
+    view, panel = RunView(screen, store.spec().steps, clock), panel_of(store, ())
     told = 0
-    while True:
-        events = store.events()
-        for event in events[told:]:
-            view.event(event)
-        told = len(events)
-        view.show_progress()
-        if store.state().is_final or store.owner_pid() is None:
-            return
-        clock.sleep(0.5)
+    with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)):
+        while True:
+            events = store.events()
+            for event in events[told:]:
+                panel.event(event)
+                view.event(event)
+            told = len(events)
+            view.show_progress()
+            if store.state().is_final or store.owner_pid() is None:
+                return
+            clock.sleep(FOLLOW_S)
+
+
+def watch(store: RunStore, screen: Screen) -> None:
+    """Show a run live in a terminal, without its events, until it is over or no process leads it."""
+    clock = SystemClock()
+    panel, told = panel_of(store, ()), 0
+    with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)):
+        while True:
+            events = store.events()
+            for event in events[told:]:
+                panel.event(event)
+            told = len(events)
+            if store.state().is_final or store.owner_pid() is None:
+                return
+            clock.sleep(FOLLOW_S)
 
 
 def conclude(store: RunStore, screen: Screen, output: str) -> int:

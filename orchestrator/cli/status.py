@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.console import Screen
 from orchestrator.clock import SystemClock, iso
+from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, money, prose_width, span, table, wrapped
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.report.as_of import seen_at
@@ -19,6 +22,8 @@ from orchestrator.runs.listing import UNREADABLE, BrokenRun, read_all
 from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
+
+WATCH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,32 @@ class StatusRow:
 def status(args: argparse.Namespace) -> int:
     """Do `pixel-orch status`: all runs, or one in full."""
     home, now = home_from_environment(), SystemClock().now()
+    if args.watch:
+        return _watch(home, args)
     if args.run:
         _one(RunStore.open(home, args.run), now, args.output)
     else:
         _all(home, now, args.output)
+    return 0
+
+
+def _watch(home: Path, args: argparse.Namespace) -> int:
+    """Show all runs live, or one: in a terminal, until Ctrl-C or the end of the run."""
+    from orchestrator.cli.lead import watch  # the engine, which the list alone does not need
+    from orchestrator.cli.live_screen import live_text
+
+    screen, clock = Screen(), SystemClock()
+    if args.output == "json" or not screen.is_terminal:
+        raise SpecError("--watch draws in a terminal; elsewhere give `pixel-orch status` without it, or logs -f RUN")
+    with suppress(KeyboardInterrupt):
+        if args.run:
+            store = RunStore.open(home, args.run)
+            watch(store, screen)
+            screen.plain(summary_text(store, clock.now()).lstrip("\n"))
+            return 0
+        with live_text(screen, lambda width: _table_of_all(home, clock.now(), width)):
+            while True:
+                clock.sleep(WATCH_S)
     return 0
 
 
@@ -84,13 +111,18 @@ def _all(home: Path, now: float, output: str) -> None:
         _print_table(rows, broken, now)
 
 
+def _table_of_all(home: Path, now: float, width: int) -> str:
+    """Return the table of all runs for a terminal of so many columns, the open ones first."""
+    rows, broken = read_all(home, lambda store: StatusRow.of(store, now))
+    if not rows and not broken:
+        return "no runs yet"
+    rows.sort(key=lambda row: row.state.is_final)
+    head, cells, _ = _cells_of_all(rows, broken, now)
+    return table(head, cells, "STEP $ AGE", width=width - 1, drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP"))
+
+
 def _print_table(rows: list[StatusRow], broken: list[BrokenRun], now: float) -> None:
-    head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
-    cells = [_cells(row, now) for row in rows]
-    cells += [[one.run, UNREADABLE, *["-"] * (len(head) - 2)] for one in broken]
-    left = [row.store.run for row, shown in zip(rows, cells, strict=False) if shown[-1] == "none"]
-    if all(row[-1] == "-" for row in cells):  # no run is led
-        head, cells = head[:-1], [row[:-1] for row in cells]
+    head, cells, left = _cells_of_all(rows, broken, now)
     print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
     remarks = [f"{row.store.run}: {defect}" for row in rows for defect in row.defects]
     for text in (*remarks, *(one.text for one in broken)):
@@ -98,6 +130,19 @@ def _print_table(rows: list[StatusRow], broken: list[BrokenRun], now: float) -> 
     if left:
         print(f"{counted(len(left), 'run')} that no process leads; take over with:")
         print(f"  pixel-orch attach {left[0] if len(left) == 1 else '--all'}")
+
+
+def _cells_of_all(
+    rows: list[StatusRow], broken: list[BrokenRun], now: float
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return the head of the table, its cells, and the runs that no process leads."""
+    head = ["RUN", "STATE", "CLOUD", "TYPE", "STEP", "$", "AGE", "PROCESS"]
+    cells = [_cells(row, now) for row in rows]
+    cells += [[one.run, UNREADABLE, *["-"] * (len(head) - 2)] for one in broken]
+    left = [row.store.run for row, shown in zip(rows, cells, strict=False) if shown[-1] == "none"]
+    if all(row[-1] == "-" for row in cells):  # no run is led
+        head, cells = head[:-1], [row[:-1] for row in cells]
+    return head, cells, left
 
 
 def _error_of(row: StatusRow) -> dict[str, str]:

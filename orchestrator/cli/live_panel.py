@@ -1,0 +1,230 @@
+"""What the live view of a run shows below its events: rows of text and bars, from the events and the time; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+
+from orchestrator.formatting import counted, figure, money, number, one_line, price, span
+from orchestrator.market.billing import total_usd
+from orchestrator.report.series import main_keys
+from orchestrator.runs import events as ev
+from orchestrator.runs.checked import is_figure
+from orchestrator.runs.output_events import OutputsPulled
+from orchestrator.runs.state import Attempt, RunState, fold
+
+MOST_POINTS = 400  # of a sparkline's values that are kept
+SPARK_COLUMNS = 24
+LEAST_ETA_S = 3.0  # of training before the rest is estimated
+BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.,-=+*#"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the view.
+
+    label: what it is about, at most seven letters.
+    text: its words.
+    done: 0 to 1, drawn as a bar after the words; None: no bar.
+    tail: words after the bar.
+    style: "", "notice", "quiet", or the state of a run.
+    """
+
+    label: str
+    text: str
+    done: float | None = None
+    tail: str = ""
+    style: str = ""
+
+
+class RunPanel:
+    """The rows of one run. It may be asked from another thread than the one that adds events.
+
+    Args:
+        run: its name.
+        steps: how many it has, None if only the program knows.
+        budget_usd: its budget, None without one.
+        past: the events of before.
+        log_line: returns the last line of an attempt's log, "" if there is none.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        steps: int | None,
+        budget_usd: Decimal | None,
+        past: Sequence[ev.Event] = (),
+        log_line: Callable[[int], str] = lambda number: "",
+    ) -> None:
+        self.run = run
+        self.steps = steps
+        self.budget_usd = budget_usd
+        self.is_stopping = False
+        self._events = list(past)
+        self._log_line = log_line
+        self._newest: ev.Progress | None = None
+        self._images_per_s: float | None = None
+        self._setup_words = ""
+        self._folded: tuple[int, RunState] = (-1, RunState())
+        self._last_log = (float("-inf"), "")
+
+    def event(self, event: ev.Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, ev.SetupProgress):
+            self._setup_words = event.words
+            return
+        if isinstance(event, ev.InstanceStarted):
+            self._setup_words, self._newest = "", None
+        self._events.append(event)
+
+    def tick(self, newest: ev.Progress | None, images_per_s: float | None) -> None:
+        """Take note of the newest progress, which may not be written down yet."""
+        self._newest, self._images_per_s = newest, images_per_s
+
+    def state(self) -> RunState:
+        """Return the fold of the events; it is made again only after a new one."""
+        count = len(self._events)
+        if self._folded[0] != count:
+            self._folded = (count, fold(self._events[:count]))
+        return self._folded[1]
+
+    def rows(self, now: float, *, is_unicode: bool = True) -> list[Row]:
+        """Return what is shown at a time (unix seconds)."""
+        state = self.state()
+        attempt = state.attempts[-1] if state.attempts else None
+        rows = [self._title(state, now)]
+        if attempt is not None:
+            rows.append(_machine(attempt))
+            rows += _notice(attempt, now)
+        rows.append(self._work(state, attempt, now))
+        rows.append(self._cost(state, now))
+        rows += self._values(is_unicode=is_unicode)
+        rows += self._saved(now)
+        return rows + self._log(attempt, now)
+
+    def _title(self, state: RunState, now: float) -> Row:
+        counts = [counted(len(state.attempts), "machine")] if len(state.attempts) > 1 else []
+        counts += [counted(state.interruptions, "interruption")] if state.interruptions else []
+        words = "STOPPING" if self.is_stopping else state.state
+        tail = ", ".join([span(now - (state.led_since or state.created_at or now)), *counts])
+        return Row("run", f"{self.run}  {words}  {tail}", style=words)
+
+    def _work(self, state: RunState, attempt: Attempt | None, now: float) -> Row:
+        if attempt is None or attempt.is_over or attempt.first_step_at is None or attempt.trainer_exit is not None:
+            words, since = self._phase(state, attempt)
+            return Row("phase", f"{words}  {span(now - since)}")
+        newest = self._newest or attempt.newest
+        step = newest.step if newest is not None else attempt.last_step
+        unit = newest.unit if newest is not None else "step"
+        text = f"{step:,}" + (f"/{self.steps:,}" if self.steps else "")
+        done = min(1.0, step / self.steps) if self.steps else None
+        return Row(unit, text, done, self._speed(attempt, newest, step, now))
+
+    def _speed(self, attempt: Attempt, newest: ev.Progress | None, step: int, now: float) -> str:
+        words, rate = "", newest.steps_per_s if newest is not None else None
+        trained_s = now - (attempt.first_step_at or now)
+        if not rate and trained_s >= LEAST_ETA_S and step > attempt.first_step:
+            rate = (step - attempt.first_step) / trained_s
+        images_per_s = self._images_per_s or (newest.images_per_s if newest is not None else None)
+        if images_per_s:
+            words = f"{number(images_per_s)} images/s"
+        elif rate and newest is not None:
+            words = f"{number(rate)} {newest.unit}s/s" if rate >= 1 else f"{number(1 / rate)} s/{newest.unit}"
+        if rate and self.steps and step < self.steps and trained_s >= LEAST_ETA_S:
+            words += f"  ~{span((self.steps - step) / rate)} left"
+        return words.strip()
+
+    def _phase(self, state: RunState, attempt: Attempt | None) -> tuple[str, float]:
+        """Return what a run does while it does not train, and since when."""
+        changed_at = next((e.at for e in reversed(self._events) if isinstance(e, ev.StateChanged)), state.created_at)
+        awaited = self._events[-1] if self._events and isinstance(self._events[-1], ev.CapacityAwaited) else None
+        if awaited is not None:
+            return "waits for capacity; nothing is billed", awaited.at
+        if state.is_final or attempt is None or attempt.is_over:
+            return "over" if state.is_final else "asks for a machine", changed_at
+        if attempt.terminate_requested or attempt.trainer_exit is not None:
+            return "ends the machine", state.updated_at
+        return self._start_phase(attempt)
+
+    def _start_phase(self, attempt: Attempt) -> tuple[str, float]:
+        """Return what a machine does before its first step, and since when."""
+        if attempt.ran_at is None and not attempt.setup_s and not self._setup_words:
+            return "the machine boots", attempt.started_at
+        if attempt.trainer_started_at is None:
+            words = f"set-up: {self._setup_words}" if self._setup_words else "set-up"
+            return words, attempt.ran_at or attempt.started_at
+        words = "until the first step" if self.steps else "the program runs; no measurement yet"
+        return words, attempt.trainer_started_at
+
+    def _cost(self, state: RunState, now: float) -> Row:
+        usd = total_usd(state.attempts, now)
+        if self.budget_usd is None:
+            return Row("cost", f"~${money(usd)} so far")
+        share = float(usd / self.budget_usd) if self.budget_usd else 1.0
+        style = "notice" if share >= 0.8 else ""
+        return Row("cost", f"~${money(usd)} of ${money(self.budget_usd)}", min(1.0, share), f"{share:.0%}", style)
+
+    def _values(self, *, is_unicode: bool) -> list[Row]:
+        """Return the newest loss, or what stands for it, with its course, and the values beside it."""
+        told = [event for event in self._events[-5000:] if isinstance(event, ev.Progress) and event.values]
+        told += [self._newest] if self._newest is not None and self._newest.values else []
+        if not told:
+            return []
+        newest = told[-1].values
+        keys = [key for key in main_keys(newest) if is_figure(newest[key], -1e15) and key != "images_per_s"]
+        keys.sort(key=lambda key: key.startswith(("valid", "val", "eval", "test")))  # what moves at each step first
+        if not keys:
+            return []
+        course = [e.values[keys[0]] for e in told if is_figure(e.values.get(keys[0]), -1e15)][-MOST_POINTS:]
+        text = f"{figure(newest[keys[0]])}  {sparkline(course, SPARK_COLUMNS, is_unicode=is_unicode)}"
+        beside = "".join(f"  {one_line(key)[:20]} {figure(newest[key])}" for key in keys[1:3])
+        return [Row(short(one_line(keys[0])), (text + beside).rstrip())]
+
+    def _saved(self, now: float) -> list[Row]:
+        saved = (ev.CheckpointPulled, OutputsPulled)
+        newest = next((e for e in reversed(self._events) if isinstance(e, saved)), None)
+        if newest is None:
+            return []
+        what = newest.name if isinstance(newest, ev.CheckpointPulled) else counted(newest.all_files, "output")
+        return [Row("saved", f"{one_line(what)} here, {span(now - newest.at)} ago")]
+
+    def _log(self, attempt: Attempt | None, now: float) -> list[Row]:
+        """Return the last line of the program's log, which is read once a second."""
+        if attempt is None or attempt.trainer_started_at is None:
+            return []
+        if not 0 <= now - self._last_log[0] < 1:
+            self._last_log = (now, self._log_line(attempt.number))
+        return [Row("log", one_line(self._last_log[1]), style="quiet")] if self._last_log[1] else []
+
+
+def _machine(attempt: Attempt) -> Row:
+    at = f"{attempt.instance_type} {attempt.market} in {attempt.zone}"
+    return Row("machine", f"{at} at ${price(attempt.price_usd_h)}/h")
+
+
+def _notice(attempt: Attempt, now: float) -> list[Row]:
+    if attempt.noticed_ends_at is None or attempt.is_over:
+        return []
+    left_s = attempt.noticed_ends_at - now
+    words = f"AWS ends this machine in {span(left_s)}" if left_s > 0 else "AWS ends this machine now"
+    return [Row("notice", words, max(0.0, min(1.0, left_s / 120)), style="notice")]
+
+
+def short(key: str) -> str:
+    """Return a name of at most seven letters: the last part of `valid/accuracy`, cut."""
+    return key.rsplit("/", 1)[-1][:7]
+
+
+def sparkline(values: Sequence[float], columns: int, *, is_unicode: bool = True) -> str:
+    """Return the course of some values, each letter the mean of its share of them; "" for fewer than two."""
+    if len(values) < 2:
+        return ""
+    count = min(columns, len(values))
+    edges = [len(values) * i // count for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    blocks = BLOCKS if is_unicode else PLAIN_BLOCKS
+    top = len(blocks) - 1
+    return "".join(blocks[round(top * (mean - low) / (high - low)) if high > low else 0] for mean in means)

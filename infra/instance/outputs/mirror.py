@@ -400,11 +400,12 @@ class Mirror:
 def difference(state: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return how a state differs from another one: `files` by name, `deleted` names."""
     files, there = state["files"], base["files"]
+    changed = {name: entry for name, entry in files.items() if not is_same(entry, there.get(name))}
     return {
         "state": state["state"],
         "base": base["state"],
         "is_final": state["is_final"],
-        "files": {name: [entry, there.get(name)] for name, entry in files.items() if not is_same(entry, there.get(name))},
+        "files": {name: [entry, there.get(name)] for name, entry in changed.items()},
         "deleted": [name for name in there if name not in files],
     }
 

@@ -47,6 +47,7 @@ class ProgressBars:
         self._told = 0
         self._new: dict[str, Any] | None = None
         self.step: int | None = None  # of the newest state
+        self.has_values = False  # one of the training's has shown a value beside its speed
 
     def take(self, line: str, at: float) -> bool:
         """Read one state of a bar, which is one line that CR ends; return whether it is one."""
@@ -116,6 +117,7 @@ class ProgressBars:
             value = number_in(pair.group(2))
             if value is not None:
                 made.setdefault(clean(pair.group(1).strip()), value)
+                self.has_values = True
         self._new, self._told = made, steps
 
     def new(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from infra.instance.metrics.finding import Found
 from infra.instance.metrics.growing import Growing, Lines, whole_file
 from infra.instance.metrics.log_lines import JsonLines, TrainerLines
 from infra.instance.metrics.patterns import Patterns
+from infra.instance.metrics.printed_lines import PrintedLines
 from infra.instance.metrics.progress_bars import ProgressBars
 from infra.instance.metrics.tensorboard import EventFile, scalars
 from infra.instance.metrics.values import MOST_STEP, clean, measurement, number_in, object_in
@@ -287,6 +288,21 @@ class Printed(Source):
         return self._lines.new()
 
 
+class PrintedValues(Source):
+    """Lines such as `Epoch 3 loss 0.53`; not where a progress bar shows values, which come at each step."""
+
+    def __init__(self, rank: int, log: Log) -> None:
+        super().__init__(rank, 5.0)
+        self._log = log
+
+    words = property(lambda self: "lines in the log")
+
+    def new(self, at: float, found: Found, *, is_last: bool) -> list[dict[str, Any]]:
+        """Return what the lines since the last call measure."""
+        new = self._log.printed_lines.new()
+        return [] if self._log.bars.has_values else new
+
+
 class Log:
     """The program's log, read once for all that look into it.
 
@@ -301,6 +317,7 @@ class Log:
         self.json_lines = JsonLines()
         self.trainer_lines = TrainerLines()
         self.bars = ProgressBars()
+        self.printed_lines = PrintedLines()
 
     def read(self, at: float, *, is_last: bool) -> None:
         """Give each new line to those that read it."""
@@ -312,7 +329,9 @@ class Log:
                 self.json_lines.take(line, at)
             elif "{'" in line and self.trainer_lines.take(line, at):
                 continue
-            elif self.bars.take(line, at) and self.bars.step is not None:
+            elif not self.bars.take(line, at):
+                self.printed_lines.take(line, at)
+            elif self.bars.step is not None:
                 self.trainer_lines.at_step(self.bars.step)
 
 
@@ -326,5 +345,6 @@ def sources_of(before: Found, log: Log, root: str) -> list[Source]:
         LightningCsv(before),
         HuggingFace(before, log.trainer_lines),
         Printed(5, 2.0, "JSON lines in the log", log.json_lines),
-        Printed(6, 20.0, "progress bars in the log", log.bars),
+        PrintedValues(6, log),
+        Printed(7, 20.0, "progress bars in the log", log.bars),
     ]

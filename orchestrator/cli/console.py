@@ -5,10 +5,15 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from orchestrator.clock import OF_THIS_PROCESS
@@ -19,6 +24,28 @@ if TYPE_CHECKING:
     from orchestrator.runs.listing import BrokenRun
 
 
+COMMAND = re.compile(
+    r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|bench|dashboard|"
+    r"prices|compare|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
+)
+
+
+@cache
+def as_called() -> str:
+    """Return the words by which this program was called, as a shell takes them again from the same folder."""
+    called = Path(sys.argv[0])
+    if called.name != "pixel-orch" or not called.is_file() or which("pixel-orch") == str(called.absolute()):
+        return "pixel-orch"
+    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))
+
+
+def typed(text: str, stream: TextIO) -> str:
+    """Return a text for a terminal in which each command is as it must be typed: `.venv/bin/pixel-orch attach x`."""
+    if "pixel-orch " not in text or not stream.isatty():
+        return text
+    return COMMAND.sub(lambda _: f"{as_called()} ", text)
+
+
 class VisibleText:
     """The door to a terminal: a text stream that spells control characters, whatever is printed to it."""
 
@@ -27,7 +54,7 @@ class VisibleText:
 
     def write(self, text: str) -> int:
         """Write a text in which nothing acts on a terminal."""
-        self.stream.write(visible(text))
+        self.stream.write(visible(typed(text, self.stream)))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -57,7 +84,7 @@ def visible_output() -> Iterator[None]:
 
 def say_error(text: str) -> None:
     """Print to standard error, wrapped to the width of a terminal."""
-    text, width = shortened(text), columns(sys.stderr)
+    text, width = shortened(typed(text, sys.stderr)), columns(sys.stderr)
     print(wrapped(text, width, indent="  ") if width else visible(text), file=sys.stderr)
 
 
@@ -151,12 +178,12 @@ class Screen:
         moment = time.localtime(now if at is None else at)
         is_today = moment[:3] == time.localtime(now)[:3]
         stamp = time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", moment)
-        text = f"{stamp} {text}"
+        text = f"{stamp} {typed(text, self.stream)}"
         self.plain(wrapped(text, self.width, indent=" " * 11) if self.width else text)
 
     def plain(self, text: str) -> None:
         """Print a text, wrapped to the width of a terminal."""
-        width = self.width
+        width, text = self.width, typed(text, self.stream)
         self._print(wrapped(text, width) if width else visible(text))
 
     def whole(self, text: str) -> None:

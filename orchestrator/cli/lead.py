@@ -6,16 +6,18 @@ import json
 from collections.abc import Sequence
 
 from orchestrator.cli.console import Screen, say_error
+from orchestrator.cli.half_blocks import half_blocks
 from orchestrator.cli.live_panel import RunPanel
-from orchestrator.cli.live_screen import live_view
+from orchestrator.cli.live_screen import Show, live_view
 from orchestrator.cli.run_view import RunView
 from orchestrator.clock import SystemClock
 from orchestrator.engine.journal import Watcher
 from orchestrator.engine.lead import lead
 from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError, PixelOrchError
+from orchestrator.formatting import WIDTH
 from orchestrator.plan.launch_preparation import PreparedRun
-from orchestrator.report.summary import summary_json, summary_text
+from orchestrator.report.summary import samples_of, summary_json, summary_text
 from orchestrator.runs.events import Event
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
@@ -43,8 +45,9 @@ def lead_in_terminal(
         panel.is_stopping = True
         screen.line(text)
 
-    with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)):
-        failure = lead(run, watchers=(view, _Shown(panel), *extra), say=say)
+    with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)) as show:
+        watchers: tuple[Watcher, ...] = (view, _Shown(panel), _Pictures(run.store, screen, show), *extra)
+        failure = lead(run, watchers=watchers, say=say)
     if failure is not None and not isinstance(failure, Cancelled):
         say_error(failure_text(run, failure))
     end = conclude(run.store, screen, output) if has_summary else 0
@@ -72,6 +75,33 @@ class _Shown:
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Pass on the newest progress."""
         self.panel.tick(attempt.newest, images_per_s)
+
+
+class _Pictures:
+    """A `Watcher` that shows the samples of the bundled trainer as they arrive, in a terminal that can."""
+
+    def __init__(self, store: RunStore, screen: Screen, show: Show) -> None:
+        self.store = store
+        self.screen = screen
+        self.show = show
+        self._step = max((step for step, _ in samples_of(store)), default=-1)
+
+    def event(self, event: Event) -> None:
+        """Look for a new grid."""
+        self._look(event.at)
+
+    def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
+        """Look for a new grid."""
+        self._look(None)
+
+    def _look(self, at: float | None) -> None:
+        found = samples_of(self.store) if self.screen.is_terminal else []
+        if found and found[-1][0] > self._step:
+            self._step, path = found[-1]
+            picture = half_blocks(path, min((self.screen.width or WIDTH) - 2, WIDTH))
+            if picture is not None:
+                self.screen.line(f"  samples after step {self._step}:", at)
+                self.show(picture)
 
 
 def failure_text(run: PreparedRun, failure: PixelOrchError) -> str:

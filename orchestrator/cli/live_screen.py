@@ -50,18 +50,22 @@ class _Deaf:
         return getattr(self.stream, name)
 
 
+Show = Callable[["Text"], None]
+"""Prints a text with colours above the view; does nothing where there is none."""
+
+
 @contextmanager
-def live_view(screen: Screen, rows: Callable[[bool], list[Row]]) -> Iterator[None]:
+def live_view(screen: Screen, rows: Callable[[bool], list[Row]]) -> Iterator[Show]:
     """Show rows below all that is printed, twice a second, until the block ends; they vanish then.
 
-    Does nothing where the screen is no terminal, or is to be plain.
+    Does nothing where the screen is no terminal, or is to be plain. Yields what prints a picture above them.
 
     Args:
         screen: where to draw.
         rows: returns what to draw; is told whether the terminal has letters beyond ASCII. It is called in a thread.
     """
     if not screen.is_terminal:
-        yield
+        yield lambda text: None
         return
     from rich.text import Text
 
@@ -70,8 +74,8 @@ def live_view(screen: Screen, rows: Callable[[bool], list[Row]]) -> Iterator[Non
     def drawn(width: int) -> Text:
         return Text("\n").join(line_of(row, width, is_unicode=is_unicode) for row in rows(is_unicode))
 
-    with _drawn(screen, drawn):
-        yield
+    with _drawn(screen, drawn) as show:
+        yield show if is_unicode else lambda text: None
 
 
 @contextmanager
@@ -89,7 +93,7 @@ def live_text(screen: Screen, text: Callable[[int], str]) -> Iterator[None]:
 
 
 @contextmanager
-def _drawn(screen: Screen, drawn: Callable[[int], Text]) -> Iterator[None]:
+def _drawn(screen: Screen, drawn: Callable[[int], Text]) -> Iterator[Show]:
     """Draw below what is printed, until the block ends; what raises is drawn as one line, and does not end it."""
     from rich.console import Console
     from rich.live import Live
@@ -111,7 +115,7 @@ def _drawn(screen: Screen, drawn: Callable[[int], Text]) -> Iterator[None]:
     with screen.printing(above):
         live.start(refresh=True)
         try:
-            yield
+            yield lambda text: None if console.no_color else console.print(text)
         finally:
             live.stop()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pyte
 import pytest
 
-from orchestrator.cli.console import Screen
+from orchestrator.cli.console import Screen, as_called
+from orchestrator.cli.half_blocks import half_blocks
 from orchestrator.cli.live_panel import RunPanel, sparkline
 from orchestrator.cli.live_screen import live_view
 from orchestrator.runs import events as ev
@@ -225,3 +228,54 @@ def test_a_sparkline_has_the_course_of_many_values() -> None:
     assert sparkline([1.0], 24) == ""
     assert sparkline([3.0, 3.0], 24) == "▁▁"
     assert sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
+
+
+@pytest.fixture
+def called_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the program be called as `env/bin/pixel-orch`, which no folder of PATH has."""
+    program = tmp_path / "env" / "bin" / "pixel-orch"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("sys.argv", [str(program)])
+    as_called.cache_clear()
+    yield
+    as_called.cache_clear()
+
+
+@pytest.mark.usefixtures("called_by_path")
+def test_a_command_is_shown_as_it_must_be_typed(terminal: VirtualTerminal) -> None:
+    screen = Screen(terminal, lambda: START)
+    screen.plain("pixel-orch attach a\npixel-orch stop: error: pixel-orch report x")
+    assert terminal.sent.split() == [
+        "env/bin/pixel-orch",
+        "attach",
+        "a",
+        "pixel-orch",
+        "stop:",
+        "error:",
+        "env/bin/pixel-orch",
+        "report",
+        "x",
+    ]
+    pipe = io.StringIO()
+    Screen(pipe, lambda: START).plain("pixel-orch attach a")
+    assert pipe.getvalue() == "pixel-orch attach a\n", "a script that reads it is not surprised"
+
+
+def test_a_picture_is_drawn_by_half_blocks_and_what_is_none_is_left_out(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    picture = image.new("RGB", (60, 40), "black")
+    picture.paste("white", (0, 0, 30, 40))
+    picture.save(tmp_path / "samples-1.png")
+    text = half_blocks(tmp_path / "samples-1.png", 30)
+    assert text is not None
+    lines = text.plain.splitlines()
+    assert lines == ["▀" * 30] * 10
+    assert str(text.spans[0].style) == "#ffffff on #ffffff"
+    assert str(text.spans[-1].style) == "#000000 on #000000"
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "link.png").symlink_to(tmp_path / "samples-1.png")
+    for name in ("text.png", "link.png", "missing.png"):
+        assert half_blocks(tmp_path / name, 30) is None

@@ -4,6 +4,7 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
+SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
 ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,dev
 
 .PHONY: setup demo test test-all test-examples lint clean
@@ -25,7 +26,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow' -n auto --dist loadfile
+	$(BIN)/python -m pytest -m 'slow or not slow' -n $(SLOW_WORKERS) --dist loadfile
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
 	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py

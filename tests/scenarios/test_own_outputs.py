@@ -108,12 +108,26 @@ def names(stage: Stage) -> set[str]:
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()}
 
 
-@pytest.mark.parametrize(("source", "notice_s"), [(PLAIN, 5), (LAST, 5), (FOLDERS, 0)])
-def test_a_program_goes_on_from_what_it_wrote(stage: Stage, source: str, notice_s: int) -> None:
-    faults = stage.work.parent / "faults.yaml"
-    fault = f"event: interruption, market: spot, after_s: {7 if notice_s else 11}, notice_s: {notice_s}, times: 1"
-    faults.write_text(f"seed: 1\nfaults:\n  - {{{fault}}}\n")
-    launched(stage, source, "--faults", str(faults), pause_s=0.5 if notice_s else 1.2)
+CODE = "local/instances/*/home/pixel-orch/tiny/code"  # of an embedded instance, below the home
+
+
+@pytest.mark.parametrize(
+    ("source", "written"),
+    [(PLAIN, "history.csv"), (LAST, "lightning_logs/*/*/epoch=4-*"), (FOLDERS, "")],
+    ids=["one file", "a link to the last", "folders"],
+)
+def test_a_program_goes_on_from_what_it_wrote(stage: Stage, source: str, written: str) -> None:
+    """With notice once it has written something there; without once something is here."""
+    (stage.work / "train.py").write_text(source.replace("PAUSE", "0.5"))
+    words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny", "--download", "all"]
+    process = stage.start(*words, "--workdir", str(stage.work), "--", "python", "train.py")
+    if written:
+        stage.until(lambda: list(stage.home.glob(f"{CODE}/{written}")), "what it writes")
+    else:
+        stage.until(lambda: any(isinstance(event, OutputsPulled) for event in stage.store.events()), "a first state")
+    stage.embedded().interrupt(stage.instance_id(), notice=bool(written))
+    assert process.wait(timeout=120) == 0, stage.said(process)
+    stage.check_nothing_is_left()
     state = stage.state()
     assert (state.state, state.interruptions) == ("SUCCEEDED", 1)
     events = stage.store.events()

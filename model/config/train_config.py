@@ -80,7 +80,9 @@ class TrainConfig(BaseModel):
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; the number changes the last bits of results")
     tensorboard: Literal["off", "on"] = Field("off", description="also write TensorBoard events")
-    samples: int = Field(16, ge=0, le=1024, description="images sampled at the end; 0: none")
+    samples: int = Field(
+        16, ge=0, le=1024, description="images sampled at the end, and after a validation where that is quick; 0: none"
+    )
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
 
     @field_validator("dataset")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from model.training.stop import StopFlag, Stopped
 from model.training.tensorboard import Board
 
 FINISHED, STOPPED = "finished", "stopped"
+SAMPLING_SHARE = 0.05  # of the training's time, for samples in between
 
 
 def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> int:
@@ -118,6 +120,7 @@ def _loop(
     config = run.config
     kept_step = run.step  # step of the newest checkpoint; step 0 needs none
     trained_s, trained_images, first = 0.0, 0, True
+    started_s = time.monotonic()
     while True:
         # The code up to the step runs once for each state, whether this process reached the state or resumed from it.
         last = run.step >= config.steps
@@ -127,6 +130,8 @@ def _loop(
         if validated or (due and run.step != kept_step):
             _keep(run, out, spare)
             kept_step = run.step
+        if validated and not last and not stopping:
+            _sample_meanwhile(run, out, stop, most_s=SAMPLING_SHARE * (time.monotonic() - started_s))
         if stopping:
             return STOPPED
         if last:
@@ -209,24 +214,54 @@ def _tidy(run: Training, out: Path, spare: list[str]) -> None:
 
 def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
     """Draw the final samples unless they exist; return False if a stop is requested first."""
-    config, path = run.config, out / f"samples-{run.step}.png"
-    if config.samples == 0 or path.exists():
-        return True
-    from model.image_files import write_grid
-
     try:
-        levels = draw(
-            run.eval_net,
-            config.data,
-            count=config.samples,
-            seed=config.seed,
-            temperature=config.samples_temperature,
-            before_row=stop.check,
-        )
+        _draw(run, out, stop.check)
     except Stopped:
         return False
-    write_grid(path, levels.numpy(), K=config.data.levels)
     return True
+
+
+class _TooSlowError(Exception):
+    """Samples in between take too much of the training's time."""
+
+
+def _sample_meanwhile(run: Training, out: Path, stop: StopFlag, *, most_s: float) -> None:
+    """Draw samples after a validation, if that is quick: they show how the images come about.
+
+    The noise is the same each time. What takes longer than `most_s` seconds is given up, and nothing is written.
+    """
+    give_up_at = time.monotonic() + most_s
+
+    def check() -> None:
+        stop.check()
+        if time.monotonic() > give_up_at:
+            raise _TooSlowError
+
+    try:
+        _draw(run, out, check)
+    except (Stopped, _TooSlowError):
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+
+
+def _draw(run: Training, out: Path, before_row: Callable[[], None]) -> None:
+    """Draw the samples of this step into a PNG, unless it exists."""
+    config, path = run.config, out / f"samples-{run.step}.png"
+    if config.samples == 0 or path.exists():
+        return
+    from model.image_files import write_grid
+
+    levels = draw(
+        run.eval_net,
+        config.data,
+        count=config.samples,
+        seed=config.seed,
+        temperature=config.samples_temperature,
+        before_row=before_row,
+    )
+    write_grid(path, levels.numpy(), K=config.data.levels)
 
 
 def _prepare_folder(out: Path) -> None:

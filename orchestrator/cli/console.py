@@ -190,6 +190,11 @@ class Screen:
         """Print one line as it is, control characters spelled; a terminal breaks it where it likes."""
         self._print(one_line(text.expandtabs()))
 
+    @property
+    def has_view(self) -> bool:
+        """Whether something is drawn below the lines."""
+        return self._above is not None
+
     @contextmanager
     def printing(self, above: Callable[[str], None]) -> Iterator[None]:
         """Let something else print the lines while it draws below them; there is no live line then."""

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 << 20  # of the file: a machine wrote it
 MOST_PIXELS = 1 << 22
-MOST_ROWS = 20  # of text: the view below needs its place
+MOST_ROWS = 10  # of text: the view below needs its place
 
 
 def half_blocks(path: Path, columns: int, *, rows: int = MOST_ROWS) -> Text | None:
     """Return a PNG as text of at most so many columns and rows; None where it cannot be drawn.
 
-    It is made smaller by a whole factor, by the mean of its pixels, and never larger. Pillow reads it, if it is there.
+    It is made smaller by a whole factor, by the mean of its pixels, and never larger. Rows of a grid that have no place
+    are left out. Pillow reads it, if it is there.
     """
     try:
         from PIL import Image
@@ -30,8 +31,8 @@ def half_blocks(path: Path, columns: int, *, rows: int = MOST_ROWS) -> Text | No
             if opened.width * opened.height > MOST_PIXELS:
                 return None
             image = opened.convert("RGB")
-        factor = max(1, -(-image.width // columns), -(-image.height // (2 * rows)))
-        image = image.reduce(factor)
+        image = image.reduce(max(1, -(-image.width // columns)))
+        image = image.crop((0, 0, image.width, min(image.height, 2 * rows)))
         pixels = image.load()
         text = Text(no_wrap=True)
         for y in range(0, image.height - 1, 2):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from orchestrator.cli.console import Screen
 from orchestrator.clock import Clock
-from orchestrator.formatting import WIDTH, money, number, span
+from orchestrator.formatting import WIDTH, figure, money, number, one_line, span
 from orchestrator.market.billing import total_usd
 from orchestrator.report.event_text import event_words, progress_words
+from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
+from orchestrator.runs.checked import is_figure
+from orchestrator.runs.output_events import OutputsPulled
 from orchestrator.runs.state import Attempt, RunState, fold
 
 PLAIN_PROGRESS_EVERY_S = 10.0
+SHOWN_BELOW = (ev.CheckpointPulled, ev.CheckpointStored, OutputsPulled)  # the live view shows the newest one
+VALIDATION = re.compile(r"(valid|val|eval|test)", re.IGNORECASE)
 
 
 class RunView:
@@ -31,9 +37,22 @@ class RunView:
         self.steps = steps
         self.clock = clock
         self._told_at = -math.inf
+        self._validated: dict[str, float] = {}
         self._newest: ev.Progress | None = None
         self._events = list(past)
         self._state: RunState | None = None
+
+    def _tell_validation(self, event: ev.Progress) -> None:
+        """Print the values of a validation, once, where they do not scroll past with the log."""
+        values = {
+            key: value for key, value in event.values.items() if VALIDATION.match(key) and is_figure(value, -1e15)
+        }
+        if not self.screen.has_view or not values or values == self._validated:
+            return
+        self._validated = values
+        shown = [(one_line(key).removeprefix("valid/")[:30], values[key]) for key in main_keys(values)[:3]]
+        text = "  ".join(f"{key} {figure(value)}" for key, value in shown)
+        self.screen.line(f"  validation: {text}", event.at)
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Show the progress: live in a terminal, every ten seconds in a pipe."""
@@ -93,6 +112,10 @@ class RunView:
         """Print the line of an event, if it has one, with the time at which it happened."""
         self._events.append(event)
         self._state = None
+        if isinstance(event, ev.Progress):
+            self._tell_validation(event)
+        if self.screen.has_view and isinstance(event, SHOWN_BELOW):
+            return
         text = event_words(event, event.at)
         for line in text.splitlines():
             self.screen.line(line, event.at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from orchestrator.cli.console import Screen, as_called
 from orchestrator.cli.half_blocks import half_blocks
 from orchestrator.cli.live_panel import RunPanel, sparkline
 from orchestrator.cli.live_screen import live_view
+from orchestrator.cli.run_view import RunView
 from orchestrator.runs import events as ev
 
 START = 1_700_000_000.0
@@ -270,3 +272,35 @@ def test_a_picture_is_drawn_by_half_blocks_and_what_is_none_is_left_out(tmp_path
     (tmp_path / "link.png").symlink_to(tmp_path / "samples-1.png")
     for name in ("text.png", "link.png", "missing.png"):
         assert half_blocks(tmp_path / name, 30) is None
+
+
+def test_what_the_view_shows_does_not_scroll_and_a_validation_does(terminal: VirtualTerminal) -> None:
+    now = START + 80
+    screen, clock = Screen(terminal, lambda: now), Stands(now)
+    view = RunView(screen, 5000, clock, launched())
+    score = ev.Progress(at=START + 77, attempt=1, step=520, values={"nats": 80.0, "valid/nats": 82.5})
+    with live_view(screen, lambda is_unicode: panel_of(*launched(), *trains()).rows(now, is_unicode=is_unicode)):
+        for event in (*trains(), score, replace(score, at=START + 78, step=530)):
+            view.event(event)
+        lines = terminal.lines
+    text = "\n".join(lines)
+    assert text.count("validation: nats 82.5") == 1
+    assert "downloaded" not in text
+    plain = io.StringIO()
+    view = RunView(Screen(plain, lambda: now), 5000, clock, launched())
+    for event in trains():
+        view.event(event)
+    assert "checkpoint-500.pt downloaded" in plain.getvalue(), "a pipe gets every line"
+
+
+class Stands:
+    """A clock that stands."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody waits")

@@ -1,17 +1,19 @@
 // Compares runs: each has its colour, and a chart has the lines of all of them.
 const names = asked.getAll("run").slice(0, 12), held = new Map(), versions = new Map();
 const CURVES_EVERY_MS = 2000;
-let isAsking = false;
+let isAsking = false, newest = {};
 
 function draw() {
   const keys = new Map();
-  for (const { curves } of held.values()) for (const key of Object.keys(curves)) keys.set(key, true);
-  drawCharts([...keys.keys()], (group) => names.flatMap((run, number) => group.filter((key) => held.get(run)?.curves[key]).map((key) => ({
+  for (const name of names) for (const key of Object.keys(held.get(name)?.curves ?? {})) keys.set(key, 1 + (keys.get(key) ?? 0));
+  const inOrder = [...keys.keys()].sort((a, b) => keys.get(b) - keys.get(a)); // what more runs have comes first
+  drawCharts(inOrder, (group) => names.flatMap((run, number) => group.filter((key) => held.get(run)?.curves[key]).map((key) => ({
     label: group.length > 1 ? `${run} ${key}` : run, color: 1 + number % 6, dash: isValidation(key) && group.length > 1 || number >= 6,
     steps: held.get(run).curves[key][0], values: held.get(run).curves[key][1],
   }))), [], [...held.values()].every((one) => one.unit === "epoch") ? "epoch" : "step");
 }
 async function refresh(wanted) {
+  newest = wanted;
   if (isAsking) return;
   const late = Object.keys(wanted).filter((run) => versions.get(run) !== wanted[run]);
   if (!late.length) return;
@@ -20,7 +22,7 @@ async function refresh(wanted) {
     try { const found = await get(address(["run", run, "curves"])); held.set(run, found); versions.set(run, found.version); } catch { /* the stream says so */ }
   }
   draw();
-  setTimeout(() => { isAsking = false; }, CURVES_EVERY_MS);
+  setTimeout(() => { isAsking = false; refresh(newest); }, CURVES_EVERY_MS);
 }
 for (const id of ["keys", "log-scale"]) find(id).addEventListener("input", draw);
 const rows = new Map();

@@ -7,6 +7,7 @@ let page = {}, curves = { curves: {} };
 
 function head(seen) {
   const row = seen.run, isBroken = row.state === "UNREADABLE";
+  find("main").classList.toggle("broken", isBroken);
   document.title = `${row.state === "RUNNING" && share(row) !== null ? `${Math.floor(100 * share(row))} % ` : ""}${run} - pixel-orch`;
   put(find("state"), row.state);
   kind(find("state"), `state ${row.state}`);
@@ -84,7 +85,8 @@ async function readLog() {
     }
     let length = 0;
     for (const node of [...log.childNodes].reverse()) { length += node.textContent.length; if (length > MOST_LOG && !isHeld(log)) node.remove(); }
-    find("log-note").hidden = log.childNodes.length > 0;
+    log.hidden = !log.childNodes.length;
+    find("log-note").hidden = !log.hidden;
     put(find("log-note"), "The log is empty.");
     if (find("follow").checked) log.scrollTop = log.scrollHeight;
   } catch { /* the stream says that the server is gone */ }
@@ -133,7 +135,7 @@ slider.addEventListener("input", showSample);
 function machines(attempts, leftOut, now) {
   timeline.update(attempts, now);
   find("no-machines").hidden = attempts.length > 0;
-  find("attempts").parentNode.hidden = !attempts.length;
+  find("attempts-box").hidden = !attempts.length;
   keyed(find("attempts").tBodies[0], [...attempts].reverse(), (one) => one.number, (one) => {
     const row = make("tr", `c${1 + (one.number - 1) % 6}`);
     for (const how of ["n", "", "", "n", "", "n", "n", "why", "n"]) row.append(make("td", how, ""));

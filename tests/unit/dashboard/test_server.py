@@ -63,7 +63,8 @@ def asked(home: Path, path: str, **more: Any) -> tuple[int, dict[str, str], byte
 @pytest.mark.parametrize(
     "path",
     ["/", "/events", "/samples/one/samples-1.png", "/?token=", "/?token=secre", "/?token=%00", "/run/one",
-     "/run/one/events", "/run/one/curves", "/run/one/log/1", "/run/one/file/outputs/x", "/compare?run=one", "/compare/events?run=one"],
+     "/run/one/events", "/run/one/curves", "/run/one/log/1", "/run/one/file/outputs/x", "/compare?run=one",
+     "/compare/events?run=one"],
 )  # fmt: skip
 def test_a_request_without_the_token_is_refused(home: Path, path: str) -> None:
     write_run(home, "one", [Had()])

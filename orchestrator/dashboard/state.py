@@ -1,135 +1,129 @@
-"""What the page shows. It is read from the run folders alone; no request goes to AWS or to an instance."""
+"""What the pages show. It is read from the run folders alone; no request goes to AWS or to an instance."""
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.clock import iso
-from orchestrator.errors import SpecError
-from orchestrator.formatting import one_line
-from orchestrator.market.billing import total_usd
-from orchestrator.report.as_of import seen_at
-from orchestrator.report.event_text import event_words
-from orchestrator.report.summary import newest_samples, steps_done
-from orchestrator.runs.events import Progress
+from orchestrator.dashboard.rows import KnownRun, Row, broken_row
+from orchestrator.dashboard.run_state import OpenRun
 from orchestrator.runs.listing import BrokenRun, read_run
-from orchestrator.runs.spec import RunSpec
-from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.spec import NAME_GRAMMAR
 from orchestrator.runs.store import RunStore
 
-MOST_RUNS = 12  # first the open ones, then the newest of those that are over
-MOST_EVENTS = 12
-MOST_POINTS = 60
+T = TypeVar("T")
+MOST_OPEN = 24  # runs whose curves are held; the one that was looked at longest ago is let go
+MOST_COMPARED = 12
 
 
 def snapshot(home: Path, now: float) -> dict[str, Any]:
-    """Return the state of the open and the newest runs, the newest first.
+    """Return the rows of all runs once; a `Board` is for looking again.
 
     Args:
         home: PIXEL_ORCH_HOME.
         now: unix seconds.
     """
-    stores = RunStore.folders(home)
-    chosen = _chosen(stores)
-    shown = [_broken(one) if isinstance(one, BrokenRun) else one for one in (_row(store, now) for store in chosen)]
-    return {
-        "now": iso(now),
-        "runs": _spelled(shown),
-        "others": len(stores) - len(shown),
-        "usd": round(sum(run["usd"] for run in shown), 6),
-        "going": sum(not run["is_final"] for run in shown),
-    }
+    return Board(home).snapshot(now)
 
 
-def _chosen(stores: list[RunStore]) -> list[RunStore]:
-    """Return the runs to show; only the newest run folders are read."""
-    newest = stores[::-1][: 4 * MOST_RUNS]
-    is_open = [store for store in newest if _is_open(store)]
-    return [*is_open, *(store for store in newest if store not in is_open)][:MOST_RUNS]
+class Board:
+    """All that the pages of one home show. Its methods can be called from several threads.
+
+    Args:
+        home: PIXEL_ORCH_HOME.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._lock = threading.Lock()
+        self._known: dict[str, KnownRun] = {}
+        self._opened: OrderedDict[str, OpenRun] = OrderedDict()
+        self._last: dict[str, Any] = {}
+
+    def snapshot(self, now: float, most_new: int = sys.maxsize) -> dict[str, Any]:
+        """Return the rows of all runs, the newest first.
+
+        Args:
+            now: unix seconds.
+            most_new: how many runs are read for the first time; the others come with a later look.
+
+        Returns:
+            now, runs (a row each), usd (of all), going (how many are not over), is_reading (whether there are more).
+        """
+        with self._lock:
+            if self._last.get("at") == now and not self._last["seen"]["is_reading"]:
+                return dict(self._last["seen"])
+            stores = RunStore.folders(self.home)[::-1]
+            is_new = [store for store in stores if store.run not in self._known]
+            here = {store.run: self._known.get(store.run) for store in stores}
+            here |= {store.run: KnownRun(store) for store in is_new[:most_new]}
+            self._known = {run: known for run, known in here.items() if known is not None}
+            rows = [self._row(known, now) for known in self._known.values()]
+            seen = {
+                "now": iso(now),
+                "runs": rows,
+                "is_reading": len(is_new) > most_new,
+                "usd": round(sum(row["usd"] for row in rows), 6),
+                "going": sum(not row["is_final"] for row in rows),
+            }
+            self._last = {"at": now, "seen": seen}
+            return dict(seen)
+
+    @staticmethod
+    def _row(known: KnownRun, now: float) -> Row:
+        def read(_: RunStore) -> Row:
+            known.look()
+            return known.row(now)
+
+        found = _read(known.store, read)
+        return broken_row(found) if isinstance(found, BrokenRun) else found
+
+    def has(self, run: str) -> bool:
+        """Return whether there is a run of this name."""
+        return NAME_GRAMMAR.fullmatch(run) is not None and RunStore(self.home, run).folder.is_dir()
+
+    def opened(self, run: str) -> OpenRun:
+        """Return what is held of a run whose page is open; the caller has asked `has`."""
+        with self._lock:
+            found = self._opened.pop(run, None) or OpenRun(RunStore(self.home, run))
+            self._opened[run] = found
+            while len(self._opened) > MOST_OPEN:
+                self._opened.popitem(last=False)
+            return found
+
+    def run(self, run: str, now: float) -> dict[str, Any]:
+        """Return what the page of a run shows at `now` (unix seconds); of one that cannot be read, why."""
+        opened = self.opened(run)
+        found = _read(opened.store, lambda _: opened.page(now))
+        if isinstance(found, BrokenRun):
+            return {"now": iso(now), "run": broken_row(found), "is_reading": False}
+        return found
+
+    def curves(self, run: str) -> dict[str, Any]:
+        """Return the curves of a run; none of one that cannot be read."""
+        opened = self.opened(run)
+        found = _read(opened.store, lambda _: opened.curves())
+        return {"version": 0, "curves": {}} if isinstance(found, BrokenRun) else found
+
+    def compared(self, runs: list[str], now: float) -> dict[str, Any]:
+        """Return the heads of some runs, and the versions of their curves."""
+        pages = [self.run(run, now) for run in runs[:MOST_COMPARED]]
+        return {
+            "now": iso(now),
+            "runs": [page["run"] for page in pages],
+            "versions": {page["run"]["run"]: page.get("version", 0) for page in pages},
+            "is_reading": any(page["is_reading"] for page in pages),
+        }
 
 
-def _is_open(store: RunStore) -> bool:
-    found = read_run(store, lambda one: not one.state().is_final)
-    return found is True
-
-
-def _row(store: RunStore, now: float) -> dict[str, Any] | BrokenRun:
-    return read_run(store, lambda one: _run(one, now))
-
-
-def _broken(one: BrokenRun) -> dict[str, Any]:
-    """Return the row of a run that cannot be read: the keys of any row, and why."""
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("steps", "images_per_s", "budget_usd", "samples", "notice_ends_at"), None
-    ) | dict.fromkeys(("attempts", "interruptions", "step", "usd", "seconds"), 0)
-    words = {"cloud": "", "where": "", "device": "", "reason": f"cannot be read: {one.why}"}
-    flags = {"is_final": True, "usd_is_estimate": True, "is_led": True}
-    return {**nothing, **words, **flags, "speeds": [], "events": [], **one.as_json()}
-
-
-def _spelled(value: Any) -> Any:
-    """Return JSON values whose texts hold no control characters."""
-    if isinstance(value, str):
-        return one_line(value)
-    if isinstance(value, list):
-        return [_spelled(one) for one in value]
-    return {key: _spelled(one) for key, one in value.items()} if isinstance(value, dict) else value
-
-
-def _run(store: RunStore, now: float) -> dict[str, Any]:
-    events, _ = store.read_events()
-    seen = seen_at(store.state(), now)
-    state = seen.state
-    defects = [*store.defects(state), *seen.remarks]
-    spec = _spec(store)
-    attempt = state.attempts[-1] if state.attempts else None
-    progress = [event for event in events if isinstance(event, Progress)]
-    speed = next((event.images_per_s for event in reversed(progress) if event.images_per_s), None)
-    budget = spec.limits.budget_usd if spec else None
-    samples = newest_samples(store)
-    words = [(event.at, event_words(event, event.at).strip()) for event in events]
-    return {
-        "run": store.run,
-        "state": state.state,
-        "reason": "; ".join([*state.reason.splitlines()[:1], *defects]),
-        "is_final": state.is_final,
-        "cloud": state.cloud,
-        "where": _where(attempt),
-        "attempts": len(state.attempts),
-        "interruptions": state.interruptions,
-        "step": steps_done(store, state),
-        "steps": spec.steps if spec else None,
-        "images_per_s": speed,
-        "speeds": [[event.step, event.images_per_s] for event in progress if event.images_per_s][-MOST_POINTS:],
-        "device": attempt.device if attempt else "",
-        "usd": float(total_usd(state.attempts, now)),
-        "usd_is_estimate": seen.is_estimate or any(not a.is_over for a in state.attempts),
-        "budget_usd": None if budget is None else float(budget),
-        "seconds": _seconds(state, now),
-        "samples": samples.name if samples else None,
-        "notice_ends_at": _notice(attempt),
-        "is_led": state.is_final or store.owner_pid() is not None,
-        "events": [{"at": iso(at), "words": text} for at, text in words if text][-MOST_EVENTS:][::-1],
-    }
-
-
-def _spec(store: RunStore) -> RunSpec | None:
+def _read(store: RunStore, read: Callable[[RunStore], T]) -> T | BrokenRun:
+    """Return what `read` makes of a run, or why it cannot be read, without opening a file that has not changed."""
     try:
-        return store.spec()
-    except SpecError:
-        return None
-
-
-def _where(attempt: Attempt | None) -> str:
-    return f"{attempt.instance_type} {attempt.market} in {attempt.zone}" if attempt else ""
-
-
-def _notice(attempt: Attempt | None) -> str | None:
-    if attempt is None or attempt.noticed_ends_at is None or attempt.is_over:
-        return None
-    return iso(attempt.noticed_ends_at)
-
-
-def _seconds(state: RunState, now: float) -> float:
-    return max(0.0, (state.updated_at if state.is_final else now) - state.created_at)
+        return read(store)
+    except Exception:  # noqa: BLE001  (whatever is wrong with one folder must not hide the other runs)
+        return read_run(store, read)

@@ -46,10 +46,7 @@ def loads(
         raise BadJsonError(f"{len(text)} bytes are more than the {most_bytes} allowed")
     try:
         plain = text.decode() if isinstance(text, bytes) else text
-        if keeps_infinite:
-            value = json.loads(plain, parse_int=_integer)
-        else:
-            value = json.loads(plain, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None)
+        value = json.loads(plain, parse_int=_integer) if keeps_infinite else _FINITE.decode(plain)
         if not keeps_surrogates and (_HALF_PAIR.search(plain) or not is_encodable(plain)):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except BadJsonError:
@@ -60,7 +57,9 @@ def loads(
         raise BadJsonError(str(error)) from None
     except RecursionError:
         raise BadJsonError(f"it is nested more than {MOST_DEPTH} deep") from None
-    _check_depth(value)
+    opened = ("{", "[") if isinstance(text, str) else (b"{", b"[")
+    if sum(map(text.count, opened)) > MOST_DEPTH:  # type: ignore[arg-type]
+        _check_depth(value)
     return value
 
 
@@ -104,3 +103,7 @@ def _check_depth(value: Any) -> None:
             return
     if any(isinstance(each, (dict, list)) for each in level):
         raise BadJsonError(f"it is nested more than {MOST_DEPTH} deep")
+
+
+_FINITE = json.JSONDecoder(parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None)
+"""Made once: `json.loads` makes one for each text."""

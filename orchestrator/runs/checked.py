@@ -18,6 +18,9 @@ T = TypeVar("T")
 Check = Callable[[Any], Any]
 Range = tuple[float, float]
 
+_known: dict[tuple[type, int], tuple[Mapping[str, Range] | None, dict[str, tuple[Check, bool]]]] = {}
+"""The checks of a class by the identity of its ranges: to hash the ranges costs as much as to read an event."""
+
 MOST_STEP = 10**12
 MOST_TEXT = 100_000  # characters of one field
 UNIX_TIMES: Range = (0.0, 7_258_118_400.0)  # unix seconds, up to the year 2200
@@ -50,7 +53,10 @@ def read(cls: type[T], raw: Mapping[str, Any], ranges: Mapping[str, Range] | Non
     Raises:
         WrongValueError: a field is missing, or has a value of another type or out of its range.
     """
-    known = _checks(cast(Any, cls), tuple(ranges.items()) if ranges else ())
+    found = _known.get((cls, id(ranges)))
+    if found is None or found[0] is not ranges:
+        found = _known[cls, id(ranges)] = ranges, _checks(cast(Any, cls), tuple(ranges.items()) if ranges else ())
+    known = found[1]
     values = {}
     for name, (check, is_needed) in known.items():
         if name in raw:

@@ -184,10 +184,15 @@ class RunState:
 def fold(events: Iterable[Event]) -> RunState:
     """Return the state that the events give in their order. Pure: no I/O, no clock."""
     state = RunState()
+    extend(state, events)
+    return state
+
+
+def extend(state: RunState, events: Iterable[Event]) -> None:
+    """Fold further events into a state, in place: `fold` of a file that grows, without reading it again."""
     for event in events:
         state.updated_at = max(state.updated_at, event.at)
         _apply(state, event)
-    return state
 
 
 def _apply(state: RunState, event: Event) -> None:

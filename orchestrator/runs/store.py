@@ -348,11 +348,19 @@ class RunStore:
 
     def defects(self, state: RunState) -> list[str]:
         """Return what of the run cannot be read, although its events can: one line each."""
-        found = []
         try:
             self.spec()
         except SpecError as error:
-            found.append(str(error).removeprefix(f"{self.folder}{os.sep}"))
+            return [self.spec_defect(error), *self.other_defects(state)]
+        return self.other_defects(state)
+
+    def spec_defect(self, error: SpecError) -> str:
+        """Return in one line why `spec` cannot be read."""
+        return str(error).removeprefix(f"{self.folder}{os.sep}")
+
+    def other_defects(self, state: RunState) -> list[str]:
+        """Return the defects beside that of the spec."""
+        found = []
         if state.unread_lines:
             found.append(f"{counted(state.unread_lines, 'line')} of events.jsonl cannot be read and left out")
         for name, is_right in (("lock", Path.is_file), ("checkpoints", Path.is_dir), ("attempts", Path.is_dir)):

@@ -1,0 +1,211 @@
+"""What the page of one run shows: its attempts, bill, events, samples and files."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+from orchestrator.clock import iso
+from orchestrator.dashboard.appended import Mark, mark_of
+from orchestrator.dashboard.curves import RunCurves
+from orchestrator.dashboard.downloads import files_of
+from orchestrator.dashboard.event_log import EventLog
+from orchestrator.dashboard.rows import KnownRun, Row, spelled
+from orchestrator.market.billing import NOTHING, Billed, bill
+from orchestrator.report.event_text import event_words
+from orchestrator.report.records import workload_of
+from orchestrator.report.summary import samples_of
+from orchestrator.runs.events import Event, Progress
+from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.store import RunStore
+
+MOST_EVENTS = 200  # the newest ones
+MOST_SAMPLES = 300  # pictures of a slider; of more, every second or third
+MOST_ATTEMPTS = 60  # the newest ones
+MOST_PRICES = 100  # of one attempt
+LEAST_SPAN_S = 1.0  # from which a rate is computed
+
+
+class OpenRun:
+    """A run whose page is open. Its methods can be called from several threads.
+
+    Args:
+        store: the run.
+    """
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._words: deque[tuple[float, str]] = deque(maxlen=MOST_EVENTS)
+        self._has_looked = False
+        self._number = 0  # of the events with words, so that a page knows them again
+        self._curves = RunCurves(store)
+        self._known = KnownRun(store, EventLog(store, self._watch, self._restart))
+        self._files: tuple[tuple[Mark | None, ...], dict[str, Any]] | None = None
+        self._first: dict[int, tuple[float, int]] = {}  # (when, step) of the first progress of an attempt
+
+    def _restart(self) -> None:
+        self._words.clear()
+        self._first.clear()
+        self._curves.begin()
+
+    def _watch(self, event: Event) -> None:
+        words = event_words(event, event.at).strip()
+        if words:
+            self._number += 1
+            self._words.append((event.at, words))
+        if isinstance(event, Progress):
+            self._first.setdefault(event.attempt, (event.at, event.step))
+            self._curves.tell(event)
+
+    def page(self, now: float) -> dict[str, Any]:
+        """Return all that the page shows at `now` (unix seconds) but the curves, of which the version is told.
+
+        Raises:
+            OSError: the run cannot be read.
+        """
+        with self._lock:
+            is_reading = self._look()
+            state = self._known.seen(now).state
+            row = self._known.row(now)
+            bills = [bill(attempt, now) for attempt in state.attempts]
+            shown = list(zip(state.attempts, bills, strict=True))[-MOST_ATTEMPTS:]
+            first = self._number - len(self._words)
+            words = [
+                {"number": first + place, "at": iso(at), "words": spelled(text)}
+                for place, (at, text) in enumerate(self._words, 1)
+            ]
+            return {
+                "now": iso(now),
+                "run": row,
+                "work": spelled(workload_of(self._known.spec).name),
+                "eta_s": self._eta_s(row, state),
+                "attempts": [_attempt(attempt, billed, now) for attempt, billed in shown],
+                "attempts_left_out": len(state.attempts) - len(shown),
+                "bill": _bill(bills, row),
+                "events": words[::-1],
+                "samples": self._samples(),
+                "files": self._files_of(state),
+                "marks": spelled(_marks(state)),
+                "log": self._log(state),
+                "version": self._curves.version,
+                "share_read": round(self._curves.share_read, 3),
+                "is_reading": is_reading,
+            }
+
+    def curves(self) -> dict[str, Any]:
+        """Return the curves as far as they are read."""
+        with self._lock:
+            if not self._has_looked:
+                self._look()
+            return self._curves.as_json(self._known.state.attempts)
+
+    def _look(self) -> bool:
+        """Read what is new of the events and, up to a few megabytes, of the metrics; return whether there is more."""
+        self._known.look()
+        self._has_looked = True
+        return self._curves.look(self._known.state.attempts)
+
+    def _eta_s(self, row: Row, state: RunState) -> float | None:
+        """Return the seconds until the last step at the speed of the current attempt, None where that is not known."""
+        attempt = state.attempts[-1] if state.attempts else None
+        if attempt is None or attempt.newest is None or attempt.is_over or state.is_final or not row["steps"]:
+            return None
+        at, step = self._first.get(attempt.number, (attempt.newest.at, attempt.newest.step))
+        seconds, steps = attempt.newest.at - at, attempt.newest.step - step
+        if seconds < LEAST_SPAN_S or steps <= 0:
+            return None
+        left: int = max(0, row["steps"] - row["step"])
+        return round(left * seconds / steps, 1)
+
+    def _samples(self) -> list[int]:
+        steps = [step for step, _ in samples_of(self.store)]
+        every = -(-len(steps) // MOST_SAMPLES) or 1
+        return steps[::-1][::every][::-1]  # the newest is always one of them
+
+    def _files_of(self, state: RunState) -> dict[str, Any]:
+        """List the files again where an event may have told of a new one, or a folder has changed."""
+        folder = self.store.folder
+        marks = tuple(mark_of(folder / name) for name in ("events.jsonl", "checkpoints", "outputs"))
+        if self._files is None or self._files[0] != marks:
+            self._files = marks, files_of(folder)
+        return self._files[1]
+
+    def _log(self, state: RunState) -> dict[str, Any]:
+        """Return the attempts that have a log, with its size in bytes."""
+        sizes = {}
+        for attempt in state.attempts[-MOST_ATTEMPTS:]:
+            mark = mark_of(self.store.log_path(attempt.number))
+            if mark is not None:
+                sizes[str(attempt.number)] = mark[1]
+        return sizes
+
+
+def _attempt(attempt: Attempt, billed: Billed, now: float) -> dict[str, Any]:
+    end = attempt.ended_at if attempt.ended_at is not None else max(now, attempt.started_at)
+    row: dict[str, Any] = spelled(
+        {
+            "number": attempt.number,
+            "type": attempt.instance_type,
+            "zone": attempt.zone,
+            "market": attempt.market,
+            "device": attempt.device,
+            "price_usd_h": attempt.price_usd_h,
+            "started_at": attempt.started_at,
+            "first_step_at": attempt.first_step_at,
+            "ended_at": attempt.ended_at,
+            "seconds": max(0.0, end - attempt.started_at),
+            "ended_by": attempt.ended_by,
+            "why": attempt.lost_because or attempt.end_reason,
+            "first_step": attempt.first_step,
+            "last_step": attempt.last_step,
+            "is_interrupted": attempt.is_interrupted,
+            "usd": float(billed.usd),
+            "is_free": billed.is_free,
+            "is_estimate": billed.is_estimate,
+            "prices": _prices(attempt, end),
+        }
+    )
+    return row
+
+
+def _prices(attempt: Attempt, end: float) -> list[tuple[float, float]]:
+    """Return (unix seconds, $/h from then on) of an attempt's pool, its own price first."""
+    changes = sorted(attempt.price_changes.items())
+    before = [usd_h for at, usd_h in changes if at <= attempt.started_at]
+    hours = sorted(attempt.prices_usd_h.items())
+    first = before[-1] if before else hours[0][1] if hours else attempt.price_usd_h
+    later = [(at, usd_h) for at, usd_h in changes if attempt.started_at < at < end]
+    if not changes:
+        later = [(attempt.started_at + 3600 * hour, usd_h) for hour, usd_h in hours[1:]]
+    return [(attempt.started_at, first), *later[-MOST_PRICES:]]
+
+
+def _bill(bills: list[Billed], row: Row) -> dict[str, Any]:
+    on_demand = [one.on_demand_usd for one in bills]
+    known = [usd for usd in on_demand if usd is not None]
+    return {
+        "instance_usd": float(sum((one.instance_usd for one in bills), NOTHING)),
+        "volume_usd": float(sum((one.volume_usd for one in bills), NOTHING)),
+        "address_usd": float(sum((one.address_usd for one in bills), NOTHING)),
+        "data_out_usd": float(sum((one.data_out_usd for one in bills), NOTHING)),
+        "on_demand_usd": float(sum(known, NOTHING)) if known and len(known) == len(bills) else None,
+        "usd": row["usd"],
+        "is_estimate": row["usd_is_estimate"],
+        "budget_usd": row["budget_usd"],
+    }
+
+
+def _marks(state: RunState) -> list[dict[str, Any]]:
+    """Return where the steps were interrupted: after which step, and from which one the next attempt went on."""
+    found = []
+    for attempt, after in zip(state.attempts, [*state.attempts[1:], None], strict=False):
+        if not (attempt.is_interrupted or attempt.is_lost):
+            continue
+        why = "interrupted by AWS" if attempt.is_interrupted else attempt.lost_because or "lost"
+        words = f"attempt {attempt.number}: {why}"
+        if after is not None and after.trainer_started_at is not None:
+            words += f"; attempt {after.number} goes on from step {after.resumed_from}"
+        found.append({"step": attempt.last_step, "words": words, "is_interrupted": attempt.is_interrupted})
+    return found[-MOST_ATTEMPTS:]

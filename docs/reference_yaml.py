@@ -153,7 +153,8 @@ def yaml_page(note: str) -> str:
         "",
         "A settings file holds what `launch` and `bench` take as flags: a key is the flag without its dashes, with `-`",
         "or `_` in it. Flags win over files. [Settings, and what is sent](../settings.md) says which file is read",
-        "when, and how values are written. `pixel-orch launch -f run.yaml --dry-run` checks a file and creates nothing.",
+        "when, and how values are written. `pixel-orch launch -f run.yaml --dry-run` checks a file, and creates",
+        "nothing.",
         "",
         "## Whole files",
     ]

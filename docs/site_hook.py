@@ -26,6 +26,7 @@ OUTSIDE = {
 """Pages outside of `docs/`, and their places on the site."""
 
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\])\(([^)\s]+)\)")
+TABLE_CODE = re.compile(r"(?<=[ |(])`[^`\n]*\\\|[^`\n]*`")  # GitHub needs the backslash, Python-Markdown shows it
 FENCE = re.compile(r"(^```.*?^```)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -56,6 +57,8 @@ def on_page_markdown(text: str, *, page: Any, config: Any, files: Files) -> str:
 
 
 def _linked(text: str, source: str, place: str, files: Files) -> str:
+    text = TABLE_CODE.sub(lambda code: code[0].replace("\\|", "|"), text)
+
     def link(found: re.Match[str]) -> str:
         label, target = found[1], found[2]
         path, hash_sign, anchor = target.partition("#")

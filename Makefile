@@ -5,18 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
-ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,dev
+ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
 
-.PHONY: setup demo test test-all test-examples lint clean
+.PHONY: setup demo test test-all test-examples lint docs reference recording clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@.ci/install $(ALL_EXTRAS)
-	@touch $@ $(VENV)/.installed-demo
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	@.ci/install $(DEMO_EXTRAS)
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt
+	@.ci/install docs
 	@touch $@
 
 demo: $(VENV)/.installed-demo
@@ -35,6 +39,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs  # build/docs/index.html: the site, all of it offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
+reference: setup  # docs/reference/ from the parsers, the models and the docstrings
+	$(BIN)/python -m docs.make_reference
+
+recording: setup  # docs/images/demo.svg, from the demo in a terminal
+	$(BIN)/python -m docs.record_demo
 
 clean:
 	rm -rf $(VENV) build *.egg-info

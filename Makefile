@@ -25,6 +25,7 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/pixel-orch launch --cloud local --instance p2.xlarge --spot -y --interrupt-after 20
+	@$(BIN)/pixel-orch report --html demo.html  # what the page shows: prices, the learning curve, the samples as they grew
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -72,7 +72,8 @@ def _picture(head: dict[str, Any], screens: list[tuple[list[Line], float]], heig
             known.setdefault(line, len(known))
     width = head["width"] * CELL_W + 2 * PAD
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height + 2 * PAD}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height + 2 * PAD}" '
+        f'viewBox="0 0 {width:g} {height + 2 * PAD}" role="img">',
         f"<title>{escape(head['title'])}</title>",
         f"<style>{css}</style>",
         f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>',

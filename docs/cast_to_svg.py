@@ -1,7 +1,7 @@
 """Draws a recorded terminal as an animated SVG without scripts: `python -m docs.cast_to_svg demo.cast demo.svg`.
 
 Each frame is one screen. Lines that are alike are drawn once and shown again; the frames lie below one another, and the
-picture shows one at a time, three times as fast as it was. Blocks (the bars, the samples) are drawn as rectangles, so
+picture shows one at a time, at least three times as fast. Blocks (the bars, the samples) are drawn as rectangles, so
 that no font decides how they look.
 """
 
@@ -11,18 +11,23 @@ import json
 import sys
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pyte
 
 CELL_W, CELL_H, FONT_PX, PAD = 8.0, 17, 13.2, 12
-SPEED = 3.0  # seconds of the recording in a second of the picture
-FRAME_S = 0.9  # of the recording, at most one frame in so long
+LEAST_SPEED = 3.0  # seconds of the recording in a second of the picture
+MOST_S = 35.0  # of the picture, without what is held; a longer recording is shown faster
 SHOWN_S = 0.3  # each frame is shown for so long, at least
 LONGEST_S = 1.0  # and at most
 HELD = ("INTERRUPTION NOTICE", "RECOVERING", "(resumed)")
 HELD_S = 1.5  # what is held stays for so long when it appears
 LAST_S = 8.0  # the end is there to be read
 FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+LOOK = (
+    f"text{{font:{FONT_PX}px {FONTS};white-space:pre}}.b{{font-weight:700}}"
+    "rect{shape-rendering:crispEdges}"  # else hairlines between the halves of a picture
+)
 INK, PAPER = "#d8dee4", "#14181d"
 NAMED = {
     "black": "#3b4350", "red": "#ff7b72", "green": "#7ee787", "brown": "#e3b341", "blue": "#79c0ff",
@@ -37,20 +42,40 @@ Line = tuple[tuple[str, str, str, bool], ...]
 
 
 def svg_of(cast: str) -> str:
-    """Return the picture of a recording in asciinema's format, version 2."""
+    """Return the moving picture of a recording in asciinema's format, version 2."""
     head, *events = [json.loads(line) for line in cast.splitlines() if line]
     screens = frames(events, head["width"], head["height"])
+    height = head["height"] * CELL_H
+    return _picture(head, screens, height, style(screens, height, sum(shown for _, shown in screens)))
+
+
+def still_of(cast: str, words: str = "") -> str:
+    """Return the picture of one screen: the last one that has the words on it, without the empty lines below.
+
+    Raises:
+        ValueError: no screen has them.
+    """
+    head, *events = [json.loads(line) for line in cast.splitlines() if line]
+    found = [
+        lines for lines, _ in frames(events, head["width"], head["height"]) if any(words in text(row) for row in lines)
+    ]
+    if not found:
+        raise ValueError(f"{head['title']}: no screen has {words!r}")
+    rows = max(number for number, line in enumerate(found[-1], 1) if drawn(line))
+    return _picture(head, [(found[-1][:rows], LAST_S)], rows * CELL_H, LOOK)
+
+
+def _picture(head: dict[str, Any], screens: list[tuple[list[Line], float]], height: int, css: str) -> str:
     known: dict[Line, int] = {}
     for lines, _ in screens:
         for line in lines:
             known.setdefault(line, len(known))
     width = head["width"] * CELL_W + 2 * PAD
-    height = head["height"] * CELL_H
-    total = sum(shown for _, shown in screens)
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height + 2 * PAD}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height + 2 * PAD}" '
+        f'viewBox="0 0 {width:g} {height + 2 * PAD}" role="img">',
         f"<title>{escape(head['title'])}</title>",
-        f"<style>{style(screens, height, total)}</style>",
+        f"<style>{css}</style>",
         f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>',
         "<defs>",
         *(f'<g id="l{number}">{drawn(line)}</g>' for line, number in known.items() if drawn(line)),
@@ -62,6 +87,11 @@ def svg_of(cast: str) -> str:
     ])  # fmt: skip
 
 
+def text(line: Line) -> str:
+    """Return what a line says."""
+    return "".join(cell[0] for cell in line)
+
+
 def style(screens: list[tuple[list[Line], float]], height: int, total: float) -> str:
     """Return the style: which frame is shown when. Who wants less motion sees the last frame."""
     moves, at = [], 0.0
@@ -70,8 +100,7 @@ def style(screens: list[tuple[list[Line], float]], height: int, total: float) ->
         at += shown
     last = f"transform:translateY({-(len(screens) - 1) * height}px)"
     return (
-        f"text{{font:{FONT_PX}px {FONTS};white-space:pre}}"
-        f".b{{font-weight:700}}.f{{animation:f {total:.1f}s steps(1) infinite}}"
+        f"{LOOK}.f{{animation:f {total:.1f}s steps(1) infinite}}"
         f"@keyframes f{{{''.join(moves)}100%{{{last}}}}}"
         f"@media(prefers-reduced-motion:reduce){{.f{{animation:none;{last}}}}}"
     )
@@ -93,14 +122,15 @@ def frames(events: list[list[object]], columns: int, rows: int) -> list[tuple[li
     stream = pyte.Stream(screen)
     found: list[tuple[list[Line], float]] = []
     since, held = 0.0, set[str]()
-    for number, (at, _, text) in enumerate(events):
-        stream.feed(str(text))
+    speed = max(LEAST_SPEED, float(str(events[-1][0])) / MOST_S)
+    for number, (at, _, printed) in enumerate(events):
+        stream.feed(str(printed))
         is_last = number + 1 == len(events)
         following = float(str(at if is_last else events[number + 1][0]))
         seen = {words for words in HELD if any(words in row for row in screen.display)}
-        if following - since < FRAME_S and not seen - held and not is_last:
+        if following - since < SHOWN_S * speed and not seen - held and not is_last:
             continue
-        shown = HELD_S if seen - held else min(max((following - since) / SPEED, SHOWN_S), LONGEST_S)
+        shown = HELD_S if seen - held else min(max((following - since) / speed, SHOWN_S), LONGEST_S)
         held |= seen
         lines = [line_of(screen, row) for row in range(rows)]
         if found and found[-1][0] == lines:
@@ -138,14 +168,14 @@ def drawn(line: Line) -> str:
             top, bottom = block(line[begin][0])
             parts.append(rectangle(begin, end, top, bottom, line[begin][1]))
     for begin, end in spans(line, lambda cell: (is_block(cell[0]), cell[1], cell[3])):
-        text = "".join(cell[0] for cell in line[begin:end])
-        if is_block(line[begin][0]) or not text.strip():
+        said = text(line[begin:end])
+        if is_block(line[begin][0]) or not said.strip():
             continue
-        first, text = begin + len(text) - len(text.lstrip()), text.strip()
+        first, said = begin + len(said) - len(said.lstrip()), said.strip()
         bold = ' class="b"' if line[begin][3] else ""
         parts.append(
-            f'<text x="{first * CELL_W:g}" y="13" textLength="{len(text) * CELL_W:g}" fill="{line[begin][1]}"{bold}>'
-            f"{escape(text, quote=False)}</text>"
+            f'<text x="{first * CELL_W:g}" y="13" textLength="{len(said) * CELL_W:g}" fill="{line[begin][1]}"{bold}>'
+            f"{escape(said, quote=False)}</text>"
         )
     return "".join(parts)
 
@@ -159,14 +189,14 @@ def spans(line: Line, alike):  # type: ignore[no-untyped-def]  # a key of a cell
             begin = column
 
 
-def is_block(text: str) -> bool:
+def is_block(letter: str) -> bool:
     """Return whether a character is drawn as a rectangle."""
-    return text == "▀" or (text in EIGHTHS and text != "")
+    return letter == "▀" or (letter in EIGHTHS and letter != "")
 
 
-def block(text: str) -> tuple[float, float]:
+def block(letter: str) -> tuple[float, float]:
     """Return the top and the bottom of a block, as shares of a cell's height."""
-    return (0.0, 0.5) if text == "▀" else (1 - (EIGHTHS.index(text) + 1) / 8, 1.0)
+    return (0.0, 0.5) if letter == "▀" else (1 - (EIGHTHS.index(letter) + 1) / 8, 1.0)
 
 
 def rectangle(begin: int, end: int, top: float, bottom: float, fill: str) -> str:

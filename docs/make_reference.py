@@ -19,8 +19,12 @@ FOLDER = Path(__file__).parent / "reference"
 NOTE = "*Written by `make reference` from {source}; a test compares them.*"
 
 
-def commands(made: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Yield (words of the command, its aliases, its parser), in the order of `--help`; of `data` the inner ones."""
+Command = tuple[str, str, argparse.ArgumentParser]
+"""The words of a command, its aliases, its parser."""
+
+
+def commands(made: argparse.ArgumentParser, prefix: str = "") -> Iterator[Command]:
+    """Yield the commands in the order of `--help`; of `data` and `runs` the inner ones."""
     for action in made._actions:
         if not isinstance(action, argparse._SubParsersAction):
             continue
@@ -34,12 +38,12 @@ def commands(made: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[
             yield from inner or [(words, ", ".join(aliases), sub)]
 
 
-def all_commands() -> list[tuple[str, str, argparse.ArgumentParser]]:
+def all_commands() -> list[Command]:
     """Return every command of `pixel-orch`, those of the bundled model with the model's own parsers."""
-    of_model = {words.split()[0]: [] for words, _, _ in commands(model_parser("pixel-orch"))}
+    of_model: dict[str, list[Command]] = {}
     for command in commands(model_parser("pixel-orch")):
-        of_model[command[0].split()[0]].append(command)
-    found = []
+        of_model.setdefault(command[0].split()[0], []).append(command)
+    found: list[Command] = []
     for words, aliases, sub in commands(parser()):
         found += of_model[words] if words in OF_THE_MODEL else [(words, aliases, sub)]
     return found

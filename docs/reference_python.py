@@ -35,6 +35,8 @@ def described(name: str, thing: Any) -> list[str]:
     """Return the lines about a function, a class or a value."""
     if inspect.isclass(thing):
         return class_lines(thing)
+    if inspect.ismodule(thing):
+        return ["", *paragraphs(thing.__doc__ or "")]
     if callable(thing):
         return ["", "<!-- not run: a signature -->", "```python", *signature(name, thing), "```", *doc_lines(thing)]
     return ["", f"A value: `{type(thing).__name__}`."]
@@ -52,7 +54,9 @@ def class_lines(thing: type) -> list[str]:
     for name, member in vars(thing).items():
         if name.startswith("_"):
             continue
-        if isinstance(member, property):
+        if isinstance(member, (staticmethod, classmethod)):
+            lines += ["", f"**`.{' '.join(signature(name, getattr(thing, name)))}`**", *doc_lines(member.__func__)]
+        elif isinstance(member, property):
             lines += ["", f"**`.{name}`**", *doc_lines(member)]
         elif inspect.isfunction(member):
             lines += ["", f"**`.{' '.join(signature(name, member, skip=1))}`**", *doc_lines(member)]
@@ -73,17 +77,28 @@ def signature(name: str, thing: Any, skip: int = 0) -> list[str]:
         if parameter.kind is parameter.KEYWORD_ONLY and not is_keyword:
             is_keyword = True
             words.append("*")
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = (
+            "*"
+            if parameter.kind is parameter.VAR_POSITIONAL
+            else "**"
+            if parameter.kind is parameter.VAR_KEYWORD
+            else ""
+        )
         is_keyword = is_keyword or stars == "*"
         word = f"{stars}{parameter.name}"
         if parameter.annotation is not parameter.empty:
-            word += f": {parameter.annotation}"
+            word += f": {type_text(parameter.annotation)}"
         if parameter.default is not parameter.empty:
             word += f" = {parameter.default!r}"
         words.append(word)
-    answer = "" if made.return_annotation is made.empty else f" -> {made.return_annotation}"
+    answer = "" if made.return_annotation is made.empty else f" -> {type_text(made.return_annotation)}"
     line = f"{name}({', '.join(words)}){answer}"
     return [line] if len(line) <= LINE or skip else [f"{name}(", *(f"    {word}," for word in words), f"){answer}"]
+
+
+def type_text(annotation: Any) -> str:
+    """Return a type as it is written."""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def doc_lines(thing: Any) -> list[str]:

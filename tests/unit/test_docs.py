@@ -150,6 +150,11 @@ def test_every_make_target_that_is_named_is_there() -> None:
     assert named <= make_targets()
 
 
+def test_every_picture_is_shown() -> None:
+    shown = {(page.parent / path).resolve() for page in PAGES for path, _ in links(page)}
+    assert set((ROOT / "docs" / "images").iterdir()) <= shown
+
+
 def test_every_decision_is_listed() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text()
     for page in (ROOT / "docs" / "decisions").glob("0*.md"):
@@ -157,5 +162,5 @@ def test_every_decision_is_listed() -> None:
 
 
 def test_no_page_names_a_machine(tmp_path: Path) -> None:
-    for page in [*PAGES, ROOT / "docs" / "images" / "demo.svg"]:
+    for page in [*PAGES, *(ROOT / "docs" / "images").glob("*.svg")]:
         assert not re.search(r"(^|[\s(`\"'>])/(work|tmp|root|home)/[a-z]", page.read_text()), page.name

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree  # our own files
 
-from docs.cast_to_svg import LAST_S, frames, svg_of
-from docs.record_demo import PICTURE, cast_of, record, without_paths
+import pytest
+
+from docs.cast_to_svg import LAST_S, frames, still_of, svg_of
+from docs.record_demo import NOTICE, PICTURE, PICTURES, SCREENS, cast_of, record, without_paths
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -54,6 +56,16 @@ def test_a_line_that_is_there_twice_is_drawn_once() -> None:
     assert svg.count("<use") == 3  # first, then first and second
 
 
+def test_a_still_is_the_last_screen_with_its_words_and_no_taller() -> None:
+    told = cast((0.0, "first\r\n"), (5.0, "\x1b[2J\x1b[Hsecond\r\n"), (9.0, "\x1b[2J\x1b[Hthird"))
+    svg = still_of(told, "second")
+    assert texts(svg) == ["second"]
+    assert 'viewBox="0 0 184 41"' in svg  # one line of 17 between two margins of 12
+    assert "animation" not in svg
+    with pytest.raises(ValueError, match="no screen has 'fourth'"):
+        still_of(told, "fourth")
+
+
 def test_a_program_is_recorded_in_a_terminal_of_its_width(tmp_path: Path) -> None:
     program = "import os, sys; print(os.get_terminal_size(), sys.stdout.isatty(), os.environ['HOME'])"
     events = record(("python", "-c", program), str(tmp_path))
@@ -62,6 +74,12 @@ def test_a_program_is_recorded_in_a_terminal_of_its_width(tmp_path: Path) -> Non
     assert "True" in printed
     assert cast_of(events).startswith('{"version": 2, "width": 80')
     assert str(tmp_path) not in without_paths(printed, str(tmp_path))
+
+
+def test_every_screen_has_its_picture() -> None:
+    for name in ("terminal-live", *(still.name for still in SCREENS)):
+        words = " ".join(texts((PICTURES / f"{name}.svg").read_text()))
+        assert "pixel-orch" in words or NOTICE in words, name
 
 
 def test_the_committed_picture_shows_the_demo_and_nothing_of_a_machine() -> None:

@@ -29,9 +29,7 @@ def one(folder: Path, python: Path, example: Example, after_s: float, expected: 
     folder.mkdir()
     for stage in staged(folder):
         run = ExampleRun(stage, python, example)
-        is_running = run.until_moment(after_s)
-        if is_running:
-            run.interrupt(notice=notice)
+        is_running = run.until_moment(after_s) and run.interrupt(notice=notice)
         outcome = run.outcome(expected)
         how = "with notice" if notice else "without notice"
         if not is_running:

@@ -96,7 +96,18 @@ asks for), which account, bucket or image is used, or raise what is spent (`inst
 BILLED = ("region", "model", "dataset", "steps", "set")
 """Those of them that change the price of an hour or the number of hours: on AWS the user sets a limit then."""
 
-ONLY_FLAGS = ("yes", "detach", "resume", "from", "dry_run", "sync_dry_run", "output", "faults", "interrupt_after")
+ONLY_FLAGS = (
+    "yes",
+    "detach",
+    "resume",
+    "from",
+    "dry_run",
+    "sync_dry_run",
+    "output",
+    "plain",
+    "faults",
+    "interrupt_after",
+)
 LAUNCH_SETTINGS = frozenset({*KEYS, *ONLY_FLAGS, "file", "start_from"} - {"from"})
 """Everything that a launch may be given, by the names of the flags."""
 

@@ -73,7 +73,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud
     cloud.stop()
 
 
-@pytest.fixture(params=["embedded", "memory"])
+@pytest.fixture(params=[pytest.param("embedded", marks=pytest.mark.slow), "memory"])
 def place(request: pytest.FixtureRequest, embedded: EmbeddedCloud) -> Iterator[World]:
     """Give both kinds of cloud in turn; nothing is left there afterwards."""
     world_ = _embedded_world(embedded) if request.param == "embedded" else _memory_world()

@@ -294,6 +294,7 @@ def no_image(stage: Stage) -> None:
     assert ssm.get_parameter(Name=PARAMETER)["Parameter"]["Value"] == ami_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TESTED))
 def test_fault(stage: Stage, name: str) -> None:
     TESTED[name](stage)

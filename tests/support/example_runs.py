@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from infra.local import EmbeddedCloud
+from infra.local import EmbeddedCloud, EmbeddedCloudError
 from orchestrator.runs.events import InterruptionNoticed, TrainerStarted
 from orchestrator.runs.output_events import OutputsPulled, OutputsRestored
 from orchestrator.runs.store import RunStore
@@ -212,13 +212,17 @@ class ExampleRun:
         time.sleep(after_s)
         return self.process.poll() is None and len(self.stage.state().open_attempts()) == 1
 
-    def interrupt(self, *, notice: bool) -> None:
-        """Interrupt its machine, and note whether something was saved there by then."""
+    def interrupt(self, *, notice: bool) -> bool:
+        """Interrupt its machine, and note whether something was saved there by then; return whether it still ran."""
         found = EmbeddedCloud.find(self.stage.home)
         assert found is not None
         code = f"local/instances/*/home/pixel-orch/tiny/code/{self.example.files[0]}"
         self.had_saved = any(time.time() - path.stat().st_mtime > OLD_S for path in self.stage.home.glob(code))
-        found.interrupt(self.stage.instance_id(1), notice=notice)
+        try:
+            found.interrupt(self.stage.instance_id(1), notice=notice)
+        except EmbeddedCloudError:  # the program has just ended
+            return False
+        return True
 
     def outcome(self, expected: Any) -> Outcome:
         """Wait for the end; return what is wrong beside `expected`, which a run without pixel-orch has computed."""

@@ -155,6 +155,7 @@ def test_programs_get_a_row_with_an_error(good_and_bad: Path, capsys: pytest.Cap
         assert rows[False]["cost_usd"] > 0, "its events are read: its bill is shown"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*BROKEN, *ODD])
 def test_the_page_is_written(good_and_bad: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
     pytest.importorskip("matplotlib")

@@ -100,6 +100,7 @@ def at_point(point: int, home: Path, seen: list[bool]) -> Callable[[int], None]:
     return lambda number: seen.append(ask_down(home)) if number == point else None
 
 
+@pytest.mark.slow
 def test_down_at_any_point_of_a_birth_leaves_nothing_rented(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_down_at_any_point_of_a_birth_leaves_nothing_rented(
     assert False in seen, "before it has its name no command finds it"
 
 
+@pytest.mark.slow
 def test_down_at_any_point_of_a_resume_leaves_nothing_rented(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def lying(lie: str, *, first: int = 1, last: int = 99) -> Callable[[int, Machine
     return fate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES)
 def test_a_run_on_lying_machines_ends_and_hides_nothing(
     home: Path, lie: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -53,6 +54,7 @@ def test_a_run_on_lying_machines_ends_and_hides_nothing(
         assert "\x1b" not in printed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", SENSELESS)
 def test_one_machine_that_makes_no_sense_is_replaced_once_it_trains(home: Path, lie: str) -> None:
     story = Story(home)

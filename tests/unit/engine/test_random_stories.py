@@ -88,6 +88,7 @@ RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_engine_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     where, what, by, seeds = MUTATIONS[name]

@@ -92,6 +92,7 @@ def test_a_poll_from_behind_the_end_of_the_files_is_answered() -> None:
     assert status(nothing, Cursor(far, far)).cursor == Cursor(far, far)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_files_are_taken_and_more_than_the_bound_are_not() -> None:
     entry = {"name": "checkpoint-3.pt", "step": 3, "size_bytes": 9, "sha256": DIGEST}
     assert len(status({**TRUE, "outputs": [entry] * 100_000}).outputs) == 100_000

@@ -93,6 +93,7 @@ def test_rows_are_recorded_on_a_gpu(kind: str) -> None:
     assert row.recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiscale", [0, 4])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("device", DEVICES)

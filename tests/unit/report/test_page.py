@@ -25,6 +25,7 @@ def test_the_pareto_front_holds_the_points_that_no_other_dominates() -> None:
     assert [point.label for point in front(equal)] == ["a"]
 
 
+@pytest.mark.slow
 def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leaves_out(home: Path) -> None:
     from orchestrator.cli.report import exhibits_of
     from orchestrator.report.html.page import as_html
@@ -47,6 +48,7 @@ def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leav
     assert "above and left of the line" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interrupted", "again", "says"),
     [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),

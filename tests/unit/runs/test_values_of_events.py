@@ -24,7 +24,7 @@ from orchestrator.runs.store import RunStore
 from tests.support.report_runs import BORN, Had, write_run
 
 OFTEN = settings(
-    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 GOOD: dict[str, Any] = {"kind": "progress", "at": 1000.0, "attempt": 1, "step": 5, "images_per_s": 3.5}
 ODD = st.one_of(

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_all_figures_are_pictures_with_something_on_them(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     line = write_all(path_of(folder, 1), tmp_path / "made", seed=0)

@@ -146,6 +146,7 @@ def test_the_cost_is_that_of_the_network_that_is_built(model: str, rows: int) ->
 # Drawing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_small_image_is_drawn_first_and_the_large_one_given_it(kind: str, channels: int) -> None:
@@ -163,6 +164,7 @@ def test_the_small_image_is_drawn_first_and_the_large_one_given_it(kind: str, ch
     assert not torch.equal(generate.draw(net, facts, count=3, seed=6), wanted)
 
 
+@pytest.mark.slow
 def test_images_come_as_often_as_the_two_networks_say() -> None:
     net = pair("row-lstm", levels=2, std=0.8).eval()
     facts = DatasetFacts(height=2, width=2, channels=1, levels=2, train=0, valid=0, test=0)
@@ -222,6 +224,7 @@ def state(path: Path) -> str:
     return digest([saved.step, saved.position, saved.model, saved.ema, saved.optimizer, saved.rng, saved.progress])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_after_a_step_it_ends_identical_in_every_bit(model: str, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"model": model})

@@ -180,6 +180,7 @@ def chi_square(levels: Tensor, expected: Tensor) -> float:
     return (((counts - wanted) ** 2)[wanted > 0] / wanted[wanted > 0]).sum().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heat", [1.0, 0.5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_come_as_often_as_the_network_says(kind: str, heat: float) -> None:

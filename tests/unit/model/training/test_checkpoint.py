@@ -60,6 +60,7 @@ def test_the_file_holds_no_code(tmp_path: Path) -> None:
     assert torch.load(save(tmp_path, made()), weights_only=True)["format"] == checkpoints.FORMAT
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_refused_or_changed_nothing(tmp_path: Path) -> None:
     path = save(tmp_path, made())
     whole, sound, chance = path.read_bytes(), proof(made()), random.Random(0)

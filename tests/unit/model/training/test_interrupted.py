@@ -131,6 +131,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 5, 10, 12])
 @pytest.mark.parametrize("stale", [None, '{"step": 4, "nats": 1.0, "bits_per_dim": 1.0}'])
 def test_killed_between_a_checkpoint_and_best_json_it_ends_with_the_same_files(

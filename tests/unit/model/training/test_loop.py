@@ -91,6 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, 12))
 def test_killed_after_any_step_it_ends_identical_in_every_bit(step: int, whole: Path, tmp_path: Path) -> None:
     shutil.copy(path_of(whole, step), tmp_path)
@@ -113,6 +114,7 @@ def test_every_network_killed_after_a_step_ends_identical_in_every_bit(model: st
     assert (tmp_path / "killed/samples-7.png").read_bytes() == (tmp_path / "whole/samples-7.png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [2, 3, 5, 8])
 def test_stopped_again_and_again_it_ends_identical_in_every_bit(look: int, whole: Path, tmp_path: Path) -> None:
     codes: list[int] = []

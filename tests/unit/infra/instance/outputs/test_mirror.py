@@ -238,13 +238,13 @@ def test_a_rewritten_log_is_sent_whole(answering: Watched) -> None:
 def test_a_restless_file_and_one_that_is_never_closed_hold_nothing_back_for_ever(watched: Watched) -> None:
     (watched.code / "model.pt").write_bytes(b"weights")
     with (watched.code / "database").open("wb") as busy:
-        for step in range(150):
+        for step in range(60):
             (watched.code / "state.json").write_text(f'{{"step": {step}}}')
             os.utime(watched.code / "state.json", ns=(step, step))
             busy.write(b"x")
             busy.flush()
             watched.look(1)
-            watched.now += 4
+            watched.now += 13
     assert "work/model.pt" in watched.names()
     assert "work/state.json" in watched.names()
     assert "work/database" not in watched.names()

@@ -457,6 +457,7 @@ def often(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1, 2), (2, 5), (7,)])
 @pytest.mark.parametrize("form", ["bag", "archive", "stretches"])
 def test_what_comes_400_times_a_second_is_thinned_alike_however_often_it_is_interrupted(

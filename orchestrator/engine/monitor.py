@@ -125,6 +125,7 @@ class AttemptMonitor:
             if not self.has_more or not self.noticed:
                 self._take_outputs(host, status)
                 self.has_more = self.has_more or self.outputs.has_more
+                self._pull_kept(host, status)
         finally:
             self.note_received(host)
         return status
@@ -169,6 +170,16 @@ class AttemptMonitor:
             if self.noticed and status.trainer != "exited":
                 self.has_more = True
                 return
+
+    def _pull_kept(self, host: Host, status: HostStatus) -> None:
+        """Download the older checkpoints that an ended program of the user's has kept: they are its outputs too.
+
+        The bundled trainer's older ones are only there to resume from. With a bucket they are in S3.
+        """
+        is_wanted = not self.job.is_bundled and self.job.bucket is None and self.outputs.downloads.mode != "none"
+        if is_wanted and status.trainer == "exited":
+            for output in sorted(status.outputs, key=lambda output: -output.step):
+                self._pull(host, output)
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""

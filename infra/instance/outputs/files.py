@@ -20,7 +20,7 @@ WORK, OUT = "work", "out"
 FOLDERS = {WORK: "code", OUT: "out"}  # of the run's folder on this machine
 MOST_FILES = 200_000
 MOST_LEFT = 20  # that are named
-OWN = ("metrics.jsonl", "trainer.log")
+OWN = ("metrics.jsonl", "trainer.log")  # in `out/`, of the bundled trainer
 GROWS = re.compile(r".*(?:\.(?:log|csv|tsv|jsonl|ndjson|txt|out|err)|tfevents[^/]*)")
 """Names of files that are written line by line, or record by record, in general."""
 
@@ -49,13 +49,22 @@ class Rules:
         only: patterns; where there are any, no other file is an output. They also take what `ignored` leaves out.
         ignored: patterns of what is left out where `only` does not name it.
         never: patterns of what is left out in any case.
+        takes_metrics: whether `metrics.jsonl` is a file like any other.
 
     A pattern is matched with the path below the folder, and with each folder on its way. `*` matches no slash, `**` any
     number of folders; a pattern without a slash matches at any depth.
     """
 
-    def __init__(self, only: Sequence[str] = (), ignored: Sequence[str] = (), never: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        only: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        never: Sequence[str] = (),
+        *,
+        takes_metrics: bool = False,
+    ) -> None:
         self.only = list(only)
+        self.own = OWN[1:] if takes_metrics else OWN
         self._only = _compiled(only)
         self._wide = (tuple(ignored), tuple(never))
         self._ignored = _compiled(ignored)
@@ -64,7 +73,7 @@ class Rules:
 
     def wide(self) -> Rules:
         """Return the rules without `only`."""
-        return Rules((), *self._wide)
+        return Rules((), *self._wide, takes_metrics=self.own != OWN)
 
     def unmatched(self, paths: Iterable[str]) -> list[str]:
         """Return those of the patterns of `only` that name none of these paths."""
@@ -166,12 +175,11 @@ class Scan:
             except OSError:
                 continue  # removed meanwhile
 
-    @staticmethod
-    def _is_own(root: str, path: str) -> bool:
+    def _is_own(self, root: str, path: str) -> bool:
         """Return whether pixel-orch carries this file in another way: metrics and log by line, checkpoints by step."""
         if "/" in path:
             return False
-        return bool(CHECKPOINT.fullmatch(path) or SAMPLES.fullmatch(path)) or (root == OUT and path in OWN)
+        return bool(CHECKPOINT.fullmatch(path) or SAMPLES.fullmatch(path)) or (root == OUT and path in self._rules.own)
 
     def _take_file(self, entry: os.DirEntry[str], root: str, path: str) -> None:
         status = entry.stat(follow_symlinks=False)

@@ -134,6 +134,20 @@ def test_large_outputs_come_as_often_as_a_tenth_of_the_price_pays_for(
     all_at_the_end(story)
 
 
+def test_all_checkpoints_that_a_program_of_the_users_has_kept_come_at_its_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another name they would be among its outputs. Of the bundled trainer the newest one is enough."""
+    monkeypatch.setattr("orchestrator.engine.output_mirror.affordable_bytes", lambda attempt, now: 0.0)
+    found = {}
+    for name, config in (("own", None), ("bundled", b"{}")):
+        (home / name).mkdir()
+        story = Story(home / name)
+        assert story.engine(config_json=config).run().state == "SUCCEEDED"
+        found[name] = sorted(story.store.state().checkpoints)
+    assert found == {"own": list(range(10, 101, 10)), "bundled": [100]}
+
+
 def test_a_full_disk_keeps_the_machine_until_there_is_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     story = Story(home, writes)
     commit = OutputStates.commit

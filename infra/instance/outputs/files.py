@@ -124,17 +124,37 @@ def _regex(pattern: str) -> str:
         elif text.startswith("**", at):
             found.append(".*")
             at += 2
-        elif text[at] == "[" and "]" in text[at + 2 :]:
-            end = text.index("]", at + 2)
-            inner = text[at + 1 : end]
-            inner = ("^" + inner[1:]) if inner[0] in "!^" else inner
-            escaped = inner.replace("\\", "\\\\")
-            found.append(f"[{escaped}]")
+        elif text[at] == "[" and _class_end(text, at):
+            end = _class_end(text, at)
+            found.append(_class(text[at + 1 : end]))
             at = end + 1
         else:
             found.append({"*": "[^/]*", "?": "[^/]"}.get(text[at], re.escape(text[at])))
             at += 1
     return f"(?:{'(?:.*/)?' if anywhere else ''}{''.join(found)}(?:/.*)?)"
+
+
+def _class_end(text: str, at: int) -> int:
+    """Return where the `]` of the `[` at this place is, 0 without one. Right after `[` or `[!` it is a letter."""
+    begin = at + 2 if text[at + 1 : at + 2] in ("!", "^") else at + 1
+    return max(0, text.find("]", begin + 1))
+
+
+def _class(inner: str) -> str:
+    """Return one letter of those in the brackets; a range that ends before it begins has none, as in a shell."""
+    is_not, inner = inner[0] in "!^", inner[1:] if inner[0] in "!^" else inner
+    letters, at = [], 0
+    while at < len(inner):
+        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
+            first, last = inner[at], inner[at + 2]
+            letters += ["%s-%s" % (re.escape(first), re.escape(last))] if first <= last else []
+            at += 3
+        else:
+            letters.append(re.escape(inner[at]))
+            at += 1
+    if not letters:
+        return "[^/]" if is_not else "(?!)"
+    return "[^/%s]" % "".join(letters) if is_not else "(?:(?!/)[%s])" % "".join(letters)
 
 
 def _matches(pattern: re.Pattern[str] | None, path: str) -> bool:

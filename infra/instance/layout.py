@@ -45,7 +45,7 @@ MODULES = (
     "metrics/growing.py",
     "metrics/log_lines.py",
     "metrics/patterns.py",
-    "metrics/printed_lines.py",
+    "metrics/plain_lines.py",
     "metrics/progress_bars.py",
     "metrics/saves.py",
     "metrics/sources.py",

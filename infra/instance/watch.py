@@ -81,7 +81,7 @@ class Watch:
         self.uploader_started_at = self.held_at = float("-inf")
         self.ended_at: float | None = None
         self.noticed_at: float | None = None
-        rules = Rules(**job.get("output_rules", {}))
+        rules = Rules(**job.get("output_rules", {}), takes_metrics=job.get("metrics") is not None)
         self.mirror = Mirror(root, rules, lambda: self.state, is_stored=bool(job.get("s3")))
         self.gpu = GpuWatch(root)
         self.metrics = MetricsProcess(root, job.get("metrics"))
@@ -147,7 +147,8 @@ class Watch:
         What the user's folder had under such a name is from an earlier run: it would hide the metrics of this one, and
         the checkpoint to resume from. It is set aside.
         """
-        for name in ["metrics.jsonl"] + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
+        metrics = [] if self.job.get("metrics") is not None else ["metrics.jsonl"]  # of others both places are read
+        for name in metrics + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
             link, target = os.path.join(code, name), os.path.join(out, name)
             if os.path.isdir(link) or (os.path.islink(link) and os.readlink(link) == target):
                 continue

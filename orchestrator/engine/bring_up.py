@@ -227,7 +227,8 @@ class BringUp:
             is_again = is_second_try(self.journal, attempt.number)  # S3 has what was given up
             step_in_s3 = 0 if step > 0 and is_again else self.remote.restore_on(host, setup, attempt, step)
             for pulled in resume_from if not step_in_s3 else []:
-                host.send(self.job, self.store.checkpoint_path(pulled))
+                for one in [*self._beside(pulled), pulled]:
+                    host.send(self.job, self.store.checkpoint_path(one))
             step = max(step, step_in_s3)
             self._restore_outputs(attempt, host, setup, may_ask_s3=not is_again)
             is_own = not self.job.is_bundled
@@ -242,6 +243,12 @@ class BringUp:
             if is_restored:
                 return
         restore_outputs(self.journal, self.job, host, attempt)
+
+    def _beside(self, pulled: CheckpointPulled) -> list[CheckpointPulled]:
+        """Return the other whole files of a checkpoint: a program may write `checkpoint-5.json` beside `.bin`."""
+        same = [e for e in self.journal.events if isinstance(e, CheckpointPulled) and e.step == pulled.step]
+        newest = {event.name: event for event in same if event.name != pulled.name}
+        return [event for event in newest.values() if self.store.is_whole(event)]
 
     def _whole_checkpoints(self) -> list[CheckpointPulled]:
         """Return what was downloaded and is still whole, oldest first.

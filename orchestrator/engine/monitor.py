@@ -91,7 +91,10 @@ class AttemptMonitor:
         self._counted_bytes = 0  # of what this connection has brought: those that an event tells
         self._host: Host | None = None
         self._new_files = self._starts = 0
-        self._have = {pulled.identity for pulled in journal.state().checkpoints.values()}
+        pulled = [event for event in journal.events if isinstance(event, CheckpointPulled)]
+        refused = {event.name for event in journal.events if isinstance(event, CheckpointRefused)}
+        self._have = {one.identity for one in pulled if one.name not in refused}  # also several of one step
+        self._have |= {one.identity for one in journal.state().checkpoints.values()}
 
     def poll(self, host: Host) -> HostStatus:
         """Ask the host once, and do all that follows from its answer."""
@@ -125,6 +128,7 @@ class AttemptMonitor:
             if not self.has_more or not self.noticed:
                 self._take_outputs(host, status)
                 self.has_more = self.has_more or self.outputs.has_more
+                self._pull_kept(host, status)
         finally:
             self.note_received(host)
         return status
@@ -162,13 +166,24 @@ class AttemptMonitor:
         best = self.outputs.best_checkpoint() if status.trainer == "exited" else ""
         is_hurried = self.noticed or status.trainer == "exited"
         for output in [output for output in wanted if output.identity not in self._have]:
-            is_first = output is wanted[0] or output.name == best
+            is_newest = output.is_checkpoint and output.step == wanted[0].step  # it may be of several files
+            is_first = output is wanted[0] or is_newest or output.name == best
             if not (is_first and is_hurried) and output.size_bytes > self.outputs.allowed_bytes():
                 continue
             self._pull(host, output)
             if self.noticed and status.trainer != "exited":
                 self.has_more = True
                 return
+
+    def _pull_kept(self, host: Host, status: HostStatus) -> None:
+        """Download the older checkpoints that an ended program of the user's has kept: they are its outputs too.
+
+        The bundled trainer's older ones are only there to resume from. With a bucket they are in S3.
+        """
+        is_wanted = not self.job.is_bundled and self.job.bucket is None and self.outputs.downloads.mode != "none"
+        if is_wanted and status.trainer == "exited":
+            for output in sorted(status.outputs, key=lambda output: -output.step):
+                self._pull(host, output)
 
     def close(self) -> None:
         """Say what is left on the instance, which answers no more."""

@@ -70,7 +70,7 @@ class Story:
     def engine(self, **changes: Any) -> Engine:
         """Return a new engine over the same run: a first one, or the one that takes over after a crash.
 
-        `changes` are arguments of `Engine` that differ, and `bucket`, which is one of the job.
+        `changes` are arguments of `Engine` that differ, and `bucket` and `config_json`, which are the job's.
         """
         images = dict.fromkeys(self.spec.regions, self.image)
         plan = Plan(self.spec, self.offers(), images, self.store.state().created_at, "home")
@@ -78,7 +78,7 @@ class Story:
             root="pixel-orch/story",
             command=("true",),
             env={},
-            config_json=b"{}",
+            config_json=changes.pop("config_json", b"{}"),
             tree=self.home,
             files=(),
             owner_timeout_s=self.spec.recovery.owner_timeout_s,

@@ -46,6 +46,7 @@ class ProgressBars:
         self._epoch: int | None = None
         self._told = 0
         self._new: dict[str, Any] | None = None
+        self._lines: list[dict[str, Any]] = []  # what is printed between two states
         self.step: int | None = None  # of the newest state
         self.has_values = False  # one of the training's has shown a value beside its speed
 
@@ -120,7 +121,12 @@ class ProgressBars:
                 self.has_values = True
         self._new, self._told = made, steps
 
+    def add(self, measurements: list[dict[str, Any]]) -> None:
+        """Take what lines between two states measure."""
+        self._lines += measurements
+
     def new(self) -> list[dict[str, Any]]:
-        """Return the newest state of the training's bar, if it has moved since the last call."""
+        """Return those lines, and the newest state of the training's bar if it has moved since the last call."""
         new, self._new = self._new, None
-        return [] if new is None else [new]
+        lines, self._lines = self._lines, []
+        return lines if new is None else [*lines, new]

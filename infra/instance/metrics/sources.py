@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,14 @@ from infra.instance.metrics.finding import Found
 from infra.instance.metrics.growing import Growing, Lines, whole_file
 from infra.instance.metrics.log_lines import JsonLines, TrainerLines
 from infra.instance.metrics.patterns import Patterns
-from infra.instance.metrics.printed_lines import PrintedLines
+from infra.instance.metrics.plain_lines import PlainLines
 from infra.instance.metrics.progress_bars import ProgressBars
 from infra.instance.metrics.tensorboard import EventFile, scalars
 from infra.instance.metrics.values import MOST_STEP, clean, measurement, number_in, object_in
 
 BYTES_A_ROUND = 4 << 20
 MOST_JSON_BYTES = 32 << 20  # of a trainer_state.json or a metrics.csv
+CHECKPOINT = re.compile(r"\bcheckpoint-\d+\b")
 MOST_KNOWN = 500_000  # rows of files that are written anew each time
 
 
@@ -253,7 +255,7 @@ class HuggingFace(Source):
                 one = measurement(row, at)
                 if one is not None and "step" in one and "unit" not in one and self._known.is_new(row):
                     made.append(one)
-                    self.place = path
+                    self.place = CHECKPOINT.sub("checkpoint-*", path)  # each has one, and only a few of them stay
         return made
 
     def _history(self, path: str) -> list[dict[str, Any]]:
@@ -271,9 +273,11 @@ class HuggingFace(Source):
 
 
 class Printed(Source):
-    """JSON objects, the user's patterns, or progress bars in the log; `Log` reads it for all of them."""
+    """JSON objects, the user's patterns, bars, or plain lines in the log; `Log` reads it for all of them."""
 
-    def __init__(self, rank: int, patience_s: float, words: str, lines: JsonLines | Patterns | ProgressBars) -> None:
+    def __init__(
+        self, rank: int, patience_s: float, words: str, lines: JsonLines | Patterns | ProgressBars | PlainLines
+    ) -> None:
         super().__init__(rank, patience_s)
         self._words = words
         self._lines = lines
@@ -286,21 +290,6 @@ class Printed(Source):
     def new(self, at: float, found: Found, *, is_last: bool) -> list[dict[str, Any]]:
         """Return what the lines since the last call measure."""
         return self._lines.new()
-
-
-class PrintedValues(Source):
-    """Lines such as `Epoch 3 loss 0.53`; not where a progress bar shows values, which come at each step."""
-
-    def __init__(self, rank: int, log: Log) -> None:
-        super().__init__(rank, 5.0)
-        self._log = log
-
-    words = property(lambda self: "lines in the log")
-
-    def new(self, at: float, found: Found, *, is_last: bool) -> list[dict[str, Any]]:
-        """Return what the lines since the last call measure."""
-        new = self._log.printed_lines.new()
-        return [] if self._log.bars.has_values else new
 
 
 class Log:
@@ -317,7 +306,8 @@ class Log:
         self.json_lines = JsonLines()
         self.trainer_lines = TrainerLines()
         self.bars = ProgressBars()
-        self.printed_lines = PrintedLines()
+        self.plain_lines = PlainLines()  # of a program without bars
+        self.lines_between_bars = PlainLines()
 
     def read(self, at: float, *, is_last: bool) -> None:
         """Give each new line to those that read it."""
@@ -329,10 +319,18 @@ class Log:
                 self.json_lines.take(line, at)
             elif "{'" in line and self.trainer_lines.take(line, at):
                 continue
-            elif not self.bars.take(line, at):
-                self.printed_lines.take(line, at)
-            elif self.bars.step is not None:
-                self.trainer_lines.at_step(self.bars.step)
+            elif self.bars.take(line, at):
+                if self.bars.step is not None:
+                    self.trainer_lines.at_step(self.bars.step)
+            else:
+                self._take_plain(line, at)
+
+    def _take_plain(self, line: str, at: float) -> None:
+        """Give a plain line the step of the bar, where there is one; else it tells its own."""
+        self.plain_lines.take(line, at)
+        if self.bars.step is not None:
+            self.lines_between_bars.take(line, at, self.bars.step)
+            self.bars.add(self.lines_between_bars.new())
 
 
 def sources_of(before: Found, log: Log, root: str) -> list[Source]:
@@ -345,6 +343,6 @@ def sources_of(before: Found, log: Log, root: str) -> list[Source]:
         LightningCsv(before),
         HuggingFace(before, log.trainer_lines),
         Printed(5, 2.0, "JSON lines in the log", log.json_lines),
-        PrintedValues(6, log),
-        Printed(7, 20.0, "progress bars in the log", log.bars),
+        Printed(6, 20.0, "progress bars in the log", log.bars),
+        Printed(7, 10.0, "lines of the log", log.plain_lines),
     ]

@@ -20,7 +20,7 @@ WORK, OUT = "work", "out"
 FOLDERS = {WORK: "code", OUT: "out"}  # of the run's folder on this machine
 MOST_FILES = 200_000
 MOST_LEFT = 20  # that are named
-OWN = ("metrics.jsonl", "trainer.log")
+OWN = ("metrics.jsonl", "trainer.log")  # in `out/`, of the bundled trainer
 GROWS = re.compile(r".*(?:\.(?:log|csv|tsv|jsonl|ndjson|txt|out|err)|tfevents[^/]*)")
 """Names of files that are written line by line, or record by record, in general."""
 
@@ -49,13 +49,22 @@ class Rules:
         only: patterns; where there are any, no other file is an output. They also take what `ignored` leaves out.
         ignored: patterns of what is left out where `only` does not name it.
         never: patterns of what is left out in any case.
+        takes_metrics: whether `metrics.jsonl` is a file like any other.
 
     A pattern is matched with the path below the folder, and with each folder on its way. `*` matches no slash, `**` any
     number of folders; a pattern without a slash matches at any depth.
     """
 
-    def __init__(self, only: Sequence[str] = (), ignored: Sequence[str] = (), never: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        only: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        never: Sequence[str] = (),
+        *,
+        takes_metrics: bool = False,
+    ) -> None:
         self.only = list(only)
+        self.own = OWN[1:] if takes_metrics else OWN
         self._only = _compiled(only)
         self._wide = (tuple(ignored), tuple(never))
         self._ignored = _compiled(ignored)
@@ -64,7 +73,7 @@ class Rules:
 
     def wide(self) -> Rules:
         """Return the rules without `only`."""
-        return Rules((), *self._wide)
+        return Rules((), *self._wide, takes_metrics=self.own != OWN)
 
     def unmatched(self, paths: Iterable[str]) -> list[str]:
         """Return those of the patterns of `only` that name none of these paths."""
@@ -115,17 +124,37 @@ def _regex(pattern: str) -> str:
         elif text.startswith("**", at):
             found.append(".*")
             at += 2
-        elif text[at] == "[" and "]" in text[at + 2 :]:
-            end = text.index("]", at + 2)
-            inner = text[at + 1 : end]
-            inner = ("^" + inner[1:]) if inner[0] in "!^" else inner
-            escaped = inner.replace("\\", "\\\\")
-            found.append(f"[{escaped}]")
+        elif text[at] == "[" and _class_end(text, at):
+            end = _class_end(text, at)
+            found.append(_class(text[at + 1 : end]))
             at = end + 1
         else:
             found.append({"*": "[^/]*", "?": "[^/]"}.get(text[at], re.escape(text[at])))
             at += 1
     return f"(?:{'(?:.*/)?' if anywhere else ''}{''.join(found)}(?:/.*)?)"
+
+
+def _class_end(text: str, at: int) -> int:
+    """Return where the `]` of the `[` at this place is, 0 without one. Right after `[` or `[!` it is a letter."""
+    begin = at + 2 if text[at + 1 : at + 2] in ("!", "^") else at + 1
+    return max(0, text.find("]", begin + 1))
+
+
+def _class(inner: str) -> str:
+    """Return one letter of those in the brackets; a range that ends before it begins has none, as in a shell."""
+    is_not, inner = inner[0] in "!^", inner[1:] if inner[0] in "!^" else inner
+    letters, at = [], 0
+    while at < len(inner):
+        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
+            first, last = inner[at], inner[at + 2]
+            letters += ["%s-%s" % (re.escape(first), re.escape(last))] if first <= last else []
+            at += 3
+        else:
+            letters.append(re.escape(inner[at]))
+            at += 1
+    if not letters:
+        return "[^/]" if is_not else "(?!)"
+    return "[^/%s]" % "".join(letters) if is_not else "(?:(?!/)[%s])" % "".join(letters)
 
 
 def _matches(pattern: re.Pattern[str] | None, path: str) -> bool:
@@ -166,12 +195,11 @@ class Scan:
             except OSError:
                 continue  # removed meanwhile
 
-    @staticmethod
-    def _is_own(root: str, path: str) -> bool:
+    def _is_own(self, root: str, path: str) -> bool:
         """Return whether pixel-orch carries this file in another way: metrics and log by line, checkpoints by step."""
         if "/" in path:
             return False
-        return bool(CHECKPOINT.fullmatch(path) or SAMPLES.fullmatch(path)) or (root == OUT and path in OWN)
+        return bool(CHECKPOINT.fullmatch(path) or SAMPLES.fullmatch(path)) or (root == OUT and path in self._rules.own)
 
     def _take_file(self, entry: os.DirEntry[str], root: str, path: str) -> None:
         status = entry.stat(follow_symlinks=False)

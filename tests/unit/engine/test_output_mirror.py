@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.runs.output_events import (
 from orchestrator.runs.output_states import OutputStates
 from orchestrator.runs.spec import Downloads, Limits, ProgramSpec
 from tests.support.memory import Machine
+from tests.support.memory_host import MemoryHost
 from tests.support.memory_tree import step_of, tree_at
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
@@ -132,6 +134,46 @@ def test_large_outputs_come_as_often_as_a_tenth_of_the_price_pays_for(
     first, last = told(story, OutputsPulled)
     assert (first.attempt, last.attempt) == (1, 2), "at the notice, and at the end"
     all_at_the_end(story)
+
+
+def test_all_checkpoints_that_a_program_of_the_users_has_kept_come_at_its_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another name they would be among its outputs. Of the bundled trainer the newest one is enough."""
+    monkeypatch.setattr("orchestrator.engine.output_mirror.affordable_bytes", lambda attempt, now: 0.0)
+    found = {}
+    for name, config in (("own", None), ("bundled", b"{}")):
+        (home / name).mkdir()
+        story = Story(home / name)
+        assert story.engine(config_json=config).run().state == "SUCCEEDED"
+        found[name] = sorted(story.store.state().checkpoints)
+    assert found == {"own": list(range(10, 101, 10)), "bundled": [100]}
+
+
+def test_all_files_of_one_checkpoint_go_to_the_next_machine_and_come_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may write `checkpoint-40.json` beside `checkpoint-40.pt`."""
+    sent, fetched = [], []
+    own, send, fetch = MemoryHost._outputs, MemoryHost.send, MemoryHost.fetch
+
+    def pairs(self: MemoryHost, step: int, **words: Any) -> Any:
+        for one in own(self, step, **words):
+            yield from (replace(one, name=one.name.replace(".pt", ".json")), one)
+
+    monkeypatch.setattr(MemoryHost, "_outputs", pairs)
+    monkeypatch.setattr(MemoryHost, "send", lambda self, job, path: (sent.append(path.name), send(self, job, path))[1])
+    monkeypatch.setattr(MemoryHost, "fetch", lambda *words: (fetched.append(words[2].name), fetch(*words))[1])
+    story = Story(home)
+    story.later(75, lambda: story.cloud.interrupt(story.cloud.machines[0]))
+    assert story.engine(config_json=None).run().state == "SUCCEEDED"
+    assert len(story.cloud.machines) == 2
+    step = story.cloud.machines[1].resumed_from
+    assert {name for name in sent if name.split(".")[0] == f"checkpoint-{step}"} == {
+        f"checkpoint-{step}.json",
+        f"checkpoint-{step}.pt",
+    }
+    assert len(fetched) == len(set(fetched))
 
 
 def test_a_full_disk_keeps_the_machine_until_there_is_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

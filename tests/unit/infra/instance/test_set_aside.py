@@ -9,34 +9,39 @@ from typing import Any
 
 import pytest
 
+from infra.instance.outputs.mirror import sealed_state
 from infra.instance.trainer_files import found_in_code, listed
 from infra.instance.watch import Watch
 
 PROGRAM = """
-import glob, json, re
+import glob, json, os, re
 step = max([int(re.findall("[0-9]+", name)[0]) for name in glob.glob("checkpoint-*.pt")] + [0])
 print("begins at", step, [open(name).read() for name in sorted(glob.glob("checkpoint-*.pt"))])
-with open("metrics.jsonl", "a") as file:
+folder = os.environ["PIXEL_ORCH_OUT"] if os.environ.get("METRICS") == "out" else "."
+with open(folder + "/metrics.jsonl", "a") as file:
     file.write(json.dumps({"step": step + 1}) + "\\n")
 with open("checkpoint-%d.pt" % (step + 1), "w") as file:
     file.write("new")
 """
 
 
-def run(root: Path, sent: dict[str, str], restored: dict[str, str]) -> dict[str, Any]:
-    """Run the program in a folder with those files; return what is told of it."""
+def run(root: Path, sent: dict[str, str], restored: dict[str, str], **more: Any) -> dict[str, Any]:
+    """Run the program in a folder with those files, and with more in its job; return what is told of it."""
     for folder in ("agent", "out", "code"):
-        (root / folder).mkdir()
+        (root / folder).mkdir(exist_ok=True)
     for name, text in sent.items():
         (root / "code" / name).write_text(text)
     for name, text in restored.items():
         (root / "out" / name).write_text(text)
     (root / "code" / "train.py").write_text(PROGRAM)
-    job = {"command": ["python3", "train.py"], "env": {}, "path_first": "/usr/bin"}
+    job = {"command": ["python3", "train.py"], "env": {}, "path_first": "/usr/bin", **more}
     watch = Watch(str(root), job)
     watch.start_trainer()
     assert watch.trainer is not None
     assert watch.trainer.wait(30) == 0
+    watch.metrics.is_over()
+    watch.state["trainer"] = {"state": "exited", "exit_code": 0}
+    watch.mirror.look()
     return {name: Path(path).read_text() for name, path, _ in listed(str(root), watch.state)}
 
 
@@ -75,3 +80,26 @@ def test_a_link_or_a_folder_of_that_name_breaks_nothing(tmp_path: Path, name: st
     watch.link_outputs(str(tmp_path / "out"), str(tmp_path / "code"))
     assert (tmp_path / "code" / name).is_dir()
     assert isinstance(found_in_code(str(tmp_path)), dict)
+
+
+def outputs(root: Path) -> set[str]:
+    return set(sealed_state(str(root))["files"])
+
+
+@pytest.mark.parametrize("place", ["code", "out"])
+def test_the_metrics_of_a_program_of_the_users_are_one_of_its_outputs_and_it_goes_on_with_them(
+    tmp_path: Path, place: str
+) -> None:
+    """What is measured is cleaned and cut: the program's own file has more, and its next start may read it."""
+    before = '{"step": 1, "note": "from the machine before"}\n'
+    run(tmp_path, {"metrics.jsonl": before}, {}, metrics={"patterns": {}}, env={"METRICS": place})
+    path = tmp_path / place / "metrics.jsonl"
+    assert outputs(tmp_path) >= {("work" if place == "code" else "out") + "/metrics.jsonl"}
+    assert not path.is_symlink()
+    assert path.read_text().splitlines()[-1] == '{"step": 1}'
+    assert (tmp_path / "code" / "metrics.jsonl").read_text().startswith(before)
+
+
+def test_the_metrics_of_the_bundled_trainer_are_sent_by_line_only(tmp_path: Path) -> None:
+    run(tmp_path, {}, {})
+    assert "out/metrics.jsonl" not in outputs(tmp_path)

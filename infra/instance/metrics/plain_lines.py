@@ -1,0 +1,124 @@
+"""Reads measurements from plain lines of a log: `epoch 3/20 loss 0.51`, `Train Epoch: 1 [640/60000 (1%)]  Loss: 2.3`.
+
+A line counts if it has the number of an epoch or a step, or follows a heading that has it, and a value whose name is
+one that trainings use. Where a program prints several lines in an epoch, the epoch counts as done when the next one
+begins, or when it has printed as many lines as the one before.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from infra.instance.metrics.progress_bars import ESCAPES
+from infra.instance.metrics.values import MOST_KEYS, clean, measurement, number_in, whole
+
+LONGEST_LINE = 1000  # characters that are read
+PLACE = re.compile(
+    r"(?<![\w./-])(?:(?:train|training|global)[ _])?(epoch|step|iter(?:ation)?)[ :=#]{0,3}[\[(]? ?(\d{1,12})(?![\w.])",
+    re.IGNORECASE,
+)
+HEADING = re.compile(r"[\W_]{0,10}epoch\b", re.IGNORECASE)
+PART = re.compile(r"\[ {0,8}\d{1,12} ?/ ?\d{1,12}\b|\b(?:batch|it)\b[ :=#\[(]{0,3}\d", re.IGNORECASE)
+VALUE = re.compile(
+    r"(?<![\w./@-])((?:(?:train|training|val|valid|validation|test|eval|avg|average|mean)[ .])?[A-Za-z][\w@/.-]{0,40})"
+    r" {0,6}[=:]?\s{0,6}([-+]?(?:\d{1,15}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,3})?|nan|inf|-inf)(?![\w/:-]|\.\d)",
+    re.IGNORECASE,
+)
+NAMES = re.compile(
+    r"(?:^|[_/ .@-])(?:loss|acc|accuracy|perplexity|ppl|bpd|nll|reward|return|f1|auc|bleu|rouge|m?iou|dice|psnr|fid|"
+    r"mse|mae|rmse|elbo|precision|recall|top[15]|prec)\d{0,3}(?:$|[_/ .@-])",
+    re.IGNORECASE,
+)
+CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class PlainLines:
+    """What the plain lines of a log measure."""
+
+    def __init__(self) -> None:
+        self._new: list[dict[str, Any]] = []
+        self._epoch: int | None = None
+        self._lines = self._lines_before = 0  # of this epoch, and of the one before it
+        self._values: dict[str, float] = {}  # of this epoch
+        self._is_done = False  # this epoch has been told
+
+    def take(self, line: str, at: float, bar_step: int | None = None) -> None:
+        """Read a line.
+
+        Args:
+            line: without its end.
+            at: unix seconds.
+            bar_step: where the training's progress bar is, if it draws one: the values belong to that step.
+        """
+        line = ESCAPES.sub("", line[:LONGEST_LINE])
+        places = _places(line)
+        values = _values(line) if places or self._epoch is not None else {}
+        if "epoch" in places and (values or HEADING.match(line)):
+            self._begin(places["epoch"], at, is_told=bar_step is None)
+        if not values:
+            return
+        if bar_step is not None:
+            epoch = {} if self._epoch is None else {"epoch": float(self._epoch)}
+            self._add({"step": bar_step, **epoch, **values}, at)
+        elif "epoch" not in places and "step" in places:
+            self._add({"step": places["step"], **values}, at)
+        elif self._epoch is not None:
+            is_part = "epoch" not in places or "step" in places or PART.search(PLACE.sub("", line)) is not None
+            self._take_of_epoch(values, at, is_part=is_part)
+
+    def _begin(self, epoch: int, at: float, *, is_told: bool) -> None:
+        if epoch == self._epoch:
+            return
+        if self._epoch is not None and epoch == self._epoch + 1 and self._lines and not self._is_done and is_told:
+            self._add({"epoch": self._epoch, **self._values}, at)
+        self._epoch, self._lines_before, self._lines = epoch, self._lines, 0
+        self._values, self._is_done = {}, False
+
+    def _take_of_epoch(self, values: dict[str, float], at: float, *, is_part: bool) -> None:
+        self._lines += 1
+        self._values.update(values)
+        if not is_part or self._lines == self._lines_before:
+            self._is_done = True
+            self._add({"epoch": self._epoch, **(values if not is_part else self._values)}, at)
+            return
+        made = measurement({"epoch": self._epoch, **values}, at)
+        if made is not None:
+            del made["step"], made["unit"]  # the epoch is not over
+            self._new.append(made)
+
+    def _add(self, values: dict[str, Any], at: float) -> None:
+        made = measurement(values, at)
+        self._new += [made] if made is not None else []
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the measurements since the last call."""
+        new, self._new = self._new, []
+        return new
+
+
+def _places(line: str) -> dict[str, int]:
+    """Return the first epoch and the first step in a line."""
+    found: dict[str, int] = {}
+    for name, text in PLACE.findall(line):
+        number = whole(float(text))
+        if number is not None:
+            found.setdefault("epoch" if name.lower() == "epoch" else "step", number)
+    return found
+
+
+def _values(line: str) -> dict[str, float]:
+    """Return the values that a training would measure, and with them the learning rate."""
+    found: dict[str, float] = {}
+    rate = None
+    for name, text in VALUE.findall(line):
+        value = number_in(text)
+        if value is None or len(found) >= MOST_KEYS:
+            continue
+        if name.lower() in ("lr", "learning_rate"):
+            rate = value
+        elif NAMES.search(CAMEL.sub("_", name)):
+            found.setdefault(clean(name), value)
+    if found and rate is not None:
+        found["lr"] = rate
+    return found

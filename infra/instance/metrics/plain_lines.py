@@ -18,11 +18,15 @@ PLACE = re.compile(
     r"(?<![\w./-])(?:(?:train|training|global)[ _])?(epoch|step|iter(?:ation)?)[ :=#]{0,3}[\[(]? ?(\d{1,12})(?![\w.])",
     re.IGNORECASE,
 )
+TUTORIAL = re.compile(r"\[(\d{1,9}), {1,9}\d{1,9}\] loss: ")  # PyTorch's: epoch and batch
+PHASE = re.compile(r"\W{0,8}(train|training|val|valid|validation|test|eval)\b(?! epoch)", re.IGNORECASE)
 HEADING = re.compile(r"[\W_]{0,10}epoch\b", re.IGNORECASE)
 PART = re.compile(r"\[ {0,8}\d{1,12} ?/ ?\d{1,12}\b|\b(?:batch|it)\b[ :=#\[(]{0,3}\d", re.IGNORECASE)
 VALUE = re.compile(
     r"(?<![\w./@-])((?:(?:train|training|val|valid|validation|test|eval|avg|average|mean)[ .])?[A-Za-z][\w@/.-]{0,40})"
-    r" {0,6}[=:]?\s{0,6}([-+]?(?:\d{1,15}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,3})?|nan|inf|-inf)(?![\w/:-]|\.\d)",
+    r" {0,6}[=:]?\s{0,6}(?:\d{1,12} ?/ ?\d{1,12} \((?=[\d.]{1,10} ?%))?"  # 9842/10000 (98%)
+    r"([-+]?(?:\d{1,3}(?:,\d{3}){1,4}(?:\.\d{1,20})?|\d{1,15}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,3})?|nan|inf|-inf)"
+    r"(?![\w/:-]|\.\d| ?/ ?\d)",
     re.IGNORECASE,
 )
 NAMES = re.compile(
@@ -65,6 +69,7 @@ class PlainLines:
             self._add({"step": places["step"], **values}, at)
         elif self._epoch is not None:
             is_part = "epoch" not in places or "step" in places or PART.search(PLACE.sub("", line)) is not None
+            is_part = is_part or TUTORIAL.match(line) is not None
             self._take_of_epoch(values, at, is_part=is_part)
 
     def _begin(self, epoch: int, at: float, *, is_told: bool) -> None:
@@ -104,11 +109,16 @@ def _places(line: str) -> dict[str, int]:
         number = whole(float(text))
         if number is not None:
             found.setdefault("epoch" if name.lower() == "epoch" else "step", number)
-    return found
+    tutorial = TUTORIAL.match(line)
+    return found or ({"epoch": int(tutorial.group(1))} if tutorial else {})
 
 
 def _values(line: str) -> dict[str, float]:
-    """Return the values that a training would measure, and with them the learning rate."""
+    """Return the values that a training would measure, and with them the learning rate.
+
+    A line that begins with `train` or `val` is about that: its `Acc` is `train Acc`.
+    """
+    phase = PHASE.match(line)
     found: dict[str, float] = {}
     rate = None
     for name, text in VALUE.findall(line):
@@ -118,7 +128,9 @@ def _values(line: str) -> dict[str, float]:
         if name.lower() in ("lr", "learning_rate"):
             rate = value
         elif NAMES.search(CAMEL.sub("_", name)):
-            found.setdefault(clean(name), value)
+            is_named = phase is None or PHASE.match(name.replace("_", " "))
+            whole_name = name if is_named else "%s %s" % (phase.group(1).lower(), name)  # type: ignore[union-attr]
+            found.setdefault(clean(whole_name), value)
     if found and rate is not None:
         found["lr"] = rate
     return found

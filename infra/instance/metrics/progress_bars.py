@@ -48,7 +48,6 @@ class ProgressBars:
         self._new: dict[str, Any] | None = None
         self._lines: list[dict[str, Any]] = []  # what is printed between two states
         self.step: int | None = None  # of the newest state
-        self.has_values = False  # one of the training's has shown a value beside its speed
 
     def take(self, line: str, at: float) -> bool:
         """Read one state of a bar, which is one line that CR ends; return whether it is one."""
@@ -118,7 +117,6 @@ class ProgressBars:
             value = number_in(pair.group(2))
             if value is not None:
                 made.setdefault(clean(pair.group(1).strip()), value)
-                self.has_values = True
         self._new, self._told = made, steps
 
     def add(self, measurements: list[dict[str, Any]]) -> None:

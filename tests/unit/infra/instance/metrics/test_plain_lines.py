@@ -36,6 +36,8 @@ def epoch(number: int, **values: float) -> dict[str, Any]:
         ("step 250: train loss 1.9650, val loss 2.0321", {"step": 250, "train loss": 1.965, "val loss": 2.0321}),
         ("global_step=40 lr=1e-4 loss=-3.5", {"step": 40, "loss": -3.5, "lr": 1e-4}),
         ("iteration 1000 reward=12", {"step": 1000, "reward": 12.0}),
+        ("Step 10 | Loss: 1,234.5", {"step": 10, "Loss": 1234.5}),
+        ("Iteration 100, loss = 0.53.", {"step": 100, "loss": 0.53}),
     ],
 )
 def test_a_line_with_a_place_and_a_value_is_a_measurement(line: str, made: dict[str, Any] | None) -> None:
@@ -84,7 +86,19 @@ def test_lines_under_a_heading_belong_to_its_epoch() -> None:
     )
     found = measured(text)
     assert [one.get("step") for one in found] == [None, None, 0, None, 1]
-    assert found[-1] == epoch(1, **{"train Loss": 0.1, "val Loss": 0.15, "Acc": 0.8})
+    assert found[-1] == epoch(1, **{"train Loss": 0.1, "train Acc": 0.7, "val Loss": 0.15, "val Acc": 0.8})
+
+
+def test_a_share_is_a_value_and_the_line_of_a_test_is_named() -> None:
+    found = measured("Epoch 2\nTest set: Average loss: 0.05, Accuracy: 9842/10000 (98%)")
+    assert found == [{"epoch": 2, "test Average loss": 0.05, "test Accuracy": 98.0}]
+
+
+def test_epoch_and_batch_of_pytorchs_tutorial() -> None:
+    found = measured("[1,  2000] loss: 2.173\n[1,  4000] loss: 1.854\n[2,  2000] loss: 1.3")
+    assert [(one.get("step"), one["epoch"], one["loss"]) for one in found] == [
+        (None, 1, 2.173), (None, 1, 1.854), (1, 1, 1.854), (None, 2, 1.3),
+    ]  # fmt: skip
 
 
 def test_a_step_within_an_epoch_is_no_step_of_the_training() -> None:

@@ -73,7 +73,7 @@ async function readLog() {
   isFetching = true;
   const mine = attempt;
   try {
-    for (let parts = 0; parts < 8; parts += 1) {
+    for (let parts = 0; parts < 64; parts += 1) {
       const part = await get(`${address(["run", run, "log", mine])}&start=${place}`);
       if (mine !== attempt) break;
       if (place < 0 || part.start !== place) { log.replaceChildren(); if (part.start) log.append(make("span", "cut", `(${bytes(part.start)} before this are not shown)\n`)); rest = null; }

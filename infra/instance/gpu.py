@@ -14,9 +14,10 @@ from typing import Any
 from infra.instance.deadline import steady
 from infra.instance.programs import end, ended, last_line
 
-FIELDS = ("name", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used", "memory.total")
+FIELDS = ("name", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used", "memory.total", "temperature.gpu")
 LOG_EVERY_S = 5
 MOST_LOG_BYTES = 1 << 17  # about the last two hours
+NEWEST = 3  # lines of the log whose mean is the use of now: 15 s
 LOOK_S = 200.0  # each program of a look has a shorter limit of its own
 BROKEN = 75  # exit code of the bootstrap: the GPU itself; another code: its driver
 
@@ -110,12 +111,18 @@ def gpu_facts(path: str) -> dict[str, Any]:
     except OSError:
         return {}
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
-    rows = [row for row in rows if len(row) == len(FIELDS) and row[3].isdigit()]
+    rows = [row for row in rows if len(FIELDS) - 1 <= len(row) <= len(FIELDS) and row[3].isdigit()]
     if not rows:
         return {}
 
+    def is_number(cell: str) -> bool:
+        return cell.replace(".", "", 1).isdigit()
+
     def numbers(column: int) -> list[float]:
-        return [float(row[column]) for row in rows if row[column].replace(".", "", 1).isdigit()]
+        return [float(row[column]) for row in rows if row[column : column + 1] and is_number(row[column])]
+
+    def newest(values: list[float]) -> float | None:
+        return values[-1] if values else None
 
     return {
         "name": rows[-1][0],
@@ -125,4 +132,7 @@ def gpu_facts(path: str) -> dict[str, Any]:
         "memory_peak_mib": max(numbers(4), default=None),
         "memory_total_mib": max(numbers(5), default=None),
         "looks": len(rows),
+        "utilization_now_percent": sum(numbers(3)[-NEWEST:]) / len(rows[-NEWEST:]),
+        "memory_now_mib": newest(numbers(4)),
+        "temperature_c": newest(numbers(6)),
     }

@@ -55,7 +55,8 @@ const figure = (value) => {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : Number(value.toPrecision(4)).toString();
 };
 const dollars = (value) => value >= 0.1 ? value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })
-  : value === 0 ? "0" : value < 1e-4 ? "<0.0001" : Number(value.toPrecision(2)).toString();
+  : value === 0 ? "0" : Number(Math.max(value, 1e-4).toPrecision(2)).toString();
+const money = (value) => `${value > 0 && value < 1e-4 ? "<" : ""}$${dollars(value)}`;
 const span = (s) => s < 60 ? `${Math.round(s)} s` : s < 3600 ? `${Math.floor(s / 60)} min` : s < 172800 ? `${(s / 3600).toFixed(1)} h`
   : `${(s / 86400).toFixed(1)} d`;
 const bytes = (count) => count < 1000 ? `${count} B` : count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` : count < 1e9 ? `${(count / 1e6).toFixed(1)} MB`
@@ -65,7 +66,7 @@ const clock = (text) => text.slice(11, 19);
 const day = (text) => text && !text.startsWith("1970") ? `${text.slice(0, 10)} ${text.slice(11, 16)}` : "-";
 const speed = (run) => run.images_per_s !== null ? `${figure(run.images_per_s)} images/s`
   : run.steps_per_s === null ? "-" : run.steps_per_s >= 1 ? `${figure(run.steps_per_s)} ${run.unit}s/s` : `${figure(1 / run.steps_per_s)} s/${run.unit}`;
-const cost = (run) => (run.usd_is_estimate && run.state !== "UNREADABLE" ? "~" : "") + `$${dollars(run.usd)}`;
+const cost = (run) => (run.usd_is_estimate && run.state !== "UNREADABLE" ? "~" : "") + money(run.usd);
 const share = (run) => run.steps ? Math.min(1, run.step / run.steps) : null;
 const count = (number, what) => `${whole(number)} ${what}${number === 1 ? "" : "s"}`;
 

@@ -8,7 +8,8 @@ from orchestrator.dashboard.appended import PIECE_BYTES, Appended
 from orchestrator.formatting import one_line
 from orchestrator.report.metrics import parse, thinned
 from orchestrator.report.series import Point, Series, is_value, main_keys
-from orchestrator.runs.events import Progress
+from orchestrator.runs.checked import is_figure
+from orchestrator.runs.events import GpuSeen, Progress
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
@@ -76,6 +77,19 @@ class RunCurves:
             values["steps per second"] = event.steps_per_s
         self._of(event.attempt).told.read({**values, "step": event.step})
         self.version += bool(values)
+
+    def tell_gpu(self, event: GpuSeen, step: int) -> None:
+        """Take over what nvidia-smi says of the GPU while the attempt is at a step."""
+        facts = event.facts
+        memory = facts.get("memory_now_mib")
+        figures = {
+            "GPU use, %": facts.get("utilization_now_percent"),
+            "GPU memory, GiB": memory / 1024 if is_figure(memory) else None,
+            "GPU temperature, °C": facts.get("temperature_c"),
+        }
+        shown = {key: value for key, value in figures.items() if value is not None}
+        self._of(event.attempt).told.read({**shown, "step": step})
+        self.version += bool(shown)
 
     def _of(self, number: int) -> AttemptCurves:
         if number not in self._attempts:

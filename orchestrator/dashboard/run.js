@@ -27,6 +27,10 @@ function head(seen) {
   facts.push({ name: "speed", value: speed(row), more: row.images_per_s !== null && row.steps_per_s ? `${figure(row.steps_per_s)} ${row.unit}s/s` : "" });
   facts.push({ name: "time", value: span(row.seconds), more: row.created_at ? `since ${day(row.created_at)} UTC` : "" });
   facts.push({ name: "machines", value: `${row.attempts}`, more: count(row.interruptions, "interruption") });
+  if (seen.gpu && seen.gpu.use_percent !== null) {
+    const memory = seen.gpu.memory_mib === null ? "" : `${figure(seen.gpu.memory_mib / 1024)}${seen.gpu.memory_total_mib === null ? "" : ` / ${figure(seen.gpu.memory_total_mib / 1024)}`} GiB`;
+    facts.push({ name: "GPU", value: `${Math.round(seen.gpu.use_percent)} % busy`, more: [memory, seen.gpu.temperature_c === null ? "" : `${Math.round(seen.gpu.temperature_c)} °C`].filter(Boolean).join(", ") });
+  }
   keyed(find("facts"), isBroken ? [] : facts, (one) => one.name.split(" ")[0], (one) => {
     const group = make("div"), value = make("dd");
     value.append(make("b"), make("progress"), make("small"));
@@ -73,7 +77,7 @@ async function readLog() {
   isFetching = true;
   const mine = attempt;
   try {
-    for (let parts = 0; parts < 8; parts += 1) {
+    for (let parts = 0; parts < 64; parts += 1) {
       const part = await get(`${address(["run", run, "log", mine])}&start=${place}`);
       if (mine !== attempt) break;
       if (place < 0 || part.start !== place) { log.replaceChildren(); if (part.start) log.append(make("span", "cut", `(${bytes(part.start)} before this are not shown)\n`)); rest = null; }
@@ -154,10 +158,9 @@ function machines(attempts, leftOut, now) {
 }
 function bill(seen) {
   const parts = [["Instance", seen.instance_usd, 1], ["Disk", seen.volume_usd, 2], ["IPv4 address", seen.address_usd, 3], ["Data out, at list price", seen.data_out_usd, 4]];
-  put(find("total"), `${seen.is_estimate ? "~" : ""}$${dollars(seen.usd)}`);
-  const most = Math.max(seen.usd, seen.on_demand_usd ?? 0, seen.budget_usd ?? 0) || 1, bars = [{ name: "this run", parts }];
+  put(find("total"), `${seen.is_estimate ? "~" : ""}${money(seen.usd)}`);
+  const most = Math.max(seen.usd, seen.on_demand_usd ?? 0) || 1, bars = [{ name: "this run", parts }];
   if (seen.on_demand_usd !== null) bars.push({ name: "on-demand", parts: [["the same time on-demand", seen.on_demand_usd, 0]] });
-  if (seen.budget_usd !== null) bars.push({ name: "budget", parts: [["budget", seen.budget_usd, 0]] });
   keyed(find("bars"), bars, (bar) => bar.name, (bar) => {
     const line = make("div", "bill-bar"), track = make("span", "track");
     line.append(make("span", "what", bar.name), track, make("b"));
@@ -165,12 +168,12 @@ function bill(seen) {
   }, (line, bar) => {
     keyed(line.children[1], bar.parts.filter(([, usd]) => usd > 0), ([name]) => name, ([name, , color]) => { const piece = make("i", `c${color}`); piece.title = name; return piece; },
       (piece, [, usd]) => { piece.style.width = `${(100 * usd / most).toFixed(2)}%`; });
-    put(line.lastChild, `$${dollars(bar.parts.reduce((sum, [, usd]) => sum + usd, 0))}`);
+    put(line.lastChild, money(bar.parts.reduce((sum, [, usd]) => sum + usd, 0)));
   });
-  const rows = [...parts.map(([name, usd, color]) => ({ name, color, usd: `$${dollars(usd)}`, share: seen.usd ? `${Math.round(100 * usd / seen.usd)} %` : "" })),
-    { name: "Total", color: 0, usd: `${seen.is_estimate ? "~" : ""}$${dollars(seen.usd)}`, share: "" }];
-  if (seen.on_demand_usd !== null) rows.push({ name: "Less than on-demand", color: 0, usd: `$${dollars(Math.max(0, seen.on_demand_usd - seen.usd))}`, share: seen.on_demand_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.on_demand_usd)))} %` : "" });
-  if (seen.budget_usd !== null) rows.push({ name: "Left of the budget", color: 0, usd: `$${dollars(Math.max(0, seen.budget_usd - seen.usd))}`, share: seen.budget_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.budget_usd)))} %` : "" });
+  const rows = [...parts.map(([name, usd, color]) => ({ name, color, usd: money(usd), share: seen.usd ? `${Math.round(100 * usd / seen.usd)} %` : "" })),
+    { name: "Total", color: 0, usd: `${seen.is_estimate ? "~" : ""}${money(seen.usd)}`, share: "" }];
+  if (seen.on_demand_usd !== null) rows.push({ name: "Less than on-demand", color: 0, usd: money(Math.max(0, seen.on_demand_usd - seen.usd)), share: seen.on_demand_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.on_demand_usd)))} %` : "" });
+  if (seen.budget_usd !== null) rows.push({ name: "Left of the budget", color: 0, usd: money(Math.max(0, seen.budget_usd - seen.usd)), share: seen.budget_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.budget_usd)))} %` : "" });
   keyed(find("bill").tBodies[0], rows, (row) => row.name, (row) => {
     const line = make("tr", row.color ? `c${row.color} part` : row.name === "Total" ? "sum" : ""), head = make("th", "", row.name);
     head.scope = "row";
@@ -197,7 +200,7 @@ const events = (seen) => keyed(find("events"), seen, (event) => event.number, (e
 
 follow(address(["run", run, "events"]), (seen, changed) => {
   page = seen;
-  if (changed.run || changed.work !== undefined || changed.eta_s !== undefined) head(seen);
+  if (changed.run || changed.work !== undefined || changed.eta_s !== undefined || changed.gpu) head(seen);
   if (!seen.attempts) return;
   if (changed.attempts) machines(seen.attempts, seen.attempts_left_out, Date.parse(seen.now) / 1000);
   if (changed.bill) bill(seen.bill);

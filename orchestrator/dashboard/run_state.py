@@ -16,7 +16,8 @@ from orchestrator.market.billing import NOTHING, Billed, bill
 from orchestrator.report.event_text import event_words
 from orchestrator.report.records import workload_of
 from orchestrator.report.summary import samples_of
-from orchestrator.runs.events import Event, Progress
+from orchestrator.runs.checked import is_figure
+from orchestrator.runs.events import Event, GpuSeen, Progress
 from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
@@ -43,11 +44,13 @@ class OpenRun:
         self._curves = RunCurves(store)
         self._known = KnownRun(store, EventLog(store, self._watch, self._restart))
         self._files: tuple[tuple[Mark | None, ...], dict[str, Any]] | None = None
+        self._steps: dict[int, int] = {}  # the newest one of an attempt
         self._first: dict[int, tuple[float, int]] = {}  # (when, step) of the first progress of an attempt
 
     def _restart(self) -> None:
         self._words.clear()
         self._first.clear()
+        self._steps.clear()
         self._curves.begin()
 
     def _watch(self, event: Event) -> None:
@@ -56,8 +59,12 @@ class OpenRun:
             self._number += 1
             self._words.append((event.at, words))
         if isinstance(event, Progress):
+            self._steps[event.attempt] = event.step
             self._first.setdefault(event.attempt, (event.at, event.step))
             self._curves.tell(event)
+        if isinstance(event, GpuSeen):
+            newest = self._steps.get(event.attempt, 0)
+            self._curves.tell_gpu(event, newest)
 
     def page(self, now: float) -> dict[str, Any]:
         """Return all that the page shows at `now` (unix seconds) but the curves, of which the version is told.
@@ -82,6 +89,7 @@ class OpenRun:
                 "work": spelled(workload_of(self._known.spec).name),
                 "eta_s": self._eta_s(row, state),
                 "attempts": [_attempt(attempt, billed, now) for attempt, billed in shown],
+                "gpu": _gpu(state),
                 "attempts_left_out": len(state.attempts) - len(shown),
                 "bill": _bill(bills, row),
                 "events": words[::-1],
@@ -140,6 +148,21 @@ class OpenRun:
             if mark is not None:
                 sizes[str(attempt.number)] = mark[1]
         return sizes
+
+
+def _gpu(state: RunState) -> dict[str, Any] | None:
+    """Return what is known of the GPU of the newest machine that has one, as numbers or None."""
+    facts = next((attempt.gpu for attempt in reversed(state.attempts) if attempt.gpu), None)
+    if facts is None:
+        return None
+    use = facts.get("utilization_percent") if state.is_final else facts.get("utilization_now_percent")
+    figures = {
+        "use_percent": use if use is not None else facts.get("utilization_percent"),
+        "memory_mib": facts.get("memory_peak_mib") if state.is_final else facts.get("memory_now_mib"),
+        "memory_total_mib": facts.get("memory_total_mib"),
+        "temperature_c": None if state.is_final else facts.get("temperature_c"),
+    }
+    return {key: value if is_figure(value) else None for key, value in figures.items()}
 
 
 def _attempt(attempt: Attempt, billed: Billed, now: float) -> dict[str, Any]:

@@ -117,6 +117,6 @@ follow(address(["events"]), (seen, changed) => {
   if (changed.whole) rows.clear();
   for (const name of changed.gone || []) rows.delete(name);
   for (const run of changed.runs || []) rows.set(run.run, run);
-  put(find("sum"), `${count(rows.size, "run")} · ${seen.going} open · $${dollars(seen.usd)} in all${seen.is_reading ? " · reading more" : ""}`);
+  put(find("sum"), `${count(rows.size, "run")} · ${seen.going} open · ${money(seen.usd)} in all${seen.is_reading ? " · reading more" : ""}`);
   draw(false);
 });

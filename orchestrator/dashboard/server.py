@@ -11,7 +11,8 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -57,7 +58,15 @@ def app(home: Path, token: str, now: Callable[[], float], is_ending: Callable[[]
         "/run/{run}/file/{path:path}": pages.file,
         "/samples/{run}/{name}": pages.samples,
     }
-    return Starlette(routes=[Route(path, _guarded(answer, token), methods=["GET"]) for path, answer in routes.items()])
+
+    @asynccontextmanager
+    async def reads_first(_: Starlette) -> AsyncIterator[None]:
+        reading = asyncio.create_task(asyncio.to_thread(pages.read_all))
+        yield
+        await reading
+
+    guarded = [Route(path, _guarded(answer, token), methods=["GET"]) for path, answer in routes.items()]
+    return Starlette(routes=guarded, lifespan=reads_first)
 
 
 def _guarded(answer: Answer, token: str) -> Callable[[Request], Awaitable[Response]]:
@@ -98,6 +107,11 @@ class Pages:
 
     def __init__(self, board: Board, now: Callable[[], float], is_ending: Callable[[], bool]) -> None:
         self.board, self.now, self.is_ending = board, now, is_ending
+
+    def read_all(self) -> None:
+        """Read all runs once, so that the list is there when somebody opens it."""
+        while not self.is_ending() and self.board.snapshot(self.now(), READ_TOGETHER)["is_reading"]:
+            pass
 
     def runs(self, _: Request) -> Response:
         """Answer with the page of all runs."""

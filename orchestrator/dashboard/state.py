@@ -19,6 +19,7 @@ from orchestrator.runs.store import RunStore
 T = TypeVar("T")
 MOST_OPEN = 24  # runs whose curves are held; the one that was looked at longest ago is let go
 MOST_COMPARED = 12
+FRESH_S = 0.5  # of the same rows for several pages
 
 
 def snapshot(home: Path, now: float) -> dict[str, Any]:
@@ -56,7 +57,8 @@ class Board:
             now, runs (a row each), usd (of all), going (how many are not over), is_reading (whether there are more).
         """
         with self._lock:
-            if self._last.get("at") == now and not self._last["seen"]["is_reading"]:
+            is_fresh = 0 <= now - self._last.get("at", 0.0) < FRESH_S
+            if is_fresh and not self._last["seen"]["is_reading"]:
                 return dict(self._last["seen"])
             stores = RunStore.folders(self.home)[::-1]
             is_new = [store for store in stores if store.run not in self._known]

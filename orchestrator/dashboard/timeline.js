@@ -2,7 +2,7 @@
 const ROW = 26, PRICES = 84, MOST_ROWS = 16, FOOT = 22;
 
 function axisTimes(from, to, most) {
-  const steps = [60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
+  const steps = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
   const step = steps.find((one) => (to - from) / one <= most) || (to - from) / most, found = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) found.push(at);
   return { step, found };
@@ -47,7 +47,7 @@ class Timeline {
     keyed(this.bars, shown, (one) => one.number, () => this.bar(), (node, one) => {
       const at = shown.indexOf(one) * ROW + 4, x1 = x(one.started_at), x2 = Math.max(x1 + 3, x(end(one))), first = one.first_step_at === null ? x2 : Math.min(x2, Math.max(x1, x(one.first_step_at)));
       const [title, boot, work, stop, words] = node.children;
-      put(title, `attempt ${one.number}: ${one.type} ${one.market} in ${one.zone}, ${span(one.seconds)}, $${dollars(one.usd)}${one.why ? `, ${one.why}` : ""}`);
+      put(title, `attempt ${one.number}: ${one.type} ${one.market} in ${one.zone}, ${span(one.seconds)}, ${money(one.usd)}${one.why ? `, ${one.why}` : ""}`);
       const box = (rect, a, b) => { set(rect, "x", a.toFixed(1)); set(rect, "width", Math.max(0, b - a).toFixed(1)); set(rect, "y", at); set(rect, "height", ROW - 8); };
       box(boot, x1, first);
       box(work, first, x2);

@@ -34,6 +34,7 @@ from orchestrator.runs.outputs import MOST_FILES, Output, path_below
 from orchestrator.runs.state import Attempt
 
 PROGRESS_EVERY_S = 10.0
+GPU_EVERY_S = 15.0
 MOST_NAME = 100  # characters of a device's name
 MOST_STARTS = 100  # of the trainer on one machine that are written down
 NOTICE_S = 120.0  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
@@ -75,6 +76,7 @@ class AttemptMonitor:
         self.step = max(attempt.last_step, attempt.resumed_from)
         self.images_per_s: float | None = None
         self.measured = Measurements()
+        self._gpu_noted_at = 0.0
         self.facts = ProgramFacts(journal, job, attempt.number)
         self.device: str | None = None
         self.finished = False
@@ -329,10 +331,13 @@ class AttemptMonitor:
         self.journal.tick(replace(self._current() or self.attempt, newest=newest), self.step, self.images_per_s)
 
     def _note_gpu(self, status: HostStatus) -> None:
-        """Write the GPU's facts down once its name is known, and again when the trainer has ended."""
+        """Write the GPU's facts down once its name is known, every 15 s, and again when the trainer has ended."""
         known = (self._current() or self.attempt).gpu
-        if status.gpu and (not known or (status.trainer == "exited" and status.gpu != known)):
-            now = self.journal.clock.now()
+        if not status.gpu or status.gpu == known:
+            return
+        now = self.journal.clock.now()
+        if not known or status.trainer == "exited" or now - self._gpu_noted_at >= GPU_EVERY_S:
+            self._gpu_noted_at = now
             self.journal.emit(GpuSeen(at=now, attempt=self.attempt.number, facts=dict(status.gpu)))
 
     def _pull(self, host: Host, output: Output) -> None:

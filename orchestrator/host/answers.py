@@ -136,6 +136,9 @@ class GpuFacts(_Answer):
     memory_peak_mib: Annotated[float, Field(ge=0, le=1e9)] | None = None
     memory_total_mib: Annotated[float, Field(ge=0, le=1e9)] | None = None
     looks: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    utilization_now_percent: Annotated[float, Field(ge=0, le=100)] | None = None  # of the last 15 s
+    memory_now_mib: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    temperature_c: Annotated[float, Field(ge=-100, le=500)] | None = None
 
 
 Entries = Annotated[list[OutputEntry], Field(max_length=MOST_FILES)]

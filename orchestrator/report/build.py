@@ -17,6 +17,7 @@ from orchestrator.market import catalog
 from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
 from orchestrator.market.spot_prices import MarketRow, lowest
 from orchestrator.market.throughput import Observation, predict
+from orchestrator.report.gpu_use import gpu_problem
 from orchestrator.report.metrics import UNMEASURED, Digest
 from orchestrator.report.rows import (
     AttemptRow,
@@ -218,11 +219,16 @@ def _attempt_row(
         is_estimate=billed.is_estimate,
         user_setup_s=attempt.user_setup_s,
         user_setup_usd=_share(billed, attempt.user_setup_s),
-        problems=tuple(one for one in digest.problems if not (is_own and one in UNMEASURED)),
+        problems=_attempt_problems(digest, attempt, is_own=is_own),
         unit=digest.unit if digest.lines else attempt.unit,
         metrics_source=attempt.metrics_source,
         is_measured=is_measured,
     )
+
+
+def _attempt_problems(digest: Digest, attempt: Attempt, *, is_own: bool) -> tuple[str, ...]:
+    found = [one for one in digest.problems if not (is_own and one in UNMEASURED)]
+    return (*found, *filter(None, [gpu_problem(attempt.gpu)]))
 
 
 def _began_at(attempt: Attempt, *, is_own: bool) -> float | None:

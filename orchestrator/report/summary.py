@@ -13,6 +13,7 @@ from orchestrator.clock import iso
 from orchestrator.formatting import counted, figure, money, number, one_line, price, prose_width, table, wrapped
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
+from orchestrator.report.gpu_use import gpu_words
 from orchestrator.report.records import row_of
 from orchestrator.report.rows import RunRow
 from orchestrator.report.series import main_keys
@@ -185,6 +186,9 @@ def summary_text(store: RunStore, now: float) -> str:
         lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
     if row.user_setup_s:
         lines.append(f"setup       {row.user_setup_s:.1f} s of your own: ${money(row.user_setup_usd)} of the cost")
+    gpu = next((words for one in reversed(store.state().attempts) if (words := gpu_words(one.gpu))), "")
+    if gpu:
+        lines.append(wrapped(f"gpu         {gpu}", width, indent=" " * 12))
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     outputs = store.state().outputs
     if outputs is not None:

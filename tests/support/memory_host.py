@@ -67,6 +67,7 @@ class Machine:
     checkpoint_every: int = 10
     crashes_at_step: int | None = None
     gpu_problem: str = ""  # what is wrong with its GPU once its trainer has failed
+    has_gpu: bool = False  # nvidia-smi says each second another use of it
     setup_problem: tuple[int, str] | None = None  # with which its bootstrap ends: exit code, output
     stuck_at_step: int | None = None
     save_s: float = 0.0  # from SIGTERM to the checkpoint
@@ -352,6 +353,7 @@ class MemoryHost:
             waiting_files=waiting,
             waiting_bytes=waiting << 30,
             tree=tree,
+            gpu={"name": "T4", "utilization_now_percent": now % 100} if machine.has_gpu else {},
         )
         lie = self.machine.lie
         if not lie:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import HostError, TrainingError
 from orchestrator.report.event_text import event_words
-from orchestrator.runs.events import AttemptLost, LossReason, SetupProgress, TrainerExited
+from orchestrator.runs.events import AttemptLost, GpuSeen, LossReason, SetupProgress, TrainerExited
 from tests.support.memory import Machine, MemoryHost
 from tests.support.run_checks import check_invariants
 from tests.support.story import Story
@@ -43,6 +44,19 @@ def test_three_machines_whose_nvidia_smi_hangs_end_the_run_with_what_to_do_about
     assert "nvidia-smi did not end within 60 s" in str(caught.value)
     assert "Check the image's driver (--ami), or try another --instance" in str(caught.value)
     assert "--ssh-cidr" not in str(caught.value)
+    check_invariants(story)
+
+
+def test_the_use_of_a_gpu_is_written_down_every_15_seconds(home: Path) -> None:
+    def has_one(number: int, machine: Machine) -> None:
+        machine.has_gpu = True
+
+    story = Story(home, has_one)
+    story.engine().run()
+    seen = [event.at for event in story.store.events() if isinstance(event, GpuSeen)]
+    trained_s = 100.0
+    assert trained_s / 30 < len(seen) <= trained_s / 15 + 2
+    assert all(after - before >= 15 for before, after in itertools.pairwise(seen[:-1]))
     check_invariants(story)
 
 

@@ -27,3 +27,15 @@ def test_the_output_of_nvidia_smi_is_summarised(tmp_path: Path) -> None:
     started = InstanceStarted(at=1, attempt=1, instance_id="i", instance_type="t", zone="z", region="r", market="spot",
                               price_usd_h=1)  # fmt: skip
     assert fold([started, GpuSeen(at=2, attempt=1, facts=facts)]).attempts[0].gpu == facts
+
+
+def test_the_newest_lines_say_how_busy_and_how_hot_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.csv"
+    used = [10, 20, 90, 80, 100]
+    path.write_text("".join(f"Tesla T4, 585, 5000, {use}, {1000 + use}, 15360, {use // 2}\n" for use in used))
+    facts = gpu_facts(str(path))
+    assert facts["utilization_percent"] == pytest.approx(60)
+    assert (facts["utilization_now_percent"], facts["memory_now_mib"], facts["temperature_c"]) == (90, 1100, 50)
+    path.write_text("Tesla T4, 585, 5000, 40, [N/A], 15360, [N/A]\n")
+    facts = gpu_facts(str(path))
+    assert (facts["utilization_now_percent"], facts["memory_now_mib"], facts["temperature_c"]) == (40, None, None)

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, tuple[type[BaseModel], str]] = {
     "download": (Downloads, "mode"),
     "keep_outputs_for": (Downloads, "keep_s"),
     "stop_signal": (ProgramSpec, "stop_signal"),
+    "notify": (ProgramSpec, "notify"),
     "owner_timeout": (RecoveryPolicy, "owner_timeout_s"),
 }
 """The field that has the default of a key; a key that is not here has none, or one that its line tells."""
@@ -70,6 +71,7 @@ EXAMPLES: dict[str, str] = {
     "keep_outputs_for": "keep-outputs-for: 1h",
     "metrics": "metrics: {loss: 'loss=([0-9.]+)'}",
     "stop_signal": "stop-signal: SIGUSR1",
+    "notify": "notify: https://example.org/hook",
     "ami": "ami: ami-0123456789abcdef0",
     "budget": "budget: 5",
     "max_duration": "max-duration: 12h",

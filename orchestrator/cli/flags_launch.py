@@ -77,6 +77,9 @@ def _how(sub: Flags) -> None:
     sub.add_argument("-f", "--file", metavar="FILE", help="YAML file with these settings; flags win")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")
     sub.add_argument("-d", "--detach", action="store_true", help="lead it in the background: status, logs -f, attach")
+    sub.add_argument(
+        "--notify", metavar="URL", help="webhook: told of interruption, recovery, 80 %% of the budget, end"
+    )
     sub.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
     sub.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, cancelled or has failed")
     sub.add_argument(

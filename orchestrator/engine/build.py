@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.clock import Clock
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.journal import Watcher
+from orchestrator.engine.notifications import Notifier
 from orchestrator.host.connect import connector
 from orchestrator.plan.job import job_for
 from orchestrator.plan.launch_preparation import PreparedRun
@@ -17,7 +18,7 @@ def engine_for(run: PreparedRun, *, clock: Clock, watchers: tuple[Watcher, ...])
     from orchestrator.host.shell import make_key_pair
 
     store, plan, cloud = run.store, run.plan, run.cloud
-    return Engine(
+    engine = Engine(
         store=store,
         plan=plan,
         job=job_for(plan.spec, run.tree),
@@ -29,3 +30,6 @@ def engine_for(run: PreparedRun, *, clock: Clock, watchers: tuple[Watcher, ...])
         refresh=lambda: make_plan(plan.spec, cloud, plan.home_id, plan.born_at, images_per_s=plan.images_per_s).offers,
         remote_store=remote_store_of(plan.spec, store.home),
     )
+    if plan.spec.program.notify:
+        engine.journal.watchers = (*engine.journal.watchers, Notifier(engine.journal, plan.spec))
+    return engine

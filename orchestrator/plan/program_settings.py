@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from model.config import TrainConfig
 from orchestrator.errors import SpecError
@@ -14,6 +15,7 @@ from orchestrator.formatting import nearest, one_line
 METRIC_NAME = re.compile(r"[A-Za-z][\w./ -]{0,99}", re.ASCII)
 MOST_PATTERNS = 32
 LONGEST_PATTERN = 500
+LONGEST_URL = 2000
 EXAMPLE = "--metric 'loss=loss[=: ]+([0-9.eE+-]+)'"
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
@@ -92,3 +94,23 @@ def check_stop_signal(name: str | None) -> str:
     near = nearest(full, STOP_SIGNALS)
     hint = f"did you mean {near}?" if near else f"use one of {', '.join(STOP_SIGNALS)}"
     raise SpecError(f"--stop-signal: {one_line(str(name))[:60]!r} is not a signal that a program can handle; {hint}")
+
+
+def check_notify(url: str | None) -> str | None:
+    """Return the address that is told what happens to a run; None for none, and for "".
+
+    The address itself is not repeated in an error: that of a webhook is a secret.
+
+    Raises:
+        SpecError: it is no address of the web.
+    """
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_web = False
+    if not is_web or len(url) > LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise SpecError("--notify: it is no web address; give https://HOST/PATH")
+    return url

@@ -14,7 +14,7 @@ from orchestrator.errors import SpecError
 from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
 from orchestrator.plan.image_reference import check_image
-from orchestrator.plan.program_settings import check_metrics, check_stop_signal
+from orchestrator.plan.program_settings import check_metrics, check_notify, check_stop_signal
 from orchestrator.plan.requests import NOBODY
 from orchestrator.plan.settings_file import FileSettings, read_settings
 from orchestrator.plan.validators import (
@@ -127,6 +127,7 @@ def _program(
         "downloads": downloads.downloads_from(given, has_bucket=bool(given("bucket"))),
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
+        "notify": check_notify(given("notify")),
     }
 
 
@@ -159,6 +160,8 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
         has_bucket = bool(flags.get("bucket") or old.bucket)
         new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
         changes["program"] = changes["program"].model_copy(update={"downloads": new_downloads})
+    if flags.get("notify") is not None:
+        changes["program"] = changes["program"].model_copy(update={"notify": check_notify(flags["notify"])})
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:

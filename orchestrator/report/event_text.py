@@ -10,7 +10,7 @@ from orchestrator.formatting import counted, figure, number, one_line, price, sp
 from orchestrator.runs import events as ev
 from orchestrator.runs import output_events as out
 from orchestrator.runs.checked import is_figure
-from orchestrator.runs.program_events import MetricsFound, WorkUnsaved
+from orchestrator.runs.program_events import MetricsFound, NotificationLost, WorkUnsaved
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
@@ -107,6 +107,13 @@ def _program_words(event: ev.Event, _now: float) -> str:
             return f"  The program does not handle {event.signal}: {unsaved_words(event)}"
         case _:
             return ""
+
+
+def _notification_words(event: ev.Event, _now: float) -> str:
+    """What does not arrive at the address of `--notify`."""
+    if not isinstance(event, NotificationLost):
+        return ""
+    return f"  A notification did not arrive ({event.reason}); the run goes on, and this is not said again."
 
 
 def progress_words(event: ev.Progress, most: int = 2) -> str:
@@ -255,6 +262,7 @@ WORDS = (
     _set_up_words,
     _training_words,
     _program_words,
+    _notification_words,
     _output_words,
     _tree_words,
     _left_words,

@@ -28,3 +28,11 @@ class WorkUnsaved(Event):
     saves: int  # that were seen so far
     every_s: float  # the mean between two of them; 0 with fewer than two
     loses_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotificationLost(Event):
+    """A message to the address of `--notify` did not arrive, and why. Told once, and not written down."""
+
+    kind: ClassVar[str] = "notification_lost"
+    reason: str

@@ -76,6 +76,12 @@ def run_page(base: str, token: str, name: str) -> tuple[float, int]:
     return time.perf_counter() - began, size + len(curves)
 
 
+def cpu_s(pid: int) -> float:
+    """Return the seconds of CPU that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def say(name: str, figures: list[tuple[float, int]], limit: str = "") -> None:
     """Print one row: the median, all of them, and the size of the answer."""
     every = ", ".join(f"{seconds:.3f}" for seconds, _ in figures)
@@ -84,8 +90,8 @@ def say(name: str, figures: list[tuple[float, int]], limit: str = "") -> None:
 
 
 @contextmanager
-def served(home: Path) -> Iterator[tuple[str, str]]:
-    """Start the dashboard, and yield its address and its token once it has answered."""
+def served(home: Path) -> Iterator[tuple[str, str, int]]:
+    """Start the dashboard, and yield its address, its token and its process id once it has answered."""
     server = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.cli", "dashboard"],
         env={**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
@@ -99,7 +105,7 @@ def served(home: Path) -> Iterator[tuple[str, str]]:
                 break
             except OSError:
                 time.sleep(0.02)
-        yield base, token
+        yield base, token, server.pid
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
@@ -107,16 +113,18 @@ def served(home: Path) -> Iterator[tuple[str, str]]:
 
 def measured(home: Path, rounds: int) -> None:
     """Measure servers that have just been started, `rounds` times."""
-    cold, warm, pages, again = [], [], [], []
+    cold, used, warm, pages, again = [], [], [], [], []
     names = [store.run for store in RunStore.folders(home)]
     for number in range(rounds):
-        with served(home) as (base, token):
+        with served(home) as (base, token, pid):
             cold.append(messages(f"{base}/events?{token}"))
+            used.append((cpu_s(pid), 0))
             warm.append(messages(f"{base}/events?{token}"))
             name = names[number * 7 % len(names)]
             pages.append(run_page(base, token, name))
             again.append(run_page(base, token, name))
     say("the list, of a server that has just started", cold, ", limit 1 s")
+    say("  CPU of the server by then, with its start", used)
     say("the list, again", warm, ", limit 1 s")
     say("a run, for the first time", pages, ", limit 0.5 s")
     say("a run, again", again, ", limit 0.5 s")
@@ -140,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--lines", type=int, default=10_000)
-    parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--events", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     info = Path("/proc/cpuinfo")

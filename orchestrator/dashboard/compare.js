@@ -7,7 +7,7 @@ function draw() {
   const keys = new Map();
   for (const name of names) for (const key of Object.keys(held.get(name)?.curves ?? {})) keys.set(key, 1 + (keys.get(key) ?? 0));
   const inOrder = [...keys.keys()].sort((a, b) => keys.get(b) - keys.get(a)); // what more runs have comes first
-  drawCharts(inOrder, (group) => names.flatMap((run, number) => group.filter((key) => held.get(run)?.curves[key]).map((key) => ({
+  drawCharts(inOrder, (group) => names.flatMap((run, number) => group.filter((key) => held.has(run) && Object.hasOwn(held.get(run).curves, key)).map((key) => ({
     label: group.length > 1 ? `${run} ${key}` : run, color: 1 + number % 6, dash: isValidation(key) && group.length > 1 || number >= 6,
     steps: held.get(run).curves[key][0], values: held.get(run).curves[key][1],
   }))), [], [...held.values()].every((one) => one.unit === "epoch") ? "epoch" : "step");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -13,20 +14,56 @@ from orchestrator.runs.events import Event
 from orchestrator.runs.state import RunState, extend
 from orchestrator.runs.store import RunStore
 
+REPEATED = re.compile(
+    rb'\{"kind":"(progress|gpu_seen)","at":([0-9]{1,12}(?:\.[0-9]{1,9})?),"attempt":([0-9]{1,9}),'
+    rb'(?:"step":([0-9]{1,12}),)?[^{}]*(?:\{[^{}]*\}[^{}]*)?\}'
+)
+"""A whole event that comes every few seconds: its kind, time, attempt and step."""
+NO_DEVICE = b'"device":null'
+
+
+def telling(lines: list[bytes]) -> list[bytes]:
+    """Return the lines without those whose event changes nothing of the state, because a later one of its kind does.
+
+    Most events of a long run are its progress. The first and the last of an attempt tell its state, unless a step or
+    the time went back, or the last one does not name the device.
+    """
+    found = [REPEATED.fullmatch(line) for line in lines]
+    last: dict[bytes, tuple[int, float, bool]] = {}  # step, time, whether it names the device
+    first: dict[bytes, int] = {}
+    is_kept = [one is None for one in found]
+    for number in range(len(lines) - 1, -1, -1):
+        one = found[number]
+        if one is None:
+            continue
+        kind, at, attempt, step = one.groups()
+        key = kind + attempt
+        newest = last.get(key)
+        if newest is None:
+            last[key] = int(step or 0), float(at), NO_DEVICE not in lines[number]
+            is_kept[number] = True
+        else:
+            is_later = int(step or 0) > newest[0] or float(at) > newest[1]
+            is_kept[number] = is_later or (not newest[2] and NO_DEVICE not in lines[number])
+        first[key] = number
+    for number in first.values():
+        is_kept[number] = True
+    return [line for line, is_so in zip(lines, is_kept, strict=True) if is_so]
+
 
 class EventLog:
     """The state of a run as far as its events are read.
 
     Args:
         store: the run.
-        watch: is called for each new event.
+        watch: is called for each new event; without it, events that change nothing of the state are passed over.
         restart: is called when the file was written anew: what `watch` has seen does not count.
     """
 
     def __init__(
         self,
         store: RunStore,
-        watch: Callable[[Event], None] = lambda _: None,
+        watch: Callable[[Event], None] | None = None,
         restart: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
@@ -49,8 +86,9 @@ class EventLog:
                 self._restart()
             events = list(self._events(piece.lines, piece.rest))
             extend(self.state, events)
-            for event in events:
-                self._watch(event)
+            if self._watch is not None:
+                for event in events:
+                    self._watch(event)
             is_new = is_new or piece.begins or bool(piece.lines) or bool(events)
             if self._file.is_read or not piece.lines:
                 break
@@ -66,9 +104,9 @@ class EventLog:
         self.state.run = self.store.run
 
     def _events(self, lines: bytes, rest: bytes) -> Iterator[Event]:
-        for line in lines.split(b"\n"):
-            if line and not line.isspace():
-                yield from self._event(line)
+        whole = [line for line in lines.split(b"\n") if line and not line.isspace()]
+        for line in whole if self._watch is not None else telling(whole):
+            yield from self._event(line)
         if rest and not rest.isspace():  # without its end: it is being written, or it is whole
             with suppress(bounded_json.BadJsonError):
                 bounded_json.loads(rest)

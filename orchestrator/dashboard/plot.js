@@ -97,7 +97,7 @@ class Chart {
     this.scale();
     this.axes();
     keyed(this.paths, this.lines, (line) => line.label, () => shape("path"), (path, line) => {
-      set(path, "class", `line c${line.color} ${line.dash ? "dash" : ""}`);
+      set(path, "class", `line c${line.color} ${line.steps.length === 1 ? "one" : line.dash ? "dash" : ""}`);
       let text = "", isOpen = false;
       for (let i = 0; i < line.steps.length; i += 1) {
         if (this.isLog && line.values[i] <= 0) { isOpen = false; continue; }
@@ -148,7 +148,7 @@ class Chart {
   /** Move the cursor to a step; null shows the newest values. */
   point(step) {
     this.cursor = step;
-    const first = this.lines.find((line) => line.steps.length), items = [...this.legend.children], dots = [];
+    const first = this.longest(), items = [...this.legend.children], dots = [];
     const at = step === null || !first ? null : first.steps[placeOf(first.steps, step)];
     this.lines.forEach((line, number) => {
       if (!line.steps.length || !items[number]) return;
@@ -171,8 +171,12 @@ class Chart {
     set(this.svg, "aria-valuenow", Math.round(shown));
     set(this.svg, "aria-valuetext", `${this.unit} ${whole(Math.round(shown))}: ${items.map((item) => `${item.children[1].textContent} ${item.lastChild.textContent}`).join(", ")}`);
   }
+  /** The line that goes furthest: its steps are those of the cursor. */
+  longest() {
+    return this.lines.filter((line) => line.steps.length).sort((a, b) => b.steps[b.steps.length - 1] - a.steps[a.steps.length - 1])[0];
+  }
   key(event) {
-    const first = this.lines.find((line) => line.steps.length);
+    const first = this.longest();
     if (!first) return;
     const last = first.steps.length - 1, here = this.cursor === null ? last : placeOf(first.steps, this.cursor);
     const to = { ArrowLeft: here - 1, ArrowDown: here - 1, ArrowRight: here + 1, ArrowUp: here + 1, PageDown: here - 20, PageUp: here + 20, Home: 0, End: last }[event.key];

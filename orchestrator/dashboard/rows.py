@@ -57,7 +57,7 @@ class KnownRun:
         self.log = log or EventLog(store)
         self.spec: RunSpec | None = None
         self._marks: tuple[Mark | None, ...] | None = None
-        self._paths = [str(store.folder / name) for name in LOOKED_AT]
+        self._paths = [f"{store.folder}/{name}" for name in LOOKED_AT]
         self._spec_defects: list[str] = []
         self._defects: list[str] = []
         self._metrics: tuple[Path, Mark | None] | None = None

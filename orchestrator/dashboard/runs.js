@@ -7,7 +7,7 @@ const values = {
   created_at: (run) => run.created_at, where: (run) => run.where,
 };
 const kept = new URLSearchParams(location.hash.slice(1));
-let sort = kept.get("sort") in values ? kept.get("sort") : "", down = kept.get("down") === "1";
+let sort = Object.hasOwn(values, kept.get("sort")) ? kept.get("sort") : "", down = kept.get("down") === "1";
 find("words").value = kept.get("words") || "";
 find("state").value = kept.get("state") || "";
 find("state").value ||= "";

@@ -57,15 +57,16 @@ class Board:
             now, runs (a row each), usd (of all), going (how many are not over), is_reading (whether there are more).
         """
         with self._lock:
-            is_fresh = 0 <= now - self._last.get("at", 0.0) < FRESH_S
+            is_fresh = "at" in self._last and 0 <= now - self._last["at"] < FRESH_S
             if is_fresh and not self._last["seen"]["is_reading"]:
                 return dict(self._last["seen"])
-            stores = RunStore.folders(self.home)[::-1]
+            stores = self._last["stores"] if is_fresh else RunStore.folders(self.home)[::-1]
             is_new = [store for store in stores if store.run not in self._known]
             here = {store.run: self._known.get(store.run) for store in stores}
             here |= {store.run: KnownRun(store) for store in is_new[:most_new]}
             self._known = {run: known for run, known in here.items() if known is not None}
-            rows = [self._row(known, now) for known in self._known.values()]
+            had = {row["run"]: row for row in self._last["seen"]["runs"]} if is_fresh else {}
+            rows = [had.get(run) or self._row(known, now) for run, known in self._known.items()]
             seen = {
                 "now": iso(now),
                 "runs": rows,
@@ -73,7 +74,7 @@ class Board:
                 "usd": round(sum(row["usd"] for row in rows), 6),
                 "going": sum(not row["is_final"] for row in rows),
             }
-            self._last = {"at": now, "seen": seen}
+            self._last = {"at": self._last["at"] if is_fresh else now, "seen": seen, "stores": stores}
             return dict(seen)
 
     @staticmethod

@@ -47,7 +47,7 @@ def loads(
     try:
         plain = text.decode() if isinstance(text, bytes) else text
         value = json.loads(plain, parse_int=_integer) if keeps_infinite else _FINITE.decode(plain)
-        if not keeps_surrogates and (_HALF_PAIR.search(plain) or not is_encodable(plain)):
+        if not keeps_surrogates and (_HALF_PAIR.search(plain) or (plain is text and not is_encodable(plain))):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except BadJsonError:
         raise

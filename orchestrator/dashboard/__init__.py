@@ -1,4 +1,4 @@
-"""The runs live in a browser: a read-only page on 127.0.0.1 that requires the token in its URL."""
+"""The runs live in a browser: read-only pages on 127.0.0.1 that require the token in their URL."""
 
 from orchestrator.dashboard.state import snapshot
 

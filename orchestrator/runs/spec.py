@@ -125,7 +125,7 @@ class RunSpec(BaseModel):
     profile: str | None = None  # of ~/.aws/config
     recovery: RecoveryPolicy = RecoveryPolicy()
     limits: Limits = Limits()
-    program: ProgramSpec = Field(default=ProgramSpec(), exclude=True)
+    program: ProgramSpec = Field(default_factory=ProgramSpec, exclude=True)
 
     @property
     def downloads(self) -> Downloads:

@@ -15,6 +15,8 @@ from orchestrator.market.billing import total_usd
 from orchestrator.runs import files
 from orchestrator.runs.events import PriceChanged, Progress, StateChanged
 from orchestrator.runs.spec import Limits
+from orchestrator.runs.store import RunStore
+from tests.support.home_0_1_0 import copied, expected
 from tests.support.report_runs import BORN, PNG, Had, write_run
 
 NOW = BORN + 3000.0
@@ -202,3 +204,20 @@ def test_few_runs_are_held_open(home: Path) -> None:
         write_run(home, f"run-{number}", [Had(last_step=3)])
         board.run(f"run-{number}", NOW)
     assert len(board._opened) == MOST_OPEN
+
+
+def test_the_runs_of_a_home_of_0_1_0_are_shown(tmp_path: Path) -> None:
+    old = copied(tmp_path / "home")
+    at = expected(old)["at"]
+    board = Board(old)
+    rows = {row["run"]: row for row in board.snapshot(at)["runs"]}
+    assert {"finished", "interrupted", "killed"} <= rows.keys()
+    for name, row in rows.items():
+        page, curves = board.run(name, at), board.curves(name)["curves"]
+        state = RunStore(old, name).state()
+        assert (row["state"], row["attempts"]) == (state.state, len(state.attempts))
+        assert row["usd"] == pytest.approx(float(total_usd(state.attempts, at)))
+        assert page["run"] == row
+        assert len(page["attempts"]) == row["attempts"]
+        assert page["bill"]["usd"] == row["usd"]
+        assert curves

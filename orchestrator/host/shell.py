@@ -285,6 +285,12 @@ class SshShell:
                 self._raise_out_of_time(link, session, exchange, timeout_s)
             except NeverBegunError as error:
                 problem = error
+            except ReadsAllError:
+                raise  # it has not begun
+            except Exception:  # what arrives cannot be written here, or is too much: the command is not to go on
+                if exchange.output.session:
+                    self._left_over.append((exchange.output.session, exchange.output.started))
+                raise
             else:
                 self._must_type = must_type
                 return result
@@ -310,7 +316,7 @@ class SshShell:
         raise CommandTimeoutError(self.where, name, timeout_s, exchange.tail)
 
     def _end_left_over(self) -> None:
-        """End the commands that ran out of time: none is to run beside its next try."""
+        """End the commands that ran out of time, or were left in the middle: none is to run beside its next try."""
         if not self._left_over:
             return
         sessions, self._left_over = self._left_over, []

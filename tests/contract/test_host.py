@@ -173,13 +173,14 @@ def test_a_file_that_cannot_be_read_here_is_no_fault_of_the_machine(shell: SshSh
     assert shell.run("true", timeout_s=20).ok, "the connection is still of use"
 
 
-def test_a_full_disk_here_is_no_fault_of_the_machine(shell: SshShell) -> None:
+def test_a_full_disk_here_is_no_fault_of_the_machine(shell: SshShell, rig: Rig) -> None:
     def full(piece: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        shell.run("yes", timeout_s=20, sink=full)
+        shell.run("yes & sleep 98791", timeout_s=20, sink=full)
     assert shell.run("true", timeout_s=20).ok
+    assert rig.processes("sleep 9879") == 0, "what cannot be received does not go on"
 
 
 # -- time

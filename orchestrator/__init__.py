@@ -15,9 +15,9 @@ from orchestrator.version import VERSION
 
 if TYPE_CHECKING:
     from infra.instance.program.run_log import log
-    from orchestrator.api import RunResult, launch, result
+    from orchestrator.api import RunResult, compare_types, get_prices, launch, list_runs, result
 
-__all__ = ["VERSION", "RunResult", "launch", "log", "result"]
+__all__ = ["VERSION", "RunResult", "compare_types", "get_prices", "launch", "list_runs", "log", "result"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,3 +31,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is public: a completion in a notebook shows that, and none of our modules."""
+    return sorted(__all__)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import cloud_of
+from orchestrator.cloud.quotes import age_words, quote, quoted_json
 from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead, lead_in_background
 from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
 from orchestrator.formatting import visible
+from orchestrator.market import catalog
+from orchestrator.market.comparison import compare, comparison_json
+from orchestrator.market.gpus import any_types_with
+from orchestrator.market.spot_prices import (
+    DEFAULT_DAYS,
+    cheapest_zones,
+    check_days,
+    chosen_regions,
+    chosen_types,
+    ranked,
+    recorded_regions,
+)
 from orchestrator.plan.launch_preparation import (
     LaunchRequest,
     check_account,
@@ -26,9 +42,19 @@ from orchestrator.plan.launch_preparation import (
 )
 from orchestrator.plan.preview import DryRun, dry_run, not_sent, sync_dry_run, title_of, unused_gpus
 from orchestrator.plan.settings_file import LAUNCH_SETTINGS
-from orchestrator.report.summary import summary_json
+from orchestrator.plan.validators import check_cloud
+from orchestrator.report.records import row_of
+from orchestrator.report.run_card import run_card
+from orchestrator.report.summary import samples_of, summary_json
+from orchestrator.runs import bounded_json
+from orchestrator.runs.files import read_bounded
 from orchestrator.runs.home import fresh_name, home_from_environment
+from orchestrator.runs.listing import read_all
 from orchestrator.runs.store import RunStore
+
+LOOK_EVERY_S = 0.5
+MOST_METRICS_BYTES = 1 << 30
+MOST_PICTURE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,110 @@ class RunResult:
     def ok(self) -> bool:
         """Whether all steps are done."""
         return self.state == "SUCCEEDED"
+
+    def refresh(self) -> RunResult:
+        """Return the result as of now."""
+        return result(self.run)
+
+    def wait(self, timeout_s: float | None = None) -> RunResult:
+        """Wait until the run is over, or no process leads it any more; return its result then.
+
+        Raises:
+            TimeoutError: it goes on after `timeout_s` seconds.
+        """
+        clock = SystemClock()
+        over_at = None if timeout_s is None else clock.now() + timeout_s
+        while True:
+            store = self._store()
+            if store.state().is_final or store.owner_pid() is None:
+                return self.refresh()
+            if over_at is not None and clock.now() >= over_at:
+                raise TimeoutError(f"{self.run} is not over after {timeout_s:g} s")
+            clock.sleep(LOOK_EVERY_S)
+
+    def stop(self, timeout_s: float | None = None) -> RunResult:
+        """Save a checkpoint, download it, end the machine, as `pixel-orch stop` does; return the result then.
+
+        Raises:
+            SpecError: no process leads the run; `pixel-orch attach` or `pixel-orch stop` takes over.
+            TimeoutError: it goes on after `timeout_s` seconds.
+        """
+        store = self._store()
+        if store.state().is_final:
+            return self.refresh()
+        pid = store.owner_pid()
+        if pid is None:
+            raise SpecError(f"{self.run}: no process leads it; give `pixel-orch stop {self.run}`")
+        store.request_stop("STOPPED")
+        if not store.has_shared_owner() and pid != os.getpid():
+            os.kill(pid, signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def logs(self, lines: int = 100) -> str:
+        """Return the last lines of the program's output, of the newest machine that has some."""
+        store = self._store()
+        numbers = [attempt.number for attempt in store.state().attempts]
+        return next((text for number in reversed(numbers) if (text := store.log_tail(number, lines))), "")
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the program has measured so far, a mapping for each line, in order; `attempt` is the machine's number.
+
+        With pandas, `metrics.dataframe()`.
+        """
+        store, found = self._store(), Metrics()
+        for attempt in store.state().attempts:
+            with suppress(OSError):
+                lines = read_bounded(store.metrics_path(attempt.number), MOST_METRICS_BYTES).splitlines()
+                found += [{**line, "attempt": attempt.number} for line in bounded_json.objects(lines)]
+        return found
+
+    @property
+    def bill(self) -> dict[str, float | bool | None]:
+        """What the run has cost so far, in dollars, by its parts; `is_estimate` while a machine runs.
+
+        `on_demand` is what the same time would have cost, None where that price is not known.
+        """
+        row = row_of(self._store(), SystemClock().now())
+        parts = {"disk": row.volume_usd, "address": row.address_usd, "data_out": row.data_out_usd}
+        instance = row.cost_usd - sum(parts.values())
+        usd = {"instance": instance, **parts, "total": row.cost_usd}
+        on_demand = None if row.on_demand_usd is None else float(row.on_demand_usd)
+        known = {name: float(value) for name, value in usd.items()}
+        return {**known, "on_demand": on_demand, "is_estimate": row.is_estimate}
+
+    @property
+    def samples(self) -> list[Path]:
+        """The pictures that the bundled trainer has drawn so far, the newest last."""
+        return [path for _, path in samples_of(self._store())]
+
+    def _store(self) -> RunStore:
+        return RunStore.open(self.folder.parent.parent, self.run)
+
+    def _repr_html_(self) -> str:
+        """Return the run for a notebook, as of now."""
+        if self.state == "PLANNED":
+            return f"<pre>{escape(repr(self))}</pre>"
+        png = b""
+        with suppress(OSError, IndexError):
+            png = read_bounded(self.samples[-1], MOST_PICTURE_BYTES)
+        return run_card(self.refresh().details, png)
+
+
+class Metrics(list[dict[str, Any]]):
+    """Measurements, a mapping for each line."""
+
+    def dataframe(self) -> Any:
+        """Return them as a pandas DataFrame.
+
+        Raises:
+            SpecError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise SpecError("metrics.dataframe() needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self)
 
 
 def launch(
@@ -172,16 +302,77 @@ def _to_standard_error(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
+def list_runs() -> list[RunResult]:
+    """Return all runs of this home, the oldest first. One that cannot be read is named on standard error."""
+    found, broken = read_all(home_from_environment(), _result_of)
+    for one in broken:
+        _to_standard_error(f"{one.text}; left out")
+    return found
+
+
+def compare_types(*types: str, gpu: str | None = None) -> dict[str, Any]:
+    """Return instance types side by side, as `pixel-orch compare -o json` prints them. Asks nobody.
+
+    Args:
+        types: EC2 types.
+        gpu: all types with this GPU too: "T4", "A10G:4".
+
+    Raises:
+        SpecError: no type is given, or one is unknown.
+    """
+    of_gpu = () if gpu is None else any_types_with(gpu)
+    names = tuple(dict.fromkeys([*(catalog.find(name, flag="types").name for name in types), *of_gpu]))
+    if not names:
+        raise SpecError("compare_types(): no instance type is given; for example compare_types('g4dn.xlarge')")
+    now = SystemClock().now()
+    quoted = quote(home_from_environment(), "aws", names, recorded_regions(names), now, is_offline=True)
+    return comparison_json(compare(names, quoted.rows, "; ".join(age_words(quoted.rows, now))))
+
+
+def get_prices(
+    *types: str,
+    gpu: str | None = None,
+    region: str | Sequence[str] = (),
+    cloud: str = "aws",
+    days: int = DEFAULT_DAYS,
+    offline: bool = False,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Return prices of instance types, as `pixel-orch prices -o json` prints them; each says where it comes from.
+
+    Args:
+        types: EC2 types.
+        gpu: in place of them, all types with this GPU.
+        region: one or several, or "all"; those with a recorded price by default.
+        cloud: "aws", or "local" for the embedded cloud.
+        days: of the spot price history, at most 90.
+        offline: ask nobody: cached and recorded prices.
+        profile: of ~/.aws/config.
+
+    Raises:
+        SpecError: a type, a region or the number of days cannot be.
+    """
+    home, now = home_from_environment(), SystemClock().now()
+    check_days(days, flag="days")
+    names = chosen_types(",".join(types) or None, gpu)
+    regions = chosen_regions([region] if isinstance(region, str) else list(region))
+    quoted = quote(home, check_cloud(cloud), names, regions, now, days=days, is_offline=offline, profile=profile)
+    return quoted_json(ranked(cheapest_zones(quoted.rows)), quoted, now, days)
+
+
 def result(run: str) -> RunResult:
     """Return the result so far of a run of this home.
 
     Raises:
         SpecError: there is no such run.
     """
-    store = RunStore.open(home_from_environment(), run)
+    return _result_of(RunStore.open(home_from_environment(), run))
+
+
+def _result_of(store: RunStore) -> RunResult:
     details = summary_json(store, SystemClock().now())
     return RunResult(
-        run=run,
+        run=store.run,
         state=details["state"],
         reason=details["reason"],
         steps=details["steps"] or 0,

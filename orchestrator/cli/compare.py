@@ -7,15 +7,13 @@ import json
 import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
-from orchestrator.cli.prices import age_words
 from orchestrator.clock import SystemClock
-from orchestrator.cloud.quotes import quote
+from orchestrator.cloud.quotes import age_words, quote
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number, table
 from orchestrator.market import catalog
-from orchestrator.market.comparison import Comparison, Side, Then, compare
+from orchestrator.market.comparison import Comparison, Side, Then, compare, comparison_json
 from orchestrator.market.gpus import any_types_with
 from orchestrator.market.spot_prices import recorded_regions
 from orchestrator.runs.home import home_from_environment
@@ -136,60 +134,3 @@ def _remarks(compared: Comparison) -> list[str]:
     texts.append("Rates are peaks from data sheets; pixel-orch bench measures real ones.")
     texts.append(f"Prices, {compared.price_note}.")
     return [textwrap.fill(text, 80, break_on_hyphens=False) for text in texts]
-
-
-def comparison_json(compared: Comparison) -> dict[str, Any]:
-    """Return the comparison for `-o json`."""
-    return {
-        "types": [
-            {
-                "instance_type": s.known.name,
-                "gpu": s.known.gpu,
-                "gpus": s.known.gpus,
-                "fp32_tflops": float(s.fp32_tflops),
-                "memory_gib": float(s.memory_gib),
-                "bandwidth_gb_s": float(s.bandwidth_gb_s),
-                "lowest_spot_usd_h": _float(s.spot_usd_h),
-                "lowest_spot_region": s.spot.region if s.spot else None,
-                "on_demand_usd_h": _float(s.on_demand_usd_h),
-                "on_demand_region": s.on_demand_region or None,
-                "tflops_per_usd_h": _float(s.tflops_per_usd),
-                "status": s.known.status,
-                "retired": s.known.retired,
-                "replacement": s.known.replacement,
-                "note": s.known.note,
-            }
-            for s in compared.sides
-        ],
-        "ratios": [
-            {
-                "instance_type": r.name,
-                "over": compared.sides[0].known.name,
-                "spot": _float(r.spot),
-                "on_demand": _float(r.on_demand),
-                "fp32": float(r.fp32),
-                "memory": float(r.memory),
-                "bandwidth": float(r.bandwidth),
-                "tflops_per_usd_h": _float(r.tflops_per_usd),
-            }
-            for r in compared.ratios
-        ],
-        "of_2016": [
-            {
-                "what": line.what,
-                "g2.2xlarge": float(line.then[0]),
-                "p2.xlarge": float(line.then[1]),
-                "ratio": float(line.then_ratio),
-                "known_g2.2xlarge": _float(line.known[0] if line.known else None),
-                "known_p2.xlarge": _float(line.known[1] if line.known else None),
-                "known_ratio": _float(line.known_ratio),
-                "why": line.why,
-            }
-            for line in compared.then
-        ],
-        "prices": compared.price_note,
-    }
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)

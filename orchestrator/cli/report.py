@@ -11,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.prices import age_words
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.price_cache import PriceCache
-from orchestrator.cloud.quotes import quote
+from orchestrator.cloud.quotes import age_words, quote
 from orchestrator.errors import SpecError
 from orchestrator.formatting import columns, counted, cut
 from orchestrator.market.spot_prices import chosen_types, recorded_regions

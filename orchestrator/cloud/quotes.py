@@ -8,15 +8,26 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.clock import iso
 from orchestrator.cloud.connect import embedded_endpoint
 from orchestrator.cloud.price_cache import Entry, PriceCache
 from orchestrator.errors import AccessError, CloudError
+from orchestrator.formatting import span
 from orchestrator.market import catalog
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import DAY_S
-from orchestrator.market.spot_prices import DEFAULT_DAYS, MarketRow, Source, missing_row, pool_row, recorded_rows
+from orchestrator.market.spot_prices import (
+    DEFAULT_DAYS,
+    MarketRow,
+    Source,
+    as_json,
+    lowest,
+    missing_row,
+    pool_row,
+    recorded_rows,
+)
 from orchestrator.runs.home import make_home
 
 if TYPE_CHECKING:
@@ -179,3 +190,38 @@ def _rows_of(
 def _recorded_on_demand(name: str, region: str) -> Decimal | None:
     price = catalog.find(name).on_demand_usd_h.get(region)
     return None if price is None else Decimal(str(price))
+
+
+def age_words(rows: Sequence[MarketRow], now: float, days: int | None = None) -> list[str]:
+    """Return one line for each source among the rows, with its date."""
+    lines = []
+    window = f", over {days} days" if days else ""
+    live = [row for row in rows if row.source == "live"]
+    cached = [row for row in rows if row.source == "cached"]
+    recorded = [row for row in rows if row.source == "recorded"]
+    if any(row.source == "embedded" for row in rows):
+        lines.append(f"embedded: the embedded cloud's price history{window}, seeded around recorded levels")
+    if live:
+        lines.append(f"live: EC2's price history{window}, asked {iso(live[0].as_of)[:16]}Z")
+    if cached:
+        oldest = min(row.as_of for row in cached)
+        old = " (expired: no newer answer)" if now - oldest > 2 * 3600 else ""
+        lines.append(f"cached: EC2's price history{window}, asked {span(now - oldest)} ago{old}")
+    if recorded:
+        lines.append(
+            f"recorded: the lowest zone's in public catalogs of 2022 (g2, p2) and late 2025, written down "
+            f"{catalog.recorded_on()}"
+        )
+    return lines
+
+
+def quoted_json(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: int) -> dict[str, Any]:
+    """Return prices for `-o json`: the rows that are shown, and the lowest of all."""
+    best = lowest(quoted.rows)
+    return {
+        "asked_at": iso(now),
+        "days": days,
+        "prices": [{**as_json(row), "as_of": iso(row.as_of)} for row in shown],
+        "lowest": {name: as_json(row) for name, row in best.items()},
+        "notes": list(quoted.notes),
+    }

@@ -213,3 +213,21 @@ def chosen_types(text: str | None, gpu: str | None = None) -> tuple[str, ...]:
     if not names:
         raise SpecError(f"--instance: {text!r} names no instance type; for example --instance g4dn.xlarge,g5.xlarge")
     return tuple(dict.fromkeys(catalog.find(name).name for name in names))
+
+
+EVERY_REGION = "all"
+
+
+def chosen_regions(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the regions asked for; `all` are those of the catalog; by default those with a recorded price."""
+    if not asked:
+        return tuple(recorded_regions([known.name for known in catalog.all_types()]))
+    if EVERY_REGION in asked:
+        return catalog.regions()
+    return tuple(dict.fromkeys(catalog.check_region(name) for name in asked))
+
+
+def check_days(days: int, *, flag: str) -> None:
+    """Raise SpecError for a number of days that EC2 keeps no prices of."""
+    if not 1 <= days <= MOST_DAYS:
+        raise SpecError(f"{flag}: {days} is not from 1 to {MOST_DAYS}; EC2 keeps {MOST_DAYS} days of prices")

@@ -46,6 +46,7 @@ def test_a_quiet_run_of_a_program_of_ones_own(stage: Stage) -> None:
     outputs = stage.store.folder / "outputs"
     home = {str(path.relative_to(outputs)): path.read_text() for path in outputs.rglob("*") if path.is_file()}
     wrote = ("results/scores.csv", "results/deep/a b.txt", "final.pt")
+    assert '"step": 30' in home.pop("metrics.jsonl"), "it is its own file"
     assert home == {name: f"{name} after 30" for name in wrote}, "all that it wrote, and no link"
     check_trained(stage, 30)
 

@@ -112,13 +112,13 @@ CODE = "local/instances/*/home/pixel-orch/tiny/code"  # of an embedded instance,
 
 
 @pytest.mark.parametrize(
-    ("source", "written"),
-    [(PLAIN, "history.csv"), (LAST, "lightning_logs/*/*/epoch=4-*"), (FOLDERS, "")],
+    ("source", "pause_s", "written"),
+    [(PLAIN, 0.5, "history.csv"), (LAST, 0.5, "lightning_logs/*/*/epoch=4-*"), (FOLDERS, 1.5, "")],
     ids=["one file", "a link to the last", "folders"],
 )
-def test_a_program_goes_on_from_what_it_wrote(stage: Stage, source: str, written: str) -> None:
+def test_a_program_goes_on_from_what_it_wrote(stage: Stage, source: str, pause_s: float, written: str) -> None:
     """With notice once it has written something there; without once something is here."""
-    (stage.work / "train.py").write_text(source.replace("PAUSE", "0.5"))
+    (stage.work / "train.py").write_text(source.replace("PAUSE", str(pause_s)))
     words = ["launch", "--cloud", "local", "--instance", "p2.xlarge", "--spot", "-y", "-n", "tiny", "--download", "all"]
     process = stage.start(*words, "--workdir", str(stage.work), "--", "python", "train.py")
     if written:

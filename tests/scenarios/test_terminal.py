@@ -23,11 +23,12 @@ pytestmark = pytest.mark.slow
 
 LIMIT_S = 90.0
 PROGRAM = """
-import time
-for epoch in range(1, 9):
+import json, time
+for step in range(1, 13):
     time.sleep(0.5)
-    open("model.pt", "w").write(str(epoch))
-    print(f"epoch {epoch}/8 loss {1 / epoch:.3f}", flush=True)
+    with open("metrics.jsonl", "a") as file:
+        print(json.dumps({"step": step, "loss": 1 / step}), file=file)
+    print("step", step, flush=True)
 """
 
 
@@ -66,6 +67,13 @@ class Shown:
                     break
         raise AssertionError("waited in vain; the screen:\n" + (self.seen[-1] if self.seen else ""))
 
+    def close(self) -> None:
+        """End it, whatever it does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        os.close(self.ours)
+
     def end(self) -> int:
         """Read to the end; return the exit code."""
         with contextlib.suppress(AssertionError):
@@ -78,16 +86,29 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     yield from staged(tmp_path)
 
 
-def test_a_run_is_alive_in_the_terminal_and_its_summary_stays(stage: Stage) -> None:
+@pytest.fixture
+def show() -> Iterator[Callable[..., Shown]]:
+    """Give what starts a command in a terminal, and ends it after the test."""
+    started: list[Shown] = []
+
+    def start(*words: str, env: dict[str, str]) -> Shown:
+        started.append(Shown(*words, env=env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_a_run_is_alive_in_the_terminal_and_its_summary_stays(stage: Stage, show: Callable[..., Shown]) -> None:
     (stage.work / "train.py").write_text(PROGRAM)
     words = ["launch", "--cloud", "local", "-t", "p2.xlarge", "--spot", "-y", "-n", "tiny", "--budget", "1"]
-    shown = Shown(*words, "--workdir", str(stage.work), "--", "python", "train.py", env=stage.env)
-    view = shown.until(lambda screen: "\nloss    0." in screen)
+    shown = show(*words, "--workdir", str(stage.work), "--", "python", "train.py", env=stage.env)
+    view = shown.until(lambda screen: "\nloss    0." in screen and "\nlog     step " in screen)
     assert "\nrun     tiny  RUNNING" in view
     assert "\nmachine p2.xlarge spot in " in view
     assert "\ncost    ~$0.0" in view
     assert "of $1" in view
-    assert "\nlog     epoch " in view
     assert shown.end() == 0
     last = shown.seen[-1]
     assert "tiny: SUCCEEDED" in last
@@ -97,10 +118,10 @@ def test_a_run_is_alive_in_the_terminal_and_its_summary_stays(stage: Stage) -> N
     stage.check_nothing_is_left()
 
 
-def test_status_is_watched_until_ctrl_c(tmp_path: Path) -> None:
+def test_status_is_watched_until_ctrl_c(tmp_path: Path, show: Callable[..., Shown]) -> None:
     (tmp_path / "home").mkdir()
     write_run(tmp_path / "home", "watched", [Had(ended_by=None)])
-    shown = Shown("status", "--watch", env={**os.environ, "PIXEL_ORCH_HOME": str(tmp_path / "home")})
+    shown = show("status", "--watch", env={**os.environ, "PIXEL_ORCH_HOME": str(tmp_path / "home")})
     shown.until(lambda screen: "watched" in screen and "RUN" in screen)
     shown.process.send_signal(signal.SIGINT)
     assert shown.end() == 0

@@ -47,9 +47,12 @@ def test_a_seed_tells_the_same_story_twice() -> None:
 # -- mutations: what they break must be seen
 
 
-def first_caught(seeds: int) -> int | None:
-    """Return the first seed that fails."""
-    return next((seed for seed in range(seeds) if chaos.failure_of(seed, chaos.faults_of(seed))), None)
+MOST_SEEDS = 1000
+
+
+def is_caught(known: int) -> bool:
+    """Return whether a story fails: first the one that is known to, then, should a change have hidden it, any other."""
+    return any(chaos.failure_of(seed, chaos.faults_of(seed)) for seed in (known, *range(MOST_SEEDS)))
 
 
 def ends_nothing(self: Reaper, *args: object, **kwargs: object) -> None:
@@ -65,43 +68,32 @@ def ends_in_a_hurry(self: Reaper, reason: str, *, even_under_notice: bool = Fals
 
 
 MUTATIONS: dict[str, tuple[object, str, Callable[..., Any], int]] = {  # what, where, by what, within how many seeds
-    "instances are not ended": (Reaper, "end", ends_nothing, 10),
-    "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 40),
-    "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].usd_h, 20),
-    "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 120),
-    "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 30),
-    "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 100),
-    "credentials that fail are not waited for": (Reaper, "end_all", ends_in_a_hurry, 130),
-    "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 100),
-}  # fmt: skip
-RARER: dict[str, tuple[object, str, Callable[..., Any], int]] = {
+    "instances are not ended": (Reaper, "end", ends_nothing, 0),
+    "EC2's words on who ended it are not read": (reaper, "who_ended", lambda *_: ("pixel-orch", ""), 20),
+    "a price of another hour is billed": (reaper, "price_at", lambda history, at: history[-1].usd_h, 5),
+    "one token stands for two requests": (Plan, "client_token", lambda s, offer, n, turn: f"{n} {offer.pool}", 77),
+    "the guard does not know the budget": (Provisioner, "_alone_min", lambda *_: (60, 0), 9),
+    "instances that only EC2 knows of are passed over": (Reaper, "_unknown", lambda *_: [], 55),
+    "credentials that fail are not waited for": (Reaper, "end_all", ends_in_a_hurry, 106),
+    "AWS's free end is not waited for": (Reaper, "should_leave_to_aws", lambda *_: False, 62),
     "the time that an instance has alone is wrong": (
-        Engine, "_unattended_s", lambda self: self.policy.owner_timeout_s / 2, 720,
+        Engine, "_unattended_s", lambda self: self.policy.owner_timeout_s / 2, 647,
     ),
-    "no budget is checked": (limits, "reached", lambda *_, **__: None, 300),
-    "the instance is not told what its budget buys": (Allowance, "alone_s", lambda *_: None, 300),
+    "no budget is checked": (limits, "reached", lambda *_, **__: None, 33),
+    "the instance is not told what its budget buys": (Allowance, "alone_s", lambda *_: None, 175),
     "the cap is today's price": (
-        limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 500,
+        limits, "_instance_cap_usd_h", lambda spec, offer: Decimal(str(offer.price_usd_h)), 339,
     ),
-    "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 450),
-    "no digest is compared": (RunStore, "is_whole", lambda *_: True, 300),
+    "what S3 tells of a lost instance is not heard": (RemoteCopy, "after_loss", lambda *_: None, 411),
+    "no digest is compared": (RunStore, "is_whole", lambda *_: True, 188),
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_engine_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    where, what, by, seeds = MUTATIONS[name]
+    where, what, by, known = MUTATIONS[name]
     monkeypatch.setattr(where, what, by)
-    assert first_caught(seeds) is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RARER)
-def test_an_engine_that_is_broken_in_rare_cases_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    where, what, by, seeds = RARER[name]
-    monkeypatch.setattr(where, what, by)
-    assert first_caught(seeds) is not None
+    assert is_caught(known)
 
 
 # -- two stories too rare for chance

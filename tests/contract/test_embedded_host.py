@@ -176,6 +176,7 @@ def test_metadata_asks_for_a_token(login: Login) -> None:
     assert "placement/" in listing.splitlines()
 
 
+@pytest.mark.slow
 def test_an_interruption_shows_in_the_metadata_and_ends_the_instance(
     launch: Launch, ec2: Any, cloud: EmbeddedCloud, private_key: paramiko.PKey
 ) -> None:

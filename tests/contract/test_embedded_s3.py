@@ -211,6 +211,7 @@ def test_each_request_is_known_by_its_operation(
     assert action_of(method, key, query) == (operation, action)
 
 
+@pytest.mark.slow
 def test_an_object_that_grew_after_it_was_listed_is_not_received(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine may write there at any time; and it may store a great many objects."""
     cloud = EmbeddedCloud.ensure(home)

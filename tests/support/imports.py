@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -35,9 +36,22 @@ def modules(root: Path, package: str) -> dict[str, Path]:
     return {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
 
 
+@cache
+def _imports_in(text: str) -> tuple[ast.AST, ...]:
+    """Return the imports in a file, and the calls that may import by name; parsing all files takes a second."""
+    names = ("import_module", "__import__")
+
+    def may_import(node: ast.AST) -> bool:
+        if not isinstance(node, ast.Call):
+            return isinstance(node, (ast.Import, ast.ImportFrom))
+        return (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) in names
+
+    return tuple(node for node in ast.walk(ast.parse(text)) if may_import(node))
+
+
 def imports_of(path: Path, name: str, known: Mapping[str, Path]) -> Iterator[Import]:
     """Yield what a file imports. `from package import module` is an import of the module where there is one."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _imports_in(path.read_text()):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(name, alias.name, node.lineno)

@@ -31,6 +31,7 @@ def completed(line: str, home: Path) -> list[str]:
     return [word.strip() for word in (home / "answer").read_text().split("\n")]
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_runs_and_types(at_home: Path) -> None:
     write_run(at_home, "digits-1", [Had()])
     assert "launch" in completed("pixel-orch la", at_home)

@@ -217,6 +217,7 @@ def test_the_dashboard_gets_no_control_characters_and_sets_texts_only(evil: Path
         assert word not in script
 
 
+@pytest.mark.slow
 def test_the_page_escapes_whatever_a_machine_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))

@@ -67,6 +67,7 @@ def test_a_run_that_is_resumed_may_take_another_gpu() -> None:
     assert resumed_spec(vars(parser().parse_args(["launch", "--resume", old.run])), [], old).instances == T4
 
 
+@pytest.mark.slow
 def test_the_cheapest_type_is_tried_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*LOCAL, "--gpu", "A10G:4", "--dry-run", "-o", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -77,6 +78,7 @@ def test_the_cheapest_type_is_tried_first(capsys: pytest.CaptureFixture[str]) ->
     assert {offer["instance_type"] for offer in planned.details["offers"]} == {"g5.12xlarge", "g5.24xlarge"}
 
 
+@pytest.mark.slow
 def test_compare_prices_and_check_take_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     for words, names in (
         (["--gpu", "H200:8"], ["p5e.48xlarge", "p5en.48xlarge"]),

@@ -170,6 +170,7 @@ def state(path: Path) -> str:
     return digest([saved.step, saved.position, saved.model, saved.ema, saved.optimizer, saved.rng, saved.progress])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("began_mb", "condition"), [(0, ""), (1, "steering_angle,speed")])
 def test_a_resume_in_mid_epoch_is_equal_in_every_bit_also_with_other_memory(
     began_mb: int, condition: str, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

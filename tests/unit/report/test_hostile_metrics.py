@@ -156,6 +156,7 @@ def test_a_damaged_kept_digest_is_made_again(home: Path, text: str) -> None:
         assert kept.read_bytes() == whole, "it is made again"
 
 
+@pytest.mark.slow
 def test_an_endless_line_fills_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with path.open("wb") as file:

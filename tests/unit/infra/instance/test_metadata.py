@@ -70,6 +70,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [None, "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
 def test_the_notice_is_seen_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     with served(Imds) as imds, served(Proxy) as proxy:
@@ -79,6 +80,7 @@ def test_the_notice_is_seen_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, name
         assert Metadata().get("spot/instance-action") == NOTICE
 
 
+@pytest.mark.slow
 def test_no_value_is_an_answer_and_no_answer_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(Empty) as imds:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", imds)

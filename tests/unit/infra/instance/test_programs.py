@@ -52,6 +52,7 @@ def test_a_program_whose_time_is_up_is_named_with_its_last_output() -> None:
     assert output.splitlines()[-1].endswith(" did not end within 0.3 s; its last output: 51 %")
 
 
+@pytest.mark.slow
 def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     run(["sh", "-c", f"sleep 60 & echo $! > {pid}; trap '' TERM; wait; sleep 60"], 0.5)

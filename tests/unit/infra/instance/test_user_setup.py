@@ -119,6 +119,7 @@ def test_a_command_that_fails_has_its_last_lines(machine: Path) -> None:
     assert "failed" not in answer, "what failed is tried again"
 
 
+@pytest.mark.slow
 def test_a_command_without_an_end_is_ended_and_says_so_meanwhile(machine: Path) -> None:
     place = environment(machine)
     asked = order(place, command="printf 'step 1\\rstep 2'; sleep 60", limit_s=1)
@@ -127,6 +128,7 @@ def test_a_command_without_an_end_is_ended_and_says_so_meanwhile(machine: Path) 
     assert "setup: the setup command: 0 s so far; its last output: step 2" in said.splitlines()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_until_it_changes(machine: Path) -> None:
     place = environment(machine)
     for digest in ("1", "1", "2"):
@@ -134,6 +136,7 @@ def test_what_is_done_is_not_done_again_until_it_changes(machine: Path) -> None:
     assert (machine / "code" / "count").read_text() == "x\nx\n"
 
 
+@pytest.mark.slow
 def test_another_torch_by_the_users_own_command_is_said(machine: Path) -> None:
     place = environment(machine, its_python(machine))
     make_wheel(machine / "code", "torch", "2.1.0")
@@ -145,6 +148,7 @@ def test_another_torch_by_the_users_own_command_is_said(machine: Path) -> None:
 # -- dependency files
 
 
+@pytest.mark.slow
 def test_requirements_are_installed_for_the_run_alone_and_the_machines_torch_stays(machine: Path) -> None:
     base = its_python(machine)
     place = environment(machine, base)
@@ -163,6 +167,7 @@ def test_requirements_are_installed_for_the_run_alone_and_the_machines_torch_sta
     assert subprocess.run([base, "-c", "import tinypk"], capture_output=True, check=False).returncode == 1
 
 
+@pytest.mark.slow
 def test_a_package_that_needs_another_torch_is_an_error_and_not_another_torch(machine: Path) -> None:
     place = environment(machine, its_python(machine))
     code = machine / "code"
@@ -174,6 +179,7 @@ def test_a_package_that_needs_another_torch_is_an_error_and_not_another_torch(ma
     assert "tinypk 1.0 depends on torch==2.1.0" in answer["tail"]
 
 
+@pytest.mark.slow
 def test_the_dependencies_of_a_project(machine: Path) -> None:
     place = environment(machine, its_python(machine))
     make_wheel(machine / "code" / "wheels", "tinypk", requires=["machinepk"])

@@ -161,6 +161,7 @@ def test_it_is_not_looked_at_without_need(root: Path, command: str) -> None:
     assert "gpu_problem" not in watch.state
 
 
+@pytest.mark.slow
 def test_an_nvidia_smi_that_hangs_neither_stops_the_agent_nor_is_believed_to_work(root: Path) -> None:
     smi(root, "Tesla T4")
     watch = watching(root, "while [ ! -e ../fail ]; do sleep 0.02; done; exit 1")
@@ -190,6 +191,7 @@ def test_a_trainer_that_hangs_with_its_gpu_is_ended(root: Path, monkeypatch: pyt
     assert "GPU is lost" in watch.state["gpu_problem"]
 
 
+@pytest.mark.slow
 def test_a_trainer_that_hangs_in_the_kernel_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(root, LOST, 15)
     watch = watching(root, stop_timeout_s=0.0)

@@ -390,6 +390,7 @@ def test_a_damaged_transfer_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "code" / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_program_that_never_stands_still_is_taken_as_it_was_before_its_newest_checkpoint(watched: Watched) -> None:
     states = []
     for step in range(1, 60):
@@ -413,6 +414,7 @@ def test_a_program_that_never_stands_still_is_taken_as_it_was_before_its_newest_
         assert names == {f"{folder}/{name}" for folder in folders for name in ("model", "optimizer")}, "none is half"
 
 
+@pytest.mark.slow
 def test_half_of_a_slow_checkpoint_is_in_no_state(watched: Watched) -> None:
     (watched.code / "config").write_text("{}")
     watched.look()

@@ -287,6 +287,7 @@ def test_cameras_and_stride(tmp_path: Path) -> None:
         made(write_bag(tmp_path / "one.bag", Drive(seconds=1)), tmp_path / "no", cameras="left")
 
 
+@pytest.mark.slow
 def test_one_drive_is_the_same_however_it_is_packed(bag: Path, whole: Path, tmp_path: Path) -> None:
     wanted = contents(whole)
     made(write_bag_archive(tmp_path / "drive.bag.tar.gz", [bag]), tmp_path / "archive")

@@ -46,7 +46,7 @@ def lead_in_terminal(
         screen.line(text)
 
     with live_view(screen, lambda is_unicode: panel.rows(clock.now(), is_unicode=is_unicode)) as show:
-        watchers: tuple[Watcher, ...] = (view, _Shown(panel), _Pictures(run.store, screen, show), *extra)
+        watchers: tuple[Watcher, ...] = (_Shown(panel), view, _Pictures(run.store, screen, show), *extra)
         failure = lead(run, watchers=watchers, say=say)
     if failure is not None and not isinstance(failure, Cancelled):
         say_error(failure_text(run, failure))

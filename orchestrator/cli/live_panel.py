@@ -108,7 +108,7 @@ class RunPanel:
         attempt = state.attempts[-1] if state.attempts else None
         rows = [self._title(state, now)]
         if attempt is not None:
-            rows.append(_machine(attempt))
+            rows.append(_machine(attempt, state.cloud))
             rows += _notice(attempt, now)
         rows.append(self._work(state, attempt, now))
         rows.append(self._cost(state, now))
@@ -210,9 +210,9 @@ class RunPanel:
         return [Row("log", one_line(self._last_log[1]), style="quiet")] if self._last_log[1] else []
 
 
-def _machine(attempt: Attempt) -> Row:
+def _machine(attempt: Attempt, cloud: str) -> Row:
     at = f"{attempt.instance_type} {attempt.market} in {attempt.zone}"
-    return Row("machine", f"{at} at ${price(attempt.price_usd_h)}/h")
+    return Row("machine", f"{at} at ${price(attempt.price_usd_h)}/h", tail="" if cloud == "AWS" else one_line(cloud))
 
 
 def _notice(attempt: Attempt, now: float) -> list[Row]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.console import Screen
 
-REFRESHES_PER_S = 1  # each takes about 10 ms of CPU time: a hundredth of a core
+REFRESHES_PER_S = 1  # `benchmarks/live_view.py` has what the view costs
 LABEL = 8
 MOST_BAR, LEAST_BAR = 24, 6
 STYLES = {

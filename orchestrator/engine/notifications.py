@@ -20,7 +20,7 @@ from orchestrator.clock import iso
 from orchestrator.engine.journal import Journal
 from orchestrator.formatting import money, one_line
 from orchestrator.market.billing import total_usd
-from orchestrator.runs.events import Event, InterruptionNoticed, StateChanged, TrainerStarted
+from orchestrator.runs.events import AttemptLost, Event, InterruptionNoticed, LossReason, StateChanged, TrainerStarted
 from orchestrator.runs.program_events import NotificationLost
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt
@@ -71,8 +71,12 @@ class Notifier:
 
     def event(self, event: Event) -> None:
         """Send a message of what people want to know of."""
-        run = self.spec.run
-        if isinstance(event, InterruptionNoticed):
+        run = self._name
+        if isinstance(event, AttemptLost) and event.cause == LossReason.INTERRUPTED:
+            attempt = self.journal.state().attempt(event.attempt)
+            if attempt is not None and attempt.noticed_ends_at is None:
+                self._tell("interruption", f"{run}: AWS has interrupted {attempt.instance_id} without a notice")
+        elif isinstance(event, InterruptionNoticed):
             left_s = max(0.0, event.ends_at - event.at)
             self._tell("interruption", f"{run}: AWS interrupts {event.instance_id} in {left_s:.0f} s")
         elif isinstance(event, TrainerStarted) and event.attempt > 1:
@@ -88,8 +92,13 @@ class Notifier:
         budget = self.spec.limits.budget_usd
         if budget and not self._is_budget_told and self._usd() >= BUDGET_SHARE * float(budget):
             self._is_budget_told = True
-            self._tell("budget", f"{self.spec.run}: ${money(self._usd())} of the budget of ${money(budget)} are spent")
+            self._tell("budget", f"{self._name}: ${money(self._usd())} of the budget of ${money(budget)} are spent")
         self._say_problem()
+
+    @property
+    def _name(self) -> str:
+        """The run, and where it is nothing on AWS, that too: nobody is to take its dollars for a bill."""
+        return f"{self.spec.run} (embedded cloud, nothing is billed)" if self.spec.is_embedded else self.spec.run
 
     def _usd(self) -> float:
         return float(total_usd(self.journal.state().attempts, self.journal.clock.now()))

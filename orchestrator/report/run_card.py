@@ -20,6 +20,7 @@ def run_card(details: Mapping[str, Any], samples: bytes = b"") -> str:
         samples: a PNG, b"" for none.
     """
     rows = [("state", details["state"] + (f" ({details['reason']})" if details["reason"] else ""))]
+    rows.append(("cloud", details["cloud"]))
     about = "~" if details["cost_is_estimate"] else ""
     rows.append(("cost", f"{about}${money(details['cost_usd'])}"))
     if details["steps"] is not None:

@@ -23,12 +23,12 @@ from tests.support.story import Story
 URL = "https://example.org/hook"
 
 
-def led(home: Path, url: str, send: Any, **spec: Any) -> tuple[Story, str]:
+def led(home: Path, url: str, send: Any, notice_s: float = 120.0, **spec: Any) -> tuple[Story, str]:
     """Lead a run that is interrupted once; return its story and its last state."""
 
     def fate(number: int, machine: Machine) -> None:
         if number == 1:
-            story.later(70, lambda: story.cloud.interrupt(machine))
+            story.later(70, lambda: story.cloud.interrupt(machine, notice_s=notice_s))
 
     story = Story(home, fate=fate, program=ProgramSpec(notify=url), **spec)
     engine = story.engine()
@@ -47,6 +47,20 @@ def test_interruption_recovery_and_end_are_told(home: Path) -> None:
     assert (last["run"], last["state"], last["attempts"], last["interruptions"]) == ("story", "SUCCEEDED", 2, 1)
     assert last["cost_usd"] > 0
     assert "story: SUCCEEDED" in last["text"]
+
+
+def test_an_interruption_without_a_notice_is_told_too(home: Path) -> None:
+    sent: list[Any] = []
+    led(home, URL, lambda url, body: sent.append(json.loads(body)), notice_s=0.0)
+    assert [message["event"] for message in sent] == ["interruption", "recovery", "end"]
+    assert "without a notice" in sent[0]["text"]
+
+
+def test_nobody_takes_the_dollars_of_the_embedded_cloud_for_a_bill(home: Path) -> None:
+    sent: list[Any] = []
+    led(home, "https://hooks.slack.com/x", lambda url, body: sent.append(json.loads(body)), cloud="local")
+    assert sent
+    assert all("embedded cloud, nothing is billed" in message["text"] for message in sent)
 
 
 def test_slack_gets_its_own_form(home: Path) -> None:

@@ -15,7 +15,7 @@ from model.data.files.disk import PARTS, READING, VERSION, space
 from model.data.files.fingerprint import lasting
 from model.data.manifest import Column, Manifest, Shard
 from model.data.prepare.opening import open_source, same_files
-from model.data.prepare.shard_writer import ShardWriter
+from model.data.prepare.shard_writer import JOURNAL, ShardWriter
 from model.data.source import Opened
 from model.errors import DataError
 from model.meter import Meter
@@ -46,7 +46,8 @@ def prepare(name: str, options: Options, *, stream: TextIO | None = None) -> tup
             if not same_files(entry, options, existing, stream=stream):
                 content = f"{name} prepared from other files than {options.source}"
                 raise DataError(f"{folder} holds {content}; remove it or give another --out")
-            shutil.rmtree(folder / PARTS, ignore_errors=True)  # left if a run was killed after the manifest
+            (folder / JOURNAL).unlink(missing_ok=True)  # this and the parts are left if a run was killed right after
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # it had written the manifest
             return existing, folder, False
         raise DataError(f"{folder} holds {existing.name} prepared with other settings; remove it or give another --out")
     opened = open_source(entry, options, folder, stream=stream)

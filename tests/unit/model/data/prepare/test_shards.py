@@ -196,6 +196,15 @@ def test_a_disk_with_room_for_what_is_missing_is_enough(tmp_path: Path, monkeypa
                 prepare("digits", Options(out=out, shard_bytes=30_000))
 
 
+def test_a_run_that_is_killed_right_after_the_manifest_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("digits", Options(out=out))
+    whole = contents(out)
+    (out / JOURNAL).write_text("{}\n")
+    assert not prepare("digits", Options(out=out))[2]
+    assert contents(out) == whole
+
+
 def test_the_room_of_what_a_drive_has_left_half_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=200_000_000 + 1000))

@@ -47,7 +47,7 @@ def lead(
         RunBusyError: another process leads the run.
     """
     store, is_main = run.store, is_main_thread()
-    with removed_if_unborn(run), run.lock or store.lock() as lock:
+    with removed_if_unborn(run), run.lock or store.lock(shared=not is_main) as lock:
         if run.verb in ("attach", "stop") and store.state().is_final:
             return None  # another command has ended it since it was looked at
         if run.verb in ("attach", "stop"):

@@ -18,6 +18,7 @@ from orchestrator.errors import PixelOrchError
 NAME = "lock"
 SHARED = "shared"
 STARTING = "starting"
+MOST_BYTES = 100
 
 
 class RunBusyError(PixelOrchError):
@@ -35,8 +36,12 @@ class RunLock:
         self.descriptor = descriptor
 
     @classmethod
-    def take(cls, folder: Path) -> RunLock:
-        """Take the lock of a run's folder.
+    def take(cls, folder: Path, *, shared: bool = False) -> RunLock:
+        """Take the lock of a run's folder, and sign it.
+
+        Args:
+            folder: of the run.
+            shared: as in `sign`: no moment may pass in which `stop` would send a leader of several runs a signal.
 
         Raises:
             RunBusyError: another living process holds it.
@@ -54,7 +59,7 @@ class RunLock:
             os.close(descriptor)
             raise RunBusyError(f"{folder.name} is led by process {Holder.of(folder).pid or '?'}") from None
         lock = cls(descriptor)
-        lock.sign()
+        lock.sign(shared=shared)
         return lock
 
     def sign(self, *, shared: bool = False, starting: bool = False) -> None:
@@ -67,7 +72,8 @@ class RunLock:
         marks = {SHARED: shared, STARTING: starting}
         words = [str(os.getpid()), *(word for word, is_so in marks.items() if is_so), f"@{_started(os.getpid())}"]
         text = " ".join(words).encode()
-        os.pwrite(self.descriptor, text, 0)
+        old_size = os.fstat(self.descriptor).st_size
+        os.pwrite(self.descriptor, text.ljust(min(old_size, MOST_BYTES)), 0)  # one write: a reader sees no mixture
         os.ftruncate(self.descriptor, len(text))
 
     def release(self) -> None:
@@ -132,7 +138,7 @@ def _held_text(folder: Path) -> str:
         return ""
     try:
         with (folder / NAME).open("rb") as file:
-            return file.read(100).decode(errors="replace")
+            return file.read(MOST_BYTES).decode(errors="replace")
     except OSError:
         return ""
 

@@ -385,13 +385,16 @@ class RunStore:
 
     # -- ownership
 
-    def lock(self) -> RunLock:
+    def lock(self, *, shared: bool = False) -> RunLock:
         """Take the run's lock. The kernel drops it when the process dies, however it dies.
+
+        Args:
+            shared: this process leads other runs too: it is stopped by a file in the folder, never by a signal.
 
         Raises:
             RunBusyError: another living process holds it.
         """
-        return RunLock.take(self.folder)
+        return RunLock.take(self.folder, shared=shared)
 
     @contextmanager
     def owned(self, *, shared: bool = False) -> Iterator[None]:
@@ -403,8 +406,7 @@ class RunStore:
         Raises:
             RunBusyError: another living process holds it.
         """
-        with self.lock() as lock:
-            lock.sign(shared=shared)
+        with self.lock(shared=shared):
             yield
 
     def owner_pid(self) -> int | None:

@@ -253,3 +253,10 @@ def test_a_process_with_the_number_of_an_old_holder_is_not_the_holder(tmp_path: 
         for text in ("", "x", "-1", "0 @1", "9" * 200, "\0"):
             (tmp_path / "lock").write_text(text)
             assert Holder.of(tmp_path).pid is None
+
+
+def test_a_lock_that_is_taken_to_be_shared_is_never_seen_as_one_process_own(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("9" * 90)  # a longer text, of an earlier holder
+    with RunLock.take(tmp_path, shared=True):
+        assert Holder.of(tmp_path).is_shared
+        assert Holder.of(tmp_path).pid == os.getpid()

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
-ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
+ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
 
 .PHONY: setup demo test test-all test-examples lint docs reference recording clean
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(
     r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|bench|dashboard|"
-    r"prices|compare|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
+    r"prices|compare|simulate|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
 )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from orchestrator.cli import flags_launch, flags_market
+from orchestrator.cli import flags_launch, flags_market, flags_simulate
 from orchestrator.cli.flags_shared import cloud_flags, output_flag, plain_flag
 from orchestrator.formatting import nearest, shortened
 from orchestrator.version import VERSION
@@ -35,6 +35,7 @@ EXAMPLES = {
     "dashboard": "pixel-orch dashboard --port 8765",
     "prices": "pixel-orch prices -t g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
+    "simulate": "pixel-orch simulate --market mixed --work 12h,24h --slack 0.1,0.25,0.5,1",
     "check": "pixel-orch check --cloud local",
     "runs": "pixel-orch runs prune --older-than 30d --dry-run",
     "setup": "pixel-orch setup --region us-east-1 --budget-alarm 20 --email you@example.org",
@@ -201,6 +202,7 @@ def _cost_commands(add: Add) -> None:
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),
     ):
         getattr(flags_market, name)(add(name, text))
+    flags_simulate.simulate(add("simulate", "what a job with a deadline costs under each policy, on spot markets"))
 
 
 def _account_commands(add: Add) -> None:

@@ -34,6 +34,7 @@ COMMANDS = {  # command -> (module, function)
     "dashboard": ("dashboard", "dashboard"),
     "prices": ("prices", "prices"),
     "compare": ("compare", "do_compare"),
+    "simulate": ("simulate", "simulate"),
     "check": ("check", "check"),
     "runs": ("prune", "prune"),
     "setup": ("setup", "setup"),

@@ -2,8 +2,8 @@
 
     python benchmarks/policy_speed.py [--output benchmarks/policy_speed.txt]
 
-1,000 jobs of 24 h with slack 0.25 under all seven policies, with their optimum, on a generated market of nine pools over
-45 days, on one thread (limit 60 s); a plan for 48 h (limit 2 s, 200 MB); a decision by it (limit 10 ms).
+1,000 jobs of 24 h with slack 0.25 under all seven policies, with their optimum, on a generated market of nine pools
+over 45 days, on one thread (limit 60 s); a plan for 48 h (limit 2 s, 200 MB); a decision by it (limit 10 ms).
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ def main() -> None:
 def decision_s(planned: Planned, what: Job, market: Market) -> float:
     """Return how long one decision takes, the mean of a thousand."""
     at = np.array([400])
-    view = View(3600.0, what.deadline_s - 3600.0, 60.0, at, np.array([what.work_s - 600.0]), np.zeros(1),
-                np.array([WAIT]), np.array([NO_POOL]), np.zeros(1), market.available[at], market.price[at], 1.0)  # fmt: skip
+    view = View(
+        elapsed_s=3600.0, left_s=what.deadline_s - 3600.0, tick_s=60.0, at=at, work_s=np.array([what.work_s - 600.0]),
+        at_risk_s=np.zeros(1), mode=np.array([WAIT]), pool=np.array([NO_POOL]), starting_s=np.zeros(1),
+        available=market.available[at], price=market.price[at], on_demand_price=1.0,
+    )  # fmt: skip
     planned.decide(what, view)
     began = time.perf_counter()
     for _ in range(1000):

@@ -111,7 +111,7 @@ class Forecast:
         for row, best in zip(available.tolist(), self.best.tolist(), strict=True):
             is_lost.append(at != NO_POOL and not row[at])
             at = best if at == NO_POOL or is_lost[-1] else at
-        is_any_up: Flags = available.any(axis=1, keepdims=True)
+        is_any_up = np.array(available.any(axis=1), bool)[:, None]
         return cells_over_time(is_any_up, self.market.gap_s)[:, 0], np.array(is_lost, bool)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from orchestrator.engine.bring_up import BringUp
@@ -17,7 +17,7 @@ from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.output_restore import refuse_restored
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.remote_store import UPLOAD_WAIT_S, is_uploaded
-from orchestrator.engine.stop import Cancelled
+from orchestrator.engine.stop import Cancelled, MoveOn
 from orchestrator.errors import (
     BrokenMachineError,
     CloudError,
@@ -74,6 +74,7 @@ class AttemptLeader:
         self.reaper = parts.reaper
         self.provisioner = parts.provisioner
         self.remote = parts.remote
+        self.deadline = parts.deadline
         self.bring_up = bring_up
         self.disk = disk
         self.credentials = credentials
@@ -88,12 +89,14 @@ class AttemptLeader:
         """
         host: Host | None = None
         try:
-            with self.stop.interruptible():
+            with self.stop.interruptible(), self._move_on_in_time(attempt):
                 host = self.bring_up.ready(attempt)
             self.journal.is_training = True
             return self._watch(attempt, host)
         except BrokenMachineError as error:
             return Outcome("lost", str(error), LossReason.GPU_FAILED)
+        except MoveOn as error:
+            return Outcome("lost", str(error), LossReason.MOVED)
         except HostError as error:
             is_of_machine = isinstance(error, (UnreachableError, CommandTimeoutError))
             if not is_of_machine and self.reaper.is_running(attempt):
@@ -103,6 +106,10 @@ class AttemptLeader:
             self.journal.is_training = False
             if host is not None:
                 host.close()
+
+    def _move_on_in_time(self, attempt: Attempt) -> AbstractContextManager[None]:
+        """Give a machine up that does not begin while there is still time for another one."""
+        return nullcontext() if self.deadline is None else self.deadline.move_on_in_time(attempt)
 
     # -- watch
 
@@ -150,12 +157,12 @@ class AttemptLeader:
             self.credentials.check()
             stopping_for_s = None if stopping.at is None else now - stopping.at
             if stopping_for_s is not None and self._is_stop_over(monitor, stopping_for_s):
-                return Outcome("stopped", self.stop.reason)
+                return self._stopped()
             self.clock.sleep(self._pause_s(monitor, stopping_for_s))
 
     def _pass_stop_on(self, host: Host, stopping: StopPassedOn) -> None:
-        """Tell the trainer to save and end, once, if the run is to stop."""
-        if self.stop.reason and stopping.at is None:
+        """Tell the trainer to save and end, once, if the run is to stop, or to go on elsewhere."""
+        if (self.stop.reason or self._moves_because()) and stopping.at is None:
             stopping.at = self.clock.now()
             host.stop(self.job.root)
 
@@ -174,7 +181,7 @@ class AttemptLeader:
         now = self.clock.now()
         is_slow = stopping.is_slow(now, host.received_bytes) and now - stopping.at > self.policy.stop_timeout_s
         if is_slow or self._is_stop_over(monitor, 0.0):
-            raise Cancelled(self.stop.reason)
+            raise Cancelled(self.stop.reason) if self.stop.reason else MoveOn(self._moves_because())
 
     def _pause_s(self, monitor: AttemptMonitor, stopping_for_s: float | None) -> float:
         """Return the pause before the next poll."""
@@ -196,6 +203,8 @@ class AttemptLeader:
 
     def _keep_to_limits(self, monitor: AttemptMonitor) -> None:
         """Begin to stop so early that the checkpoint is written before the money, or the time, is gone."""
+        if self.deadline is not None and not self.stop.reason:
+            self.deadline.look(monitor.attempt, saves_at_stop=self._saves_at_stop(monitor))
         if self.stop.reason or self.spec.limits == Limits():
             return
         self.reaper.note_prices(monitor.attempt.number)
@@ -203,6 +212,20 @@ class AttemptLeader:
         reached = self.allowance.reached_at(moment, monitor.heard_at)
         if reached is not None:
             self.stop.request_by_limit(reached)
+
+    def _moves_because(self) -> str:
+        """Return why the run leaves a machine that is well, "" if it stays."""
+        return "" if self.deadline is None else self.deadline.moves_because
+
+    def _saves_at_stop(self, monitor: AttemptMonitor) -> bool:
+        """Return whether the trainer saves when it is told to stop, as far as that is known."""
+        return self.job.is_bundled or (monitor.status is not None and monitor.status.catches_stop is True)
+
+    def _stopped(self) -> Outcome:
+        """Return the outcome of a trainer that was told to stop: the run ends, or goes on elsewhere."""
+        if self.stop.reason:
+            return Outcome("stopped", self.stop.reason)
+        return Outcome("lost", self._moves_because(), LossReason.MOVED)
 
     # -- the end of a machine
 
@@ -243,8 +266,8 @@ class AttemptLeader:
             raise outputs_lost(self.journal.state().attempt(number))
         if outcome is not None and not left:
             return outcome
-        if self.stop.reason:
-            return Outcome("stopped", self.stop.reason)
+        if self.stop.reason or (self._moves_because() and not is_noticed):
+            return self._stopped()
         if is_noticed:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
         if status.gpu_trouble:
@@ -317,7 +340,7 @@ class AttemptLeader:
     def _silent(self, monitor: AttemptMonitor, error: HostError, *, is_stopping: bool) -> Outcome:
         monitor.note_progress(force=True)
         if is_stopping:
-            return Outcome("stopped", self.stop.reason)
+            return self._stopped()
         return self._lost(monitor.attempt, error)
 
     def _silent_since(self, attempt: Attempt, since: float) -> float | None:

@@ -15,6 +15,7 @@ from orchestrator.cloud.base import Cloud, Instance
 from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.attempt import AttemptLeader
 from orchestrator.engine.bring_up import BringUp
+from orchestrator.engine.deadline import DeadlineKeeper
 from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.outcome import Outcome, TrainerEnd, outputs_lost, verdict
@@ -99,6 +100,7 @@ class Engine:
             make_keys=make_keys,
             refresh=refresh,
         )
+        self.deadline = DeadlineKeeper.of(plan, self.journal, self.stop, self.provisioner)
         parts = Parts(
             spec=self.spec,
             job=job,
@@ -108,6 +110,7 @@ class Engine:
             reaper=self.reaper,
             provisioner=self.provisioner,
             remote=self.remote,
+            deadline=self.deadline,
         )
         self.attempt_leader = self._attempt_leader(parts, connect, cloud)
 
@@ -250,7 +253,7 @@ class Engine:
 
     def _rent(self) -> Attempt:
         self.journal.move("PROVISIONING")
-        return self.provisioner.rent()
+        return self.provisioner.rent() if self.deadline is None else self.deadline.rent()
 
     def _current(self) -> Attempt | None:
         """Return the attempt to go on with: its instance was neither lost nor told to end."""
@@ -259,6 +262,8 @@ class Engine:
             for a in self.state().open_attempts()
             if not a.is_lost and not a.terminate_requested and self.store.host_key_path(a.number).exists()
         ]
+        if self.deadline is not None:  # where one was about to be left for another, that which trains has the work
+            usable.sort(key=lambda a: (a.first_step_at is not None and a.trainer_exit is None, a.number))
         return usable[-1] if usable else None
 
     # -- after a crash of a process before this one
@@ -368,6 +373,6 @@ def fruitless(state: RunState) -> int:
     for number, attempt in enumerate(state.attempts):
         is_new = attempt.first_step_at is not None and attempt.last_step > best
         best = max(best, attempt.last_step)
-        is_excused = is_new or (attempt.is_over and attempt.is_interrupted)
+        is_excused = is_new or (attempt.is_over and attempt.is_interrupted) or attempt.lost_cause == LossReason.MOVED
         count = 0 if number < state.led_from or is_excused else count + 1
     return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.engine.allowance import Allowance
+from orchestrator.engine.deadline import DeadlineKeeper
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.provisioner import Provisioner
 from orchestrator.engine.reaper import Reaper
@@ -26,3 +27,4 @@ class Parts:
     reaper: Reaper
     provisioner: Provisioner
     remote: RemoteCopy
+    deadline: DeadlineKeeper | None = None

@@ -127,10 +127,23 @@ class Provisioner:
             self.stop.sleep(wait_s)
         raise AssertionError("the waits do not end")
 
-    def _round(self, number: int) -> Attempt | None:
+    def rent_now(self, wanted: Sequence[Offer]) -> Attempt | None:
+        """Return a new attempt from the first of these pools with capacity, None if none has any now.
+
+        Raises:
+            QuotaError, AccessError, CloudError: no pool that is left would help.
+            BudgetError: the rest of the budget does not pay for another minute.
+        """
+        requests = self.journal.state().requests
+        number = 1 + max((r.attempt for r in requests if self.journal.state().attempt(r.attempt)), default=0)
+        self._turn = 1 + sum(r.attempt == number for r in requests)
+        return self._round(number, wanted)
+
+    def _round(self, number: int, wanted: Sequence[Offer] | None = None) -> Attempt | None:
         """Try every pool once that no refusal rules out; return None if none has capacity now."""
         refused: list[tuple[Offer, CloudError]] = []
-        in_order = offers.next_round(self._offers(is_first=number == 1), self._lost_pools())
+        asked = self._offers(is_first=number == 1) if wanted is None else wanted
+        in_order = offers.next_round(asked, self._lost_pools())
         for group in self._groups(in_order):
             if any(offers.rules_out(error.scope, offer, group[0]) for offer, error in refused):
                 continue
@@ -157,6 +170,10 @@ class Provisioner:
             return [[offer] for offer in in_order]
         regions = dict.fromkeys(offer.pool.region for offer in in_order)
         return [[offer for offer in in_order if offer.pool.region == region] for region in regions]
+
+    def offers_of_now(self) -> tuple[Offer, ...]:
+        """Return the plan's offers, at the prices of now where they can be asked for."""
+        return self._offers(is_first=not self.journal.state().attempts)
 
     def _offers(self, *, is_first: bool) -> tuple[Offer, ...]:
         """Return the plan's offers; while recovering, with the prices of now."""

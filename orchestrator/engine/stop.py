@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ class Cancelled(PixelOrchError):  # noqa: N818  (being told to stop is no error)
     exit_code = 130
 
 
+class MoveOn(PixelOrchError):  # noqa: N818  (the machine is well; the run goes on elsewhere)
+    """The time that a run may spend on bringing up a machine is over: another one is needed to be done in time."""
+
+
 class StopRequest:
     """Whether, why and in which state the run is to end. Any thread may ask; the leading thread looks.
 
@@ -33,6 +38,7 @@ class StopRequest:
         self.state: State = "CANCELLED"  # STOPPED if the run is to be resumable
         self.is_urgent = False  # end the machine without waiting for the trainer's checkpoint
         self.limit: Limit | None = None  # that the run has reached
+        self.move_on_at = math.inf  # unix seconds: then what is waited for is given up, and the run goes on elsewhere
         self._may_interrupt = False  # a signal handler may raise into what the leading thread does now
         self._thread = threading.get_ident()
 
@@ -60,9 +66,12 @@ class StopRequest:
         self.reason, self.state, self.limit = reached.text, "STOPPED", reached.limit
 
     def check(self) -> None:
-        """Raise Cancelled if a stop was asked for."""
+        """Raise Cancelled if a stop was asked for, MoveOn if the time for what is waited for is over."""
         if self.reason:
             raise Cancelled(self.reason)
+        if self.clock.now() >= self.move_on_at:
+            self.move_on_at = math.inf
+            raise MoveOn("no time is left for this machine to begin")
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

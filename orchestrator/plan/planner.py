@@ -53,6 +53,7 @@ def make_plan(
     else:
         prices = {}
         ranked = offers.on_demand_offers(pools, listed)
+    on_demand = offers.on_demand_offers(pools, listed) if spec.deadline is not None else []
     if born_at is None:
         spec = _bounded(spec, ranked, listed)
     if not ranked:
@@ -64,18 +65,24 @@ def make_plan(
             pools=pools,
             prices=prices,
         )
-    regions = {offer.pool.region for offer in ranked}
+    regions = {offer.pool.region for offer in (*ranked, *on_demand)}
     networks = {region: cloud.network(region, spec.subnets) for region in regions}
     ranked = [offer for offer in ranked if _is_reachable(offer, networks[offer.pool.region])]
     if not ranked:
         zones = ", ".join(zone for network in networks.values() for zone in (*network.subnets, *network.zones))
         raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
     ranked = offers.ranked_by_value(ranked, images_per_s or {})
+    on_demand = [offer for offer in on_demand if _is_reachable(offer, networks[offer.pool.region])]
+    if spec.deadline is not None and not on_demand:
+        raise SpecError(
+            f"--deadline: no on-demand price of {', '.join(spec.instances)} is known, and it needs both markets"
+        )
+    on_demand = offers.ranked_by_value(on_demand, images_per_s or {})
     images = {region: cloud.image(region, spec.ami) for region in regions}
     if not spec.is_embedded:
         _refuse_unsupported(spec, images.values())
     born_at = SystemClock().now() if born_at is None else born_at
-    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {})
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {}, tuple(on_demand))
 
 
 def _not_recorded(spec: RunSpec) -> SpecError:

@@ -41,6 +41,7 @@ class Plan:
     home_id: str
     networks: Mapping[str, Network] = field(default_factory=dict)  # by region
     images_per_s: Mapping[str, float] = field(default_factory=dict)  # by type, measured; empty: ranked by price
+    on_demand: tuple[Offer, ...] = ()  # beside the spot offers, for a run with a deadline
 
     @property
     def is_ranked_by_value(self) -> bool:

@@ -115,6 +115,21 @@ class Forecast:
         return cells_over_time(is_any_up, self.market.gap_s)[:, 0], np.array(is_lost, bool)
 
     @property
+    def on_demand_price(self) -> float:
+        """The price of on-demand, an hour."""
+        return self.market.on_demand_price
+
+    def best_at(self, at: Ints) -> Ints:
+        """Return the pool to take at each of these points."""
+        best: Ints = self.best[at]
+        return best
+
+    def cells_at(self, at: Ints) -> Ints:
+        """Return the cell of the pools as one at each of these points."""
+        cells: Ints = self.cells[at]
+        return cells
+
+    @property
     def cells(self) -> Ints:
         """(T,) cells of the pools as one."""
         return self._followed[0]

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from orchestrator.policy.base import NO_POOL, ON_DEMAND, SPOT, WAIT, Decision, Ints, Job, View
-from orchestrator.policy.cells import STEP_S
-from orchestrator.policy.forecast import Forecast
+from orchestrator.policy.cells import STEP_S, Chain
 from orchestrator.policy.plan import Plan, make_plan
+
+
+class Known(Protocol):
+    """What is known of a market at a moment; `forecast.Forecast` of a record, `live` of the market of now."""
+
+    @property
+    def on_demand_price(self) -> float:
+        """The price of on-demand, an hour."""
+        ...
+
+    def season(self, at: Ints) -> Ints:
+        """Return the number of the re-fit that holds at each of these points."""
+        ...
+
+    def chain(self, season: int) -> Chain:
+        """Return the chain of a season."""
+        ...
+
+    def typical_price(self, season: int) -> float:
+        """Return the price of spot, an hour, that a season is planned with."""
+        ...
+
+    def best_at(self, at: Ints) -> Ints:
+        """Return the pool to take at each of these points, NO_POOL where there is none."""
+        ...
+
+    def cells_at(self, at: Ints) -> Ints:
+        """Return the cell of the market at each of these points."""
+        ...
 
 
 class Planned:
@@ -24,7 +52,7 @@ class Planned:
     name: ClassVar[str] = "planned"
     is_safe: ClassVar[bool] = True
 
-    def __init__(self, forecast: Forecast, *, is_first_hour_free: bool = False, keeps_values: bool = False) -> None:
+    def __init__(self, forecast: Known, *, is_first_hour_free: bool = False, keeps_values: bool = False) -> None:
         self.forecast = forecast
         self.is_first_hour_free, self.keeps_values = is_first_hour_free, keeps_values
         self._plans: dict[tuple[Job, int], Plan] = {}
@@ -36,11 +64,15 @@ class Planned:
                 self.forecast.chain(season),
                 job,
                 self.forecast.typical_price(season),
-                self.forecast.market.on_demand_price,
+                self.forecast.on_demand_price,
                 is_first_hour_free=self.is_first_hour_free,
                 keeps_values=self.keeps_values,
             )
         return self._plans[job, season]
+
+    def forget(self) -> None:
+        """Drop the plans that were made."""
+        self._plans.clear()
 
     def decide(self, job: Job, view: View) -> Decision:
         """Keep a live spot instance; else do what the plan says for the cell and the slack of now."""
@@ -53,7 +85,7 @@ class Planned:
             rows = np.flatnonzero(seasons == season)
             mode[rows], values[:, rows] = self._ways(self.plan(job, int(season)), view, rows)
         lives = view.mode == SPOT
-        best = self.forecast.best[view.at]
+        best = self.forecast.best_at(view.at)
         pool = np.where(lives, view.pool, best)
         mode = np.where(lives, SPOT, np.where((mode == SPOT) & (best == NO_POOL), WAIT, mode))
         told = {"wait": values[WAIT], "spot": values[SPOT], "on-demand": values[ON_DEMAND]}
@@ -65,7 +97,7 @@ class Planned:
         is_on_demand = view.mode[rows] == ON_DEMAND
         slack_s = view.slack_s[rows] - np.where(is_on_demand, view.starting_s[rows], 0.0)
         slack = np.clip((slack_s / plan.unit_s + 1e-6).astype(int), 0, plan.idle.shape[2] - 1)
-        cells = self.forecast.cells[view.at[rows]]
+        cells = self.forecast.cells_at(view.at[rows])
         said = np.where(is_on_demand, plan.on_demand[left, cells, slack], plan.idle[left, cells, slack])
         if plan.values is None:
             return said, np.full((3, len(rows)), np.nan)

@@ -29,6 +29,7 @@ class LossReason(str, Enum):
     AGENT_GONE = "agent-gone"
     GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint
+    MOVED = "moved"  # by a run with a deadline: to on-demand, or back to spot
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
 
 

@@ -72,6 +72,16 @@ class Downloads(BaseModel):
     keep_s: float = Field(default=1800.0, ge=0)  # a machine waits so long for outputs that cannot be downloaded
 
 
+class Deadline(BaseModel):
+    """By when the work is to be done; where it is done is then decided again and again (`orchestrator/policy/`)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: float  # unix seconds
+    policy: str = "planned"
+    work_s: float | None = None  # training that there is, as the user says or earlier runs measured; None: unknown
+
+
 class ProgramSpec(BaseModel):
     """How a program is run, and what becomes of its outputs. In `program.json`, beside the `spec.json` of 0.1.0.
 
@@ -87,6 +97,7 @@ class ProgramSpec(BaseModel):
     stop_signal: str = "SIGTERM"  # tells it to save and end
     image: str | None = None  # the Docker image in which it runs
     notify: str | None = None  # a URL that is told of interruption, recovery, budget and end
+    deadline: Deadline | None = None
 
 
 class RunSpec(BaseModel):
@@ -131,6 +142,11 @@ class RunSpec(BaseModel):
     def downloads(self) -> Downloads:
         """Which outputs are downloaded, and how often."""
         return self.program.downloads
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """By when the run is to be done, None if that was not asked for."""
+        return self.program.deadline
 
     @property
     def steps(self) -> int | None:

@@ -87,6 +87,7 @@ class MemoryCloud:
         self.security_groups: dict[str, str] = {}
         self.refusals: dict[str, list[CloudError]] = {}  # zone -> what the next launches there get
         self.empty_zones: set[str] = set()
+        self.zones_without_spot: set[str] = set()
         self.families_without_quota: set[str] = set()
         self.regions_without_image: set[str] = set()
         self.prices: dict[str, list[PricePoint]] = {  # zone -> changes in the order of time
@@ -165,15 +166,18 @@ class MemoryCloud:
             machine = self._launch_any(call, template, token)
         else:
             zone = call.parameters["Placement"]["AvailabilityZone"]
-            problem = self._refusal(call.parameters["InstanceType"], zone)
+            is_spot = "InstanceMarketOptions" in call.parameters
+            problem = self._refusal(call.parameters["InstanceType"], zone, is_spot=is_spot)
             if problem is not None:
                 raise problem
             machine = self._new_machine(call, token, zone)
         self._asked[token] = asked
         return self._served(machine)
 
-    def _refusal(self, instance_type: str, zone: str) -> CloudError | None:
+    def _refusal(self, instance_type: str, zone: str, *, is_spot: bool = True) -> CloudError | None:
         """Return what a pool answers instead of an instance."""
+        if is_spot and zone in self.zones_without_spot:
+            return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
         if self.refusals.get(zone):
             return self.refusals[zone].pop(0)
         if self.room_for is not None and self._counted(zone) >= self.room_for:

@@ -73,7 +73,9 @@ class Story:
         `changes` are arguments of `Engine` that differ, and `bucket` and `config_json`, which are the job's.
         """
         images = dict.fromkeys(self.spec.regions, self.image)
-        plan = Plan(self.spec, self.offers(), images, self.store.state().created_at, "home")
+        plan = Plan(
+            self.spec, self.offers(), images, self.store.state().created_at, "home", on_demand=self.on_demand_offers()
+        )
         job = Job(
             root="pixel-orch/story",
             command=("true",),
@@ -104,6 +106,12 @@ class Story:
         if self.spec.market == "on-demand":
             return tuple(offers.on_demand_offers(pools))
         return tuple(offers.spot_offers(pools, self.cloud.spot_prices(pools), self.spec.max_price_usd_h))
+
+    def on_demand_offers(self) -> tuple[Offer, ...]:
+        """Return the on-demand offers of a run with a deadline."""
+        if self.spec.deadline is None:
+            return ()
+        return tuple(offers.on_demand_offers(self.cloud.offerings(self.spec.instances)))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Plan something for so many seconds from now."""

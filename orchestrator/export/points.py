@@ -1,0 +1,97 @@
+"""The measurements of a run over its steps, as a tracker gets them: one value for each step, the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.report.metrics import objects_of
+from orchestrator.report.series import MOST_KEYS, is_value
+from orchestrator.runs.checked import MOST_STEP, UNIX_TIMES, is_figure, is_step
+from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.store import RunStore
+
+MOST_POINTS = 5000  # of a curve: a tracker draws no more, and takes a request for each thousand
+SLACK = 2  # so many times as many are held while a file is read
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured value."""
+
+    step: int
+    value: float
+    at: float  # unix seconds
+
+
+class Curve:
+    """One value over the steps, measured points only; of a long one every second, fourth, eighth ... is kept."""
+
+    def __init__(self) -> None:
+        self._points: dict[int, Point] = {}
+
+    def add(self, point: Point) -> None:
+        """Add a point; one of the same step is replaced."""
+        self._points[point.step] = point
+        if len(self._points) > SLACK * MOST_POINTS:
+            self._points = {one.step: one for one in self.points}
+
+    def forget_after(self, step: int) -> None:
+        """Forget what was measured after a step."""
+        self._points = {key: point for key, point in self._points.items() if key <= step}
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """At most `MOST_POINTS` of them by step, with the last one."""
+        every = sorted(self._points.values(), key=lambda point: point.step)
+        kept = every
+        while len(kept) > MOST_POINTS:
+            kept = kept[::2]
+        return tuple(kept if not every or kept[-1] is every[-1] else [*kept[: MOST_POINTS - 1], every[-1]])
+
+
+def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> dict[str, tuple[Point, ...]]:
+    """Return the points of each value by its name, as the program wrote it.
+
+    Steps that a later attempt trained again replace those of the attempt that was lost.
+
+    Args:
+        store: of the run.
+        state: of the run.
+        until: the last step that is wanted; None for all.
+    """
+    curves: dict[str, Curve] = {}
+    for attempt in state.attempts:
+        for curve in curves.values():
+            curve.forget_after(attempt.resumed_from)
+        for name, points in _of_attempt(store, attempt).items():
+            if name in curves or len(curves) < MOST_KEYS:
+                curve = curves.setdefault(name, Curve())
+                for point in points:
+                    curve.add(point)
+    if until is not None:
+        for curve in curves.values():
+            curve.forget_after(until)
+    return {name: curve.points for name, curve in curves.items() if curve.points}
+
+
+def _of_attempt(store: RunStore, attempt: Attempt) -> Mapping[str, tuple[Point, ...]]:
+    """Return the points of one attempt, by the rules of `report.series.Series`."""
+    began_at = attempt.trainer_started_at or attempt.started_at
+    curves: dict[str, Curve] = {}
+    count = 0
+    for line in objects_of(store.metrics_path(attempt.number)):
+        if "event" in line:
+            if line["event"] == "source":  # a better one was found: it begins again
+                curves, count = {}, 0
+            continue
+        count += 1
+        step, time, wall_s = line.get("step"), line.get("time"), line.get("wall_s")
+        number = step if is_step(step) else min(count, MOST_STEP)
+        at = time if is_figure(time, *UNIX_TIMES) else began_at + (wall_s if is_figure(wall_s) else 0.0)
+        for key, value in line.items():
+            if is_value(key, value):
+                name = f"valid/{key}" if line.get("split") == "valid" else key
+                if name in curves or len(curves) < MOST_KEYS:
+                    curves.setdefault(name, Curve()).add(Point(number, float(value), float(at)))
+    return {name: curve.points for name, curve in curves.items()}

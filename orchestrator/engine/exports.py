@@ -26,6 +26,17 @@ Export = Callable[[RunStore, str], Exported]
 """Writes a run into a tracker; raises nothing."""
 
 
+Start = Callable[[str, Callable[[], None]], threading.Thread]
+"""Starts a thread of this name that calls a function."""
+
+
+def start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    """Start a thread that does not keep the process alive."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class Exporter:
     """A `Watcher` that exports.
 
@@ -33,12 +44,20 @@ class Exporter:
         journal: of the run.
         trackers: their names.
         export: what exports.
+        start: what starts threads.
     """
 
-    def __init__(self, journal: Journal, trackers: tuple[str, ...], export: Export = export_elsewhere) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        trackers: tuple[str, ...],
+        export: Export = export_elsewhere,
+        start: Start = start_thread,
+    ) -> None:
         self.journal = journal
         self.trackers = trackers
         self._export = export
+        self._start = start
         self._thread: threading.Thread | None = None
         self._told_at = -math.inf
         self._results: list[Exported] = []
@@ -61,9 +80,7 @@ class Exporter:
         self._begin()
 
     def _begin(self) -> None:
-        name = f"export-{self.journal.store.run}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = self._start(f"export-{self.journal.store.run}", self._run)
 
     def _run(self) -> None:
         self._results = [self._export(self.journal.store, tracker) for tracker in self.trackers]

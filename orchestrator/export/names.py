@@ -35,7 +35,7 @@ def safe_name(name: str) -> str:
     plain = "/".join(part for part in parts if part and set(part) != {"."})[:LONGEST_NAME].rstrip("/ ")
     if plain.startswith("_"):  # Weights & Biases keeps such names for itself
         plain = f"x{plain}"
-    if plain == name and plain.partition("/")[0].lower() not in OURS:
+    if plain and plain == name and plain.partition("/")[0].lower() not in OURS:
         return plain
     digits = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]
     return f"{'program/' if plain.partition('/')[0].lower() in OURS else ''}{plain or 'metric'}-{digits}"

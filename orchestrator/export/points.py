@@ -77,7 +77,7 @@ def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> 
 
 def _of_attempt(store: RunStore, attempt: Attempt) -> Mapping[str, tuple[Point, ...]]:
     """Return the points of one attempt, by the rules of `report.series.Series`."""
-    began_at = attempt.trainer_started_at or attempt.started_at
+    began_at = at = float(attempt.trainer_started_at or attempt.started_at)
     curves: dict[str, Curve] = {}
     count = 0
     for line in objects_of(store.metrics_path(attempt.number)):
@@ -88,10 +88,13 @@ def _of_attempt(store: RunStore, attempt: Attempt) -> Mapping[str, tuple[Point, 
         count += 1
         step, time, wall_s = line.get("step"), line.get("time"), line.get("wall_s")
         number = step if is_step(step) else min(count, MOST_STEP)
-        at = time if is_figure(time, *UNIX_TIMES) else began_at + (wall_s if is_figure(wall_s) else 0.0)
+        if is_figure(time, *UNIX_TIMES):
+            at = float(time)
+        elif is_figure(wall_s):
+            at = began_at + wall_s
         for key, value in line.items():
             if is_value(key, value):
                 name = f"valid/{key}" if line.get("split") == "valid" else key
                 if name in curves or len(curves) < MOST_KEYS:
-                    curves.setdefault(name, Curve()).add(Point(number, float(value), float(at)))
+                    curves.setdefault(name, Curve()).add(Point(number, float(value), at))
     return {name: curve.points for name, curve in curves.items()}

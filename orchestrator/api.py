@@ -301,17 +301,17 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             lead_in_background(run)
             return
         spec = run.plan.spec
+        view = None if say is _to_nobody else _view_of(run.store, clock)
+        tell = say if view is None else view.say
         seen = request.look.lines() if request.look else []
         for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *seen, *unused_gpus(run.plan)):
-            say(line)
-        view = None if say is _to_nobody else _view_of(run.store, clock)
-        if view is None:
-            lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
-            return
+            tell(line)
+        views = () if view is None else (view,)
         try:
-            lead(run, watchers=(ProgressLines(view.say, spec.steps, clock), view, *extra), say=view.say)
+            lead(run, watchers=(ProgressLines(tell, spec.steps, clock), *views, *extra), say=tell)
         finally:
-            view.refresh(at_once=True)
+            if view is not None:
+                view.refresh(at_once=True)
 
 
 def _view_of(store: RunStore, clock: Clock) -> NotebookView | None:

@@ -18,7 +18,9 @@ from orchestrator.formatting import visible
 from orchestrator.runs.events import Event
 from orchestrator.runs.state import Attempt
 
-MOST_LINES = 8
+SHOWN_LINES = 8
+MOST_LINES = 500  # that are kept: the earlier ones can be opened
+LINES_STYLE = "font-size:85%;margin:0.3em 0;white-space:pre-wrap"
 LEAST_S = 0.5  # between two updates
 COST = 10.0  # an update may take a tenth of the time: the card of a long run reads all of its metrics
 
@@ -86,8 +88,7 @@ class NotebookView:
         if self._is_broken or (began_at < self._next_at and not at_once):
             return
         try:
-            lines = "\n".join(map(escape, self._lines))
-            html = f"{self._card()}<pre style='font-size:85%'>{lines}</pre>"
+            html = self._card() + self._lines_html()
             if self._replace is None:
                 self._replace = self._show(html)
             else:
@@ -96,3 +97,9 @@ class NotebookView:
             self._is_broken = True
         now = self._clock.now()
         self._next_at = now + max(LEAST_S, COST * (now - began_at))
+
+    def _lines_html(self) -> str:
+        lines = [escape(line) for line in self._lines]
+        earlier, newest = "\n".join(lines[:-SHOWN_LINES]), "\n".join(lines[-SHOWN_LINES:])
+        opened = f"<details><summary>earlier</summary><pre style='{LINES_STYLE}'>{earlier}</pre></details>"
+        return f"{opened if earlier else ''}<pre style='{LINES_STYLE}'>{newest}</pre>"

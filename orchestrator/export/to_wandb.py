@@ -7,6 +7,7 @@ and those that are there already are passed over.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ QUIET = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_DISABLE_GIT": "t
 
 
 def write(contents: Contents, home: Path) -> str:
-    """Write the run; return where it is found.
+    """Write the run; return where it is found. Offline that is a folder, which replaces the one of an export before.
 
     Raises:
         Exception: wandb's own, if there is no key, or it does not answer.
@@ -48,7 +49,13 @@ def write(contents: Contents, home: Path) -> str:
         run.finish(exit_code=1)
         raise
     run.finish(exit_code=0 if contents.state == "SUCCEEDED" or not contents.is_over else 1)
-    return run.url or f"{run.dir.removesuffix('/files')} (offline: wandb sync sends it)"
+    if run.url:
+        return str(run.url)
+    written = Path(run.dir).parent
+    for old in written.parent.glob(f"offline-run-*-{contents.id}"):
+        if old != written:  # both would be sent
+            shutil.rmtree(old, ignore_errors=True)
+    return f"{written} (offline: wandb sync sends it)"
 
 
 def _settings(wandb: Any) -> Any:

@@ -15,7 +15,7 @@ from orchestrator.export.elsewhere import TIMEOUT_S, export_elsewhere
 from orchestrator.export.trackers import Exported
 from orchestrator.runs.events import CheckpointPulled, Event, StateChanged
 from orchestrator.runs.output_events import OutputsPulled
-from orchestrator.runs.program_events import ExportFinished
+from orchestrator.runs.program_events import ExportFinished, ExportStarted
 from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
@@ -87,6 +87,8 @@ class Exporter:
 
     def _export_at_the_end(self) -> None:
         """Wait for the last export, and say what came of it: the process may end right after it."""
+        now = self.journal.clock.now()
+        self.journal.tell(ExportStarted(at=now, trackers=", ".join(self.trackers)))
         try:
             self._wait()
             self._results = []

@@ -148,6 +148,7 @@ def _run_commands(add: Add) -> None:
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
     sub.add_argument("-w", "--watch", action="store_true", help="show it live, until Ctrl-C or the end of the run")
     output_flag(sub)
+    plain_flag(sub)
     sub = add("logs", "print the trainer's output")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("-f", "--follow", action="store_true", help="continue until the run is over")

@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.formatting import counted, figure, money, number, one_line
 
 MOST_VALUES = 4
+BAR_STYLE = "display:block;width:20em;max-width:100%"
+IMAGE_STYLE = "max-height:12em;max-width:100%"
 
 
 def run_card(details: Mapping[str, Any], samples: bytes = b"", *, steps: int | None = None) -> str:
@@ -41,10 +43,11 @@ def run_card(details: Mapping[str, Any], samples: bytes = b"", *, steps: int | N
     )
     bar = image = ""
     if steps and details["steps"] is not None:
-        bar = f"<progress max='{steps}' value='{min(details['steps'], steps)}' style='width:20em'></progress>"
+        done = min(details["steps"], steps)
+        bar = f"<progress max='{steps}' value='{done}' style='{BAR_STYLE}'></progress>"
     if samples:
         source = base64.b64encode(samples).decode()
-        image = f"<img alt='newest samples' style='max-height:12em' src='data:image/png;base64,{source}'>"
+        image = f"<img alt='newest samples' style='{IMAGE_STYLE}' src='data:image/png;base64,{source}'>"
     return f"<div><strong>{_text(details['run'])}</strong><table>{cells}</table>{bar}{image}</div>"
 
 

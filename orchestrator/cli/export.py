@@ -33,7 +33,7 @@ def do_export(args: argparse.Namespace) -> int:
                     place = export(store, tracker, now)
             except ExportError as error:
                 problem = str(error)
-                say_error(f"pixel-orch export: error: {store.run}: {problem}")
+                say_error(f"pixel-orch export: error: {store.run}: {tracker}: {problem}")
             told.append({"run": store.run, "tracker": tracker, "place": place or None, "problem": problem or None})
             if place and args.output == "table":
                 print(f"{store.run}: {tracker}: {place}")

@@ -62,6 +62,8 @@ def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> 
     """
     curves: dict[str, Curve] = {}
     for attempt in state.attempts:
+        if attempt.trainer_started_at is None:
+            continue  # it was lost before it trained, and took no step back
         for curve in curves.values():
             curve.forget_after(attempt.resumed_from)
         for name, points in _of_attempt(store, attempt).items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,14 +97,26 @@ def export(store: RunStore, tracker: str, now: float) -> str:
         SpecError: the run cannot be read, or the tracker cannot be used.
         ExportError: the tracker does not answer, or refuses.
     """
-    contents = contents_of(store, now)
     module = import_module(f"orchestrator.export.to_{tracker}")
     try:
-        return str(module.write(contents, store.home))
+        with _one_at_a_time(store):
+            return str(module.write(contents_of(store, now), store.home))
     except PixelOrchError:
         raise
     except Exception as error:
-        raise ExportError(f"{tracker}: {words_of(error)}") from error
+        raise ExportError(words_of(error)) from error
+
+
+@contextmanager
+def _one_at_a_time(store: RunStore) -> Iterator[None]:
+    """Wait for another export of the run: two at once would both write what neither has seen there."""
+    folder = os.open(store.folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def words_of(error: BaseException) -> str:

@@ -183,8 +183,7 @@ def _resumed_program(flags: Mapping[str, Any], old: RunSpec) -> ProgramSpec:
         changes["downloads"] = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
     if flags.get("notify") is not None:
         changes["notify"] = check_notify(flags["notify"])
-    if flags.get("export"):
-        changes["export"] = check_trackers(flags["export"])
+    changes["export"] = check_trackers(flags.get("export") or old.program.export)
     return old.program.model_copy(update=changes)
 
 

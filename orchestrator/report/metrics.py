@@ -365,6 +365,8 @@ def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tu
     train: list[Point] = []
     valid: list[Point] = []
     for resumed_from, one in digests:
+        if not (one.lines or one.train_curve or one.valid_curve):
+            continue  # it was lost before it trained, and took no step back
         train = [point for point in train if point[0] <= resumed_from] + list(one.train_curve)
         valid = [point for point in valid if point[0] <= resumed_from] + list(one.valid_curve)
     return tuple(train), tuple(valid)

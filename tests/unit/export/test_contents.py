@@ -33,6 +33,17 @@ def test_steps_that_were_trained_again_have_the_last_value(home: Path) -> None:
     assert steps_of(home, [first, second]) == {1: 1.0, 5: 50.0, 7: 70.0}
 
 
+def test_a_machine_that_was_lost_before_it_trained_takes_no_step_back(home: Path) -> None:
+    first = Had(ended_by="aws", last_step=6, lines=lines({1: 1.0, 6: 6.0}))
+    third = Had(first_step=7, last_step=8, lines=lines({8: 8.0}))
+    store = write_run(home, "own", [first, Had(ended_by="aws", lines=[]), third], trainer=None, command=("t",))
+    log = store.folder / "events.jsonl"
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = [one for one in kept if not (one.get("attempt") == 2 and one["kind"] in ("trainer_started", "progress"))]
+    log.write_text("".join(json.dumps(one) + "\n" for one in kept))
+    assert [one.step for one in points_of(store, store.state())["loss"]] == [1, 6, 8]
+
+
 def test_a_value_that_is_told_twice_for_a_step_counts_once(home: Path) -> None:
     assert steps_of(home, [Had(lines=[*lines({1: 1.0}), *lines({1: 2.0})])]) == {1: 2.0}
 

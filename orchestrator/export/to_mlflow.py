@@ -21,6 +21,10 @@ from orchestrator.export.names import not_a_folder, without_login
 PLACE = "MLFLOW_TRACKING_URI"
 FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"  # MLflow 3 asks for it; a folder that PLACE names is meant
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's 7 take four minutes with a server that is down
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 OURS = "pixel_orch."
 ID = f"{OURS}id"
 NOTE = "mlflow.note.content"
@@ -68,6 +72,8 @@ def write(contents: Contents, home: Path) -> str:
         Exception: MLflow's own, if it does not answer or refuses.
     """
     uri = check_place()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     if "://" not in uri or uri.startswith("file:"):
         os.environ.setdefault(FILE_STORE, "true")
     from mlflow.tracking import MlflowClient

@@ -81,7 +81,7 @@ def _log(run: Any, contents: Contents) -> None:
     first = run.step if run.resumed else 0  # the step after the last that is there
     for step in sorted(rows):
         if step >= first:
-            run.log(rows[step], step=step)
+            run.log(rows[step], step=step, commit=True)
 
 
 def _save_samples(run: Any, contents: Contents) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ pytestmark = [
 NOW = BORN + 100_000
 BLOCK = 32768  # of the log's format, https://github.com/google/leveldb/blob/main/doc/log_format.md
 HEAD = 7  # the file begins with as many bytes of wandb's own
+LIMIT_S = 30.0
 WHOLE, FIRST, LAST = 1, 2, 4
 
 
@@ -49,13 +51,21 @@ def pieces(data: bytes) -> Iterator[bytes]:
             yield parts
 
 
-def records(place: str) -> Iterator[Any]:
-    """Yield what was written into the folder of an offline run."""
+def records(place: str) -> list[Any]:
+    """Return what was written into the folder of an offline run.
+
+    wandb's own process writes the end of the file a moment after the export has returned.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = Path(place.partition(" (")[0]).glob("*.wandb")
-    for piece in pieces(path.read_bytes()):
-        yield Record.FromString(piece)
+    give_up_at = time.monotonic() + LIMIT_S
+    while True:
+        found = [Record.FromString(piece) for piece in pieces(path.read_bytes())]
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        assert time.monotonic() < give_up_at, "the file has no end"
+        time.sleep(0.05)
 
 
 def of_kind(place: str, kind: str) -> list[Any]:

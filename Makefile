@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
-EXPORT_PACKAGES := mlflow-skinny==3.17.2 wandb==0.31.0 ipykernel
+EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
 ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
 
 .PHONY: setup demo test test-all test-examples test-exports lint docs reference recording clean

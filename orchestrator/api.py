@@ -166,7 +166,7 @@ class RunResult:
             ExportError: a tracker does not answer, or refuses.
         """
         store = self._store()
-        names = check_trackers(trackers or store.spec().program.export, flag="export():")
+        names = check_trackers(trackers or store.spec().program.export, flag="export()")
         if not names:
             raise SpecError(f"export(): name a tracker: {', '.join(TRACKERS)}")
         return [export_elsewhere(store, name).checked() for name in names]

@@ -22,7 +22,7 @@ PLACE = "MLFLOW_TRACKING_URI"
 FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"  # MLflow 3 asks for it; a folder that PLACE names is meant
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's 7 take four minutes with a server that is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's 7 take four minutes with a server that is down
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 OURS = "pixel_orch."

@@ -20,7 +20,7 @@ from orchestrator.runs.store import RunStore
 TRACKERS = ("mlflow", "wandb", "tensorboard")
 """Their names, which are those of their packages and of our extras too."""
 
-MOST_WORDS = 300  # of an error of a tracker's own
+MOST_WORDS = 180  # characters of an error of a tracker's own
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from orchestrator.runs.store import RunStore
 TRACKERS = ("mlflow", "wandb", "tensorboard")
 """Their names, which are those of their packages and of our extras too."""
 
+_CAUSE = re.compile(r"\[Errno -?\d+\] ([A-Za-z][A-Za-z ,]+)")  # within the words of urllib3 and requests
 MOST_WORDS = 180  # characters of an error of a tracker's own
 
 
@@ -123,6 +125,9 @@ def words_of(error: BaseException) -> str:
     """Return an error of a tracker's library in one line: its cause, which is its last part, without a password."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = without_login(lines[0] if lines else type(error).__name__)
+    cause = _CAUSE.search(text)
+    if cause is not None:
+        return f"{text.partition(' with exception ')[0][: MOST_WORDS // 2]}: {cause[1]}"
     return text if len(text) <= MOST_WORDS else f"{text[: MOST_WORDS // 3]} … {text[-2 * MOST_WORDS // 3 :]}"
 
 

@@ -150,6 +150,14 @@ def test_a_run_without_trackers_needs_one(capsys: pytest.CaptureFixture[str]) ->
     assert main(["export", "nobody", "--to", "mlflow"]) == 2
 
 
+def test_the_cause_of_a_connection_that_fails_is_said() -> None:
+    text = (
+        "API request to http://h:9/api/2.0/x failed with exception HTTPConnectionPool(host='h', port=9): Max retries "
+        "exceeded (Caused by NewConnectionError(\"HTTPConnection(host='h'): Failed: [Errno 111] Connection refused\"))"
+    )
+    assert words_of(ValueError(text)) == "API request to http://h:9/api/2.0/x failed: Connection refused"
+
+
 def test_a_long_error_keeps_both_ends() -> None:
     text = words_of(ValueError("begin " + "x " * 500 + "end"))
     assert text.startswith("begin")

@@ -28,26 +28,52 @@ class Curve:
     """One value over the steps, measured points only; of a long one every second, fourth, eighth ... is kept."""
 
     def __init__(self) -> None:
-        self._points: dict[int, Point] = {}
+        self._points: dict[int, tuple[float, float]] = {}  # value and time by step
+        self._last: Point | None = None
+        self._stride = 1  # of so many measurements one is kept
+        self._count = 0
 
-    def add(self, point: Point) -> None:
-        """Add a point; one of the same step is replaced."""
-        self._points[point.step] = point
-        if len(self._points) > SLACK * MOST_POINTS:
-            self._points = {one.step: one for one in self.points}
+    def add(self, step: int, value: float, at: float) -> None:
+        """Add a measurement; one of the same step is replaced.
+
+        Args:
+            step: of it.
+            value: what was measured.
+            at: unix seconds.
+        """
+        self._last = Point(step, value, at)
+        if step not in self._points:
+            self._count += 1
+            if self._count % self._stride:
+                return
+        self._points[step] = value, at
+        if len(self._points) >= SLACK * MOST_POINTS:
+            self._points = dict(_halved(sorted(self._points.items())))
+            self._stride *= 2
 
     def forget_after(self, step: int) -> None:
         """Forget what was measured after a step."""
-        self._points = {key: point for key, point in self._points.items() if key <= step}
+        self._points = {key: measured for key, measured in self._points.items() if key <= step}
+        if self._last is not None and self._last.step > step:
+            self._last = None
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """At most `MOST_POINTS` of them by step, with the last one."""
-        every = sorted(self._points.values(), key=lambda point: point.step)
-        kept = every
-        while len(kept) > MOST_POINTS:
-            kept = kept[::2]
-        return tuple(kept if not every or kept[-1] is every[-1] else [*kept[: MOST_POINTS - 1], every[-1]])
+        """At most `MOST_POINTS` of them by step, with the last one that was added."""
+        kept = sorted(self._points.items())
+        while len(kept) >= MOST_POINTS:
+            kept = _halved(kept)
+        found = {step: Point(step, value, at) for step, (value, at) in kept}
+        if self._last is not None:
+            found[self._last.step] = self._last
+        return tuple(found[step] for step in sorted(found))
+
+
+Kept = list[tuple[int, tuple[float, float]]]
+
+
+def _halved(items: Kept) -> Kept:
+    return items[1::2]
 
 
 def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> dict[str, tuple[Point, ...]]:
@@ -70,7 +96,7 @@ def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> 
             if name in curves or len(curves) < MOST_KEYS:
                 curve = curves.setdefault(name, Curve())
                 for point in points:
-                    curve.add(point)
+                    curve.add(point.step, point.value, point.at)
     if until is not None:
         for curve in curves.values():
             curve.forget_after(until)
@@ -98,5 +124,5 @@ def _of_attempt(store: RunStore, attempt: Attempt) -> Mapping[str, tuple[Point, 
             if is_value(key, value):
                 name = f"valid/{key}" if line.get("split") == "valid" else key
                 if name in curves or len(curves) < MOST_KEYS:
-                    curves.setdefault(name, Curve()).add(Point(number, float(value), at))
+                    curves.setdefault(name, Curve()).add(number, float(value), at)
     return {name: curve.points for name, curve in curves.items()}

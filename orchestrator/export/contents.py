@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.export.names import Secrets, safe_name
 from orchestrator.export.points import Point, points_of
+from orchestrator.formatting import cut
 from orchestrator.report.bill import bill_of
 from orchestrator.report.records import record_of
 from orchestrator.report.rows import RunRow
@@ -131,7 +132,7 @@ def _tags(spec: RunSpec, row: RunRow, secrets: Secrets) -> dict[str, str]:
     limits = spec.limits
     tags: dict[str, object] = {
         "state": row.state,
-        "reason": row.reason[:MOST_REASON],
+        "reason": cut(secrets.hide(row.reason), MOST_REASON),  # hidden first: half of a secret is one too
         "attempts": len(row.attempts),
         "interruptions": row.interruptions,
         "machines": "; ".join(machines),

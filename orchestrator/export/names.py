@@ -66,7 +66,7 @@ class Secrets:
         """Return a text without them, on one line, at most 500 characters."""
         plain = str(text)
         for value in self._values:
-            plain = plain.replace(value, HIDDEN)
+            plain = plain.replace(value, HIDDEN).replace(one_line(value), HIDDEN)
         return cut(one_line(_LOGIN.sub(f"{HIDDEN}@", plain)), LONGEST_TEXT)
 
     def words(self, command: Sequence[str]) -> str:

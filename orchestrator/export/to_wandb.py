@@ -43,7 +43,7 @@ def write(contents: Contents, home: Path) -> str:
     )
     try:
         _log(run, contents)
-        run.summary.update({**contents.figures, **{f"{OURS}.{key}": value for key, value in contents.tags.items()}})
+        run.summary.update({**contents.figures, **{f"{OURS}/{key}": value for key, value in contents.tags.items()}})
         _save_samples(run, contents)
     except BaseException:
         run.finish(exit_code=1)

@@ -126,7 +126,7 @@ def words_of(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = without_login(lines[0] if lines else type(error).__name__)
     cause = _CAUSE.search(text)
-    if cause is not None:
+    if cause is not None and cause.start():
         return f"{text.partition(' with exception ')[0][: MOST_WORDS // 2]}: {cause[1]}"
     return text if len(text) <= MOST_WORDS else f"{text[: MOST_WORDS // 3]} … {text[-2 * MOST_WORDS // 3 :]}"
 

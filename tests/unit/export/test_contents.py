@@ -10,6 +10,7 @@ import pytest
 from orchestrator.export import points
 from orchestrator.export.contents import contents_of
 from orchestrator.export.points import points_of
+from orchestrator.runs.events import StateChanged
 from orchestrator.runs.spec import ProgramSpec
 from tests.support.report_runs import BORN, PNG, Had, write_run
 
@@ -98,6 +99,20 @@ def test_no_secret_of_the_run_leaves_this_machine(home: Path) -> None:
     assert contents.params["command"] == "python t.py --key *** --hf-token=***"
     assert contents.params["folder"] == "project"
     assert len(contents.curves) == 2
+
+
+def test_a_secret_in_a_reason_is_not_cut_in_half(home: Path) -> None:
+    store = write_run(home, "digits", [Had()], env={"KEY": "sk-value-of-env"})
+    store.append(StateChanged(at=NOW - 1, state="FAILED", reason="x" * 190 + " sk-value-of-env"))
+    reason = contents_of(store, NOW).tags["reason"]
+    assert "sk-" not in reason
+    assert len(reason) <= 200
+
+
+def test_a_run_without_a_machine_is_exported_too(home: Path) -> None:
+    contents = contents_of(write_run(home, "digits", []), NOW)
+    assert (contents.tags["attempts"], contents.params["instance_type"]) == ("0", "g4dn.xlarge")
+    assert contents.figures["bill/total_usd"] == 0.0
 
 
 def test_samples_are_pictures_few_and_small(home: Path) -> None:

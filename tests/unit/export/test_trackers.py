@@ -158,6 +158,10 @@ def test_the_cause_of_a_connection_that_fails_is_said() -> None:
     assert words_of(ValueError(text)) == "API request to http://h:9/api/2.0/x failed: Connection refused"
 
 
+def test_an_error_of_a_disk_is_said_once() -> None:
+    assert words_of(PermissionError(13, "Permission denied", "/x")) == "[Errno 13] Permission denied: '/x'"
+
+
 def test_a_long_error_keeps_both_ends() -> None:
     text = words_of(ValueError("begin " + "x " * 500 + "end"))
     assert text.startswith("begin")

@@ -91,7 +91,7 @@ def test_each_step_is_a_row_and_the_bill_is_in_the_summary(home: Path) -> None:
     for one in of_kind(place, "summary"):
         summary |= row(one.update)
     assert float(summary["bill/total_usd"]) > 0
-    assert summary["pixel_orch.state"] == '"SUCCEEDED"'
+    assert summary["pixel_orch/state"] == '"SUCCEEDED"'
     run = of_kind(place, "run")[0]
     assert (run.display_name, run.project) == ("digits", "pixel-orch")
     assert "seed" in {one.key for one in run.config.update}

@@ -17,7 +17,8 @@ from model.data import load as load_data
 from model.device import cpu_name, device_name, has_kernels
 from model.errors import SetupError
 from model.evaluation.evaluate import report
-from model.evaluation.figures import chosen_pixels, predictive, read_metrics, write_all
+from model.evaluation.figures import chosen_pixels, predictive, write_all
+from model.evaluation.measured import read_metrics
 from model.evaluation.paper import TABLES
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints

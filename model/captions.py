@@ -15,6 +15,7 @@ LINE = 18  # from one line to the next, in pixels
 MARGIN = 6  # around the text, in pixels
 PAPER, INK = 255, 32  # grey values
 LEAST_WIDTH = 272  # of a captioned image: about 40 letters in a line
+TIED = "\N{NO-BREAK SPACE}"
 TONES = 8  # grey values of the letters' edges, so that a palette of 256 colours has room for the image's own
 
 
@@ -39,16 +40,19 @@ def captioned(canvas: Pixels, text: str, *, below: Sequence[str] = ()) -> Pixels
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width` pixels; a longer word has a line of its own."""
+    """Break a text into lines of at most `width` pixels; a longer word has a line of its own.
+
+    `h = 16` is one word.
+    """
     font = _font()
     lines: list[str] = []
-    for word in text.split():
+    for word in text.replace(" = ", f"{TIED}={TIED}").split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    return [line.replace(TIED, " ") for line in lines if line]
 
 
 def _written(lines: Sequence[str], size: tuple[int, int]) -> Pixels:

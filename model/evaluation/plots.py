@@ -5,7 +5,6 @@ Sizes are in pixels: an image is shown at a whole multiple of its resolution, ea
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import image_files
+from model.captions import captioned
 from model.evaluation.measured import is_figure, validations
-from model.image_files import Levels, Pixels, replacing
+from model.image_files import Levels, Pixels
 
 DPI = 100
 INK, SECOND, QUIET = "#1f4e79", "#c0504d", "#8c8c8c"
-COLOURS = (("red", "#b03030"), ("green, given red", "#308030"), ("blue, given red and green", "#3050b0"))
+COLOURS = (("P(red)", "#b03030"), ("P(green | red)", "#308030"), ("P(blue | red, green)", "#3050b0"))
 IMAGE = 240  # largest side of a shown image, if it is not larger itself
 PANEL_W, PANEL_H, GAP_W, GAP_H = 220, 170, 16, 34
 LEFT, TOP, BOTTOM, RIGHT = 60, 34, 46, 16  # margins for axis names
-CAPTION_LINE, CAPTION_MARGIN = 18, 10
 
 
 def predictions(
@@ -53,12 +52,11 @@ def predictions(
     scale = max(1, IMAGE // max(H, W))
     per_row = 3 if C == 1 else len(places)
     rows = -(-len(places) // per_row) * C
-    panel_w = PANEL_W if C == 1 else PANEL_W * 3 // 4
+    panel_w = PANEL_W if C == 1 else PANEL_W * 2 // 3
     first = LEFT + W * scale + LEFT + 20  # left edge of the first panel
     width = first + per_row * (panel_w + GAP_W) - GAP_W + RIGHT
     height = max(rows * (PANEL_H + GAP_H) - GAP_H, H * scale)
-    figure, floor = _figure(width, TOP + height + BOTTOM, caption)
-    top = floor + BOTTOM + height
+    figure, top = _figure(width, TOP + height + BOTTOM), BOTTOM + height
     _image(figure, image, scale, K=K, left=LEFT, top=top, places=places)
     highest = min(1.0, 1.06 * float(chances.max()))
     for i, (row, column) in enumerate(places):
@@ -67,7 +65,7 @@ def predictions(
             left, lower = first + across * (panel_w + GAP_W), top - PANEL_H - line * (PANEL_H + GAP_H)
             axis = _axes(figure, left, lower, panel_w, PANEL_H)
             level = int(image[colour, row, column])
-            name, ink = ("", INK) if C == 1 else COLOURS[colour]
+            name, ink = ("probability", INK) if C == 1 else COLOURS[colour]
             axis.bar(np.arange(K), chances[i, colour], width=1.0, color=ink)
             axis.axvline(level, color=SECOND if C == 1 else "black", lw=1.2, ls="--")
             cost = -np.log(max(float(chances[i, colour, level]), 1e-300))
@@ -76,10 +74,8 @@ def predictions(
             axis.set_xlim(-1, K)
             axis.set_ylim(0, highest)
             axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-            _name_axes(axis, x="level" if line == rows - 1 else "", y="probability" if across == 0 else "")
-            if name and across == per_row - 1:
-                axis.text(0.03, 0.95, name, transform=axis.transAxes, fontsize=8, va="top", color=ink)
-    _save(figure, path)
+            _name_axes(axis, x="level" if line == rows - 1 else "", y=name if across == 0 else "")
+    _save(figure, path, caption)
 
 
 def training(path: Path, metrics: list[dict[str, Any]], *, dims: int, caption: str) -> None:
@@ -95,8 +91,8 @@ def training(path: Path, metrics: list[dict[str, Any]], *, dims: int, caption: s
         OSError: the file cannot be written.
     """
     width, height = 880, 420
-    figure, floor = _figure(width, height, caption)
-    axis = _axes(figure, 70, floor + BOTTOM, width - 140, height - BOTTOM - 52)
+    figure = _figure(width, height)
+    axis = _axes(figure, 70, BOTTOM, width - 140, height - BOTTOM - 52)
     valid = {step: line["nats"] for step, line in validations(metrics).items()}
     train = {line["step"]: line["nats"] for line in metrics if "split" not in line}  # a resumed run repeats steps
     for curve, ink, line_width, marker, label in (
@@ -110,7 +106,7 @@ def training(path: Path, metrics: list[dict[str, Any]], *, dims: int, caption: s
     if valid:
         best = min(valid, key=lambda step: valid[step])
         axis.annotate(
-            f"{valid[best]:.2f} nats", (best, valid[best]), textcoords="offset points", xytext=(0, 8), ha="center"
+            f"{valid[best]:.2f} nats", (best, valid[best]), textcoords="offset points", xytext=(4, 8), ha="right"
         )
     late = sorted(line["nats"] for line in metrics if line["step"] > 1)
     if late:  # leave out the first steps, whose far higher nats would flatten the curve
@@ -128,7 +124,7 @@ def training(path: Path, metrics: list[dict[str, Any]], *, dims: int, caption: s
         epochs.set_xlabel("epoch", fontsize=9)
         epochs.tick_params(labelsize=8)
     axis.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    _save(figure, path, caption)
 
 
 def _image(
@@ -138,7 +134,7 @@ def _image(
     _, H, W = image.shape
     pixels: Pixels = image_files.bright(image[None], K=K)[0]
     shown = np.broadcast_to(pixels, (H, W, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
-    figure.figimage(shown, xo=left, yo=top - H * scale, origin="upper")  # copied, not resampled
+    figure.figimage(shown, xo=left, yo=top - H * scale, origin="upper", zorder=-1)  # copied, not resampled
     axis = _axes(figure, left, top - H * scale, W * scale, H * scale)
     axis.patch.set_visible(False)
     axis.set_xlim(-0.5, W - 0.5)
@@ -146,6 +142,7 @@ def _image(
     axis.set_xticks([0, W - 1])
     axis.set_yticks([0, H - 1])
     axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)  # a tick would reach into the image
     _name_axes(axis, x="column", y="row")
     axis.set_title("the image", fontsize=9)
     for i, (row, column) in enumerate(places):
@@ -153,24 +150,14 @@ def _image(
                   bbox={"boxstyle": "circle,pad=0.15", "facecolor": SECOND, "edgecolor": "none"})  # fmt: skip
 
 
-def _figure(width: int, height: int, caption: str) -> tuple[Any, int]:
-    """Create a figure with a caption below it, without matplotlib's global state, which may need a display.
-
-    Returns:
-        The figure, and the height of the caption: the lowest pixel of everything else.
-    """
+def _figure(width: int, height: int) -> Any:
+    """Create a figure without matplotlib's global state, which may need a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = textwrap.wrap(caption, max(40, (width - 2 * CAPTION_MARGIN) * 10 // 62))
-    floor = CAPTION_LINE * len(lines) + 2 * CAPTION_MARGIN
-    whole = height + floor
-    figure = Figure(figsize=(width / DPI, whole / DPI), dpi=DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
-    for i, line in enumerate(lines):
-        above = floor - CAPTION_MARGIN - CAPTION_LINE * i
-        figure.text(CAPTION_MARGIN / width, above / whole, line, fontsize=9, va="top")
-    return figure, floor
+    return figure
 
 
 def _axes(figure: Any, left: int, lower: int, width: int, height: int) -> Any:
@@ -189,6 +176,8 @@ def _name_axes(axis: Any, *, x: str, y: str) -> None:
     axis.tick_params(labelbottom=bool(x), labelleft=bool(y))
 
 
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+def _save(figure: Any, path: Path, caption: str) -> None:
+    """Write a figure with a caption below it."""
+    figure.canvas.draw()
+    drawn: Pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, :3]
+    image_files.save(path, captioned(drawn, caption))

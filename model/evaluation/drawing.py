@@ -160,7 +160,7 @@ def write(
         is_exact = animation.write(path, list(frames(plan)), frame_ms=frame_ms)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror or error}; give another --animate") from None
-    rounded = "" if is_exact else "; its colours are rounded to 256, a .png has them all"
+    rounded = "" if is_exact else "; its colours are rounded to 255, a .png has them all"
     return f"{len(plan)} frames in {path}{rounded}"
 
 

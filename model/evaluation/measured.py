@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from model.config import TrainConfig
 from model.config.datasets import is_path
 
 MOST_BYTES = 1 << 28  # of a file of measurements that are read; it may come from a rented machine
+MOST_FIGURE = 1e12
 TITLES = {"pixelcnn": "PixelCNN", "row-lstm": "Row LSTM", "diagonal-bilstm": "Diagonal BiLSTM"}
 
 
@@ -57,8 +57,8 @@ def validations(lines: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def is_figure(value: object) -> bool:
-    """Return whether a value of a file is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value of a file is a number that can be one: finite, and not beyond `MOST_FIGURE`."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_FIGURE
 
 
 def _is_step(value: object) -> bool:

@@ -68,38 +68,44 @@ def write(place: Path, path: Path) -> str:
     config = config_in(folder)
     whose = f"a {described(config)}" if config else "a network"
     caption = f"Samples of {whose} as it trains, always from the same noise. The scores are of the validation images."
-    most = min(MOST_GRIDS, animation.most_frames(grids[-1].pixels.shape))
-    chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, min(most, len(grids))).round().astype(int))]
-    frames = [captioned(grid.pixels, caption, below=score_lines(grid.step, scores)) for grid in chosen]
+    frames = [captioned(grid.pixels, caption, below=score_lines(grid.step, scores)) for grid in grids]
     frame_ms = min(SLOWEST_MS, max(FASTEST_MS, TOTAL_MS // len(frames) // 10 * 10))
     try:
         is_exact = animation.write(path, frames, frame_ms=frame_ms)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror or error}; give another --animate") from None
-    rounded = "" if is_exact else "; its colours are rounded to 256, a .png has them all"
-    first, last = chosen[0].step, chosen[-1].step
+    rounded = "" if is_exact else "; its colours are rounded to 255, a .png has them all"
+    first, last = grids[0].step, grids[-1].step
     line = f"samples of {len(frames)} steps, {first:,} to {last:,}, in {path}{rounded}"
     return "\n".join([line, *(f"left out: {reason}" for reason in left_out)])
 
 
 def readable(folder: Path) -> tuple[list[Grid], list[str]]:
-    """Read the sample grids of a folder.
+    """Read the sample grids of a folder. Of many, some are read: the first, the newest, and steps spread between them.
 
     Returns:
-        The grids by step, all of the size of the newest one; and why each other one is left out.
+        The grids by step, all of the size of the newest one; and why others are left out.
     """
-    grids, left_out = [], []
-    for step, path in _listed(folder):
-        try:
-            grids.append(Grid(step, _read(path)))
-        except SetupError as error:
-            left_out.append(str(error))
-    same = [grid for grid in grids if grid.pixels.shape == grids[-1].pixels.shape]
-    for grid in grids:
-        if grid.pixels.shape != grids[-1].pixels.shape:
-            size, newest = (f"{one.pixels.shape[1]}x{one.pixels.shape[0]}" for one in (grid, grids[-1]))
-            left_out.append(f"samples-{grid.step}.png is {size} pixels, the newest grid {newest}")
-    return same, left_out
+    listed, left_out = _listed(folder), []
+    newest = None
+    while listed and newest is None:
+        newest, reason = _read(*listed.pop())
+        left_out += [reason] if reason else []
+    if newest is None:
+        return [], left_out
+    most = min(MOST_GRIDS, animation.most_frames(newest.pixels.shape))
+    spread = np.linspace(0, len(listed) - 1, min(most - 1, len(listed))).round().astype(int)
+    grids = []
+    for step, path in (listed[i] for i in spread):
+        grid, reason = _read(step, path)
+        if grid is not None and grid.pixels.shape == newest.pixels.shape:
+            grids.append(grid)
+        elif grid is not None:
+            size, other = (f"{one.pixels.shape[1]}x{one.pixels.shape[0]}" for one in (grid, newest))
+            left_out.append(f"{path.name} is {size} pixels, the newest grid {other}")
+        else:
+            left_out.append(reason)
+    return [*grids, newest], left_out
 
 
 def score_lines(step: int, scores: dict[int, dict[str, Any]]) -> list[str]:
@@ -139,22 +145,15 @@ def _listed(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def _read(path: Path) -> Pixels:
-    """Read a grid as pixels (height, width, 3).
-
-    Raises:
-        SetupError: the file is not a whole PNG, or a much larger one than a training draws.
-    """
+def _read(step: int, path: Path) -> tuple[Grid | None, str]:
+    """Read a grid; return it, or None and the reason: it is not a whole PNG, or larger than what a training draws."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about a large picture before it is measured here
             with Image.open(path, formats=("PNG",)) as image:
                 if max(image.size) > MOST_SIDE:
-                    raise SetupError(f"{path.name} is {image.size[0]}x{image.size[1]} pixels: not a sample grid")
+                    return None, f"{path.name} is {image.size[0]}x{image.size[1]} pixels: not a sample grid"
                 image.load()
-                pixels: Pixels = np.asarray(image.convert("RGB"))
-                return pixels
-    except SetupError:
-        raise
+                return Grid(step, np.asarray(image.convert("RGB"))), ""
     except Exception:  # noqa: BLE001 - a damaged PNG raises any of Pillow's, zlib's and struct's errors
-        raise SetupError(f"{path.name} is damaged or incomplete") from None
+        return None, f"{path.name} is damaged or incomplete"

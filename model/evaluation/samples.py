@@ -75,6 +75,7 @@ def draw_samples(
         everything = np.ones((facts.height, facts.width), dtype=np.bool_)
         stages = drawing.stages_of([levels.numpy() for levels in scales], everything, K=facts.levels)
         noise = drawing.noise_words(seed, temperature)
-        caption = f"{count} samples of a {described(saved.train_config)}, step {saved.step:,}, {noise}."
+        samples = "A sample" if count == 1 else f"{count} samples"
+        caption = f"{samples} of a {described(saved.train_config)}, step {saved.step:,}, {noise}."
         places.append(drawing.write(animate, stages, caption=caption, arrange=drawing.grid_of))
     return f"{count} images drawn by the checkpoint of step {saved.step:,} in {' and '.join(places)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,11 +43,11 @@ def captioned(canvas: Pixels, text: str, *, below: Sequence[str] = ()) -> Pixels
 def wrapped(text: str, width: int) -> list[str]:
     """Break a text into lines of at most `width` pixels; a longer word has a line of its own.
 
-    `h = 16` is one word.
+    A number stays with the word before it: `h = 16`, `step 1,500`.
     """
     font = _font()
     lines: list[str] = []
-    for word in text.replace(" = ", f"{TIED}={TIED}").split(" "):
+    for word in re.sub(r" (?=[=\d])", TIED, text).split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer

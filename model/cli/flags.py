@@ -89,7 +89,7 @@ def _sample(commands: Commands[OneLineParser], prog: str) -> None:
         f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64\n"
         f"  {prog} sample --checkpoint out --animate drawn.gif"
     )
-    sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
+    sample = _command(commands, "sample", "draw images from a checkpoint into a PNG, or as an animation", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
     _written(sample, animates="how the images are drawn, pixel by pixel")
     sample.add_argument(

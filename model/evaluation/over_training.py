@@ -67,7 +67,7 @@ def write(place: Path, path: Path) -> str:
     scores = validations([line for file in metrics_files(folder) for line in read_metrics(file)])
     config = config_in(folder)
     whose = f"a {described(config)}" if config else "a network"
-    caption = f"Samples of {whose} as it trains, always from the same noise. The scores are of the validation images."
+    caption = f"Samples of {whose} as it trains, from the same noise each time, and its validations."
     frames = [captioned(grid.pixels, caption, below=score_lines(grid.step, scores)) for grid in grids]
     frame_ms = min(SLOWEST_MS, max(FASTEST_MS, TOTAL_MS // len(frames) // 10 * 10))
     try:

@@ -21,7 +21,7 @@ DPI = 100
 INK, SECOND, QUIET = "#1f4e79", "#c0504d", "#8c8c8c"
 COLOURS = (("P(red)", "#b03030"), ("P(green | red)", "#308030"), ("P(blue | red, green)", "#3050b0"))
 IMAGE = 240  # largest side of a shown image, if it is not larger itself
-PANEL_W, PANEL_H, GAP_W, GAP_H = 220, 170, 16, 34
+PANEL_W, PANEL_H, GAP_W, GAP_H = 220, 190, 16, 34
 LEFT, TOP, BOTTOM, RIGHT = 60, 34, 46, 16  # margins for axis names
 
 

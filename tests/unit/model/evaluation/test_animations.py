@@ -222,6 +222,7 @@ def test_a_caption_is_below_and_as_wide_as_the_image() -> None:
     assert (made[:, -1][10:] == captions.PAPER).all()  # no letter is cut off at the edge
     assert captions.wrapped("aa bb", 1) == ["aa", "bb"]
     assert captions.wrapped("", 100) == []
+    assert captions.wrapped("at step 4 of h = 16", 1) == ["at", "step 4", "of", "h = 16"]
 
 
 # Samples over training

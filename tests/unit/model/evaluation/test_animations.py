@@ -332,6 +332,14 @@ def test_a_laptop_without_torch_animates_samples(
     assert "PIL not installed; install the extra: pip install 'pixel-orch[data]'" in capsys.readouterr().err
 
 
+def test_without_pillow_it_names_the_extra(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert call("sample", "--checkpoint", folders["gray"], "--animate", "a.gif") == 2
+    assert "PIL not installed; install the extra: pip install 'pixel-orch[train]'" in capsys.readouterr().err
+
+
 def test_hostile_measurements_are_passed_over(tmp_path: Path) -> None:
     lines = [
         {"step": 1, "split": "valid", "nats": "many", "bits_per_dim": 1},

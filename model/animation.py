@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from model.errors import SetupError
 from model.image_files import HIDDEN, Pixels, check_writable, replacing
 
 ENDINGS = (".gif", ".png")
 MOST_FRAMES = 200
-MOST_PIXELS = 64_000_000  # of all frames together: 200 MB of memory
+MOST_PIXELS = 48_000_000  # of all frames together, each of which takes up to 11 bytes of memory at once
 LAST_MS = 2000  # how long the last frame is held
-COLOURS = 255  # in a palette; the 256th place stands for "as before", which makes a GIF several times smaller
+COLOURS = 255  # of a GIF; the 256th place stands for "as before", which makes a GIF several times smaller
 MARK = (255, 140, 0)  # RGB of the pixel that is drawn next
 OURS = (HIDDEN, MARK, (0, 0, 0), (255, 255, 255))  # colours that stay exact in any palette
 
@@ -54,25 +54,34 @@ def write(path: Path, frames: Sequence[Pixels], *, frame_ms: int) -> bool:
     Raises:
         OSError: the file cannot be written.
     """
-    is_gif = path.suffix.lower() == ".gif"
-    palette = _palette(frames, most=COLOURS)
-    is_exact = palette is not None
-    if palette is None and is_gif:
-        palette = _chosen(frames)
-    images = [Image.fromarray(frame) for frame in frames] if palette is None else _indexed(frames, palette)
-    times = [frame_ms] * (len(images) - 1) + [LAST_MS]
+    times = [frame_ms] * (len(frames) - 1) + [LAST_MS]
     with replacing(path) as temporary:
-        if is_gif:
-            images[0].save(
-                temporary, format="GIF", save_all=True, append_images=images[1:], duration=times, loop=0,
-                optimize=True, disposal=1,
+        if path.suffix.lower() != ".gif":
+            Image.fromarray(frames[-1]).convert("RGBA").save(
+                temporary, format="PNG", save_all=True, append_images=_changes(frames), duration=times, loop=0,
+                default_image=True, blend=PngImagePlugin.Blend.OP_OVER,
             )  # fmt: skip
-        else:
-            images[-1].save(
-                temporary, format="PNG", save_all=True, append_images=images, duration=times, loop=0,
-                default_image=True, optimize=False,
-            )  # fmt: skip
-    return is_exact or not is_gif
+            return True
+        colours = _colours(frames)
+        is_exact = len(colours) <= COLOURS
+        first, *others = _indexed(frames, colours if is_exact else _chosen(frames))
+        first.save(
+            temporary, format="GIF", save_all=True, append_images=others, duration=times, loop=0,
+            optimize=True, disposal=1,
+        )  # fmt: skip
+    return is_exact
+
+
+def _changes(frames: Sequence[Pixels]) -> list[Image.Image]:
+    """Return each frame with what is as before left transparent, which makes the file several times smaller."""
+    images = []
+    for number, frame in enumerate(frames):
+        opaque = np.full((*frame.shape[:2], 1), 255, dtype=np.uint8)
+        change = np.concatenate([frame, opaque], axis=2)
+        if number:
+            change[(frame == frames[number - 1]).all(axis=2)] = 0
+        images.append(Image.fromarray(change))
+    return images
 
 
 def _packed(frame: Pixels) -> NDArray[np.int32]:
@@ -88,12 +97,6 @@ def _colours(frames: Sequence[Pixels]) -> NDArray[np.int64]:
     for frame in frames:
         seen[_packed(frame)] = True
     return np.flatnonzero(seen)
-
-
-def _palette(frames: Sequence[Pixels], *, most: int) -> NDArray[np.int64] | None:
-    """Return the packed colours of all frames, None if they are more than `most`."""
-    found = _colours(frames)
-    return found if len(found) <= most else None
 
 
 def _chosen(frames: Sequence[Pixels]) -> NDArray[np.int64]:

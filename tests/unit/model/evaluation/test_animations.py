@@ -198,6 +198,22 @@ def test_what_is_written_is_read_again(ending: str, many: int, is_exact: bool, t
     assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 
+@pytest.mark.parametrize("ending", ["gif", "png"])
+def test_what_does_not_change_takes_no_room(ending: str, tmp_path: Path) -> None:
+    first = np.random.default_rng(0).integers(0, 2, (64, 64, 1)).repeat(3, axis=2).astype(np.uint8) * 255
+    frames = []
+    for number in range(20):  # two opposite corners change
+        frame = first.copy()
+        frame[0, 0] = frame[-1, -1] = number
+        frames.append(frame)
+    animation.write(tmp_path / f"few.{ending}", frames[:1], frame_ms=50)
+    animation.write(tmp_path / f"many.{ending}", frames, frame_ms=50)
+    few, many = ((tmp_path / f"{name}.{ending}").stat().st_size for name in ("few", "many"))
+    assert many < 6 * few
+    read = np.stack([pixels for pixels, _ in frames_of(tmp_path / f"many.{ending}")])
+    assert (read == np.stack(frames)).all()
+
+
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
     path.write_bytes(b"old")

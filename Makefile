@@ -8,7 +8,7 @@ SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow te
 EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
 ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
 
-.PHONY: setup demo test test-all test-examples test-exports lint docs reference recording clean
+.PHONY: setup demo test test-all test-examples test-exports lint docs reference recording pictures clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +55,9 @@ reference: setup  # docs/reference/ from the parsers, the models and the docstri
 
 recording: setup  # docs/images/demo.svg, from the demo in a terminal
 	$(BIN)/python -m docs.record_demo
+
+pictures: setup  # docs/images/ of the bundled model, from four short trainings: about seven minutes of one core
+	$(BIN)/python -m docs.make_model_pictures
 
 clean:
 	rm -rf $(VENV) build *.egg-info

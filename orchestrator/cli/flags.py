@@ -130,9 +130,9 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("train", "train the bundled model on this machine"),
         ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
-        ("sample", "draw images from a checkpoint into a PNG grid"),
+        ("sample", "draw images from a checkpoint into a PNG grid, or as an animation"),
         ("complete", "complete the hidden part of an image, several times"),
-        ("figures", "predictive distributions, samples, completions and the training curve"),
+        ("figures", "predictions, samples, completions and the training curve; samples over training"),
         ("data", "prepare, verify and preview data sets"),
     ):
         commands.add_parser(name, help=text, add_help=False)

@@ -17,7 +17,7 @@ from orchestrator.export.names import without_login
 from orchestrator.export.trackers import Exported
 from orchestrator.runs.store import RunStore
 
-TIMEOUT_S = 120.0  # `stop` and `down` wait for the process that leads the run, and it for this one
+TIMEOUT_S = 120.0  # the process that leads the run waits for it, and holds the run's lock meanwhile
 
 
 def export_elsewhere(store: RunStore, tracker: str, timeout_s: float = TIMEOUT_S) -> Exported:

@@ -5,9 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
+<<<<<<< HEAD
 ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
+=======
+EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
+ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
+>>>>>>> main
 
-.PHONY: setup demo test test-all test-examples lint docs reference recording clean
+.PHONY: setup demo test test-all test-examples test-exports lint docs reference recording pictures clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +41,10 @@ test-all: setup
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
 	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py
 
+test-exports: setup  # the trackers and a notebook's kernel are installed in an environment of their own
+	python=$$($(BIN)/python -m tests.support.own_packages exports $(EXPORT_PACKAGES)) && \
+	$$python -m pytest -m 'slow or not slow' tests/unit/export tests/scenarios/test_notebook.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +59,9 @@ reference: setup  # docs/reference/ from the parsers, the models and the docstri
 
 recording: setup  # docs/images/demo.svg, from the demo in a terminal
 	$(BIN)/python -m docs.record_demo
+
+pictures: setup  # docs/images/ of the bundled model, from four short trainings: about seven minutes of one core
+	$(BIN)/python -m docs.make_model_pictures
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -5,12 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
-<<<<<<< HEAD
-ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
-=======
 EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
-ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
->>>>>>> main
+ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
 
 .PHONY: setup demo test test-all test-examples test-exports lint docs reference recording pictures clean
 

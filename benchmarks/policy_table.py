@@ -2,9 +2,9 @@
 
     python benchmarks/policy_table.py DIR [--output benchmarks/policy_table.txt] [--json FILE] [--plot FILE]
 
-DIR has traces ZONE_TYPE.json (docs/deadline.md names the public ones). Each file is cut in the middle: what comes before
-is the archive that `planned` learns from, and the jobs start after it. 300 starts a cell; work of 12, 24 and 48 hours;
-slack of 0.1, 0.25, 0.5 and 1; change-overs of 5 and 15 minutes; spot at 0.35 of on-demand (V100) or 0.30 (K80).
+DIR has traces ZONE_TYPE.json (docs/deadline.md names the public ones). Each file is cut in the middle: what comes
+before is the archive that `planned` learns from, and the jobs start after it. 300 starts a cell; work of 12, 24 and 48
+hours; slack of 0.1, 0.25, 0.5 and 1; change-overs of 5 and 15 minutes; spot at 0.35 of on-demand (V100) or 0.30 (K80).
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def table(made: Sequence[Cell], title: str) -> list[str]:
         for policy in POLICIES:
             row = [mean(made, policy, slack, changeover_s) for slack in SLACKS]
             lines.append(f"{policy:26}" + "".join(f"{value:8.3f}" for value in row))
-    best = [best_of(made, cell) for cell in made if cell.policy == "planned"]
-    planned = [cell.cost_over_optimum - 1 for cell in made if cell.policy == "planned"]
+    every = [cell for cell in made if cell.policy == "planned" and cell.work_h == WORKS_H[0]]
+    best = [best_of(made, cell) for cell in every]
+    planned = [excess_of(made, cell, "planned") for cell in every]
     ratio = sum(planned) / sum(best)
     worst = max(own - other for own, other in zip(planned, best, strict=True))
     late = sum(cell.late for cell in made if cell.policy != "spot")
@@ -91,14 +92,19 @@ def mean(made: Sequence[Cell], policy: str, slack: float, changeover_s: float) -
 
 
 def best_of(made: Sequence[Cell], planned: Cell) -> float:
-    """Return the excess of the better of greedy and Uniform Progress in a cell: means over the work, as the targets are."""
-    key = (planned.set, planned.work_h, planned.slack, planned.changeover_s)
-    return min(
+    """Return the excess of the better of greedy and Uniform Progress in a cell: each a mean over the work."""
+    return min(excess_of(made, planned, policy) for policy in ("greedy", "uniform-progress"))
+
+
+def excess_of(made: Sequence[Cell], like: Cell, policy: str) -> float:
+    """Return the mean excess over the work of a policy, in the cell of another one."""
+    key = (like.set, like.slack, like.changeover_s)
+    values = [
         cell.cost_over_optimum - 1
         for cell in made
-        if cell.policy in ("greedy", "uniform-progress")
-        and (cell.set, cell.work_h, cell.slack, cell.changeover_s) == key
-    )
+        if cell.policy == policy and (cell.set, cell.slack, cell.changeover_s) == key
+    ]
+    return sum(values) / len(values)
 
 
 def main() -> None:
@@ -115,7 +121,7 @@ def main() -> None:
     lines = [
         f"python benchmarks/policy_table.py DIR --starts {asked.starts}   Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}",
-        f"{len(traces)} traces, a point every {', '.join(sorted({f'{t.gap_s:g} s' for t in traces}))}, as the files say",
+        f"{len(traces)} traces; a point every {sorted({trace.gap_s for trace in traces})} s, as the files say",
         "",
     ]
     every = []

@@ -25,13 +25,9 @@ if TYPE_CHECKING:
 
 
 COMMAND = re.compile(
-<<<<<<< HEAD
-    r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|bench|dashboard|"
-    r"prices|compare|simulate|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
-=======
     r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|export|bench|"
-    r"dashboard|prices|compare|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
->>>>>>> main
+    r"dashboard|prices|compare|simulate|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|"
+    r"data)\b(?!:))"
 )
 
 

@@ -100,6 +100,9 @@ def _limits(sub: Flags) -> None:
         help="the instance saves and terminates itself after so long without contact (default: 30m)",
     )
     sub.add_argument("--budget", metavar="USD", help="stop, saved and resumable, before more than this is billed")
+    sub.add_argument("--deadline", metavar="TIME", help="be done by 18:00, in 12h or at a date; takes both markets")
+    sub.add_argument("--policy", metavar="NAME", help="how it chooses (default: planned; docs/deadline.md has them)")
+    sub.add_argument("--work", metavar="TIME", help="how long the training takes, until it is measured")
     sub.add_argument("--max-duration", metavar="TIME", help="stop after so long: 90m, 12h, 2d, or seconds")
     sub.add_argument(
         "-i",

@@ -17,6 +17,7 @@ from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead_in_background
 from orchestrator.formatting import price
 from orchestrator.market import catalog
+from orchestrator.plan.deadline import outlook_lines
 from orchestrator.plan.launch_preparation import (
     PreparedLaunch,
     PreparedRun,
@@ -70,6 +71,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             return 1
         prepared = _choose_code(prepared, screen, asks=not args.yes)
         seen = [*not_sent(request.tree), *(request.look.lines() if request.look else [])]
+        seen += outlook_lines(prepared.plan, home)
         for line in seen if args.yes else ():  # a prompt has shown them
             screen.plain(filled(line))
         extra = interruption(prepared, SystemClock().now)  # before the run is created: it may fail
@@ -123,6 +125,8 @@ def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
     usd_h = f"${price(low)}" if low == high else f"${price(low)} to ${price(high)}"
     by = "by measured dollars per image, " if plan.is_ranked_by_value else ""
     screen.plain(filled(f"{plan.spec.run}: {usd_h} an hour, {by}tried in this order until one has capacity."))
+    for line in outlook_lines(plan, prepared.home):
+        screen.plain(filled(line))
     request = prepared.request
     for line in (*what_is_sent(plan.spec, request.tree, request.sources, request.look), *unused_gpus(plan)):
         screen.plain(filled(line))

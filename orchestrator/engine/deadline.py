@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from orchestrator.engine import change_overs
 from orchestrator.engine.journal import Journal
-from orchestrator.engine.provisioner import Provisioner
+from orchestrator.engine.provisioner import Provisioner, may_pass
 from orchestrator.engine.stop import StopRequest
 from orchestrator.engine.work_left import WorkLeft
-from orchestrator.errors import CapacityError, QuotaError
+from orchestrator.errors import CapacityError, CloudError, QuotaError
 from orchestrator.formatting import counted, span
 from orchestrator.market.billing import total_usd
 from orchestrator.market.pools import Offer
 from orchestrator.plan.requests import Plan
+from orchestrator.report import change_overs
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.spec import Deadline
 from orchestrator.runs.state import Attempt
@@ -34,6 +34,7 @@ TICK_S = 60.0  # between two decisions; less where the deadline is near
 LEAST_TICK_S = 1.0
 TICKS = 200  # of a short deadline
 PROBE_S = (600.0, 1200.0, 2400.0, 3600.0)  # between two requests for spot while an on-demand machine trains
+SOON, LATER = 10, 3  # after so many refusals it is asked for after so many ticks
 AGAIN_S = 15.0  # where on-demand has no capacity either
 RETELL_S = 3600.0  # a decision that stays is told again after so long
 OFFERS_S = 600.0  # prices are asked for again after so long
@@ -109,21 +110,27 @@ class DeadlineKeeper:
             if answer.mode == SPOT:
                 attempt = self._ask_for_spot()
                 if attempt is None:
+                    self._probes += 1
                     continue  # the market is known to be empty now
             elif answer.mode == ON_DEMAND:
                 attempt = self._ask_for_on_demand()
             if attempt is not None:
                 self._probes = 0
                 return attempt
-            self.stop.sleep(self._tick_s() if answer.mode == WAIT else AGAIN_S)
+            self.stop.sleep(self._pause_s() if answer.mode == WAIT else AGAIN_S)
+
+    def _pause_s(self) -> float:
+        """Return how long to wait for spot before it is asked for again: longer once it was refused for a while."""
+        tick_s = self._tick_s()
+        wished_s = tick_s * (1 if self._probes <= SOON else LATER)
+        last_at = self.deadline.at - self.work.left_s(None) - self._margin_s() - tick_s
+        return max(LEAST_TICK_S, min(wished_s, last_at - self.clock.now()))
 
     def _ask_for_spot(self) -> Attempt | None:
         """Ask every spot pool once; note whether there was capacity."""
         try:
-            attempt = self.provisioner.rent_now(self._spot_offers())
+            attempt = self._ask(self._spot_offers())
         except QuotaError:
-            if not self.plan.on_demand:
-                raise
             attempt = None  # on-demand has a quota of its own
         now = self.clock.now()
         self.policy.see(is_up=attempt is not None, at=now)
@@ -131,13 +138,23 @@ class DeadlineKeeper:
             self._refused_at = now
         return attempt
 
+    def _ask(self, offers: Sequence[Offer]) -> Attempt | None:
+        """Ask these pools once; an API that is unwell is one without capacity: it is asked again."""
+        try:
+            return self.provisioner.rent_now(offers)
+        except CloudError as error:
+            if not may_pass(error):
+                raise
+            self.provisioner.patience.tell(error)
+            return None
+
     def _ask_for_on_demand(self) -> Attempt | None:
         """Ask every on-demand pool once.
 
         Raises:
             CapacityError: none had capacity for hours.
         """
-        attempt = self.provisioner.rent_now(self.plan.on_demand)
+        attempt = self._ask(self.plan.on_demand)
         now = self.clock.now()
         if attempt is not None:
             self._empty_since = math.inf

@@ -72,17 +72,28 @@ def make_plan(
         zones = ", ".join(zone for network in networks.values() for zone in (*network.subnets, *network.zones))
         raise SpecError(f"--subnet: {', '.join(spec.instances)} is not offered in the subnets' zones ({zones})")
     ranked = offers.ranked_by_value(ranked, images_per_s or {})
-    on_demand = [offer for offer in on_demand if _is_reachable(offer, networks[offer.pool.region])]
-    if spec.deadline is not None and not on_demand:
-        raise SpecError(
-            f"--deadline: no on-demand price of {', '.join(spec.instances)} is known, and it needs both markets"
-        )
-    on_demand = offers.ranked_by_value(on_demand, images_per_s or {})
+    on_demand = _beside(spec, on_demand, networks, images_per_s or {})
     images = {region: cloud.image(region, spec.ami) for region in regions}
     if not spec.is_embedded:
         _refuse_unsupported(spec, images.values())
     born_at = SystemClock().now() if born_at is None else born_at
     return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {}, tuple(on_demand))
+
+
+def _beside(
+    spec: RunSpec, on_demand: Sequence[Offer], networks: Mapping[str, Network], images_per_s: Mapping[str, float]
+) -> list[Offer]:
+    """Return the on-demand offers of a run with a deadline, in the order in which they are tried.
+
+    Raises:
+        SpecError: there is a deadline, and no on-demand offer.
+    """
+    reachable = [offer for offer in on_demand if _is_reachable(offer, networks[offer.pool.region])]
+    if spec.deadline is not None and not reachable:
+        raise SpecError(
+            f"--deadline: no on-demand price of {', '.join(spec.instances)} is known; a deadline needs both markets"
+        )
+    return offers.ranked_by_value(reachable, images_per_s)
 
 
 def _not_recorded(spec: RunSpec) -> SpecError:

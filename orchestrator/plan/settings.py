@@ -9,11 +9,13 @@ from typing import Any
 
 from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
+from orchestrator.clock import SystemClock
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
 from orchestrator.export.trackers import check_trackers
 from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
+from orchestrator.plan.deadline import check_deadline
 from orchestrator.plan.image_reference import check_image
 from orchestrator.plan.program_settings import check_metrics, check_notify, check_stop_signal
 from orchestrator.plan.requests import NOBODY
@@ -42,7 +44,7 @@ from orchestrator.plan.validators import (
     split_command,
 )
 from orchestrator.runs.home import fresh_name
-from orchestrator.runs.spec import Limits, ProgramSpec, RecoveryPolicy, RunSpec, check_name
+from orchestrator.runs.spec import Deadline, Limits, ProgramSpec, RecoveryPolicy, RunSpec, check_name
 
 SSM_PROXY = (
     "aws ssm start-session --region %r --target %i --document-name AWS-StartSSHSession --parameters portNumber=%p"
@@ -86,7 +88,7 @@ def spec_from(flags: Mapping[str, Any], command: Sequence[str], files: FileSetti
         _refuse_trainer_settings(flags, file)
     name = given("name")
     stem = f"{trainer.model}-{trainer.dataset}" if trainer else Path(str(workdir)).name
-    market = _market(flags, file)
+    market = _market(flags, file, has_deadline=given("deadline") is not None)
     price = given("max_price")
     if price is not None and market != "spot":
         raise SpecError("on-demand prices are fixed; drop --max-price or use --spot")
@@ -130,6 +132,7 @@ def _program(
         "stop_signal": check_stop_signal(given("stop_signal")),
         "notify": check_notify(given("notify")),
         "export": check_trackers(given("export")),
+        "deadline": check_deadline(given("deadline"), given("policy"), given("work")),
     }
 
 
@@ -184,7 +187,21 @@ def _resumed_program(flags: Mapping[str, Any], old: RunSpec) -> ProgramSpec:
     if flags.get("notify") is not None:
         changes["notify"] = check_notify(flags["notify"])
     changes["export"] = check_trackers(flags.get("export") or old.program.export)
+    changes["deadline"] = _resumed_deadline(flags, old)
     return old.program.model_copy(update=changes)
+
+
+def _resumed_deadline(flags: Mapping[str, Any], old: RunSpec) -> Deadline | None:
+    """Return the deadline of a run that is resumed: a new one, or the old one if it still lies ahead."""
+    new = flags.get("deadline")
+    if new is not None:
+        made = check_deadline(new, flags.get("policy"), flags.get("work"))
+        if made is not None and made.work_s is None and old.deadline is not None:
+            made = made.model_copy(update={"work_s": old.deadline.work_s})
+        return made
+    if old.deadline is not None and old.deadline.at <= SystemClock().now():
+        raise SpecError(f"--resume: the deadline of {old.run} is past; give a new --deadline")
+    return old.deadline
 
 
 def _instances(asked: Mapping[str, Any], cloud: str) -> tuple[str, ...]:
@@ -284,12 +301,16 @@ def _limits(budget: Any, max_duration: Any, idle_minutes: Any) -> Limits:
     )
 
 
-def _market(flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
+def _market(flags: Mapping[str, Any], file: Mapping[str, Any], *, has_deadline: bool = False) -> str:
     spot, on_demand = flags.get("spot"), flags.get("on_demand")
     if not spot and not on_demand:  # flags win over the file, as a pair
         spot, on_demand = bool(file.get("spot")), bool(file.get("on_demand"))
     if spot and on_demand:
         raise SpecError("--spot and --on-demand are two markets; give one")
+    if has_deadline:
+        if on_demand:
+            raise SpecError("--deadline takes both markets; drop --on-demand, or give --policy on-demand")
+        return "spot"
     if not spot and not on_demand:
         raise SpecError("no market is given; add --spot (cheaper, may be interrupted) or --on-demand")
     return "spot" if spot else "on-demand"

@@ -6,10 +6,11 @@ import dataclasses
 import time
 from typing import Any
 
-from orchestrator.formatting import counted, figure, number, one_line, price, span
+from orchestrator.formatting import counted, figure, money, number, one_line, price, span
 from orchestrator.runs import events as ev
 from orchestrator.runs import output_events as out
 from orchestrator.runs.checked import is_figure
+from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.program_events import ExportFinished, ExportStarted, MetricsFound, NotificationLost, WorkUnsaved
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
@@ -103,6 +104,10 @@ def _program_words(event: ev.Event, _now: float) -> str:
             return f"  METRICS: {problem}"
         case MetricsFound():
             return f"  metrics from {event.source}"
+        case DeadlineDecided():
+            return deadline_words(event)
+        case DeadlineEndangered():
+            return f"the deadline is in danger: {event.reason}; {event.remedy} would help"
         case WorkUnsaved():
             return f"  The program does not handle {event.signal}: {unsaved_words(event)}"
         case _:
@@ -134,6 +139,16 @@ def progress_words(event: ev.Progress, most: int = 2) -> str:
         text = f"  {number(rate)} {event.unit}s/s" if rate >= 1 else slow
     shown = list(event.values.items())[:most]
     return text + "".join(f"  {one_line(key)[:30]} {figure(value)}" for key, value in shown if is_figure(value, -1e15))
+
+
+def deadline_words(event: DeadlineDecided) -> str:
+    """Return what a run with a deadline has decided, why, and what it compared."""
+    does = {"wait": "waits for spot", "spot": "asks for spot", "on-demand": "goes on on-demand"}[event.mode]
+    time_left = f"{span(event.work_s)} of work, {span(max(0.0, event.left_s))} of time"
+    why = "another way could be late" if event.is_forced else f"policy {event.policy}"
+    costs = ", ".join(f"{name} ${money(usd)}" for name, usd in sorted(event.costs.items(), key=lambda one: one[1]))
+    compared = f"; expected {costs}" if costs and not event.is_forced else ""
+    return f"{does} ({time_left}; {why}{compared})"
 
 
 def unsaved_words(event: WorkUnsaved) -> str:

@@ -176,8 +176,6 @@ class MemoryCloud:
 
     def _refusal(self, instance_type: str, zone: str, *, is_spot: bool = True) -> CloudError | None:
         """Return what a pool answers instead of an instance."""
-        if is_spot and zone in self.zones_without_spot:
-            return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
         if self.refusals.get(zone):
             return self.refusals[zone].pop(0)
         if self.room_for is not None and self._counted(zone) >= self.room_for:
@@ -186,7 +184,7 @@ class MemoryCloud:
             return refusal_of("VcpuLimitExceeded", f"{instance_type}, {zone}")
         if zone[:-1] in self.regions_without_image:
             return refusal_of("InvalidAMIID.NotFound", f"{instance_type}, {zone}")
-        if zone in self.empty_zones:
+        if zone in self.empty_zones or (is_spot and zone in self.zones_without_spot):
             return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from orchestrator.market.billing import total_usd
 from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
 from orchestrator.runs.checked import is_figure
+from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.output_events import OutputsPulled
 from orchestrator.runs.state import Attempt, RunState, extend
 
@@ -74,6 +76,8 @@ class RunPanel:
         self._kept: ev.CheckpointPulled | OutputsPulled | None = None
         self._changed_at: float | None = None  # when the run's state last changed
         self._last_log = (float("-inf"), "")
+        self._decided: DeadlineDecided | None = None
+        self._endangered: DeadlineEndangered | None = None
 
     def event(self, event: ev.Event) -> None:
         """Take note of an event."""
@@ -100,6 +104,10 @@ class RunPanel:
                 self._kept = event
             elif isinstance(event, ev.StateChanged):
                 self._changed_at = event.at
+            elif isinstance(event, DeadlineDecided):
+                self._decided = event
+            elif isinstance(event, DeadlineEndangered):
+                self._endangered = event
         return self._state
 
     def rows(self, now: float, *, is_unicode: bool = True) -> list[Row]:
@@ -111,6 +119,7 @@ class RunPanel:
             rows.append(_machine(attempt, state.cloud))
             rows += _notice(attempt, now)
         rows.append(self._work(state, attempt, now))
+        rows += _deadline(self._decided, self._endangered, now)
         rows.append(self._cost(state, now))
         rows += self._values(is_unicode=is_unicode)
         rows += self._saved(now)
@@ -214,6 +223,20 @@ class RunPanel:
 def _machine(attempt: Attempt, cloud: str) -> Row:
     at = f"{attempt.instance_type} {attempt.market} in {attempt.zone}"
     return Row("machine", f"{at} at ${price(attempt.price_usd_h)}/h", tail="" if cloud == "AWS" else one_line(cloud))
+
+
+def _deadline(decided: DeadlineDecided | None, endangered: DeadlineEndangered | None, now: float) -> list[Row]:
+    if decided is None:
+        return []
+    due_at = decided.at + decided.left_s
+    left_s = due_at - now
+    words = f"{time.strftime('%a %H:%M', time.localtime(due_at))}  " + (
+        f"in {span(left_s)}" if left_s > 0 else f"{span(-left_s)} ago"
+    )
+    if endangered is not None:
+        return [Row("due", f"{words}  in danger", style="notice")]
+    where = {"wait": "waits for spot", "spot": "on spot", "on-demand": "on on-demand"}[decided.mode]
+    return [Row("due", f"{words}  {where}")]
 
 
 def _notice(attempt: Attempt, now: float) -> list[Row]:

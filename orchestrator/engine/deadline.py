@@ -22,7 +22,7 @@ from orchestrator.formatting import counted, span
 from orchestrator.market.billing import total_usd
 from orchestrator.market.pools import Offer
 from orchestrator.plan.requests import Plan
-from orchestrator.report import change_overs
+from orchestrator.report import change_overs, market_history
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.spec import Deadline
 from orchestrator.runs.state import Attempt
@@ -88,6 +88,8 @@ class DeadlineKeeper:
         from orchestrator.policy.live import LivePolicy, Prior
 
         policy = LivePolicy(deadline.policy, Prior.shipped(), pools=len(plan.offers))
+        for at, is_up in market_history.of_earlier_runs(journal.store.home, plan.spec, journal.clock.now()):
+            policy.see(is_up=is_up, at=at)
         return cls(deadline, plan, journal=journal, stop=stop, provisioner=provisioner, policy=policy)
 
     # -- before a machine
@@ -104,15 +106,13 @@ class DeadlineKeeper:
         while True:
             self.stop.check()
             answer = self._decide(WAIT, None, is_likely=self._is_spot_likely(self._tick_s()))
-            self._tell(answer)
             self._look_ahead(None)
-            attempt = None
-            if answer.mode == SPOT:
-                attempt = self._ask_for_spot()
-                if attempt is None:
-                    self._probes += 1
-                    continue  # the market is known to be empty now
-            elif answer.mode == ON_DEMAND:
+            attempt = self._ask_for_spot() if answer.mode == SPOT else None
+            if answer.mode == SPOT and attempt is None:
+                self._probes += 1
+                continue  # the market is known to be empty now
+            self._tell(answer)
+            if answer.mode == ON_DEMAND:
                 attempt = self._ask_for_on_demand()
             if attempt is not None:
                 self._probes = 0

@@ -108,10 +108,15 @@ class WorkLeft:
         return self._deadline_work_s() or UNKNOWN_S
 
     def _trained_s(self) -> float:
-        """Return the time of training of a program that does not say how much there is to do."""
+        """Return the time of training of a program that does not say how much there is to do.
+
+        Of a machine that was lost it counts until its newest save that came home: the rest is trained again.
+        """
         now, trained_s = self.journal.clock.now(), 0.0
         for attempt in self.journal.state().attempts:
-            if attempt.trainer_started_at is not None:
-                ended_at = attempt.ended_at if attempt.ended_at is not None else now
-                trained_s += max(0.0, ended_at - attempt.trainer_started_at)
+            began_at = attempt.trainer_started_at
+            if began_at is not None:
+                is_there = not (attempt.is_lost or attempt.is_over or attempt.trainer_exit is not None)
+                until = now if is_there else self._saved_at.get(attempt.number, began_at)
+                trained_s += max(0.0, until - began_at)
         return trained_s

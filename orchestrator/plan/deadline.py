@@ -13,7 +13,7 @@ from orchestrator.errors import SpecError
 from orchestrator.formatting import money, nearest, one_line, span
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.validators import duration_s
-from orchestrator.report import change_overs
+from orchestrator.report import change_overs, market_history
 from orchestrator.report.records import records_of, workload_of
 from orchestrator.runs.spec import EMBEDDED_TITLE, Deadline, RunSpec
 from orchestrator.runs.store import RunStore
@@ -128,20 +128,21 @@ def outlook_lines(plan: Plan, home: Path) -> list[str]:
     margin_s = change_overs.margin_s(samples, is_embedded=spec.is_embedded)
     left_s, work_s = deadline.at - SystemClock().now(), deadline.work_s or 0.0
     job = Job(work_s=work_s, deadline_s=left_s, changeover_s=typical_s, margin_s=max(typical_s, margin_s))
-    prior = Prior.shipped()
+    prior, seen = Prior.shipped(), market_history.of_earlier_runs(home, spec, SystemClock().now())
     found = outlook(
         deadline.policy, job, prior, pools=len(plan.offers),
         spot_usd_h=min(offer.price_usd_h for offer in plan.offers),
         on_demand_usd_h=min(offer.price_usd_h for offer in plan.on_demand),
+        seen=seen,
     )  # fmt: skip
+    past = "with what earlier runs saw here" if seen else "there is no history of these pools"
     source = "measured" if samples else "assumed: none was measured here"
     late = f"; {100 * found.late_share:.0f} % of the futures are late" if found.late_share else ""
     return [
         f"Done by {shown(deadline.at)} ({span(left_s)} from now), {span(work_s)} of work, policy {deadline.policy}: "
         f"expected ${money(found.mean_usd)}, 90 % under ${money(found.high_usd)}, "
         f"at most ${money(found.most_usd)}{late}.",
-        f"These are estimates, of instances alone, on futures drawn from {prior.source}; there is no history of these "
-        "pools.",
+        f"These are estimates, of instances alone, on futures drawn from {prior.source}; {past}.",
         f"In time as long as on-demand has capacity and a change-over takes no longer than {span(job.margin_s)} "
         f"({source}).",
     ]

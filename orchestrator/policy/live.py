@@ -83,7 +83,7 @@ class LivePolicy:
 
     def __init__(self, name: str, prior: Prior, *, pools: int, is_first_hour_free: bool = True) -> None:
         self.name = name
-        self.seen = _Seen(prior.of(pools))
+        self.seen = Seen(prior.of(pools))
         simple: dict[str, Policy] = {
             one.name: one
             for one in (OnDemand(), Spot(), Greedy(), TimeSliced(), UniformProgress(), LoweredUniformProgress())
@@ -144,8 +144,12 @@ def _costs(decision: Decision) -> dict[str, float]:
     return {name: float(value[0]) for name, value in decision.values.items() if 0 <= value[0] < 1e8}
 
 
-class _Seen:
-    """What `Planned` asks a forecast for, of the one moment that is now."""
+class Seen:
+    """What `Planned` asks a forecast for, of the one moment that is now.
+
+    Args:
+        prior: the counts of other markets.
+    """
 
     def __init__(self, prior: Counts) -> None:
         self.prior, self.own = prior, Counts.none()
@@ -156,6 +160,7 @@ class _Seen:
         self._chain = Chain.of(self.own, prior, PRIOR_WEIGHT)
 
     def look(self, *, is_up: bool, at: float) -> None:
+        """Take over whether there was capacity at a time (unix seconds); times do not go back."""
         passed_s = max(0.0, at - self.seen_at) if self.seen_at > -math.inf else 0.0
         cell = int(self.watch.look(np.array([is_up]), passed_s)[0])
         self.seen_at = at
@@ -166,18 +171,23 @@ class _Seen:
             self._step = (at, cell)
 
     def refit(self) -> None:
+        """Make the chain anew from what was seen."""
         self._chain = Chain.of(self.own, self.prior, PRIOR_WEIGHT)
 
     def season(self, at: Ints) -> Ints:
+        """Return 0: there is one chain at a time."""
         return np.zeros_like(at)
 
     def chain(self, season: int) -> Chain:
+        """Return the chain of the last re-fit."""
         return self._chain
 
     def typical_price(self, season: int) -> float:
+        """Return the price of spot, an hour."""
         return self.spot_price
 
     def best_at(self, at: Ints) -> Ints:
+        """Return pool 0 where spot is likely, NO_POOL where it is not."""
         return np.full(at.shape, 0 if self.is_up_now else NO_POOL)
 
     def cells_at(self, at: Ints) -> Ints:

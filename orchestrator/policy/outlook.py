@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from orchestrator.policy.base import NO_POOL, Ints, Job
 from orchestrator.policy.baselines import Greedy, OnDemand, Spot, TimeSliced
-from orchestrator.policy.cells import CELLS, IS_UP, STEP_S, Chain, Counts
+from orchestrator.policy.cells import CELLS, IS_UP, STEP_S, Chain
 from orchestrator.policy.forecast import PRIOR_WEIGHT, Prior
+from orchestrator.policy.live import Seen
 from orchestrator.policy.market import Market
 from orchestrator.policy.planned import Planned
 from orchestrator.policy.simulator import simulate
@@ -39,7 +41,15 @@ class Outlook:
 
 
 def outlook(
-    policy: str, job: Job, prior: Prior, *, pools: int, spot_usd_h: float, on_demand_usd_h: float, count: int = FUTURES
+    policy: str,
+    job: Job,
+    prior: Prior,
+    *,
+    pools: int,
+    spot_usd_h: float,
+    on_demand_usd_h: float,
+    seen: Sequence[tuple[float, bool]] = (),
+    count: int = FUTURES,
 ) -> Outlook:
     """Return what a job may cost.
 
@@ -49,9 +59,13 @@ def outlook(
         prior: what is known of markets.
         pools: how many pools are asked.
         spot_usd_h, on_demand_usd_h: prices an hour.
+        seen: (unix seconds, whether there was capacity), in the order of time.
         count: of the futures.
     """
-    known = _Futures(prior.of(pools), job, count, spot_usd_h, on_demand_usd_h)
+    watched = Seen(prior.of(pools))
+    for at, is_up in seen:
+        watched.look(is_up=is_up, at=at)
+    known = _Futures(watched, job, count, spot_usd_h, on_demand_usd_h)
     simple = {one.name: one for one in (OnDemand(), Spot(), Greedy(), TimeSliced(), UniformProgress(),
                                         LoweredUniformProgress())}  # fmt: skip
     chosen = Planned(known, is_first_hour_free=True) if policy == "planned" else simple[policy]
@@ -69,8 +83,9 @@ def outlook(
 class _Futures:
     """Futures of one market, one behind the other in a record, and what is known at each of its points."""
 
-    def __init__(self, prior: Counts, job: Job, count: int, spot_usd_h: float, on_demand_usd_h: float) -> None:
-        self._chain = Chain.of(Counts.none(), prior, PRIOR_WEIGHT)
+    def __init__(self, watched: Seen, job: Job, count: int, spot_usd_h: float, on_demand_usd_h: float) -> None:
+        prior = watched.prior + watched.own
+        self._chain = Chain.of(watched.own, watched.prior, PRIOR_WEIGHT)
         self._price = spot_usd_h
         self.on_demand_price = on_demand_usd_h
         steps = int(np.ceil(job.deadline_s / STEP_S - 1e-9)) + 1

@@ -13,6 +13,7 @@ from orchestrator.runs.store import RunStore
 
 ASSUMED_S, ASSUMED_MOST_S = 300.0, 900.0  # on AWS, before anything is measured: boot, packages, data
 EMBEDDED_S, EMBEDDED_MOST_S = 20.0, 60.0
+END_S, EMBEDDED_END_S = 60.0, 5.0  # the last outputs are downloaded, and the machine ends
 QUANTILE = 0.99
 FEW = 20  # fewer measured ones have no such quantile: the longest of them counts, and half as much again
 MORE = 1.5
@@ -50,10 +51,15 @@ def typical_s(samples: list[float], *, is_embedded: bool) -> float:
 
 
 def margin_s(samples: list[float], *, is_embedded: bool) -> float:
-    """Return the time that is kept for a change-over to on-demand: a high quantile of those that were measured."""
+    """Return the time that is kept for a change-over to on-demand, and for the last outputs to come home.
+
+    It is a high quantile of those that were measured. A few of them have none: the longest counts and half as much
+    again, and not less than what is assumed of any machine.
+    """
+    ends_s = EMBEDDED_END_S if is_embedded else END_S
     if not samples:
-        return EMBEDDED_MOST_S if is_embedded else ASSUMED_MOST_S
+        return (EMBEDDED_MOST_S if is_embedded else ASSUMED_MOST_S) + ends_s
     ordered = sorted(samples)
     if len(ordered) < FEW:
-        return MORE * ordered[-1]
-    return ordered[min(len(ordered) - 1, int(QUANTILE * len(ordered)))]
+        return max(MORE * ordered[-1], EMBEDDED_S if is_embedded else ASSUMED_S) + ends_s
+    return ordered[min(len(ordered) - 1, int(QUANTILE * len(ordered)))] + ends_s

@@ -143,7 +143,7 @@ def progress_words(event: ev.Progress, most: int = 2) -> str:
 
 def deadline_words(event: DeadlineDecided) -> str:
     """Return what a run with a deadline has decided, why, and what it compared."""
-    does = {"wait": "waits for spot", "spot": "asks for spot", "on-demand": "goes on on-demand"}[event.mode]
+    does = {"wait": "waits for spot", "spot": "goes on spot", "on-demand": "goes on on-demand"}[event.mode]
     time_left = f"{span(event.work_s)} of work, {span(max(0.0, event.left_s))} of time"
     why = "another way could be late" if event.is_forced else f"policy {event.policy}"
     costs = ", ".join(f"{name} ${money(usd)}" for name, usd in sorted(event.costs.items(), key=lambda one: one[1]))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import iso
-from orchestrator.formatting import counted, figure, money, number, one_line, price, prose_width, table, wrapped
+from orchestrator.errors import SpecError
+from orchestrator.formatting import counted, figure, money, number, one_line, price, prose_width, span, table, wrapped
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.gpu_use import gpu_words
@@ -85,6 +86,7 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
         "user_setup_usd": float(row.user_setup_usd),
         "device": row.device,
         "interruptions": row.interruptions,
+        "deadline": _deadline_json(store),
         "folder": str(store.folder),
     }
 
@@ -180,6 +182,9 @@ def summary_text(store: RunStore, now: float) -> str:
         if any(a.is_free for a in row.attempts):
             lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
         lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
+    due = deadline_words(store)
+    if due:
+        lines.append(wrapped(f"deadline    {due}", width, indent=" " * 12))
     if row.to_first_step_usd:
         lines.append(f"            before {start_of([row])} (boot, set-up): ${money(row.to_first_step_usd)}")
     if row.data_s:
@@ -202,6 +207,31 @@ def summary_text(store: RunStore, now: float) -> str:
     lines += [wrapped(f"problem     {defect}", width, indent=" " * 12) for defect in defects_of(store, now)]
     lines += ["", *(textwrap.fill(note, width) for note in build([row], now).notes)]
     return "\n".join(lines)
+
+
+def deadline_words(store: RunStore) -> str:
+    """Return whether a deadline was kept, "" for a run without one."""
+    kept = _deadline_json(store)
+    if kept is None:
+        return ""
+    when = f"{kept['at']} (policy {kept['policy']})"
+    early_s = kept["early_s"]
+    if early_s is None:
+        return f"{when}: not done yet"
+    return f"{when}: kept, {span(early_s)} early" if early_s >= 0 else f"{when}: missed by {span(-early_s)}"
+
+
+def _deadline_json(store: RunStore) -> dict[str, Any] | None:
+    """Return the deadline of a run and by how much it was kept (below zero: missed), None without one."""
+    try:
+        deadline = store.spec().deadline
+    except SpecError:
+        return None
+    if deadline is None:
+        return None
+    state = store.state()
+    early_s = deadline.at - state.updated_at if state.state == "SUCCEEDED" else None
+    return {"at": iso(deadline.at), "policy": deadline.policy, "early_s": early_s}
 
 
 def _training_lines(row: RunRow, quality: str, width: int) -> list[str]:

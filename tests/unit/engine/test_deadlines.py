@@ -7,10 +7,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.config import TrainConfig
 from orchestrator.errors import BudgetError
+from orchestrator.policy.base import Job
+from orchestrator.policy.baselines import Greedy
+from orchestrator.policy.market import Market
+from orchestrator.policy.simulator import simulate
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.spec import Deadline, Limits, ProgramSpec, RecoveryPolicy
 from tests.support.memory import EPOCH, ZONES, Machine, refusal_of
@@ -223,3 +228,23 @@ def test_on_demand_without_capacity_is_asked_again_and_spot_too(home: Path) -> N
     one.later(1.0 * HOUR_S, one.cloud.empty_zones.clear)
     assert one.engine().run().state == "SUCCEEDED"
     assert one.cloud.alive() == []
+
+
+# -- as the simulation says
+
+
+def test_a_run_goes_as_its_simulation_with_the_change_overs_that_it_measures(home: Path) -> None:
+    hours, work_h = 4.0, 2.0
+    downs, ups = (0.5, 1.0, 1.5), (1 / 3 + 0.5, 1.0 + 1 / 6, 1.5 + 2 / 3)  # at points of a record, every ten minutes
+    one = story(home, hours=hours, work_h=work_h, policy="greedy")
+    market(one, sorted([*((at, False) for at in downs), *((at, True) for at in ups)]))
+    one.cloud.interrupt = lambda machine, **_: one.cloud.end(machine, "Server.SpotInstanceTermination")  # type: ignore
+    assert one.engine().run().state == "SUCCEEDED"
+    attempts = one.store.state().attempts
+    changeover_s = sum((a.first_step_at or 0) - a.started_at for a in attempts) / len(attempts)
+    up = [not any(down <= point / 6 + 1e-6 < up for down, up in zip(downs, ups, strict=True)) for point in range(36)]
+    record = Market("x", ("a",), 600.0, np.array(up)[:, None], np.full((36, 1), 0.3))
+    told = simulate(record, Job(work_h * HOUR_S, hours * HOUR_S, changeover_s, checkpoint_every_s=60.0), Greedy(),
+                    np.array([0]))  # fmt: skip
+    assert (len(attempts), one.store.state().interruptions) == (told.attempts[0], told.losses[0])
+    assert ended_h(one) * HOUR_S == pytest.approx(told.finish_s[0], abs=400)

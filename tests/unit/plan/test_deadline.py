@@ -1,0 +1,117 @@
+"""`--deadline` as people write it, and what they are told before anything is rented."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import TrainConfig
+from orchestrator.clock import SystemClock
+from orchestrator.errors import SpecError
+from orchestrator.market.pools import Offer, Pool
+from orchestrator.plan.deadline import check_deadline, moment, outlook_lines, with_estimate
+from orchestrator.plan.requests import Plan
+from orchestrator.plan.settings import resumed_spec, spec_from
+from orchestrator.plan.settings_file import FileSettings
+from orchestrator.runs.spec import Deadline, ProgramSpec, RunSpec
+
+NOW = 1_795_960_800.0  # 2026-11-29 14:00 UTC
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Live in another time zone than UTC, at a fixed time."""
+    monkeypatch.setattr(SystemClock, "now", lambda self: NOW)
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "ahead_h"),
+    [("18:00", 3.0), ("15:01", 1 / 60), ("15:00", 24.0), ("8:30", 17.5), ("12h", 12.0), ("90m", 1.5), ("3600", 1.0),
+     ("2026-11-30 15:00", 24.0), ("2026-12-01T03:00", 36.0), ("2d", 48.0)],
+)  # fmt: skip
+def test_a_time_of_day_a_duration_and_a_date_are_understood(text: str, ahead_h: float) -> None:
+    assert moment(text, NOW) == pytest.approx(NOW + ahead_h * 3600)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["25:00", "18:60", "2026-02-30 10:00", "2026-11-29 14:59", "2020-01-01 00:00", "soon", "0h", "-1h", "", "1e99h"],
+)
+def test_what_is_no_deadline_is_one_line(text: str) -> None:
+    with pytest.raises(SpecError, match="--deadline") as error:
+        moment(text, NOW)
+    assert "\n" not in str(error.value)
+
+
+def spec_of(**flags: Any) -> RunSpec:
+    given = {"instance": "g4dn.xlarge", "cloud": "aws", "region": ["us-east-1"], "steps": 100, **flags}
+    return spec_from(given, (), FileSettings({}))
+
+
+def test_a_deadline_takes_both_markets_and_needs_neither_flag() -> None:
+    spec = spec_of(deadline="12h", work="3h")
+    assert spec.market == "spot"
+    assert spec.deadline == Deadline(at=NOW + 12 * 3600, policy="planned", work_s=3 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"deadline": "12h", "on_demand": True}, "takes both markets"),
+        ({"deadline": "12h", "policy": "planed"}, "did you mean planned"),
+        ({"policy": "greedy", "spot": True}, "goes with --deadline"),
+        ({"work": "3h", "spot": True}, "goes with --deadline"),
+        ({"deadline": "12h", "work": "0h"}, "--work"),
+    ],
+)
+def test_what_does_not_go_together_is_named(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        spec_of(**flags)
+
+
+def test_work_that_nobody_knows_is_asked_for_and_work_that_does_not_fit_is_refused(home: Path) -> None:
+    with pytest.raises(SpecError, match="--work TIME"):
+        with_estimate(spec_of(deadline="12h"), home, is_resumed=False)
+    with pytest.raises(SpecError, match="do not fit into 12h"):
+        with_estimate(spec_of(deadline="12h", work="13h"), home, is_resumed=False)
+    assert with_estimate(spec_of(deadline="12h", work="3h"), home, is_resumed=False).deadline is not None
+
+
+def test_a_run_that_is_resumed_keeps_a_deadline_that_lies_ahead_and_needs_a_new_one_after_it() -> None:
+    old = spec_of(deadline="12h", work="3h")
+    assert resumed_spec({}, (), old).deadline == old.deadline
+    new = resumed_spec({"deadline": "20h"}, (), old).deadline
+    assert new == Deadline(at=NOW + 20 * 3600, policy="planned", work_s=3 * 3600)
+    past = old.model_copy(update={"program": ProgramSpec(deadline=Deadline(at=NOW - 1, work_s=60.0))})
+    with pytest.raises(SpecError, match="give a new --deadline"):
+        resumed_spec({}, (), past)
+
+
+def test_the_outlook_names_the_moment_the_money_and_what_it_rests_on(home: Path) -> None:
+    pool = Pool("g4dn.xlarge", "us-east-1b", "us-east-1")
+    spec = RunSpec(
+        run="x", cloud="aws", instances=("g4dn.xlarge",), market="spot", regions=("us-east-1",),
+        trainer=TrainConfig(steps=100), program=ProgramSpec(deadline=Deadline(at=NOW + 6 * 3600, work_s=4 * 3600.0)),
+    )  # fmt: skip
+    plan = Plan(spec, (Offer(pool, "spot", 0.2, ""),), {}, NOW, "home", on_demand=(Offer(pool, "on-demand", 0.5, ""),))
+    text = " ".join(outlook_lines(plan, home))
+    assert "Sun 2026-11-29 21:00 CET (6h00m from now), 4h00m of work" in text
+    assert "at most $3.000" in text
+    assert "estimates" in text
+    assert "there is no history of these pools" in text
+    assert "16m00s (assumed: none was measured here)" in text
+    assert outlook_lines(replace(plan, spec=spec.model_copy(update={"program": ProgramSpec()})), home) == []
+
+
+def test_without_a_deadline_nothing_is_there() -> None:
+    assert check_deadline(None, None, None) is None

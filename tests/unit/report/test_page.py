@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.report import report_of
-from orchestrator.report.html.charts import Spot, front
+from orchestrator.report.html.price_speed import Spot, front
 from orchestrator.report.records import records_of
 from orchestrator.runs.store import RunStore
 from tests.support.report_runs import BORN, PNG, Had, write_run

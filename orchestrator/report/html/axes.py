@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ STYLE: dict[str, tuple[str, str, Any]] = {  # colour, marker, fill
 }
 WIDE_LEGEND = 95  # letters that fit in a row of it
 NARROW_LEGEND = 48
+SHORT_DECADES, WIDE_DECADES, NARROW_DECADES = 0.7, 2.8, 1.4  # of a logarithmic axis: up to there 2 and 5 have room
 
 
 def part(shown: int, known: int, which: str, what: str) -> str:
@@ -28,27 +30,42 @@ def days(at: float) -> float:
     return at / 86400.0
 
 
-def log_money(axis: Any) -> None:
-    """Make an axis of dollars per hour with few, round ticks."""
-    _log_axis(axis, lambda value, _: f"${three_digits(value)}")
+def log_money(canvas: Canvas, axis: Any) -> None:
+    """Make a logarithmic axis of dollars per hour with few, round ticks; its limits are final."""
+    _log_axis(canvas, axis, lambda value, _: f"${three_digits(value)}")
 
 
-def log_numbers(axis: Any) -> None:
-    """Make an axis of counts with few, round ticks."""
-    _log_axis(axis, lambda value, _: three_digits(value))
+def log_numbers(canvas: Canvas, axis: Any) -> None:
+    """Make a logarithmic axis of counts with few, round ticks; its limits are final."""
+    _log_axis(canvas, axis, lambda value, _: three_digits(value))
 
 
-def _log_axis(axis: Any, words: Callable[[float, object], str]) -> None:
+def _log_axis(canvas: Canvas, axis: Any, words: Callable[[float, object], str]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    canvas.axes.autoscale_view()
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0)
+    if decades < SHORT_DECADES:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    elif decades > (WIDE_DECADES if canvas.is_wide else NARROW_DECADES):
+        steps = (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_major_formatter(words)
     axis.set_minor_formatter(NullFormatter())
 
 
 def linear_money(axis: Any) -> None:
-    """Label an axis of dollars with at most three digits."""
-    axis.set_major_formatter(lambda value, _: f"${three_digits(round(value, 12))}")
+    """Label a linear axis of dollars, with as many decimals for each tick as the finest needs."""
+
+    def words(value: float, _: object) -> str:
+        ticks = axis.get_majorticklocs()
+        step = float(ticks[1] - ticks[0]) if len(ticks) > 1 else value
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
+        return f"${value:,.{decimals}f}"
+
+    axis.set_major_formatter(words)
 
 
 def time_unit(longest_s: float) -> tuple[float, str]:
@@ -81,9 +98,9 @@ def legend_of_kinds(canvas: Canvas, kinds: set[str], *, bars: bool = False) -> N
 def legend(canvas: Canvas, handles: Sequence[Any] | None = None) -> None:
     """Place the legend above the chart, where it covers no mark, in as many columns as its words leave room for."""
     shown = list(handles) if handles is not None else canvas.axes.get_legend_handles_labels()[0]
-    longest = max((len(one.get_label()) for one in shown), default=0) + 6  # the sample of the line or the bar
+    lengths = [len(one.get_label()) + 6 for one in shown]  # with the sample of the line or the bar
     room = (WIDE_LEGEND if canvas.is_wide else NARROW_LEGEND) * (2 if canvas.is_full and canvas.is_wide else 1)
-    columns = max(1, min(len(shown), room // longest))
+    columns = len(shown) if sum(lengths) <= room else max(1, room // max(lengths))
     given = {} if handles is None else {"handles": shown}
     canvas.figure.legend(
         loc="outside upper left", ncols=columns, labelcolor=INK, handletextpad=0.5, columnspacing=1.2, **given

@@ -12,6 +12,7 @@ from orchestrator.report.html.units import usd_words
 from orchestrator.report.rows import RunRow
 
 LEAST_PART = 0.1  # per cent of the bar: a part that was billed is seen
+NO_BREAK = "\u00a0"
 PARTS = (  # name, field of a run, class in the style sheet
     ("instances", "instance_usd", "p1"), ("disks", "volume_usd", "p2"),
     ("addresses", "address_usd", "p3"), ("data out", "data_out_usd", "p4"),
@@ -53,7 +54,7 @@ def saving_words(bill: Bill) -> str:
     percent = round(100 * bill.saved)
     if percent == 0:
         return "the same as on demand"
-    return f"{percent} % saved" if percent > 0 else f"{-percent} % more than on demand"
+    return f"{percent}{NO_BREAK}% saved" if percent > 0 else f"{-percent}{NO_BREAK}% more than on demand"
 
 
 def bill_bar(runs: Sequence[RunRow]) -> str:

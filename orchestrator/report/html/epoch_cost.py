@@ -73,7 +73,7 @@ def cost_per_epoch(bars: Sequence[EpochBar], workload: str, key: str, heights: t
         axes.set_xlim(0, most * (1.16 if canvas.is_wide else 1.4))
         axes.xaxis.set_major_formatter(lambda value, _: three_digits(value))
         axes.locator_params(axis="x", nbins=5 if canvas.is_wide else 3)
-        axes.set_xlabel(f"{unit.title if canvas.is_wide else f'{unit.sign} per {unit.per}'}, training time only")
+        axes.set_xlabel(f"{unit.title}, training time only" if canvas.is_wide else f"{unit.sign} per {unit.per}")
         legend_of_kinds(canvas, {bar.kind for bar in shown}, bars=True)
 
     cheapest = next((bar for bar in shown if bar.kind != "embedded"), shown[0])

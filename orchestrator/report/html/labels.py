@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.report.html.svg import INK, MUTED, Canvas
 
 RADIUS = 6.0  # of a mark, in points
+MARGIN = 0.006  # between a label and what it must not cover, as a share of the chart's width
+NEAREST = 0.0065  # from a mark to its label; above the margin, or no place beside the mark is free
 TRIES = 200  # places around a mark
 Line = tuple[Sequence[float], Sequence[float]]  # xs and ys
 
@@ -36,12 +39,13 @@ def place(canvas: Canvas, labels: Sequence[Label], lines: Sequence[Line]) -> lis
     figure.set_layout_engine("none")  # a label moves no axis, and changes no limit
     axes.autoscale(enable=False)
     xs, ys = [one.x for one in labels], [one.y for one in labels]
-    _, _, texts, _ = textalloc.allocate(
+    allocate: Any = textalloc.allocate  # its annotations refuse the None that it documents
+    _, _, texts, _ = allocate(
         axes, xs, ys, [one.text for one in labels],
-        x_scatter=xs, y_scatter=ys, scatter_sizes=[RADIUS] * len(labels),
+        x_scatter=xs, y_scatter=ys, scatter_sizes=[RADIUS] * len(labels), text_scatter_sizes=[RADIUS] * len(labels),
         x_lines=[list(line[0]) for line in lines] or None, y_lines=[list(line[1]) for line in lines] or None,
         textsize=10.5 if canvas.is_wide else 8.0, textcolor=INK, linecolor=MUTED, linewidth=0.7,
-        min_distance=0.012, max_distance=0.3, margin=0.009, nbr_candidates=TRIES, draw_all=False, auto_ha=False,
+        min_distance=NEAREST, max_distance=0.45, margin=MARGIN, nbr_candidates=TRIES, draw_all=False, auto_ha=False,
         avoid_label_lines_overlap=True, avoid_crossing_label_lines=True, va="bottom",
     )  # fmt: skip
     return [label.text for label, text in zip(labels, texts, strict=True) if text is None]

@@ -125,8 +125,9 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     name = "runs" if len(runs) != 1 else "run"
     cards = [
         (str(len(runs)), name, f"{done} succeeded, {counted(attempts, 'instance')}"),
-        (f"{mark}{usd_words(total)}", "billed", "instances, disks, addresses, data out"),
     ]
+    if not all(run.on_demand_usd for run in runs):  # else the bar below has it
+        cards.append((f"{mark}{usd_words(total)}", "billed", "instances, disks, addresses, data out"))
     interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
     cards.append(
         (
@@ -195,7 +196,8 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
         lead = price_speed.lead(report, workload, f"speed-{index}", (height, narrow))
         epoch = epoch_cost.cost_per_epoch(bars, workload, f"epoch-{index}", (height, epoch_cost.height_of(bars) + 0.3))
         origin = _origin(report, workload)
-        drawn = _figures([(lead, origin), (epoch, origin)])
+        is_price = lead is not None and lead.title == price_speed.PRICE_ALONE
+        drawn = _figures([(lead, price_speed.origin_of(report, workload) if is_price else origin), (epoch, origin)])
         if not drawn:
             drawn = '<p class="none">No attempt has measured a speed yet.</p>'
         sections.append(

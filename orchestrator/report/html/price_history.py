@@ -18,6 +18,7 @@ LONGEST_WORD = 24  # of a type or a zone
 LEAST_PAD_S = 60.0
 WIDE_NAME, NARROW_NAME = 34, 24
 LOG_ABOVE = 15  # the highest price over the lowest: on a linear axis the low ones would be one line
+FROM_ZERO_ABOVE = 2  # the highest price over the lowest
 Step = tuple[float, float]  # unix seconds, dollars per hour
 
 
@@ -58,7 +59,7 @@ def paid_pools(report: Report) -> list[_Paid]:
                 continue
             label = f"{cut(attempt.instance_type, LONGEST_WORD)} {cut(attempt.zone, LONGEST_WORD)}"
             end = attempt.ended_at if attempt.ended_at is not None else report.generated_at
-            source = "embedded" if run.cloud == EMBEDDED_TITLE else "as the run saw it"
+            source = "embedded" if run.cloud == EMBEDDED_TITLE else "seen by a run"
             span = _within(attempt.prices, attempt.started_at, max(end, attempt.started_at))
             found.setdefault(label, []).append((attempt.started_at, span, source))
     newest = sorted(found.items(), key=lambda item: -max(began for began, _, _ in item[1]))
@@ -131,10 +132,10 @@ def price_history(report: Report, histories: Sequence[History], key: str) -> Pic
         prices = [usd_h for line in lines for span in line.spans for _, usd_h in span if usd_h > 0]
         if max(prices) > LOG_ABOVE * min(prices):
             canvas.axes.set_yscale("log")
-            log_money(canvas.axes.yaxis)
+            log_money(canvas, canvas.axes.yaxis)
         else:
+            canvas.axes.set_ylim(*_limits(prices))
             linear_money(canvas.axes.yaxis)
-            canvas.axes.set_ylim(bottom=0, top=1.12 * max(prices))
         canvas.axes.set_ylabel("dollars per hour")
         _legend_of_pools(canvas, named, colours, {line.label for line in paid})
 
@@ -148,6 +149,13 @@ def price_history(report: Report, histories: Sequence[History], key: str) -> Pic
         f"Line chart of spot prices over time. At the end: {now}.",
         draw,
     )
+
+
+def _limits(prices: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a price axis: prices that move a little are seen to move, others are drawn from zero."""
+    low, high = min(prices), max(prices)
+    room = max(high - low, 0.1 * high)
+    return (0.0 if high > FROM_ZERO_ABOVE * low else max(0.0, low - 0.6 * room)), high + 0.35 * room
 
 
 def _last(line: Line) -> float:

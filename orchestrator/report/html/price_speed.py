@@ -14,6 +14,7 @@ from orchestrator.report.html.units import three_digits
 from orchestrator.report.rows import PredictedRow, Report, TypeRow
 
 EQUAL_WITHIN = 0.05  # speeds that differ by less say nothing about the types
+PRICE_ALONE = "Price of each type"  # the title where speed says nothing
 MOST_PRICES = 24  # types in the chart of prices alone
 MANY = 7  # types; with more, a label may find no room
 LONGEST_LABEL = 24  # of what a machine's words may be
@@ -120,6 +121,14 @@ def lead(report: Report, workload: str, key: str, heights: tuple[float, float]) 
     return _price_and_speed(points, workload, key, heights)
 
 
+def origin_of(report: Report, workload: str) -> str:
+    """Return where the prices of the types come from: paid, live, cached, recorded."""
+    kinds = ["paid"] if any(row.workload == workload and row.is_ranked for row in report.types) else []
+    quoted = [row.price_source for row in report.predicted if row.workload == workload]
+    kinds += dict.fromkeys(one.split(", ")[1] for one in quoted if ", " in one)
+    return f"{', '.join(kinds)} prices" if kinds else "prices"
+
+
 def heights_of(report: Report, workload: str) -> tuple[float, float]:
     """Return the heights in inches that the chart needs, wide and narrow."""
     points = spots(report, workload)
@@ -168,7 +177,7 @@ def _price_alone(rows: Sequence[Priced], why: str, workload: str, key: str, heig
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.margins(x=0.08)
-        log_money(axes.xaxis)
+        log_money(canvas, axes.xaxis)
         axes.set_xlabel("dollars per hour")
         _legend_of_markets(canvas)
 
@@ -178,7 +187,7 @@ def _price_alone(rows: Sequence[Priced], why: str, workload: str, key: str, heig
     )
     return picture(
         key,
-        "Price of each type",
+        PRICE_ALONE,
         f"{why} The lowest price is that of {best.label}: ${money(best.lowest)} per hour."
         + part(len(shown), len(rows), "cheapest", "types"),
         f"Chart of the spot and the on-demand price of {counted(len(shown), 'type')} for {workload}, the cheapest "
@@ -189,16 +198,19 @@ def _price_alone(rows: Sequence[Priced], why: str, workload: str, key: str, heig
 
 
 def _usd(usd_h: float | None) -> str:
-    return "-" if usd_h is None else f"${three_digits(usd_h)}"
+    return "-" if usd_h is None else f"${three_digits(usd_h, keeps_zeros=True)}"
 
 
 def _price_columns(canvas: Canvas, rows: Sequence[Priced]) -> None:
     """Write the figures to the right of the chart, in the order of the marks."""
-    spot_x, on_demand_x = (1.115, 1.245) if canvas.is_wide else (1.2, 1.45)
-    beside = canvas.axes.get_yaxis_transform()
+    spot_pt, on_demand_pt = (52, 104) if canvas.is_wide else (40, 80)
+    edge = canvas.axes.get_yaxis_transform()
     for lane, one in enumerate(rows):
-        for x, usd_h, colour in ((spot_x, one.spot_usd_h, SERIES[0]), (on_demand_x, one.on_demand_usd_h, SERIES[4])):
-            canvas.axes.text(x, lane, _usd(usd_h), color=colour, ha="right", va="center", transform=beside)
+        for pt, usd_h, colour in ((spot_pt, one.spot_usd_h, SERIES[0]), (on_demand_pt, one.on_demand_usd_h, SERIES[4])):
+            canvas.axes.annotate(
+                _usd(usd_h), (1, lane), (pt, 0), xycoords=edge, textcoords="offset points", color=colour, ha="right",
+                va="center", annotation_clip=False,
+            )  # fmt: skip
 
 
 def _legend_of_markets(canvas: Canvas) -> None:
@@ -275,11 +287,11 @@ def scatter(canvas: Canvas, points: Sequence[Spot], on_front: Sequence[Spot]) ->
             f"{point.label}: {number(point.images_per_s)} images/s ({number(point.low)} to {number(point.high)}), "
             f"${money(point.price_usd_h)} per hour, {point.kind}",
         )
-    log_money(axes.xaxis)
-    log_numbers(axes.yaxis)
+    axes.margins(x=0.14, y=0.16)
+    log_money(canvas, axes.xaxis)
+    log_numbers(canvas, axes.yaxis)
     axes.set_xlabel("dollars per hour")
     axes.set_ylabel("images per second")
-    axes.margins(x=0.14, y=0.16)
     legend_of_kinds(canvas, {p.kind for p in points})
     first = {id(p) for p in on_front}
     ranked = sorted(points, key=lambda p: (id(p) not in first, p.kind != "measured", p.price_usd_h))

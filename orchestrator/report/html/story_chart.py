@@ -15,10 +15,10 @@ from orchestrator.report.story import Chapter, Moment, Story, time_at
 
 MOST_STORIES = 3  # on a page: of the newest runs that lost an instance
 MOST_CHAPTERS = 8  # of a story: the last ones
-MOST_MARKS = 40  # checkpoints of an attempt that are marked
+MOST_MARKS = 24  # checkpoints of an attempt that are marked
 LONGEST_NAME = 40
 LONGEST_WORD = 24
-BOOT, SET_UP, TRAINING, LOST = GREY, SERIES[5], SERIES[0], BAD
+BOOT, SET_UP, TRAINING, LOST = GREY, SERIES[4], SERIES[0], BAD
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,14 @@ def _draw_checkpoints(canvas: Canvas, axes: Any, one: Chapter, scale: _Scale, un
     size = -(-len(one.checkpoints) // MOST_MARKS) or 1
     for at, step in one.checkpoints[::-size]:
         (mark,) = axes.plot(
-            [scale(at)], [step], "o", color=GOOD, markersize=6, fillstyle="full", markeredgecolor=CARD, zorder=5
+            [scale(at)],
+            [step],
+            "o",
+            color=GOOD,
+            markersize=6.5 if canvas.is_wide else 4,
+            fillstyle="full",
+            markeredgecolor=CARD,
+            zorder=5,
         )
         canvas.tip(mark, f"checkpoint of {unit} {step:,.0f} is safe")
 
@@ -232,6 +239,7 @@ def _draw_machines(canvas: Canvas, axes: Any, chapters: Sequence[Chapter], scale
             axes.annotate(
                 _short_machine(one), (scale(one.ended_at if is_late else one.started_at), lane - 0.24), (0, 1),
                 textcoords="offset points", ha="right" if is_late else "left", va="bottom", color=INK, fontsize=7.5,
+                bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
     labels = [f"{one.number}   {_short_machine(one)}" if canvas.is_wide else str(one.number) for one in chapters]
     axes.set_yticks(range(len(chapters)), labels)
@@ -262,14 +270,14 @@ def _handles(chapters: Sequence[Chapter]) -> list[Any]:
         Patch(facecolor=colour, edgecolor=CARD, hatch=hatch, label=label)
         for kind, colour, hatch, label in (
             ("boot", BOOT, None, "boot"), ("set-up", SET_UP, None, "set-up"), ("training", TRAINING, None, "training"),
-            ("lost", LOST, "////", "training that was lost"),
+            ("lost", LOST, "////", "lost training"),
         )
         if kind in kinds
     ]  # fmt: skip
     if any(one.steps_again for one in chapters):
         handles.append(Line2D([], [], color=WARN, linewidth=2.2, label="trained again"))
     if any(one.checkpoints for one in chapters):
-        handles.append(Line2D([], [], color=GOOD, marker="o", linestyle=":", label="checkpoint, and resume"))
+        handles.append(Line2D([], [], color=GOOD, marker="o", linestyle=":", label="checkpoint"))
     if any(one.noticed_at is not None for one in chapters):
         handles.append(Line2D([], [], color=WARN, linewidth=1.2, linestyle="--", label="notice"))
     if any(one.is_lost for one in chapters):

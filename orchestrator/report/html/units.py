@@ -25,7 +25,7 @@ class Unit:
 
     def words(self, usd: Usd) -> str:
         """Return an amount with its sign: $0.271, 8.67 µ$."""
-        text = three_digits(float(usd) * self.scale)
+        text = three_digits(float(usd) * self.scale, keeps_zeros=True)
         return f"${text}" if self.sign == "$" else f"{text} {self.sign}"
 
     @property
@@ -49,19 +49,24 @@ def usd_words(usd: Usd) -> str:
     """Return dollars for a card: $12.30, $0.0277, and 867 µ$ below a tenth of a cent."""
     value = float(usd)
     if 0 < abs(value) < MICRO_BELOW:
-        return f"{three_digits(value * 1e6)} µ$"
+        return f"{three_digits(value * 1e6, keeps_zeros=True)} µ$"
     return f"${money(usd)}"
 
 
-def three_digits(value: float) -> str:
-    """Return a figure with at most three significant digits and no exponent; what is above 1,000 keeps its integer."""
+def three_digits(value: float, *, keeps_zeros: bool = False) -> str:
+    """Return a figure with at most three significant digits and no exponent; what is above 1,000 keeps its integer.
+
+    Args:
+        value: the figure.
+        keeps_zeros: whether zeros at the end stay, as in figures below each other.
+    """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     if abs(value) >= 999.5:
         return f"{value:,.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return text if keeps_zeros or "." not in text else text.rstrip("0").rstrip(".")
 
 
 def readable(table: Table) -> Table:
@@ -77,7 +82,7 @@ def readable(table: Table) -> Table:
         head[column] = name.replace("$", "µ$")
         for row, value in zip(rows, values, strict=True):
             if value is not None:
-                row[column] = f"{'~' * row[column].startswith('~')}{three_digits(value * 1e6)}"
+                row[column] = f"{'~' * row[column].startswith('~')}{three_digits(value * 1e6, keeps_zeros=True)}"
     return head, rows
 
 

@@ -133,7 +133,7 @@ def test_where_all_speeds_are_equal_price_alone_is_drawn_and_the_reason_is_said(
     assert "All 3 types are predicted at about 9,690 images/s, so price alone tells them apart." in chart.caption
     assert "bound by kernel starts" in chart.caption
     assert "The lowest price is that of g4dn.xlarge: $0.210 per hour." in chart.caption
-    assert "g5.xlarge $0.45 spot, $1.01 on demand; p5.4xlarge - spot, $6.88 on demand" in chart.alt
+    assert "g5.xlarge $0.450 spot, $1.01 on demand; p5.4xlarge - spot, $6.88 on demand" in chart.alt
     assert chart.svg.count("$0.526") >= 2, "a figure stands beside its mark, in both widths"
 
 

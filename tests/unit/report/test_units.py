@@ -13,7 +13,7 @@ from orchestrator.report.html.units import readable, three_digits, unit_for, usd
     ("values", "title", "first"),
     [
         ([0.00000867, 0.000809], "µ$ (millionths of a dollar) per epoch", "8.67 µ$"),
-        ([0.0009, 0.021], "dollars per 1,000 epochs", "$0.9"),
+        ([0.0009, 0.021], "dollars per 1,000 epochs", "$0.900"),
         ([0.271, 12.0], "dollars per epoch", "$0.271"),
         ([], "dollars per epoch", None),
     ],

@@ -15,7 +15,7 @@ STYLE: dict[str, tuple[str, str, Any]] = {  # colour, marker, fill
     "predicted": (SERIES[1], "D", "none"),
     "embedded": (GREY, "s", "none"),
 }
-WIDE_LEGEND = 95  # letters that fit in a row of it
+WIDE_LEGEND = 78  # letters that fit in a row of it
 NARROW_LEGEND = 48
 SHORT_DECADES, WIDE_DECADES, NARROW_DECADES = 0.7, 2.8, 1.4  # of a logarithmic axis: up to there 2 and 5 have room
 

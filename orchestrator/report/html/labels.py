@@ -11,7 +11,7 @@ from orchestrator.report.html.svg import INK, MUTED, Canvas
 RADIUS = 6.0  # of a mark, in points
 MARGIN = 0.006  # between a label and what it must not cover, as a share of the chart's width
 NEAREST = 0.0065  # from a mark to its label; above the margin, or no place beside the mark is free
-TRIES = 200  # places around a mark
+TRIES = 120  # places around a mark
 Line = tuple[Sequence[float], Sequence[float]]  # xs and ys
 
 
@@ -35,9 +35,8 @@ def place(canvas: Canvas, labels: Sequence[Label], lines: Sequence[Line]) -> lis
     import textalloc
 
     figure, axes = canvas.figure, canvas.axes
-    figure.draw_without_rendering()  # lays the figure out
-    figure.set_layout_engine("none")  # a label moves no axis, and changes no limit
-    axes.autoscale(enable=False)
+    axes.autoscale_view()
+    axes.autoscale(enable=False)  # the line to a label changes no limit
     xs, ys = [one.x for one in labels], [one.y for one in labels]
     allocate: Any = textalloc.allocate  # its annotations refuse the None that it documents
     _, _, texts, _ = allocate(
@@ -48,4 +47,5 @@ def place(canvas: Canvas, labels: Sequence[Label], lines: Sequence[Line]) -> lis
         min_distance=NEAREST, max_distance=0.45, margin=MARGIN, nbr_candidates=TRIES, draw_all=False, auto_ha=False,
         avoid_label_lines_overlap=True, avoid_crossing_label_lines=True, va="bottom",
     )  # fmt: skip
+    figure.set_layout_engine("none")  # it was laid out in `allocate`; a label moves no axis
     return [label.text for label, text in zip(labels, texts, strict=True) if text is None]

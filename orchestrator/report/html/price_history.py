@@ -13,7 +13,7 @@ from orchestrator.report.names import short_names
 from orchestrator.report.rows import Report
 from orchestrator.runs.spec import EMBEDDED_TITLE
 
-MOST_PAID = 4
+MOST_PAID = 5
 LONGEST_WORD = 24  # of a type or a zone
 LEAST_PAD_S = 60.0
 WIDE_NAME, NARROW_NAME = 34, 24
@@ -87,7 +87,8 @@ def price_lines(report: Report, histories: Sequence[History]) -> tuple[list[Line
     """
     paid = paid_pools(report)
     shown = paid[:MOST_PAID]
-    market = {one.label: one for one in histories if one.changes}
+    older = {one.label for one in paid[MOST_PAID:]}
+    market = {one.label: one for one in histories if one.changes and one.label not in older}
     lines: list[Line] = []
     start, end = _window(shown)
     for one in shown:

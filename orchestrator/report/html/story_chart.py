@@ -196,19 +196,20 @@ def _with_point(moments: Sequence[Moment], at: float | None) -> list[Moment]:
 
 
 def _draw_checkpoints(canvas: Canvas, axes: Any, one: Chapter, scale: _Scale, unit: str) -> None:
+    """Mark the checkpoints of an attempt, the last one always."""
     size = -(-len(one.checkpoints) // MOST_MARKS) or 1
-    for at, step in one.checkpoints[::-size]:
-        (mark,) = axes.plot(
-            [scale(at)],
-            [step],
+    shown = one.checkpoints[::-size]
+    if shown:
+        (marks,) = axes.plot(
+            *scale.points(shown),
             "o",
             color=GOOD,
             markersize=6.5 if canvas.is_wide else 4,
-            fillstyle="full",
             markeredgecolor=CARD,
             zorder=5,
         )
-        canvas.tip(mark, f"checkpoint of {unit} {step:,.0f} is safe")
+        newest = f"the newest of {unit} {shown[0][1]:,.0f}"
+        canvas.tip(marks, f"attempt {one.number}: {counted(len(one.checkpoints), 'checkpoint')}, {newest}")
 
 
 def _draw_resume(canvas: Canvas, axes: Any, before: Sequence[Chapter], resumed: Moment, scale: _Scale) -> None:

@@ -156,12 +156,12 @@ def drawn(
     with mpl.rc_context(_look(is_wide=kind[0])), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks, a label that is too long: the browser draws it
         figure = Figure(figsize=size, dpi=72, layout="constrained")
-        FigureCanvasSVG(figure)
+        printer: Any = FigureCanvasSVG(figure)
         axes = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=list(panels))
         canvas = Canvas(figure, axes[0][0], kind[0], kind[1], tuple(row[0] for row in axes))
         draw(canvas)
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        printer.print_svg(out, metadata={"Date": None, "Creator": None})  # `savefig` would lay out and draw it twice
     return canvas, out.getvalue()
 
 

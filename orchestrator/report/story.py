@@ -36,6 +36,7 @@ class Chapter:
     started_at: float
     set_up_at: float | None  # the machine is there, and its set-up begins
     trained_at: float | None  # the trainer starts
+    stopped_at: float | None  # the trainer exits
     ended_at: float  # or now
     is_over: bool
     noticed_at: float | None  # the notice of the interruption
@@ -124,6 +125,7 @@ def _chapter(
         started_at=attempt.started_at,
         set_up_at=within(set_up_at),
         trained_at=within(attempt.trainer_started_at),
+        stopped_at=within(attempt.trainer_exit.at if attempt.trainer_exit is not None else None),
         ended_at=ended_at,
         is_over=attempt.is_over,
         noticed_at=within(noticed),

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.formatting import counted
-from orchestrator.report.html.units import usd_words
+from orchestrator.report.html.units import amounts
 from orchestrator.report.rows import RunRow
 
-LEAST_PART = 0.1  # per cent of the bar: a part that was billed is seen
 NO_BREAK = "\u00a0"
 PARTS = (  # name, field of a run, class in the style sheet
     ("instances", "instance_usd", "p1"), ("disks", "volume_usd", "p2"),
@@ -39,6 +38,25 @@ class Bill:
         return float(1 - self.usd / self.on_demand_usd)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    name: str
+    kind: str  # its class in the style sheet
+    amount: str
+    percent: float  # of the bar
+
+    @property
+    def bar(self) -> str:
+        """Its piece of the bar."""
+        title = html.escape(f"{self.name}: {self.amount}")
+        return f'<i class="{self.kind}" style="width:{self.percent:.2f}%" title="{title}"></i>' if self.percent else ""
+
+    @property
+    def key(self) -> str:
+        """Its entry in the legend."""
+        return f'<li><i class="{self.kind}"></i>{self.name} <b>{html.escape(self.amount)}</b></li>'
+
+
 def bill_of(runs: Sequence[RunRow]) -> Bill | None:
     """Return the bill of the runs; None where no on-demand price is known."""
     known = [run for run in runs if run.on_demand_usd]
@@ -63,34 +81,31 @@ def bill_bar(runs: Sequence[RunRow]) -> str:
     if bill is None:
         return ""
     whole = max(bill.usd, bill.on_demand_usd)
-    mark = "~" if bill.is_estimate else ""
+    saved = bill.on_demand_usd - bill.usd
     kinds = [kind for _, _, kind in PARTS]
-    widths = [(*part, kind, 100 * float(part[1] / whole)) for part, kind in zip(bill.parts, kinds, strict=True)]
-    bar = "".join(
-        f'<i class="{kind}" style="width:{max(width, LEAST_PART):.2f}%" title="{name}: {usd_words(usd)}"></i>'
-        for name, usd, kind, width in widths
-        if usd
+    *paid, billed, on_demand, not_billed = amounts(
+        [*(usd for _, usd in bill.parts), bill.usd, bill.on_demand_usd, saved]
     )
-    rest = 100 * float((bill.on_demand_usd - bill.usd) / whole)
-    if rest > 0:
-        bar += f'<i class="rest" style="width:{rest:.2f}%" title="not billed"></i>'
-    words = ", ".join(f"{name} {usd_words(usd)}" for name, usd, _, _ in widths)
+    pieces = [
+        _Piece(name, kind, words, 100 * float(usd / whole))
+        for (name, usd), kind, words in zip(bill.parts, kinds, paid, strict=True)
+    ]
+    if saved > 0:
+        pieces.append(_Piece("not billed", "rest", not_billed, 100 * float(saved / whole)))
+    billed = f"{'~' if bill.is_estimate else ''}{billed}"
+    words = ", ".join(f"{one.name} {one.amount}" for one in pieces)
     alt = (
-        f"The bill of {counted(bill.runs, 'run')} is {mark}{usd_words(bill.usd)}: {words}. The same seconds cost "
-        f"{usd_words(bill.on_demand_usd)} on demand: {saving_words(bill)}."
+        f"The bill of {counted(bill.runs, 'run')} is {billed}: {words}. The same seconds cost {on_demand} on demand: "
+        f"{saving_words(bill)}."
     )
-    keys = "".join(
-        f'<li><i class="{kind}"></i>{html.escape(name)} <b>{usd_words(usd)}</b></li>' for name, usd, kind, _ in widths
-    )
-    if rest > 0:
-        keys += f'<li><i class="rest"></i>not billed <b>{usd_words(bill.on_demand_usd - bill.usd)}</b></li>'
-    whole_words = "on-demand price of the same seconds" if rest > 0 else "bill"
     without = len(runs) - bill.runs
     left = f" {counted(without, 'run')} without a known on-demand price left out." if without else ""
+    whole_words = "on-demand price of the same seconds" if saved > 0 else "bill"
     return (
         '<section class="bill" aria-labelledby="bill"><div class="bill-head"><h2 id="bill">Bill against on-demand</h2>'
-        f'<p class="saved"><b>{mark}{usd_words(bill.usd)}</b> billed, {usd_words(bill.on_demand_usd)} on demand: '
+        f'<p class="saved"><b>{html.escape(billed)}</b> billed, {html.escape(on_demand)} on demand: '
         f"<b>{saving_words(bill)}</b></p></div>"
-        f'<div class="bar" role="img" aria-label="{html.escape(alt)}">{bar}</div>'
-        f'<ul class="keys">{keys}</ul><p class="hint">The whole bar is the {whole_words}.{left}</p></section>'
+        f'<div class="bar" role="img" aria-label="{html.escape(alt)}">{"".join(one.bar for one in pieces)}</div>'
+        f'<ul class="keys">{"".join(one.key for one in pieces)}</ul>'
+        f'<p class="hint">The whole bar is the {whole_words}.{left}</p></section>'
     )

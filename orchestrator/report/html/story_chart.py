@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.formatting import counted, cut, one_line, span
 from orchestrator.report.html.axes import legend, time_unit
-from orchestrator.report.html.svg import BAD, CARD, GOOD, GREY, INK, SERIES, WARN, Canvas, Picture, picture
+from orchestrator.report.html.svg import BAD, CARD, GOOD, GREY, GRID, INK, SERIES, WARN, Canvas, Picture, picture
 from orchestrator.report.html.units import three_digits
 from orchestrator.report.story import Chapter, Moment, Story, time_at
 
@@ -18,14 +18,14 @@ MOST_CHAPTERS = 8  # of a story: the last ones
 MOST_MARKS = 24  # checkpoints of an attempt that are marked
 LONGEST_NAME = 40
 LONGEST_WORD = 24
-BOOT, SET_UP, TRAINING, LOST = GREY, SERIES[4], SERIES[0], BAD
+BOOT, SET_UP, TRAINING, LOST, IDLE = GREY, SERIES[4], SERIES[0], BAD, GRID
 
 
 @dataclass(frozen=True)
 class Part:
     """One part of an attempt's bar."""
 
-    kind: str  # boot, set-up, training, lost
+    kind: str  # boot, set-up, training, lost, idle
     began_at: float  # unix seconds
     ended_at: float
 
@@ -34,9 +34,10 @@ def parts_of(one: Chapter) -> list[Part]:
     """Return the parts of an attempt in their order; together they are its whole time."""
     trained_at = one.trained_at if one.trained_at is not None else one.ended_at
     set_up_at = min(one.set_up_at if one.set_up_at is not None else trained_at, trained_at)
-    lost_at = max(one.lost_at if one.lost_at is not None else one.ended_at, trained_at)
-    borders = [one.started_at, set_up_at, trained_at, lost_at, one.ended_at]
-    kinds = ["boot", "set-up", "training", "lost"]
+    stopped_at = max(one.stopped_at if one.stopped_at is not None else one.ended_at, trained_at)
+    lost_at = min(max(one.lost_at if one.lost_at is not None else stopped_at, trained_at), stopped_at)
+    borders = [one.started_at, set_up_at, trained_at, lost_at, stopped_at, one.ended_at]
+    kinds = ["boot", "set-up", "training", "lost", "idle"]
     return [
         Part(kind, began, ended)
         for kind, began, ended in zip(kinds, borders[:-1], borders[1:], strict=True)
@@ -113,11 +114,12 @@ def story_picture(story: Story, key: str) -> Picture:
     left = "" if shown == story.chapters else f" The last {len(shown)} of {len(story.chapters)} attempts."
     lost = sum(one.is_lost for one in story.chapters)
     again = sum(one.steps_again for one in story.chapters)
+    again_words = counted(again, story.unit) if again else f"no {story.unit}"
     return picture(
         key,
         f"How {cut(one_line(story.run), LONGEST_NAME)} went on",
-        f"{counted(lost, 'instance')} lost, {counted(again, story.unit)} trained again. The dotted line leads from the "
-        f"checkpoint to the attempt that resumed from it.{left}",
+        f"{counted(lost, 'instance')} lost, {again_words} trained again. The dotted line leads from the checkpoint to "
+        f"the attempt that resumed from it.{left}",
         story_words(story),
         draw,
         heights=(height, sum(ratios[:-1]) + narrow_lanes + 1.5),
@@ -225,7 +227,7 @@ def _draw_resume(canvas: Canvas, axes: Any, before: Sequence[Chapter], resumed: 
 
 
 def _draw_machines(canvas: Canvas, axes: Any, chapters: Sequence[Chapter], scale: _Scale) -> None:
-    colours = {"boot": BOOT, "set-up": SET_UP, "training": TRAINING, "lost": LOST}
+    colours = {"boot": BOOT, "set-up": SET_UP, "training": TRAINING, "lost": LOST, "idle": IDLE}
     axes.grid(visible=False, axis="y")
     for lane, one in enumerate(chapters):
         for part in parts_of(one):
@@ -271,7 +273,7 @@ def _handles(chapters: Sequence[Chapter]) -> list[Any]:
         Patch(facecolor=colour, edgecolor=CARD, hatch=hatch, label=label)
         for kind, colour, hatch, label in (
             ("boot", BOOT, None, "boot"), ("set-up", SET_UP, None, "set-up"), ("training", TRAINING, None, "training"),
-            ("lost", LOST, "////", "lost training"),
+            ("lost", LOST, "////", "lost training"), ("idle", IDLE, None, "after its program"),
         )
         if kind in kinds
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -51,6 +51,20 @@ def usd_words(usd: Usd) -> str:
     if 0 < abs(value) < MICRO_BELOW:
         return f"{three_digits(value * 1e6, keeps_zeros=True)} µ$"
     return f"${money(usd)}"
+
+
+def amounts(values: Sequence[Usd]) -> list[str]:
+    """Return parts of a sum and the sum in one unit and with the same decimals: three digits of the largest."""
+    most = max((abs(float(value)) for value in values), default=0.0)
+    scale, sign = (1e6, "µ$") if 0 < most < MICRO_BELOW else (1.0, "$")
+    decimals = max(0 if scale > 1 else 2, 2 - math.floor(math.log10(most * scale))) if most else 2
+    found = []
+    for value in values:
+        amount, least = float(value) * scale, 10.0**-decimals
+        text = f"{max(amount, least) if amount else 0.0:,.{decimals}f}"
+        below = "<" if 0 < amount < least / 2 else ""
+        found.append(f"{below}${text}" if scale == 1 else f"{below}{text} {sign}")
+    return found
 
 
 def three_digits(value: float, *, keeps_zeros: bool = False) -> str:

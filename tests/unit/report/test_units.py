@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.report.html.units import readable, three_digits, unit_for, usd_words
+from orchestrator.report.html.units import amounts, readable, three_digits, unit_for, usd_words
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,16 @@ def test_a_column_of_tiny_amounts_changes_its_unit_and_no_other_does() -> None:
     ))  # fmt: skip
     assert head == ["type", "$/h", "µ$/epoch", "disk µ$", "images/$"]
     assert rows == [["a", "0.210", "8.67", "~120", "9.1M"], ["b", "0.520", "-", "free", "8.0M"]]
+
+
+def test_the_parts_of_a_sum_have_the_unit_and_the_decimals_of_the_largest() -> None:
+    assert amounts([0.0167, 0.000741, 0.0000003, 0.0, 0.0571]) == [
+        "$0.0167",
+        "$0.0007",
+        "<$0.0001",
+        "$0.0000",
+        "$0.0571",
+    ]
+    assert amounts([0.000867, 0.0000004]) == ["867 µ$", "<1 µ$"]
+    assert amounts([1234.5, 2.0]) == ["$1,234.50", "$2.00"]
+    assert amounts([0, 0]) == ["$0.00", "$0.00"]

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.cli.main import main
 from orchestrator.formatting import money, number
+from orchestrator.report.html.units import three_digits
 from tests.support import axe, browser
 from tests.support.browser import Page
 from tests.support.report_runs import PNG, Had, write_run
@@ -112,6 +113,9 @@ def test_its_tables_hold_the_numbers_of_the_json(page: Page, report: tuple[Path,
     def usd(value: float | None) -> str:
         return money(None if value is None else Decimal(repr(value)))
 
+    def per_thousand(value: float | None) -> str:
+        return "-" if value is None else three_digits(1000 * value, keeps_zeros=True)
+
     runs = raw["runs"]
     assert column("runs", "run") == [run["run"] for run in runs]
     assert [cell.lstrip("~") for cell in column("runs", "billed $")] == [usd(run["cost_usd"]) for run in runs]
@@ -126,9 +130,9 @@ def test_its_tables_hold_the_numbers_of_the_json(page: Page, report: tuple[Path,
     keys = list(zip(column("types", "type"), column("types", "market"), column("types", "workload"), strict=True))
     assert sorted(keys) == sorted(types)
     assert column("types", "images/s") == [number(types[key]["images_per_s"]) for key in keys]
-    assert column("types", "$/epoch") == [usd(types[key]["usd_per_epoch"]) for key in keys]
+    assert column("types", "$/1,000 epochs") == [per_thousand(types[key]["usd_per_epoch"]) for key in keys]
     assert column("predicted", "images/s") == [number(row["images_per_s"]) for row in raw["predicted"]]
-    assert column("predicted", "$/epoch") == [usd(row["usd_per_epoch"]) for row in raw["predicted"]]
+    assert column("predicted", "$/1,000 epochs") == [per_thousand(row["usd_per_epoch"]) for row in raw["predicted"]]
     assert column("left-out", "error") == [f"{100 * row['error']:+.0f} %" for row in raw["left_out"]]
     assert {"mute", "evil"} <= {run["run"] for run in runs}
     assert column("problems", "run") == [run["run"] for run in runs for _ in run["problems"]]

@@ -17,6 +17,7 @@ STYLE: dict[str, tuple[str, str, Any]] = {  # colour, marker, fill
 }
 WIDE_LEGEND = 78  # letters that fit in a row of it
 NARROW_LEGEND = 48
+MOST_DECIMALS = 6
 SHORT_DECADES, WIDE_DECADES, NARROW_DECADES = 0.7, 2.8, 1.4  # of a logarithmic axis: up to there 2 and 5 have room
 
 
@@ -58,13 +59,15 @@ def _log_axis(canvas: Canvas, axis: Any, words: Callable[[float, object], str]) 
 
 def linear_money(axis: Any) -> None:
     """Label a linear axis of dollars, with as many decimals for each tick as the finest needs."""
+    from matplotlib.ticker import MaxNLocator
 
     def words(value: float, _: object) -> str:
         ticks = axis.get_majorticklocs()
         step = float(ticks[1] - ticks[0]) if len(ticks) > 1 else value
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
-        return f"${value:,.{decimals}f}"
+        exact = (n for n in range(MOST_DECIMALS) if math.isclose(step * 10**n, round(step * 10**n), rel_tol=1e-6))
+        return f"${value:,.{next(exact, MOST_DECIMALS) if step > 0 else 2}f}"
 
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))  # in steps of 2.5 a label needs a digit more
     axis.set_major_formatter(words)
 
 

@@ -80,7 +80,7 @@ def cost_per_epoch(bars: Sequence[EpochBar], workload: str, key: str, heights: t
     return picture(
         key,
         "Cost of an epoch",
-        "One pass over the training images at the hourly price of each type. Solid: measured. Hatched: predicted, "
+        "One pass over the training data at the hourly price of each type. Solid: measured. Hatched: predicted, "
         f"or measured on this machine's CPU.{part(len(shown), len(bars), 'first', 'bars')}",
         f"Bar chart of dollars per epoch for {workload}; the cheapest is {cheapest.label} at "
         f"{unit.words(cheapest.usd)} per {unit.per} ({cheapest.kind}). The tables below hold every figure.",

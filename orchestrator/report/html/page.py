@@ -211,7 +211,7 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
 
 
 def _origin(report: Report, workload: str) -> str:
-    mine = [row for row in report.types if row.workload == workload and row.images_per_s]
+    mine = [row for row in report.types if row.workload == workload and (row.images_per_s or row.usd_per_epoch)]
     kinds = ["measured"] if any(row.is_ranked for row in mine) else []
     kinds += ["measured on this CPU"] if any(row.is_embedded for row in mine) else []
     kinds += ["predicted"] if any(row.workload == workload for row in report.predicted) else []

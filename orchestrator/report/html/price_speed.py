@@ -130,9 +130,11 @@ def origin_of(report: Report, workload: str) -> str:
 
 
 def heights_of(report: Report, workload: str) -> tuple[float, float]:
-    """Return the heights in inches that the chart needs, wide and narrow."""
+    """Return the heights in inches that the chart needs, wide and narrow; 0 where there is none."""
     points = spots(report, workload)
-    if points and speed_says_nothing(points):
+    if not points:
+        return 0.0, 0.0
+    if speed_says_nothing(points):
         height = 1.25 + 0.3 * min(len(priced(report, workload)), MOST_PRICES)
         return height, height
     return WIDE[1], NARROW[1] + 0.07 * max(0, len(points) - MANY)

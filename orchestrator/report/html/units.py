@@ -91,13 +91,20 @@ def readable(table: Table) -> Table:
             continue
         values = [_amount(row[column]) for row in rows]
         most = max((abs(value) for value in values if value is not None), default=0.0)
-        if not 0 < most < MICRO_BELOW:
-            continue
-        head[column] = name.replace("$", "µ$")
+        scale, head[column] = _column(name, most)
         for row, value in zip(rows, values, strict=True):
-            if value is not None:
-                row[column] = f"{'~' * row[column].startswith('~')}{three_digits(value * 1e6, keeps_zeros=True)}"
+            if value is not None and scale != 1:
+                row[column] = f"{'~' * row[column].startswith('~')}{three_digits(value * scale, keeps_zeros=True)}"
     return head, rows
+
+
+def _column(name: str, most: float) -> tuple[float, str]:
+    """Return (the factor of a column, its name) for its largest amount."""
+    if 0 < most < MICRO_BELOW:
+        return 1e6, name.replace("$", "µ$")
+    if name == "$/epoch" and 0 < most < THOUSAND_BELOW:
+        return 1e3, "$/1,000 epochs"
+    return 1.0, name
 
 
 def _is_money(name: str) -> bool:

@@ -56,6 +56,10 @@ def test_a_column_of_tiny_amounts_changes_its_unit_and_no_other_does() -> None:
     assert head == ["type", "$/h", "µ$/epoch", "disk µ$", "images/$"]
     assert rows == [["a", "0.210", "8.67", "~120", "9.1M"], ["b", "0.520", "-", "free", "8.0M"]]
 
+    head, rows = readable((["$/epoch"], [["0.0000431"], ["0.00105"]]))
+    assert head == ["$/1,000 epochs"]
+    assert rows == [["0.0431"], ["1.05"]]
+
 
 def test_the_parts_of_a_sum_have_the_unit_and_the_decimals_of_the_largest() -> None:
     assert amounts([0.0167, 0.000741, 0.0000003, 0.0, 0.0571]) == [

@@ -102,8 +102,8 @@ def legend(canvas: Canvas, handles: Sequence[Any] | None = None) -> None:
     """Place the legend above the chart, where it covers no mark, in as many columns as its words leave room for."""
     shown = list(handles) if handles is not None else canvas.axes.get_legend_handles_labels()[0]
     lengths = [len(one.get_label()) + 6 for one in shown]  # with the sample of the line or the bar
-    room = (WIDE_LEGEND if canvas.is_wide else NARROW_LEGEND) * (2 if canvas.is_full and canvas.is_wide else 1)
-    columns = len(shown) if sum(lengths) <= room else max(1, room // max(lengths))
+    room = (WIDE_LEGEND if canvas.is_wide else NARROW_LEGEND) * (1.75 if canvas.is_full and canvas.is_wide else 1)
+    columns = len(shown) if sum(lengths) <= room else max(1, int(room // max(lengths)))
     given = {} if handles is None else {"handles": shown}
     canvas.figure.legend(
         loc="outside upper left", ncols=columns, labelcolor=INK, handletextpad=0.5, columnspacing=1.2, **given

@@ -107,5 +107,5 @@ def bill_bar(runs: Sequence[RunRow]) -> str:
         f"<b>{saving_words(bill)}</b></p></div>"
         f'<div class="bar" role="img" aria-label="{html.escape(alt)}">{"".join(one.bar for one in pieces)}</div>'
         f'<ul class="keys">{"".join(one.key for one in pieces)}</ul>'
-        f'<p class="hint">The whole bar is the {whole_words}.{left}</p></section>'
+        f'<p class="basis">The whole bar is the {whole_words}.{left}</p></section>'
     )

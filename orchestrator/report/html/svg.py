@@ -32,7 +32,7 @@ VARIABLES = {
     WARN: "--warn",
 }
 WIDE = (7.6, 3.7)  # inches of 72 px: half of a wide page
-FULL_WIDTH = 15.9  # of a picture that has a row of a wide page for itself
+FULL_WIDTH = 13.5  # of a picture that has a row of a wide page for itself
 NARROW = (3.5, 3.5)
 _IDS = re.compile(r'(\bid="|href="#|url\(#)')
 _GEOMETRY = re.compile(r'\b(?:d|x|y|x1|x2|y1|y2|width|height|points|transform)="[^"]*"')

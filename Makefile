@@ -7,7 +7,7 @@ DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
 ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
 
-.PHONY: setup demo test test-all test-examples lint docs reference recording clean
+.PHONY: setup demo test test-all test-examples lint docs reference recording pictures clean
 
 setup: $(VENV)/.installed
 
@@ -50,6 +50,9 @@ reference: setup  # docs/reference/ from the parsers, the models and the docstri
 
 recording: setup  # docs/images/demo.svg, from the demo in a terminal
 	$(BIN)/python -m docs.record_demo
+
+pictures: setup  # docs/images/ of the bundled model, from four short trainings: about seven minutes of one core
+	$(BIN)/python -m docs.make_model_pictures
 
 clean:
 	rm -rf $(VENV) build *.egg-info

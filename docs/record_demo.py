@@ -50,6 +50,12 @@ SCREENS = (
     Still("terminal-status", ("pixel-orch", "status"), rows=40),
     Still("terminal-status-40", ("pixel-orch", "status"), columns=40, rows=40),
     Still("terminal-report", ("pixel-orch", "report"), rows=60),
+    Still(
+        "terminal-prices-40",
+        tuple("pixel-orch prices --instance g4dn.xlarge,g5.xlarge --offline".split()),
+        columns=40,
+        rows=40,
+    ),
     Still("terminal-compare", ("pixel-orch", "compare", "g4dn.xlarge", "g5.xlarge"), rows=60),
 )
 """They are taken after the demo, in its home. `terminal-live` is a frame of the demo itself."""

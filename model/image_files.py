@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +63,17 @@ def covered(pixels: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     return painted
 
 
-def grid(pixels: Pixels, *, columns: int | None = None) -> Pixels:
-    """Arrange images in a grid, (N, H, W, C) -> (height, width, C)."""
+def grid(pixels: Pixels, *, columns: int | None = None, side: int = SIDE) -> Pixels:
+    """Arrange images in a grid, (N, H, W, C) -> (height, width, C).
+
+    Args:
+        pixels: the images.
+        columns: of the grid; by default the grid is as square as possible.
+        side: smallest length of an image's longer side in the grid. An image is enlarged by the smallest whole factor
+            that reaches it, and each of its pixels becomes a square.
+    """
     N, H, W, C = pixels.shape
-    scale = max(1, math.ceil(SIDE / max(H, W)))
+    scale = max(1, math.ceil(side / max(H, W)))
     large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)  # (N, H*scale, W*scale, C)
     columns = columns or math.ceil(math.sqrt(N))
     h, w = H * scale + GAP, W * scale + GAP
@@ -81,12 +90,41 @@ def save(path: Path, canvas: Pixels) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    with replacing(path) as temporary:
+        Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[:, :, 0]).save(temporary, format="PNG")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file that takes the place of `path` when it is written whole.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
-        Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[:, :, 0]).save(temporary, format="PNG")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Check that a file can be written, before the images for it are drawn: that may take minutes.
+
+    Raises:
+        SetupError: the folder does not exist or cannot be written, or the path is a folder.
+    """
+    folder = path.parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"the folder {folder} is not writable"
+    else:
+        return
+    raise SetupError(f"cannot write {path}: {reason}; give another {flag}")
 
 
 def read(path: Path, shape: tuple[int, int, int], *, K: int) -> Levels:

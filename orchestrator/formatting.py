@@ -203,7 +203,12 @@ def table(
         ]
         lines.append("  ".join(set_cells).rstrip())
     if dropped:
-        lines.append(wrapped(f"(no room for {', '.join(dropped)}: in a wider terminal, or -o json)", int(width)))
+        lines.append(
+            wrapped(
+                f"(no room for {', '.join(name.strip() for name in dropped)}: in a wider terminal, or -o json)",
+                int(width),
+            )
+        )
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ def told_of_metrics(root: str) -> tuple[str, dict[str, Any]]:
         "metrics_source": facts.get("source", ""),
         "metrics_problem": facts.get("problem", ""),
         "metrics_skipped": facts.get("skipped", 0),
+        "metrics_total": facts.get("total", 0),
         "saves": saves.get("count", 0),
         "saves_every_s": saves.get("every_s", 0.0),
     }

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from model.config import DATASETS, MODELS, TrainConfig
@@ -84,10 +85,13 @@ def _evaluate(commands: Commands[OneLineParser], prog: str) -> None:
 
 
 def _sample(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64"
-    sample = _command(commands, "sample", "draw images from a checkpoint into a PNG", example)
+    example = (
+        f"example:\n  {prog} sample --checkpoint out/checkpoint-2200.pt \\\n    --out samples.png --count 64\n"
+        f"  {prog} sample --checkpoint out --animate drawn.gif"
+    )
+    sample = _command(commands, "sample", "draw images from a checkpoint into a PNG, or as an animation", example)
     sample.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
-    sample.add_argument("--out", metavar="PNG", required=True, help="image file to write")
+    _written(sample, animates="how the images are drawn, pixel by pixel")
     sample.add_argument(
         "--condition", metavar="NAME=VALUE", action="append", default=[],
         help="values of the condition: steering_angle=0.3,speed=10; a missing one is the column's mean",
@@ -113,16 +117,23 @@ def _complete(commands: Commands[OneLineParser], prog: str) -> None:
     complete.add_argument(
         "--occlude", metavar="PART", required=True, help="part to hide: bottom, left, top, right or box:R,C,H,W"
     )
-    complete.add_argument("--out", metavar="PNG", required=True, help="image file to write")
+    _written(complete, animates="how the hidden pixels are drawn")
     _drawing(complete, count=6, what="completions")
 
 
 def _figures(commands: Commands[OneLineParser], prog: str) -> None:
-    example = f"example:\n  {prog} figures --checkpoint out/checkpoint-2200.pt --out figures"
-    what = "plot a checkpoint's predictions, samples, completions and training curve"
+    example = (
+        f"example:\n  {prog} figures --checkpoint out/checkpoint-2200.pt --out figures\n"
+        f"  {prog} figures --checkpoint out --animate training.gif"
+    )
+    what = "plot a checkpoint's predictions, samples and training; animate the samples"
     figures = _command(commands, "figures", what, example)
     figures.add_argument("--checkpoint", metavar="FILE", required=True, help=CHECKPOINT_HELP)
-    figures.add_argument("--out", metavar="DIR", required=True, help="folder of the figures")
+    figures.add_argument("--out", metavar="DIR", help="folder of the figures")
+    figures.add_argument(
+        "--animate", metavar="FILE", type=Path,
+        help="an animation (.gif or .png) of the samples-STEP.png beside the checkpoint, or in a run's folder",
+    )  # fmt: skip
     figures.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the samples (default: 0)")
     _device(figures)
 
@@ -131,6 +142,13 @@ def _data(commands: Commands[OneLineParser], prog: str) -> None:
     data = _command(commands, "data", "prepare, verify and inspect data sets", f"example:\n  {prog} data list")
     inner: Commands[OneLineParser] = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     add_commands(lambda name, what, words: _command(inner, name, what, f"example:\n  {prog} data {words}"))
+
+
+def _written(command: argparse.ArgumentParser, *, animates: str) -> None:
+    command.add_argument("--out", metavar="PNG", type=Path, help="image file to write")
+    command.add_argument(
+        "--animate", metavar="FILE", type=Path, help=f"animation to write (.gif or .png): {animates}"
+    )  # fmt: skip
 
 
 def _drawing(command: argparse.ArgumentParser, *, count: int, what: str) -> None:

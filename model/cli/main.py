@@ -37,7 +37,9 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
         print(f"{prog}: error: unrecognized: {' '.join(unknown)} (see {prog} --help)", file=sys.stderr)
         return 2
     try:
-        if args.command != "data":
+        if args.command == "figures" and args.out is None:
+            _require("numpy", "PIL", extra="data")
+        elif args.command != "data":
             _require_torch()
         if args.command == "train":
             return _train(args, stop, began_s)
@@ -120,13 +122,14 @@ def _sample(args: argparse.Namespace) -> str:
 
     return draw_samples(
         Path(args.checkpoint),
-        Path(args.out),
+        args.out,
         values=parse_values(args.condition),
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,
         device=args.device,
         engine=args.engine,
+        animate=args.animate,
     )
 
 
@@ -137,34 +140,46 @@ def _complete(args: argparse.Namespace) -> str:
         Path(args.checkpoint),
         args.image,
         args.occlude,
-        Path(args.out),
+        args.out,
         count=args.count,
         seed=args.seed,
         temperature=args.temperature,
         device=args.device,
         engine=args.engine,
+        animate=args.animate,
     )
 
 
 def _figures(args: argparse.Namespace) -> str:
-    from model.evaluation.figures import write_all
+    if args.out is None and args.animate is None:
+        raise SetupError("nothing to write; give --out DIR, --animate FILE, or both")
+    lines = []
+    if args.animate is not None:
+        from model.evaluation.over_training import write
 
-    return write_all(Path(args.checkpoint), Path(args.out), seed=args.seed, device=args.device)
+        lines.append(write(Path(args.checkpoint), args.animate))
+    if args.out is not None:
+        from model.evaluation.figures import write_all
+
+        lines.append(write_all(Path(args.checkpoint), Path(args.out), seed=args.seed, device=args.device))
+    return "\n".join(lines)
 
 
 def _data(args: argparse.Namespace) -> str:
-    missing = [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"{', '.join(missing)} not installed; install the extra: pip install 'pixel-orch[data]'")
+    _require("numpy", "PIL", extra="data")
     from model.cli.data import run
 
     return run(args)
 
 
-def _require_torch() -> None:
-    missing = [name for name in ("torch", "numpy", "PIL") if importlib.util.find_spec(name) is None]
+def _require(*names: str, extra: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise SetupError(f"{', '.join(missing)} not installed; install the extra: pip install 'pixel-orch[train]'")
+        raise SetupError(f"{', '.join(missing)} not installed; install the extra: pip install 'pixel-orch[{extra}]'")
+
+
+def _require_torch() -> None:
+    _require("torch", "numpy", "PIL", extra="train")
     try:
         import torch  # noqa: F401 - only checks that the import works
     except (ImportError, OSError) as error:

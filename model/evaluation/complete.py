@@ -15,6 +15,8 @@ from model.data import load as load_data
 from model.data.feed import check_images
 from model.device import make_repeatable, pick_device
 from model.errors import SetupError
+from model.evaluation import drawing
+from model.evaluation.measured import described
 from model.sampling import Engine, generate
 from model.training.checkpoint import find
 from model.training.checkpoint import load as load_checkpoint
@@ -29,15 +31,16 @@ def complete(
     path: Path,
     image: str,
     occlude: str,
-    out: Path,
+    out: Path | None,
     *,
     count: int,
     seed: int,
     temperature: float,
     device: str = "auto",
     engine: Engine = "auto",
+    animate: Path | None = None,
 ) -> str:
-    """Draw several completions of an image and write original, occluded image and completions to one PNG.
+    """Draw several completions of an image; write original, occluded image and completions to one PNG.
 
     The given pixels do not change. The network conditions a pixel on the pixels before it in raster order, so a draw is
     exact given the pixels above it and to its left; given pixels below it have no influence. Hiding the bottom gives
@@ -47,42 +50,66 @@ def complete(
         path: the checkpoint, or the folder of a training.
         image: a PNG of the network's size, or `test:INDEX` (or train, valid) for an image of its data set.
         occlude: `bottom`, `left`, `top`, `right` (that half is hidden) or `box:R,C,H,W`.
-        out: the PNG to write.
+        out: the PNG to write, if any.
         count: number of completions.
         seed: of the noise; the same seed gives the same completions.
         temperature: divides the logits.
         device: "auto", "cpu" or "cuda".
         engine: the sampler; all give the same images.
+        animate: the animation to write, if any: a GIF or an APNG (.png).
 
     Returns:
         A line that describes the result.
 
     Raises:
-        SetupError: the checkpoint, the image, the occlusion, the output file or the device is unusable.
+        SetupError: the checkpoint, the image, the occlusion, an output file or the device is unusable.
     """
+    drawing.check_files(out, animate)
     saved = load_checkpoint(find(path))
     config = saved.train_config
     facts = config.data
     hidden = hidden_part(occlude, facts)
     given = image_levels(image, config)  # (C, H, W)
+    same, covered = torch.from_numpy(given).expand(count, -1, -1, -1), torch.from_numpy(hidden)
     where = pick_device(device)
     make_repeatable(1, where)
-    drawn = generate.complete(
-        network_of(saved, where),
-        facts,
-        torch.from_numpy(given).expand(count, -1, -1, -1),
-        torch.from_numpy(hidden),
-        seed=seed,
-        temperature=temperature,
-        engine=engine,
+    net = network_of(saved, where)
+    scales = generate.complete_scales(net, facts, same, covered, seed=seed, temperature=temperature, engine=engine)
+    drawn = [levels.numpy() for levels in scales]
+    columns, places = min(COLUMNS, count + 2), []
+    if out is not None:
+        drawing.save_grid(out, image_files.grid(tiles(given, hidden, drawn[-1], K=facts.levels), columns=columns))
+        places.append(str(out))
+    if animate is not None:
+        whose = f"a {described(config)}, step {saved.step:,}, {drawing.noise_words(seed, temperature)}"
+        places.append(_animate(animate, given, hidden, drawn, K=facts.levels, columns=columns, image=image, by=whose))
+    what = f"{count} completions of {image} ({int(hidden.sum())} pixels hidden)"
+    return f"{what} by the checkpoint of step {saved.step:,} in {' and '.join(places)}"
+
+
+def _animate(
+    path: Path,
+    given: image_files.Levels,
+    hidden: NDArray[np.bool_],
+    drawn: list[image_files.Levels],
+    *,
+    K: int,
+    columns: int,
+    image: str,
+    by: str,
+) -> str:
+    """Write the animation of the completions beside original and occluded image, which do not change."""
+    fixed = tiles(given, hidden, drawn[-1][:0], K=K)
+    caption = (
+        f"From left to right: {image}, the same with {int(hidden.sum())} pixels hidden, and {len(drawn[-1])} "
+        f"completions by {by}."
     )
-    canvas = image_files.grid(tiles(given, hidden, drawn.numpy(), K=facts.levels), columns=min(COLUMNS, count + 2))
-    try:
-        image_files.save(out, canvas)
-    except OSError as error:
-        raise SetupError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
-    covered = f"{int(hidden.sum())} pixels hidden"
-    return f"{count} completions of {image} ({covered}) by the checkpoint of step {saved.step:,} in {out}"
+    return drawing.write(
+        path,
+        drawing.stages_of(drawn, hidden, K=K),
+        caption=caption,
+        arrange=lambda images: image_files.grid(np.concatenate([fixed, images]), columns=columns),
+    )
 
 
 def tiles(

@@ -45,9 +45,27 @@ def draw(
     Returns:
         Levels (B, C, H, W), uint8, on the CPU.
     """
+    return draw_scales(
+        net, facts, count=count, seed=seed, temperature=temperature, engine=engine, values=values,
+        before_row=before_row,
+    )[-1]  # fmt: skip
+
+
+def draw_scales(
+    net: nn.Module,
+    facts: DatasetFacts,
+    *,
+    count: int,
+    seed: int,
+    temperature: float = 1.0,
+    engine: Engine = "auto",
+    values: Tensor | None = None,
+    before_row: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
+    """Draw images as `draw` does, and return those of each scale as `complete_scales` does."""
     empty = torch.zeros(count, facts.channels, facts.height, facts.width, dtype=torch.uint8)
     everything = torch.ones(facts.height, facts.width, dtype=torch.bool)
-    return complete(
+    return complete_scales(
         net, facts, empty, everything, seed=seed, temperature=temperature, engine=engine, values=values,
         before_row=before_row,
     )  # fmt: skip

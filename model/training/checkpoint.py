@@ -122,12 +122,17 @@ def load(path: Path) -> Checkpoint:
 def find(path: Path) -> Path:
     """Return the checkpoint of a path: a file itself, or a folder's best checkpoint, else its newest.
 
+    A folder is that of a training, or that of a run, which has its checkpoints in `checkpoints/`.
+
     Raises:
         CheckpointError: the path is a folder without checkpoints.
     """
     if not path.is_dir():
         return path
     steps = steps_in(path)
+    if not steps and (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+        steps = steps_in(path)
     if not steps:
         raise CheckpointError(f"no checkpoint in {path}; give a checkpoint file, or the output folder of a training")
     try:

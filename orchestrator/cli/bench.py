@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.colour import say
 from orchestrator.cli.console import Screen, confirm, require_terminal, say_settings
 from orchestrator.cli.flags import parser
 from orchestrator.cli.report import report_of, write_html
@@ -28,7 +29,7 @@ from orchestrator.cloud.connect import check_credentials, embedded_endpoint, sta
 from orchestrator.cloud.quotes import quote
 from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
-from orchestrator.formatting import money, number
+from orchestrator.formatting import money, number, prose_width
 from orchestrator.market.spot_prices import lowest, recorded_regions
 from orchestrator.plan.first_look import look
 from orchestrator.plan.job import tree_for
@@ -337,7 +338,8 @@ def _conclude(
         print(json.dumps(as_json(name, rows, predicted, notes), allow_nan=False))
         return
     print()
-    print(as_text(rows, predicted, [textwrap.fill(note, 80, break_on_hyphens=False) for note in notes]))
+    filled_notes = [textwrap.fill(note, prose_width(), break_on_hyphens=False) for note in notes]
+    say(as_text(rows, predicted, filled_notes), is_plain=args.plain)
 
 
 def _notes(rows: Sequence[BenchRow], args: argparse.Namespace, own: Sequence[str], *, is_embedded: bool) -> list[str]:

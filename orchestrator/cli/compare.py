@@ -8,10 +8,11 @@ import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
 
+from orchestrator.cli.colour import say
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.quotes import age_words, quote
 from orchestrator.errors import SpecError
-from orchestrator.formatting import money, number, table
+from orchestrator.formatting import money, number, prose_width, table
 from orchestrator.market import catalog
 from orchestrator.market.comparison import Comparison, Side, Then, compare, comparison_json
 from orchestrator.market.gpus import any_types_with
@@ -30,12 +31,15 @@ def do_compare(args: argparse.Namespace) -> int:
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
     note = "; ".join(age_words(quoted.rows, now))
     compared = compare(names, quoted.rows, note)
-    print(json.dumps(comparison_json(compared)) if args.output == "json" else comparison_text(compared))
+    if args.output == "json":
+        print(json.dumps(comparison_json(compared)))
+    else:
+        say(comparison_text(compared), is_plain=args.plain)
     return 0
 
 
 def comparison_text(compared: Comparison) -> str:
-    """Return the comparison for a terminal of 80 columns."""
+    """Return the comparison, as wide as the terminal has room."""
     parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
     if compared.ratios:
         first = compared.sides[0].known.name
@@ -44,7 +48,7 @@ def comparison_text(compared: Comparison) -> str:
             [r.name, *(_times(v) for v in (r.spot, r.on_demand, r.fp32, r.memory, r.bandwidth, r.tflops_per_usd))]
             for r in compared.ratios
         ]
-        parts += ["", table(head, rows, " ".join(head[1:]))]
+        parts += ["", table(head, rows, " ".join(head[1:]), drop=("GB/S", "MEMORY", "ON-DEM"))]
     if compared.then:
         parts += ["", *_then_text(compared.then)]
     parts += ["", *_remarks(compared)]
@@ -65,7 +69,7 @@ def _hardware(sides: Sequence[Side]) -> str:
         ]
         for s in sides
     ]
-    return table(head, rows, "TFLOPS GIB GB/S")
+    return table(head, rows, "TFLOPS GIB GB/S", drop=("TAKE NOW", "RETIRED", "GB/S"))
 
 
 def _prices_of(sides: Sequence[Side]) -> str:
@@ -81,7 +85,7 @@ def _prices_of(sides: Sequence[Side]) -> str:
         ]
         for s in sides
     ]
-    return table(head, rows, "SPOT $/H ON-DEM $/H TFLOPS PER $")
+    return table(head, rows, "SPOT $/H ON-DEM $/H TFLOPS PER $", drop=("WHERE ", "WHERE", "TFLOPS PER $"))
 
 
 def _times(value: Decimal | None) -> str:
@@ -102,7 +106,8 @@ def _then_text(lines: Sequence[Then]) -> list[str]:
         for line in lines
     ]
     title = "The comparison of 2016 by its own inputs, and what is known about them"
-    return [title, table(head, rows, " ".join(head[1:])), *(_bullet(f"{line.what}: {line.why}") for line in lines)]
+    text = table(head, rows, " ".join(head[1:]), drop=("RATIO ", "p2", "KNOWN: g2"))
+    return [textwrap.fill(title, prose_width()), text, *(_bullet(f"{line.what}: {line.why}") for line in lines)]
 
 
 def _short(value: Decimal) -> str:
@@ -110,7 +115,7 @@ def _short(value: Decimal) -> str:
 
 
 def _bullet(text: str) -> str:
-    return textwrap.fill(text, 80, initial_indent="- ", subsequent_indent="  ")
+    return textwrap.fill(text, prose_width(), initial_indent="- ", subsequent_indent="  ")
 
 
 def _remarks(compared: Comparison) -> list[str]:
@@ -133,4 +138,4 @@ def _remarks(compared: Comparison) -> list[str]:
     texts.append("TFLOPS is peak fp32; SPOT is the lowest known price over zones and regions.")
     texts.append("Rates are peaks from data sheets; pixel-orch bench measures real ones.")
     texts.append(f"Prices, {compared.price_note}.")
-    return [textwrap.fill(text, 80, break_on_hyphens=False) for text in texts]
+    return [textwrap.fill(text, prose_width(), break_on_hyphens=False) for text in texts]

@@ -129,9 +129,9 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("train", "train the bundled model on this machine"),
         ("evaluate", "likelihood of a checkpoint in nats and bits/dim"),
-        ("sample", "draw images from a checkpoint into a PNG grid"),
+        ("sample", "draw images from a checkpoint into a PNG grid, or as an animation"),
         ("complete", "complete the hidden part of an image, several times"),
-        ("figures", "predictive distributions, samples, completions and the training curve"),
+        ("figures", "predictions, samples, completions and the training curve; samples over training"),
         ("data", "prepare, verify and preview data sets"),
     ):
         commands.add_parser(name, help=text, add_help=False)
@@ -147,6 +147,7 @@ def _run_commands(add: Add) -> None:
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
     sub.add_argument("-w", "--watch", action="store_true", help="show it live, until Ctrl-C or the end of the run")
     output_flag(sub)
+    plain_flag(sub)
     sub = add("logs", "print the trainer's output")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("-f", "--follow", action="store_true", help="continue until the run is over")

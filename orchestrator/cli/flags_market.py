@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from orchestrator.cli.flags_shared import cloud_flags, market_flags, output_flag, trainer_flags
+from orchestrator.cli.flags_shared import cloud_flags, market_flags, output_flag, plain_flag, trainer_flags
 
 DEFAULT_DAYS = 7  # as in `market.spot_prices`, which `--help` must not import
 
@@ -21,6 +21,7 @@ def prices(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--refresh", action="store_true", help="ask although the cache is younger than an hour")
     sub.add_argument("--offline", action="store_true", help="send no request: cached prices, else recorded ones")
     output_flag(sub)
+    plain_flag(sub)
 
 
 def compare(sub: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("types", metavar="TYPE", nargs="*", help="instance types; ratios are to the first")
     sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
     output_flag(sub)
+    plain_flag(sub)
 
 
 def report(sub: argparse.ArgumentParser) -> None:
@@ -42,6 +44,7 @@ def report(sub: argparse.ArgumentParser) -> None:
         help="spot price of a second: that at its instance-hour's start (default), or the one in effect",
     )
     output_flag(sub, "csv", "markdown")
+    plain_flag(sub)
 
 
 def bench(sub: argparse.ArgumentParser) -> None:
@@ -72,6 +75,7 @@ def bench(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--html", metavar="FILE", help="also write the report as one page")
     how.add_argument("--faults", metavar="FILE", help="embedded cloud: faults to apply (YAML; see infra/README.md)")
     output_flag(how)
+    plain_flag(how)
 
 
 def dashboard(sub: argparse.ArgumentParser) -> None:

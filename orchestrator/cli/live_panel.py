@@ -130,11 +130,12 @@ class RunPanel:
         newest = self._newest or attempt.newest
         step = newest.step if newest is not None else attempt.last_step
         unit = newest.unit if newest is not None else "step"
-        text = f"{step:,}" + (f"/{self.steps:,}" if self.steps else "")
-        done = min(1.0, step / self.steps) if self.steps else None
-        return Row(unit, text, done, self._speed(attempt, newest, step, now))
+        total = self.steps or (newest.total if newest is not None else None)
+        text = f"{step:,}" + (f"/{total:,}" if total else "")
+        done = min(1.0, step / total) if total else None
+        return Row(unit, text, done, self._speed(attempt, newest, step, total, now))
 
-    def _speed(self, attempt: Attempt, newest: ev.Progress | None, step: int, now: float) -> str:
+    def _speed(self, attempt: Attempt, newest: ev.Progress | None, step: int, total: int | None, now: float) -> str:
         words, rate = "", newest.steps_per_s if newest is not None else None
         trained_s = now - (attempt.first_step_at or now)
         if not rate and trained_s >= LEAST_ETA_S and step > attempt.first_step:
@@ -144,8 +145,8 @@ class RunPanel:
             words = f"{number(images_per_s)} images/s"
         elif rate and newest is not None:
             words = f"{number(rate)} {newest.unit}s/s" if rate >= 1 else f"{number(1 / rate)} s/{newest.unit}"
-        if rate and self.steps and step < self.steps and trained_s >= LEAST_ETA_S:
-            words += f"  ~{span((self.steps - step) / rate)} left"
+        if rate and total and step < total and trained_s >= LEAST_ETA_S:
+            words += f"  ~{span((total - step) / rate)} left"
         return words.strip()
 
     def _phase(self, state: RunState, attempt: Attempt | None) -> tuple[str, float]:

@@ -86,9 +86,9 @@ def live_text(screen: Screen, text: Callable[[int], str]) -> Iterator[None]:
         screen: a terminal.
         text: returns it for a terminal of so many columns. It is called in a thread.
     """
-    from rich.text import Text
+    from orchestrator.cli.colour import coloured
 
-    with _drawn(screen, lambda width: Text(visible(text(width)), no_wrap=True)):
+    with _drawn(screen, lambda width: coloured(text(width))):
         yield
 
 

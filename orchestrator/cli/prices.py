@@ -10,10 +10,11 @@ import json
 import textwrap
 from collections.abc import Sequence
 
+from orchestrator.cli.colour import say
 from orchestrator.cli.console import busy
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.quotes import Quoted, age_words, quote, quoted_json
-from orchestrator.formatting import money, table
+from orchestrator.formatting import money, prose_width, table, wrapped
 from orchestrator.market.spot_prices import (
     MarketRow,
     cheapest_zones,
@@ -26,6 +27,8 @@ from orchestrator.market.spot_prices import (
 )
 from orchestrator.plan.validators import check_cloud
 from orchestrator.runs.home import home_from_environment
+
+DROPPED = ("VOL", "LOW", "MEAN", "SOURCE", "ON-DEM")  # where there is no room, in this order
 
 
 def prices(args: argparse.Namespace) -> int:
@@ -43,7 +46,7 @@ def prices(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(quoted_json(shown, quoted, now, args.days)))
     else:
-        print(_prices_text(shown, quoted, now, args.days))
+        say(_prices_text(shown, quoted, now, args.days), is_plain=args.plain)
     return 0
 
 
@@ -62,7 +65,7 @@ def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: i
         for row in shown
         if not row.note
     ]
-    parts = [table(head, rows, "NOW MEAN LOW VOL ON-DEM SAVES")] if rows else ["no spot price of these is known"]
+    parts = [_table(head, rows)] if rows else ["no spot price of these is known"]
     doubtful = [row for row in shown if row.note]
     if doubtful:
         parts += ["", "Not ranked:", *_doubts(doubtful)]
@@ -71,12 +74,20 @@ def _prices_text(shown: Sequence[MarketRow], quoted: Quoted, now: float, days: i
         widest = max(map(len, best))
         parts += ["", "Lowest over all zones and regions asked:"]
         parts += [
-            f"  {name:{widest}}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})"
+            wrapped(
+                f"  {name:{widest}}  ${money(row.rank_usd_h)}/h in {row.zone or row.region} ({row.source})",
+                prose_width(),
+                indent="    ",
+            )
             for name, row in best.items()
         ]
-    parts += ["", "USD an hour, Linux. MEAN is weighted by time; VOL is deviation over MEAN."]
-    parts += [textwrap.fill(line, 80) for line in (*age_words(shown, now, days), *quoted.notes)]
+    lines = ("USD an hour, Linux. MEAN is weighted by time; VOL is deviation over MEAN.", *age_words(shown, now, days))
+    parts += ["", *(textwrap.fill(line, prose_width()) for line in (*lines, *quoted.notes))]
     return "\n".join(parts)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return table(head, rows, "NOW MEAN LOW VOL ON-DEM SAVES", whole=("TYPE", "ZONE"), drop=DROPPED)
 
 
 def _doubts(rows: Sequence[MarketRow]) -> list[str]:
@@ -85,7 +96,9 @@ def _doubts(rows: Sequence[MarketRow]) -> list[str]:
     for row in rows:
         groups.setdefault((row.zone or row.region, row.note), []).append(row.instance_type)
     return [
-        textwrap.fill(f"{', '.join(names)} in {where}: {note}", 80, initial_indent="  ", subsequent_indent="    ")
+        textwrap.fill(
+            f"{', '.join(names)} in {where}: {note}", prose_width(), initial_indent="  ", subsequent_indent="    "
+        )
         for (where, note), names in groups.items()
     ]
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.colour import say
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.price_cache import PriceCache
 from orchestrator.cloud.quotes import age_words, quote
@@ -56,7 +57,7 @@ def report(args: argparse.Namespace) -> int:
     if args.out:
         _write_out(Path(args.out), text + "\n", flag="--out")
     else:
-        print(text)
+        say(text, is_plain=args.plain or args.output != "table")
     return 0
 
 

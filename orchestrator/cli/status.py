@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.colour import say
 from orchestrator.cli.console import Screen
 from orchestrator.clock import SystemClock, iso
 from orchestrator.errors import SpecError
@@ -64,7 +65,7 @@ def status(args: argparse.Namespace) -> int:
     if args.run:
         _one(RunStore.open(home, args.run), now, args.output)
     else:
-        _all(home, now, args.output)
+        _all(home, now, args.output, is_plain=args.plain)
     return 0
 
 
@@ -101,14 +102,14 @@ def _one(store: RunStore, now: float, output: str) -> None:
         print(f"led by           {f'process {pid}' if pid else f'no process: pixel-orch attach {store.run}'}")
 
 
-def _all(home: Path, now: float, output: str) -> None:
+def _all(home: Path, now: float, output: str, *, is_plain: bool) -> None:
     rows, broken = read_all(home, lambda store: StatusRow.of(store, now))
     if output == "json":
         print(json.dumps([*(_json(row) for row in rows), *(one.as_json() for one in broken)]))
     elif not rows and not broken:
         print("no runs yet; start with: pixel-orch launch --cloud local --instance p2.xlarge --spot")
     else:
-        _print_table(rows, broken, now)
+        _print_table(rows, broken, now, is_plain=is_plain)
 
 
 def _table_of_all(home: Path, now: float, width: int) -> str:
@@ -121,9 +122,9 @@ def _table_of_all(home: Path, now: float, width: int) -> str:
     return table(head, cells, "STEP $ AGE", width=width - 1, drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP"))
 
 
-def _print_table(rows: list[StatusRow], broken: list[BrokenRun], now: float) -> None:
+def _print_table(rows: list[StatusRow], broken: list[BrokenRun], now: float, *, is_plain: bool) -> None:
     head, cells, left = _cells_of_all(rows, broken, now)
-    print(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")))
+    say(table(head, cells, "STEP $ AGE", drop=("CLOUD", "AGE", "TYPE", "PROCESS", "STEP")), is_plain=is_plain)
     remarks = [f"{row.store.run}: {defect}" for row in rows for defect in row.defects]
     for text in (*remarks, *(one.text for one in broken)):
         print(wrapped(text, prose_width(), indent="  "))

@@ -125,7 +125,7 @@ class KnownRun:
             "attempts": len(state.attempts),
             "interruptions": state.interruptions,
             "step": self._steps_done(state),
-            "steps": self.spec.steps if self.spec else None,
+            "steps": (self.spec.steps if self.spec else None) or (newest.total if newest else None),
             "unit": attempt.unit if attempt else "step",
             "images_per_s": _speed(newest.images_per_s if newest else None),
             "steps_per_s": _speed(newest.steps_per_s if newest else None),

@@ -85,10 +85,12 @@ class ProgramFacts:
         self._told = (told[-1].source, told[-1].problem) if told else ("", "")
         self._count = len(told)
         self._catches_stop: bool | None = None  # as it was while the program ran
+        self.total = 0  # steps or epochs that there are to do, as the program's output says; 0: it does not
         self._told_of_work = any(isinstance(e, WorkUnsaved) for e in journal.events)
 
     def note(self, status: HostStatus, started_at: float | None) -> None:
         """Take over what a poll tells; `started_at` (unix seconds) is when the program began."""
+        self.total = status.metrics_total or self.total
         found = (one_line(status.metrics_source)[:MOST_WORDS], one_line(status.metrics_trouble)[:MOST_WORDS])
         if found != self._told and any(found) and self._count < MOST_SOURCES:
             self._told, self._count = found, self._count + 1

@@ -322,6 +322,7 @@ class AttemptMonitor:
             device=self.device,
             steps_per_s=self.measured.steps_per_s,
             unit=self.measured.unit,
+            total=self.facts.total if self.facts.total >= self.step else None,
             values=self.measured.values,
         )
 

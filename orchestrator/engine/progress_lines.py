@@ -45,8 +45,9 @@ class ProgressLines:
         if attempt.first_step_at is None:
             self._line(f"running for {span(max(0.0, now - began_at))}", now)
             return
-        of = f"/{self._steps}" if self._steps else ""
         newest = attempt.newest
+        total = self._steps or (newest.total if newest else None)
+        of = f"/{total}" if total else ""
         speed = f"  {number(images_per_s)} images/s" if images_per_s else progress_words(newest) if newest else ""
         self._line(f"{newest.unit if newest else 'step'} {step}{of}{speed}", now)
 

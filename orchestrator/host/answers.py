@@ -197,6 +197,7 @@ class StatusAnswer(_Answer):
     log_bytes: Size | None = None
     metrics_source: Words = ""
     metrics_problem: Words = ""
+    metrics_total: Size = 0
     saves: Size = 0
     saves_every_s: Seconds = 0.0
     catches_stop: bool | None = None
@@ -363,6 +364,7 @@ def _status(answer: StatusAnswer, cursor: Cursor) -> HostStatus:
         outputs=tuple(entry.output() for entry in answer.outputs),
         metrics_source=answer.metrics_source,
         metrics_trouble=answer.metrics_problem,
+        metrics_total=answer.metrics_total,
         saves=answer.saves,
         saves_every_s=answer.saves_every_s,
         catches_stop=answer.catches_stop,

@@ -143,6 +143,7 @@ class HostStatus:
     metrics_left_bytes: int = 0  # that the host has beyond `cursor`: an answer brings a part of a long file
     log_left_bytes: int = 0
     metrics_source: str = ""  # where the measurements come from, in words; "" for the bundled trainer, and for none
+    metrics_total: int = 0  # steps or epochs that there are to do, as the program's own output says; 0: it does not
     metrics_trouble: str = ""  # for example a pattern that takes too long
     saves: int = 0  # that were seen in the program's files
     saves_every_s: float = 0.0  # the mean between two of them; 0 with fewer than two

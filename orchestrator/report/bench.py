@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.formatting import money, number, one_line, table
+from orchestrator.formatting import money, number, one_line, prose_width, table
 from orchestrator.report.forms import plain
 from orchestrator.report.metrics import Digest
 from orchestrator.report.rows import PredictedRow, RunRow
@@ -139,7 +139,7 @@ def ranked(rows: Sequence[BenchRow]) -> list[BenchRow]:
 
 
 def as_text(rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: Sequence[str]) -> str:
-    """Return the text that a bench prints at its end, 80 columns wide."""
+    """Return the text that a bench prints at its end, as wide as the terminal has room."""
     good = [row for row in ranked(rows) if row.images_per_s or row.seconds_per_step]
     is_embedded = any(row.is_embedded for row in rows)
     parts: list[str] = []
@@ -168,7 +168,7 @@ def _measured(rows: Sequence[BenchRow]) -> str:
         ]
         for row in rows
     ]
-    return table(head, cells, " ".join(head[1:]))
+    return table(head, cells, " ".join(head[1:]), drop=("EST(hr)", "$/STEP", "SEC/STEP", "EST($)"))
 
 
 def _more(rows: Sequence[BenchRow]) -> str:
@@ -188,7 +188,7 @@ def _more(rows: Sequence[BenchRow]) -> str:
         ]
         for row in rows
     ]
-    return table(head, cells, " ".join(head[1:2] + head[3:7]))
+    return table(head, cells, " ".join(head[1:2] + head[3:7]), drop=("GPU", "10-90 %", "MARKET", "IMAGES/$"))
 
 
 def gpu_words(row: BenchRow) -> str:
@@ -210,7 +210,7 @@ def _problems(rows: Sequence[BenchRow]) -> list[str]:
     import textwrap
 
     return [
-        textwrap.fill(f"{row.instance_type}: {row.says}", 80, initial_indent="- ", subsequent_indent="  ")
+        textwrap.fill(f"{row.instance_type}: {row.says}", prose_width(), initial_indent="- ", subsequent_indent="  ")
         for row in rows
     ]
 
@@ -229,7 +229,7 @@ def _predicted(rows: Sequence[PredictedRow]) -> str:
         ]
         for row in rows
     ]
-    return table(head, cells, "IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$")
+    return table(head, cells, "IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", drop=("PRICE", "IMAGES/$", "$/H"))
 
 
 def as_json(

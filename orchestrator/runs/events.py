@@ -173,6 +173,7 @@ class Progress(Event):
     device: str | None = None
     steps_per_s: float | None = None
     unit: Literal["step", "epoch"] = "step"  # what `step` counts: a program may tell its epochs only
+    total: int | None = None  # how many there are to do, as the program's own output says
     values: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest loss, accuracy and the like
 
 

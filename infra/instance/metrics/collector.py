@@ -138,6 +138,7 @@ class Collector:
             "problem": self.problem or self.patterns.problem,
             "skipped": self._too_long + sum(source.skipped for source in self.sources),
             "saves": self.saves.facts(),
+            "total": 0 if self.chosen is None else self.chosen.total,
         }
         if facts != self._facts:
             try:

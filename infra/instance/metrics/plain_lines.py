@@ -15,7 +15,8 @@ from infra.instance.metrics.values import MOST_KEYS, clean, measurement, number_
 
 LONGEST_LINE = 1000  # characters that are read
 PLACE = re.compile(
-    r"(?<![\w./-])(?:(?:train|training|global)[ _])?(epoch|step|iter(?:ation)?)[ :=#]{0,3}[\[(]? ?(\d{1,12})(?![\w.])",
+    r"(?<![\w./-])(?:(?:train|training|global)[ _])?(epoch|step|iter(?:ation)?)[ :=#]{0,3}[\[(]? ?(\d{1,12})"
+    r"(?: ?(?:/|of) ?(\d{1,12}))?(?![\w.])",
     re.IGNORECASE,
 )
 TUTORIAL = re.compile(r"\[(\d{1,9}), {1,9}\d{1,9}\] loss: ")  # PyTorch's: epoch and batch
@@ -46,6 +47,13 @@ class PlainLines:
         self._lines = self._lines_before = 0  # of this epoch, and of the one before it
         self._values: dict[str, float] = {}  # of this epoch
         self._is_done = False  # this epoch has been told
+        self._totals: dict[str, int] = {}  # how many there are to do: `epoch 3/20`
+        self._unit = "step"  # of the newest measurement
+
+    @property
+    def total(self) -> int:
+        """How many steps, or epochs, there are to do, as the lines say it; 0 where they do not."""
+        return self._totals.get(self._unit, 0)
 
     def take(self, line: str, at: float, bar_step: int | None = None) -> None:
         """Read a line.
@@ -56,12 +64,15 @@ class PlainLines:
             bar_step: where the training's progress bar is, if it draws one: the values belong to that step.
         """
         line = ESCAPES.sub("", line[:LONGEST_LINE])
-        places = _places(line)
+        places, totals = _places(line)
         values = _values(line) if places or self._epoch is not None else {}
         if "epoch" in places and (values or HEADING.match(line)):
             self._begin(places["epoch"], at, is_told=bar_step is None)
         if not values:
             return
+        if self._epoch is not None:
+            totals.pop("step", None)  # of one epoch
+        self._totals.update(totals)
         if bar_step is not None:
             epoch = {} if self._epoch is None else {"epoch": float(self._epoch)}
             self._add({"step": bar_step, **epoch, **values}, at)
@@ -94,7 +105,9 @@ class PlainLines:
 
     def _add(self, values: dict[str, Any], at: float) -> None:
         made = measurement(values, at)
-        self._new += [made] if made is not None else []
+        if made is not None:
+            self._unit = made.get("unit", "step")
+            self._new.append(made)
 
     def new(self) -> list[dict[str, Any]]:
         """Return the measurements since the last call."""
@@ -102,15 +115,20 @@ class PlainLines:
         return new
 
 
-def _places(line: str) -> dict[str, int]:
-    """Return the first epoch and the first step in a line."""
+def _places(line: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the first epoch and the first step in a line, and how many of each there are to do, where it says so."""
     found: dict[str, int] = {}
-    for name, text in PLACE.findall(line):
+    totals: dict[str, int] = {}
+    for name, text, of in PLACE.findall(line):
         number = whole(float(text))
-        if number is not None:
-            found.setdefault("epoch" if name.lower() == "epoch" else "step", number)
+        unit = "epoch" if name.lower() == "epoch" else "step"
+        if number is None or unit in found:
+            continue
+        found[unit] = number
+        if of and int(of) >= max(number, 1):
+            totals[unit] = int(of)
     tutorial = TUTORIAL.match(line)
-    return found or ({"epoch": int(tutorial.group(1))} if tutorial else {})
+    return found or ({"epoch": int(tutorial.group(1))} if tutorial else {}), totals
 
 
 def _values(line: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ RATE = re.compile(r"([0-9.]{1,15}) ?([A-Za-z]{1,20})/s\b")
 PACE = re.compile(r"([0-9.]{1,15}) ?s/([A-Za-z]{1,20})\b")
 KERAS = re.compile(r"(?<![\w./-])(\d{1,12})/(\d{1,12}) .{0,120}?(\d{1,6}(?:\.\d{1,6})?)(m|u|µ)?s/(step|epoch)(.*)")
 PAIR = re.compile(r"([A-Za-z][\w/ .-]{0,60}?)\s?[=:]\s?([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?|nan|inf)(?![\w.])")
-EPOCH = re.compile(r"\b[Ee]poch[ :=#]{0,3}\[?(\d{1,9})")
+EPOCH = re.compile(r"\b[Ee]poch[ :=#]{0,3}\[?(\d{1,9})(?: ?(?:/|of) ?(\d{1,9}))?")
 OTHER = re.compile(
     r"val|eval|test|predict|download|upload|load|extract|token|map\b|filter|sanity|infer|generat|fetch|unpack|prepar",
     re.IGNORECASE,
@@ -44,6 +44,8 @@ class ProgressBars:
         self._bars: dict[int, Bar] = {}  # by their totals
         self._most = 0
         self._epoch: int | None = None
+        self._epochs = 0  # how many there are to do: `Epoch 3/20`; 0 where no line says it
+        self._is_of_epochs = False  # one move of the training's bar is an epoch
         self._told = 0
         self._new: dict[str, Any] | None = None
         self._lines: list[dict[str, Any]] = []  # what is printed between two states
@@ -52,16 +54,24 @@ class ProgressBars:
     def take(self, line: str, at: float) -> bool:
         """Read one state of a bar, which is one line that CR ends; return whether it is one."""
         if "/" not in line:
-            found = EPOCH.search(line) if "poch" in line else None
-            self._epoch = int(found.group(1)) if found else self._epoch
+            self._note_epoch(EPOCH.search(line) if "poch" in line else None)
             return False
         plain = ESCAPES.sub("", line)
         return self._tqdm(plain, at) or self._keras(plain, at) or self._epoch_line(plain)
 
     def _epoch_line(self, line: str) -> bool:
-        found = EPOCH.match(line)
-        self._epoch = int(found.group(1)) if found else self._epoch
+        self._note_epoch(EPOCH.match(line))
         return False
+
+    def _note_epoch(self, found: re.Match[str] | None) -> None:
+        if found is not None:
+            self._epoch = int(found.group(1))
+            self._epochs = int(found.group(2) or 0)
+
+    @property
+    def total(self) -> int:
+        """How many steps there are to do, 0 where it is not known: a bar may be of one epoch, or of all."""
+        return self._most if self._is_of_epochs else self._most * self._epochs
 
     def _tqdm(self, line: str, at: float) -> bool:
         found = BAR.search(line)
@@ -77,9 +87,7 @@ class ProgressBars:
         if pace and not rate:
             seconds = number_in(pace.group(1))
             speed = 1 / seconds if seconds else None
-        epoch = EPOCH.search(title)
-        if epoch:
-            self._epoch = int(epoch.group(1))
+        self._note_epoch(EPOCH.search(title))
         tail = inside[(rate or pace).end() :] if rate or pace else ""  # type: ignore[union-attr]
         self._note(done, total, speed, tail, at, is_epochs=unit in ("epoch", "epochs"))
         return True
@@ -103,7 +111,7 @@ class ProgressBars:
             return
         if total > self._most:
             self._most, self._told = total, 0
-        self.step = steps
+        self.step, self._is_of_epochs = steps, is_epochs
         if steps <= self._told:
             return
         made: dict[str, Any] = {"step": steps, "time": at}

@@ -51,6 +51,11 @@ class Source:
         """How many lines or records could not be read."""
         return 0
 
+    @property
+    def total(self) -> int:
+        """How many steps there are to do, or epochs where it tells those only; 0: it does not say."""
+        return 0
+
 
 class MetricsFile(Source):
     """`metrics.jsonl` in `out/` or in the working folder. Its lines are taken as they are."""
@@ -236,6 +241,7 @@ class HuggingFace(Source):
         self._known = Known()
         self._bad = 0
         self._last_step = -1
+        self._total = 0
         self._rows(before, 0.0)
 
     words = property(lambda self: "Hugging Face's Trainer")
@@ -260,11 +266,18 @@ class HuggingFace(Source):
 
     def _history(self, path: str) -> list[dict[str, Any]]:
         try:
-            history = json.loads(whole_file(path, MOST_JSON_BYTES)).get("log_history")
+            state = json.loads(whole_file(path, MOST_JSON_BYTES))
+            history, total = state.get("log_history"), state.get("max_steps")
         except (OSError, ValueError, AttributeError, RecursionError):
             self._bad += 1
             return []
+        self._total = total if type(total) is int and 0 < total <= MOST_STEP else self._total
         return [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
+
+    @property
+    def total(self) -> int:
+        """How many steps there are to do, as the newest `trainer_state.json` says."""
+        return self._total
 
     @property
     def skipped(self) -> int:
@@ -286,6 +299,11 @@ class Printed(Source):
     def words(self) -> str:
         """What it is, for people."""
         return self._words
+
+    @property
+    def total(self) -> int:
+        """How many steps or epochs bars and plain lines say that there are; 0: they do not say."""
+        return min(self._lines.total, MOST_STEP) if isinstance(self._lines, (ProgressBars, PlainLines)) else 0
 
     def new(self, at: float, found: Found, *, is_last: bool) -> list[dict[str, Any]]:
         """Return what the lines since the last call measure."""

@@ -226,6 +226,18 @@ def test_a_program_without_steps_or_measurements_runs_for_some_time(terminal: Vi
     assert any(line.startswith("cost    ~$0.0") and line.endswith("so far") for line in lines)
 
 
+def test_a_program_that_says_how_much_there_is_to_do_has_a_share_and_a_time_left(terminal: VirtualTerminal) -> None:
+    events = [*launched(), *trains()[:4]]
+    for number in (1, 3):
+        events.append(
+            ev.Progress(at=START + 40 + 10 * number, attempt=1, step=number, steps_per_s=0.1, unit="epoch", total=20)
+        )
+    lines = shown(terminal, panel_of(*events, steps=None, budget=None), START + 75)
+    row = next(line for line in lines if line.startswith("epoch "))
+    assert "3/20" in row
+    assert "~2m50s left" in row, row
+
+
 def test_a_sparkline_has_the_course_of_many_values() -> None:
     assert sparkline([1.0], 24) == ""
     assert sparkline([3.0, 3.0], 24) == "▁▁"

@@ -17,7 +17,7 @@ def prices_args(**changes: object) -> argparse.Namespace:
         "cloud": None, "instance": "p2.xlarge", "gpu": None, "region": None, "days": 7, "all_zones": False,
         "refresh": False, "offline": True, "profile": None, "output": "table",
     }  # fmt: skip
-    return argparse.Namespace(**{**given, **changes})
+    return argparse.Namespace(**{"plain": False, **given, **changes})
 
 
 @pytest.mark.parametrize(

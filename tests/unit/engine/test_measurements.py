@@ -87,6 +87,14 @@ def journal(home: Path) -> Journal:
     return Journal(story.store, story.clock)
 
 
+def test_what_there_is_to_do_is_kept_when_an_answer_does_not_tell_it(journal: Journal) -> None:
+    facts = ProgramFacts(journal, OWN, 1)
+    assert facts.total == 0
+    facts.note(status(metrics_total=20), 0.0)
+    facts.note(status(), 0.0)
+    assert facts.total == 20
+
+
 def test_the_source_is_written_down_once_and_is_in_the_state(journal: Journal) -> None:
     facts = ProgramFacts(journal, OWN, 1)
     for _ in range(3):

@@ -55,7 +55,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, *types: str, output: str = "table"
 ) -> str:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    assert comparing.do_compare(argparse.Namespace(types=list(types), gpu=None, output=output)) == 0
+    assert comparing.do_compare(argparse.Namespace(types=list(types), gpu=None, output=output, plain=False)) == 0
     return capsys.readouterr().out
 
 
@@ -89,7 +89,9 @@ def test_the_json_has_the_same_figures(
 def test_an_unknown_type_is_one_line_with_near_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     with pytest.raises(SpecError, match=r"TYPE: unknown instance type 'g4dn.xlrge'; did you mean g4dn.xlarge"):
-        comparing.do_compare(argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], gpu=None, output="table"))
+        comparing.do_compare(
+            argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], gpu=None, output="table", plain=False)
+        )
 
 
 def test_a_size_without_a_spot_price_is_compared_in_one_market(

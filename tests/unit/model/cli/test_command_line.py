@@ -81,7 +81,32 @@ def call(*words: str | Path) -> int:
         ),
         (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--seed", "x"), "'x' is not a whole number from 0"),
         (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--engine", "steam"), "invalid choice"),
-        (("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top"), "required: --out"),
+        (
+            ("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top"),
+            "nothing to write; give --out PNG, --animate FILE, or both",
+        ),
+        (("sample", "--checkpoint", "none.pt"), "nothing to write; give --out PNG, --animate FILE, or both"),
+        (
+            ("sample", "--checkpoint", "none.pt", "--animate", "a.mp4"),
+            "--animate a.mp4: an animation ends in .gif or .png; give another name",
+        ),
+        (
+            ("sample", "--checkpoint", "none.pt", "--animate", "none/a.gif"),
+            "cannot write none/a.gif: there is no folder none; give another --animate",
+        ),
+        (("sample", "--checkpoint", "none.pt", "--out", "/"), "cannot write /: it is a folder; give another --out"),
+        (
+            ("sample", "--checkpoint", "none.pt", "--out", "a.png", "--animate", "./a.png"),
+            "--out and --animate are both a.png; give two names",
+        ),
+        (("sample", "--checkpoint", "none.pt", "--animate", "a.gif"), "no checkpoint at none.pt"),
+        (
+            ("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top", "--animate", "a"),
+            "--animate a: an animation ends in .gif or .png; give another name",
+        ),
+        (("figures", "--checkpoint", "none.pt"), "nothing to write; give --out DIR, --animate FILE, or both"),
+        (("figures", "--checkpoint", "none.pt", "--animate", "a.gif"), "there is no none.pt"),
+        (("figures", "--checkpoint", ".", "--animate", "a.webp"), "an animation ends in .gif or .png"),
         (
             ("complete", "--checkpoint", "none.pt", "--image", "test:0", "--occlude", "top", "--out", "a.png"),
             "no checkpoint at none.pt",

@@ -12,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from model import image_files
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.device import cpu_name, device_name, has_kernels
 from model.errors import SetupError
+from model.evaluation import plots
 from model.evaluation.evaluate import report
-from model.evaluation.figures import chosen_pixels, predictive, read_metrics, write_all
+from model.evaluation.figures import chosen_pixels, predictive, write_all
+from model.evaluation.measured import described, read_metrics
 from model.evaluation.paper import TABLES
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
@@ -87,6 +90,42 @@ def test_without_matplotlib_it_names_the_extra(folder: Path, monkeypatch: pytest
         write_all(path_of(folder, 1), folder / "made", seed=0)
 
 
+def test_an_image_is_shown_at_a_whole_multiple_of_its_resolution(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    image = np.random.default_rng(0).integers(0, 16, (3, 16, 16)).astype(np.uint8)
+    chances = np.full((6, 3, 16), 1 / 16)
+    plots.predictions(tmp_path / "a.png", image, [(row, row) for row in range(6)], chances, caption="A caption.")
+    with Image.open(tmp_path / "a.png") as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    scale = plots.IMAGE // 16
+    shown = pixels[plots.TOP :, plots.LEFT :][: 16 * scale, : 16 * scale].reshape(16, scale, 16, scale, 3)
+    expected = image_files.bright(image[None], K=16)[0][:, None, :, None]
+    below_the_marks = shown[7:]  # the chosen pixels are above
+    assert (below_the_marks == expected[7:]).all()
+
+
+def test_all_panels_have_one_scale(tmp_path: Path) -> None:
+    """A bar of a tenth of the probability has a tenth of the height, in whichever panel it is."""
+    pytest.importorskip("matplotlib")
+    chances = np.zeros((6, 1, 10))
+    chances[0, 0, 4] = 1.0
+    chances[1:] = 0.1
+    image = np.full((1, 8, 8), 9, dtype=np.uint8)
+    plots.predictions(tmp_path / "a.png", image, [(0, column) for column in range(6)], chances, caption="A caption.")
+    with Image.open(tmp_path / "a.png") as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    ink = (pixels == [int(plots.INK[at : at + 2], 16) for at in (1, 3, 5)]).all(axis=2)
+    first = plots.LEFT + 8 * (plots.IMAGE // 8) + plots.LEFT + 20
+    heights = []
+    for panel in range(6):
+        row, column = divmod(panel, 3)
+        left, top = (first + column * (plots.PANEL_W + plots.GAP_W), plots.TOP + row * (plots.PANEL_H + plots.GAP_H))
+        middle = left + round(plots.PANEL_W * (4 - -1) / 11)  # of the bar of level 4
+        heights.append(int(ink[top : top + plots.PANEL_H, middle].sum()))
+    assert heights[0] > 0.9 * plots.PANEL_H
+    assert heights[1:] == pytest.approx([heights[0] / 10] * 5, abs=1)
+
+
 def test_a_predictive_distribution_does_not_depend_on_what_comes_after(folder: Path) -> None:
     net = network_of(load(path_of(folder, 1)), torch.device("cpu"))
     image = load_data("digits").test[3]
@@ -103,6 +142,14 @@ def test_a_predictive_distribution_does_not_depend_on_what_comes_after(folder: P
 def test_lines_that_are_no_measurements_are_passed_over(folder: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_caption_names_network_and_data() -> None:
+    assert (
+        described(TrainConfig(model="row-lstm", layers=3)) == "Row LSTM (3 layers, h = 16) on digits (8x8, 17 levels)"
+    )
+    pair = TrainConfig(dataset="photos-16", layers=1, multiscale=8)
+    assert described(pair) == "PixelCNN (1 layer, h = 16, 16x16 from 8x8) on photos-16 (16x16, 16 levels a colour)"
 
 
 # The paper

@@ -201,6 +201,34 @@ def test_a_bar_of_keras_with_its_colours_is_a_bar(program: Program) -> None:
     assert program.found() == [{"step": 12, "epoch": 2, "steps_per_s": 40.0, "accuracy": 0.91, "loss": 0.32}]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "total"),
+    [
+        (LOG, "epoch 3/20 loss 0.51\n", 20),
+        (LOG, "Epoch [3 / 20], Loss: 0.5\n", 20),
+        (LOG, "Train Epoch: 3 of 20 loss 0.5\n", 20),
+        (LOG, "step 100/5000 loss 0.5\n", 5000),
+        (LOG, "epoch 3/2 loss 0.51\n", 0),
+        (LOG, "Train Epoch: 1 [640/60000 (1%)]  Loss: 2.3\n", 0),
+        (LOG, "Epoch 1/20\nstep 100/600 loss 0.5\n", 0),  # the steps of one epoch
+        (LOG, "Epoch 2/5\n\r12/500 - 12s 25ms/step - loss: 0.32", 2500),
+        (LOG, "\rEpoch 1:  20%|# | 10/50 [00:01<00:09, 4.2it/s]", 0),
+        (LOG, "\r 20%|# | 10/50 [00:01<00:09, 4.2it/s]", 0),  # it may be one of many epochs
+        (LOG, "\r 20%|# | 4/20 [00:01<00:09, 4.2epoch/s, loss=0.5]", 20),
+        ("code/r/checkpoint-5/trainer_state.json", '{"max_steps": 500, "log_history": [{"loss": 2, "step": 5}]}', 500),
+        ("code/r/checkpoint-5/trainer_state.json", '{"max_steps": -1, "log_history": [{"loss": 2, "step": 5}]}', 0),
+        ("code/r/checkpoint-5/trainer_state.json", '{"max_steps": "x", "log_history": [{"loss": 2, "step": 5}]}', 0),
+    ],
+)
+def test_how_much_there_is_to_do_is_told_where_the_program_says_it(
+    program: Program, name: str, text: str, total: int
+) -> None:
+    program.begin()
+    program.writes(name, text)
+    assert program.found()
+    assert program.facts["total"] == total
+
+
 def test_without_anything_there_is_no_source(program: Program) -> None:
     program.begin()
     program.writes(LOG, "training 3/4 of the data in /a/b\nratio 1/2\n")

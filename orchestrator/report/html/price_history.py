@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,17 +165,23 @@ def _last(line: Line) -> float:
 
 
 def _draw_line(canvas: Canvas, line: Line, colour: str) -> None:
-    for span in line.spans:
-        if not span:
-            continue
-        times, prices = [days(at) for at, _ in span], [usd_h for _, usd_h in span]
-        style: dict[str, Any] = {"linewidth": 4.5, "solid_capstyle": "round", "zorder": 4}
-        if not line.is_paid:
-            style = {"linewidth": 1.4, "alpha": 0.85, "zorder": 2}
-        (drawn,) = canvas.axes.step(times, prices, where="post", color=colour, **style)
-        first = "paid, first " if line.is_paid else "first "
-        words = f"{first}${money(prices[0])}, lowest ${money(min(prices))}, at the end ${money(prices[-1])}"
-        canvas.tip(drawn, f"{line.label}: {words} per hour ({line.source})")
+    """Draw all spans of a line as one mark: a pool may have been paid a thousand times."""
+    times: list[float] = []
+    prices: list[float] = []
+    for span in filter(None, line.spans):
+        times += [*(days(at) for at, _ in span), days(span[-1][0])]
+        prices += [*(usd_h for _, usd_h in span), math.nan]  # a gap
+    if not times:
+        return
+    style: dict[str, Any] = {"linewidth": 4.5, "solid_capstyle": "round", "zorder": 4}
+    if not line.is_paid:
+        style = {"linewidth": 1.4, "alpha": 0.85, "zorder": 2}
+    (drawn,) = canvas.axes.step(times, prices, where="post", color=colour, **style)
+    first, last, lowest = prices[0], _last(line), min(usd_h for usd_h in prices if not math.isnan(usd_h))
+    words = (
+        f"{'paid, ' if line.is_paid else ''}first ${money(first)}, lowest ${money(lowest)}, at the end ${money(last)}"
+    )
+    canvas.tip(drawn, f"{line.label}: {words} per hour ({line.source})")
 
 
 def _time_axis(canvas: Canvas) -> None:

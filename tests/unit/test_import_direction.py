@@ -45,6 +45,7 @@ DOORS = {  # a vendor's package, and the only place that may import it
     "fabric": ("orchestrator.host.link",),
     "paramiko": ("orchestrator.host.link",),
     "matplotlib": ("orchestrator.report",),
+    "textalloc": ("orchestrator.report.html",),
 }
 BRIDGE = {"model", "model.config", "model.errors"}  # what the orchestrator may import of the trainer
 

@@ -214,6 +214,20 @@ CUT_OFF = """
 """
 
 
+def test_where_the_speed_says_nothing_the_page_leads_with_prices(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path))
+    write_run(tmp_path, "here", [Had("p2.xlarge", images_per_s=70)], cloud="embedded cloud")
+    assert main(["report", "--html", str(tmp_path / "r.html")]) == 0
+    for width in (1280, 390):
+        opened(page, tmp_path / "r.html", width)
+        assert page.run("document.querySelector('#speed-0 h3').firstChild.textContent.trim()") == "Price of each type"
+        assert page.run(CUT_OFF) == []
+    caption = page.run("document.querySelector('#speed-0 figcaption').textContent")
+    assert "so price alone tells them apart" in caption
+
+
 def test_the_story_the_bill_and_the_paid_pool_are_told_to_those_who_see_no_picture(
     page: Page, report: tuple[Path, dict[str, Any]]
 ) -> None:

@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
 SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
+EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
 ALL_EXTRAS := train,data,fast,figures,report,dashboard,tensorboard,local,docs,dev
 
-.PHONY: setup demo test test-all test-examples lint docs reference recording pictures clean
+.PHONY: setup demo test test-all test-examples test-exports lint docs reference recording pictures clean
 
 setup: $(VENV)/.installed
 
@@ -35,6 +36,10 @@ test-all: setup
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
 	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py
+
+test-exports: setup  # the trackers and a notebook's kernel are installed in an environment of their own
+	python=$$($(BIN)/python -m tests.support.own_packages exports $(EXPORT_PACKAGES)) && \
+	$$python -m pytest -m 'slow or not slow' tests/unit/export tests/scenarios/test_notebook.py
 
 lint: setup
 	$(BIN)/ruff check .

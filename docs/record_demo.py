@@ -52,7 +52,7 @@ SCREENS = (
     Still("terminal-report", ("pixel-orch", "report"), rows=60),
     Still(
         "terminal-prices-40",
-        tuple("pixel-orch prices --instance g4dn.xlarge,g5.xlarge --offline".split()),
+        ("pixel-orch", "prices", "--instance", "g4dn.xlarge,g5.xlarge", "--offline"),
         columns=40,
         rows=40,
     ),

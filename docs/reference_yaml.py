@@ -72,6 +72,7 @@ EXAMPLES: dict[str, str] = {
     "metrics": "metrics: {loss: 'loss=([0-9.]+)'}",
     "stop_signal": "stop-signal: SIGUSR1",
     "notify": "notify: https://example.org/hook",
+    "export": "export: [mlflow, tensorboard]",
     "ami": "ami: ami-0123456789abcdef0",
     "budget": "budget: 5",
     "max_duration": "max-duration: 12h",

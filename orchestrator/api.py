@@ -12,13 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from orchestrator.clock import SystemClock
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.cloud.quotes import age_words, quote, quoted_json
 from orchestrator.engine.interrupt_once import interruption
 from orchestrator.engine.lead import lead, lead_in_background
 from orchestrator.engine.progress_lines import ProgressLines
 from orchestrator.errors import SpecError
+from orchestrator.export.elsewhere import export_elsewhere
+from orchestrator.export.trackers import TRACKERS, check_trackers
 from orchestrator.formatting import visible
 from orchestrator.market import catalog
 from orchestrator.market.comparison import compare, comparison_json
@@ -32,6 +34,7 @@ from orchestrator.market.spot_prices import (
     ranked,
     recorded_regions,
 )
+from orchestrator.notebook import NotebookView, notebook
 from orchestrator.plan.launch_preparation import (
     LaunchRequest,
     check_account,
@@ -43,6 +46,7 @@ from orchestrator.plan.launch_preparation import (
 from orchestrator.plan.preview import DryRun, dry_run, not_sent, sync_dry_run, title_of, unused_gpus
 from orchestrator.plan.settings_file import LAUNCH_SETTINGS
 from orchestrator.plan.validators import check_cloud
+from orchestrator.report.bill import bill_of
 from orchestrator.report.records import row_of
 from orchestrator.report.run_card import run_card
 from orchestrator.report.summary import samples_of, summary_json
@@ -82,21 +86,29 @@ class RunResult:
         """Return the result as of now."""
         return result(self.run)
 
-    def wait(self, timeout_s: float | None = None) -> RunResult:
+    def wait(self, timeout_s: float | None = None, *, quiet: bool = False) -> RunResult:
         """Wait until the run is over, or no process leads it any more; return its result then.
+
+        In a notebook its card is shown meanwhile, unless `quiet`. Ctrl-C ends the waiting, and not the run.
 
         Raises:
             TimeoutError: it goes on after `timeout_s` seconds.
         """
-        clock = SystemClock()
+        clock, store = SystemClock(), self._store()
         over_at = None if timeout_s is None else clock.now() + timeout_s
-        while True:
-            store = self._store()
-            if store.state().is_final or store.owner_pid() is None:
-                return self.refresh()
-            if over_at is not None and clock.now() >= over_at:
-                raise TimeoutError(f"{self.run} is not over after {timeout_s:g} s")
-            clock.sleep(LOOK_EVERY_S)
+        view = None if quiet or store.state().is_final else _view_of(store, clock)
+        try:
+            while True:
+                if store.state().is_final or store.owner_pid() is None:
+                    return self.refresh()
+                if over_at is not None and clock.now() >= over_at:
+                    raise TimeoutError(f"{self.run} is not over after {timeout_s:g} s")
+                if view is not None:
+                    view.refresh()
+                clock.sleep(LOOK_EVERY_S)
+        finally:
+            if view is not None:
+                view.refresh(at_once=True)
 
     def stop(self, timeout_s: float | None = None) -> RunResult:
         """Save a checkpoint, download it, end the machine, as `pixel-orch stop` does; return the result then.
@@ -141,13 +153,23 @@ class RunResult:
 
         `on_demand` is what the same time would have cost, None where that price is not known.
         """
-        row = row_of(self._store(), SystemClock().now())
-        parts = {"disk": row.volume_usd, "address": row.address_usd, "data_out": row.data_out_usd}
-        instance = row.cost_usd - sum(parts.values())
-        usd = {"instance": instance, **parts, "total": row.cost_usd}
-        on_demand = None if row.on_demand_usd is None else float(row.on_demand_usd)
-        known = {name: float(value) for name, value in usd.items()}
-        return {**known, "on_demand": on_demand, "is_estimate": row.is_estimate}
+        return bill_of(row_of(self._store(), SystemClock().now()))
+
+    def export(self, *trackers: str) -> list[str]:
+        """Write the run into trackers, as `pixel-orch export` does; return where it is found in each.
+
+        Args:
+            trackers: "mlflow", "wandb", "tensorboard"; those of `launch(export=...)` if none is given.
+
+        Raises:
+            SpecError: a tracker is unknown or not named, or its package is missing.
+            ExportError: a tracker does not answer, or refuses.
+        """
+        store = self._store()
+        names = check_trackers(trackers or store.spec().program.export, flag="export()")
+        if not names:
+            raise SpecError(f"export(): name a tracker: {', '.join(TRACKERS)}")
+        return [export_elsewhere(store, name).checked() for name in names]
 
     @property
     def samples(self) -> list[Path]:
@@ -161,10 +183,7 @@ class RunResult:
         """Return the run for a notebook, as of now."""
         if self.state == "PLANNED":
             return f"<pre>{escape(repr(self))}</pre>"
-        png = b""
-        with suppress(OSError, IndexError):
-            png = read_bounded(self.samples[-1], MOST_PICTURE_BYTES)
-        return run_card(self.refresh().details, png)
+        return _card_of(self._store())
 
 
 class Metrics(list[dict[str, Any]]):
@@ -215,8 +234,8 @@ def launch(
         budget_usd: stop, saved and resumable, before more than this is billed.
         region: one or several; the configured one by default.
         detach: return as soon as a background process leads the run.
-        quiet: print nothing; otherwise progress goes to standard error.
-        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `setup="make"`. With
+        quiet: print nothing; otherwise progress goes to standard error, and in a notebook into one output that changes.
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `export="mlflow"`. With
             `dry_run=True` nothing is created: `state` is PLANNED, `details` the plan; `sync_dry_run=True`: the files.
 
     Raises:
@@ -282,10 +301,33 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             lead_in_background(run)
             return
         spec = run.plan.spec
+        view = None if say is _to_nobody else _view_of(run.store, clock)
+        tell = say if view is None else view.say
         seen = request.look.lines() if request.look else []
         for line in (f"{spec.run} on {title_of(cloud, spec)}", *not_sent(run.tree), *seen, *unused_gpus(run.plan)):
-            say(line)
-        lead(run, watchers=(ProgressLines(say, spec.steps, clock), *extra), say=say)
+            tell(line)
+        views = () if view is None else (view,)
+        try:
+            lead(run, watchers=(ProgressLines(tell, spec.steps, clock), *views, *extra), say=tell)
+        finally:
+            if view is not None:
+                view.refresh(at_once=True)
+
+
+def _view_of(store: RunStore, clock: Clock) -> NotebookView | None:
+    """Return what shows a run in the notebook, None outside of one."""
+    show = notebook()
+    return None if show is None else NotebookView(show, lambda: _card_of(store), clock)
+
+
+def _card_of(store: RunStore) -> str:
+    """Return a run as HTML, as of now."""
+    png, steps = b"", None
+    with suppress(OSError, IndexError):
+        png = read_bounded(samples_of(store)[-1][1], MOST_PICTURE_BYTES)
+    with suppress(SpecError):
+        steps = store.spec().steps
+    return run_card(summary_json(store, SystemClock().now()), png, steps=steps)
 
 
 def _planned(planned: DryRun, home: Path, say: Callable[[str], None]) -> RunResult:

@@ -11,6 +11,7 @@ def complete(every: argparse.ArgumentParser) -> None:
     import argcomplete
 
     from orchestrator.errors import SpecError
+    from orchestrator.export.trackers import TRACKERS
     from orchestrator.market import catalog
     from orchestrator.market.gpus import name_of
     from orchestrator.runs.home import home_from_environment
@@ -35,6 +36,8 @@ def complete(every: argparse.ArgumentParser) -> None:
             action.completer = types  # type: ignore[attr-defined]
         elif action.dest == "gpu":
             action.completer = gpus  # type: ignore[attr-defined]
+        elif action.dest in ("export", "to"):
+            action.completer = lambda **_: list(TRACKERS)  # type: ignore[attr-defined]
         elif action.dest == "region":
             action.completer = lambda **_: list(catalog.regions())  # type: ignore[attr-defined]
     argcomplete.autocomplete(every, always_complete_options=False)

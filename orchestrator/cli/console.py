@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 COMMAND = re.compile(
-    r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|bench|dashboard|"
-    r"prices|compare|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
+    r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|export|bench|"
+    r"dashboard|prices|compare|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|data)\b(?!:))"
 )
 
 

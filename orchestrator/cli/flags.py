@@ -31,6 +31,7 @@ EXAMPLES = {
     "down": "pixel-orch down 'digits-*' -y",
     "cleanup": "pixel-orch cleanup --dry-run || pixel-orch cleanup -y",
     "report": "pixel-orch report --html report.html",
+    "export": "pixel-orch export digits-1a2b --to mlflow --to tensorboard",
     "bench": "pixel-orch bench -t g4dn.xlarge,g5.xlarge --spot --steps 200 --budget 2 -y",
     "dashboard": "pixel-orch dashboard --port 8765",
     "prices": "pixel-orch prices -t g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
@@ -194,6 +195,12 @@ def _end_commands(add: Add) -> None:
 def _cost_commands(add: Add) -> None:
     sub = add("report", "compare runs and instance types by measured speed and actual price", aliases=["cost-report"])
     flags_market.report(sub)
+    sub = add("export", "write runs into MLflow, Weights & Biases or TensorBoard, again and again")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="names of runs")
+    sub.add_argument(
+        "--to", metavar="TRACKER", action="append", help="mlflow, wandb or tensorboard (default: those of --export)"
+    )
+    output_flag(sub)
     flags_market.bench(add("bench", "run a few steps on each of several types, side by side, and compare their cost"))
     flags_market.dashboard(add("dashboard", "show the runs live in a browser on this machine; changes nothing"))
     for name, text in (

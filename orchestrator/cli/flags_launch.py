@@ -80,6 +80,9 @@ def _how(sub: Flags) -> None:
     sub.add_argument(
         "--notify", metavar="URL", help="webhook: told of interruption, recovery, 80 %% of the budget, end"
     )
+    sub.add_argument(
+        "--export", metavar="TRACKER", action="append", help="metrics and bill go to mlflow, wandb or tensorboard"
+    )
     sub.add_argument("-r", "--retry-until-up", action="store_true", help="no capacity: ask again for up to a day")
     sub.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, cancelled or has failed")
     sub.add_argument(

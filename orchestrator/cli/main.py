@@ -30,6 +30,7 @@ COMMANDS = {  # command -> (module, function)
     "down": ("down", "down"),
     "cleanup": ("cleanup", "cleanup"),
     "report": ("report", "report"),
+    "export": ("export", "do_export"),
     "bench": ("bench", "bench"),
     "dashboard": ("dashboard", "dashboard"),
     "prices": ("prices", "prices"),

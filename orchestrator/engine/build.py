@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.clock import Clock
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.exports import Exporter
 from orchestrator.engine.journal import Watcher
 from orchestrator.engine.notifications import Notifier
 from orchestrator.host.connect import connector
@@ -32,4 +33,7 @@ def engine_for(run: PreparedRun, *, clock: Clock, watchers: tuple[Watcher, ...])
     )
     if plan.spec.program.notify:
         engine.journal.watchers = (*engine.journal.watchers, Notifier(engine.journal, plan.spec))
+    if plan.spec.program.export:
+        exporter = Exporter(engine.journal, plan.spec.program.export)
+        engine.journal.watchers = (*engine.journal.watchers, exporter)
     return engine

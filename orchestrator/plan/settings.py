@@ -11,6 +11,7 @@ from model.config import TrainConfig, config_from_settings
 from model.errors import ConfigError
 from orchestrator.cloud.connect import EMBEDDED_POLICY, regions_for
 from orchestrator.errors import SpecError
+from orchestrator.export.trackers import check_trackers
 from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
 from orchestrator.plan.image_reference import check_image
@@ -128,6 +129,7 @@ def _program(
         "metric_patterns": check_metrics(given("metrics"), trainer),
         "stop_signal": check_stop_signal(given("stop_signal")),
         "notify": check_notify(given("notify")),
+        "export": check_trackers(given("export")),
     }
 
 
@@ -145,23 +147,10 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
             raise SpecError(f"{flag}: cannot change when {old.run} is resumed; drop it")
     if command:
         raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
-    changes: dict[str, Any] = {}
-    if flags.get("setup") is not None or flags.get("no_setup"):
-        asked = _setup(flags, {}, is_own=bool(old.command))
-        changes["program"] = old.program.model_copy(update=asked)
+    changes: dict[str, Any] = {"program": _resumed_program(flags, old)}
     instances = _instances(flags, old.cloud)
     if instances:
         changes["instances"] = instances
-    new = changes.get("program", old.program)
-    image = flags.get("image") or new.image
-    image = check_image(image, cloud=old.cloud, is_own=bool(old.command), has_setup=new.setup is not None)
-    changes["program"] = new.model_copy(update={"image": image})
-    if any(flags.get(name) for name in downloads.NAMES):
-        has_bucket = bool(flags.get("bucket") or old.bucket)
-        new_downloads = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
-        changes["program"] = changes["program"].model_copy(update={"downloads": new_downloads})
-    if flags.get("notify") is not None:
-        changes["program"] = changes["program"].model_copy(update={"notify": check_notify(flags["notify"])})
     if flags.get("spot") or flags.get("on_demand"):
         changes["market"] = _market(flags, {})
     if flags.get("max_price") is not None:
@@ -179,6 +168,23 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
     if changes.get("market", old.market) == "on-demand":
         changes["max_price_usd_h"] = None
     return old.model_copy(update=changes)
+
+
+def _resumed_program(flags: Mapping[str, Any], old: RunSpec) -> ProgramSpec:
+    """Return how the program of a run that is resumed is run, with what may change taken from the flags."""
+    changes: dict[str, Any] = {}
+    if flags.get("setup") is not None or flags.get("no_setup"):
+        changes |= _setup(flags, {}, is_own=bool(old.command))
+    setup = changes.get("setup", old.program.setup)
+    image = flags.get("image") or old.program.image
+    changes["image"] = check_image(image, cloud=old.cloud, is_own=bool(old.command), has_setup=setup is not None)
+    if any(flags.get(name) for name in downloads.NAMES):
+        has_bucket = bool(flags.get("bucket") or old.bucket)
+        changes["downloads"] = downloads.downloads_from(flags.get, has_bucket=has_bucket, old=old.downloads)
+    if flags.get("notify") is not None:
+        changes["notify"] = check_notify(flags["notify"])
+    changes["export"] = check_trackers(flags.get("export") or old.program.export)
+    return old.program.model_copy(update=changes)
 
 
 def _instances(asked: Mapping[str, Any], cloud: str) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "metrics": (str, list, dict),
     "stop_signal": str,
     "notify": str,
+    "export": (str, list),
     "ami": str,
     "budget": (int, float, str),
     "max_duration": (int, float, str),
@@ -91,8 +92,8 @@ OF_A_FOLDER = {
 """The settings that `pixel-orch.yaml` may hold where it is found, and not named. No other one is: what is left out
 could run a program here (`ssh_proxy`, `command`; `env` with LD_PRELOAD, `setup` or the folder's program, with
 `cloud: local`), read other files (`env_file`, `key`, `include`), decide who may connect (`ssh_cidr`, `subnet`, a `tag`
-that a policy asks for), who is told (`notify`), which account, bucket or image is used, or raise what is spent
-(`instance`, `gpu`, `disk_size`)."""
+that a policy asks for), who is told (`notify`, `export`), which account, bucket or image is used, or raise what is
+spent (`instance`, `gpu`, `disk_size`)."""
 
 BILLED = ("region", "model", "dataset", "steps", "set")
 """Those of them that change the price of an hour or the number of hours: on AWS the user sets a limit then."""

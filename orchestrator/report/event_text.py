@@ -10,7 +10,7 @@ from orchestrator.formatting import counted, figure, number, one_line, price, sp
 from orchestrator.runs import events as ev
 from orchestrator.runs import output_events as out
 from orchestrator.runs.checked import is_figure
-from orchestrator.runs.program_events import MetricsFound, NotificationLost, WorkUnsaved
+from orchestrator.runs.program_events import ExportFinished, ExportStarted, MetricsFound, NotificationLost, WorkUnsaved
 
 _ENDED_BY = {"aws": "AWS", "pixel-orch": "pixel-orch", "instance": "itself", "other": "someone else"}
 
@@ -110,10 +110,19 @@ def _program_words(event: ev.Event, _now: float) -> str:
 
 
 def _notification_words(event: ev.Event, _now: float) -> str:
-    """What does not arrive at the address of `--notify`."""
-    if not isinstance(event, NotificationLost):
-        return ""
-    return f"  A notification did not arrive ({event.reason}); the run goes on, and this is not said again."
+    """What does not arrive at the address of `--notify`, and what came of `--export`."""
+    match event:
+        case NotificationLost():
+            return f"  A notification did not arrive ({event.reason}); the run goes on, and this is not said again."
+        case ExportStarted():
+            return f"exporting to {event.trackers}"
+        case ExportFinished() if event.problem:
+            again = f"pixel-orch export {event.run} --to {event.tracker}"
+            return f"  Not exported to {event.tracker} ({one_line(event.problem)}); the run is as it is. Later: {again}"
+        case ExportFinished():
+            return f"  Exported to {event.tracker}: {one_line(event.place)}"
+        case _:
+            return ""
 
 
 def progress_words(event: ev.Progress, most: int = 2) -> str:

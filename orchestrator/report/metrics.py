@@ -131,6 +131,21 @@ def read(path: Path, *, skip_until_step: int = 0, is_own: bool = False) -> Diges
     return found if series is None else _with_series(found, series)
 
 
+def objects_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a metrics file, within the bounds of `read`; a file that is missing, or is none, has none.
+
+    Args:
+        path: the path of `metrics.jsonl`.
+    """
+    try:
+        file = open_regular(path)
+    except OSError:
+        return
+    with file:
+        for piece in _pieces(file):
+            yield from parse(piece)[0]
+
+
 def _with_series(found: Digest, series: Series) -> Digest:
     """Return the digest with all numbers of a user's own program, and the speed in steps that few tell."""
     return replace(
@@ -350,6 +365,8 @@ def joined(digests: Sequence[tuple[int, Digest]]) -> tuple[tuple[Point, ...], tu
     train: list[Point] = []
     valid: list[Point] = []
     for resumed_from, one in digests:
+        if not (one.lines or one.train_curve or one.valid_curve):
+            continue  # it was lost before it trained, and took no step back
         train = [point for point in train if point[0] <= resumed_from] + list(one.train_curve)
         valid = [point for point in valid if point[0] <= resumed_from] + list(one.valid_curve)
     return tuple(train), tuple(valid)

@@ -36,3 +36,22 @@ class NotificationLost(Event):
 
     kind: ClassVar[str] = "notification_lost"
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStarted(Event):
+    """A run that is over is being written into trackers, in words. Told, and not written down."""
+
+    kind: ClassVar[str] = "export_started"
+    trackers: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFinished(Event):
+    """A run that is over was written into a tracker, or why it was not. Told, and not written down."""
+
+    kind: ClassVar[str] = "export_finished"
+    run: str
+    tracker: str
+    place: str  # where it is found there
+    problem: str = ""

@@ -86,6 +86,7 @@ class ProgramSpec(BaseModel):
     metric_patterns: Mapping[str, str] = Field(default_factory=dict)  # for its log, by the names of the values
     stop_signal: str = "SIGTERM"  # tells it to save and end
     image: str | None = None  # the Docker image in which it runs
+    export: tuple[str, ...] = ()  # the trackers that get metrics and bill
     notify: str | None = None  # a URL that is told of interruption, recovery, budget and end
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,12 @@ from infra.local import EmbeddedCloud, EmbeddedCloudError
 from orchestrator.runs.events import InterruptionNoticed, TrainerStarted
 from orchestrator.runs.output_events import OutputsPulled, OutputsRestored
 from orchestrator.runs.store import RunStore
+from tests.support.own_packages import python_with
 from tests.support.stage import Stage, last_json
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PACKAGES = ("transformers", "accelerate", "lightning", "papermill", "ipykernel")
-PIP_S = 300
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums do not depend on the load of this machine then, nor does the time so much
 RUN_S = 240.0
 OLD_S = 2.0  # a save of that age stands still
@@ -104,41 +100,8 @@ def examples(epochs: int = 30) -> tuple[Example, ...]:
 
 
 def python_with_packages() -> tuple[Path | None, str]:
-    """Return a Python that has the packages of all examples beside our own, and "", or None and why there is none.
-
-    It is a virtual environment below `~/.cache`, made once: our packages (torch) are visible in it, and not changed.
-    """
-    key = hashlib.sha256(repr((sys.prefix, sys.version, PACKAGES)).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixel-orch" / f"examples-{key}"
-    python = cache / "bin" / "python"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with (cache.parent / f"examples-{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (cache / "complete").exists():
-            return python, ""
-        try:
-            _make(cache, python)
-        except (subprocess.SubprocessError, OSError) as error:
-            said = getattr(error, "stderr", None) or b""
-            lines = said.decode(errors="replace").strip().splitlines() or [str(error)]
-            shutil.rmtree(cache, ignore_errors=True)
-            return None, f"pip cannot install {', '.join(PACKAGES)}: {lines[-1][:200]}"
-        (cache / "complete").touch()
-    return python, ""
-
-
-def _make(cache: Path, python: Path) -> None:
-    run_environment = ROOT / "infra" / "instance" / "run_environment.py"
-    subprocess.run([sys.executable, run_environment, cache], check=True, capture_output=True, timeout=PIP_S)
-    kept = []
-    for name in ("torch", "numpy", "scikit-learn"):
-        try:
-            kept.append(f"{name}=={version(name)}\n")
-        except PackageNotFoundError:
-            continue
-    (cache / "constraints.txt").write_text("".join(kept))
-    words = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", cache / "constraints.txt"]
-    subprocess.run([*words, *PACKAGES], check=True, capture_output=True, timeout=PIP_S)
+    """Return a Python that has the packages of all examples beside our own, and "", or None and why there is none."""
+    return python_with("examples", PACKAGES)
 
 
 def alone(python: Path, example: Example, folder: Path) -> float:

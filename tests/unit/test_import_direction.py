@@ -21,11 +21,13 @@ ORCHESTRATOR = {
     "cloud": ["ground", "runs", "market"],
     "host": ["ground", "runs", "market", "cloud"],
     "report": ["ground", "runs", "market"],
-    "plan": ["ground", "runs", "market", "cloud", "host", "report"],
-    "engine": ["ground", "runs", "market", "cloud", "host", "report", "plan"],
+    "export": ["ground", "runs", "market", "report"],
+    "plan": ["ground", "runs", "market", "cloud", "host", "report", "export"],
+    "engine": ["ground", "runs", "market", "cloud", "host", "report", "export", "plan"],
     "dashboard": ["ground", "runs", "market", "report"],
-    "api": ["ground", "runs", "market", "cloud", "host", "report", "plan", "engine"],
-    "cli": ["ground", "runs", "market", "cloud", "host", "report", "plan", "engine", "dashboard"],
+    "notebook": ["ground", "runs", "market", "report"],
+    "api": ["ground", "runs", "market", "cloud", "host", "report", "export", "plan", "engine", "notebook"],
+    "cli": ["ground", "runs", "market", "cloud", "host", "report", "export", "plan", "engine", "dashboard"],
     "face": ["ground", "api"],
 }
 GROUND_OF_ORCHESTRATOR = {"errors", "clock", "version", "formatting", "callbacks"}
@@ -46,6 +48,9 @@ DOORS = {  # a vendor's package, and the only place that may import it
     "paramiko": ("orchestrator.host.link",),
     "matplotlib": ("orchestrator.report",),
     "textalloc": ("orchestrator.report.html",),
+    "mlflow": ("orchestrator.export.to_mlflow",),
+    "wandb": ("orchestrator.export.to_wandb",),
+    "tensorboard": ("orchestrator.export.to_tensorboard",),
 }
 BRIDGE = {"model", "model.config", "model.errors"}  # what the orchestrator may import of the trainer
 

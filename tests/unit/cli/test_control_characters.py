@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -41,8 +42,8 @@ class Terminal(io.StringIO):
 
 
 def raw_in(text: str) -> list[str]:
-    """Return the characters of a text that could act on a terminal, our own erasing of the live line aside."""
-    left = text.replace("\r\x1b[K", "")
+    """Return the characters of a text that could act on a terminal, our own colours and erasing aside."""
+    left = re.sub(r"\x1b\[(?:0|1|2|1;2|32|1;32|33|36|1;31)m", "", text.replace("\r\x1b[K", ""))
     return [c for c in left if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
 
 

@@ -245,7 +245,7 @@ def test_names_of_runs_are_whole_at_80_columns_in_a_pipe_and_in_a_narrow_termina
                 with monkeypatch.context() as patched:
                     patched.setattr(sys, "stdout", screen)
                     assert main(command) == 0
-                shown = screen.getvalue()
+                shown = re.sub(r"\x1b\[[\d;]+m", "", screen.getvalue())
                 assert all(name in shown for name in names), shown
                 assert "…" not in shown.split("\n\n")[0], shown
                 assert max(map(len, shown.split("\n\n")[0].splitlines())) <= width, shown

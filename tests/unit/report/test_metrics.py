@@ -72,6 +72,8 @@ def test_a_curve_of_two_attempts_has_each_step_once() -> None:
     first = Digest(train_curve=((1, 3.0), (2, 2.0), (3, 1.5)))
     second = Digest(train_curve=((3, 1.4), (4, 1.3)))
     assert joined([(0, first), (2, second)])[0] == ((1, 3.0), (2, 2.0), (3, 1.4), (4, 1.3))
+    lost = joined([(0, first), (0, Digest()), (2, second)])
+    assert lost == joined([(0, first), (2, second)]), "a machine that was lost before it trained takes no step back"
 
 
 def test_a_thinned_curve_keeps_its_mean() -> None:

@@ -39,6 +39,7 @@ COMMANDS = [
     ["teardown", "--cloud", "local", "-y"],
     ["runs", "prune", "x", "-y"],
     ["dashboard", "--port", "0"],
+    ["export", "x", "--to", "tensorboard"],
 ]
 
 

@@ -120,7 +120,8 @@ def _all_of(history: History) -> tuple[Step, ...]:
 def price_history(report: Report, histories: Sequence[History], key: str) -> Picture | None:
     """Draw the spot prices over time; None where no price is known."""
     lines, known = price_lines(report, histories)
-    if not any(line.spans and any(line.spans) for line in lines):
+    prices = [usd_h for line in lines for span in line.spans for _, usd_h in span if usd_h > 0]
+    if not prices:
         return None
     labels = list(dict.fromkeys(line.label for line in lines))
     colours = dict(zip(labels, SERIES, strict=False))
@@ -131,7 +132,6 @@ def price_history(report: Report, histories: Sequence[History], key: str) -> Pic
         for line in reversed(lines):  # what was paid lies above
             _draw_line(canvas, line, colours[line.label])
         _time_axis(canvas)
-        prices = [usd_h for line in lines for span in line.spans for _, usd_h in span if usd_h > 0]
         if max(prices) > LOG_ABOVE * min(prices):
             canvas.axes.set_yscale("log")
             log_money(canvas, canvas.axes.yaxis)

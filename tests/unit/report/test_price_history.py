@@ -63,6 +63,11 @@ def test_the_market_goes_on_thin_where_the_paid_pool_is_in_it_too(home: Path) ->
     assert [(line.label, line.is_paid) for line in lines] == [(CHEAP.label, True), (CHEAP.label, False)]
 
 
+def test_prices_of_nothing_are_no_chart(home: Path) -> None:
+    write_run(home, "one", [Had(price_usd_h=0.0)])
+    assert price_history(report_over(home), [], "prices") is None
+
+
 def test_of_many_paid_pools_the_newest_are_drawn_and_an_older_one_is_not_called_unpaid(home: Path) -> None:
     for number, letter in enumerate("abcdefg"):
         write_run(home, f"run-{letter}", [Had(zone=f"us-east-1{letter}")], born=BORN + 3000.0 * number)

@@ -23,7 +23,7 @@ from orchestrator.report.html.axes import part
 from orchestrator.report.html.bill_bar import bill_bar
 from orchestrator.report.html.charts import Curve
 from orchestrator.report.html.price_history import History, price_history
-from orchestrator.report.html.story_chart import MOST_STORIES, story_picture
+from orchestrator.report.html.story_chart import FEW_STORIES, MANY_RUNS, MOST_STORIES, story_picture
 from orchestrator.report.html.svg import Picture, check_library
 from orchestrator.report.html.units import readable, usd_words
 from orchestrator.report.html.value_charts import ValueCurves, value_charts
@@ -249,7 +249,7 @@ def _common(report: Report, exhibits: Exhibits) -> list[str]:
 def _stories(report: Report) -> str:
     """Return the pictures of the newest runs that lost an instance, "" without any."""
     known = [run.story for run in report.runs if run.story is not None and run.story.chapters]
-    shown = known[-MOST_STORIES:][::-1]
+    shown = known[-(FEW_STORIES if len(report.runs) > MANY_RUNS else MOST_STORIES) :][::-1]
     drawn = _figures(
         [(story_picture(story, f"story-{place}"), "measured, billed") for place, story in enumerate(shown)]
     )

@@ -13,7 +13,8 @@ from orchestrator.report.html.svg import BAD, CARD, GOOD, GREY, GRID, INK, SERIE
 from orchestrator.report.html.units import three_digits
 from orchestrator.report.story import Chapter, Moment, Story, time_at
 
-MOST_STORIES = 3  # on a page: of the newest runs that lost an instance
+MOST_STORIES = 4  # on a page: of the newest runs that lost an instance
+MANY_RUNS, FEW_STORIES = 40, 2  # a picture takes 0.2 s: a page of many runs has fewer
 MOST_CHAPTERS = 8  # of a story: the last ones
 MOST_MARKS = 24  # checkpoints of an attempt that are marked
 LONGEST_NAME = 40
@@ -288,4 +289,4 @@ def _handles(chapters: Sequence[Chapter]) -> list[Any]:
     return handles
 
 
-__all__ = ["MOST_STORIES", "Part", "parts_of", "story_picture", "story_words"]
+__all__ = ["FEW_STORIES", "MANY_RUNS", "MOST_STORIES", "Part", "parts_of", "story_picture", "story_words"]

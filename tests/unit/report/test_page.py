@@ -49,6 +49,18 @@ def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leav
 
 
 @pytest.mark.slow
+def test_a_page_of_many_runs_has_two_stories_and_says_so(home: Path) -> None:
+    from orchestrator.report.html.page import Exhibits, as_html
+
+    for number in range(41):
+        attempts = [Had(last_step=60, ended_by="aws"), Had(first_step=61, last_step=70)] if number < 3 else [Had()]
+        write_run(home, f"run-{number:02}", attempts, born=BORN + number)
+    page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
+    assert page.count('id="story-') == 2
+    assert "The newest 2 of 3 runs that lost an instance" in page
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interrupted", "again", "says"),
     [(False, False, "<b>0</b><span>interruptions</span>"), (True, False, "<b>1</b><span>interruption</span>"),

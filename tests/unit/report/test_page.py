@@ -56,7 +56,7 @@ def test_a_page_of_many_runs_has_two_stories_and_says_so(home: Path) -> None:
         attempts = [Had(last_step=60, ended_by="aws"), Had(first_step=61, last_step=70)] if number < 3 else [Had()]
         write_run(home, f"run-{number:02}", attempts, born=BORN + number)
     page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
-    assert page.count('id="story-') == 2
+    assert page.count('<figure id="story-') == 2
     assert "The newest 2 of 3 runs that lost an instance" in page
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.report import exhibits_of, report_of
+from orchestrator.cloud.price_cache import Entry, PriceCache
+from orchestrator.market.price_series import PricePoint
 from orchestrator.report.html.price_history import History, paid_pools, price_history, price_lines
 from orchestrator.report.records import records_of
 from orchestrator.report.rows import Report
@@ -76,6 +79,22 @@ def test_of_many_paid_pools_the_newest_are_drawn_and_an_older_one_is_not_called_
     assert known == 7
     assert [line.label[-1] for line in lines if line.is_paid] == ["g", "f", "e", "d", "c"]
     assert not {line.label[-1] for line in lines} & {"a", "b"}
+
+
+def test_the_cached_price_of_the_paid_zone_is_in_it_although_another_zone_is_cheaper(home: Path) -> None:
+    write_run(home, "one", [Had(zone="us-east-1c")])
+    cache = PriceCache(home, "aws")
+    zones = {
+        f"us-east-1{letter}": (PricePoint(BORN - 9000, Decimal(usd_h)),)
+        for letter, usd_h in (("c", "0.3"), ("f", "0.1"))
+    }
+    cache.put("g4dn.xlarge", "us-east-1", Entry(NOW, BORN - 9000, NOW, None, zones))
+    cache.save()
+    records = records_of(RunStore.all(home), NOW)
+    lines, _ = price_lines(report_over(home), exhibits_of(records, home, NOW).histories)
+    assert [(line.label, line.is_paid) for line in lines] == [
+        ("g4dn.xlarge us-east-1c", True), ("g4dn.xlarge us-east-1f", False), ("g4dn.xlarge us-east-1c", False),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -138,19 +138,27 @@ def _spread(items: list[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
 
 
 def _histories(records: list[Record], home: Path, now: float) -> list[History]:
-    """Return the price history of each type's cheapest zone: cached, else as the attempts saw it."""
+    """Return the price histories of each type's cheapest zone and of the zones that were paid.
+
+    They are the cached ones, else as the attempts saw them.
+    """
     from orchestrator.report.html.charts import History
 
     own = list(dict.fromkeys(a.instance_type for record in reversed(records) for a in record.row.attempts))
     is_embedded = all(record.row.cloud == EMBEDDED_TITLE for record in records)
-    cache = PriceCache(home, "local" if is_embedded else "aws")
+    cache, source = PriceCache(home, "local" if is_embedded else "aws"), "embedded" if is_embedded else "cached"
     found: dict[str, History] = {}
+    used = {(attempt.instance_type, attempt.zone) for record in records for attempt in record.row.attempts}
+    paid: list[History] = []
     for (name, _), entry in sorted(cache.entries.items()):
         for zone, changes in entry.zones.items():
             seen = found.get(name)
             if changes and (seen is None or float(changes[-1].usd_h) < seen.changes[-1][1]):
                 points = tuple((change.at, float(change.usd_h)) for change in changes)
-                found[name] = History(f"{name} {zone}", points, entry.end, "embedded" if is_embedded else "cached")
+                found[name] = History(f"{name} {zone}", points, entry.end, source)
+            if changes and (name, zone) in used:
+                points = tuple((change.at, float(change.usd_h)) for change in changes)
+                paid.append(History(f"{name} {zone}", points, entry.end, source))
     for record in records:
         for attempt in record.state.attempts:
             if attempt.price_changes and attempt.instance_type not in found:
@@ -159,7 +167,8 @@ def _histories(records: list[Record], home: Path, now: float) -> list[History]:
                 end = attempt.ended_at if attempt.ended_at is not None else now
                 source = "embedded" if record.row.cloud == EMBEDDED_TITLE else "seen by a run"
                 found[attempt.instance_type] = History(label, points, end, source)
-    return [found[name] for name in own if name in found] or list(found.values())
+    cheapest = [found[name] for name in own if name in found] or list(found.values())
+    return list({one.label: one for one in [*paid, *cheapest]}.values())
 
 
 def _write_out(path: Path, text: str, *, flag: str) -> None:

@@ -223,7 +223,16 @@ def _attempt_row(
         unit=digest.unit if digest.lines else attempt.unit,
         metrics_source=attempt.metrics_source,
         is_measured=is_measured,
+        prices=_paid_prices(attempt),
     )
+
+
+def _paid_prices(attempt: Attempt) -> tuple[tuple[float, float], ...]:
+    """Return the prices of the attempt's pool: as they changed, else by the hour, else that of the launch."""
+    if attempt.price_changes:
+        return tuple(sorted(attempt.price_changes.items()))
+    hours = sorted(attempt.prices_usd_h.items()) or [(0, attempt.price_usd_h)]
+    return tuple((attempt.started_at + 3600.0 * hour, usd_h) for hour, usd_h in hours)
 
 
 def _attempt_problems(digest: Digest, attempt: Attempt, *, is_own: bool) -> tuple[str, ...]:
@@ -385,7 +394,18 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
         cost_usd=_sum(row.billed_usd for row in rows),
         device=next((row.device for row in rows if row.device), ""),
         is_ranked=cloud != EMBEDDED_TITLE and rate.usd_h is not None,
+        on_demand_usd_h=_on_demand_usd_h(rows),
     )
+
+
+def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
+    """Return the on-demand price per hour of a type: as paid, else as the catalog has it for the newest region."""
+    newest = rows[-1]
+    if newest.market == "on-demand":
+        return newest.price_usd_h
+    known = _find(newest.instance_type)
+    usd_h = known.on_demand_usd_h.get(newest.region) if known else None
+    return None if usd_h is None else Decimal(str(usd_h))
 
 
 def _predicted(
@@ -408,6 +428,7 @@ def _predicted(
     rows = []
     for one in found.of_types:
         price, source = _price_of(one.instance_type, best, prices)
+        on_demand, _ = _price_of(one.instance_type, {}, prices)
         epoch = workload.images_per_epoch
         rows.append(
             PredictedRow(
@@ -422,6 +443,7 @@ def _predicted(
                 images_per_usd=None if not price else one.images_per_s * 3600 / float(price),
                 basis=one.basis,
                 is_bound_by_kernels=one.is_bound_by_kernels,
+                on_demand_usd_h=on_demand,
             )
         )
     rows.sort(key=lambda row: -(row.images_per_usd or 0))

@@ -40,7 +40,9 @@ def run_json(run: RunRow) -> dict[str, Any]:
 
 def plain(row: Any) -> dict[str, Any]:
     """Return a row as plain JSON values: a Decimal as a number, a time as text."""
-    return {f.name: _plain(f.name, getattr(row, f.name)) for f in dataclasses.fields(row)}
+    return {
+        f.name: _plain(f.name, getattr(row, f.name)) for f in dataclasses.fields(row) if not f.metadata.get("page_only")
+    }
 
 
 def _plain(name: str, value: Any) -> Any:

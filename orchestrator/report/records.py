@@ -16,6 +16,7 @@ from orchestrator.report import RunRow, Workload, run_row
 from orchestrator.report import metrics as digesting
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.metrics import Digest
+from orchestrator.report.story import is_lost, story_of
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import read_bounded
 from orchestrator.runs.listing import BrokenRun, parted, read_run
@@ -46,7 +47,10 @@ def record_of(store: RunStore, now: float, rule: SpotRule = DEFAULT_RULE) -> Rec
     digests = {attempt.number: _digest(store, attempt, is_own=workload.is_own) for attempt in state.attempts}
     row = run_row(state, digests, now, workload=workload, rule=rule)
     problems = (*store.defects(state), *seen.remarks, *row.problems)
-    row = replace(row, is_estimate=row.is_estimate or seen.is_estimate, problems=problems)
+    story = None
+    if is_lost(state):  # its events are read once more
+        story = story_of(state, store.events(), digests, now, [one.steps_lost for one in row.attempts])
+    row = replace(row, is_estimate=row.is_estimate or seen.is_estimate, problems=problems, story=story)
     return Record(row, state, digests, workload)
 
 

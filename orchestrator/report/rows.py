@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from orchestrator.market.throughput import Work
+from orchestrator.report.story import Story
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
+
+PAGE_ONLY = {"page_only": True}  # of a field that is drawn in the HTML page and is in no JSON
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class AttemptRow:
     unit: str = "step"  # "epoch": the program tells its epochs only
     metrics_source: str = ""  # of a program of the user's own, in words; "" where none was found
     is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
+    prices: tuple[tuple[float, float], ...] = field(default=(), metadata=PAGE_ONLY)  # unix seconds, dollars per hour
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class RunRow:
     usd_per_step: Decimal | None = None
     steps_per_epoch: float | None = None  # as the program's own lines give it
     values: Mapping[str, float] = field(default_factory=dict)  # the last one of each number that it wrote
+    story: Story | None = field(default=None, metadata=PAGE_ONLY)  # of a run that lost an instance
 
     @property
     def is_untrained(self) -> bool:
@@ -143,6 +148,7 @@ class TypeRow:
     cost_usd: Decimal
     device: str
     is_ranked: bool  # False on the embedded cloud, which measures this machine's CPU
+    on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # None: unknown
 
     @property
     def is_embedded(self) -> bool:
@@ -165,6 +171,7 @@ class PredictedRow:
     images_per_usd: float | None
     basis: str
     is_bound_by_kernels: bool = False  # by kernel starts, which take the same time on every type
+    on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # the lowest of the regions
 
 
 @dataclass(frozen=True)

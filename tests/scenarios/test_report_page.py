@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.cli.main import main
 from orchestrator.formatting import money, number
-from tests.support import browser
+from orchestrator.report.html.units import three_digits
+from tests.support import axe, browser
 from tests.support.browser import Page
 from tests.support.report_runs import PNG, Had, write_run
 
@@ -112,6 +113,9 @@ def test_its_tables_hold_the_numbers_of_the_json(page: Page, report: tuple[Path,
     def usd(value: float | None) -> str:
         return money(None if value is None else Decimal(repr(value)))
 
+    def per_thousand(value: float | None) -> str:
+        return "-" if value is None else three_digits(1000 * value, keeps_zeros=True)
+
     runs = raw["runs"]
     assert column("runs", "run") == [run["run"] for run in runs]
     assert [cell.lstrip("~") for cell in column("runs", "billed $")] == [usd(run["cost_usd"]) for run in runs]
@@ -126,9 +130,9 @@ def test_its_tables_hold_the_numbers_of_the_json(page: Page, report: tuple[Path,
     keys = list(zip(column("types", "type"), column("types", "market"), column("types", "workload"), strict=True))
     assert sorted(keys) == sorted(types)
     assert column("types", "images/s") == [number(types[key]["images_per_s"]) for key in keys]
-    assert column("types", "$/epoch") == [usd(types[key]["usd_per_epoch"]) for key in keys]
+    assert column("types", "$/1,000 epochs") == [per_thousand(types[key]["usd_per_epoch"]) for key in keys]
     assert column("predicted", "images/s") == [number(row["images_per_s"]) for row in raw["predicted"]]
-    assert column("predicted", "$/epoch") == [usd(row["usd_per_epoch"]) for row in raw["predicted"]]
+    assert column("predicted", "$/1,000 epochs") == [per_thousand(row["usd_per_epoch"]) for row in raw["predicted"]]
     assert column("left-out", "error") == [f"{100 * row['error']:+.0f} %" for row in raw["left_out"]]
     assert {"mute", "evil"} <= {run["run"] for run in runs}
     assert column("problems", "run") == [run["run"] for run in runs for _ in run["problems"]]
@@ -155,6 +159,84 @@ def test_it_can_be_used_without_eyes_and_without_a_mouse(page: Page, report: tup
     values = [float(cell.lstrip("~")) for cell in cells]
     assert values == sorted(values, reverse=True)
     assert page.run("document.querySelectorAll('svg title').length") > 20, "marks say what they are"
+
+
+ROWS = """
+[...document.querySelectorAll(".figures")].map(box => {
+  const rows = {};
+  for (const one of box.children) {
+    const r = one.getBoundingClientRect();
+    (rows[Math.round(r.top)] ||= []).push(r.height);
+  }
+  return Object.values(rows);
+}).flat()
+"""
+CARDS = """
+[...document.querySelectorAll(".card")].map(e => { const r = e.getBoundingClientRect(); return [r.top, r.height]; })
+"""
+
+
+def test_what_stands_in_one_row_has_one_height(page: Page, report: tuple[Path, dict[str, Any]]) -> None:
+    opened(page, report[0], 1280)
+    rows = page.run(ROWS)
+    assert any(len(row) == 2 for row in rows)
+    assert all(max(row) - min(row) < 1 for row in rows)
+    for width in (1280, 800, 390):
+        opened(page, report[0], width)
+        cards: dict[float, set[float]] = {}
+        for top, height in page.run(CARDS):
+            cards.setdefault(round(top), set()).add(round(height))
+        assert all(len(heights) == 1 for heights in cards.values()), f"cards at {width} px: {cards}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_fault(page: Page, report: tuple[Path, dict[str, Any]], width: int, scheme: str) -> None:
+    if axe.source() is None:
+        pytest.skip(axe.WHY_NOT)
+    assert axe.faults(opened(page, report[0], width, scheme)) == []
+
+
+def test_no_text_of_a_chart_leaves_its_picture(page: Page, report: tuple[Path, dict[str, Any]]) -> None:
+    for width in (1280, 390):
+        opened(page, report[0], width)
+        assert page.run(CUT_OFF) == []
+
+
+CUT_OFF = """
+[...document.querySelectorAll("figure svg")].filter(svg => svg.getBoundingClientRect().width > 0).flatMap(svg => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter(text => {
+    const r = text.getBoundingClientRect();
+    return r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1;
+  }).map(text => `${svg.closest("figure").id}: ${text.textContent}`);
+})
+"""
+
+
+def test_where_the_speed_says_nothing_the_page_leads_with_prices(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(tmp_path))
+    write_run(tmp_path, "here", [Had("p2.xlarge", images_per_s=70)], cloud="embedded cloud")
+    assert main(["report", "--html", str(tmp_path / "r.html")]) == 0
+    for width in (1280, 390):
+        opened(page, tmp_path / "r.html", width)
+        assert page.run("document.querySelector('#speed-0 h3').firstChild.textContent.trim()") == "Price of each type"
+        assert page.run(CUT_OFF) == []
+    caption = page.run("document.querySelector('#speed-0 figcaption').textContent")
+    assert "so price alone tells them apart" in caption
+
+
+def test_the_story_the_bill_and_the_paid_pool_are_told_to_those_who_see_no_picture(
+    page: Page, report: tuple[Path, dict[str, Any]]
+) -> None:
+    opened(page, report[0])
+    alts = page.run("[...document.querySelectorAll('[role=img]')].map(e => e.getAttribute('aria-label'))")
+    assert any(alt.startswith("Run lost-twice lost 1 instance.") for alt in alts)
+    assert any("10 steps had to be trained again" in alt for alt in alts)
+    assert any(alt.startswith("The bill of 5 runs is") for alt in alts)
+    assert any("g5.xlarge us-east-1a $0.210 (paid)" in alt for alt in alts)
 
 
 def test_what_a_run_is_called_is_text_not_a_program(page: Page, report: tuple[Path, dict[str, Any]]) -> None:

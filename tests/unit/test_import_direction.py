@@ -49,6 +49,7 @@ DOORS = {  # a vendor's package, and the only place that may import it
     "paramiko": ("orchestrator.host.link",),
     "matplotlib": ("orchestrator.report",),
     "numpy": ("orchestrator.policy",),
+    "textalloc": ("orchestrator.report.html",),
     "mlflow": ("orchestrator.export.to_mlflow",),
     "wandb": ("orchestrator.export.to_wandb",),
     "tensorboard": ("orchestrator.export.to_tensorboard",),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 
-from orchestrator.formatting import counted, money, one_line, span
+from orchestrator.formatting import counted, one_line, span
 from orchestrator.report.forms import (
     Table,
     attempts_table,
@@ -18,9 +18,14 @@ from orchestrator.report.forms import (
     runs_table,
     types_table,
 )
-from orchestrator.report.html import charts
-from orchestrator.report.html.charts import Curve, History
+from orchestrator.report.html import charts, epoch_cost, price_speed
+from orchestrator.report.html.axes import part
+from orchestrator.report.html.bill_bar import bill_bar
+from orchestrator.report.html.charts import Curve
+from orchestrator.report.html.price_history import History, price_history
+from orchestrator.report.html.story_chart import FEW_STORIES, MANY_RUNS, MOST_STORIES, story_picture
 from orchestrator.report.html.svg import Picture, check_library
+from orchestrator.report.html.units import readable, usd_words
 from orchestrator.report.html.value_charts import ValueCurves, value_charts
 from orchestrator.report.rows import Report
 from orchestrator.report.text import basis_words, compact, ranked_types, when
@@ -110,27 +115,19 @@ def _e(text: object) -> str:
 # -- the header
 
 
-def _head(report: Report) -> str:
+def _cards(report: Report) -> list[tuple[str, str, str]]:
+    """Return the cards: a figure, what it is, a detail."""
     runs = report.runs
-    total = sum((run.cost_usd for run in runs), Decimal(0))
-    known = [run for run in runs if run.on_demand_usd]
-    on_demand = sum((run.on_demand_usd or Decimal(0) for run in known), Decimal(0))
-    same = sum((run.cost_usd for run in known), Decimal(0))
     done = sum(run.state == "SUCCEEDED" for run in runs)
     attempts = sum(len(run.attempts) for run in runs)
     mark = "~" if any(run.is_estimate for run in runs) else ""
+    total = sum((run.cost_usd for run in runs), Decimal(0))
+    name = "runs" if len(runs) != 1 else "run"
     cards = [
-        (
-            str(len(runs)),
-            "runs" if len(runs) != 1 else "run",
-            f"{done} succeeded, {counted(attempts, 'instance')}",
-        ),
-        (f"{mark}${money(total)}", "billed", "instances, disks, addresses, data out"),
+        (str(len(runs)), name, f"{done} succeeded, {counted(attempts, 'instance')}"),
     ]
-    if on_demand:
-        cards.append(
-            (f"{100 * (1 - same / on_demand):.0f} %", "saved", f"on-demand price of the same time: ${money(on_demand)}")
-        )
+    if not all(run.on_demand_usd for run in runs):  # else the bar below has it
+        cards.append((f"{mark}{usd_words(total)}", "billed", "instances, disks, addresses, data out"))
     interruptions, lost = sum(r.interruptions for r in runs), sum(r.steps_lost for r in runs)
     cards.append(
         (
@@ -142,12 +139,18 @@ def _head(report: Report) -> str:
     start_usd, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
     if start_usd:
         detail = f"boot and set-up; data ready after {span(data_s)}" if data_s else "boot and set-up"
-        cards.append((f"{mark}${money(start_usd)}", "before the first step", detail))
+        cards.append((f"{mark}{usd_words(start_usd)}", "before the first step", detail))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
         cards.append(
             (compact(best.images_per_usd), "images per dollar", f"the best: {best.instance_type}, {best.market}")
         )
+    return cards
+
+
+def _head(report: Report) -> str:
+    runs = report.runs
+    cards = _cards(report)
     shown = "".join(
         f'<div class="card"><b>{_e(figure)}</b><span>{_e(name)}</span><small>{_e(detail)}</small></div>'
         for figure, name, detail in cards
@@ -156,18 +159,30 @@ def _head(report: Report) -> str:
     return (
         f'<header><p class="brand">pixel-orch</p><h1>Cost and speed of instance types</h1>'
         f'<p class="when">{counted(len(runs), "run")}, as of {when(report.generated_at)}</p>'
-        f'{notes}<div class="cards">{shown}</div></header>\n<main id="main">'
+        f'{notes}<div class="cards n{len(cards)}">{shown}</div></header>\n<main id="main">{bill_bar(runs)}'
     )
 
 
 # -- the charts
 
 
-def _figure(picture: Picture, origin: str) -> str:
-    return (
-        f'<figure id="{picture.key}"><h3>{_e(picture.title)} <span class="origin">{_e(origin)}</span></h3>'
-        f"<figcaption>{_e(picture.caption)}</figcaption>{picture.svg}</figure>"
-    )
+Origin = tuple[Picture | None, str]  # a picture, and where its figures come from
+
+
+def _figures(pictures: Sequence[Origin]) -> str:
+    """Return the figures in rows of two of the same height; a last one without a neighbour has its words beside it."""
+    known = [(picture, origin) for picture, origin in pictures if picture is not None]
+    halves = [picture.key for picture, _ in known if not picture.is_full]
+    alone = halves[-1] if len(halves) % 2 else ""
+    parts = []
+    for picture, origin in known:
+        kind = "full" if picture.is_full else "alone" if picture.key == alone else "half"
+        parts.append(
+            f'<figure id="{picture.key}" class="{kind}"><h3>{_e(picture.title)} '
+            f'<span class="origin">{_e(origin)}</span></h3>'
+            f"<figcaption>{_e(picture.caption)}</figcaption>{picture.svg}</figure>"
+        )
+    return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
 def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
@@ -175,15 +190,18 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
     newest = list(dict.fromkeys(run.workload for run in reversed(report.runs) if run.workload in workloads))
     sections = []
     for index, workload in enumerate(newest[: charts.MOST_WORKLOADS]):
-        pictures = [
-            charts.price_and_speed(report, workload, f"speed-{index}"),
-            charts.cost_per_epoch(report, workload, f"epoch-{index}"),
-        ]
-        drawn = "".join(_figure(p, _origin(report, workload)) for p in pictures if p is not None)
+        bars = epoch_cost.epoch_bars(report, workload)
+        wide, narrow = price_speed.heights_of(report, workload)
+        height = max(wide, epoch_cost.height_of(bars) if bars else 0.0)  # of both: they stand in one row
+        lead = price_speed.lead(report, workload, f"speed-{index}", (height, narrow))
+        epoch = epoch_cost.cost_per_epoch(bars, workload, f"epoch-{index}", (height, epoch_cost.height_of(bars) + 0.3))
+        origin = _origin(report, workload)
+        is_price = lead is not None and lead.title == price_speed.PRICE_ALONE
+        drawn = _figures([(lead, price_speed.origin_of(report, workload) if is_price else origin), (epoch, origin)])
         if not drawn:
             drawn = '<p class="none">No attempt has measured a speed yet.</p>'
         sections.append(
-            f'<section><h2>{_e(workload or "Workload not recorded")}</h2><div class="figures">{drawn}</div>'
+            f"<section><h2>{_e(workload or 'Workload not recorded')}</h2>{drawn}"
             f"{_prediction_note(report, workload)}</section>"
         )
     left = len(newest) - len(sections)
@@ -193,7 +211,7 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
 
 
 def _origin(report: Report, workload: str) -> str:
-    mine = [row for row in report.types if row.workload == workload and row.images_per_s]
+    mine = [row for row in report.types if row.workload == workload and (row.images_per_s or row.usd_per_epoch)]
     kinds = ["measured"] if any(row.is_ranked for row in mine) else []
     kinds += ["measured on this CPU"] if any(row.is_embedded for row in mine) else []
     kinds += ["predicted"] if any(row.workload == workload for row in report.predicted) else []
@@ -209,16 +227,34 @@ def _prediction_note(report: Report, workload: str) -> str:
 
 
 def _common(report: Report, exhibits: Exhibits) -> list[str]:
-    money_pictures: list[tuple[Picture | None, str]] = [
-        (charts.price_history(exhibits.histories, "prices"), ", ".join({h.source for h in exhibits.histories})),
-        (charts.learning(exhibits.curves, "learning", len(report.runs)), "measured"),
-        *((picture, "measured") for picture in value_charts(exhibits.values, "value")),
-        (charts.timeline(report, "attempts"), "billed"),
-    ]
-    drawn = "".join(_figure(p, origin) for p, origin in money_pictures if p is not None)
-    sections = [f'<section><h2>History of the runs</h2><div class="figures">{drawn}</div></section>'] if drawn else []
+    prices = price_history(report, exhibits.histories, "prices")
+    sections = []
+    stories = _stories(report)
+    if stories:
+        sections.append(f"<section><h2>Interrupted and resumed</h2>{stories}</section>")
+    drawn = _figures(
+        [
+            (prices, "spot market"),
+            (charts.learning(exhibits.curves, "learning", len(report.runs)), "measured"),
+            *((picture, "measured") for picture in value_charts(exhibits.values, "value")),
+            (charts.timeline(report, "attempts"), "billed"),
+        ]
+    )
+    if drawn:
+        sections.append(f"<section><h2>History of the runs</h2>{drawn}</section>")
     gallery = _galleries(exhibits, len(report.runs))
     return sections + ([gallery] if gallery else [])
+
+
+def _stories(report: Report) -> str:
+    """Return the pictures of the newest runs that lost an instance, "" without any."""
+    known = [run.story for run in report.runs if run.story is not None and run.story.chapters]
+    shown = known[-(FEW_STORIES if len(report.runs) > MANY_RUNS else MOST_STORIES) :][::-1]
+    drawn = _figures(
+        [(story_picture(story, f"story-{place}"), "measured, billed") for place, story in enumerate(shown)]
+    )
+    left = part(len(shown), len(known), "newest", "runs that lost an instance; the others are in the tables")
+    return f'{drawn}<p class="none">{left.strip()}</p>' if left else drawn
 
 
 def _galleries(exhibits: Exhibits, of: int) -> str:
@@ -265,7 +301,7 @@ def _tables(report: Report) -> str:
 
 
 def _table(title: str, origin: str, key: str, table: Table) -> str:
-    head, rows = table
+    head, rows = readable(table)
     cut = f" The first {MOST_ROWS:,} of {len(rows):,} rows; -o json has them all." if len(rows) > MOST_ROWS else ""
     heads = "".join(
         f'<th scope="col"{"" if name in WORD_COLUMNS else " class=n"}><button type="button">{_e(name)}</button></th>'

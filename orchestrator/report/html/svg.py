@@ -31,9 +31,9 @@ VARIABLES = {
     BAD: "--bad",
     WARN: "--warn",
 }
-WIDE = (7.6, 3.7)  # inches of 100 px
+WIDE = (7.6, 3.7)  # inches of 72 px: half of a wide page
+FULL_WIDTH = 13.5  # of a picture that has a row of a wide page for itself
 NARROW = (3.5, 3.5)
-PX = 100
 _IDS = re.compile(r'(\bid="|href="#|url\(#)')
 _GEOMETRY = re.compile(r'\b(?:d|x|y|x1|x2|y1|y2|width|height|points|transform)="[^"]*"')
 _LONG = re.compile(r"(\d+\.\d{2})\d+")
@@ -44,8 +44,10 @@ class Canvas:
     """One drawing: the figure, its axes, and the tooltips of its marks."""
 
     figure: Any
-    axes: Any
+    axes: Any  # of several panels the first
     is_wide: bool
+    is_full: bool = False  # it has a row of the page for itself
+    panels: tuple[Any, ...] = ()  # all axes, from above
     tips: list[str] = field(default_factory=list)
 
     def tip(self, artist: Any, text: str) -> None:
@@ -63,13 +65,14 @@ class Picture:
     caption: str  # what the chart shows, and the origin of its figures
     alt: str  # the content in words, for screen readers
     svg: str
+    is_full: bool = False  # it has a row of the page for itself
 
 
 def check_library() -> None:
     """Raise SpecError if the drawing library is not installed."""
     from importlib.util import find_spec
 
-    if find_spec("matplotlib") is None:
+    if find_spec("matplotlib") is None or find_spec("textalloc") is None:
         raise SpecError("--html needs the extra 'report': pip install 'pixel-orch[report]'; -o json works without it")
 
 
@@ -81,6 +84,8 @@ def picture(
     draw: Callable[[Canvas], None],
     *,
     heights: tuple[float, float] = (WIDE[1], NARROW[1]),
+    is_full: bool = False,
+    panels: Sequence[float] = (1,),
 ) -> Picture:
     """Draw a chart in both sizes.
 
@@ -89,22 +94,20 @@ def picture(
         title, caption, alt: see `Picture`.
         draw: draws on the given canvas.
         heights: in inches, wide and narrow.
+        is_full: whether it has a row of a wide page for itself.
+        panels: the relative heights of the axes, from above; they share the time axis.
     """
-    wide = _render(key + "-w", (WIDE[0], heights[0]), draw, is_wide=True)
-    narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, is_wide=False)
+    wide = _render(key + "-w", (FULL_WIDTH if is_full else WIDE[0], heights[0]), draw, (True, is_full), panels)
+    narrow = _render(key + "-n", (NARROW[0], heights[1]), draw, (False, is_full), panels)
     both = (
         f'<div class="wide" role="img" aria-label="{html.escape(one_line(alt))}">{wide}</div>'
         f'<div class="narrow" role="img" aria-label="{html.escape(one_line(alt))}">{narrow}</div>'
     )
-    return Picture(key, title, caption, alt, both)
+    return Picture(key, title, caption, alt, both, is_full)
 
 
-def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], None], *, is_wide: bool) -> str:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    look: Any = {  # the stubs require literal keys
+def _look(*, is_wide: bool) -> dict[Any, Any]:  # the stubs require literal keys
+    return {
         "svg.fonttype": "none",
         "svg.hashsalt": "pixel-orch",
         "font.size": 11.5 if is_wide else 9,
@@ -130,15 +133,47 @@ def _render(prefix: str, size: tuple[float, float], draw: Callable[[Canvas], Non
         "path.simplify": True,
         "text.parse_math": False,  # a name with two $ is no formula
     }
-    with mpl.rc_context(look), warnings.catch_warnings():
+
+
+def drawn(
+    size: tuple[float, float],
+    draw: Callable[[Canvas], None],
+    kind: tuple[bool, bool] = (True, False),
+    panels: Sequence[float] = (1,),
+) -> tuple[Canvas, str]:
+    """Return (the canvas, matplotlib's SVG) of a chart.
+
+    Args:
+        size: width and height in inches of 72 px.
+        draw: draws on the given canvas.
+        kind: whether it is wide, and whether it has a row of the page for itself.
+        panels: the relative heights of the axes, from above.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_look(is_wide=kind[0])), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks, a label that is too long: the browser draws it
         figure = Figure(figsize=size, dpi=72, layout="constrained")
-        FigureCanvasSVG(figure)
-        canvas = Canvas(figure, figure.subplots(), is_wide)
+        printer: Any = FigureCanvasSVG(figure)
+        axes = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=list(panels))
+        canvas = Canvas(figure, axes[0][0], kind[0], kind[1], tuple(row[0] for row in axes))
         draw(canvas)
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _adapted(out.getvalue(), prefix, canvas.tips)
+        printer.print_svg(out, metadata={"Date": None, "Creator": None})  # `savefig` would lay out and draw it twice
+    return canvas, out.getvalue()
+
+
+def _render(
+    prefix: str,
+    size: tuple[float, float],
+    draw: Callable[[Canvas], None],
+    kind: tuple[bool, bool],
+    panels: Sequence[float],
+) -> str:
+    canvas, text = drawn(size, draw, kind, panels)
+    return _adapted(text, prefix, canvas.tips)
 
 
 def _rounded(found: re.Match[str]) -> str:

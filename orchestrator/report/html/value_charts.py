@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.formatting import cut, figure, one_line
-from orchestrator.report.html.svg import INK, SERIES, Canvas, Picture, picture
+from orchestrator.report.html.axes import legend
+from orchestrator.report.html.svg import SERIES, Canvas, Picture, picture
+from orchestrator.report.names import short_names
 from orchestrator.report.series import main_keys
 
 MOST_CHARTS = 6
 MOST_LINES = len(SERIES)
-LONGEST_KEY, LONGEST_RUN = 60, 24
+LONGEST_KEY = 60
+WIDE_NAME, NARROW_NAME = 34, 24
 Points = tuple[tuple[int, float], ...]
 
 
@@ -38,16 +41,16 @@ def _chart(name: str, runs: Sequence[ValueCurves], key: str) -> Picture:
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.axes
-        for colour, one in zip(SERIES, shown, strict=False):
+        labels = short_names([one_line(one.run) for one in shown], WIDE_NAME if canvas.is_wide else NARROW_NAME)
+        for colour, one, label in zip(SERIES, shown, labels, strict=False):
             steps, values = zip(*one.curves[name], strict=True)
-            label = cut(one_line(one.run), LONGEST_RUN)
             (line,) = axes.plot(steps, values, color=colour, linewidth=1.5, label=label)
-            canvas.tip(line, f"{label}: {figure(values[-1])} at {unit} {steps[-1]:,}")
+            canvas.tip(line, f"{one_line(one.run)}: {figure(values[-1])} at {unit} {steps[-1]:,}")
         axes.set_xlabel(unit)
         axes.set_ylabel(cut(title, 30))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=6 if canvas.is_wide else 4)
-        canvas.figure.legend(loc="outside upper left", ncols=3 if canvas.is_wide else 1, labelcolor=INK)
+        legend(canvas)
 
     ends = "; ".join(
         f"{one.run} {figure(one.curves[name][-1][1])} at {unit} {one.curves[name][-1][0]}" for one in shown

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.report import report_of
-from orchestrator.report.html.charts import Spot, front
+from orchestrator.report.html.price_speed import Spot, front
 from orchestrator.report.records import records_of
 from orchestrator.runs.store import RunStore
 from tests.support.report_runs import BORN, PNG, Had, write_run
@@ -46,6 +46,18 @@ def test_the_page_describes_the_front_only_if_it_is_drawn_and_names_what_it_leav
     records = records_of(RunStore.all(home), NOW)
     page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
     assert "above and left of the line" in page
+
+
+@pytest.mark.slow
+def test_a_page_of_many_runs_has_two_stories_and_says_so(home: Path) -> None:
+    from orchestrator.report.html.page import Exhibits, as_html
+
+    for number in range(41):
+        attempts = [Had(last_step=60, ended_by="aws"), Had(first_step=61, last_step=70)] if number < 3 else [Had()]
+        write_run(home, f"run-{number:02}", attempts, born=BORN + number)
+    page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
+    assert page.count('<figure id="story-') == 2
+    assert "The newest 2 of 3 runs that lost an instance" in page
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(
     r"(?<![\w/.`'-])pixel-orch (?=(?:launch|attach|stop|status|logs|pull|ssh|down|cleanup|report|export|bench|"
-    r"dashboard|prices|compare|simulate|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|"
+    r"dashboard|prices|compare|simulate|plan|check|runs|setup|teardown|completion|train|evaluate|sample|complete|figures|"
     r"data)\b(?!:))"
 )
 

@@ -50,3 +50,26 @@ def simulate(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--plot", metavar="FILE", help="also draw cost against slack: PNG, SVG or PDF")
     output_flag(how)
     plain_flag(how)
+
+
+def plan(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of `plan`."""
+    work = sub.add_argument_group("the work (one of these)")
+    work.add_argument("--images", metavar="N", help="images to train on: 50M, 200k")
+    work.add_argument("--steps", metavar="N", type=int, help="steps of the bundled trainer")
+    work.add_argument("--work", metavar="TIME", help="hours of training, the same on every type")
+    what = sub.add_argument_group("what is trained")
+    what.add_argument("--model", metavar="NAME", help="network of the bundled trainer")
+    what.add_argument("--dataset", metavar="NAME", help="data set")
+    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any other setting of the trainer")
+    limits = sub.add_argument_group("limits")
+    limits.add_argument("--deadline", metavar="TIME", help="as in launch: 18:00, 24h, a date; needed")
+    limits.add_argument("--budget", metavar="USD", help="what all of it may cost")
+    limits.add_argument("--changeover", metavar="TIME", help="boot, set-up, restore (default: measured, else 5m)")
+    where = sub.add_argument_group("where")
+    where.add_argument("-t", "--instance", metavar="TYPE", help="types: a,b,c (default: one of each GPU)")
+    where.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
+    where.add_argument("--policy", metavar="NAME", help="a list of policies (default: planned,greedy,on-demand)")
+    where.add_argument("--plot", metavar="FILE", help="also draw cost against the chance: PNG, SVG or PDF")
+    output_flag(where)
+    plain_flag(where)

@@ -36,6 +36,7 @@ COMMANDS = {  # command -> (module, function)
     "prices": ("prices", "prices"),
     "compare": ("compare", "do_compare"),
     "simulate": ("simulate", "simulate"),
+    "plan": ("plan", "plan"),
     "check": ("check", "check"),
     "runs": ("prune", "prune"),
     "setup": ("setup", "setup"),

@@ -38,7 +38,7 @@ def simulate(args: argparse.Namespace) -> int:
     prior = _prior(args)
     _check_time(markets, wish)
     if args.plot:
-        _check_plot(Path(args.plot))
+        check_plot(Path(args.plot))
     total, made, screen = wish.size(len(markets)), 0, Screen(sys.stderr)
 
     def done() -> None:
@@ -183,7 +183,8 @@ def _whole(value: int, flag: str, least: int, most: int) -> int:
     return value
 
 
-def _check_plot(path: Path) -> None:
+def check_plot(path: Path) -> None:
+    """Raise SpecError if a plot cannot be written there."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf") or not path.parent.is_dir():
         raise SpecError(f"--plot: cannot write {path}; name a .png, .svg or .pdf file in a folder that exists")
 

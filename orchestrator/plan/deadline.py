@@ -114,6 +114,19 @@ def with_estimate(spec: RunSpec, home: Path, *, is_resumed: bool) -> RunSpec:
     return spec.model_copy(update={"program": program})
 
 
+def check_budget(plan: Plan) -> None:
+    """Raise SpecError if the budget does not pay for the work on the cheapest pool, even without an interruption."""
+    deadline, budget = plan.spec.deadline, plan.spec.limits.budget_usd
+    if deadline is None or budget is None or deadline.work_s is None:
+        return
+    least = min(offer.price_usd_h for offer in (*plan.offers, *plan.on_demand)) * deadline.work_s / 3600
+    if float(budget) < least:
+        raise SpecError(
+            f"--budget: ${budget} do not pay for {span(deadline.work_s)} of work: the cheapest pool takes ${money(least)} "
+            "without an interruption; give more, or a smaller work"
+        )
+
+
 def outlook_lines(plan: Plan, home: Path) -> list[str]:
     """Return what a launch with a deadline may cost and why it is in time, in sentences; [] without a deadline."""
     spec, deadline = plan.spec, plan.spec.deadline

@@ -20,7 +20,7 @@ from orchestrator.host import snapshot
 from orchestrator.host.connect import make_run_key
 from orchestrator.host.sync import Tree
 from orchestrator.plan import initial_checkpoint
-from orchestrator.plan.deadline import with_estimate
+from orchestrator.plan.deadline import check_budget, with_estimate
 from orchestrator.plan.first_look import FirstLook, look
 from orchestrator.plan.initial_checkpoint import InitialCheckpoint
 from orchestrator.plan.job import tree_for
@@ -160,6 +160,8 @@ def prepare_launch(request: LaunchRequest, cloud: Cloud, home: Path) -> Prepared
         start_embedded(home).add_fault(fault)
     born_at = old.state().created_at if old else None
     plan = make_plan(spec, cloud, home_id(home), born_at, images_per_s=measured_speeds(home, spec))
+    if old is None:
+        check_budget(plan)
     spec = resolved(plan.spec, home)
     plan = preflight(replace(plan, spec=spec), cloud)
     checkpoint = request.checkpoint

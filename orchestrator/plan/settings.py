@@ -316,6 +316,15 @@ def _market(flags: Mapping[str, Any], file: Mapping[str, Any], *, has_deadline: 
     return "spot" if spot else "on-demand"
 
 
+def trainer_of(flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings of the bundled trainer that flags ask for.
+
+    Raises:
+        SpecError: one of them is wrong.
+    """
+    return _trainer(flags, {})
+
+
 def _trainer(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     settings: dict[str, Any] = dict(file.get("set") or {})
     own: dict[str, Any] = _pairs(flags.get("set"), flag="--set")

@@ -31,6 +31,8 @@ class Outlook:
         most_usd: on-demand from the start to the deadline: no way of keeping it costs more.
         late_share: of the futures: 0 for a policy that keeps to the safety rule, unless the time is too short.
         spot_share: of the machine time that is spot.
+        costs_usd: of each future, in ascending order.
+        machine_h: of a future, on average.
     """
 
     mean_usd: float
@@ -38,6 +40,8 @@ class Outlook:
     most_usd: float
     late_share: float
     spot_share: float
+    costs_usd: tuple[float, ...]
+    machine_h: float
 
 
 def outlook(
@@ -77,6 +81,8 @@ def outlook(
         most_usd=on_demand_usd_h * max(job.deadline_s, job.work_s + job.margin_s) / 3600,
         late_share=float(outcome.is_late.mean()),
         spot_share=float(outcome.spot_s.sum() / machine_s) if machine_s else 0.0,
+        costs_usd=tuple(np.sort(outcome.cost).tolist()),
+        machine_h=float(machine_s / 3600 / count),
     )
 
 

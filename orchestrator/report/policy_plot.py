@@ -71,3 +71,44 @@ def _draw_panel(panel: Any, cells: Sequence[Mapping[str, Any]], changeover_s: fl
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def draw_ways(ways: Sequence[Mapping[str, Any]], frontier: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the plot of `plan`: expected cost against the chance of being in time and in budget, with the frontier.
+
+    Args:
+        ways: as `plan -o json` has them.
+        frontier: those of them that no other one beats.
+        path: of a PNG, SVG or PDF file.
+
+    Raises:
+        SpecError: the drawing library is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SpecError("--plot: the package matplotlib is missing; pip install 'pixel-orch[report]'") from None
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=120)
+    panel = figure.subplots()
+    for policy in dict.fromkeys(way["policy"] for way in ways):
+        own = [way for way in ways if way["policy"] == policy]
+        panel.scatter([way["mean_usd"] for way in own], [100 * _chance(way) for way in own], s=22, label=policy,
+                      color=COLOURS.get(policy))  # fmt: skip
+    panel.step([way["mean_usd"] for way in frontier], [100 * _chance(way) for way in frontier], where="post",
+               color="#9ca3af", lw=1, zorder=0)  # fmt: skip
+    for way in frontier:
+        panel.annotate(way["instance_type"], (way["mean_usd"], 100 * _chance(way)), xytext=(4, -10),
+                       textcoords="offset points", fontsize=8)  # fmt: skip
+    panel.set_xscale("log")
+    panel.set_xlabel("expected cost, US dollars (an estimate)")
+    panel.set_ylabel("chance of being in time and in budget, %")
+    panel.grid(visible=True, color="#e5e7eb", lw=0.6)
+    panel.legend(fontsize=8, frameon=False)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"--plot: cannot write {path} ({error}); name a .png, .svg or .pdf file") from None
+
+
+def _chance(way: Mapping[str, Any]) -> float:
+    return float(way["in_time"]) * (1.0 if way["in_budget"] is None else float(way["in_budget"]))

@@ -219,7 +219,9 @@ def _text(found: Sequence[Way], best: Sequence[Way], asked: Asked, due: str, not
     ]
     budget = f" for at most ${asked.budget_usd:g}" if has_budget else ""
     parts = [
-        f"By {due} ({span(asked.deadline_h * 3600)} from now){budget}: {counted(len(found), 'way')}",
+        wrapped(
+            f"By {due} ({span(asked.deadline_h * 3600)} from now){budget}: {counted(len(found), 'way')}", prose_width()
+        ),
         table(head, rows, "WORK $ 90 % $ IN TIME IN BUDGET", whole=("TYPE", "POLICY"),
               drop=("SPEED", "90 % $", "WORK", "BEST", "POOLS", "IN BUDGET")),
         "",
@@ -240,7 +242,7 @@ def _impossible(found: Sequence[Way], asked: Asked) -> str:
     if not in_time:
         fastest = min(found, key=lambda way: way.work_h)
         need = span(fastest.work_h * 3600 * SAFE + asked.changeover_s)
-        return f"None is likely to be in time: the fastest, {fastest.instance_type}, needs about {need}; give a later --deadline"
+        return f"None is likely to be in time: {fastest.instance_type} needs about {need}; give a later --deadline"
     cheapest = min(in_time, key=lambda way: way.high_usd)
     return (
         f"None is likely to be in time and in budget: the cheapest in time, {cheapest.instance_type} with "

@@ -122,8 +122,8 @@ def check_budget(plan: Plan) -> None:
     least = min(offer.price_usd_h for offer in (*plan.offers, *plan.on_demand)) * deadline.work_s / 3600
     if float(budget) < least:
         raise SpecError(
-            f"--budget: ${budget} do not pay for {span(deadline.work_s)} of work: the cheapest pool takes ${money(least)} "
-            "without an interruption; give more, or a smaller work"
+            f"--budget: ${budget} do not pay for {span(deadline.work_s)} of work: the cheapest pool takes "
+            f"${money(least)} without an interruption; give more"
         )
 
 

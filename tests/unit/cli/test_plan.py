@@ -116,7 +116,8 @@ def test_a_speed_is_a_distribution() -> None:
     assert speed.chance_within(0.0) == 0.0
     factors = speed.factors()
     assert factors == sorted(factors)
-    assert factors[0] < 0.5 < 2 < factors[-1]
+    assert factors[0] < 0.5
+    assert factors[-1] > 2
     assert Speed(1.0, 0.0, "given").chance_within(0.99) == 0.0
 
 

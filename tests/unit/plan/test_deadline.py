@@ -14,7 +14,7 @@ from model.config import TrainConfig
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.market.pools import Offer, Pool
-from orchestrator.plan.deadline import check_deadline, moment, outlook_lines, with_estimate
+from orchestrator.plan.deadline import check_budget, check_deadline, moment, outlook_lines, with_estimate
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.settings import resumed_spec, spec_from
 from orchestrator.plan.settings_file import FileSettings
@@ -111,6 +111,15 @@ def test_the_outlook_names_the_moment_the_money_and_what_it_rests_on(home: Path)
     assert "there is no history of these pools" in text
     assert "16m00s (assumed: none was measured here)" in text
     assert outlook_lines(replace(plan, spec=spec.model_copy(update={"program": ProgramSpec()})), home) == []
+
+
+def test_a_budget_that_does_not_pay_for_the_work_is_refused_before_anything_is_rented() -> None:
+    pool = Pool("g4dn.xlarge", "us-east-1b", "us-east-1")
+    spec = spec_of(deadline="12h", work="10h", budget="1")
+    plan = Plan(spec, (Offer(pool, "spot", 0.2, ""),), {}, NOW, "home", on_demand=(Offer(pool, "on-demand", 0.5, ""),))
+    with pytest.raises(SpecError, match=r"--budget: \$1 do not pay for 10h00m of work.*\$2.000"):
+        check_budget(plan)
+    check_budget(replace(plan, spec=spec_of(deadline="12h", work="10h", budget="2.5")))
 
 
 def test_without_a_deadline_nothing_is_there() -> None:

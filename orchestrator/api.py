@@ -235,7 +235,7 @@ def launch(
         region: one or several; the configured one by default.
         detach: return as soon as a background process leads the run.
         quiet: print nothing; otherwise progress goes to standard error, and in a notebook into one output that changes.
-        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `export="mlflow"`. With
+        flags: any other option of `pixel-orch launch`, with underscores: `max_price=0.3`, `deadline="12h"`. With
             `dry_run=True` nothing is created: `state` is PLANNED, `details` the plan; `sync_dry_run=True`: the files.
 
     Raises:

@@ -103,6 +103,7 @@ def _limits(sub: Flags) -> None:
     sub.add_argument("--deadline", metavar="TIME", help="be done by 18:00, in 12h or at a date; takes both markets")
     sub.add_argument("--policy", metavar="NAME", help="how it chooses (default: planned; docs/deadline.md has them)")
     sub.add_argument("--work", metavar="TIME", help="how long the training takes, until it is measured")
+    sub.add_argument("--spot-advisor", metavar="FILE", help="spot-advisor-data.json of AWS, for a deadline")
     sub.add_argument("--max-duration", metavar="TIME", help="stop after so long: 90m, 12h, 2d, or seconds")
     sub.add_argument(
         "-i",

@@ -69,6 +69,7 @@ def plan(sub: argparse.ArgumentParser) -> None:
     where = sub.add_argument_group("where")
     where.add_argument("-t", "--instance", metavar="TYPE", help="types: a,b,c (default: one of each GPU)")
     where.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
+    where.add_argument("--spot-advisor", metavar="FILE", help="spot-advisor-data.json of AWS: interruptions by type")
     where.add_argument("--policy", metavar="NAME", help="a list of policies (default: planned,greedy,on-demand)")
     where.add_argument("--plot", metavar="FILE", help="also draw cost against the chance: PNG, SVG or PDF")
     output_flag(where)

@@ -18,6 +18,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.quotes import age_words, quote
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, money, prose_width, span, table, wrapped
+from orchestrator.market.spot_advisor import FACTORS, RANGES, read_range
 from orchestrator.market.spot_prices import MarketRow, chosen_types, lowest, recorded_regions
 from orchestrator.plan.deadline import POLICIES, moment, shown
 from orchestrator.plan.settings import trainer_of
@@ -32,6 +33,7 @@ from orchestrator.runs.store import RunStore
 
 if TYPE_CHECKING:
     from orchestrator.plan.ways import Asked, Speed, Way
+    from orchestrator.policy.forecast import Prior
 
 DEFAULT_POLICIES = "planned,greedy,on-demand"
 MEASURED_SPREAD = 0.05  # of a measured speed from run to run; its scatter within a run does not count
@@ -63,7 +65,7 @@ def plan(args: argparse.Namespace) -> int:
         screen.live(f"{made} ways")
 
     try:
-        found = list(ways(speeds, prices, asked, prior, done))
+        found = list(ways(speeds, prices, asked, lambda row: _prior(args.spot_advisor, row, prior), done))
     finally:
         screen.live("")
     if not found:
@@ -108,6 +110,14 @@ def _asked(args: argparse.Namespace, home: Path, now: float) -> tuple[Asked, str
         )
     budget = None if args.budget is None else float(check_amount(args.budget, flag="--budget", example="20"))
     return Asked((at - now) / 3600, budget, changeover_s, margin_s, tuple(dict.fromkeys(policies))), shown(at)
+
+
+def _prior(advisor: str | None, row: MarketRow, shipped: Prior) -> Prior:
+    """Return what stands for a market: the shipped counts, with the range of the Spot Advisor where a file is given."""
+    if advisor is None:
+        return shipped
+    place = read_range(Path(advisor).expanduser(), (row.instance_type,), (row.region,), flag="--spot-advisor")
+    return shipped.with_losses(FACTORS[place], RANGES[place])
 
 
 def _samples(home: Path) -> list[float]:

@@ -21,6 +21,7 @@ from orchestrator.errors import CapacityError, CloudError, QuotaError
 from orchestrator.formatting import counted, span
 from orchestrator.market.billing import total_usd
 from orchestrator.market.pools import Offer
+from orchestrator.plan.deadline import prior_of
 from orchestrator.plan.requests import Plan
 from orchestrator.report import change_overs, market_history
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
@@ -85,9 +86,9 @@ class DeadlineKeeper:
         deadline = plan.spec.deadline
         if deadline is None:
             return None
-        from orchestrator.policy.live import LivePolicy, Prior
+        from orchestrator.policy.live import LivePolicy
 
-        policy = LivePolicy(deadline.policy, Prior.shipped(), pools=len(plan.offers))
+        policy = LivePolicy(deadline.policy, prior_of(deadline), pools=len(plan.offers))
         for at, is_up in market_history.of_earlier_runs(journal.store.home, plan.spec, journal.clock.now()):
             policy.see(is_up=is_up, at=at)
         return cls(deadline, plan, journal=journal, stop=stop, provisioner=provisioner, policy=policy)

@@ -20,6 +20,7 @@ from orchestrator.clock import iso
 from orchestrator.engine.journal import Journal
 from orchestrator.formatting import money, one_line
 from orchestrator.market.billing import total_usd
+from orchestrator.runs.deadline_events import DeadlineEndangered
 from orchestrator.runs.events import AttemptLost, Event, InterruptionNoticed, LossReason, StateChanged, TrainerStarted
 from orchestrator.runs.program_events import NotificationLost
 from orchestrator.runs.spec import RunSpec
@@ -79,6 +80,8 @@ class Notifier:
         elif isinstance(event, InterruptionNoticed):
             left_s = max(0.0, event.ends_at - event.at)
             self._tell("interruption", f"{run}: AWS interrupts {event.instance_id} in {left_s:.0f} s")
+        elif isinstance(event, DeadlineEndangered):
+            self._tell("deadline", f"{run}: the deadline is in danger: {event.reason}; {event.remedy} would help")
         elif isinstance(event, TrainerStarted) and event.attempt > 1:
             self._tell("recovery", f"{run} goes on: machine {event.attempt}, from step {event.resumed_from + 1}")
         elif isinstance(event, StateChanged) and self.journal.state().is_final:

@@ -6,17 +6,21 @@ import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, nearest, one_line, span
+from orchestrator.market.spot_advisor import FACTORS, RANGES, read_range
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.validators import duration_s
 from orchestrator.report import change_overs, market_history
 from orchestrator.report.records import records_of, workload_of
 from orchestrator.runs.spec import EMBEDDED_TITLE, Deadline, RunSpec
 from orchestrator.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from orchestrator.policy.forecast import Prior
 
 POLICIES = ("planned", "uniform-progress", "uniform-progress-lowered", "time-sliced", "greedy", "on-demand", "spot")
 CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
@@ -127,13 +131,40 @@ def check_budget(plan: Plan) -> None:
         )
 
 
+def with_spot_range(spec: RunSpec, path: str | None) -> RunSpec:
+    """Return the spec with what AWS's Spot Advisor says of its types in its regions, where a file of it is given.
+
+    Raises:
+        SpecError: there is no deadline that it could serve, or the file does not have them.
+    """
+    if path is None:
+        return spec
+    if spec.deadline is None:
+        raise SpecError("--spot-advisor goes with --deadline; give for example --deadline 12h")
+    found = read_range(Path(path).expanduser(), spec.instances, spec.regions, flag="--spot-advisor")
+    program = spec.program.model_copy(update={"deadline": spec.deadline.model_copy(update={"spot_range": found})})
+    return spec.model_copy(update={"program": program})
+
+
+def prior_of(deadline: Deadline) -> Prior:
+    """Return what is known of spot markets beforehand, with what the Spot Advisor says of this one."""
+    from orchestrator.policy.forecast import Prior
+
+    prior, place = Prior.shipped(), deadline.spot_range
+    if place is None:
+        return prior
+    factor = FACTORS[place]
+    return prior.with_losses(
+        factor, f"AWS's Spot Advisor ({RANGES[place]} a month), taken as {factor:g} times the losses"
+    )
+
+
 def outlook_lines(plan: Plan, home: Path) -> list[str]:
     """Return what a launch with a deadline may cost and why it is in time, in sentences; [] without a deadline."""
     spec, deadline = plan.spec, plan.spec.deadline
     if deadline is None:
         return []
     from orchestrator.policy.base import Job
-    from orchestrator.policy.forecast import Prior
     from orchestrator.policy.outlook import outlook
 
     samples = change_overs.of_earlier_runs(home, spec)
@@ -141,7 +172,7 @@ def outlook_lines(plan: Plan, home: Path) -> list[str]:
     margin_s = change_overs.margin_s(samples, is_embedded=spec.is_embedded)
     left_s, work_s = deadline.at - SystemClock().now(), deadline.work_s or 0.0
     job = Job(work_s=work_s, deadline_s=left_s, changeover_s=typical_s, margin_s=max(typical_s, margin_s))
-    prior, seen = Prior.shipped(), market_history.of_earlier_runs(home, spec, SystemClock().now())
+    prior, seen = prior_of(deadline), market_history.of_earlier_runs(home, spec, SystemClock().now())
     found = outlook(
         deadline.policy, job, prior, pools=len(plan.offers),
         spot_usd_h=min(offer.price_usd_h for offer in plan.offers),

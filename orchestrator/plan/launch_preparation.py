@@ -20,7 +20,7 @@ from orchestrator.host import snapshot
 from orchestrator.host.connect import make_run_key
 from orchestrator.host.sync import Tree
 from orchestrator.plan import initial_checkpoint
-from orchestrator.plan.deadline import check_budget, with_estimate
+from orchestrator.plan.deadline import check_budget, with_estimate, with_spot_range
 from orchestrator.plan.first_look import FirstLook, look
 from orchestrator.plan.initial_checkpoint import InitialCheckpoint
 from orchestrator.plan.job import tree_for
@@ -100,6 +100,7 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     old = _resumable(home, flags["resume"]) if flags.get("resume") else None
     files = FileSettings({}) if old else read_settings(flags.get("file"))
     spec = resumed_spec(flags, command, old.spec()) if old else spec_from(flags, command, files)
+    spec = with_spot_range(spec, flags.get("spot_advisor"))
     spec = with_estimate(spec, home, is_resumed=old is not None)
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)
     interrupt_after_s = _interrupt_after_s(flags, spec)

@@ -111,6 +111,7 @@ ONLY_FLAGS = (
     "output",
     "plain",
     "faults",
+    "spot_advisor",
     "interrupt_after",
 )
 LAUNCH_SETTINGS = frozenset({*KEYS, *ONLY_FLAGS, "file", "start_from"} - {"from"})

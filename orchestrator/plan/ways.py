@@ -119,7 +119,7 @@ def ways(
     speeds: dict[str, Speed],
     prices: dict[str, MarketRow],
     asked: Asked,
-    prior: Prior,
+    prior_of: Callable[[MarketRow], Prior],
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[Way]:
     """Give all ways of the types that have a speed and both prices.
@@ -128,7 +128,7 @@ def ways(
         speeds: by type.
         prices: by type: the lowest known spot price, with the on-demand price of its region.
         asked: what is to be kept.
-        prior: counts of other markets.
+        prior_of: gives the counts of other markets that stand for this one.
         done: is called after each of them.
     """
     for name, speed in speeds.items():
@@ -137,7 +137,7 @@ def ways(
             continue
         for policy in asked.policies:
             for pools, count in POOLS if policy != "on-demand" else POOLS[:1]:
-                yield _way(name, speed, row, asked, prior, policy=policy, pools=pools, count=count)
+                yield _way(name, speed, row, asked, prior_of(row), policy=policy, pools=pools, count=count)
                 done()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.policy.base import NO_POOL, Flags, Floats, Ints
-from orchestrator.policy.cells import Chain, Counts, cells_over_time
+from orchestrator.policy.cells import IS_UP, Chain, Counts, cells_over_time
 from orchestrator.policy.market import Market
 
 PRIOR_WEIGHT = 100.0  # moves from each cell that others' past counts for
@@ -54,9 +54,37 @@ class Prior:
                 several += Forecast(market).counts(market.points)
         return cls(one, several if several.moves.any() else one, source)
 
+    def with_losses(self, factor: float, source: str) -> Prior:
+        """Return counts in which capacity is lost so many times as often, and is there for the less.
+
+        Args:
+            factor: 1 changes nothing.
+            source: what says so.
+        """
+        return Prior(_losing(self.one, factor), _losing(self.several, factor), f"{self.source}; {source}")
+
     def of(self, pools: int) -> Counts:
         """Return the counts for a market of so many pools."""
         return self.one if pools == 1 else self.several
+
+
+def _losing(counts: Counts, factor: float) -> Counts:
+    """Return counts whose moves from an up cell to a down cell are so many times as many, each row with its old sum."""
+    moves = counts.moves.copy()
+    lost = moves[np.ix_(IS_UP, ~IS_UP)]
+    stays = moves[np.ix_(IS_UP, IS_UP)]
+    before = moves[IS_UP].sum(axis=1, keepdims=True)
+    more = np.minimum(lost.sum(axis=1, keepdims=True) * factor, 0.95 * before)
+    moves[np.ix_(IS_UP, ~IS_UP)] = _scaled(lost, more)
+    moves[np.ix_(IS_UP, IS_UP)] = _scaled(stays, before - more)
+    switches = np.minimum(counts.switches * factor, moves)
+    return Counts(moves, switches)
+
+
+def _scaled(rows: Floats, sums: Floats) -> Floats:
+    old = rows.sum(axis=1, keepdims=True)
+    scaled: Floats = rows * np.divide(sums, old, out=np.zeros_like(old), where=old > 0)
+    return scaled
 
 
 def _alone(market: Market, pool: int) -> Market:

@@ -80,6 +80,7 @@ class Deadline(BaseModel):
     at: float  # unix seconds
     policy: str = "planned"
     work_s: float | None = None  # training that there is, as the user says or earlier runs measured; None: unknown
+    spot_range: int | None = None  # of AWS's Spot Advisor, 0 (rarely interrupted) to 4; None: not asked for
 
 
 class ProgramSpec(BaseModel):

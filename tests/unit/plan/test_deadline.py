@@ -14,7 +14,15 @@ from model.config import TrainConfig
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SpecError
 from orchestrator.market.pools import Offer, Pool
-from orchestrator.plan.deadline import check_budget, check_deadline, moment, outlook_lines, with_estimate
+from orchestrator.plan.deadline import (
+    check_budget,
+    check_deadline,
+    moment,
+    outlook_lines,
+    prior_of,
+    with_estimate,
+    with_spot_range,
+)
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.settings import resumed_spec, spec_from
 from orchestrator.plan.settings_file import FileSettings
@@ -120,6 +128,17 @@ def test_a_budget_that_does_not_pay_for_the_work_is_refused_before_anything_is_r
     with pytest.raises(SpecError, match=r"--budget: \$1 do not pay for 10h00m of work.*\$2.000"):
         check_budget(plan)
     check_budget(replace(plan, spec=spec_of(deadline="12h", work="10h", budget="2.5")))
+
+
+def test_the_spot_advisor_is_named_and_needs_a_deadline(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "advisor.json"
+    path.write_text('{"spot_advisor": {"us-east-1": {"Linux": {"g4dn.xlarge": {"s": 70, "r": 4}}}}}')
+    with pytest.raises(SpecError, match="goes with --deadline"):
+        with_spot_range(spec_of(spot=True), str(path))
+    spec = with_spot_range(spec_of(deadline="12h", work="3h"), str(path))
+    assert spec.deadline is not None
+    assert spec.deadline.spot_range == 4
+    assert "over 20 % a month" in prior_of(spec.deadline).source
 
 
 def test_without_a_deadline_nothing_is_there() -> None:

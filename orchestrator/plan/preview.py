@@ -20,6 +20,7 @@ from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan import downloads
+from orchestrator.plan.deadline import outlook_lines
 from orchestrator.plan.first_look import FirstLook
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
@@ -106,6 +107,7 @@ class Draft:
     cidr: str  # our public address
     tree: sync.Tree
     look: FirstLook | None = None
+    outlook: tuple[str, ...] = ()  # of a run with a deadline
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs; `requests` are in the order in which they would be sent."""
@@ -122,7 +124,7 @@ class Draft:
                 "left_out": list(self.tree.left_out),
             },
             "estimated_usd_h": [low, high],
-            "notes": unused_gpus(self.plan),
+            "notes": [*unused_gpus(self.plan), *self.outlook],
             "downloads": downloads.as_json(self.plan.spec.downloads),
             **(self.look.as_json() if self.look and self.look.is_own else {}),
         }
@@ -150,7 +152,7 @@ class Draft:
         texts.append(
             f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."
         )
-        for text in (*texts, *unused_gpus(self.plan)):
+        for text in (*texts, *self.outlook, *unused_gpus(self.plan)):
             lines += ["", filled(text)]
         return "\n".join(lines)
 
@@ -192,7 +194,7 @@ def _draft(request: LaunchRequest, home: Path, cloud_home: Path) -> Draft:
         if spec.ssh_cidr is None:
             with suppress(CloudError):  # AWS answers and the address service does not: the placeholder stands for it
                 cidr = cloud.caller_cidr()
-        return Draft(plan, cloud.title, cidr, request.tree, request.look)
+        return Draft(plan, cloud.title, cidr, request.tree, request.look, tuple(outlook_lines(plan, home)))
 
 
 def title_of(cloud: Cloud, spec: RunSpec) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +21,11 @@ SHORT = examples(epochs=16)
 MOST_LINES = 80
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
-    """Return the Python that has their packages."""
+def python_of(example: Example) -> Path:
+    """Return the Python that has the packages of an example; the plain one needs no other than ours."""
     if not os.environ.get("PIXEL_ORCH_TEST_EXAMPLES"):
+        if example.name == "plain":
+            return Path(sys.executable)
         pytest.skip("their packages take gigabytes and minutes to install: make test-examples")
     found, why = python_with_packages()
     if found is None:
@@ -39,9 +41,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", SHORT, ids=lambda example: example.name)
-def test_an_example_that_is_interrupted_ends_as_one_that_is_not(
-    stage: Stage, python: Path, tmp_path: Path, example: Example
-) -> None:
+def test_an_example_that_is_interrupted_ends_as_one_that_is_not(stage: Stage, tmp_path: Path, example: Example) -> None:
+    python = python_of(example)
     run = ExampleRun(stage, python, example)
     run.until_outputs()
     run.interrupt(notice=False)

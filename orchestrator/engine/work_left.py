@@ -110,13 +110,18 @@ class WorkLeft:
     def _trained_s(self) -> float:
         """Return the time of training of a program that does not say how much there is to do.
 
-        Of a machine that was lost it counts until its newest save that came home: the rest is trained again.
+        It is that between its first and its last measurement; without any, that since its start. Of a machine that was
+        lost it counts until the newest save that came home: the rest is trained again.
         """
         now, trained_s = self.journal.clock.now(), 0.0
         for attempt in self.journal.state().attempts:
-            began_at = attempt.trainer_started_at
-            if began_at is not None:
-                is_there = not (attempt.is_lost or attempt.is_over or attempt.trainer_exit is not None)
-                until = now if is_there else self._saved_at.get(attempt.number, began_at)
-                trained_s += max(0.0, until - began_at)
+            first, last = self._first.get(attempt.number), self._last.get(attempt.number)
+            began_at = attempt.trainer_started_at if first is None else first.at
+            if began_at is None:
+                continue
+            is_there = not (attempt.is_lost or attempt.is_over or attempt.trainer_exit is not None)
+            until = now if is_there else self._saved_at.get(attempt.number, began_at)
+            if last is not None and not is_there:
+                until = min(until, last.at)
+            trained_s += max(0.0, until - began_at)
         return trained_s

@@ -36,7 +36,7 @@ EXAMPLES = {
     "dashboard": "pixel-orch dashboard --port 8765",
     "prices": "pixel-orch prices -t g4dn.xlarge,g5.xlarge --region us-east-1 --days 30",
     "compare": "pixel-orch compare g2.2xlarge p2.xlarge",
-    "plan": "pixel-orch plan --images 50M --deadline 24h --budget 20 -t g4dn.xlarge,g5.xlarge",
+    "plan": "pixel-orch plan --images 50M --deadline 24h --budget 20",
     "simulate": "pixel-orch simulate --market mixed --work 12h,24h --slack 0.1,0.25,0.5,1",
     "check": "pixel-orch check --cloud local",
     "runs": "pixel-orch runs prune --older-than 30d --dry-run",
@@ -210,9 +210,7 @@ def _cost_commands(add: Add) -> None:
         ("compare", "instance types side by side: GPU, rates, memory, prices; needs no account"),
     ):
         getattr(flags_market, name)(add(name, text))
-    flags_simulate.plan(
-        add("plan", "which type, pools and policy finish in time and in budget, before anything is rented")
-    )
+    flags_simulate.plan(add("plan", "which type, pools and policy are in time and in budget, before a launch"))
     flags_simulate.simulate(add("simulate", "what a job with a deadline costs under each policy, on spot markets"))
 
 

@@ -40,6 +40,7 @@ COMMANDS = [
     ["runs", "prune", "x", "-y"],
     ["dashboard", "--port", "0"],
     ["export", "x", "--to", "tensorboard"],
+    ["plan", "--work", "1h", "--deadline", "4h", "-t", "g4dn.xlarge"],
 ]
 
 
@@ -55,7 +56,7 @@ def newer(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_list_has_every_command_that_reads_the_home() -> None:
     named = set(re.findall(r"^    ([a-z]+)(?: |$)", parser().format_help(), re.MULTILINE))
-    assert named - set(OF_THE_MODEL) - {"completion"} == {words[0] for words in COMMANDS}
+    assert named - set(OF_THE_MODEL) - {"completion", "simulate"} == {words[0] for words in COMMANDS}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -13,6 +13,9 @@ def simulate(sub: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--traces", metavar="DIR", help="folder of traces ZONE_TYPE.json (docs/deadline.md has the form)"
     )
+    where.add_argument(
+        "--price-history", metavar="TYPE", help="of `pixel-orch prices` instead: a,b,c; prices, no capacity"
+    )
     where.add_argument("--market", metavar="NAME", help="a generated market instead: calm, mixed, scarce, zones")
     where.add_argument("--inverted", action="store_true", help="1 means interrupted in these traces, not available")
     where.add_argument(

@@ -14,13 +14,15 @@ from orchestrator.cli.colour import say
 from orchestrator.cli.console import Screen
 from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, nearest, prose_width, span, table, wrapped
+from orchestrator.market.spot_prices import chosen_types
 from orchestrator.plan.validators import duration_s
+from orchestrator.runs.home import home_from_environment
 
 if TYPE_CHECKING:
     from orchestrator.policy.comparison import Cell, Wish
     from orchestrator.policy.forecast import Prior
     from orchestrator.policy.market import Market
-    from orchestrator.policy.traces import Pools
+    from orchestrator.policy.traces import Pools, Trace
 
 MINUTE_S = 60.0
 MOST_WORK_H = 24 * 366.0
@@ -112,16 +114,40 @@ def _markets(args: argparse.Namespace) -> tuple[list[Market], str]:
     from orchestrator.policy.generated import DAYS, generated
     from orchestrator.policy.traces import markets_of, read_folder, share_words
 
-    if (args.traces is None) == (args.market is None):
-        raise SpecError("give one of --traces DIR and --market NAME; for example --market mixed")
+    if sum(given is not None for given in (args.traces, args.market, args.price_history)) != 1:
+        raise SpecError("give one of --traces DIR, --price-history TYPE and --market NAME; for example --market mixed")
     if not 0 < args.spot_price <= 1:
         raise SpecError(f"--spot-price: {args.spot_price:g} is no share of the on-demand price; give 0.33, for example")
     if args.market is not None:
         market = generated(args.market, spot_price=args.spot_price, seed=args.seed)
         return [market], f"a generated market, {DAYS} days, no record of AWS"
+    if args.price_history is not None:
+        traces, words = _of_prices(args.price_history)
+        return markets_of(traces, args.pools, spot_price=args.spot_price, flag="--price-history"), words
     traces = read_folder(Path(args.traces), flag="--traces", is_inverted=args.inverted)
     markets = markets_of(traces, args.pools, spot_price=args.spot_price, flag="--traces")
     return markets, f"{args.traces}: {share_words(traces)}"
+
+
+def _of_prices(text: str) -> tuple[list[Trace], str]:
+    """Return traces of the price histories that `pixel-orch prices` has asked for, and what they are in words."""
+    from orchestrator.cloud.price_cache import PriceCache
+    from orchestrator.policy.price_traces import price_traces
+
+    names, cache = chosen_types(text), PriceCache(home_from_environment(), "aws")
+    found: list[Trace] = []
+    for (name, _), entry in sorted(cache.entries.items()):
+        if name in names and entry.on_demand_usd_h:
+            found += price_traces(name, entry.zones, entry.on_demand_usd_h, entry.start, entry.end)
+    if not found:
+        raise SpecError(
+            f"--price-history: no history of {', '.join(names)} is here; ask for it first: "
+            f"pixel-orch prices --instance {names[0]} --days 90"
+        )
+    return found, (
+        f"price histories of {counted(len(found), 'zone')}, as AWS gave them. They say nothing of capacity: it is "
+        "taken to be there wherever the price is at or under on-demand"
+    )
 
 
 def _prior(args: argparse.Namespace) -> Prior:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 from orchestrator.cli.main import main
+from orchestrator.cloud.price_cache import Entry, PriceCache
 from orchestrator.errors import SpecError
+from orchestrator.market.price_series import PricePoint
 from orchestrator.policy.comparison import POLICIES
+from orchestrator.policy.price_traces import price_traces
 from orchestrator.policy.traces import markets_of, read_folder, trace_from
 
 POINTS = 300  # 50 hours
@@ -124,7 +128,8 @@ def test_what_is_no_trace_is_named_in_one_line(tmp_path: Path, told: Any, says: 
         ("--traces {missing}", "cannot read the folder"),
         ("--traces {gaps} --pools all", "different gaps"),
         ("--work 60h", "lasts 50h00m"),
-        ("--market mixed", "one of --traces DIR and --market NAME"),
+        ("--market mixed", "one of --traces DIR"),
+        ("--price-history g5.xlarge", "one of --traces DIR"),
         ("--archive {empty}", "has no trace"),
         ("--plot {missing}/a.png", "cannot write"),
         ("--plot {empty}/a.txt", ".png, .svg or .pdf"),
@@ -188,6 +193,30 @@ def test_the_table_fits_and_names_what_it_is(
     assert "a generated market" in said
     assert "planned" in said
     assert re.search(r"on-demand +\d\.\d{3}", said)
+
+
+def test_price_histories_are_markets_of_prices_alone(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    words = ["simulate", "--price-history", "g5.xlarge", "--work", "2h", "--starts", "3", "-o", "json"]
+    assert main(words) == 2
+    assert "pixel-orch prices --instance g5.xlarge" in capsys.readouterr().err
+    cache = PriceCache(home, "aws")
+    day = 1.79e9
+    changes = {"us-east-1a": (PricePoint(day - 9, Decimal("0.4")), PricePoint(day + 43_200, Decimal("1.2"))),
+               "us-east-1b": (PricePoint(day, Decimal("0.5")),)}  # fmt: skip
+    cache.put("g5.xlarge", "us-east-1", Entry(day, day, day + 86_400, Decimal("1.0"), changes))
+    cache.save()
+    assert main([*words, "--pools", "region", "--policy", "greedy,on-demand"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "nothing of capacity" in told["market"]
+    greedy, on_demand = told["cells"]
+    assert greedy["set"] == "g5.xlarge/us-east-1"
+    assert greedy["cost_over_on_demand"] < 0.6 < on_demand["cost_over_on_demand"]
+    first = price_traces("g5.xlarge", changes, Decimal(1), day, day + 86_400)[0]
+    assert first.available[:72].all()
+    assert not first.available[72:].any(), "over on-demand there is none"
 
 
 def test_an_archive_is_what_planned_learns_from(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:

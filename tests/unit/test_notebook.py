@@ -143,7 +143,7 @@ def test_wait_shows_the_run_until_it_is_over(home: Path, monkeypatch: pytest.Mon
             run.wait(timeout_s=0.05, quiet=True)
     (output,) = shown.outputs
     assert all("<strong>digits</strong>" in html for html in output)
-    assert orchestrator.result("digits").wait().state == "PENDING", "nobody leads it: there is nothing to wait for"
+    assert orchestrator.result("digits").wait().state == "PENDING", "no process leads it: there is nothing to wait for"
 
 
 @pytest.mark.usefixtures("in_memory")

@@ -189,6 +189,7 @@ def outlook_lines(plan: Plan, home: Path) -> list[str]:
         f"These are estimates, of instances alone, on futures drawn from {prior.source}; {past}.",
         f"In time as long as on-demand has capacity and a change-over takes no longer than {span(job.margin_s)} "
         f"({source}).",
+        *(["Embedded cloud: the prices are recorded ones; nothing is billed."] if spec.is_embedded else []),
     ]
 
 

@@ -105,6 +105,11 @@ def span(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def megabytes(size_bytes: int) -> str:
+    """Return a size in megabytes, a small one in bytes: 5.31 MB, 812 bytes."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 10_000 else counted(size_bytes, "byte")
+
+
 def unwritable(text: str) -> str:
     """Return why a text cannot be stored or given to a program, "" if it can."""
     if "\0" in text:

@@ -78,4 +78,5 @@ def draw_samples(
         samples = "A sample" if count == 1 else f"{count} samples"
         caption = f"{samples} of a {described(saved.train_config)}, step {saved.step:,}, {noise}."
         places.append(drawing.write(animate, stages, caption=caption, arrange=drawing.grid_of))
-    return f"{count} images drawn by the checkpoint of step {saved.step:,} in {' and '.join(places)}"
+    drawn = f"{count} image{'' if count == 1 else 's'} drawn"
+    return f"{drawn} by the checkpoint of step {saved.step:,} in {' and '.join(places)}"

@@ -20,6 +20,7 @@ _HIDDEN = (
     "\\U000e0000-\\U000e0fff"
 )
 _HIDDEN_LETTER = re.compile(f"[{_HIDDEN}]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]{0,40}m")
 _LONG_WORD = re.compile(r"\S{1001,}")
 _HIDDEN_OR_BREAK = re.compile(f"[{_HIDDEN}\\t\\n]")
 
@@ -38,6 +39,11 @@ def visible(text: str, *, keeps_lines: bool = True) -> str:
     if text.isascii() and text.isprintable():
         return text
     return (_HIDDEN_LETTER if keeps_lines else _HIDDEN_OR_BREAK).sub(_spelled, text)
+
+
+def uncoloured(text: str) -> str:
+    """Return a line of a program's log without its colours, which `visible` would spell."""
+    return _COLOUR.sub("", text)
 
 
 def shortened(text: str) -> str:

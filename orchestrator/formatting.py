@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TextIO
 
 WIDTH = 80
+DAYS_FROM_S = 100 * 3600
 
 # C0 and C1 controls, soft hyphen, zero-width, direction and line marks, fillers, tags, lone surrogates.
 _HIDDEN = (
@@ -102,12 +103,14 @@ def figure(value: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time: 8s, 3m12s, 2h05m."""
+    """Return a length of time: 8s, 3m12s, 2h05m; of more than four days: 69d05h."""
     whole = round(max(0.0, seconds))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
+    if whole >= DAYS_FROM_S:
+        return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 

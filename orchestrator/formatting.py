@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TextIO
 
 WIDTH = 80
+DAYS_FROM_S = 100 * 3600
 
 # C0 and C1 controls, soft hyphen, zero-width, direction and line marks, fillers, tags, lone surrogates.
 _HIDDEN = (
@@ -20,6 +21,7 @@ _HIDDEN = (
     "\\U000e0000-\\U000e0fff"
 )
 _HIDDEN_LETTER = re.compile(f"[{_HIDDEN}]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]{0,40}m")
 _LONG_WORD = re.compile(r"\S{1001,}")
 _HIDDEN_OR_BREAK = re.compile(f"[{_HIDDEN}\\t\\n]")
 
@@ -38,6 +40,11 @@ def visible(text: str, *, keeps_lines: bool = True) -> str:
     if text.isascii() and text.isprintable():
         return text
     return (_HIDDEN_LETTER if keeps_lines else _HIDDEN_OR_BREAK).sub(_spelled, text)
+
+
+def uncoloured(text: str) -> str:
+    """Return a line of a program's log without its colours, which `visible` would spell."""
+    return _COLOUR.sub("", text)
 
 
 def shortened(text: str) -> str:
@@ -96,13 +103,20 @@ def figure(value: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time: 8s, 3m12s, 2h05m."""
+    """Return a length of time: 8s, 3m12s, 2h05m; of more than four days: 69d05h."""
     whole = round(max(0.0, seconds))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
+    if whole >= DAYS_FROM_S:
+        return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size in megabytes, a small one in bytes: 5.31 MB, 812 bytes."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 10_000 else counted(size_bytes, "byte")
 
 
 def unwritable(text: str) -> str:

@@ -83,7 +83,7 @@ def complete(
     if animate is not None:
         whose = f"a {described(config)}, step {saved.step:,}, {drawing.noise_words(seed, temperature)}"
         places.append(_animate(animate, given, hidden, drawn, K=facts.levels, columns=columns, image=image, by=whose))
-    what = f"{count} completions of {image} ({int(hidden.sum())} pixels hidden)"
+    what = f"{count} completion{'' if count == 1 else 's'} of {image} ({int(hidden.sum())} pixels hidden)"
     return f"{what} by the checkpoint of step {saved.step:,} in {' and '.join(places)}"
 
 

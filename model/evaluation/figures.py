@@ -18,7 +18,7 @@ from model.data.feed import check_images
 from model.device import make_repeatable, pick_device
 from model.errors import SetupError
 from model.evaluation import complete, plots
-from model.evaluation.measured import described, metrics_files, read_metrics
+from model.evaluation.measured import described, home_of, metrics_files, read_metrics
 from model.networks.multiscale import MultiScale
 from model.sampling import generate
 from model.training.checkpoint import find
@@ -69,7 +69,7 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
         _completions(out / "completions.png", net, spread, facts, seed=seed, whose=whose, split=split)
         written = ["predictions.png", "samples.png", "completions.png"]
         written += ["scales.png"] if isinstance(net, MultiScale) else []
-        metrics = [line for file in metrics_files(_home_of(path)) for line in read_metrics(file)]
+        metrics = [line for file in metrics_files(home_of(path)) for line in read_metrics(file)]
         if metrics:
             caption = f"The training of a {described(config)}. The number is its best validation."
             plots.training(out / "training.png", metrics, dims=facts.dims, caption=caption)
@@ -77,13 +77,6 @@ def write_all(path: Path, out: Path, *, seed: int, device: str = "auto") -> str:
     except OSError as error:
         raise SetupError(f"cannot write to {out}: {error.strerror or error}; give another --out") from None
     return f"{', '.join(written)} of the checkpoint of step {saved.step:,} in {out}"
-
-
-def _home_of(checkpoint: Path) -> Path:
-    """Return the folder of the training or of the run that a checkpoint belongs to."""
-    folder = checkpoint.parent
-    is_of_a_run = folder.name == "checkpoints" and (folder.parent / "attempts").is_dir()
-    return folder.parent if is_of_a_run else folder
 
 
 def chosen_pixels(facts: DatasetFacts) -> list[tuple[int, int]]:

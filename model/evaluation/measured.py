@@ -25,6 +25,13 @@ def described(config: TrainConfig) -> str:
     return f"{TITLES[config.model]} ({layers}, h = {config.hidden}{scale}) on {data} ({size})"
 
 
+def home_of(place: Path) -> Path:
+    """Return the folder of the training or of the run that a checkpoint, or the folder that it lies in, belongs to."""
+    folder = place if place.is_dir() else place.parent
+    is_of_a_run = folder.name == "checkpoints" and (folder.parent / "attempts").is_dir()
+    return folder.parent if is_of_a_run else folder
+
+
 def metrics_files(folder: Path) -> list[Path]:
     """Return the files of measurements of a training's folder, or of a run's folder: one for each of its machines."""
     attempts = sorted(

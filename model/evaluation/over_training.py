@@ -21,7 +21,7 @@ from model.captions import captioned
 from model.config import TrainConfig
 from model.config.checkpoint_header import peek
 from model.errors import SetupError
-from model.evaluation.measured import described, is_figure, metrics_files, read_metrics, validations
+from model.evaluation.measured import described, home_of, is_figure, metrics_files, read_metrics, validations
 from model.image_files import Pixels
 
 NAME = re.compile(r"samples-([0-9]{1,12})\.png")
@@ -56,7 +56,7 @@ def write(place: Path, path: Path) -> str:
     animation.check_file(path)
     if not place.exists():
         raise SetupError(f"there is no {place}; give a checkpoint, or the folder of a training or of a run")
-    folder = place if place.is_dir() else place.parent
+    folder = home_of(place)
     grids, left_out = readable(folder)
     if len(grids) < 2:
         also = f" ({'; '.join(left_out[:MOST_REASONS])})" if left_out else ""

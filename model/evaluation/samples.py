@@ -78,4 +78,4 @@ def draw_samples(
         samples = "A sample" if count == 1 else f"{count} samples"
         caption = f"{samples} of a {described(saved.train_config)}, step {saved.step:,}, {noise}."
         places.append(drawing.write(animate, stages, caption=caption, arrange=drawing.grid_of))
-    return f"{count} images drawn by the checkpoint of step {saved.step:,} in {' and '.join(places)}"
+    return f"{count} image{'s' * (count > 1)} drawn by the checkpoint of step {saved.step:,} in {' and '.join(places)}"

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from orchestrator.formatting import counted, figure, money, number, one_line, price, span
+from orchestrator.formatting import counted, figure, money, number, one_line, price, span, uncoloured
 from orchestrator.market.billing import total_usd
 from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
@@ -217,7 +217,7 @@ class RunPanel:
             return []
         if not 0 <= now - self._last_log[0] < 1:
             self._last_log = (now, self._log_line(attempt.number))
-        return [Row("log", one_line(self._last_log[1]), style="quiet")] if self._last_log[1] else []
+        return [Row("log", one_line(uncoloured(self._last_log[1])), style="quiet")] if self._last_log[1] else []
 
 
 def _machine(attempt: Attempt, cloud: str) -> Row:

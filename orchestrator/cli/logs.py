@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.cli.console import Screen, behind
 from orchestrator.clock import SystemClock
+from orchestrator.formatting import uncoloured
 from orchestrator.runs.files import open_regular
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.store import RunStore
@@ -81,7 +82,7 @@ class Terminal:
 
 def _newest(line: bytes) -> str:
     """Return what a line that rewrites itself by CR shows last."""
-    return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
+    return uncoloured(line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace"))
 
 
 def logs(args: argparse.Namespace) -> int:

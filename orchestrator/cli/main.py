@@ -107,7 +107,8 @@ def _guarded(args: argparse.Namespace, after: list[str]) -> int:
         return 0
     except OSError as error:  # a full disk, a folder without write access; the instance is terminated by then
         where = f" ({error.filename})" if error.filename else ""
-        hint = "; free some space, then pixel-orch launch --resume" if error.errno == errno.ENOSPC else ""
+        then = ", then pixel-orch launch --resume" if args.command in ("launch", "attach") else ""
+        hint = f"; free some space{then}" if error.errno == errno.ENOSPC else ""
         say_error(f"pixel-orch {args.command}: error: {error.strerror or error}{where}{hint}")
         return SpecError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
     except Exception as error:

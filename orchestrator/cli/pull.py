@@ -15,7 +15,7 @@ from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.pull_outputs import outputs_from_host, outputs_from_s3
 from orchestrator.errors import CloudError, HostError, SpecError
-from orchestrator.formatting import counted
+from orchestrator.formatting import counted, megabytes
 from orchestrator.host.base import NOTHING_NEW, Host
 from orchestrator.host.connect import connector
 from orchestrator.plan.storage import remote_store_of
@@ -103,7 +103,7 @@ def _tell_outputs(store: RunStore, folder: Path | None, outputs: _Outputs, *, is
         print(f"{store.run}: the newest outputs are not here: {outputs.problem}")
     known = store.state().outputs
     if folder is not None and known is not None:
-        size = f"{counted(known.all_files, 'file')}, {known.all_bytes / 1e6:.1f} MB"
+        size = f"{counted(known.all_files, 'file')}, {megabytes(known.all_bytes)}"
         print(f"{store.run}: the outputs that are here, {size}:\n{folder}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.dashboard.rows import spelled
-from orchestrator.formatting import visible
+from orchestrator.formatting import uncoloured, visible
 from orchestrator.runs.files import open_regular
 from orchestrator.runs.outputs import MOST_PATH_BYTES, SAMPLES_NAME
 
@@ -146,4 +146,4 @@ def log_part(path: Path, start: int) -> dict[str, Any]:
 def _newest(line: str) -> str:
     """Return a line as a terminal shows it in the end: a progress bar writes its newest state over the one before."""
     states = [state for state in line.split("\r") if state]
-    return visible(states[-1] if states else "")
+    return visible(uncoloured(states[-1]) if states else "")

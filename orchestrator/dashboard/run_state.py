@@ -79,6 +79,7 @@ class OpenRun:
             bills = [bill(attempt, now) for attempt in state.attempts]
             shown = list(zip(state.attempts, bills, strict=True))[-MOST_ATTEMPTS:]
             first = self._number - len(self._words)
+            work = workload_of(self._known.spec)
             words = [
                 {"number": first + place, "at": iso(at), "words": spelled(text)}
                 for place, (at, text) in enumerate(self._words, 1)
@@ -86,9 +87,9 @@ class OpenRun:
             return {
                 "now": iso(now),
                 "run": row,
-                "work": spelled(workload_of(self._known.spec).name),
+                "work": spelled(work.name),
                 "eta_s": self._eta_s(row, state),
-                "attempts": [_attempt(attempt, billed, now) for attempt, billed in shown],
+                "attempts": [_attempt(attempt, billed, now, is_own=work.is_own) for attempt, billed in shown],
                 "gpu": _gpu(state),
                 "attempts_left_out": len(state.attempts) - len(shown),
                 "bill": _bill(bills, row),
@@ -165,7 +166,7 @@ def _gpu(state: RunState) -> dict[str, Any] | None:
     return {key: value if is_figure(value) else None for key, value in figures.items()}
 
 
-def _attempt(attempt: Attempt, billed: Billed, now: float) -> dict[str, Any]:
+def _attempt(attempt: Attempt, billed: Billed, now: float, *, is_own: bool) -> dict[str, Any]:
     end = attempt.ended_at if attempt.ended_at is not None else max(now, attempt.started_at)
     row: dict[str, Any] = spelled(
         {
@@ -176,7 +177,7 @@ def _attempt(attempt: Attempt, billed: Billed, now: float) -> dict[str, Any]:
             "device": attempt.device,
             "price_usd_h": attempt.price_usd_h,
             "started_at": attempt.started_at,
-            "first_step_at": attempt.first_step_at,
+            "first_step_at": attempt.trainer_started_at if is_own else attempt.first_step_at,  # own ones may tell none
             "ended_at": attempt.ended_at,
             "seconds": max(0.0, end - attempt.started_at),
             "ended_by": attempt.ended_by,

@@ -9,6 +9,18 @@ function axisTimes(from, to, most) {
 }
 const timeWords = (at, step, span_) => step >= 86400 ? moment(at).slice(5, 10) : span_ > 86400 ? moment(at).slice(5, 16).replace("T", " ") : moment(at).slice(11, step < 60 ? 19 : 16);
 
+// The longest name of a machine that has room, its place, and whether it is in the bar or ends before it.
+function labelOf(one, { x1, first, x2, width }) {
+  for (const label of [`${one.number}  ${one.type} ${one.zone}`, `${one.number}  ${one.type}`, `${one.number}`]) {
+    const room = 6.6 * label.length + 12;
+    if (x2 - first > room) return [label, first + 7, "in"];
+    if (x2 + room <= width) return [label, x2 + 8, ""];
+    if (x1 >= room) return [label, x1, "end"];
+    if (first - x1 > room) return [label, x1 + 7, ""];
+  }
+  return ["", x2, ""];
+}
+
 class Timeline {
   constructor(place) {
     this.place = place;
@@ -38,9 +50,12 @@ class Timeline {
       parts.push(shape("line", { class: "grid", x1: left, x2: width - right, y1: y(usd).toFixed(1), y2: y(usd).toFixed(1) }));
       parts.push(shape("text", { x: left - 7, y: (y(usd) + 3.5).toFixed(1), "text-anchor": "end" }, `$${short(usd)}`));
     }
+    const apart = (width - left - right) * step / (to - from);
     for (const at of found) {
       parts.push(shape("line", { class: "grid", x1: x(at).toFixed(1), x2: x(at).toFixed(1), y1: 0, y2: height - FOOT }));
-      parts.push(shape("text", { x: x(at).toFixed(1), y: height - 6, "text-anchor": x(at) > width - 40 ? "end" : "middle" }, timeWords(at, step, to - from)));
+      const words = timeWords(at, step, to - from), isLast = x(at) > width - 40;
+      if (isLast && apart < 9 * words.length + 8) continue; // it would cover the one before
+      parts.push(shape("text", { x: x(at).toFixed(1), y: height - 6, "text-anchor": isLast ? "end" : "middle" }, words));
     }
     parts.push(shape("text", { x: width - right, y: middle + 9, "text-anchor": "end", class: "unit" }, "$ an hour"));
     this.grid.replaceChildren(...parts);
@@ -53,11 +68,11 @@ class Timeline {
       box(work, first, x2);
       set(node, "class", `bar c${1 + (one.number - 1) % 6}`);
       set(stop, "d", one.is_interrupted ? `M${(x2 - 1).toFixed(1)} ${at - 3}v${ROW - 2}m-5 ${2 - ROW}h10l-5 7z` : null);
-      const label = `${one.number}  ${one.type} ${one.zone}`, room = 6.6 * label.length + 12, isInside = x2 - first > room, isLeft = !isInside && x2 + room > width;
-      set(words, "x", (isInside ? first + 7 : isLeft ? x1 - 6 : x2 + 8).toFixed(1));
+      const [label, place, how] = labelOf(one, { x1, first, x2, width });
+      set(words, "x", (how === "end" ? x1 - 6 : place).toFixed(1));
       set(words, "y", at + 13);
-      set(words, "text-anchor", isLeft ? "end" : "start");
-      set(words, "class", isInside ? "label in" : "label");
+      set(words, "text-anchor", how === "end" ? "end" : "start");
+      set(words, "class", how === "in" ? "label in" : "label");
       put(words, label);
     });
     keyed(this.prices, shown, (one) => one.number, () => shape("path"), (path, one) => {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.reaper import Reaper
 from orchestrator.errors import HostError, UnreachableError
-from orchestrator.formatting import counted, span
+from orchestrator.formatting import counted, megabytes, span
 from orchestrator.host.base import Host, HostStatus
 from orchestrator.runs.events import StateChanged
 from orchestrator.runs.output_events import OutputsWaiting
@@ -104,7 +104,7 @@ class LastOutputs:
             OutputsWaiting(at=now, attempt=number, files=files, size_bytes=size_bytes, reason=reason, until=until)
         )
         run = self.journal.store.run
-        words = f"outputs waiting: {counted(files, 'file')}, {size_bytes / 1e6:.1f} MB ({reason})"
+        words = f"outputs waiting: {counted(files, 'file')}, {megabytes(size_bytes)} ({reason})"
         self._emit_reason(f"{words}; they come by themselves, or look at them: pixel-orch ssh {run}")
 
     def _emit_reason(self, reason: str) -> None:

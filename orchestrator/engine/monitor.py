@@ -167,9 +167,11 @@ class AttemptMonitor:
         wanted = sorted(status.outputs, key=lambda output: (not output.is_checkpoint, -output.step))
         best = self.outputs.best_checkpoint() if status.trainer == "exited" else ""
         is_hurried = self.noticed or status.trainer == "exited"
+        is_over = status.trainer == "exited" and self.outputs.downloads.mode != "none"
+        grid = next((output for output in wanted if not output.is_checkpoint and is_over), None)  # the last samples
         for output in [output for output in wanted if output.identity not in self._have]:
             is_newest = output.is_checkpoint and output.step == wanted[0].step  # it may be of several files
-            is_first = output is wanted[0] or is_newest or output.name == best
+            is_first = output in (wanted[0], grid) or is_newest or output.name == best
             if not (is_first and is_hurried) and output.size_bytes > self.outputs.allowed_bytes():
                 continue
             self._pull(host, output)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.errors import OutputsLostError, TrainingError
-from orchestrator.formatting import counted
+from orchestrator.formatting import counted, megabytes
 from orchestrator.runs.events import LossReason
 from orchestrator.runs.state import Attempt
 
@@ -81,6 +81,6 @@ def outputs_lost(attempt: Attempt | None) -> OutputsLostError:
     left = attempt.outputs_lost if attempt is not None else None
     if left is None:
         return OutputsLostError("the program finished, and outputs of it were not downloaded")
-    what = f"{counted(left.files, 'output')} ({left.size_bytes / 1e6:.1f} MB)"
+    what = f"{counted(left.files, 'output')} ({megabytes(left.size_bytes)})"
     names = f": {left.names}" if left.names else ""
     return OutputsLostError(f"the program finished, and {what} were not downloaded, because {left.reason}{names}")

@@ -9,6 +9,7 @@ from orchestrator.engine.journal import Journal
 from orchestrator.engine.output_mirror import by_digest, named
 from orchestrator.engine.remote_place import RemoteStore
 from orchestrator.errors import HostError
+from orchestrator.formatting import megabytes
 from orchestrator.host.tree_answers import stored_state
 from orchestrator.market.download_budget import affordable_bytes
 from orchestrator.runs.events import DataReceived
@@ -83,7 +84,7 @@ class RemoteOutputs:
         missing = [file for digest, file in wanted.items() if digest not in self.states.here(wanted)]
         size_bytes = sum(file.size_bytes for file in missing)
         if size_bytes > most_bytes:
-            return f"its {size_bytes / 1e6:.1f} MB are in S3"
+            return f"its {megabytes(size_bytes)} are in S3"
         here = self.place.fetch_outputs(attempt.instance_id, missing, self.states.incoming)
         damaged = [file for file in missing if file.sha256 not in here]
         got_bytes = sum(file.size_bytes for file in missing if file.sha256 in here)

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.cloud.base import Call, Cloud
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import CloudError
-from orchestrator.formatting import WIDTH, counted, one_line, price, table
+from orchestrator.formatting import WIDTH, counted, megabytes, one_line, price, table
 from orchestrator.host import sync
 from orchestrator.market import catalog
 from orchestrator.market.pools import Offer, Pool
@@ -63,7 +63,7 @@ def tree_text(tree: sync.Tree) -> str:
 
 def size_words(tree: sync.Tree) -> str:
     """Return the number of files and their size: `12 files, 0.34 MB`."""
-    return f"{counted(len(tree.files), 'file')}, {tree.size_bytes() / 1e6:.2f} MB"
+    return f"{counted(len(tree.files), 'file')}, {megabytes(tree.size_bytes())}"
 
 
 def not_sent(tree: sync.Tree) -> list[str]:
@@ -139,7 +139,7 @@ class Draft:
         for index, call in enumerate(self.plan.calls(self.cidr), 1):
             lines.append(f"{index}. {call.operation} ({call.region})")
             lines += [f" {line}" for line in json.dumps(dict(call.parameters), indent=2).splitlines()[1:-1]]
-        size = f"{counted(len(tree.files), 'file')} ({tree.size_bytes() / 1e6:.2f} MB)"
+        size = f"{counted(len(tree.files), 'file')} ({megabytes(tree.size_bytes())})"
         texts = [] if spec.is_embedded or spec.program.image else [
             "If the image has no torch, it is installed: 2 to 3 GB, some billed minutes."
         ]  # fmt: skip

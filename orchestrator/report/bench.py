@@ -229,7 +229,9 @@ def _predicted(rows: Sequence[PredictedRow]) -> str:
         ]
         for row in rows
     ]
-    return table(head, cells, "IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", drop=("PRICE", "IMAGES/$", "$/H"))
+    return table(
+        head, cells, "IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", drop=("PRICE", "IMAGES/$", "$/H", "90 % BETWEEN")
+    )
 
 
 def as_json(

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from orchestrator.formatting import counted, figure, money, number, one_line, price, span
+from orchestrator.formatting import counted, figure, megabytes, money, number, one_line, price, span
 from orchestrator.runs import events as ev
 from orchestrator.runs import output_events as out
 from orchestrator.runs.checked import is_figure
@@ -165,9 +165,9 @@ def _output_words(event: ev.Event, _now: float) -> str:
     """Checkpoints and other outputs, as they are downloaded or stored."""
     match event:
         case ev.CheckpointPulled():
-            return f"  {event.name} downloaded ({event.size_bytes / 1e6:.2f} MB, sha256 {event.sha256[:8]})"
+            return f"  {event.name} downloaded ({megabytes(event.size_bytes)}, sha256 {event.sha256[:8]})"
         case out.ExtraOutputsPulled():
-            size = f"{event.size_bytes / 1e6:.2f} MB, in outputs/"
+            size = f"{megabytes(event.size_bytes)}, in outputs/"
             text = f"  {counted(event.files, 'other file')} downloaded ({size})"
             return f"{text}; not downloaded: {event.left}" if event.left else text
         case ev.CheckpointStored():
@@ -184,18 +184,18 @@ def _tree_words(event: ev.Event, _now: float) -> str:
     """States of the outputs: downloaded, restored, waited for, left."""
     match event:
         case out.OutputsPulled():
-            what = f"{counted(event.files, 'output')} downloaded ({event.size_bytes / 1e6:.2f} MB)"
+            what = f"{counted(event.files, 'output')} downloaded ({megabytes(event.size_bytes)})"
             gone = f", {event.deleted} removed" if event.deleted else ""
-            return f"  {what}{gone}; in outputs/: {counted(event.all_files, 'file')}, {event.all_bytes / 1e6:.2f} MB"
+            return f"  {what}{gone}; in outputs/: {counted(event.all_files, 'file')}, {megabytes(event.all_bytes)}"
         case out.OutputsRestored():
             source = f" from {event.source}" if event.source else ""
-            return f"  {counted(event.files, 'output')} restored{source} ({event.size_bytes / 1e6:.2f} MB)"
+            return f"  {counted(event.files, 'output')} restored{source} ({megabytes(event.size_bytes)})"
         case out.OutputsRefused():
             return f"  these outputs are not used: {event.reason}"
         case out.OutputsUnmatched() | out.OutputsLeft():
             return _left_outputs_words(event)
         case out.OutputsWaiting():
-            size = f"{counted(event.files, 'output')} ({event.size_bytes / 1e6:.2f} MB)"
+            size = f"{counted(event.files, 'output')} ({megabytes(event.size_bytes)})"
             until = time.strftime("%H:%M:%S", time.localtime(event.until))
             return f"  OUTPUTS WAITING: {size}: {event.reason}; the machine is kept until {until}"
         case _:
@@ -207,7 +207,7 @@ def _left_outputs_words(event: out.OutputsLeft | out.OutputsUnmatched) -> str:
         instead = "; all outputs are downloaded instead" if event.is_all else ""
         return f"  --outputs {event.patterns} has matched no file{instead}"
     files = counted(event.files, "output")
-    size = f" ({event.size_bytes / 1e6:.2f} MB)" if event.size_bytes else ""
+    size = f" ({megabytes(event.size_bytes)})" if event.size_bytes else ""
     names = f": {event.names}" if event.names else ""
     if not event.is_loss and not event.size_bytes:
         return f"  not taken{', ' if event.reason else ''}{event.reason}{names}"
@@ -229,7 +229,7 @@ def _left_words(event: ev.Event, _now: float) -> str:
     match event:
         case ev.LogLeft():
             names = (("log", event.log_bytes), ("metrics", event.metrics_bytes))
-            left = " and ".join(f"{size / 1e6:.2f} MB of the {name}" for name, size in names if size)
+            left = " and ".join(f"{megabytes(size)} of the {name}" for name, size in names if size)
             return f"  Not downloaded, and gone with the machine: at least {left}"
         case _:
             return ""

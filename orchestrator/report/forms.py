@@ -152,7 +152,7 @@ def types_table(report: Report) -> Table:
             str(row.attempts),
             str(row.interruptions),
             number(row.images_per_s),
-            f"{number(row.slow_images_per_s)} - {number(row.fast_images_per_s)}",
+            f"{number(row.slow_images_per_s)} - {number(row.fast_images_per_s)}" if row.slow_images_per_s else "-",
             number(row.seconds_per_step),
             money(row.price_usd_h),
             money(row.usd_per_1000_steps),

@@ -11,7 +11,19 @@ from typing import Any
 
 from orchestrator.clock import iso
 from orchestrator.errors import SpecError
-from orchestrator.formatting import counted, figure, money, number, one_line, price, prose_width, span, table, wrapped
+from orchestrator.formatting import (
+    counted,
+    figure,
+    megabytes,
+    money,
+    number,
+    one_line,
+    price,
+    prose_width,
+    span,
+    table,
+    wrapped,
+)
 from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.gpu_use import gpu_words
@@ -175,29 +187,11 @@ def summary_text(store: RunStore, now: float) -> str:
         f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
     )
     lines += _training_lines(row, quality, width)
-    lines.append(f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}")
-    if row.on_demand_usd:
-        other_usd = row.volume_usd + row.address_usd + row.data_out_usd
-        lines.append(f"            of which ${money(other_usd)} for disk, address and data out")
-        if any(a.is_free for a in row.attempts):
-            lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
-        lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
-    due = deadline_words(store)
-    if due:
-        lines.append(wrapped(f"deadline    {due}", width, indent=" " * 12))
-    if row.to_first_step_usd:
-        lines.append(f"            before {start_of([row])} (boot, set-up): ${money(row.to_first_step_usd)}")
-    if row.data_s:
-        lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
-    if row.user_setup_s:
-        lines.append(f"setup       {row.user_setup_s:.1f} s of your own: ${money(row.user_setup_usd)} of the cost")
-    gpu = next((words for one in reversed(store.state().attempts) if (words := gpu_words(one.gpu))), "")
-    if gpu:
-        lines.append(wrapped(f"gpu         {gpu}", width, indent=" " * 12))
+    lines += [wrapped(line, width, indent=" " * 12) for line in _cost_lines(store, row)]
     checkpoint, samples = newest_checkpoint(store), newest_samples(store)
     outputs = store.state().outputs
     if outputs is not None:
-        size = f"{counted(outputs.all_files, 'file')}, {outputs.all_bytes / 1e6:.2f} MB"
+        size = f"{counted(outputs.all_files, 'file')}, {megabytes(outputs.all_bytes)}"
         lines.append(f"outputs     {size}: {store.outputs}")
     if checkpoint or outputs is None:
         lines.append(f"checkpoint  {checkpoint or 'none'}")
@@ -207,6 +201,30 @@ def summary_text(store: RunStore, now: float) -> str:
     lines += [wrapped(f"problem     {defect}", width, indent=" " * 12) for defect in defects_of(store, now)]
     lines += ["", *(textwrap.fill(note, width) for note in build([row], now).notes)]
     return "\n".join(lines)
+
+
+def _cost_lines(store: RunStore, row: RunRow) -> list[str]:
+    """Return what was paid for what, and how the GPU was used."""
+    lines = [f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}"]
+    if row.on_demand_usd:
+        other_usd = row.volume_usd + row.address_usd + row.data_out_usd
+        lines.append(f"            of which ${money(other_usd)} for disk, address and data out")
+        if any(a.is_free for a in row.attempts):
+            lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
+        lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
+    if row.to_first_step_usd:
+        lines.append(f"            before {start_of([row])} (boot, set-up): ${money(row.to_first_step_usd)}")
+    if row.data_s:
+        lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
+    if row.user_setup_s:
+        lines.append(f"setup       {row.user_setup_s:.1f} s of your own: ${money(row.user_setup_usd)} of the cost")
+    due = deadline_words(store)
+    if due:
+        lines.append(f"deadline    {due}")
+    gpu = next((words for one in reversed(store.state().attempts) if (words := gpu_words(one.gpu))), "")
+    if gpu:
+        lines.append(f"gpu         {gpu}")
+    return lines
 
 
 def deadline_words(store: RunStore) -> str:
@@ -239,8 +257,11 @@ def _training_lines(row: RunRow, quality: str, width: int) -> list[str]:
     if not row.is_measured:
         lines = [wrapped(f"metrics     {_unmeasured_words(row)}", width, indent=" " * 12)]
     else:
-        lines = [f"{'epochs' if row.unit == 'epoch' else 'steps '}      {row.steps}{quality}"]
-        lines += [f"speed       {_speed_words(row)}"]
+        lines = [
+            f"{'epochs' if row.unit == 'epoch' else 'steps '}      {row.steps}{quality}",
+            f"speed       {_speed_words(row)}",
+        ]
+        lines = [wrapped(line, width, indent=" " * 12) for line in lines]
     shown = [f"{one_line(key)} {figure(row.values[key])}" for key in main_keys(row.values)[:MOST_VALUES]]
     if shown:
         lines.append(wrapped(f"values      {', '.join(shown)}", width, indent=" " * 12))

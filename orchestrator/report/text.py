@@ -107,7 +107,7 @@ def _types(types: Sequence[TypeRow], width: float) -> str:
     ]
     return table(
         head, rows, right="ATT IMAGES/S $/H SEC/STEP $/KSTEP $/EPOCH", width=width,
-        drop=("ATT", "SEC/STEP", "$/KSTEP"),
+        drop=("ATT", "SEC/STEP", "$/KSTEP", "$/H", "MARKET"),
     )  # fmt: skip
 
 
@@ -126,8 +126,9 @@ def _predicted(rows: Sequence[PredictedRow], width: float) -> str:
         for row in rows
     ]
     return table(
-        head, cells, right="IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", width=width, drop=("PRICE", "IMAGES/$")
-    )
+        head, cells, right="IMAGES/S 90 % BETWEEN $/H $/EPOCH IMAGES/$", width=width,
+        drop=("PRICE", "IMAGES/$", "90 % BETWEEN", "$/H"),
+    )  # fmt: skip
 
 
 def basis_words(report: Report, workload: str) -> str:

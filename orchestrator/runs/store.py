@@ -362,7 +362,7 @@ class RunStore:
         """Return the defects beside that of the spec."""
         found = []
         if state.unread_lines:
-            found.append(f"{counted(state.unread_lines, 'line')} of events.jsonl cannot be read and left out")
+            found.append(f"{counted(state.unread_lines, 'line')} of events.jsonl left out: unreadable")
         for name, is_right in (("lock", Path.is_file), ("checkpoints", Path.is_dir), ("attempts", Path.is_dir)):
             path = self.folder / name
             if os.path.lexists(path) and not is_right(path):

@@ -122,7 +122,7 @@ def test_a_laptop_that_is_away_finds_the_last_outputs_and_pull_brings_them(stage
     out = stage.work.parent / "mine"
     code, said = stage.run("pull", "tiny", "--out", str(out))
     assert code == 0, said
-    assert f"the outputs that are here, 3 files, 20.0 MB:\n{out / 'outputs'}" in said
+    assert f"the outputs that are here, 3 files, 20.00 MB:\n{out / 'outputs'}" in said
     check_outputs(out / "outputs", 6)
     code, said = stage.run("attach", "tiny", "-o", "json")
     assert code == 0, said

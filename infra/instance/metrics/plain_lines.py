@@ -68,6 +68,8 @@ class PlainLines:
         values = _values(line) if places or self._epoch is not None else {}
         if "epoch" in places and (values or HEADING.match(line)):
             self._begin(places["epoch"], at, is_told=bar_step is None)
+            if "epoch" in totals:
+                self._totals["epoch"] = totals["epoch"]
         if not values:
             return
         if self._epoch is not None:

@@ -11,7 +11,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]")
 BAR = re.compile(r"(?<![\w./-])(\d{1,12})/(\d{1,12}) ?\[([^\[\]]{0,400})\]")
 RATE = re.compile(r"([0-9.]{1,15}) ?([A-Za-z]{1,20})/s\b")
 PACE = re.compile(r"([0-9.]{1,15}) ?s/([A-Za-z]{1,20})\b")
-KERAS = re.compile(r"(?<![\w./-])(\d{1,12})/(\d{1,12}) .{0,120}?(\d{1,6}(?:\.\d{1,6})?)(m|u|µ)?s/(step|epoch)(.*)")
+KERAS = re.compile(r"(?<![\w./-])(\d{1,12})/(\d{1,12}) (.{1,2000})")
+KERAS_PACE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(m|u|µ)?s/step\b")
+KERAS_2 = re.compile(r"\[[=>.]{20,60}\] - ")  # its bar, which has no pace until it is full
 PAIR = re.compile(r"([A-Za-z][\w/ .-]{0,60}?)\s?[=:]\s?([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?|nan|inf)(?![\w.])")
 EPOCH = re.compile(r"\b[Ee]poch[ :=#]{0,3}\[?(\d{1,9})(?: ?(?:/|of) ?(\d{1,9}))?")
 OTHER = re.compile(
@@ -23,17 +25,25 @@ MOST_BARS = 100
 
 
 class Bar:
-    """How far one bar is over all its rounds: it begins again with each epoch."""
+    """How far one bar is over all its rounds: it begins again with each epoch.
 
-    def __init__(self) -> None:
-        self.before = self.at = self.rounds = 0
+    Args:
+        before: how many were done in the epochs before it was seen.
+        epoch: the one that it was first seen in.
+    """
 
-    def move(self, to: int, total: int) -> int:
-        """Return how many were done in all, with the bar at `to`."""
-        if to < self.at:
+    def __init__(self, before: int, epoch: int | None) -> None:
+        self.before, self.epoch = before, epoch
+        self.at = 0
+
+    def move(self, to: int, total: int, epoch: int | None) -> int:
+        """Return how many were done in all, with the bar at `to`.
+
+        A bar that is drawn only when it is full is at the same place in each epoch.
+        """
+        if to < self.at or (to == self.at >= total and epoch != self.epoch):
             self.before += total if self.at >= total or to == 0 else self.at
-            self.rounds += 1
-        self.at = to
+        self.at, self.epoch = to, epoch
         return self.before + to
 
 
@@ -75,7 +85,7 @@ class ProgressBars:
 
     def _tqdm(self, line: str, at: float) -> bool:
         found = BAR.search(line)
-        if found is None:
+        if found is None or not found.group(3).strip("=>."):  # that one is of Keras
             return False
         done, total, inside = int(found.group(1)), int(found.group(2)), found.group(3)
         title = line[: found.start()]
@@ -89,24 +99,36 @@ class ProgressBars:
             speed = 1 / seconds if seconds else None
         self._note_epoch(EPOCH.search(title))
         tail = inside[(rate or pace).end() :] if rate or pace else ""  # type: ignore[union-attr]
-        self._note(done, total, speed, tail, at, is_epochs=unit in ("epoch", "epochs"))
+        pairs = [found.groups() for found in PAIR.finditer(tail)]
+        self._note(done, total, speed, pairs, at, is_epochs=unit in ("epoch", "epochs"))
         return True
 
     def _keras(self, line: str, at: float) -> bool:
         found = KERAS.search(line)
         if found is None:
             return False
-        seconds = number_in(found.group(3)) or 0.0
-        seconds *= {"m": 1e-3, "u": 1e-6, "µ": 1e-6}.get(found.group(4) or "", 1.0)
-        is_epochs = found.group(5) == "epoch"
+        text = found.group(3)
+        pace = KERAS_PACE.search(text)
+        if pace is None and not KERAS_2.match(text):
+            return False
+        seconds = (number_in(pace.group(1)) or 0.0) if pace else 0.0
+        seconds *= {"m": 1e-3, "u": 1e-6, "µ": 1e-6}.get((pace.group(2) if pace else "") or "", 1.0)
+        parts = [PAIR.match(part.strip()) for part in text.split(" - ") if not part.startswith("ETA")]
+        pairs = [part.groups() for part in parts if part is not None]
         speed = 1 / seconds if seconds else None
-        self._note(int(found.group(1)), int(found.group(2)), speed, found.group(6), at, is_epochs=is_epochs)
+        self._note(int(found.group(1)), int(found.group(2)), speed, pairs, at, is_epochs=False)
         return True
 
-    def _note(self, done: int, total: int, speed: float | None, tail: str, at: float, *, is_epochs: bool) -> None:
+    def _note(
+        self, done: int, total: int, speed: float | None, pairs: list[tuple[Any, ...]], at: float, *, is_epochs: bool
+    ) -> None:
         if not total > 0 or done > total or (total not in self._bars and len(self._bars) >= MOST_BARS):
             return
-        steps = self._bars.setdefault(total, Bar()).move(done, total)
+        if total not in self._bars:
+            is_resumed = self._epochs and self._epoch is not None and not is_epochs
+            before = max(0, (self._epoch or 0) - 1) * total if is_resumed else 0  # `Epoch 11/20` comes after ten
+            self._bars[total] = Bar(before, self._epoch)
+        steps = self._bars[total].move(done, total, self._epoch)
         if total < self._most:
             return
         if total > self._most:
@@ -121,10 +143,10 @@ class ProgressBars:
             made["epoch"] = self._epoch
         if speed:
             made["steps_per_s"] = speed
-        for pair in list(PAIR.finditer(tail))[:32]:
-            value = number_in(pair.group(2))
+        for name, text in pairs[:32]:
+            value = number_in(text)
             if value is not None:
-                made.setdefault(clean(pair.group(1).strip()), value)
+                made.setdefault(clean(name.strip()), value)
         self._new, self._told = made, steps
 
     def add(self, measurements: list[dict[str, Any]]) -> None:

@@ -58,7 +58,7 @@ def timeline(report: Report, key: str) -> Picture | None:
         key,
         "Attempts",
         "Each bar is an instance from its start to its end. A cross marks an interruption by AWS; the number is the "
-        "count of steps that were trained again." + part(len(runs), len(known), "newest", "runs"),
+        "count of steps that were trained again, where it has room." + part(len(runs), len(known), "newest", "runs"),
         f"Timeline of the attempts of {counted(len(runs), 'run')}: {counted(interruptions, 'interruption')} by AWS, "
         f"{counted(lost, 'step')} lost. "
         "The table of attempts below holds every figure.",
@@ -96,11 +96,18 @@ def _attempt(canvas: Canvas, run: RunRow, attempt: AttemptRow, lane: _Lane) -> N
     )
     if attempt.is_interrupted:
         canvas.axes.plot([began + length], [at], "X", color=BAD, markersize=9, markeredgecolor=CARD, zorder=4)
-    if attempt.steps_lost:
+    if attempt.steps_lost and _has_room(canvas, run, attempt, lane):
         canvas.axes.annotate(
             f"-{attempt.steps_lost:,} steps", (began + length, at), (8, 0), textcoords="offset points", va="center",
             color=BAD, fontsize="small",
         )  # fmt: skip
+
+
+def _has_room(canvas: Canvas, run: RunRow, attempt: AttemptRow, lane: _Lane) -> bool:
+    """Return whether a label behind an attempt covers none of those that come later in its lane."""
+    until = (attempt.ended_at or lane.now) + (0.1 if canvas.is_wide else 0.3) * lane.longest * lane.unit_s
+    later = [one.started_at for one in run.attempts if one.number > attempt.number]
+    return all(started_at > until for started_at in later[1::2])
 
 
 def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
@@ -109,7 +116,7 @@ def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
     curves = known[-MOST_CURVES:]
     left_out = part(len(curves), of, "newest", "runs")
     if len(known) == len(curves) < of:
-        left_out = f" {len(curves)} of {of} runs; the others have no losses."
+        left_out = f" {len(curves)} of {of} runs; the others do not measure it."
     if not curves:
         return None
 
@@ -130,7 +137,7 @@ def learning(curves: Sequence[Curve], key: str, of: int) -> Picture | None:
         axes.set_xlabel("step")
         axes.set_ylabel("bits/dim")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.locator_params(axis="x", nbins=6 if canvas.is_wide else 4)
+        axes.locator_params(axis="x", nbins=6 if canvas.is_wide else 4, integer=True)
         all_values = sorted(value for one in curves for _, value in (*one.train[1:], *one.valid))
         if all_values:
             low, high = all_values[0], all_values[int(0.98 * (len(all_values) - 1))]

@@ -28,7 +28,7 @@ from orchestrator.report.html.svg import Picture, check_library
 from orchestrator.report.html.units import readable, usd_words
 from orchestrator.report.html.value_charts import ValueCurves, value_charts
 from orchestrator.report.rows import Report
-from orchestrator.report.text import basis_words, compact, ranked_types, when
+from orchestrator.report.text import basis_words, compact, ranked_types, start_of, when
 
 MOST_ROWS = 1500  # of a table; the JSON form has them all
 MOST_GALLERY_BYTES = 1_000_000
@@ -139,7 +139,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     start_usd, data_s = sum((r.to_first_step_usd for r in runs), Decimal(0)), sum(r.data_s for r in runs)
     if start_usd:
         detail = f"boot and set-up; data ready after {span(data_s)}" if data_s else "boot and set-up"
-        cards.append((f"{mark}{usd_words(start_usd)}", "before the first step", detail))
+        cards.append((f"{mark}{usd_words(start_usd)}", f"before {start_of(runs)}", detail))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
         cards.append(
@@ -199,7 +199,7 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
         is_price = lead is not None and lead.title == price_speed.PRICE_ALONE
         drawn = _figures([(lead, price_speed.origin_of(report, workload) if is_price else origin), (epoch, origin)])
         if not drawn:
-            drawn = '<p class="none">No attempt has measured a speed yet.</p>'
+            drawn = f'<p class="none">{_no_figures(report, workload)}</p>'
         sections.append(
             f"<section><h2>{_e(workload or 'Workload not recorded')}</h2>{drawn}"
             f"{_prediction_note(report, workload)}</section>"
@@ -208,6 +208,13 @@ def _workloads(report: Report, workloads: Sequence[str]) -> list[str]:
     if left > 0:
         sections.append(f'<p class="none">{left} older workloads appear in the tables only.</p>')
     return sections
+
+
+def _no_figures(report: Report, workload: str) -> str:
+    """Return why the types of a workload are not drawn."""
+    if any(row.workload == workload and row.seconds_per_step for row in report.types):
+        return "No program here tells images or epochs; the seconds and dollars of a step are in the table of types."
+    return "No attempt has measured a speed yet."
 
 
 def _origin(report: Report, workload: str) -> str:
@@ -231,7 +238,8 @@ def _common(report: Report, exhibits: Exhibits) -> list[str]:
     sections = []
     stories = _stories(report)
     if stories:
-        sections.append(f"<section><h2>Interrupted and resumed</h2>{stories}</section>")
+        went_on = any(run.story is not None and len(run.story.chapters) > 1 for run in report.runs)
+        sections.append(f"<section><h2>Interrupted{' and resumed' if went_on else ''}</h2>{stories}</section>")
     drawn = _figures(
         [
             (prices, "spot market"),

@@ -148,7 +148,7 @@ def _why_alone(report: Report, workload: str, points: Sequence[Spot]) -> str:
     speed = number(known[0].images_per_s)
     if len(known) == 1:
         return f"Only {known[0].label} has a speed ({speed} images/s, {known[0].kind}): there is nothing to compare."
-    kinds = " and ".join(dict.fromkeys(point.kind for point in known))
+    kinds = " or ".join(dict.fromkeys(point.kind for point in known))
     same = f"All {len(known)} types are {kinds} at about {speed} images/s, so price alone tells them apart."
     if all(row.is_bound_by_kernels for row in report.predicted if row.workload == workload):
         return f"{same} A network this small is bound by kernel starts, which take the same time on any type."

@@ -16,6 +16,7 @@ from orchestrator.report.story import Chapter, Moment, Story, time_at
 MOST_STORIES = 4  # on a page: of the newest runs that lost an instance
 MANY_RUNS, FEW_STORIES = 40, 2  # a picture takes 0.2 s: a page of many runs has fewer
 MOST_CHAPTERS = 8  # of a story: the last ones
+NARROW_CHAPTERS = 4  # whose names have room side by side in a narrow picture
 MOST_MARKS = 24  # checkpoints of an attempt that are marked
 LONGEST_NAME = 40
 LONGEST_WORD = 24
@@ -105,7 +106,8 @@ def story_picture(story: Story, key: str) -> Picture:
             _draw_ends(panel, shown, scale)
             panel.margins(x=0.02)
             panel.label_outer()
-        panels[1].set_xlabel(f"{unit} since the start of {'the run' if shown == story.chapters else 'the first one'}")
+        since = "the run" if shown == story.chapters else f"attempt {shown[0].number}"
+        panels[1].set_xlabel(f"{unit} since the start of {since}")
         legend(canvas, _handles(shown))
 
     lanes = 0.55 + 0.42 * len(shown)
@@ -115,12 +117,14 @@ def story_picture(story: Story, key: str) -> Picture:
     left = "" if shown == story.chapters else f" The last {len(shown)} of {len(story.chapters)} attempts."
     lost = sum(one.is_lost for one in story.chapters)
     again = sum(one.steps_again for one in story.chapters)
+    resumed = " The dotted line leads from the checkpoint to the attempt that resumed from it."
+    if not any(one.resumed_from and one.trained_at is not None for one in shown[1:]):
+        resumed = ""
     again_words = counted(again, story.unit) if again else f"no {story.unit}"
     return picture(
         key,
-        f"How {cut(one_line(story.run), LONGEST_NAME)} went on",
-        f"{counted(lost, 'instance')} lost, {again_words} trained again. The dotted line leads from the checkpoint to "
-        f"the attempt that resumed from it.{left}",
+        f"How {cut(one_line(story.run), LONGEST_NAME)} {'went on' if len(story.chapters) > 1 else 'ended'}",
+        f"{counted(lost, 'instance')} lost, {again_words} trained again.{resumed}{left}",
         story_words(story),
         draw,
         heights=(height, sum(ratios[:-1]) + narrow_lanes + 1.5),
@@ -178,13 +182,15 @@ def _draw_steps(canvas: Canvas, axes: Any, chapters: Sequence[Chapter], scale: _
                 canvas.tip(line, f"attempt {one.number}: {words}")
         _draw_checkpoints(canvas, axes, one, scale, unit)
         if place and one.resumed_from and one.trained_at is not None:
-            _draw_resume(canvas, axes, chapters[:place], (one.trained_at, float(one.resumed_from)), scale)
+            is_named = canvas.is_wide or len(chapters) <= NARROW_CHAPTERS or one is chapters[-1]
+            resumed = (one.trained_at, float(one.resumed_from))
+            _draw_resume(canvas, axes, chapters[:place], resumed, scale, is_named=is_named)
         reached = max(reached, one.last_step)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
     axes.set_ylabel(f"{unit}s")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.locator_params(axis="y", nbins=5)
+    axes.locator_params(axis="y", nbins=5, integer=True)
 
 
 def _with_point(moments: Sequence[Moment], at: float | None) -> list[Moment]:
@@ -215,12 +221,16 @@ def _draw_checkpoints(canvas: Canvas, axes: Any, one: Chapter, scale: _Scale, un
         canvas.tip(marks, f"attempt {one.number}: {counted(len(one.checkpoints), 'checkpoint')}, {newest}")
 
 
-def _draw_resume(canvas: Canvas, axes: Any, before: Sequence[Chapter], resumed: Moment, scale: _Scale) -> None:
+def _draw_resume(
+    canvas: Canvas, axes: Any, before: Sequence[Chapter], resumed: Moment, scale: _Scale, *, is_named: bool
+) -> None:
     """Draw the way from the checkpoint to the attempt that resumes from it."""
     at, step = resumed
     saved = [since for earlier in before for since, saved_step in earlier.checkpoints if saved_step == step]
     since = saved[-1] if saved else before[-1].ended_at
     axes.plot([scale(since), scale(at)], [step] * 2, color=GOOD, linewidth=1.4, linestyle=":", zorder=3)
+    if not is_named:
+        return
     axes.annotate(
         f"resumes at {step:,.0f}", (scale(at), step), (4, -4), textcoords="offset points", va="top", color=INK,
         fontsize="small" if canvas.is_wide else "x-small",

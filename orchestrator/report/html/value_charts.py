@@ -30,13 +30,16 @@ class ValueCurves:
 def value_charts(runs: Sequence[ValueCurves], key: str) -> list[Picture]:
     """Draw the values that people look for first, of the newest runs that have them."""
     names = main_keys({name for one in runs for name, points in one.curves.items() if len(points) > 1})
-    return [_chart(name, runs, f"{key}-{place}") for place, name in enumerate(names[:MOST_CHARTS])]
+    charts = []
+    for name in names[:MOST_CHARTS]:
+        known = [one for one in runs if len(one.curves.get(name, ())) > 1]
+        for unit in dict.fromkeys(one.unit for one in known):  # steps and epochs have no axis in common
+            charts.append((name, unit, [one for one in known if one.unit == unit]))
+    return [_chart(*one, f"{key}-{place}") for place, one in enumerate(charts[:MOST_CHARTS])]
 
 
-def _chart(name: str, runs: Sequence[ValueCurves], key: str) -> Picture:
-    known = [one for one in runs if len(one.curves.get(name, ())) > 1]
+def _chart(name: str, unit: str, known: Sequence[ValueCurves], key: str) -> Picture:
     shown = known[-MOST_LINES:]
-    unit = "epoch" if all(one.unit == "epoch" for one in shown) else "step"
     title = cut(one_line(name), LONGEST_KEY)
 
     def draw(canvas: Canvas) -> None:
@@ -49,7 +52,7 @@ def _chart(name: str, runs: Sequence[ValueCurves], key: str) -> Picture:
         axes.set_xlabel(unit)
         axes.set_ylabel(cut(title, 30))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.locator_params(axis="x", nbins=6 if canvas.is_wide else 4)
+        axes.locator_params(axis="x", nbins=6 if canvas.is_wide else 4, integer=True)
         legend(canvas)
 
     ends = "; ".join(

@@ -149,6 +149,12 @@ def test_logs_on_a_terminal_are_spelled_and_a_bar_is_shown_at_its_newest(
     assert lines[2:4] == ["100%|\u2588\u2588|", "last"]
 
 
+def test_colours_in_a_log_are_left_out_on_a_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
+    write_run(home, "one", [Had()]).log_path(1).write_bytes(b"\x1b[1m14/20\x1b[0m \x1b[38;5;2m--\x1b[m \x1b[2J\n")
+    assert logs_on(Terminal(), monkeypatch) == "14/20 -- \\x1b[2J\n"
+
+
 def test_logs_in_a_pipe_are_the_bytes(evil: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["logs", "one"]) == 0
     assert capfdbinary.readouterr().out == RunStore(evil, "one").log_path(1).read_bytes()

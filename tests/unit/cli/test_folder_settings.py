@@ -59,7 +59,7 @@ def test_where_settings_come_from_is_on_standard_error_and_json_stays_clean(
         r"a\nb.py",
         "pixel-orch.yaml",
         "Not sent, as they may hold secrets (--include PATH sends one): .env.",
-        f"2 files, 0.00 MB from {at_home / 'cwd'}; nothing was sent",
+        f"2 files, 22 bytes from {at_home / 'cwd'}; nothing was sent",
     ]
 
 

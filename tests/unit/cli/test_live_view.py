@@ -172,6 +172,11 @@ def test_nothing_that_a_machine_says_reaches_the_terminal_but_as_letters(termina
         assert letters not in terminal.sent
 
 
+def test_the_colours_of_a_program_are_not_spelled_in_the_view(terminal: VirtualTerminal) -> None:
+    log = "\x1b[1m14/20\x1b[0m \x1b[32m--\x1b[0m loss: 0.5"
+    assert shown(terminal, panel_of(*launched(), *trains(), log=log), START + 80)[-1] == "log     14/20 -- loss: 0.5"
+
+
 def test_no_colour_where_none_is_wanted(terminal: VirtualTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     def colours() -> list[str]:
         terminal.sent = ""

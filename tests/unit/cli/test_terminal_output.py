@@ -19,7 +19,7 @@ from orchestrator.cli.main import main
 from orchestrator.cli.run_view import RunView
 from orchestrator.clock import SystemClock
 from orchestrator.errors import TrainingError
-from orchestrator.formatting import counted, money, table, wrapped
+from orchestrator.formatting import counted, megabytes, money, span, table, wrapped
 from orchestrator.market.billing import total_usd
 from orchestrator.report.summary import summary_text
 from orchestrator.runs.events import Event, InstanceEnded, Progress, StateChanged
@@ -217,6 +217,15 @@ def test_an_error_is_broken_between_words_at_the_terminals_width(
     assert len(lines) > 1
     assert max(map(len, lines)) <= 60
     assert " ".join(terminal.getvalue().split()) == " ".join(whole.split())
+
+
+def test_lengths_of_time_and_sizes_have_a_unit_that_fits() -> None:
+    assert [span(s) for s in (8, 192, 7500, 359_999, 360_000, 5_980_920)] == [
+        "8s", "3m12s", "2h05m", "99h59m", "4d04h", "69d05h"
+    ]  # fmt: skip
+    assert [megabytes(size) for size in (1, 812, 9_999, 10_000, 5_310_000)] == [
+        "1 byte", "812 bytes", "9,999 bytes", "0.01 MB", "5.31 MB"
+    ]  # fmt: skip
 
 
 # -- tables

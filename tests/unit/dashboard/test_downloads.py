@@ -108,8 +108,15 @@ def test_a_log_is_text_without_control_characters_and_a_bar_shows_its_newest_sta
     path = tmp_path / "log"
     path.write_bytes(b"\x1b[2Jred\x1b[0m <b>\xff\n 1%\r 50%\r100%\r\nrest\r\x07")
     part = log_part(path, 0)
-    assert part["text"] == "\\x1b[2Jred\\x1b[0m <b>\ufffd\n100%\n"
+    assert part["text"] == "\\x1b[2Jred <b>\ufffd\n100%\n"
     assert part["rest"] == "\\x07"
+
+
+def test_a_log_is_shown_without_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "trainer.log"
+    path.write_text("\x1b[1m14/20\x1b[0m \x1b[32m--\x1b[0m\n\x1b[1mnewest\x1b[0m")
+    part = log_part(path, 0)
+    assert (part["text"], part["rest"]) == ("14/20 --\n", "newest")
 
 
 def test_a_line_without_an_end_is_shown_in_parts(tmp_path: Path) -> None:

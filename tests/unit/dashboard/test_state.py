@@ -155,6 +155,13 @@ def test_a_run_that_cannot_be_read_has_a_row_and_a_page_with_the_reason(home: Pa
     assert board.curves("bad")["curves"] == {}
 
 
+def test_the_set_up_of_a_program_that_tells_no_steps_ends_at_its_start(home: Path) -> None:
+    write_run(home, "own", [Had(last_step=0, lines=[])], trainer=None, command=("./x",), workdir=str(home))
+    write_run(home, "ours", [Had()])
+    assert Board(home).run("own", NOW)["attempts"][0]["first_step_at"] == BORN + 70
+    assert Board(home).run("ours", NOW)["attempts"][0]["first_step_at"] == BORN + 80
+
+
 def test_the_page_tells_attempts_prices_bill_and_interruptions(home: Path) -> None:
     moves = [PriceChanged(at=BORN + 90, attempt=1, since=BORN + 1000, price_usd_h=0.3)]
     first = Had(last_step=40, ended_by="aws", extra=list(moves))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from orchestrator.runs.events import (
     CheckpointPulled,
 )
 from orchestrator.runs.output_events import ExtraOutputsPulled
+from orchestrator.runs.outputs import Output
 from tests.support import memory_host
 from tests.support.memory import Machine
 from tests.support.run_checks import check_invariants
@@ -31,6 +34,24 @@ def test_the_newest_checkpoint_comes_home_first(home: Path) -> None:
     assert order[1:5] == [50, 40, 30, 20]  # four were waiting: the newest of them first
     assert sorted(order) == list(range(10, 101, 10))
     assert state.state == "SUCCEEDED"
+
+
+def test_the_last_samples_come_home_at_the_end_whatever_data_out_has_cost(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = memory_host.MemoryHost._outputs
+
+    def with_samples(host: memory_host.MemoryHost, step: int, *, at_end: bool) -> Iterator[Output]:
+        for one in checkpoints(host, step, at_end=at_end):
+            yield one
+            yield replace(one, name=f"samples-{one.step}.png")
+
+    monkeypatch.setattr(memory_host.MemoryHost, "_outputs", with_samples)
+    monkeypatch.setattr("orchestrator.engine.output_mirror.affordable_bytes", lambda attempt, now: 0.0)
+    story = Story(home)
+    assert story.engine(config_json=b"{}").run().state == "SUCCEEDED"
+    assert sorted(story.store.state().checkpoints) == [100]
+    assert [path.name for path in story.store.folder.glob("samples-*.png")] == ["samples-100.png"]
 
 
 def test_checkpoints_of_the_same_content_all_come_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

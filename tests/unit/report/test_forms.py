@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def test_the_terminal_form_fits_80_columns_and_lists_the_problems(built: Any) ->
     assert "unborn: no instance was started" in shown
     assert "Predicted: pixelcnn digits" in shown
     assert "On-demand price of the same time" in shown
+
+
+def test_the_terminal_form_fits_40_columns_and_cuts_no_figure(built: Any) -> None:
+    lines = as_text(built, 40).splitlines()
+    assert max(map(len, lines)) <= 40, "\n".join(lines)
+    assert not [line for line in lines if re.search(r"\d…|…$", line)], "half a figure is another figure"
 
 
 def test_the_json_form_has_plain_numbers_and_no_nan(built: Any) -> None:

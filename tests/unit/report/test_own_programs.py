@@ -159,6 +159,29 @@ def test_the_page_has_a_chart_of_each_value(home: Path) -> None:
     assert "Line chart of loss over the steps. At the end: one 0.03333 at step 30; two 0.05 at step 20." in page
 
 
+@pytest.mark.slow
+def test_steps_and_epochs_are_not_drawn_over_one_axis(home: Path) -> None:
+    from orchestrator.report.html.page import as_html
+
+    epochs = [{"step": n, "unit": "epoch", "loss": 1 / n} for n in range(1, 9)]
+    records = [
+        record(home, steps(30), steps=30, name="one"), record(home, epochs, steps=8, unit="epoch", name="two")
+    ]  # fmt: skip
+    page = as_html(report_of(records, home, NOW, "hour-start"), exhibits_of(records, home, NOW))
+    assert "Line chart of loss over the steps. At the end: one 0.03333 at step 30." in page
+    assert "Line chart of loss over the epochs. At the end: two 0.125 at epoch 8." in page
+
+
+@pytest.mark.slow
+def test_a_program_whose_steps_are_timed_is_not_said_to_have_no_speed(home: Path) -> None:
+    from orchestrator.report.html.page import Exhibits, as_html
+
+    page = as_html(report_of([record(home, steps(30), steps=30)], home, NOW, "hour-start"), Exhibits())
+    assert "the seconds and dollars of a step are in the table of types" in page
+    assert "has measured a speed" not in page
+    assert "- - -" not in page, "a range of which no end is known"
+
+
 # -- without any
 
 

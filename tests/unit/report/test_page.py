@@ -74,3 +74,15 @@ def test_the_card_of_interruptions_has_a_plural(home: Path, interrupted: bool, a
     page = as_html(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), Exhibits())
     assert says in page
     assert "trained twice" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempts", [2, 12])
+def test_lost_steps_are_named_on_the_timeline_where_they_cover_no_other_bar(home: Path, attempts: int) -> None:
+    from orchestrator.report.html.charts import timeline
+
+    lost = [Had(first_step=1 + 50 * n, last_step=60 + 50 * n, ended_by="aws") for n in range(attempts - 1)]
+    write_run(home, "unlucky", [*lost, Had(first_step=50 * attempts - 49, last_step=50 * attempts)])
+    chart = timeline(report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start"), "attempts")
+    assert chart is not None
+    assert chart.svg.count("-10 steps</text>") == 2, "behind the last lost one, in the wide and the narrow picture"

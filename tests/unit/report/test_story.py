@@ -124,3 +124,7 @@ def test_the_picture_is_drawn_for_two_attempts_and_for_twelve(home: Path, attemp
     assert ("The last 8 of 12 attempts." in chart.caption) is (attempts == 12)
     assert ("resumes at 80" in chart.svg) is True
     assert "attempt 2, training" in chart.svg
+    assert "The dotted line leads from the checkpoint" in chart.caption
+    alone = story_picture(replace(story, chapters=(first,)), "story")
+    assert alone.title == "How spot ended", "nothing went on after it"
+    assert "dotted line" not in alone.caption

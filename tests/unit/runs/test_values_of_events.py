@@ -109,7 +109,7 @@ def test_lines_that_cannot_be_read_are_counted(home: Path) -> None:
         file.write("x" * (3 << 20) + "\n" + json.dumps({**GOOD, "kind": "of-a-newer-version"}) + "\n")
     assert store.read_events() == (whole, 6)
     assert store.state().unread_lines == 6
-    assert store.defects(store.state()) == ["6 lines of events.jsonl cannot be read and left out"]
+    assert store.defects(store.state()) == ["6 lines of events.jsonl left out: unreadable"]
     with (store.folder / "events.jsonl").open("a") as file:
         file.write('{"kind": "progr')
     assert store.read_events() == (whole, 6), "a line that is being written is no damage"

@@ -285,6 +285,9 @@ def test_a_run_that_was_brought_home_is_animated_too(trained: Path) -> None:
     (run / "attempts" / "2" / "metrics.jsonl").write_text("".join(line for line in lines if '"step": 6,' in line))
     shutil.copy(path_of(trained, 6), run / "checkpoints")
     assert over_training.write(run, run / "grown.gif") == f"samples of 2 steps, 2 to 6, in {run / 'grown.gif'}"
+    one = next((run / "checkpoints").glob("checkpoint-*.pt"))  # as the summary of a run names it
+    for place in (one, one.parent):
+        assert over_training.write(place, run / "grown.gif").startswith("samples of 2 steps")
     config = over_training.config_in(run)
     assert config is not None
     assert config.hidden == 2

@@ -196,9 +196,49 @@ def test_a_bar_ends_its_lines_by_cr_and_begins_again_with_each_epoch(program: Pr
 def test_a_bar_of_keras_with_its_colours_is_a_bar(program: Program) -> None:
     program.begin()
     program.writes(
-        LOG, "Epoch 2/5\n\r\x1b[1m12/500\x1b[0m \x1b[32m-\x1b[0m 12s 25ms/step - accuracy: 0.9100 - loss: 0.32"
+        LOG, "Epoch 1/5\n\r\x1b[1m12/500\x1b[0m \x1b[32m-\x1b[0m 12s 25ms/step - accuracy: 0.9100 - loss: 0.32"
     )
-    assert program.found() == [{"step": 12, "epoch": 2, "steps_per_s": 40.0, "accuracy": 0.91, "loss": 0.32}]
+    assert program.found() == [{"step": 12, "epoch": 1, "steps_per_s": 40.0, "accuracy": 0.91, "loss": 0.32}]
+
+
+def test_a_bar_of_keras_that_resumes_counts_the_epochs_before_it(program: Program) -> None:
+    program.begin()
+    program.writes(LOG, "Epoch 11/20\n\r12/500 - 12s 25ms/step - loss: 0.32")
+    assert program.found() == [{"step": 5012, "epoch": 11, "steps_per_s": 40.0, "loss": 0.32}]
+    assert program.facts["total"] == 10_000
+
+
+OLD_BAR = "[=========>....................]"  # of Keras 2
+FULL_BAR = "[==============================]"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (f"Epoch 1/3\n\r100/469 {OLD_BAR} - ETA: 1:02 - loss: 0.5", {"step": 100, "epoch": 1, "loss": 0.5}),
+        (
+            f"Epoch 1/3\n\r469/469 {FULL_BAR} - 3s 5ms/step - loss: 0.5\nEpoch 2/3\n469/469 {FULL_BAR} - 3s 5ms/step - "
+            "loss: 0.25 - val_loss: 0.5\n",
+            {"step": 938, "epoch": 2, "steps_per_s": 200.0, "loss": 0.25, "val_loss": 0.5},
+        ),
+        (
+            "Epoch 1/3\n469/469 - 3s - loss: 0.5 - 3s/epoch - 5ms/step\nEpoch 2/3\n469/469 - 3s - loss: 0.25 - "
+            "3s/epoch - 5ms/step\n",
+            {"step": 938, "epoch": 2, "steps_per_s": 200.0, "loss": 0.25},
+        ),
+        (
+            "Epoch 1/3\n469/469 - 3s - 5ms/step - loss: 0.5\nEpoch 2/3\n469/469 - 3s - 5ms/step - loss: 0.25\n",
+            {"step": 938, "epoch": 2, "steps_per_s": 200.0, "loss": 0.25},
+        ),
+    ],
+)
+def test_bars_of_older_kerases_and_one_line_an_epoch_are_read(
+    program: Program, text: str, read: dict[str, float]
+) -> None:
+    program.begin()
+    program.writes(LOG, text)
+    assert program.found() == [read]
+    assert program.facts["total"] == 3 * 469
 
 
 @pytest.mark.parametrize(
@@ -207,6 +247,7 @@ def test_a_bar_of_keras_with_its_colours_is_a_bar(program: Program) -> None:
         (LOG, "epoch 3/20 loss 0.51\n", 20),
         (LOG, "Epoch [3 / 20], Loss: 0.5\n", 20),
         (LOG, "Train Epoch: 3 of 20 loss 0.5\n", 20),
+        (LOG, "Epoch 3/19\n-----\ntrain Loss: 0.5 Acc: 0.7\nEpoch 4/19\n-----\n", 19),
         (LOG, "step 100/5000 loss 0.5\n", 5000),
         (LOG, "epoch 3/2 loss 0.51\n", 0),
         (LOG, "Train Epoch: 1 [640/60000 (1%)]  Loss: 2.3\n", 0),

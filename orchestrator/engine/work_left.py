@@ -48,7 +48,8 @@ class WorkLeft:
         """
         self._catch_up()
         steps, rate = self._steps(), self._rate()
-        done = self._saved_step if attempt is None else max(self._saved_step, attempt.last_step)
+        at = None if attempt is None else self._last.get(attempt.number)  # lower than a save: it began anew
+        done = self._saved_step if at is None else at.step
         if steps:
             left = max(0, steps - done)
             return left / rate if rate else self._promised_s() * left / steps
@@ -85,7 +86,7 @@ class WorkLeft:
                 self._saved_at[event.attempt] = event.at
             elif isinstance(event, OutputsPulled) and self.spec.trainer is None:
                 last = self._last.get(event.attempt)
-                self._saved_step = max(self._saved_step, last.step if last is not None else 0)
+                self._saved_step = last.step if last is not None else self._saved_step
                 self._saved_at[event.attempt] = event.at
         self._read = len(events)
 

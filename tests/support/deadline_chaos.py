@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.config import TrainConfig
-from orchestrator.errors import PixelOrchError
+from orchestrator.errors import CloudError, PixelOrchError
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.plan.deadline import POLICIES
 from orchestrator.runs.deadline_events import DeadlineEndangered
@@ -131,7 +131,7 @@ class Series:
         def asked(*rest: object, **named: object) -> object:
             if self.cloud.is_offline:
                 self.clock.sleep(1.0)
-                raise refusal_of("RequestLimitExceeded", "us-east-1")
+                raise CloudError("could not connect", code="EndpointConnectionError")
             if self.is_expired:
                 raise refusal_of("ExpiredToken", "us-east-1")
             return call(*rest, **named)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MINUTE_S = 60.0
 MOST_WORK_H = 24 * 366.0
 MOST_STARTS = 100_000
+LEAST_SPOT_PRICE = 1e-6
 MOST_SETS_SHOWN = 4  # by themselves; of more the mean is shown, and -o json has all
 
 
@@ -96,11 +97,12 @@ def _wish(args: argparse.Namespace) -> Wish:
         is_first_hour_free=args.free_first_hour,
     )
     for work_h, slack, job in wish.jobs():
-        need_s = job.changeover_s + (job.checkpoint_every_s if job.checkpoint_every_s else 0.0)
+        need_s = job.changeover_s + job.checkpoint_every_s
+        what = "change-over and what a loss takes" if job.checkpoint_every_s else "change-over"
         if job.deadline_s - job.work_s < need_s:
             raise SpecError(
                 f"--slack {slack:g}: {span(job.deadline_s - job.work_s)} beyond {work_h:g} h of work are less than one "
-                f"change-over ({span(need_s)}): none is in time; give --slack {_least_slack(need_s, work_h)} or more"
+                f"{what} ({span(need_s)}): none is in time; give --slack {_least_slack(need_s, work_h)} or more"
             )
     return wish
 
@@ -116,7 +118,7 @@ def _markets(args: argparse.Namespace) -> tuple[list[Market], str]:
 
     if sum(given is not None for given in (args.traces, args.market, args.price_history)) != 1:
         raise SpecError("give one of --traces DIR, --price-history TYPE and --market NAME; for example --market mixed")
-    if not 0 < args.spot_price <= 1:
+    if not LEAST_SPOT_PRICE <= args.spot_price <= 1:
         raise SpecError(f"--spot-price: {args.spot_price:g} is no share of the on-demand price; give 0.33, for example")
     if args.market is not None:
         market = generated(args.market, spot_price=args.spot_price, seed=args.seed)
@@ -165,7 +167,9 @@ def _prior(args: argparse.Namespace) -> Prior:
 
 
 def _check_time(markets: Sequence[Market], wish: Wish) -> None:
-    """Refuse a deadline that does not fit into a record, before anything is computed."""
+    """Refuse a deadline that does not fit into a record, or that takes hours, before anything is computed."""
+    from orchestrator.policy.optimum import check_size
+
     for market in markets:
         for work_h, slack, job in wish.jobs():
             if job.deadline_s > market.duration_s:
@@ -173,6 +177,10 @@ def _check_time(markets: Sequence[Market], wish: Wish) -> None:
                     f"{market.name} lasts {span(market.duration_s)}: --work {work_h:g}h with --slack {slack:g} needs "
                     f"{span(job.deadline_s)}; give less work, less slack or longer traces"
                 )
+            try:
+                check_size(market, job, wish.starts, is_first_hour_free=wish.is_first_hour_free)
+            except ValueError as error:
+                raise SpecError(str(error)) from None
 
 
 def _words(text: str, flag: str) -> list[str]:

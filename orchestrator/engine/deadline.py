@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.provisioner import Provisioner, may_pass
-from orchestrator.engine.stop import StopRequest
+from orchestrator.engine.stop import Cancelled, StopRequest
 from orchestrator.engine.work_left import WorkLeft
-from orchestrator.errors import CapacityError, CloudError, QuotaError
+from orchestrator.errors import BudgetError, CapacityError, CloudError, QuotaError
 from orchestrator.formatting import counted, span
 from orchestrator.market.billing import total_usd
 from orchestrator.market.pools import Offer
@@ -71,13 +71,15 @@ class DeadlineKeeper:
         self.earlier = change_overs.of_earlier_runs(journal.store.home, plan.spec)
         self.moves_because = ""  # why the machine that trains is to be left, "" if it is not
         self._refused_at = -math.inf  # the last time that spot was refused
+        self._asked_at = -math.inf  # the last time that on-demand was asked for
         self._empty_since = math.inf  # since when on-demand has no capacity
         self._offers: tuple[float, Sequence[Offer]] = (-math.inf, ())
         self._probes = 0  # refused ones in a row, while an on-demand machine trains
         self._looked_at = -math.inf
         self._told: tuple[int, bool] | None = None
         self._told_at = -math.inf
-        self._is_endangered = any(isinstance(event, DeadlineEndangered) for event in journal.events)
+        warned = (event.at for event in journal.events if isinstance(event, DeadlineEndangered))
+        self._warned_at = max(warned, default=-math.inf)
         self._job: Job | None = None
 
     @classmethod
@@ -104,6 +106,8 @@ class DeadlineKeeper:
             Cancelled: a stop was asked for.
         """
         self._prepare()
+        if self._empty_since < math.inf:
+            self._empty_since = self.clock.now()  # a machine was had since
         while True:
             self.stop.check()
             answer = self._decide(WAIT, None, is_likely=self._is_spot_likely(self._tick_s()))
@@ -114,7 +118,7 @@ class DeadlineKeeper:
                 continue  # the market is known to be empty now
             self._tell(answer)
             if answer.mode == ON_DEMAND:
-                attempt = self._ask_for_on_demand()
+                attempt = self._on_demand_or_spot()
             if attempt is not None:
                 self._probes = 0
                 return attempt
@@ -127,10 +131,23 @@ class DeadlineKeeper:
         last_at = self.deadline.at - self.work.left_s(None) - self._margin_s() - tick_s
         return max(LEAST_TICK_S, min(wished_s, last_at - self.clock.now()))
 
-    def _ask_for_spot(self) -> Attempt | None:
+    def _on_demand_or_spot(self) -> Attempt | None:
+        """Ask for on-demand, and where there is none for spot: a machine that may be lost does more than none."""
+        refusal = None
+        try:
+            attempt = self._ask_for_on_demand()
+        except QuotaError as error:
+            attempt, refusal, self._empty_since = None, error, min(self._empty_since, self.clock.now())
+        if attempt is None and self.policy.name != "on-demand" and self._is_spot_likely(self._tick_s()):
+            attempt = self._ask_for_spot()
+        if attempt is None and refusal is not None:
+            raise refusal
+        return attempt
+
+    def _ask_for_spot(self, *, is_patient: bool = True) -> Attempt | None:
         """Ask every spot pool once; note whether there was capacity."""
         try:
-            attempt = self._ask(self._spot_offers())
+            attempt = self._ask(self._spot_offers(), is_patient=is_patient)
         except QuotaError:
             attempt = None  # on-demand has a quota of its own
         now = self.clock.now()
@@ -139,23 +156,43 @@ class DeadlineKeeper:
             self._refused_at = now
         return attempt
 
-    def _ask(self, offers: Sequence[Offer]) -> Attempt | None:
+    def _ask(self, offers: Sequence[Offer], *, is_patient: bool) -> Attempt | None:
         """Ask these pools once; an API that is unwell is one without capacity: it is asked again."""
         try:
-            return self.provisioner.rent_now(offers)
+            return self.provisioner.rent_now(offers, is_patient=is_patient)
         except CloudError as error:
             if not may_pass(error):
                 raise
             self.provisioner.patience.tell(error)
             return None
 
-    def _ask_for_on_demand(self) -> Attempt | None:
+    def _ask_beside(self, market: int) -> Attempt | None:
+        """Ask for a machine of the other market while one trains; None: none is had now, and that one goes on.
+
+        Whatever is wrong with the request, with AWS or with the budget, it is no reason to end a machine that trains.
+        """
+        try:
+            if market == SPOT:
+                return self._ask_for_spot(is_patient=False)
+            return self._ask_for_on_demand(is_patient=False)
+        except Cancelled:
+            return None  # the machine that trains is told to save
+        except (BudgetError, CloudError) as error:
+            now = self.clock.now()
+            if market == SPOT:
+                self._refused_at = now
+            if isinstance(error, CloudError):
+                self.provisioner.patience.tell(error)
+            return None
+
+    def _ask_for_on_demand(self, *, is_patient: bool = True) -> Attempt | None:
         """Ask every on-demand pool once.
 
         Raises:
             CapacityError: none had capacity for hours.
         """
-        attempt = self._ask(self.plan.on_demand)
+        self._asked_at = self.clock.now()
+        attempt = self._ask(self.plan.on_demand, is_patient=is_patient)
         now = self.clock.now()
         if attempt is not None:
             self._empty_since = math.inf
@@ -186,7 +223,8 @@ class DeadlineKeeper:
     def move_on_in_time(self, attempt: Attempt) -> Iterator[None]:
         """Give up a spot machine that is not ready by the last moment at which on-demand is in time."""
         self.moves_because = ""
-        if attempt.market == "spot" and self.policy.name != "spot":
+        is_there_another = self._empty_since == math.inf  # of on-demand, as far as is known
+        if attempt.market == "spot" and self.policy.name != "spot" and is_there_another:
             work_s = self.work.left_s(None)
             last_at = self.deadline.at - work_s - self._margin_s() - self._tick_s()
             if last_at > self.clock.now() or self._slack_s(work_s) > 0:
@@ -214,11 +252,12 @@ class DeadlineKeeper:
         if current.market == "spot":
             self.policy.see(is_up=True, at=now)
             answer = self._decide(SPOT, current, is_likely=True, saves_at_stop=saves_at_stop)
-            if answer.mode == ON_DEMAND:
+            may_ask = now - self._asked_at >= AGAIN_S
+            if answer.mode == ON_DEMAND and may_ask and self._ask_beside(ON_DEMAND) is not None:
                 self._leave(answer, "the work since its newest save could be lost too late")
         elif self._may_return(current):
             answer = self._decide(ON_DEMAND, current, is_likely=True)
-            if answer.mode == SPOT and self._ask_for_spot() is not None:
+            if answer.mode == SPOT and self._ask_beside(SPOT) is not None:
                 self._probes = 0
                 self._leave(answer, "a spot instance is there")
             elif answer.mode == SPOT:
@@ -258,7 +297,7 @@ class DeadlineKeeper:
     def _wanted_job(self) -> Job:
         from orchestrator.policy.live import Job
 
-        work_s = self.work.whole_s()
+        work_s = max(1.0, self.work.whole_s())
         typical_s = self._typical_s()
         return Job(
             work_s=work_s,
@@ -328,7 +367,7 @@ class DeadlineKeeper:
 
     def _look_ahead(self, attempt: Attempt | None) -> None:
         """Say once that the deadline, or it and the budget together, cannot be kept, and what would help."""
-        if self._is_endangered:
+        if self._warned_at >= self._since():
             return None
         trains = attempt is not None and attempt.first_step_at is not None
         work_s = self.work.left_s(attempt if trains else None)
@@ -353,8 +392,8 @@ class DeadlineKeeper:
         return None
 
     def _warn(self, reason: str, remedy: str) -> None:
-        self._is_endangered = True
-        self.journal.emit(DeadlineEndangered(at=self.clock.now(), reason=reason, remedy=remedy))
+        self._warned_at = self.clock.now()
+        self.journal.emit(DeadlineEndangered(at=self._warned_at, reason=reason, remedy=remedy))
 
 
 def _is_near(one: float, other: float) -> bool:

@@ -195,11 +195,16 @@ class Engine:
                 if done is not None:
                     return done
             self._give_up_if_fruitless(outcome.reason)
-            if len(self.state().attempts) >= self.policy.max_attempts:
+            if self._counted() >= self.policy.max_attempts:
                 raise HostError(
                     f"{self.spec.run}: {self.policy.max_attempts} instances were lost; the newest checkpoint is "
                     "downloaded. Launch again later or on another type"
                 )
+
+    def _counted(self) -> int:
+        """Return how many machines count for `max_attempts`: with a deadline none that went as the market does."""
+        excused = () if self.deadline is None else (LossReason.INTERRUPTED, LossReason.MOVED)
+        return sum(attempt.lost_cause not in excused for attempt in self.state().attempts)
 
     def _end_lost(self, attempt: Attempt, reason: str) -> None:
         """End a machine that is of no more use, before another is rented; EC2 is asked again until it answers."""

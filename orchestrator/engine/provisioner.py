@@ -127,8 +127,12 @@ class Provisioner:
             self.stop.sleep(wait_s)
         raise AssertionError("the waits do not end")
 
-    def rent_now(self, wanted: Sequence[Offer]) -> Attempt | None:
+    def rent_now(self, wanted: Sequence[Offer], *, is_patient: bool = True) -> Attempt | None:
         """Return a new attempt from the first of these pools with capacity, None if none has any now.
+
+        Args:
+            wanted: the pools, in the order in which they are tried.
+            is_patient: whether an AWS that cannot be asked is asked again for a while.
 
         Raises:
             QuotaError, AccessError, CloudError: no pool that is left would help.
@@ -137,9 +141,9 @@ class Provisioner:
         requests = self.journal.state().requests
         number = 1 + max((r.attempt for r in requests if self.journal.state().attempt(r.attempt)), default=0)
         self._turn = 1 + sum(r.attempt == number for r in requests)
-        return self._round(number, wanted)
+        return self._round(number, wanted, is_patient=is_patient)
 
-    def _round(self, number: int, wanted: Sequence[Offer] | None = None) -> Attempt | None:
+    def _round(self, number: int, wanted: Sequence[Offer] | None = None, *, is_patient: bool = True) -> Attempt | None:
         """Try every pool once that no refusal rules out; return None if none has capacity now."""
         refused: list[tuple[Offer, CloudError]] = []
         asked = self._offers(is_first=number == 1) if wanted is None else wanted
@@ -148,7 +152,7 @@ class Provisioner:
             if any(offers.rules_out(error.scope, offer, group[0]) for offer, error in refused):
                 continue
             self.stop.check()
-            answer = self._try(group, number)
+            answer = self._try(group, number, is_patient=is_patient)
             if isinstance(answer, Attempt):
                 return answer
             refused.append((group[0], answer))
@@ -182,10 +186,11 @@ class Provisioner:
                 return self.refresh()
         return self.plan.offers
 
-    def _try(self, group: Sequence[Offer], number: int) -> Attempt | CloudError:
+    def _try(self, group: Sequence[Offer], number: int, *, is_patient: bool) -> Attempt | CloudError:
         """Send one request; return the attempt, or why there is none."""
         self._check_limits(group)
-        is_first = not self.journal.state().attempts  # nothing is lost then, and a person waits for the answer
+        # Before the first one nothing is lost, and a person waits for the answer.
+        is_first = not is_patient or not self.journal.state().attempts
         call, template = self._request(group, number) if is_first else self._patient_request(group, number)
         self._turn += 1
         offer, token = group[0], str(call.parameters["ClientToken"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine.journal import Journal
-from orchestrator.runs.events import CheckpointPulled, Event, Progress
+from orchestrator.runs.events import CheckpointPulled, Event, OwnerChanged, Progress
 from orchestrator.runs.output_events import OutputsPulled
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt
@@ -28,15 +28,17 @@ class WorkLeft:
         self._first: dict[int, Progress] = {}  # the first one of an attempt
         self._last: dict[int, Progress] = {}
         self._saved_step = 0
+        self._saved_before = 0  # the step that was saved when the run was launched, or resumed
         self._saved_at: dict[int, float] = {}  # by attempt: when its newest save came home
 
     def whole_s(self) -> float:
-        """Return how long all of the training takes without an interruption."""
+        """Return how long the training takes without an interruption: all of it, or what was left at a resume."""
         self._catch_up()
         steps, rate = self._steps(), self._rate()
-        if steps and rate:
-            return steps / rate
-        return self._promised_s()
+        if steps:
+            left = max(0, steps - self._saved_before)
+            return left / rate if rate else self._promised_s() * left / steps
+        return max(0.0, self._promised_s() - self._trained_s(until_resume=True))
 
     def left_s(self, attempt: Attempt | None) -> float:
         """Return how long the rest takes.
@@ -46,7 +48,8 @@ class WorkLeft:
         """
         self._catch_up()
         steps, rate = self._steps(), self._rate()
-        done = self._saved_step if attempt is None else max(self._saved_step, attempt.last_step)
+        at = None if attempt is None else self._last.get(attempt.number)  # lower than a save: it began anew
+        done = self._saved_step if at is None else at.step
         if steps:
             left = max(0, steps - done)
             return left / rate if rate else self._promised_s() * left / steps
@@ -71,17 +74,19 @@ class WorkLeft:
         events = self.journal.events
         if events is not self._events or len(events) < self._read:
             self._events, self._read = events, 0
-            self._first, self._last, self._saved_step, self._saved_at = {}, {}, 0, {}
+            self._first, self._last, self._saved_step, self._saved_before, self._saved_at = {}, {}, 0, 0, {}
         for event in events[self._read :]:
             if isinstance(event, Progress):
                 self._first.setdefault(event.attempt, event)
                 self._last[event.attempt] = event
+            elif isinstance(event, OwnerChanged) and event.verb in ("launch", "resume"):
+                self._saved_before = self._saved_step
             elif isinstance(event, CheckpointPulled):
                 self._saved_step = max(self._saved_step, event.step)
                 self._saved_at[event.attempt] = event.at
             elif isinstance(event, OutputsPulled) and self.spec.trainer is None:
                 last = self._last.get(event.attempt)
-                self._saved_step = max(self._saved_step, last.step if last is not None else 0)
+                self._saved_step = last.step if last is not None else self._saved_step
                 self._saved_at[event.attempt] = event.at
         self._read = len(events)
 
@@ -107,14 +112,17 @@ class WorkLeft:
     def _promised_s(self) -> float:
         return self._deadline_work_s() or UNKNOWN_S
 
-    def _trained_s(self) -> float:
+    def _trained_s(self, *, until_resume: bool = False) -> float:
         """Return the time of training of a program that does not say how much there is to do.
 
         It is that between its first and its last measurement; without any, that since its start. Of a machine that was
         lost it counts until the newest save that came home: the rest is trained again.
+
+        Args:
+            until_resume: leaves out what was trained since the run was launched, or resumed.
         """
-        now, trained_s = self.journal.clock.now(), 0.0
-        for attempt in self.journal.state().attempts:
+        now, trained_s, state = self.journal.clock.now(), 0.0, self.journal.state()
+        for attempt in state.attempts[: state.led_from] if until_resume else state.attempts:
             first, last = self._first.get(attempt.number), self._last.get(attempt.number)
             began_at = attempt.trainer_started_at if first is None else first.at
             if began_at is None:

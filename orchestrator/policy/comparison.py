@@ -147,7 +147,7 @@ def cells(
 
 def _cell(market: Market, asked: tuple[str, float, float, Job], outcome: Outcome, least: Floats) -> Cell:
     name, work_h, slack, job = asked
-    ratio = _ratio(outcome.cost, least)
+    ratio = outcome.cost / least  # no price is zero, so the least is above it
     count = len(least)
     on_demand = market.on_demand_price * (job.work_s + job.changeover_s) / 3600
     return Cell(
@@ -164,10 +164,3 @@ def _cell(market: Market, asked: tuple[str, float, float, Job], outcome: Outcome
         lost_h=float(outcome.lost_s.mean() / 3600),
         cost_over_on_demand=float(outcome.cost.mean() / on_demand),
     )
-
-
-def _ratio(cost: Floats, least: Floats) -> Floats:
-    """Return cost / least; where the least is nothing (a free first hour), 1 for nothing, else the cost is infinite."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio: Floats = np.where(least > 0, cost / least, np.where(cost <= 1e-12, 1.0, np.inf))
-    return ratio

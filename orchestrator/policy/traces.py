@@ -123,8 +123,8 @@ def _prices(told: Mapping[str, Any], points: int) -> Floats | None:
     if not _is_number(on_demand) or on_demand <= 0:
         raise ValueError("prices need metadata.on_demand_usd_h, the price of on-demand in US dollars an hour")
     for point, price in enumerate(prices):
-        if not _is_number(price) or price < 0:
-            raise ValueError(f"prices has {price!r} at point {point}; a price is US dollars an hour, and not negative")
+        if not _is_number(price) or not 1e-6 <= price / on_demand <= 1e6:
+            raise ValueError(f"prices has {price!r} at point {point}; a price is US dollars an hour, and above zero")
     shares: Floats = np.array(prices, float) / on_demand
     return shares
 

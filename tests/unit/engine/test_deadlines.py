@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from model.config import TrainConfig
+from orchestrator.engine.stop import Cancelled
 from orchestrator.errors import BudgetError
 from orchestrator.policy.base import Job
 from orchestrator.policy.baselines import Greedy
@@ -30,7 +31,7 @@ def story(home: Path, *, hours: float, work_h: float = 2.0, policy: str = "plann
     fate = spec.pop("fate", None)
 
     def fates(number: int, machine: Machine) -> None:
-        machine.steps = steps
+        machine.steps, machine.checkpoint_every = steps, 60
         if fate is not None:
             fate(number, machine)
 
@@ -228,6 +229,112 @@ def test_on_demand_without_capacity_is_asked_again_and_spot_too(home: Path) -> N
     one.later(1.0 * HOUR_S, one.cloud.empty_zones.clear)
     assert one.engine().run().state == "SUCCEEDED"
     assert one.cloud.alive() == []
+
+
+def no_on_demand(one: Story, from_h: float, to_h: float, code: str = "InsufficientInstanceCapacity") -> None:
+    """Let EC2 refuse on-demand for a while."""
+    launch = one.cloud.launch
+
+    def ask(call: Any, *rest: Any) -> Any:
+        is_spot = "InstanceMarketOptions" in call.parameters
+        if not is_spot and from_h * HOUR_S <= one.clock.now() - EPOCH < to_h * HOUR_S:
+            raise refusal_of(code, "us-east-1")
+        return launch(call, *rest)
+
+    one.cloud.launch = ask  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "VcpuLimitExceeded"])
+def test_a_spot_machine_that_trains_is_kept_where_on_demand_cannot_be_had(home: Path, code: str) -> None:
+    one = story(home, hours=2.3)  # on-demand from the beginning, by the safety rule
+    no_on_demand(one, 0, 9, code)
+    assert one.engine().run().state == "SUCCEEDED"
+    assert markets_of(one) == ["spot"]
+    assert ended_h(one) < 2.3
+
+
+def test_spot_is_left_for_an_on_demand_machine_that_is_there_and_not_before(home: Path) -> None:
+    one = story(home, hours=2.1, work_h=2.0, promised_h=1.0)  # it is found out that there is more to do
+    no_on_demand(one, 0, 0.5)
+    assert one.engine().run().state == "SUCCEEDED"
+    first, second = one.store.state().attempts
+    assert (first.market, second.market) == ("spot", "on-demand")
+    assert first.ended_at is not None
+    assert second.started_at < first.ended_at
+    assert second.started_at == pytest.approx(EPOCH + 0.5 * HOUR_S, abs=130)
+
+
+def test_a_request_for_spot_that_fails_ends_no_machine_that_trains(home: Path) -> None:
+    one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
+    market(one, [(0, False)])
+    launch = one.cloud.launch
+
+    def expired(*rest: Any) -> Any:
+        if one.cloud.machines:
+            raise refusal_of("ExpiredToken", "us-east-1")
+        return launch(*rest)
+
+    one.cloud.launch = expired  # type: ignore[method-assign]
+    assert one.engine().run().state == "SUCCEEDED"
+    assert markets_of(one) == ["on-demand"]
+
+
+def test_a_stop_while_spot_is_asked_for_lets_the_machine_that_trains_save(home: Path) -> None:
+    one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
+    market(one, [(0, False)])
+    engine, launch = one.engine(), one.cloud.launch
+
+    def pressed(*rest: Any) -> Any:
+        if one.cloud.machines:
+            engine.request_stop("SIGINT")
+        return launch(*rest)
+
+    one.cloud.launch = pressed  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        engine.run()
+    (attempt,) = one.store.state().attempts
+    assert attempt.trainer_exit is not None
+    assert max(one.store.state().checkpoints) == attempt.last_step
+
+
+def test_twenty_interruptions_end_no_run_that_has_a_deadline(home: Path) -> None:
+    one = story(home, hours=9.0, work_h=2.0, policy="greedy")
+    market(one, sorted([*((0.1 * n, False) for n in range(1, 30)), *((0.1 * n + 0.01, True) for n in range(1, 30))]))
+    assert one.engine().run().state == "SUCCEEDED"
+    assert len(one.store.state().attempts) > one.spec.recovery.max_attempts
+    assert ended_h(one) < 9.0
+
+
+@pytest.mark.parametrize("policy", ["planned", "uniform-progress"])
+def test_a_run_that_is_resumed_plans_for_what_is_left_and_says_anew_that_it_is_late(home: Path, policy: str) -> None:
+    one = story(home, hours=2.0, work_h=2.0, policy=policy)
+    one.later(1.8 * HOUR_S, lambda: engine.request_stop("SIGINT"))
+    engine = one.engine()
+    with pytest.raises(Cancelled):
+        engine.run()
+    assert len(warnings_of(one)) == 1
+    spent = len(one.store.state().attempts)
+    program = ProgramSpec(deadline=Deadline(at=one.clock.now() + 1.5 * HOUR_S, policy=policy, work_s=2 * HOUR_S))
+    one.spec = one.spec.model_copy(update={"program": program})
+    assert one.engine().run("resume").state == "SUCCEEDED"
+    assert markets_of(one)[spent:] == ["spot"], "a fifth of the work in an hour and a half"
+    assert len(warnings_of(one)) == 1
+
+
+def test_a_new_deadline_that_cannot_hold_is_told_though_the_old_one_was_too(home: Path) -> None:
+    one = story(home, hours=1.5, work_h=2.0)
+    one.later(0.5 * HOUR_S, lambda: engine.request_stop("SIGINT"))
+    engine = one.engine()
+    with pytest.raises(Cancelled):
+        engine.run()
+    program = ProgramSpec(deadline=Deadline(at=one.clock.now() + 1.0 * HOUR_S, policy="planned", work_s=2 * HOUR_S))
+    one.spec = one.spec.model_copy(update={"program": program})
+    assert one.engine().run("resume").state == "SUCCEEDED"
+    assert len(warnings_of(one)) == 2
+
+
+def warnings_of(one: Story) -> list[DeadlineEndangered]:
+    return [event for event in one.store.events() if isinstance(event, DeadlineEndangered)]
 
 
 # -- as the simulation says

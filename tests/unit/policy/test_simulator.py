@@ -131,6 +131,29 @@ def test_what_cannot_be_in_time_has_no_optimum() -> None:
         optimum(market_of("1" * 20), job(1, 0.05), np.array([0]))
 
 
+def test_many_starts_at_the_same_points_are_computed_once_and_a_grid_without_end_is_refused() -> None:
+    market, what = random_market(3), job(2, 0.5)
+    some = np.array([5, 2, 5, 9])
+    assert (optimum(market, what, np.tile(some, 25_000))[:4] == optimum(market, what, some)).all()
+    fine = Market("fine", ("a",), 7.0, np.ones((200_000, 1), bool), np.full((200_000, 1), 0.3))
+    with pytest.raises(ValueError, match="takes too long in steps of 1 s"):
+        optimum(fine, job(48, 1), np.arange(300))
+
+
+def test_a_free_first_hour_is_free_for_an_instance_that_is_lost_and_not_for_one_that_is_done_before() -> None:
+    market = market_of("1" * 6 + "0" * 20)
+    least = optimum(market, job(0.5, 1), np.array([0]), is_first_hour_free=True)
+    assert least[0] == pytest.approx(0.3 * (1800 + 300) / 3600)
+    assert run(market, job(0.5, 1), Greedy(), is_first_hour_free=True).cost[0] == pytest.approx(least[0])
+
+
+def test_an_hour_that_is_no_whole_number_of_gaps_is_free_to_the_second() -> None:
+    market = market_of("1" * 6 + "0" * 30, gap_s=660.0)  # lost after 3,960 s: free for one that began at 360 s
+    what = Job(work_s=6600.0, deadline_s=19800.0, changeover_s=660.0)
+    least = optimum(market, what, np.array([0]), is_first_hour_free=True)
+    assert least[0] == pytest.approx((6600.0 - (3600 - 660) + 660) / 3600), "the rest is done on on-demand"
+
+
 # -- the safety rule
 
 

@@ -93,6 +93,7 @@ def test_prices_are_shares_of_on_demand() -> None:
         (trace([1, 0], prices=[1.0]), "2 prices"),
         (trace([1, 0], prices=[1.0, 2.0]), "on_demand_usd_h"),
         (trace([1, 0], prices=[1.0, -2.0], metadata={"on_demand_usd_h": 3}), "-2.0 at point 1"),
+        (trace([1, 0], prices=[1.0, 0], metadata={"on_demand_usd_h": 3}), "0 at point 1"),
         (trace([1, 0], prices=[1.0, None], metadata={"on_demand_usd_h": 3}), "None at point 1"),
         (trace([1, 0], prices=[1.0, 1.0], metadata={"on_demand_usd_h": 0}), "on_demand_usd_h"),
         ("[" * 100_000, "nested"),
@@ -121,6 +122,9 @@ def test_what_is_no_trace_is_named_in_one_line(tmp_path: Path, told: Any, says: 
         ("--policy gredy", "did you mean greedy"),
         ("--spot-price -0.3", "no share of the on-demand price"),
         ("--spot-price nan", "no share of the on-demand price"),
+        ("--spot-price 1e-320", "no share of the on-demand price"),
+        ("--checkpoint-every 40m", "change-over and what a loss takes (45m00s)"),
+        ("--traces {fine} --work 20h --starts 300", "takes too long in steps of 1 s"),
         ("--starts 0", "from 1 to"),
         ("--seed -1", "from 0 to"),
         ("--pools region --traces {odd}", "no zone and type in its name"),
@@ -142,6 +146,7 @@ def test_an_impossible_wish_is_one_line_and_exit_code_2(
         "odd": folder_of(tmp_path / "odd", mine=trace()),
         "empty": folder_of(tmp_path / "empty"),
         "gaps": folder_of(tmp_path / "gaps", **{"us-west-2a_x": trace(), "us-west-2b_x": trace(gap_s=300)}),
+        "fine": folder_of(tmp_path / "fine", mine=trace([1, 0] * 50_000, gap_s=1)),
         "missing": tmp_path / "missing",
     }
     given = words.format(**places).split()

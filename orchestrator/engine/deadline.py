@@ -266,7 +266,12 @@ class DeadlineKeeper:
     def _may_return(self, attempt: Attempt) -> bool:
         """Return whether spot may be asked for again while an on-demand machine trains."""
         pause_s = min(PROBE_S[min(self._probes, len(PROBE_S) - 1)], 10 * self._tick_s() * 2**self._probes)
-        return attempt.first_step_at is not None and self._is_spot_likely(pause_s)
+        return attempt.first_step_at is not None and self._is_spot_likely(pause_s) and self._return_pays(attempt)
+
+    def _return_pays(self, attempt: Attempt) -> bool:
+        """Return whether the rest is cheaper on spot than on the machine that trains, the change-over counted."""
+        left_s, spot_usd_h = self.work.left_s(attempt), self._spot_price()
+        return left_s * (self._on_demand_price() - spot_usd_h) > self._typical_s() * spot_usd_h
 
     def _leave(self, answer: Answer, why: str) -> None:
         self._tell(answer)

@@ -150,12 +150,13 @@ def resumed_spec(flags: Mapping[str, Any], command: Sequence[str], old: RunSpec)
             raise SpecError(f"{flag}: cannot change when {old.run} is resumed; drop it")
     if command:
         raise SpecError(f"--resume: {old.run} keeps its command; drop what follows --")
-    changes: dict[str, Any] = {"program": _resumed_program(flags, old)}
+    program = _resumed_program(flags, old)
+    changes: dict[str, Any] = {"program": program}
     instances = _instances(flags, old.cloud)
     if instances:
         changes["instances"] = instances
-    if flags.get("spot") or flags.get("on_demand"):
-        changes["market"] = _market(flags, {})
+    if program.deadline is not None or flags.get("spot") or flags.get("on_demand"):
+        changes["market"] = _market(flags, {}, has_deadline=program.deadline is not None)
     if flags.get("max_price") is not None:
         changes["max_price_usd_h"] = check_price(flags["max_price"])
     if flags.get("region"):
@@ -199,9 +200,13 @@ def _resumed_deadline(flags: Mapping[str, Any], old: RunSpec) -> Deadline | None
         if made is not None and made.work_s is None and old.deadline is not None:
             made = made.model_copy(update={"work_s": old.deadline.work_s})
         return made
-    if old.deadline is not None and old.deadline.at <= SystemClock().now():
+    if old.deadline is None:
+        return check_deadline(None, flags.get("policy"), flags.get("work"))
+    if old.deadline.at <= SystemClock().now():
         raise SpecError(f"--resume: the deadline of {old.run} is past; give a new --deadline")
-    return old.deadline
+    asked = check_deadline("1h", flags.get("policy") or old.deadline.policy, flags.get("work"))
+    work_s = old.deadline.work_s if asked is None or asked.work_s is None else asked.work_s
+    return asked and asked.model_copy(update={"at": old.deadline.at, "work_s": work_s})
 
 
 def _instances(asked: Mapping[str, Any], cloud: str) -> tuple[str, ...]:

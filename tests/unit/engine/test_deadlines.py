@@ -264,6 +264,16 @@ def test_spot_is_left_for_an_on_demand_machine_that_is_there_and_not_before(home
     assert second.started_at == pytest.approx(EPOCH + 0.5 * HOUR_S, abs=130)
 
 
+def test_on_demand_is_not_left_for_spot_where_a_change_over_costs_more_than_the_rest(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        machine.steps_per_s, machine.setup_s = 2.0, 600.0  # done after 35 minutes; spot is asked for after 30
+
+    one = story(home, hours=3.0, work_h=0.75, policy="uniform-progress", fate=fate)
+    market(one, [(0, False), (0.4, True)])
+    assert one.engine().run().state == "SUCCEEDED"
+    assert markets_of(one) == ["on-demand"]
+
+
 def test_a_request_for_spot_that_fails_ends_no_machine_that_trains(home: Path) -> None:
     one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
     market(one, [(0, False)])

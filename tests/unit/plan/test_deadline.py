@@ -105,6 +105,32 @@ def test_a_run_that_is_resumed_keeps_a_deadline_that_lies_ahead_and_needs_a_new_
         resumed_spec({}, (), past)
 
 
+def test_a_run_without_a_deadline_that_is_resumed_with_one_takes_both_markets() -> None:
+    old = spec_from(
+        {"instance": "g4dn.xlarge", "cloud": "aws", "region": ["us-east-1"], "steps": 100, "on_demand": True},
+        (), FileSettings({}),
+    )  # fmt: skip
+    assert old.market == "on-demand"
+    new = resumed_spec({"deadline": "12h", "work": "3h"}, (), old)
+    assert (new.market, new.deadline) == ("spot", Deadline(at=NOW + 12 * 3600, policy="planned", work_s=3 * 3600))
+    assert resumed_spec({}, (), old).market == "on-demand"
+
+
+def test_a_resume_changes_policy_and_work_of_the_deadline_that_it_keeps() -> None:
+    old = spec_of(deadline="12h", work="3h")
+    kept = resumed_spec({"policy": "greedy"}, (), old).deadline
+    assert kept == Deadline(at=NOW + 12 * 3600, policy="greedy", work_s=3 * 3600)
+    assert resumed_spec({"work": "5h"}, (), old).deadline == Deadline(at=NOW + 12 * 3600, work_s=5 * 3600)
+    with pytest.raises(SpecError, match="takes both markets"):
+        resumed_spec({"on_demand": True}, (), old)
+    plain = spec_from(
+        {"instance": "g4dn.xlarge", "cloud": "aws", "region": ["us-east-1"], "steps": 100, "spot": True},
+        (), FileSettings({}),
+    )  # fmt: skip
+    with pytest.raises(SpecError, match="goes with --deadline"):
+        resumed_spec({"policy": "greedy"}, (), plain)
+
+
 def test_the_outlook_names_the_moment_the_money_and_what_it_rests_on(home: Path) -> None:
     pool = Pool("g4dn.xlarge", "us-east-1b", "us-east-1")
     spec = RunSpec(

@@ -23,15 +23,16 @@ from tests.support.memory import EPOCH, ZONES, Machine, refusal_of
 from tests.support.story import Story
 
 HOUR_S = 3600.0
+STEP_S = 10.0
 
 
 def story(home: Path, *, hours: float, work_h: float = 2.0, policy: str = "planned", **spec: Any) -> Story:
     """Return a run of so many hours of work with a deadline so many hours ahead."""
-    steps = round(work_h * HOUR_S)
+    steps = round(work_h * HOUR_S / STEP_S)
     fate = spec.pop("fate", None)
 
     def fates(number: int, machine: Machine) -> None:
-        machine.steps, machine.checkpoint_every = steps, 60
+        machine.steps, machine.checkpoint_every, machine.steps_per_s = steps, 6, 1 / STEP_S
         if fate is not None:
             fate(number, machine)
 
@@ -118,7 +119,7 @@ def test_on_demand_is_left_when_spot_comes_back_and_pays(home: Path) -> None:
     first = one.store.state().attempts[0]
     assert first.lost_cause is not None
     assert first.lost_cause.value == "moved"
-    assert one.store.state().attempts[1].resumed_from > 1800, "what on-demand trained goes with it"
+    assert one.store.state().attempts[1].resumed_from > 1800 / STEP_S, "what on-demand trained goes with it"
 
 
 def test_a_spot_machine_that_does_not_boot_is_left_in_time(home: Path) -> None:
@@ -132,6 +133,7 @@ def test_a_spot_machine_that_does_not_boot_is_left_in_time(home: Path) -> None:
     assert ended_h(one) < 2.4
 
 
+@pytest.mark.slow
 def test_work_is_measured_and_not_promised(home: Path) -> None:
     one = story(home, hours=5, work_h=4.0, promised_h=1.0, policy="greedy")
     market(one, [(0.3, False)])
@@ -168,7 +170,9 @@ def led_to_its_end(one: Story, *, away_s: float = 0.0) -> int:
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize("at_h", [0.05, 0.4, 1.0, 1.03, 1.06, 1.1, 1.5, 2.5])
+@pytest.mark.parametrize(
+    "at_h", [0.4, 1.03, *(pytest.param(at, marks=pytest.mark.slow) for at in (0.05, 1.0, 1.06, 1.1, 1.5, 2.5))]
+)
 def test_a_process_that_is_killed_is_followed_by_one_that_keeps_the_deadline(home: Path, at_h: float) -> None:
     one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
     market(one, [(0, False), (1.0, True), (2.0, False), (2.1, True)])

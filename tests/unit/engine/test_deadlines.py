@@ -227,6 +227,7 @@ def test_a_budget_and_a_deadline_that_exclude_each_other_are_told(home: Path) ->
     assert one.store.state().state == "STOPPED"
 
 
+@pytest.mark.slow
 def test_on_demand_without_capacity_is_asked_again_and_spot_too(home: Path) -> None:
     one = story(home, hours=2.5)
     one.cloud.empty_zones = set(ZONES)
@@ -311,6 +312,7 @@ def test_a_stop_while_spot_is_asked_for_lets_the_machine_that_trains_save(home: 
     assert max(one.store.state().checkpoints) == attempt.last_step
 
 
+@pytest.mark.slow
 def test_twenty_interruptions_end_no_run_that_has_a_deadline(home: Path) -> None:
     one = story(home, hours=9.0, work_h=2.0, policy="greedy")
     market(one, sorted([*((0.1 * n, False) for n in range(1, 30)), *((0.1 * n + 0.01, True) for n in range(1, 30))]))

@@ -104,6 +104,7 @@ def test_an_image_is_shown_at_a_whole_multiple_of_its_resolution(tmp_path: Path)
     assert (below_the_marks == expected[7:]).all()
 
 
+@pytest.mark.slow
 def test_all_panels_have_one_scale(tmp_path: Path) -> None:
     """A bar of a tenth of the probability has a tenth of the height, in whichever panel it is."""
     pytest.importorskip("matplotlib")

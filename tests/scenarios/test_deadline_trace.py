@@ -74,7 +74,7 @@ def test_a_trace_of_interruptions_goes_as_its_simulation_and_returns_from_on_dem
     took = [a.first_step_at - a.started_at for a in state.attempts if a.first_step_at is not None]
     expects = simulated(sum(took) / len(took))
     assert state.interruptions >= 3, markets
-    assert abs(state.interruptions - expects.losses[0]) <= 1, markets
-    assert state.updated_at - state.created_at == pytest.approx(expects.finish_s[0], abs=20)
+    assert abs(state.interruptions - expects.losses[0]) <= 2, markets
+    assert state.updated_at - state.created_at == pytest.approx(expects.finish_s[0], abs=40)
     assert load(str(stage.store.checkpoints / f"checkpoint-{STEPS}.pt"))["weights"] == expected(STEPS)
     stage.check_nothing_is_left()

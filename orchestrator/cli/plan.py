@@ -20,9 +20,10 @@ from orchestrator.errors import SpecError
 from orchestrator.formatting import counted, money, prose_width, span, table, wrapped
 from orchestrator.market.spot_advisor import FACTORS, RANGES, read_range
 from orchestrator.market.spot_prices import MarketRow, chosen_types, lowest, recorded_regions
-from orchestrator.plan.deadline import POLICIES, moment, shown
+from orchestrator.plan.deadline import moment, shown
 from orchestrator.plan.settings import trainer_of
 from orchestrator.plan.validators import check_amount, duration_s
+from orchestrator.policy.names import NAMES
 from orchestrator.report import change_overs
 from orchestrator.report.build import build
 from orchestrator.report.records import records_of, workload_of
@@ -96,8 +97,8 @@ def _asked(args: argparse.Namespace, home: Path, now: float) -> tuple[Asked, str
     at = moment(args.deadline, now)
     policies = [word.strip() for word in (args.policy or DEFAULT_POLICIES).split(",") if word.strip()]
     for name in policies:
-        if name not in POLICIES:
-            raise SpecError(f"--policy: there is no policy {name[:40]!r}; there are {', '.join(POLICIES)}")
+        if name not in NAMES:
+            raise SpecError(f"--policy: there is no policy {name[:40]!r}; there are {', '.join(NAMES)}")
     samples = _samples(home)
     changeover_s = change_overs.typical_s(samples, is_embedded=False)
     margin_s = change_overs.margin_s(samples, is_embedded=False)
@@ -132,12 +133,12 @@ def _samples(home: Path) -> list[float]:
 
 def _speeds(args: argparse.Namespace, names: Sequence[str], home: Path, now: float) -> tuple[dict[str, Speed], str]:
     """Return the hours of work of each type, and where they are from."""
-    from orchestrator.plan.ways import Speed, known_speed
+    from orchestrator.plan.ways import Speed, can_be_rented
 
     given = [flag for flag in ("images", "steps", "work") if getattr(args, flag) is not None]
     if len(given) != 1:
         raise SpecError("give one of --images N, --steps N and --work TIME; for example --images 50M")
-    able = [name for name in names if known_speed(name)]
+    able = [name for name in names if can_be_rented(name)]
     if not able:
         raise SpecError(f"--instance: {', '.join(names)}: retired by AWS, and nothing can be done on them any more")
     if args.work is not None:

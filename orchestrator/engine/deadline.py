@@ -17,19 +17,21 @@ from orchestrator.engine.journal import Journal
 from orchestrator.engine.provisioner import Provisioner, may_pass
 from orchestrator.engine.stop import Cancelled, StopRequest
 from orchestrator.engine.work_left import WorkLeft
-from orchestrator.errors import BudgetError, CapacityError, CloudError, QuotaError
+from orchestrator.errors import BudgetError, CapacityError, CloudError, QuotaError, SpecError
 from orchestrator.formatting import counted, span
 from orchestrator.market.billing import total_usd
 from orchestrator.market.pools import Offer
 from orchestrator.plan.deadline import prior_of
 from orchestrator.plan.requests import Plan
+from orchestrator.policy.names import NAMES
 from orchestrator.report import change_overs, market_history
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
 from orchestrator.runs.spec import Deadline
 from orchestrator.runs.state import Attempt
 
 if TYPE_CHECKING:
-    from orchestrator.policy.live import Answer, Job, LivePolicy
+    from orchestrator.policy.base import Job
+    from orchestrator.policy.live import Answer, LivePolicy
 
 TICK_S = 60.0  # between two decisions; less where the deadline is near
 LEAST_TICK_S = 1.0
@@ -88,6 +90,8 @@ class DeadlineKeeper:
         deadline = plan.spec.deadline
         if deadline is None:
             return None
+        if deadline.policy not in NAMES:
+            raise SpecError(f"{plan.spec.run}: its settings name no policy that there is: {deadline.policy[:40]!r}")
         from orchestrator.policy.live import LivePolicy
 
         policy = LivePolicy(deadline.policy, prior_of(deadline), pools=len(plan.offers))
@@ -300,7 +304,7 @@ class DeadlineKeeper:
         return self.deadline.at - self.clock.now() - work_s
 
     def _wanted_job(self) -> Job:
-        from orchestrator.policy.live import Job
+        from orchestrator.policy.base import Job
 
         work_s = max(1.0, self.work.whole_s())
         typical_s = self._typical_s()

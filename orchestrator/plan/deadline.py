@@ -14,6 +14,7 @@ from orchestrator.formatting import money, nearest, one_line, span
 from orchestrator.market.spot_advisor import FACTORS, RANGES, read_range
 from orchestrator.plan.requests import Plan
 from orchestrator.plan.validators import duration_s
+from orchestrator.policy.names import NAMES
 from orchestrator.report import change_overs, market_history
 from orchestrator.report.records import records_of, workload_of
 from orchestrator.runs.spec import EMBEDDED_TITLE, Deadline, RunSpec
@@ -22,7 +23,6 @@ from orchestrator.runs.store import RunStore
 if TYPE_CHECKING:
     from orchestrator.policy.forecast import Prior
 
-POLICIES = ("planned", "uniform-progress", "uniform-progress-lowered", "time-sliced", "greedy", "on-demand", "spot")
 CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T]([01]?\d|2[0-3]):([0-5]\d)")
 EXAMPLE = "18:00, 12h or '2026-12-01 18:00'"
@@ -48,11 +48,11 @@ def check_deadline(deadline: Any, policy: Any, work: Any) -> Deadline | None:
     if find_spec("numpy") is None:
         raise SpecError("--deadline: the package numpy is missing; pip install 'pixel-orch[deadline]'")
     name = "planned" if policy is None else str(policy)
-    if name not in POLICIES:
-        near = nearest(name, POLICIES)
+    if name not in NAMES:
+        near = nearest(name, NAMES)
         raise SpecError(
             f"--policy: there is no policy {one_line(name)[:40]!r}; {f'did you mean {near}? ' if near else ''}"
-            f"there are {', '.join(POLICIES)}"
+            f"there are {', '.join(NAMES)}"
         )
     work_s = None if work is None else duration_s(str(work), flag="--work", example="10h")
     return Deadline(at=moment(str(deadline), SystemClock().now()), policy=name, work_s=work_s)

@@ -187,7 +187,7 @@ def frontier(found: Sequence[Way]) -> list[Way]:
     return best
 
 
-def known_speed(name: str) -> bool:
+def can_be_rented(name: str) -> bool:
     """Return whether a type can be rented: a retired one is no way to get anything done."""
     return not catalog.find(name).is_retired
 

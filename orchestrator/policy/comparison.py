@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from orchestrator.policy.base import Floats, Job, Policy
-from orchestrator.policy.baselines import Greedy, OnDemand, Spot, TimeSliced
+from orchestrator.policy.base import Floats, Job
+from orchestrator.policy.choice import SIMPLE, policy_of
 from orchestrator.policy.forecast import Forecast, Prior
 from orchestrator.policy.market import Market
 from orchestrator.policy.optimum import optimum
 from orchestrator.policy.planned import Planned
 from orchestrator.policy.simulator import Outcome, simulate
-from orchestrator.policy.uniform_progress import LoweredUniformProgress, UniformProgress
 
-Make = Callable[[Forecast, bool], Policy]
-POLICIES: Mapping[str, Make] = {
-    "on-demand": lambda forecast, is_free: OnDemand(),
-    "spot": lambda forecast, is_free: Spot(),
-    "greedy": lambda forecast, is_free: Greedy(),
-    "time-sliced": lambda forecast, is_free: TimeSliced(),
-    "uniform-progress": lambda forecast, is_free: UniformProgress(),
-    "uniform-progress-lowered": lambda forecast, is_free: LoweredUniformProgress(),
-    "planned": lambda forecast, is_free: Planned(forecast, is_first_hour_free=is_free),
-}
+POLICIES = (*SIMPLE, Planned.name)
+"""In the order in which a table has them."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,7 @@ def cells(
             starts = market.starts(wish.starts, job.deadline_s, wish.seed)
             least = optimum(market, job, starts, is_first_hour_free=wish.is_first_hour_free)
             for name in wish.policies:
-                policy = POLICIES[name](forecasts[job.changeover_s], wish.is_first_hour_free)
+                policy = policy_of(name, forecasts[job.changeover_s], is_first_hour_free=wish.is_first_hour_free)
                 outcome = simulate(market, job, policy, starts, is_first_hour_free=wish.is_first_hour_free)
                 yield _cell(market, (name, work_h, slack, job), outcome, least)
                 done()

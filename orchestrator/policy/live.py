@@ -8,23 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.policy.base import NO_POOL, ON_DEMAND, SPOT, WAIT, Decision, Floats, Ints, Job, Policy, View
-from orchestrator.policy.baselines import Greedy, OnDemand, Spot, TimeSliced
-from orchestrator.policy.cells import CELLS, STEP_S, UP_CELLS, Chain, Counts, Watch, cells_of
+from orchestrator.policy.base import NO_POOL, SPOT, Decision, Floats, Ints, Job, Policy, View
+from orchestrator.policy.cells import STEP_S, UP_CELLS, Chain, Counts, Watch, cells_of
+from orchestrator.policy.choice import policy_of
 from orchestrator.policy.forecast import PRIOR_WEIGHT, Prior
 from orchestrator.policy.planned import Planned
 from orchestrator.policy.simulator import with_safety
-from orchestrator.policy.uniform_progress import LoweredUniformProgress, UniformProgress
-
-LIVE_POLICIES = (
-    "planned",
-    "uniform-progress",
-    "uniform-progress-lowered",
-    "time-sliced",
-    "greedy",
-    "on-demand",
-    "spot",
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class LivePolicy:
     """A policy by its name, and what it has seen of the market so far.
 
     Args:
-        name: one of `LIVE_POLICIES`.
+        name: one of `names.NAMES`.
         prior: what is known of other markets.
         pools: how many pools are asked.
         is_first_hour_free: whether AWS bills nothing for an instance that it takes back in its first hour.
@@ -84,13 +73,9 @@ class LivePolicy:
     def __init__(self, name: str, prior: Prior, *, pools: int, is_first_hour_free: bool = True) -> None:
         self.name = name
         self.seen = Seen(prior.of(pools))
-        simple: dict[str, Policy] = {
-            one.name: one
-            for one in (OnDemand(), Spot(), Greedy(), TimeSliced(), UniformProgress(), LoweredUniformProgress())
-        }
         planned = Planned(self.seen, is_first_hour_free=is_first_hour_free, keeps_values=True)
-        self._planned = planned if name == "planned" else None
-        self._policy: Policy = planned if name == "planned" else simple[name]
+        self._planned = planned if name == Planned.name else None
+        self._policy: Policy = self._planned or policy_of(name, self.seen)
         self._job: Job | None = None
 
     def see(self, *, is_up: bool, at: float) -> None:
@@ -198,6 +183,3 @@ class Seen:
         age_s: Floats = np.where(watch.is_up == self.is_up_now, watch.age_s, 0.0)
         cell = cells_of(np.array([self.is_up_now]), age_s, watch.share)
         return np.full(at.shape, int(cell[0]))
-
-
-__all__ = ["CELLS", "LIVE_POLICIES", "ON_DEMAND", "SPOT", "WAIT", "Answer", "Job", "LivePolicy", "Now", "Prior"]

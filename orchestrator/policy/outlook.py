@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.policy.base import NO_POOL, Ints, Job
-from orchestrator.policy.baselines import Greedy, OnDemand, Spot, TimeSliced
 from orchestrator.policy.cells import CELLS, IS_UP, STEP_S, Chain
+from orchestrator.policy.choice import policy_of
 from orchestrator.policy.forecast import PRIOR_WEIGHT, Prior
 from orchestrator.policy.live import Seen
 from orchestrator.policy.market import Market
-from orchestrator.policy.planned import Planned
 from orchestrator.policy.simulator import simulate
-from orchestrator.policy.uniform_progress import LoweredUniformProgress, UniformProgress
 
 FUTURES = 200
 SEED = 1
@@ -70,9 +68,7 @@ def outlook(
     for at, is_up in seen:
         watched.look(is_up=is_up, at=at)
     known = _Futures(watched, job, count, spot_usd_h, on_demand_usd_h)
-    simple = {one.name: one for one in (OnDemand(), Spot(), Greedy(), TimeSliced(), UniformProgress(),
-                                        LoweredUniformProgress())}  # fmt: skip
-    chosen = Planned(known, is_first_hour_free=True) if policy == "planned" else simple[policy]
+    chosen = policy_of(policy, known, is_first_hour_free=True)
     outcome = simulate(known.market, job, chosen, known.starts, is_first_hour_free=True)
     machine_s = outcome.spot_s.sum() + outcome.on_demand_s.sum()
     return Outlook(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.policy.base import ON_DEMAND, SPOT, WAIT, Floats, Job
+from orchestrator.policy.base import ON_DEMAND, SPOT, Floats, Job
 from orchestrator.policy.cells import CELLS, IS_UP, STEP_S, Chain
 
 NEVER = 1e9
@@ -148,6 +148,3 @@ def _refunds(chain: Chain) -> Floats:
         steps += number * (alive.sum(axis=1) - after.sum(axis=1))
         alive = after
     return np.where(IS_UP, steps, 0.0)
-
-
-__all__ = ["ON_DEMAND", "SPOT", "WAIT", "Plan", "make_plan"]

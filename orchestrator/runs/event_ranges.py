@@ -16,6 +16,7 @@ RANGES: dict[str, Range] = {
     "attempt": (0, 10**6),  # 0: a checkpoint that was there before the first machine
     "step": (0, MOST_STEP),
     "last_step": (0, MOST_STEP),
+    "total": (0, MOST_STEP),
     "resumed_from": (0, MOST_STEP),
     "hour": (0, 10**7),
     "price_usd_h": (0, 1e5),

@@ -77,10 +77,14 @@ class Deadline(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    at: float  # unix seconds
+    at: float = Field(gt=0, lt=1e11, allow_inf_nan=False)  # unix seconds
     policy: str = "planned"
-    work_s: float | None = None  # training that there is, as the user says or earlier runs measured; None: unknown
-    spot_range: int | None = None  # of AWS's Spot Advisor, 0 (rarely interrupted) to 4; None: not asked for
+    work_s: float | None = Field(
+        default=None, gt=0, le=1e12, allow_inf_nan=False
+    )  # training that there is, as the user says or earlier runs measured; None: unknown
+    spot_range: int | None = Field(
+        default=None, ge=0, le=4
+    )  # of AWS's Spot Advisor, 0 (rarely interrupted) to 4; None: not asked for
 
 
 class ProgramSpec(BaseModel):

@@ -26,7 +26,7 @@ from pathlib import Path
 from model.config import TrainConfig
 from orchestrator.errors import CloudError, PixelOrchError
 from orchestrator.market.billing import bill, total_usd
-from orchestrator.plan.deadline import POLICIES
+from orchestrator.policy.names import NAMES
 from orchestrator.runs.deadline_events import DeadlineEndangered
 from orchestrator.runs.spec import Deadline, ProgramSpec, RecoveryPolicy
 from orchestrator.runs.state import fold
@@ -83,7 +83,7 @@ def wish_of(seed: int) -> Wish:
     return Wish(
         work_s=work_s,
         deadline_s=deadline_s,
-        policy=dice.choice([name for name in POLICIES if name != "spot"]),
+        policy=dice.choice([name for name in NAMES if name != "spot"]),
         boot_s=dice.choice([20.0, 60.0, 150.0]),
         save_s=dice.choice([0.0, 5.0, 60.0]),
         slow_boots=frozenset(dice.sample(range(1, 8), dice.choice([0, 0, 1, 2]))),

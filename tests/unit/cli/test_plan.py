@@ -62,7 +62,8 @@ def test_predicted_speeds_make_the_time_uncertain_and_measured_ones_less_so(
     write_run(home, "one", [Had("g4dn.xlarge", images_per_s=1000.0)])
     told = ways_of(capsys, "--images", "50M", "--deadline", "24h", "--policy", "on-demand")
     (known, *_) = [way for way in told["ways"] if way["instance_type"] == "g4dn.xlarge"]
-    assert known["basis"] in ("measured", "predicted")
+    assert (known["basis"], known["work_h"]) == ("measured", pytest.approx(50e6 / 1000 / 3600, rel=1e-3))
+    assert known["in_time"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("width", [80, 40])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from model.config import TrainConfig
 from orchestrator.clock import SystemClock
@@ -169,3 +170,12 @@ def test_the_spot_advisor_is_named_and_needs_a_deadline(home: Path, tmp_path: Pa
 
 def test_without_a_deadline_nothing_is_there() -> None:
     assert check_deadline(None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    "values", [{"at": float("inf")}, {"at": -1}, {"at": NOW, "work_s": float("nan")}, {"at": NOW, "work_s": 0},
+               {"at": NOW, "spot_range": 9}],
+)  # fmt: skip
+def test_a_stored_deadline_that_makes_no_sense_is_not_read(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Deadline(**values)

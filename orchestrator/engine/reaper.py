@@ -262,6 +262,9 @@ class Reaper:
         for region in regions:
             with suppress(Exception):  # whatever it is, it must not keep the run from its final state
                 self.cloud.close_security_group(region, self.run, self.home_id)
+            if self.spec.is_group:
+                with suppress(Exception):  # the same; it costs nothing
+                    self.cloud.close_placement_groups(region, self.run, self.home_id)
 
     def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
         ended_by, reason = who_ended(attempt, instance)

@@ -33,7 +33,6 @@ class LossReason(str, Enum):
     GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint
     MOVED = "moved"  # by a run with a deadline: to on-demand, or back to spot
-    MEMBER_LOST = "member-lost"  # another machine of the group is lost, and this one goes on in the next generation
     GROUP_BROKEN = "group-broken"  # the ranks lost each other, and every machine of the group answers
     REGROUPED = "regrouped"  # the group goes on with more or fewer machines
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner

@@ -208,6 +208,12 @@ class RunState:
         return sorted(found, key=lambda attempt: attempt.rank)
 
     @property
+    def lead(self) -> Attempt | None:
+        """The newest attempt; in a group that of the first machine of the newest generation."""
+        members = self.members(self.generation) if self.generation else []
+        return (members or self.attempts[-1:] or [None])[0]
+
+    @property
     def next_number(self) -> int:
         """The number of the next attempt."""
         return 1 + max((attempt.number for attempt in self.attempts), default=0)

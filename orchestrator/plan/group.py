@@ -25,9 +25,7 @@ def check_nodes(nodes: Any, slots: Any) -> GroupSpec:
     if nodes is not None:
         found = NODES.fullmatch(str(nodes).strip())
         if not found:
-            raise SpecError(
-                f"--nodes: {str(nodes)[:40]!r} is no number of machines; give N or MIN:MAX, for example 2:4"
-            )
+            raise SpecError(f"--nodes: {str(nodes)[:40]!r} is no number of machines; give N or MIN:MAX, such as 2:4")
         low, high = int(found[1]), int(found[2] or found[1])
         if low > high:
             raise SpecError(f"--nodes: {low}:{high} begins with the larger number; give {high}:{low}")

@@ -211,7 +211,7 @@ class RunState:
     def lead(self) -> Attempt | None:
         """The newest attempt; in a group that of the first machine of the newest generation."""
         members = self.members(self.generation) if self.generation else []
-        return (members or self.attempts[-1:] or [None])[0]
+        return next(iter(members or self.attempts[-1:]), None)
 
     @property
     def next_number(self) -> int:

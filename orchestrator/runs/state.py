@@ -227,10 +227,11 @@ class RunState:
         return min((request.at for request in self.requests if request.attempt == number), default=0.0)
 
     def unanswered_requests(self) -> list[LaunchRequested]:
-        """Return the launches without an instance or a refusal in the events: the leading process died in between."""
+        """Return the launches without all instances, or a refusal, in the events: a leading process died in between."""
         answered = {failure.client_token for failure in self.failures}
         had = {attempt.number for attempt in self.attempts}
-        return [r for r in self.requests if r.client_token not in answered and r.attempt not in had]
+        open_requests = [request for request in self.requests if request.client_token not in answered]
+        return [one for one in open_requests if not had.issuperset(range(one.attempt, one.attempt + one.count))]
 
 
 def fold(events: Iterable[Event]) -> RunState:

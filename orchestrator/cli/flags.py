@@ -185,7 +185,7 @@ def _end_commands(add: Add) -> None:
     sub.add_argument("-a", "--all", action="store_true", help="all runs")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
     output_flag(sub)
-    sub = add("cleanup", "find orphaned instances by tag, and terminate them", aliases=[OLD_CLEANUP])
+    sub = add("cleanup", "find orphaned instances by tag and what runs have left, and end it", aliases=[OLD_CLEANUP])
     cloud_flags(sub)
     sub.add_argument(
         "--dry-run",

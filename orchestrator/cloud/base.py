@@ -102,6 +102,17 @@ class Instance:
         return self.state == "terminated"
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """Something besides an instance that is of a run and can be removed: a placement group or a volume."""
+
+    kind: str
+    name: str  # its name or id
+    region: str
+    run: str  # in its tag; "" without one
+    says: str = ""  # more about it, for people
+
+
 class Cloud(Protocol):
     """A cloud that rents instances. Every method may raise `CloudError` or a subclass."""
 
@@ -169,6 +180,14 @@ class Cloud(Protocol):
 
         EC2 counts an instance until it is terminated. A group that is gone is no error.
         """
+        ...
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return the placement groups of a home and its volumes that no instance has, whichever run they are of."""
+        ...
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """Delete one of them; return False if an instance still has it. One that is gone is no error."""
         ...
 
     def cluster_types(self, instance_types: Sequence[str]) -> set[str]:

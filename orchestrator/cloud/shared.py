@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from orchestrator.cloud.base import RUN_TAG, Call, Cloud, Image, Instance, Network
+from orchestrator.cloud.base import RUN_TAG, Call, Cloud, Image, Instance, Leftover, Network
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 
@@ -181,6 +181,16 @@ class SharedCloud:
         """Delete a run's placement groups."""
         self._buckets["mutate"].take()
         return self.cloud.close_placement_groups(region, run, home_id)
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return what runs have left besides instances."""
+        self._buckets["describe"].take()
+        return self.cloud.leftovers(home_id)
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """Delete one of them."""
+        self._buckets["mutate"].take()
+        return self.cloud.remove_leftover(left)
 
     def launch_group(self, call: Call) -> tuple[Instance, ...]:
         """Launch all of a group or none; the shared list has them after its next refresh."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.cloud.aws.errors import MEANINGS
 from orchestrator.cloud.aws.fleet import refusal
-from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network
+from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Leftover, Network
 from orchestrator.errors import AccessError, CloudError, ThrottledError
 from orchestrator.market import catalog
 from orchestrator.market.pools import Pool
@@ -160,8 +160,16 @@ class MemoryCloud:
         self.placement.open(call)
 
     def close_placement_groups(self, region: str, run: str, home_id: str = "") -> list[str]:
-        gone = {m.instance.instance_id for m in self.machines if self._now_of(m).is_gone}
-        return self.placement.close(region, run, home_id, gone)
+        return self.placement.close(region, run, home_id, self._gone_ids())
+
+    def _gone_ids(self) -> set[str]:
+        return {m.instance.instance_id for m in self.machines if self._now_of(m).is_gone}
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        return self.placement.leftovers(home_id)
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        return self.placement.remove(left.name, self._gone_ids())
 
     def cluster_types(self, instance_types: Sequence[str]) -> set[str]:
         return {name for name in instance_types if name not in self.placement.types_without}

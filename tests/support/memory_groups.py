@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from orchestrator.cloud.aws.errors import MEANINGS
-from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Call
+from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Call, Leftover
 from orchestrator.errors import CloudError
 
 
@@ -42,6 +42,19 @@ class PlacementGroups:
         for name in set(ours) - set(in_use):
             del self.by_name[name]
         return in_use
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return those of a home."""
+        ours = ((name, group) for name, group in self.by_name.items() if group.home_id == home_id)
+        return [Leftover("placement group", name, group.region, group.run) for name, group in ours]
+
+    def remove(self, name: str, gone: Set[str]) -> bool:
+        """Remove one, unless an instance of it is not gone."""
+        group = self.by_name.get(name)
+        if group is not None and group.members - gone:
+            return False
+        self.by_name.pop(name, None)
+        return True
 
     def refusal(self, call: Call, zone: str) -> CloudError | None:
         """Return what EC2 says to a launch into a group that is not there, or in another zone."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.clock import OF_THIS_PROCESS
-from orchestrator.cloud.aws import account, group
+from orchestrator.cloud.aws import account, group, leftovers
 from orchestrator.cloud.aws.checkip import public_cidr
 from orchestrator.cloud.aws.errors import NO_CREDENTIALS, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
@@ -24,6 +24,7 @@ from orchestrator.cloud.base import (
     Call,
     Image,
     Instance,
+    Leftover,
     Network,
     admission,
     admission_within,
@@ -291,6 +292,21 @@ class AwsCloud:
             with suppress(CloudError), self._door(region):
                 found |= group.cluster_types(self._client("ec2", region), region, instance_types)
         return found
+
+    # -- what a run may leave
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """DescribePlacementGroups and DescribeVolumes of each region, by tag; see `leftovers.py`."""
+        found = []
+        for region in self.regions:
+            with self._door(region):
+                found += leftovers.find(self._client("ec2", region), region, home_id)
+        return found
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """DeletePlacementGroup or DeleteVolume; False if an instance still has it."""
+        with self._door(left.region):
+            return leftovers.remove(self._client("ec2", left.region), left)
 
     # -- instances
 

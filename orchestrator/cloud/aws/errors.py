@@ -85,8 +85,9 @@ MEANINGS: dict[str, Meaning] = {
     **_meanings(
         CloudError,
         "moment",
-        "asked again: a placement group can be deleted when its last instance is terminated",
+        "asked again: it can be deleted when the last instance that has it is terminated",
         "InvalidPlacementGroup.InUse",
+        "VolumeInUse",
     ),
     **_meanings(
         CloudError,
@@ -210,6 +211,8 @@ MEANINGS: dict[str, Meaning] = {
         "InvalidGroup.NotFound",
         "InvalidPlacementGroup.Unknown",
         "InvalidSpotInstanceRequestID.NotFound",
+        "InvalidVolume.NotFound",
+        "NoSuchUpload",
         "InvalidLaunchTemplateId.NotFound",
         "InvalidLaunchTemplateName.NotFoundException",
         "ParameterNotFound",

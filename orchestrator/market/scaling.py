@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import FLOAT_BYTES, TrainConfig, cost_of
+from orchestrator.errors import SpecError
 from orchestrator.market.catalog import InstanceType
 from orchestrator.market.throughput import KERNEL_S, Prediction, Work, bound_s, work_of
 
@@ -37,6 +38,7 @@ E_IN, E_IN_LOW, E_IN_HIGH = 0.77, 0.5, 0.9
 E_OUT, E_OUT_LOW, E_OUT_HIGH = 0.5, 0.45, 0.85
 LATENCY_S, LATENCY_LOW_S, LATENCY_HIGH_S = 75e-6, 50e-6, 100e-6
 MEASURED_SPREAD = 0.05  # of a measured speed from run to run
+MOST_NODES = 256
 LIMITS = {
     "network": "adding up the gradients takes longer than computing them",
     "kernels": "kernel launches, which more GPUs do not shorten",
@@ -261,3 +263,20 @@ def waste_usd(nodes: int, usd_h_of_one: float, pause_s: float) -> float:
         pause_s: boot and set-up of the new machine, and the start of the ranks.
     """
     return nodes * usd_h_of_one * pause_s / 3600
+
+
+def node_counts(text: str, *, flag: str = "--nodes") -> tuple[int, ...]:
+    """Return the numbers of machines of `1,2,4`, the smallest first.
+
+    Raises:
+        SpecError: one of them is no number of machines.
+    """
+    found = []
+    for part in text.split(","):
+        word = part.strip()
+        if not (word.isascii() and word.isdigit() and len(word) <= 4 and 1 <= int(word) <= MOST_NODES):
+            raise SpecError(
+                f"{flag}: {word[:20]!r} is no number of machines from 1 to {MOST_NODES}; give for example {flag} 1,2,4"
+            )
+        found.append(int(word))
+    return tuple(sorted(dict.fromkeys(found)))

@@ -52,7 +52,7 @@ def measured_speeds(built: Report, config: TrainConfig) -> dict[str, float]:
     return {
         row.instance_type: row.images_per_s
         for row in built.types
-        if row.workload == name and row.is_ranked and row.images_per_s
+        if row.workload == name and row.is_ranked and row.images_per_s and row.ranks == 1
     }
 
 

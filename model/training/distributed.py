@@ -183,7 +183,7 @@ class Members(Group):
                 total, summed = torch.cat(parts), votes_now
                 dist.all_reduce(total, group=self._gradients)
         self._count(summed.tolist(), batch)
-        self._not_finite += total[len(flat) : -1]
+        self._not_finite += total[len(flat) : -1] * (self._not_finite.sum() == 0)  # the first to be so is at fault
         begin = 0
         for parameter in parameters:
             if parameter.grad is not None:

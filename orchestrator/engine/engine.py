@@ -121,12 +121,16 @@ class Engine:
         disk = FullDisk(self.journal, self.policy.owner_timeout_s)
         credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
         self.attempt_leader = AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials)
-        self.group: GroupKeeper | None = None
-        if self.spec.is_group:
-            leader = GroupLeader(
-                parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside or Beside()
-            )
-            self.group = GroupKeeper(parts, leader, self.patience)
+        self.group = self._group(parts, bring_up, disk, credentials, beside or Beside())
+
+    def _group(
+        self, parts: Parts, bring_up: BringUp, disk: FullDisk, credentials: CredentialsWatch, beside: Beside
+    ) -> GroupKeeper | None:
+        """Return what keeps the machines of a group together, None for a run on one machine at a time."""
+        if not self.spec.is_group:
+            return None
+        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
+        return GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:
         """Return the fold of the events so far."""

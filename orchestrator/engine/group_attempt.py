@@ -16,7 +16,7 @@ from orchestrator.engine.group_bring_up import GroupBringUp
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.member import Member, MemberMonitor
 from orchestrator.engine.monitor import AttemptMonitor
-from orchestrator.engine.outcome import Outcome, exit_text, outputs_lost
+from orchestrator.engine.outcome import PEER_LOST, Outcome, exit_text, outputs_lost
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.side_by_side import Beside
@@ -25,7 +25,6 @@ from orchestrator.host.base import HostStatus
 from orchestrator.runs.events import LossReason
 from orchestrator.runs.state import Attempt
 
-PEER_LOST = 75  # exit code of the bundled trainer where another rank was lost, and nothing is wrong here
 TOGETHER_S = 20.0  # after the end of one trainer the others have so long to end by themselves
 BLOCKED_S = 10.0  # after the loss of a machine: a trainer that waits for it in a collective cannot save
 

@@ -116,4 +116,4 @@ class GroupBringUp:
     def job_of(self, rank: int) -> Job:
         """Return what a machine of that rank runs: only the first one stores checkpoints and outputs in S3."""
         job = self.bring_up.job
-        return job if rank == 0 else replace(job, bucket=None)
+        return job if rank == 0 else replace(job, bucket=None, trains_alone=job.bucket is not None)

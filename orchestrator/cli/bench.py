@@ -1,7 +1,8 @@
 """`bench`: launches each type for a few steps, side by side, and estimates the cost of a training on each.
 
-Each type is an ordinary `launch` in its own process: a failure of one does not affect the others, each terminates its
-instance on every exit path, and the launches of a bench that is killed end by themselves.
+Each type, and with `--nodes` each group of machines, is an ordinary `launch` in its own process: a failure of one does
+not affect the others, each terminates its instances on every exit path, and the launches of a bench that is killed end
+by themselves.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from orchestrator.cloud.quotes import quote
 from orchestrator.engine.signals import stop_signals
 from orchestrator.errors import SpecError
 from orchestrator.formatting import money, number, prose_width
+from orchestrator.market.scaling import node_counts
 from orchestrator.market.spot_prices import lowest, recorded_regions
 from orchestrator.plan.first_look import look
 from orchestrator.plan.job import tree_for
@@ -39,7 +41,17 @@ from orchestrator.plan.settings import spec_from
 from orchestrator.plan.settings_file import FileSettings, Source, read_settings
 from orchestrator.plan.validators import check_amount, check_instances, split_command
 from orchestrator.report import metrics
-from orchestrator.report.bench import BenchRow, as_json, as_text, bench_row, common_target, gpu_words
+from orchestrator.report.bench import (
+    BenchRow,
+    as_json,
+    as_text,
+    bench_row,
+    beside_estimates,
+    common_target,
+    gpu_words,
+    with_efficiency,
+)
+from orchestrator.report.groups import named
 from orchestrator.report.metrics import Digest
 from orchestrator.report.records import Record, record_of
 from orchestrator.runs.home import fresh_name, home_from_environment, make_home
@@ -55,13 +67,19 @@ MOST_NAME_LENGTH = 40
 
 @dataclass
 class Child:
-    """The launch of one type."""
+    """The launch of one type, or of one group of machines of it."""
 
     instance_type: str
     spec: RunSpec
     words: list[str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    nodes: int = 1
+
+    @property
+    def label(self) -> str:
+        """What is launched, in words."""
+        return self.instance_type if self.nodes == 1 else named(self.instance_type, self.nodes)
 
 
 def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
@@ -71,7 +89,6 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
         if command:
             raise SpecError("--command and a command after -- are both given; give one of them")
         command = split_command(args.command_line, "--command")
-    names = check_instances(args.instance or "")
     if args.steps < 2:
         raise SpecError(f"--steps: {args.steps} is too few; give at least 2, as the first step is warm-up")
     warmup = round(args.steps * WARMUP_SHARE) if args.warmup_steps is None else args.warmup_steps
@@ -79,7 +96,7 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
         raise SpecError(f"--warmup-steps: {warmup} leaves none of {args.steps} steps to measure; give less")
     name = check_name(args.name) if args.name else fresh_name("bench")
     files = read_settings(args.file)
-    children = [prepare_child(home, name, one, args, command, share=len(names), files=files) for one in names]
+    children = prepare_children(home, name, args, command, files=files)
     faults = read_faults(args.faults, is_embedded=args.cloud == "local")
     say_settings(files.sources)
     _agree(args, children, home, files.sources)
@@ -96,6 +113,24 @@ def bench(args: argparse.Namespace, command: Sequence[str]) -> int:
     return code or (0 if all(not row.says for row in rows) else 1)
 
 
+def prepare_children(
+    home: Path, name: str, args: argparse.Namespace, command: Sequence[str], *, files: FileSettings
+) -> list[Child]:
+    """Return the launches: one for each type and number of machines, with its share of the budget by its machines.
+
+    Raises:
+        SpecError: one of them could not work as asked.
+    """
+    names = check_instances(args.instance or "")
+    counts: tuple[int | None, ...] = (None,) if args.nodes is None else node_counts(args.nodes)
+    machines = len(names) * sum(count or 1 for count in counts)
+    return [
+        prepare_child(home, name, one, args, command, share=machines, nodes=count, files=files)
+        for one in names
+        for count in counts
+    ]
+
+
 def prepare_child(
     home: Path,
     name: str,
@@ -104,14 +139,26 @@ def prepare_child(
     command: Sequence[str],
     *,
     share: int,
+    nodes: int | None = None,
     files: FileSettings | None = None,
 ) -> Child:
     """Return the launch of one type, its flags checked as `launch` checks them.
 
+    Args:
+        home: the orchestrator's folder.
+        name: of the bench.
+        instance_type: of the catalog.
+        args: the flags of `bench`.
+        command: of a program of the user's own; empty for the bundled trainer.
+        share: the machines of all launches, between which the budget is shared.
+        nodes: machines of the launch; None: as the settings say.
+        files: the settings of files; None reads them.
+
     Raises:
         SpecError: the launch could not work as asked.
     """
-    run = check_name(f"{name[: MOST_NAME_LENGTH - len(instance_type) - 1]}-{instance_type.replace('.', '-')}")
+    end = instance_type.replace(".", "-") + ("" if nodes is None else f"-x{nodes}")
+    run = check_name(f"{name[: MOST_NAME_LENGTH - len(end) - 1]}-{end}")
     words = ["launch", "--instance", instance_type, "-n", run, "-y", "-o", "json"]
     words += ["--spot"] if args.spot else []
     words += ["--on-demand"] if args.on_demand else []
@@ -125,13 +172,22 @@ def prepare_child(
     asked = args.budget if args.budget is not None else files.values.get("budget")
     if asked is not None:
         budget = check_amount(asked, flag="--budget", example="5")
-        words += ["--budget", str((budget / share).quantize(Decimal("0.000001")))]
+        words += ["--budget", str((budget * (nodes or 1) / share).quantize(Decimal("0.000001")))]
     words += _trainer_words(args) if not command else []
     given = parser().parse_args(words)
-    spec = spec_from(vars(given), command, files)
+    group = {} if nodes is None else {"nodes": str(nodes)}
+    spec = spec_from({**vars(given), **group}, command, files)
     refuse_taken_name(home, run)
+    words += [] if nodes is None else ["--nodes", str(nodes)]
     after = ["--", *command] if command else []
-    return Child(instance_type, spec, [*words, *after], home / "benches" / name / f"{instance_type}.log")
+    log = home / "benches" / name / f"{instance_type}{'' if nodes is None else f'-x{nodes}'}.log"
+    return Child(instance_type, spec, [*words, *after], log, nodes=nodes or nodes_in(files))
+
+
+def nodes_in(files: FileSettings) -> int:
+    """Return the machines that a settings file asks for; one where it says none, or no plain number."""
+    text = str(files.values.get("nodes", 1))
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 and int(text) else 1
 
 
 def _trainer_words(args: argparse.Namespace) -> list[str]:
@@ -168,7 +224,7 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, sour
     if args.yes:
         return
     require_terminal()
-    names = [child.instance_type for child in children]
+    names = list(dict.fromkeys(child.instance_type for child in children))
     now = SystemClock().now()
     best = lowest(quote(home, "aws", names, recorded_regions(names), now, is_offline=True).rows)
     for name in names:
@@ -177,7 +233,9 @@ def _agree(args: argparse.Namespace, children: Sequence[Child], home: Path, sour
     for line in what_is_sent(spec, tree, sources, look(spec, tree)):
         print(filled(line))
     limit = f", at most ${args.budget}" if args.budget else ""
-    if not confirm(f"Rent {len(names)} instances side by side{limit}?", default=True):
+    machines = sum(child.nodes for child in children)
+    several = "" if machines == len(names) else f" ({', '.join(child.label for child in children)})"
+    if not confirm(f"Rent {machines} instances side by side{several}{limit}?", default=True):
         raise SpecError("not started; nothing was created")
 
 
@@ -198,7 +256,8 @@ def _run(children: Sequence[Child], home: Path, screen: Screen, clock: SystemClo
                         start_new_session=True,  # Ctrl-C reaches this process, which passes it on
                         env={**os.environ, "PIXEL_ORCH_HOME": str(home), "PYTHONPATH": _path()},
                     )
-            screen.line(f"{len(children)} types side by side: {', '.join(child.instance_type for child in children)}")
+            what = "types" if all(child.nodes == 1 for child in children) else "groups"
+            screen.line(f"{len(children)} {what} side by side: {', '.join(child.label for child in children)}")
             while any(child.process is not None and child.process.poll() is None for child in children):
                 if len(received) > passed_on:
                     passed_on, code = len(received), 130
@@ -233,7 +292,7 @@ def _print_states(children: Sequence[Child], home: Path, screen: Screen) -> None
     words = []
     for child in children:
         state = RunStore(home, child.spec.run).state()
-        words.append(f"{child.instance_type} {state.state.lower() or 'starting'} {number(state.step)}")
+        words.append(f"{child.label} {state.state.lower() or 'starting'} {number(state.step)}")
     text = "; ".join(words)
     if screen.is_terminal:
         screen.live(text)
@@ -263,13 +322,13 @@ def _rows(
     for child in children:
         store = RunStore(home, child.spec.run)
         if (store.folder / "spec.json").exists():
-            records[child.instance_type] = record_of(store, now)
-            attempts[child.instance_type], digests[child.instance_type] = _digest(store, warmup, child.spec)
+            records[child.spec.run] = record_of(store, now)
+            attempts[child.spec.run], digests[child.spec.run] = _digest(store, warmup, child.spec)
     target = args.target if args.target is not None else common_target(list(digests.values()))
     rows = []
     for child in children:
-        record = records.get(child.instance_type)
-        digest = digests.get(child.instance_type, Digest())
+        record = records.get(child.spec.run)
+        digest = digests.get(child.spec.run, Digest())
         rows.append(
             bench_row(
                 child.instance_type,
@@ -279,10 +338,11 @@ def _rows(
                 target_bits=target,
                 says=_says(child, record, digest),
                 gpu=_gpu(record),
-                attempt=attempts.get(child.instance_type),
+                attempt=attempts.get(child.spec.run),
+                nodes=child.nodes,
             )
         )
-    return rows, list(records.values())
+    return beside_estimates(with_efficiency(rows), children[0].spec.trainer), list(records.values())
 
 
 def _digest(store: RunStore, warmup: int, spec: RunSpec) -> tuple[int | None, Digest]:
@@ -350,9 +410,27 @@ def _notes(rows: Sequence[BenchRow], args: argparse.Namespace, own: Sequence[str
         + (f" of {args.full_steps:,} steps." if args.full_steps else " of the trainer's default length."),
         f"The bench itself was billed ${money(billed)}, disks included.",
     ]
-    facts = [f"{row.instance_type}: {gpu_words(row)}" for row in rows if row.gpu]
+    notes += _group_notes(rows)
+    facts = [f"{row.label}: {gpu_words(row)}" for row in rows if row.gpu]
     if facts:
         notes.append("GPUs: " + "; ".join(facts) + ".")
     if is_embedded:
         notes.append("The embedded cloud measures this machine, whatever the type; compare the predicted figures.")
     return [*notes, *own]
+
+
+def _group_notes(rows: Sequence[BenchRow]) -> list[str]:
+    """Say what the figures of groups are, where there are groups of several machines."""
+    if all(row.nodes == 1 for row in rows):
+        return []
+    notes = ["$ are of all machines of a group. EFF is images/s of a machine over that in the smallest group measured."]
+    whys: dict[str, list[str]] = {}
+    for row in rows:
+        if row.estimate_basis:
+            has_figure = row.estimated_images_per_s is not None
+            why = f"one GPU is {row.estimate_basis}" if has_figure else f"none, {row.estimate_basis}"
+            whys.setdefault(why, []).append(row.label)
+    notes += [f"Estimate for {', '.join(labels)}: {why}." for why, labels in whys.items()]
+    if not whys:
+        notes.append("There is no estimate for a program of your own: its gradients are not known.")
+    return notes

@@ -16,6 +16,7 @@ from orchestrator.formatting import money, number, prose_width, table
 from orchestrator.market import catalog
 from orchestrator.market.comparison import Comparison, Side, Then, compare, comparison_json
 from orchestrator.market.gpus import any_types_with
+from orchestrator.market.scaling import node_counts
 from orchestrator.market.spot_prices import recorded_regions
 from orchestrator.runs.home import home_from_environment
 
@@ -27,19 +28,44 @@ def do_compare(args: argparse.Namespace) -> int:
     if not words and not of_gpu:
         raise SpecError("TYPE: no instance type is given; for example pixel-orch compare g4dn.xlarge g5.xlarge")
     names = tuple(dict.fromkeys([*(catalog.find(name, flag="TYPE").name for name in words), *of_gpu]))
+    nodes = _nodes(args)
     home, now = home_from_environment(), SystemClock().now()
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
     note = "; ".join(age_words(quoted.rows, now))
     compared = compare(names, quoted.rows, note)
+    told, text = comparison_json(compared), comparison_text(compared, has_groups=bool(nodes))
+    if nodes:
+        from orchestrator.cli.compare_groups import estimated, groups_text
+        from orchestrator.plan.settings import trainer_of
+        from orchestrator.report.groups import groups_json
+
+        config = trainer_of({"model": args.model, "dataset": args.dataset, "set": args.set})
+        rows, better = estimated(names, nodes, config, home=home, now=now)
+        told["groups"] = groups_json(rows)
+        text = f"{groups_text(rows, better, config)}\n\n{text}"
     if args.output == "json":
-        print(json.dumps(comparison_json(compared)))
+        print(json.dumps(told))
     else:
-        say(comparison_text(compared), is_plain=args.plain)
+        say(text, is_plain=args.plain)
     return 0
 
 
-def comparison_text(compared: Comparison) -> str:
-    """Return the comparison, as wide as the terminal has room."""
+def _nodes(args: argparse.Namespace) -> tuple[int, ...]:
+    """Return the sizes of the groups to estimate; none without `--nodes`.
+
+    Raises:
+        SpecError: `--nodes` holds no numbers, or what is trained is named without it.
+    """
+    if args.nodes is not None:
+        return node_counts(args.nodes)
+    for flag in ("model", "dataset", "set"):
+        if getattr(args, flag):
+            raise SpecError(f"--{flag} says what a group trains; add --nodes 1,2,4 or drop it")
+    return ()
+
+
+def comparison_text(compared: Comparison, *, has_groups: bool = False) -> str:
+    """Return the comparison, as wide as the terminal has room; groups that are shown use every GPU."""
     parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
     if compared.ratios:
         first = compared.sides[0].known.name
@@ -51,7 +77,7 @@ def comparison_text(compared: Comparison) -> str:
         parts += ["", table(head, rows, " ".join(head[1:]), drop=("GB/S", "MEMORY", "ON-DEM"))]
     if compared.then:
         parts += ["", *_then_text(compared.then)]
-    parts += ["", *_remarks(compared)]
+    parts += ["", *_remarks(compared, has_groups=has_groups)]
     return "\n".join(parts)
 
 
@@ -118,7 +144,7 @@ def _bullet(text: str) -> str:
     return textwrap.fill(text, prose_width(), initial_indent="- ", subsequent_indent="  ")
 
 
-def _remarks(compared: Comparison) -> list[str]:
+def _remarks(compared: Comparison, *, has_groups: bool) -> list[str]:
     notes: dict[str, list[str]] = {}
     for s in compared.sides if not compared.then else ():
         notes.setdefault(s.known.note, []).append(s.known.name)
@@ -128,7 +154,8 @@ def _remarks(compared: Comparison) -> list[str]:
         names = ", ".join(known.name for known in gone)
         texts.append(f"{names}: still in AWS's price list, but cannot be rented; --cloud local simulates it.")
     if any(s.known.gpus > 1 for s in compared.sides):
-        texts.append("Rates and memory are of all GPUs of an instance; the bundled trainer uses one.")
+        unused = "" if has_groups else "; the bundled trainer uses one"
+        texts.append(f"Rates and memory are of all GPUs of an instance{unused}.")
     without = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is not None]
     if without:
         texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ uses the on-demand price.")

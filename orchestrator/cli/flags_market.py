@@ -28,6 +28,12 @@ def compare(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `compare`."""
     sub.add_argument("types", metavar="TYPE", nargs="*", help="instance types; ratios are to the first")
     sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU: T4, A10G:4")
+    sub.add_argument("--nodes", metavar="N,N", help="estimate groups of so many machines: 1,2,4")
+    sub.add_argument("--model", metavar="NAME", help="with --nodes: network of the bundled trainer")
+    sub.add_argument("--dataset", metavar="NAME", help="with --nodes: data set")
+    sub.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", help="with --nodes: any other setting of the trainer"
+    )
     output_flag(sub)
     plain_flag(sub)
 
@@ -51,6 +57,7 @@ def bench(sub: argparse.ArgumentParser) -> None:
     """Add the flags of `bench`."""
     where = sub.add_argument_group("where")
     where.add_argument("-t", "--instance", metavar="TYPE", help="EC2 types to compare: a,b,c")
+    where.add_argument("--nodes", metavar="N,N", help="each type in groups of so many machines: 1,2,4")
     market_flags(where)
     what = sub.add_argument_group("what")
     what.add_argument("--steps", metavar="N", type=int, default=200, help="steps on each type (default: %(default)s)")
@@ -68,7 +75,7 @@ def bench(sub: argparse.ArgumentParser) -> None:
         help="its command (or after --); it writes metrics.jsonl",
     )
     how = sub.add_argument_group("how")
-    how.add_argument("-n", "--name", metavar="NAME", help="name of the bench; its runs are called NAME-TYPE")
+    how.add_argument("-n", "--name", metavar="NAME", help="name of the bench; its runs are called NAME-TYPE[-xN]")
     how.add_argument("-f", "--file", metavar="FILE", help="YAML file as for launch; flags win")
     how.add_argument("--budget", metavar="USD", help="limit for all types together, in equal shares")
     how.add_argument("-y", "--yes", action="store_true", help="do not ask before renting")

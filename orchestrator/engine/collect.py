@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from orchestrator.engine.journal import Journal
 from orchestrator.errors import HostError
@@ -18,9 +17,7 @@ MOST_UNDER_NOTICE_BYTES = 32 << 20
 BEST = "best.json"
 
 
-def pull_extra_outputs(
-    journal: Journal, job: Job, host: Host, number: int, *, is_hurried: bool, folder: Path | None = None
-) -> None:
+def pull_extra_outputs(journal: Journal, job: Job, host: Host, number: int, *, is_hurried: bool) -> None:
     """Download them, the small files first; write down what is left behind, which ends with the machine.
 
     Args:
@@ -29,14 +26,13 @@ def pull_extra_outputs(
         host: whose trainer has ended.
         number: of the attempt.
         is_hurried: whether the machine is about to be taken away.
-        folder: where they go; None: the run's outputs.
     """
     with suppress(HostError, OSError):  # they are not worth a run: the checkpoints are downloaded
         found = host.extra_outputs(job.root)
         if not found:
             return
         wanted, left = chosen(found, MOST_UNDER_NOTICE_BYTES if is_hurried else MOST_BYTES)
-        folder = folder or journal.store.outputs
+        folder = journal.store.outputs
         written = host.fetch_extra_outputs(job.root, wanted, folder) if wanted else []
         here = {file.name for file in written}
         left = [*left, *(file for file in wanted if file.name not in here)]

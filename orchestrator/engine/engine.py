@@ -117,16 +117,18 @@ class Engine:
             remote=self.remote,
             deadline=self.deadline,
         )
-        bring_up = BringUp(parts, connect)
+        self.attempt_leader, self.group = self._leaders(parts, BringUp(parts, connect), cloud, beside or Beside())
+
+    def _leaders(
+        self, parts: Parts, bring_up: BringUp, cloud: Cloud, beside: Beside
+    ) -> tuple[AttemptLeader, GroupKeeper | None]:
+        """Return what leads one machine, and what keeps a group of machines together, if the run has one."""
         disk = FullDisk(self.journal, self.policy.owner_timeout_s)
         credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
-        self.attempt_leader = AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials)
-        self.group: GroupKeeper | None = None
-        if self.spec.is_group:
-            leader = GroupLeader(
-                parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside or Beside()
-            )
-            self.group = GroupKeeper(parts, leader, self.patience)
+        if not self.spec.is_group:
+            return AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials), None
+        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
+        return leader, GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:
         """Return the fold of the events so far."""

@@ -118,7 +118,7 @@ class GroupKeeper:
         state = self.journal.state()
         generation, number = state.generation + 1, state.next_number
         numbers, before = [], []
-        for attempt in kept:
+        for attempt in ranked(kept):
             is_new = attempt.generation == 0
             numbers.append(attempt.number if is_new else number)
             before.append(0 if is_new else attempt.number)
@@ -194,7 +194,11 @@ class GroupKeeper:
         current = self.journal.state().attempt(attempt.number)
         if current is not None and current.noticed_ends_at is not None:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
-        is_broken = outcome.cause in (LossReason.GPU_FAILED, LossReason.TRAINER_TOLD_TO_END)
+        is_broken = outcome.cause in (
+            LossReason.GPU_FAILED,
+            LossReason.TRAINER_TOLD_TO_END,
+            LossReason.RESUME_FAILED,
+        )
         return outcome if is_broken and attempt.rank == 0 else None
 
     def _lose(self, attempt: Attempt, cause: LossReason, reason: str) -> None:
@@ -285,6 +289,22 @@ class GroupKeeper:
             self._release([one for one in current if not one.is_over], LossReason.UNREACHABLE, str(error))
             return ""
         return f"the group grows by {len(new)}"
+
+
+def ranked(kept: Sequence[Attempt]) -> list[Attempt]:
+    """Return the machines by their rank in the next generation. Pure.
+
+    A machine keeps its rank, so that a program finds on it what it wrote there; a new machine gets that of a lost one.
+    """
+    order: list[Attempt | None] = [None] * len(kept)
+    others = []
+    for attempt in kept:
+        if attempt.generation and attempt.rank < len(kept) and order[attempt.rank] is None:
+            order[attempt.rank] = attempt
+        else:
+            others.append(attempt)
+    left = iter(others)
+    return [attempt if attempt is not None else next(left) for attempt in order]
 
 
 def fruitless_generations(state: RunState) -> int:

@@ -12,12 +12,11 @@ from functools import partial
 
 from orchestrator.engine.attempt import POLL_UNDER_NOTICE_S, AttemptLeader, StopPassedOn
 from orchestrator.engine.bring_up import BringUp
-from orchestrator.engine.collect import pull_extra_outputs
 from orchestrator.engine.group_bring_up import GroupBringUp
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.member import Member, MemberMonitor
 from orchestrator.engine.monitor import AttemptMonitor
-from orchestrator.engine.outcome import Outcome, exit_text
+from orchestrator.engine.outcome import Outcome, exit_text, outputs_lost
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.parts import Parts
 from orchestrator.engine.side_by_side import Beside
@@ -140,7 +139,8 @@ class GroupLeader(AttemptLeader):
             monitor.close_outputs()
 
     def _monitor_of(self, attempt: Attempt) -> AttemptMonitor:
-        outputs = OutputMirror(self.journal, self.job, attempt.number, self.spec.downloads)
+        folder = self.journal.store.node_folder(attempt.rank)
+        outputs = OutputMirror(self.journal, self.job, attempt.number, self.spec.downloads, folder)
         kind = AttemptMonitor if attempt.rank == 0 else MemberMonitor
         job = self.group_bring_up.job_of(attempt.rank)
         return kind(self.journal, job, attempt, allowance=self.allowance, remote=self.remote, outputs=outputs)
@@ -230,11 +230,15 @@ class GroupLeader(AttemptLeader):
         if lead.gone is not None or not lead.has_ended:
             return self._outcome_without_lead(lead, stopping)
         outcome = self._ended(lead.watched, lead.connected, lead.watched.poll(lead.connected))
-        if outcome.kind == "lost" and self._gone():
+        if outcome.kind == "finished":
+            left = next((one for one in self._members if one.left), None)
+            if left is not None:
+                raise outputs_lost(self.journal.state().attempt(left.attempt.number))
+        elif outcome.kind == "lost" and self._gone():
             return self._lost_members().outcome
-        if outcome.kind == "lost" and self._regroup_because:
+        elif outcome.kind == "lost" and self._regroup_because:
             return Outcome("lost", self._regroup_because, LossReason.REGROUPED)
-        if outcome.kind == "lost" and not any(one.is_asked for one in self._members):
+        elif outcome.kind == "lost" and not any(one.is_asked for one in self._members):
             return Outcome("lost", "the machines of the group lost each other", LossReason.GROUP_BROKEN)
         return outcome
 
@@ -290,12 +294,8 @@ class GroupLeader(AttemptLeader):
             member.watched.poll(member.connected)
             while member.watched.has_more:
                 member.watched.poll(member.connected)
-            if not self.job.is_bundled:
-                folder = self.journal.store.attempt_folder(member.attempt.number) / "outputs"
-                number, is_hurried = member.attempt.number, member.is_noticed
-                pull_extra_outputs(
-                    self.journal, self.job, member.connected, number, is_hurried=is_hurried, folder=folder
-                )
+            if not self.job.is_bundled and member.status is not None:
+                _, member.left = self._wait_for_outputs(member.watched, member.connected, member.status)
 
         self.side_by_side([partial(take, one) for one in waiting])
 

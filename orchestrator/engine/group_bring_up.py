@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.member import Member
+from orchestrator.engine.output_restore import restore_outputs
 from orchestrator.engine.side_by_side import SideBySide
 from orchestrator.host.base import Host, Job, Setup
 from orchestrator.host.rendezvous import Rendezvous
@@ -83,8 +84,17 @@ class GroupBringUp:
             member.host.renew(self.bring_up.job.root, member.attempt.generation)
 
     def _send_saved(self, member: Member) -> None:
-        if member.attempt.rank == 0 and member.host is not None and member.setup is not None:
-            self.resumed_from = self.bring_up.send_saved(member.attempt, member.host, member.setup)
+        """Send what to resume from, unless the machine has it: it was the same node before."""
+        attempt, host, setup = member.attempt, member.host, member.setup
+        if host is None or setup is None:
+            return
+        is_there = attempt.kept_from is not None and attempt.kept_from.rank == attempt.rank
+        if attempt.rank > 0 and not is_there and not self.bring_up.job.is_bundled:
+            restore_outputs(self.journal, self.bring_up.job, host, attempt)
+        elif attempt.rank == 0 and is_there:
+            self.resumed_from = max(self.journal.state().checkpoints, default=0)
+        elif attempt.rank == 0:
+            self.resumed_from = self.bring_up.send_saved(attempt, host, setup)
 
     def _start(self, members: Sequence[Member], addresses: Sequence[str], member: Member) -> None:
         attempt, host, setup = member.attempt, member.host, member.setup

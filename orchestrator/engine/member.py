@@ -12,17 +12,18 @@ from orchestrator.runs.state import Attempt
 
 
 class MemberMonitor(AttemptMonitor):
-    """Polls a machine that is not the first of its group: it has a log, and no metrics, checkpoints or outputs.
+    """Polls a machine that is not the first of its group: it has a log and outputs, and no metrics or checkpoints.
 
-    Those are the first machine's. A program of the user's own may write files on the others too; they are downloaded
-    when it has ended.
+    Those are the first machine's. What a program of the user's own writes on the others is kept by node.
     """
 
     def poll(self, host: Host) -> HostStatus:
         """Ask the host once; download the log, and note an interruption, the GPU and the metadata."""
         if self._host is not host:
             self._host, self._counted_bytes = host, 0
-        status = host.poll(self.job.root, self.cursor, self.allowance.alone_s(self.attempt), 0.0)
+            self.outputs.counted_bytes = 0
+        allow_s, allow_bytes = self.allowance.alone_s(self.attempt), self.outputs.allowed_bytes()
+        status = host.poll(self.job.root, self.cursor, allow_s, 0.0 if self.job.is_bundled else allow_bytes)
         self.has_more = bool(status.log or status.metrics)
         self._append_both(status)
         self.cursor, self.status = status.cursor, status
@@ -30,7 +31,12 @@ class MemberMonitor(AttemptMonitor):
         self._note_interruption(status)
         self._note_metadata(status.metadata_trouble)
         self._note_gpu(status)
-        self.note_received(host)
+        try:
+            if not self.job.is_bundled:
+                self._take_outputs(host, status)
+                self.has_more = self.has_more or self.outputs.has_more
+        finally:
+            self.note_received(host)
         return status
 
 
@@ -46,6 +52,7 @@ class Member:
         silent_since: since when it does not answer (unix seconds).
         gone: why it is of no more use, None while it is.
         is_told: it was told to stop.
+        left: why outputs of its ended program are not here, "" if they are.
     """
 
     attempt: Attempt
@@ -55,6 +62,7 @@ class Member:
     silent_since: float | None = None
     gone: Outcome | None = None
     is_told: bool = False
+    left: str = ""
 
     @property
     def connected(self) -> Host:

@@ -1,4 +1,4 @@
-"""The instance types: GPU, rates, memory, recorded prices, and whether AWS still rents them.
+"""The instance types: GPU, rates, memory, network, recorded prices, and whether AWS still rents them.
 
 The figures are in `catalog.json`, each with its source. Price is not availability: g2, p2 and p3 are still in AWS's
 price list and can no longer be rented, so `status` is kept apart from the prices.
@@ -16,6 +16,31 @@ from importlib import resources
 from typing import Any
 
 from orchestrator.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Network:
+    """What connects a machine to others of its kind. None: not known.
+
+    Source: NetworkInfo of DescribeInstanceTypes (`BaselineBandwidthInGbps`, `PeakBandwidthInGbps`, EfaInfo) and
+    PlacementGroupInfo. A small machine reaches its peak for minutes only: a training of hours has the baseline.
+    """
+
+    gbit_s: float | None  # baseline of the first network card: what one interface may use for hours
+    peak_gbit_s: float | None  # of that card, for minutes
+    total_gbit_s: float | None  # baseline with an interface on every card
+    cards: int
+    efa_interfaces: int  # at most; 0: no EFA
+    cluster_placement: bool  # whether a cluster placement group may hold it
+
+
+@dataclass(frozen=True)
+class GpuLink:
+    """What connects the GPUs of one machine."""
+
+    kind: str
+    gb_s: float  # GB/s one way, of one GPU
+    source: str  # key of `sources()`
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,8 @@ class InstanceType:
     spot_usd_h_seen: Mapping[str, Sequence[float]]  # by region: lowest and highest over its zones, recorded
     sources: Mapping[str, str]  # field -> key of `SOURCES`
     note: str
+    network: Network
+    gpu_link: GpuLink | None  # None: it has one GPU
     like: str = ""  # the type that it shares its GPU and other facts with; "" for a type with its own
 
     @property
@@ -67,7 +94,13 @@ def _raw() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _data() -> tuple[dict[str, InstanceType], tuple[str, ...], dict[str, str], str]:
     raw = _raw()
-    types = {entry["name"]: InstanceType(**entry) for entry in _entries(raw)}
+    networks = {entry.pop("name"): Network(**entry) for entry in map(dict, raw["network"]["types"])}
+    links = {entry.pop("name"): GpuLink(**entry) for entry in map(dict, raw["gpu_links"]["types"])}
+    types = {}
+    for entry in _entries(raw):
+        name = entry["name"]
+        sources = {**entry["sources"], "network": raw["network"]["source"]}
+        types[name] = InstanceType(**{**entry, "sources": sources}, network=networks[name], gpu_link=links.get(name))
     return types, tuple(raw["regions"]), raw["sources"], raw["recorded"]
 
 

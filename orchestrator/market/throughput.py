@@ -43,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Observation:
-    """A measured speed of a type; `work` is None for a program of the user."""
+    """A measured speed of one GPU of a type; `work` is None for a program of the user."""
 
     known: InstanceType
     images_per_s: float
@@ -52,7 +52,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predicted speed of a type without a run. `low` and `high` are a 90 % interval where there is a scatter."""
+    """The predicted speed of one GPU of a type. `low` and `high` are a 90 % interval where there is a scatter.
+
+    What a machine does with a process on each of its GPUs, `scaling` estimates from it.
+    """
 
     instance_type: str
     images_per_s: float

@@ -1,18 +1,21 @@
 """The results of a bench, one row per instance type, with the column names of `sky bench`.
 
-The speed is that of the steady state: the steps of the warm-up do not count. $ are of the instance alone, at its price
-per hour; BILLED $ is the bill of the bench itself, disks included.
+The speed is that of the steady state: the steps of the warm-up do not count. $ are of the instances alone, at their
+price per hour; BILLED $ is the bill of the bench itself, disks included. Of a group of machines, images/s and dollars
+are of the whole group; beside them stands what `market.scaling` estimates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from model.config import TrainConfig
 from orchestrator.formatting import money, number, one_line, prose_width, table
 from orchestrator.report.forms import plain
+from orchestrator.report.groups import group_rows, named
 from orchestrator.report.metrics import Digest
 from orchestrator.report.rows import PredictedRow, RunRow
 from orchestrator.report.text import compact
@@ -47,6 +50,18 @@ class BenchRow:
     gpu: Mapping[str, Any]  # from nvidia-smi: name, clocks, utilisation, memory; empty without a GPU
     billed_usd: Decimal
     steps: int
+    nodes: int = 1  # machines
+    efficiency: float | None = None  # images/s of a machine over that of a machine in the smallest measured group
+    estimated_images_per_s: float | None = None  # of a group; None where nothing is estimated
+    estimated_low_images_per_s: float | None = None
+    estimated_high_images_per_s: float | None = None
+    estimated_usd_per_epoch: Decimal | None = None
+    estimate_basis: str = ""
+
+    @property
+    def label(self) -> str:
+        """The type, or the machines in words: `4 x g5.xlarge`."""
+        return self.instance_type if self.nodes == 1 else named(self.instance_type, self.nodes)
 
 
 def bench_row(
@@ -59,6 +74,7 @@ def bench_row(
     says: str,
     gpu: Mapping[str, Any] | None = None,
     attempt: int | None = None,
+    nodes: int = 1,
 ) -> BenchRow:
     """Return the row of one type.
 
@@ -71,10 +87,11 @@ def bench_row(
         says: the problem, "" if there is none.
         gpu: what the instance reports of its GPU.
         attempt: the number of the measured attempt; None: the last one.
+        nodes: machines of the run, each at the attempt's price.
     """
     measured = [row for row in run.attempts if attempt in (None, row.number)] if run else []
     last = measured[-1] if measured else None
-    price = last.price_usd_h if last else None
+    price = last.price_usd_h * nodes if last else None
     step_s = 1 / digest.steps_per_s if digest.steps_per_s else None
     usd_per_step = None if price is None or step_s is None else Decimal(repr(step_s)) * price / 3600
     per_image = None if not price or not digest.images_per_s else price / 3600 / Decimal(repr(digest.images_per_s))
@@ -103,7 +120,63 @@ def bench_row(
         gpu=gpu or {},
         billed_usd=run.cost_usd if run else Decimal(0),
         steps=run.steps if run else 0,
+        nodes=nodes,
     )
+
+
+def with_efficiency(rows: Sequence[BenchRow]) -> list[BenchRow]:
+    """Return the rows with the efficiency of each group: 1 for the smallest group of the type that was measured."""
+    made = []
+    for row in rows:
+        of_type = [one for one in rows if one.instance_type == row.instance_type and _rate(one)]
+        rate, smallest = _rate(row), min(of_type, key=lambda one: one.nodes, default=None)
+        base = _rate(smallest) if smallest is not None and len({one.nodes for one in rows}) > 1 else None
+        if smallest is None or not rate or not base:
+            made.append(row)
+            continue
+        made.append(replace(row, efficiency=rate / row.nodes / (base / smallest.nodes)))
+    return made
+
+
+def _rate(row: BenchRow) -> float | None:
+    """Return images/s, else steps/s: their ratios are the same where the batch is."""
+    return row.images_per_s or (1 / row.seconds_per_step if row.seconds_per_step else None)
+
+
+def beside_estimates(rows: Sequence[BenchRow], config: TrainConfig | None) -> list[BenchRow]:
+    """Return the rows with what their groups are estimated to do, where a group of several machines is among them.
+
+    The estimates build on the speed of one machine with one GPU where that was measured on AWS; on the embedded cloud,
+    which measures this machine's CPU, and otherwise, on the prediction for one GPU. There is none for a program of the
+    user's own: its gradients are not known.
+    """
+    if config is None or all(row.nodes == 1 for row in rows):
+        return list(rows)
+    measured = {
+        row.instance_type: row.images_per_s
+        for row in rows
+        if row.nodes == 1 and row.images_per_s and not row.is_embedded
+    }
+    made = []
+    for row in rows:
+        (told,) = group_rows([row.instance_type], [row.nodes], config, measured=measured, prices=())
+        if told.group is None:
+            made.append(replace(row, estimate_basis=told.why_not))
+            continue
+        speed = told.group.images_per_s
+        price = None if row.price_usd_h is None else float(row.price_usd_h) / row.nodes
+        epoch = told.usd_of_epoch(price)
+        made.append(
+            replace(
+                row,
+                estimated_images_per_s=speed.mid,
+                estimated_low_images_per_s=speed.low,
+                estimated_high_images_per_s=speed.high,
+                estimated_usd_per_epoch=None if epoch is None else Decimal(repr(epoch.mid)),
+                estimate_basis=told.basis,
+            )
+        )
+    return made
 
 
 def _usd_per_epoch(digest: Digest, per_image: Decimal | None, per_step: Decimal | None) -> Decimal | None:
@@ -146,6 +219,8 @@ def as_text(rows: Sequence[BenchRow], predicted: Sequence[PredictedRow], notes: 
     if good:
         title = "Measured" + (" on this machine's CPU (embedded cloud); the types are not ranked" * is_embedded)
         parts += [title, _measured(good), "", _more(good)]
+    if any(row.nodes > 1 for row in rows) and good:
+        parts += ["", "Groups, measured beside the estimate", _groups(good)]
     failed = [row for row in rows if row.says]
     if failed:
         parts += ["" if parts else "nothing was measured", *_problems(failed)]
@@ -158,7 +233,7 @@ def _measured(rows: Sequence[BenchRow]) -> str:
     head = ["TYPE", "IMAGES/S", "SEC/STEP", "$/STEP", "EST(hr)", "EST($)", "$/EPOCH"]
     cells = [
         [
-            row.instance_type,
+            row.label,
             number(row.images_per_s),
             number(row.seconds_per_step),
             money(row.usd_per_step),
@@ -177,7 +252,7 @@ def _more(rows: Sequence[BenchRow]) -> str:
     head = ["TYPE", "$/H", "MARKET", "10-90 %", "IMAGES/$", reach, "BILLED $", "GPU"]
     cells = [
         [
-            row.instance_type,
+            row.label,
             money(row.price_usd_h),
             row.market,
             f"{number(row.slow_images_per_s)}-{number(row.fast_images_per_s)}",
@@ -189,6 +264,29 @@ def _more(rows: Sequence[BenchRow]) -> str:
         for row in rows
     ]
     return table(head, cells, " ".join(head[1:2] + head[3:7]), drop=("GPU", "10-90 %", "MARKET", "IMAGES/$"))
+
+
+def _groups(rows: Sequence[BenchRow]) -> str:
+    """The measured groups beside the estimates, by type and number of machines."""
+    head = ["TYPE", "N", "IMAGES/S", "EFF", "$/STEP", "$/EPOCH", "EST IMAGES/S", "BETWEEN", "EST $/EPOCH"]
+    types = list(dict.fromkeys(row.instance_type for row in rows))
+    cells = [
+        [
+            row.instance_type,
+            str(row.nodes),
+            compact(row.images_per_s),
+            "-" if row.efficiency is None else f"{100 * row.efficiency:.0f} %",
+            money(row.usd_per_step),
+            money(row.usd_per_epoch),
+            compact(row.estimated_images_per_s),
+            "-"
+            if row.estimated_images_per_s is None
+            else f"{compact(row.estimated_low_images_per_s)}-{compact(row.estimated_high_images_per_s)}",
+            money(row.estimated_usd_per_epoch),
+        ]
+        for row in sorted(rows, key=lambda one: (types.index(one.instance_type), one.nodes))
+    ]
+    return table(head, cells, " ".join(head[1:]), drop=("$/STEP", "BETWEEN", "EST $/EPOCH", "$/EPOCH", "EST IMAGES/S"))
 
 
 def gpu_words(row: BenchRow) -> str:
@@ -210,7 +308,7 @@ def _problems(rows: Sequence[BenchRow]) -> list[str]:
     import textwrap
 
     return [
-        textwrap.fill(f"{row.instance_type}: {row.says}", prose_width(), initial_indent="- ", subsequent_indent="  ")
+        textwrap.fill(f"{row.label}: {row.says}", prose_width(), initial_indent="- ", subsequent_indent="  ")
         for row in rows
     ]
 

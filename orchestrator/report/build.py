@@ -12,22 +12,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
 
-from orchestrator.errors import SpecError
-from orchestrator.market import catalog
 from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
 from orchestrator.market.spot_prices import MarketRow, lowest
-from orchestrator.market.throughput import Observation, predict
 from orchestrator.report.gpu_use import gpu_problem
 from orchestrator.report.metrics import UNMEASURED, Digest
-from orchestrator.report.rows import (
-    AttemptRow,
-    LeftOutRow,
-    PredictedRow,
-    Report,
-    RunRow,
-    TypeRow,
-    Workload,
-)
+from orchestrator.report.predictions import find_type, predictions, usd_for
+from orchestrator.report.rows import AttemptRow, Report, RunRow, TypeRow, Workload
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
 from orchestrator.runs.state import Attempt, RunState
@@ -223,6 +213,7 @@ def _attempt_row(
         unit=digest.unit if digest.lines else attempt.unit,
         metrics_source=attempt.metrics_source,
         is_measured=is_measured,
+        ranks=digest.world,
         prices=_paid_prices(attempt),
     )
 
@@ -315,11 +306,6 @@ def _decimal(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-def usd_for(images: float, images_per_s: float | None, price_usd_h: Decimal) -> Decimal:
-    """Return the cost of so many images at a speed and a price per hour."""
-    return Decimal(repr(float(images))) * price_usd_h / 3600 / Decimal(repr(images_per_s or 1.0))
-
-
 # -- the report
 
 
@@ -344,14 +330,15 @@ def build(
         price_note: the source and the time of these prices.
         broken: the runs that cannot be read.
     """
-    groups: dict[tuple[str, str, str, str], list[tuple[RunRow, AttemptRow]]] = {}
+    groups: dict[_Key, list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
         for row in run.attempts:
-            groups.setdefault((run.cloud, run.workload, row.instance_type, row.market), []).append((run, row))
+            key = run.cloud, run.workload, row.instance_type, row.market, row.ranks
+            groups.setdefault(key, []).append((run, row))
     types = tuple(_type_row(key, pairs) for key, pairs in sorted(groups.items(), key=lambda item: item[0]))
     predicted, left_out = [], []
     for workload in (workloads or {}).values():
-        made, checks = _predicted(workload, types, lowest(prices), prices)
+        made, checks = predictions(workload, types, lowest(prices), prices)
         predicted += made
         left_out += checks
     return Report(
@@ -366,8 +353,11 @@ def build(
     )
 
 
-def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
-    cloud, workload, instance_type, market = key
+_Key = tuple[str, str, str, str, int]  # cloud, workload, type, market, processes
+
+
+def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
+    cloud, workload, instance_type, market, ranks = key
     rows = [row for _, row in pairs]
     measured = [row for row in rows if row.images_per_s]
     rate = Rate.of(rows)
@@ -394,6 +384,7 @@ def _type_row(key: tuple[str, str, str, str], pairs: Sequence[tuple[RunRow, Atte
         cost_usd=_sum(row.billed_usd for row in rows),
         device=next((row.device for row in rows if row.device), ""),
         is_ranked=cloud != EMBEDDED_TITLE and rate.usd_h is not None,
+        ranks=ranks,
         on_demand_usd_h=_on_demand_usd_h(rows),
     )
 
@@ -403,64 +394,6 @@ def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
     newest = rows[-1]
     if newest.market == "on-demand":
         return newest.price_usd_h
-    known = _find(newest.instance_type)
+    known = find_type(newest.instance_type)
     usd_h = known.on_demand_usd_h.get(newest.region) if known else None
     return None if usd_h is None else Decimal(str(usd_h))
-
-
-def _predicted(
-    workload: Workload, types: Sequence[TypeRow], best: Mapping[str, MarketRow], prices: Sequence[MarketRow]
-) -> tuple[list[PredictedRow], list[LeftOutRow]]:
-    """Return predictions for the types on offer that were not measured on AWS, and the leave-one-out checks."""
-    mine = [row for row in types if row.workload == workload.name and row.is_ranked and row.images_per_s]
-    fastest: dict[str, Observation] = {}
-    for row in mine:
-        known = _find(row.instance_type)
-        if known is not None and row.images_per_s:
-            fastest[known.name] = Observation(known, row.images_per_s, workload.work)
-    asked = {row.instance_type for row in types if row.workload == workload.name}
-    targets = [
-        known
-        for known in catalog.all_types()
-        if known.name not in fastest and (not (known.is_retired or known.like) or known.name in asked)
-    ]
-    found = predict(list(fastest.values()), targets, workload.work)
-    rows = []
-    for one in found.of_types:
-        price, source = _price_of(one.instance_type, best, prices)
-        on_demand, _ = _price_of(one.instance_type, {}, prices)
-        epoch = workload.images_per_epoch
-        rows.append(
-            PredictedRow(
-                workload=workload.name,
-                instance_type=one.instance_type,
-                images_per_s=one.images_per_s,
-                low_images_per_s=one.low,
-                high_images_per_s=one.high,
-                price_usd_h=price,
-                price_source=source,
-                usd_per_epoch=None if price is None or not epoch else usd_for(epoch, one.images_per_s, price),
-                images_per_usd=None if not price else one.images_per_s * 3600 / float(price),
-                basis=one.basis,
-                is_bound_by_kernels=one.is_bound_by_kernels,
-                on_demand_usd_h=on_demand,
-            )
-        )
-    rows.sort(key=lambda row: -(row.images_per_usd or 0))
-    checks = [LeftOutRow(workload.name, c.instance_type, c.measured, c.predicted, c.error) for c in found.left_out]
-    return rows, checks
-
-
-def _find(name: str) -> catalog.InstanceType | None:
-    try:
-        return catalog.find(name)
-    except SpecError:
-        return None  # a type that only a newer catalog lists
-
-
-def _price_of(name: str, best: Mapping[str, MarketRow], prices: Sequence[MarketRow]) -> tuple[Decimal | None, str]:
-    """Return (dollars per hour, source): the lowest spot price, else the on-demand price."""
-    if name in best:
-        return best[name].rank_usd_h, f"spot, {best[name].source}"
-    on_demand = [row.on_demand_usd_h for row in prices if row.instance_type == name and row.on_demand_usd_h]
-    return (min(on_demand), "on-demand") if on_demand else (None, "no price known")

@@ -145,7 +145,7 @@ def types_table(report: Report) -> Table:
             "$/h", "$/1,000 steps", "$/epoch", "images/$"]  # fmt: skip
     rows = [
         [
-            row.instance_type,
+            row.label,
             row.market,
             "embedded" if row.is_embedded else row.cloud,
             row.workload or "-",

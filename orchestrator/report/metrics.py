@@ -41,6 +41,7 @@ MOST_FIGURE = 1e12  # of a loss, a speed, a time
 LEAST_SPEED = 1e-9  # images/s
 LEAST_SPAN_S = 1e-6
 MOST_BATCH = 10**9
+MOST_WORLD = 10**5
 LONGEST_NAME = 200  # of a device
 MANY_DIGITS = b"0" * MOST_DIGITS
 AS_DIGITS = bytes(48 if 48 <= code <= 57 else 32 for code in range(256))
@@ -69,6 +70,7 @@ class _Figures:
     valid_bits: float | None = None
     unit: str = "step"  # what the steps are: "epoch" for a program that tells its epochs only
     steps_per_epoch: float | None = None  # of a program of the user's own
+    world: int = 1  # processes that share each batch, one for each GPU
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,7 @@ def digest(lines: Iterable[Mapping[str, Any]], *, torn: int = 0, skip_until_step
         batch_size=batch_size,
         images_per_epoch=float(epoch) if is_figure(epoch, LEAST_SPEED) else None,
         device=_device(start),
+        world=_world(start),
         valid_nats=valid_nats,
         valid_bits=valid[-1][1] if valid else None,
         train_curve=thinned(train),
@@ -298,6 +301,12 @@ def digest(lines: Iterable[Mapping[str, Any]], *, torn: int = 0, skip_until_step
 def _is_wrong(value: object) -> bool:
     """Return whether a value out of range is worth counting: missing is not, and NaN is counted as not finite."""
     return value is not None and not (type(value) is float and not math.isfinite(value))
+
+
+def _world(start: Mapping[str, Any]) -> int:
+    """Return how many processes share each batch, as the `start` line says; it says nothing of one."""
+    world = start.get("world")
+    return world if type(world) is int and 1 <= world <= MOST_WORLD else 1
 
 
 def _device(start: Mapping[str, Any]) -> str:

@@ -25,7 +25,9 @@ from orchestrator.runs.state import Attempt, RunState
 from orchestrator.runs.store import RunStore
 
 DIGEST = "digest.json"  # next to `metrics.jsonl`, once the attempt is over
-DIGEST_FORMAT = 4  # 4 has every number of a user's own program; 3 counts values that make no sense
+DIGEST_FORMAT = (
+    5  # 5 has the number of processes; 4 has every number of a user's own program; 3 counts values that make no sense
+)
 WORTH_A_PROCESS = 40  # runs; with fewer, starting processes costs more time than it saves
 
 
@@ -105,7 +107,7 @@ def workload_of(spec: RunSpec | None) -> Workload:
         f"batch {config.batch_size}"
     )
     try:
-        return Workload(name, config.batch_size, float(config.data.train), work_of(config))
+        return Workload(name, config.batch_size, float(config.data.train), work_of(config), config=config)
     except ValueError:  # the sizes depend on data that were prepared on another machine
         return Workload(name, config.batch_size)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from model.config import TrainConfig
 from orchestrator.market.throughput import Work
 from orchestrator.report.story import Story
 from orchestrator.runs.listing import BrokenRun
@@ -23,6 +24,7 @@ class Workload:
     images_per_epoch: float | None = None
     work: Work | None = None  # None for the user's own program
     is_own: bool = False  # a program of the user's own
+    config: TrainConfig | None = None  # of the bundled trainer
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class AttemptRow:
     unit: str = "step"  # "epoch": the program tells its epochs only
     metrics_source: str = ""  # of a program of the user's own, in words; "" where none was found
     is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
+    ranks: int = 1  # processes that shared each batch, one for each GPU
     prices: tuple[tuple[float, float], ...] = field(default=(), metadata=PAGE_ONLY)  # unix seconds, dollars per hour
 
 
@@ -148,7 +151,13 @@ class TypeRow:
     cost_usd: Decimal
     device: str
     is_ranked: bool  # False on the embedded cloud, which measures this machine's CPU
+    ranks: int = 1  # processes that shared each batch, one for each GPU; each number has a row of its own
     on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # None: unknown
+
+    @property
+    def label(self) -> str:
+        """The type, and of several processes their number: `g5.xlarge, 4 GPUs`."""
+        return self.instance_type if self.ranks == 1 else f"{self.instance_type}, {self.ranks} GPUs"
 
     @property
     def is_embedded(self) -> bool:
@@ -171,6 +180,9 @@ class PredictedRow:
     images_per_usd: float | None
     basis: str
     is_bound_by_kernels: bool = False  # by kernel starts, which take the same time on every type
+    gpus: int = 1  # of the machine; the figures above are those of one of them
+    all_gpus_images_per_s: float | None = None  # with a process on each of them; None where it cannot be estimated
+    all_gpus_usd_per_epoch: Decimal | None = None
     on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # the lowest of the regions
 
 

@@ -94,7 +94,7 @@ def _types(types: Sequence[TypeRow], width: float) -> str:
     head = ["TYPE", "MARKET", "ATT", "IMAGES/S", "$/H", "SEC/STEP", "$/KSTEP", "$/EPOCH"]
     rows = [
         [
-            row.instance_type,
+            row.label,
             row.market,
             str(row.attempts),
             number(row.images_per_s),
@@ -146,6 +146,8 @@ def basis_words(report: Report, workload: str) -> str:
         text += f" Error of the prediction when each measured type is left out in turn: {errors}."
     else:
         text += " The predictions cannot be checked: fewer than two types are measured on AWS."
+    if any(row.gpus > 1 for row in rows):
+        text += " IMAGES/S is of one GPU of a machine; pixel-orch compare --nodes 1 estimates all of them."
     if report.price_note:
         text += f" Prices, {report.price_note}."
     return text

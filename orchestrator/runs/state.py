@@ -172,7 +172,7 @@ class RunState:
     stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
     s3_trouble: str = ""  # why S3 last refused, "" if it never did
     refused: list[CheckpointRefused] = field(default_factory=list)
-    outputs: OutputsPulled | None = None  # the newest state that is here
+    node_outputs: dict[int, OutputsPulled] = field(default_factory=dict)  # the newest state here, by node rank
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
     led_from: int = 0  # how many attempts there were by then
@@ -206,6 +206,16 @@ class RunState:
         """Return the attempts of one generation of the group, by rank."""
         found = [attempt for attempt in self.attempts if attempt.generation == generation]
         return sorted(found, key=lambda attempt: attempt.rank)
+
+    @property
+    def outputs(self) -> OutputsPulled | None:
+        """The newest state of the outputs that is here; of a group that of its first machine."""
+        return self.node_outputs.get(0)
+
+    def outputs_of(self, number: int) -> OutputsPulled | None:
+        """Return the newest state of the outputs that is here of the node that an attempt is."""
+        attempt = self.attempt(number)
+        return self.node_outputs.get(attempt.rank if attempt is not None else 0)
 
     @property
     def lead(self) -> Attempt | None:
@@ -310,7 +320,8 @@ def _apply_to_outputs(
     attempt = None if isinstance(event, OutputsRefused) else state.attempt(event.attempt)
     match event:
         case OutputsPulled():
-            state.outputs = event
+            rank = attempt.rank if attempt is not None else 0
+            state.node_outputs[rank] = event
             if attempt is not None:
                 attempt.pulled_bytes += max(0, event.received_bytes)
                 attempt.outputs_waiting = None

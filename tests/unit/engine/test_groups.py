@@ -128,7 +128,7 @@ def test_two_notices_at_once(home: Path) -> None:
     story.engine().run()
     state = check(story)
     assert state.state == "SUCCEEDED"
-    assert generations(state) == [["1", "2", "3"], ["3", "4", "5"]]
+    assert generations(state) == [["1", "2", "3"], ["4", "5", "3"]]
     assert state.interruptions == 2
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from model.config import config_from_settings
 from orchestrator.cli import compare as comparing
+from orchestrator.cli.flags import parser
 from orchestrator.errors import SpecError
 from orchestrator.market import catalog
 from orchestrator.market.comparison import as_of_2016, compare
@@ -51,11 +52,15 @@ def test_a_type_without_a_market_price_has_none_and_no_ratio() -> None:
     assert compared.ratios[0].on_demand is not None
 
 
+def asked(*types: str, output: str = "table") -> argparse.Namespace:
+    return parser().parse_args(["compare", *types, "-o", output])
+
+
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, *types: str, output: str = "table"
 ) -> str:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
-    assert comparing.do_compare(argparse.Namespace(types=list(types), gpu=None, output=output, plain=False)) == 0
+    assert comparing.do_compare(asked(*types, output=output)) == 0
     return capsys.readouterr().out
 
 
@@ -89,9 +94,7 @@ def test_the_json_has_the_same_figures(
 def test_an_unknown_type_is_one_line_with_near_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     with pytest.raises(SpecError, match=r"TYPE: unknown instance type 'g4dn.xlrge'; did you mean g4dn.xlarge"):
-        comparing.do_compare(
-            argparse.Namespace(types=["p2.xlarge", "g4dn.xlrge"], gpu=None, output="table", plain=False)
-        )
+        comparing.do_compare(asked("p2.xlarge", "g4dn.xlrge"))
 
 
 def test_a_size_without_a_spot_price_is_compared_in_one_market(

@@ -275,7 +275,7 @@ def test_a_budget_needs_a_cap_where_no_on_demand_price_is_recorded(cloud: Memory
 
 
 def test_the_embedded_cloud_offers_every_type_with_a_spot_price_and_says_where_it_does_not() -> None:
-    without = ("p5e.", "p5en.", "p6-b200.", "p6-b300.", "g7e.")
+    without = ("p3dn.", "p5e.", "p5en.", "p6-b200.", "p6-b300.", "g7e.")
     for known in catalog.all_types():
         if known.name.startswith(without):
             assert not spot_market.offering_zones(known.name, "us-east-1")

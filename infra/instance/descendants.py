@@ -138,7 +138,7 @@ class Descendants:
             self.reap(trainer)
             if steady() > give_up_at:
                 if not self._has_told:
-                    self._say("%d processes of the trainer cannot be killed: they hang in the kernel" % len(left))
+                    self._say("%d processes of the trainer do not end by SIGKILL" % len(left))
                 self._has_told = True
                 return left
             time.sleep(PAUSE_S)

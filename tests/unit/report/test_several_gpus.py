@@ -47,8 +47,8 @@ def test_a_group_is_not_mixed_with_one_process(home: Path) -> None:
     found = {row.ranks: row.images_per_s for row in report(home).types}
     assert found == {1: pytest.approx(1000), 4: pytest.approx(3000)}
     assert {row["ranks"] for row in as_json(report(home))["types"]} == {1, 4}
-    assert "g5.xlarge, 4 GPUs" in as_text(report(home))
-    assert "g5.xlarge, 4 GPUs" in as_markdown(report(home))
+    assert "g5.xlarge, 4 processes" in as_text(report(home))
+    assert "g5.xlarge, 4 processes" in as_markdown(report(home))
 
 
 def test_the_speed_of_several_processes_counts_for_one_gpu(home: Path) -> None:

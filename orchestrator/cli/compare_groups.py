@@ -143,9 +143,10 @@ def _network_lines(rows: Sequence[GroupRow]) -> list[str]:
         row, found, share = first
         is_limit = found.limit == "network"
         words = "the network is the limit" if is_limit else f"the network takes {100 * share:.0f} % of a step"
+        gain = _no_gain(row, rows)
         lines.append(
             f"{row.name}: {words}. Adding up the gradients takes {_milliseconds(found.reduce_s)} at "
-            f"{number(row.network_gbit_s)} Gbit/s, computing them {_milliseconds(found.compute_s)}.{_no_gain(row, rows)}"
+            f"{number(row.network_gbit_s)} Gbit/s, computing them {_milliseconds(found.compute_s)}.{gain}"
         )
     return lines
 

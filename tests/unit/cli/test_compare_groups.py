@@ -74,6 +74,12 @@ def test_the_network_is_named_as_the_limit(capsys: pytest.CaptureFixture[str], h
     shown = " ".join(groups_text(rows, [], config_from_settings(ROW_LSTM)).split())
     assert "2 x g5.xlarge: the network is the limit. Adding up the gradients takes ~195 ms (115 to 216)" in shown
     assert "the speed of one GPU is measured on g5.xlarge" in shown
+    assert "is as fast" not in shown, "no fewer machines were asked for"
+
+
+def test_machines_that_bring_nothing_are_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(compared(capsys, "g5.xlarge", "--nodes", "1,2", *LARGE).split())
+    assert "computing them ~167 ms (55.8 to 502). 1 x g5.xlarge is as fast." in shown
 
 
 def test_a_machine_that_is_faster_and_dearer_is_not_called_better(capsys: pytest.CaptureFixture[str]) -> None:

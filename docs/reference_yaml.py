@@ -40,6 +40,8 @@ WORDS = {
     "spot": "one of `spot`, `on-demand` is needed",
     "on_demand": "one of `spot`, `on-demand` is needed",
     "instance": "one of `instance`, `gpu` is needed",
+    "nodes": "1",
+    "slots": "one for each GPU",
     "gpu": "one of `instance`, `gpu` is needed",
 }
 
@@ -82,6 +84,8 @@ EXAMPLES: dict[str, str] = {
     "idle_minutes_to_autostop": "idle-minutes-to-autostop: 30",
     "retry_until_up": "retry-until-up: true",
     "strategy": "strategy: any",
+    "nodes": "nodes: 2",
+    "slots": "slots: 4",
     "subnet": "subnet: subnet-0123456789abcdef0",
     "private": "private: true",
     "ssh_cidr": "ssh-cidr: 10.0.0.0/16",

@@ -15,11 +15,16 @@ from model.errors import SetupError
 ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")  # sm_86, compute_90, sm_90a
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, *, index: int | None = None) -> torch.device:
     """Turn "auto", "cpu" or "cuda" into an available device.
 
+    Args:
+        name: the setting.
+        index: of the GPU, for one process of several on this machine; a single visible GPU is its own whatever the
+            index is, because whoever started the process has chosen it.
+
     Raises:
-        SetupError: `name` is "cuda" and torch sees no GPU, or torch has no kernels for the GPU.
+        SetupError: `name` is "cuda" and torch sees no GPU, it has no kernels for the GPU, or there is no GPU `index`.
     """
     if name == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
@@ -27,6 +32,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
+        if index is not None:
+            _use_gpu(index)
         capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
         if not has_kernels(capability, built_for):
             raise SetupError(
@@ -34,7 +41,14 @@ def pick_device(name: str) -> torch.device:
                 f"{capability[0]}.{capability[1]}; built for {' '.join(built_for)}); install a build that supports it, "
                 "or use device cpu"
             )
-    return torch.device(name)
+    return torch.device(name) if index is None or name == "cpu" else torch.device(name, torch.cuda.current_device())
+
+
+def _use_gpu(index: int) -> None:
+    count = torch.cuda.device_count()
+    if count > 1 and index >= count:
+        raise SetupError(f"process {index + 1} of this machine has no GPU: there are {count}; give --processes {count}")
+    torch.cuda.set_device(index if count > 1 else 0)
 
 
 def has_kernels(capability: tuple[int, int], built_for: Iterable[str]) -> bool:

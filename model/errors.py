@@ -25,6 +25,14 @@ class TrainingError(RuntimeError):
     """The training failed, for example because the loss is not finite. Exit code 1."""
 
 
+RANK_LOST = 75
+"""Exit code of a process that ends only because another process of its training was lost."""
+
+
+class RankLostError(RuntimeError):
+    """Another process of the training was lost: the cause is told there. Exit code `RANK_LOST`."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether the error is a failed allocation in torch, numpy or Python.
 
@@ -32,7 +40,7 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if isinstance(error, TrainingError):  # already reported, with a message about memory of its own
+    if isinstance(error, (TrainingError, RankLostError)):  # already reported, with a message about memory of its own
         return False
     signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

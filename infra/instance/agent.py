@@ -12,6 +12,7 @@
     agent.py restore ROOT < state write the outputs of an earlier machine, before the trainer starts
     agent.py rest ROOT            list the other files in `out/`, for an owner of version 0.1.0
     agent.py pack ROOT < names    print such files as a tar
+    agent.py renew ROOT GEN       end what runs for an earlier generation of the group, so that `start` starts again
     agent.py stop ROOT            send SIGTERM to the trainer's process group
     agent.py hold ROOT SECONDS    move the deadline of the guard (`guard.sh`) to SECONDS from now, during a long set-up
     agent.py rekey ROOT STEP      replace the SSH host key: `prepare`, then `activate`
@@ -43,6 +44,7 @@ from infra.instance.outputs.answers import acknowledge, allow, changes, told
 from infra.instance.outputs.stream import restore, send_contents
 from infra.instance.program_side import catches_stop
 from infra.instance.programs import Done, outlive_login, run_as_root
+from infra.instance.renewal import note_generation, renew
 from infra.instance.trainer_files import (
     new_metrics,
     new_text,
@@ -150,6 +152,7 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return {"started": False}
+    note_generation(root, int(job.get("generation", 0)))
     watch = Watch(root, job)
     watch.save()
     watch.say("beyond the login: %s" % outlive_login(os.path.basename(root)))  # the session may close with our answer
@@ -161,6 +164,7 @@ def start(root: str, job: dict[str, Any]) -> dict[str, Any]:
             os.dup2(source, target)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         watch.run()
+        os._exit(0)
     return {"started": True}
 
 
@@ -303,6 +307,7 @@ def answer(verb: str, place: str, rest: list[str]) -> dict[str, Any]:
         "start": lambda: start(place, json.load(sys.stdin)),
         "status": lambda: status(place, int(rest[0]), int(rest[1]), *rest[2:4]),
         "stop": lambda: stop(place),
+        "renew": lambda: renew(place, int(rest[0]), is_watched),
         "changes": lambda: changes(place, int(rest[0]), int(rest[1])),
         "mirrored": lambda: acknowledge(place, int(rest[0])),
         "restore": lambda: restore(place),

@@ -27,6 +27,7 @@ MODULES = (
     "metrics_process.py",
     "program_side.py",
     "programs.py",
+    "renewal.py",
     "requirements.py",
     "trainer_files.py",
     "watch.py",

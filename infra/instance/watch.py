@@ -34,6 +34,7 @@ from infra.instance.outputs.files import Rules
 from infra.instance.outputs.mirror import Mirror
 from infra.instance.program_side import environment, stop_number, write_notice
 from infra.instance.programs import KILL_S, last_line, run
+from infra.instance.renewal import is_asked
 from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
 
 TICK_S = 0.1
@@ -314,7 +315,7 @@ class Watch:
         While the trainer runs and its checkpoints go to S3, only the budget counts.
         """
         running = self.trainer is not None and self.trainer.poll() is None
-        if self.job.get("s3") and running:
+        if (self.job.get("s3") or self.job.get("trains_alone")) and running:
             return self.guaranteed_s()
         keep_s = 0.0 if running else self.keep_outputs_s()
         return min(max(float(self.job["owner_timeout_s"]), keep_s), self.guaranteed_s())
@@ -426,8 +427,20 @@ class Watch:
             return True
         return now - (self.ended_at or now) > max(UPLOAD_TIMEOUT_S, self.keep_outputs_s())
 
+    def give_way(self) -> None:
+        """End the trainer and the helpers: a watch process of the next generation of the group follows."""
+        self.say("a new generation of the group begins")
+        self.signal_trainer(signal.SIGKILL)
+        if self.trainer is not None:
+            self.trainer.wait()
+        self.gpu.stop()
+        for process in (self.metrics.process, self.uploader):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
     def run(self) -> None:
-        """Watch until the machine ends."""
+        """Watch until the machine ends, or goes on in another generation of its group."""
         self.extend_deadline()
         self.start_trainer()
         self.gpu.start()
@@ -441,6 +454,9 @@ class Watch:
             if steady() - polled_metadata_at >= self.job["metadata_poll_s"]:
                 polled_metadata_at = steady()
                 self.poll_metadata()
+            if is_asked(self.root):
+                self.give_way()
+                return
             if os.path.exists(os.path.join(self.folder, "stop")):
                 self.request_stop("requested by the owner")
             self.enforce_limits()

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class EmbeddedCloud:
     def regions(self) -> list[str]:
         """The regions of the embedded cloud; requests to others are refused."""
         return list(self.endpoint.regions)
+
+    @property
+    def has_own_addresses(self) -> bool:
+        """Whether each instance has a private address of its own (Linux); else all have 127.0.0.1."""
+        return bool(self._post("health", {})["has_own_addresses"])
 
     @property
     def log_path(self) -> Path:
@@ -120,6 +125,23 @@ class EmbeddedCloud:
             {"instance_id": instance_id, "notice": notice, "notice_s": notice_s, "terminate": terminate},
         )
 
+    def interrupt_together(
+        self,
+        instance_ids: Sequence[str],
+        *,
+        notice: bool = True,
+        notice_s: float | None = None,
+        terminate: bool = True,
+    ) -> None:
+        """Interrupt spot instances at one moment, as `interrupt` does one.
+
+        Raises EmbeddedCloudError, and interrupts none, if one of them is not running or not spot.
+        """
+        self._post(
+            "interrupt",
+            {"instance_ids": list(instance_ids), "notice": notice, "notice_s": notice_s, "terminate": terminate},
+        )
+
     def rebalance(self, instance_id: str) -> None:
         """Put a rebalance recommendation into the instance's metadata."""
         self._post("rebalance", {"instance_id": instance_id})
@@ -166,7 +188,8 @@ class EmbeddedCloud:
         self._post("quota", {"code": code, "vcpus": vcpus, "region": region})
 
     def instances(self) -> list[dict[str, Any]]:
-        """Return all instances: id, state, zone, type, market, reason, ssh_port, frozen, folder, pids."""
+        """Return all instances: id, state, zone, type, market, reason, launch_index, private_address, placement_group,
+        ssh_port, frozen, folder, pids."""
         found: list[dict[str, Any]] = self._post("instances", {})["instances"]
         return found
 

@@ -72,6 +72,12 @@ def _train(commands: Commands[OneLineParser], prog: str) -> None:
     )
     train.add_argument("--condition", metavar="NAMES", help="columns that condition the network: steering_angle,speed")
     train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    train.add_argument(
+        "--processes",
+        metavar="N",
+        type=processes,
+        help="processes on this machine, one for each GPU (default: $PIXEL_ORCH_GPUS_PER_NODE, else 1)",
+    )
     train.add_argument("--out", metavar="DIR", help="output folder (default: $PIXEL_ORCH_OUT, else ./out)")
 
 
@@ -183,6 +189,14 @@ def _command(commands: Commands[OneLineParser], name: str, what: str, epilog: st
 def number_of(text: str) -> int:
     """Parse a number of images."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
+    return number
+
+
+def processes(text: str) -> int:
+    """Parse a number of processes."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
     if not 1 <= number <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
     return number

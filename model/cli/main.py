@@ -14,10 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.cli.flags import parse_values, parser
-from model.config import TrainConfig, config_from_settings, load_config, parse_assignments
+from model.config import TrainConfig, check_world, config_from_settings, load_config, parse_assignments
 from model.config.presets import preset
-from model.errors import ConfigError, SetupError, TrainingError, out_of_memory, wanted_memory
+from model.errors import (
+    RANK_LOST,
+    ConfigError,
+    RankLostError,
+    SetupError,
+    TrainingError,
+    out_of_memory,
+    wanted_memory,
+)
+from model.training import launcher
 from model.training.stop import StopFlag
+from model.world import World
 
 
 def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
@@ -29,7 +39,8 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
         began_s: `time.monotonic()` when this process began.
 
     Returns:
-        The exit code: 0 done, 2 an unusable setting, 1 a failure of the training, 143 or 130 stopped by a signal.
+        The exit code: 0 done, 2 an unusable setting, 1 a failure of the training, 143 or 130 stopped by a signal,
+        75 another process of the training was lost.
     """
     args, unknown = parser(_prog()).parse_known_args(words)
     prog = f"{_prog()} {args.command}"
@@ -39,10 +50,10 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
     try:
         if args.command == "figures" and args.out is None:
             _require("numpy", "PIL", extra="data")
-        elif args.command != "data":
+        elif args.command not in ("data", "train"):
             _require_torch()
         if args.command == "train":
-            return _train(args, stop, began_s)
+            return _train(args, words, stop, began_s)
         does: dict[str, Callable[[argparse.Namespace], str]] = {
             "evaluate": _evaluate,
             "sample": _sample,
@@ -53,7 +64,7 @@ def run(words: list[str], stop: StopFlag, *, began_s: float) -> int:
         print(does[args.command](args), flush=True)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (SetupError, TrainingError, OSError) as error:
+    except (SetupError, TrainingError, RankLostError, OSError) as error:
         return _explain(prog, error)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -75,7 +86,7 @@ def _too_little_memory(command: str, error: Exception) -> str:
     return f"out of memory{wanted_memory(error)}; use {less}a machine with more memory"
 
 
-def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
+def _explain(prog: str, error: SetupError | TrainingError | RankLostError | OSError) -> int:
     """Print the error in one line and return its exit code."""
     if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter's flush at exit fails
@@ -84,16 +95,27 @@ def _explain(prog: str, error: SetupError | TrainingError | OSError) -> int:
     if isinstance(error, OSError):  # a full disk, a deleted folder
         place = f" {error.filename}" if error.filename else ""
         text = f"cannot write{place}: {error.strerror or error}; free the disk or give another folder"
-    print(f"{prog}: error: {text}", file=sys.stderr)
+    print(f"{launcher.prefix(os.environ)}{prog}: error: {text}", file=sys.stderr)
+    if isinstance(error, RankLostError):
+        return RANK_LOST
     return 2 if isinstance(error, SetupError) else 1
 
 
-def _train(args: argparse.Namespace, stop: StopFlag, began_s: float) -> int:
+def _train(args: argparse.Namespace, words: list[str], stop: StopFlag, began_s: float) -> int:
+    """Train as one process, as a rank that an outer launcher has started, or as the launcher of several ranks."""
     config = _config(args)
     out = Path(args.out or os.environ.get("PIXEL_ORCH_OUT") or "out")
+    if not launcher.is_a_rank(os.environ):
+        plan = launcher.plan_of(os.environ, args.processes)
+        check_world(config, plan.world_size)
+        if plan.world_size > 1:
+            return launcher.launch(
+                launcher.command_of(words), plan, stop, threads=config.threads, prog=f"{_prog()} train"
+            )
+    _require_torch()
     from model.training.loop import train
 
-    return train(config, out, stop, began_s=began_s)
+    return train(config, out, stop, began_s=began_s, world=World.from_environment(os.environ))
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

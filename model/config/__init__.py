@@ -11,6 +11,7 @@ from model.config.datasets import DATASETS, REGISTRY, DatasetFacts
 from model.config.train_config import (
     MODELS,
     TrainConfig,
+    check_world,
     config_from_settings,
     load_config,
     network_mismatch,
@@ -21,6 +22,7 @@ from model.config.train_config import (
 __all__ = [
     "MODELS",
     "TrainConfig",
+    "check_world",
     "config_from_settings",
     "load_config",
     "network_mismatch",

@@ -41,6 +41,9 @@ class TrainConfig(BaseModel):
     dataset: str = Field("digits", description="registered data set, or folder of a prepared one")
     steps: int = Field(2200, ge=1, le=10**9, description="total optimizer steps")
     batch_size: int = Field(32, ge=1, le=65536, description="images per step")
+    accumulate: int = Field(
+        1, ge=1, le=65536, description="parts of a step's images, computed one after the other: needs less memory"
+    )
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
     learning_rate: float = Field(0.003, gt=0, le=10, description="peak learning rate")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule")
@@ -95,6 +98,14 @@ class TrainConfig(BaseModel):
     def _facts_of_json(cls, given: Any) -> Any:
         fits = isinstance(given, dict) and given.keys() == DatasetFacts.__dataclass_fields__.keys()
         return DatasetFacts(**given) if fits and all(type(value) is int for value in given.values()) else given
+
+    @field_validator("accumulate")
+    @classmethod
+    def _accumulate_divides(cls, parts: int, info: ValidationInfo) -> int:
+        batch = info.data.get("batch_size")
+        if batch is not None and batch % parts:
+            raise ValueError(f"a batch of {batch} images cannot be cut into {parts} equal parts; give a divisor of it")
+        return parts
 
     @field_validator("hidden", "head")
     @classmethod
@@ -151,6 +162,26 @@ class TrainConfig(BaseModel):
     def epochs(self) -> float:
         """Total passes over the training images."""
         return self.steps * self.batch_size / self.data.train
+
+
+def check_world(config: TrainConfig, world_size: int) -> None:
+    """Check that every process gets the same number of images in each part of a step.
+
+    Args:
+        config: the settings.
+        world_size: processes of the training, over all machines: one for each GPU.
+
+    Raises:
+        ConfigError: `batch_size` is not divisible by the processes times `accumulate`.
+    """
+    parts = world_size * config.accumulate
+    if config.batch_size % parts:
+        times = f" times accumulate = {config.accumulate}" if config.accumulate > 1 else ""
+        near = parts * max(1, round(config.batch_size / parts))
+        raise ConfigError(
+            f"batch_size = {config.batch_size} is not divisible by {world_size} processes{times}; "
+            f"give a multiple of {parts}, such as {near}"
+        )
 
 
 def resolved(config: TrainConfig, facts: DatasetFacts) -> TrainConfig:

@@ -65,6 +65,10 @@ class Dataset:
         """Return the split to evaluate: the one given, since all three exist."""
         return name
 
+    def count(self, name: Split) -> int:
+        """Return the number of images of one split."""
+        return len(self.split(name))
+
     def batches(
         self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[Levels]:
@@ -121,6 +125,10 @@ class Prepared:
         if name not in self._files:
             self._files[name] = ShardFiles(self.folder, self.manifest, name)
         return self._files[name]
+
+    def count(self, name: Split) -> int:
+        """Return the number of images of one split."""
+        return len(self.files(name))
 
     def batches(
         self, name: Split, size: int, most: int = 0, *, first: int = 0, check_stop: Callable[[], None] = lambda: None

@@ -13,8 +13,9 @@ from model.data.dataset import Conditioning, Dataset, Prepared, Split, known
 from model.data.loader import Loader
 from model.data.manifest import Column
 from model.data.shards import memory_bytes
-from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose
+from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose, slice_of
 from model.errors import ConfigError, DataError
+from model.world import ALONE, World
 
 
 def eval_batches(
@@ -25,6 +26,8 @@ def eval_batches(
     size: int,
     most: int = 0,
     conditioning: Conditioning | None = None,
+    rank: int = 0,
+    ranks: int = 1,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the images of a split in order and in batches, with the conditioning values.
@@ -36,15 +39,17 @@ def eval_batches(
         size: images in a batch.
         most: the largest number of images to yield; 0 means no limit.
         conditioning: the columns of a conditioned network.
+        rank: index of this process among those that share the batches: each yields every `ranks`-th batch.
+        ranks: number of these processes.
         check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
     """
-    first = 0
-    for levels in data.batches(split, size, most, check_stop=check_stop):
+    count = min(most or data.count(split), data.count(split))
+    for first in range(rank * size, count, ranks * size):
+        [levels] = data.batches(split, size, min(size, count - first), first=first, check_stop=check_stop)
         values = None
         if conditioning is not None and isinstance(data, Prepared):
             rows = data.rows(split, first, first + len(levels), check_stop)
             values = torch.from_numpy(known(rows, conditioning)).to(device)
-        first += len(levels)
         yield torch.from_numpy(levels).to(device), values
 
 
@@ -82,10 +87,13 @@ class Feed:
         config: the settings: batch size, seed, memory.
         data: the data set.
         device: device of the batches.
+        world: this process among those that share each batch.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
-        self._config, self._data, self._device = config, data, device
+    def __init__(
+        self, config: TrainConfig, data: Dataset | Prepared, device: torch.device, world: World = ALONE
+    ) -> None:
+        self._config, self._data, self._device, self._world = config, data, device, world
         self.conditioning: Conditioning | None = None  # set for a conditioned network
         self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole training set, if the device holds it
         self._strategy: Strategy | None = None
@@ -111,7 +119,7 @@ class Feed:
         self._strategy = strategy
 
     def at(self, position: int, check_stop: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Return the batch at `position`: levels (B, C, H, W) and the conditioning values.
+        """Return this process's share of the batch at `position`: levels (B, C, H, W) and the conditioning values.
 
         Args:
             position: number of images before the batch, over all epochs.
@@ -123,6 +131,7 @@ class Feed:
         size = self._config.batch_size
         if self.images is not None:
             picked = batch_indices(self._config.seed, position, size, len(self.images))
+            picked = picked[slice_of(size, self._world.rank, self._world.size)]
             return self.images[torch.from_numpy(picked).to(self._device)], None
         if self._loader is None or position != self._next:
             self._start(position)
@@ -137,9 +146,17 @@ class Feed:
     def eval_batches(
         self, split: Split, size: int, most: int = 0, *, check_stop: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the images of a split in batches, as the function `eval_batches` does."""
+        """Yield this process's batches of a split, as the function `eval_batches` does."""
         return eval_batches(
-            self._data, split, self._device, size=size, most=most, conditioning=self.conditioning, check_stop=check_stop
+            self._data,
+            split,
+            self._device,
+            size=size,
+            most=most,
+            conditioning=self.conditioning,
+            rank=self._world.rank,
+            ranks=self._world.size,
+            check_stop=check_stop,
         )
 
     def close(self) -> None:
@@ -154,8 +171,8 @@ class Feed:
 
     @property
     def available_bytes(self) -> int:
-        """The memory of which the data may take half: from the settings, or all memory of this machine."""
-        return self._config.data_memory_mb * 2**21 or memory_bytes()
+        """The memory of which the data may take half: from the settings, or this process's share of the machine's."""
+        return self._config.data_memory_mb * 2**21 or memory_bytes() // self._world.local_size
 
     def _start(self, position: int) -> None:
         self.close()
@@ -173,4 +190,6 @@ class Feed:
             memory=files.all() if fits and files.complete else None,
             binarise=self._data.dynamic,
             columns=self.conditioning is not None,
+            rank=self._world.rank,
+            ranks=self._world.size,
         )

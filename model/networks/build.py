@@ -42,15 +42,16 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
     return MultiScale(_network(config, implementation), large, factor)
 
 
-def choose_implementation(config: TrainConfig, memory_bytes: int) -> Implementation:
+def choose_implementation(config: TrainConfig, memory_bytes: int, *, ranks: int = 1) -> Implementation:
     """Choose the implementation of the LSTM layers; for "auto" it depends on the device's memory.
 
     `memory_bytes` is the total memory, not the free memory. A resumed run must choose the same implementation, because
-    the two differ in rounding.
+    the two differ in rounding. `ranks` is the number of processes that share the images of a step.
     """
     if config.implementation != "auto":
         return config.implementation
-    return "fast" if workspace_bytes(config, config.batch_size) <= SHARE * memory_bytes else "reference"
+    images = config.batch_size // (ranks * config.accumulate)
+    return "fast" if workspace_bytes(config, images) <= SHARE * memory_bytes else "reference"
 
 
 def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:

@@ -70,7 +70,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         OSError: the disk is full or the folder does not exist.
     """
-    payload = {field.name: _plain(getattr(checkpoint, field.name)) for field in fields(checkpoint)}
+    payload = plain(checkpoint)
     path = path_of(folder, checkpoint.step)
     temporary = folder / f"{TEMPORARY}{checkpoint.step}-{os.getpid()}.tmp"
     try:
@@ -84,6 +84,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         raise
     sync_folder(folder)
     return path
+
+
+def plain(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a copy of the fields of a checkpoint, with all tensors on the CPU."""
+    return {field.name: _plain(getattr(checkpoint, field.name)) for field in fields(checkpoint)}
 
 
 def load(path: Path) -> Checkpoint:

@@ -11,65 +11,99 @@ from pathlib import Path
 
 import torch
 
-from model.config import TrainConfig, resolved
+from model.config import TrainConfig, check_world, resolved
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
-from model.device import device_name, make_repeatable, memory_bytes, pick_device
-from model.errors import DataError, SetupError, TrainingError, out_of_memory, wanted_memory
-from model.networks.build import evaluation_batch
-from model.networks.likelihood import bits_per_dim, evaluate
+from model.device import device_name, make_repeatable, pick_device
+from model.errors import DataError, RankLostError, SetupError, TrainingError, out_of_memory, wanted_memory
+from model.networks.likelihood import bits_per_dim
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import Checkpoint
+from model.training.group import Group, of_the_world
 from model.training.metrics import Metrics
 from model.training.progress import Progress
-from model.training.state import Training
+from model.training.state import Training, share_state
 from model.training.stop import StopFlag, Stopped
 from model.training.tensorboard import Board
+from model.training.validation import validate
+from model.world import ALONE, World
 
 FINISHED, STOPPED = "finished", "stopped"
 SAMPLING_SHARE = 0.05  # of the training's time, for samples in between
 
 
-def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> int:
+def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float, world: World = ALONE) -> int:
     """Train until all steps are done or a stop is requested.
+
+    In a world of several processes each of them calls this. They share each batch; rank 0 alone reads and writes `out`.
 
     Args:
         config: the settings.
         out: folder of `metrics.jsonl`, checkpoints and samples; training resumes from its newest intact checkpoint.
         stop: the stop request, read between steps and during start-up, validation and sampling.
         began_s: `time.monotonic()` when this process began.
+        world: this process among those of the training.
 
     Returns:
-        0 if all steps are done, else 143 after SIGTERM and 130 after SIGINT.
+        0 if all steps are done, else 143 after SIGTERM and 130 after SIGINT. All processes return the same.
 
     Raises:
-        SetupError: a setting, the data set, a checkpoint or the device is unusable.
+        SetupError: a setting, the data set, a checkpoint or the device is unusable, or the processes differ.
         TrainingError: the loss or a gradient is not finite, or memory runs out.
+        RankLostError: another process of the training has failed or is not heard of.
         OSError: a checkpoint cannot be written.
     """
-    _prepare_folder(out)
-    device = pick_device(config.device)
+    check_world(config, world.size)
+    device = pick_device(config.device, index=world.local_rank if world.size > 1 else None)
     make_repeatable(config.threads, device, tf32=config.tf32 == "on")
+    try:
+        group = _meet(world, stop, device)
+    except Stopped:
+        return stop.exit_code
+    if group.first:
+        _prepare_folder(out)
     data = load(config.dataset)
     if isinstance(data, Prepared):
         config = resolved(config, data.facts)
         data.eval_split("valid")  # raises now, not at the first validation, if there are no images to validate on
-    run = Training(config, data, device)
-    saved, refused = checkpoints.newest(out)
+    group.agree(torch=torch.__version__, device=device.type, settings=config.model_dump(), data=data.id)
+    run = Training(config, data, device, group)
+    return _run(run, data, out, group.stop_of(stop), began_s=began_s)
+
+
+def _meet(world: World, stop: StopFlag, device: torch.device) -> Group:
+    """Meet the other processes; a process alone makes no group and imports nothing for it."""
+    if world.size == 1:
+        return Group()
+    from model.training.distributed import join
+
+    return join(world, stop, device)
+
+
+def _run(run: Training, data: Dataset | Prepared, out: Path, stop: StopFlag, *, began_s: float) -> int:
+    """Resume from the newest checkpoint and train."""
+    config, group = run.config, run.group
+    saved, refused = checkpoints.newest(out) if group.first else (None, [])
     spare = [name for name, _ in refused]
     if saved is not None:
         run.restore(saved)
         _tidy(run, out, spare)
-    board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" else None
-    _print_start(run, saved, refused)
-    progress = Progress(config.steps, first=run.step)
-    with Metrics(out, began_s=began_s, board=board) as metrics:
+    share_state(run)
+    board = Board(out / "tensorboard", step=run.step) if config.tensorboard == "on" and group.first else None
+    if group.first:
+        _print_start(run, saved, refused)
+    progress = Progress(config.steps, first=run.step, shown=group.first)
+    with Metrics(out if group.first else None, began_s=began_s, board=board) as metrics:
         _note_start(metrics, run, refused)
         try:
             reason = _loop(run, data, out, stop, metrics=metrics, progress=progress, spare=spare)
         except DataError:  # raised before a step begins
             _rescue(run, out, spare)
+            raise
+        except RankLostError:  # the weights are those of the last step; on a GPU the sum still waits for the lost rank
+            if run.device.type == "cpu":
+                _rescue(run, out, spare)
             raise
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -79,7 +113,8 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float) -> 
             run.feed.close()
             progress.close()
         metrics.event("end", step=run.step, reason=reason)
-    print(f"{reason} at step {run.step:,} of {config.steps:,}", flush=True)
+    progress.say(f"{reason} at step {run.step:,} of {config.steps:,}")
+    group.close()
     return 0 if reason == FINISHED else stop.exit_code
 
 
@@ -96,6 +131,7 @@ def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]])
         batch_size=run.config.batch_size,
         images_per_epoch=run.feed.count,
         refused=[{"name": name, "reason": reason} for name, reason in refused],
+        **of_the_world(run.group, device_name(run.device)),
     )
 
 
@@ -103,7 +139,8 @@ def _too_large(config: TrainConfig, error: BaseException) -> TrainingError:
     """Return the error of a training that runs out of memory, with the settings that reduce it."""
     return TrainingError(
         f"out of memory in training with batch_size={config.batch_size}, hidden={config.hidden}, "
-        f"layers={config.layers}{wanted_memory(error)}; lower one of them, or set implementation=reference"
+        f"layers={config.layers}{wanted_memory(error)}; lower one of them, raise accumulate (now {config.accumulate}), "
+        "or set implementation=reference"
     )
 
 
@@ -161,20 +198,9 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
         return False
     run.check()
     try:
-        batch = evaluation_batch(run.config, memory_bytes(run.device))
-        images = run.feed.eval_batches(
-            data.eval_split("valid"), batch, run.config.validate_images, check_stop=stop.check
-        )
-        score = evaluate(run.eval_net, images, before_batch=stop.check)
+        score = validate(run, data, stop)
     except Stopped:
         return False
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"out of memory in a validation with {batch} images at a time{wanted_memory(error)}; "
-            "lower hidden, layers or head, or use a device with more memory"
-        ) from None
     run.note_validation(score.nats)
     metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
     progress.say(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}")
@@ -184,14 +210,15 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
 def _keep(run: Training, out: Path, spare: list[str]) -> None:
     """Write the checkpoint of this step, then delete those that it supersedes."""
     run.check()
-    checkpoints.save(out, run.checkpoint())
-    _tidy(run, out, spare)
+    if run.group.first:
+        checkpoints.save(out, run.checkpoint())
+        _tidy(run, out, spare)
 
 
 def _rescue(run: Training, out: Path, spare: list[str]) -> None:
     """Write the checkpoint of this step unless it exists, so that a later run need not repeat its steps."""
     path = checkpoints.path_of(out, run.step)
-    if run.step > 0 and (path.name in spare or not path.exists()):
+    if run.group.first and run.step > 0 and (path.name in spare or not path.exists()):
         with suppress(TrainingError):  # the error that ended the training is the one to report
             _keep(run, out, spare)
 
@@ -215,7 +242,7 @@ def _tidy(run: Training, out: Path, spare: list[str]) -> None:
 def _sample(run: Training, out: Path, stop: StopFlag) -> bool:
     """Draw the final samples unless they exist; return False if a stop is requested first."""
     try:
-        _draw(run, out, stop.check)
+        run.group.first_does(lambda: _draw(run, out, stop.check))
     except Stopped:
         return False
     return True
@@ -237,13 +264,17 @@ def _sample_meanwhile(run: Training, out: Path, stop: StopFlag, *, most_s: float
         if time.monotonic() > give_up_at:
             raise _TooSlowError
 
-    try:
-        _draw(run, out, check)
-    except (Stopped, _TooSlowError):
-        return
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
+    def attempt() -> None:
+        try:
+            _draw(run, out, check)
+        except _TooSlowError:
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+
+    with suppress(Stopped):
+        run.group.first_does(attempt)
 
 
 def _draw(run: Training, out: Path, before_row: Callable[[], None]) -> None:
@@ -278,10 +309,11 @@ def _print_start(run: Training, saved: Checkpoint | None, refused: list[tuple[st
     for _, reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
     if run.implementation == "reference" and run.config.implementation == "auto":
-        needs, there = workspace_bytes(run.config, run.config.batch_size), memory_bytes(run.device)
+        images = run.config.batch_size // (run.group.world.size * run.config.accumulate)
+        needs, there = workspace_bytes(run.config, images), run.memory_bytes
         print(
             f"the fast LSTMs need {needs / 1e9:.1f} GB, too much of the {there / 1e9:.1f} GB here: using the slower "
-            "reference LSTMs; lower batch_size or set implementation=fast to avoid that",
+            "reference LSTMs; lower batch_size, raise accumulate or set implementation=fast to avoid that",
             file=sys.stderr,
         )
     if saved is None:
@@ -300,5 +332,6 @@ def _print_start(run: Training, saved: Checkpoint | None, refused: list[tuple[st
 
 def _report_step(run: Training, nats: float, images_per_s: float, metrics: Metrics, progress: Progress) -> None:
     bits = bits_per_dim(nats, run.config.data.dims)
-    metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)
+    own_s = {} if run.stopwatch is None else {"rank_s": run.group.of_all(round(run.stopwatch.mean_s(), 6))}
+    metrics.measurement(run.step, epoch=run.epoch, nats=nats, bits_per_dim=bits, images_per_s=images_per_s, **own_s)
     progress.step(run.step, nats=nats, bits_per_dim=bits, images_per_s=images_per_s)

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from model.training.tensorboard import Board
 
@@ -15,24 +15,39 @@ class Metrics:
     """Appends lines to `metrics.jsonl` and flushes each at once.
 
     Args:
-        folder: output folder of the training.
+        folder: output folder of the training; None on a rank that writes nothing.
         began_s: `time.monotonic()` when this process began.
         board: TensorBoard writer that gets the same measurements.
     """
 
-    def __init__(self, folder: Path, *, began_s: float, board: Board | None = None) -> None:
+    def __init__(self, folder: Path | None, *, began_s: float, board: Board | None = None) -> None:
         self._began_s, self._board = began_s, board
+        self._file: TextIO | None = None
+        if folder is None:
+            return
         path = folder / "metrics.jsonl"
         torn = path.exists() and not _ends_a_line(path)
         self._file = path.open("a", encoding="utf-8")
         if torn:  # an earlier writer was killed in the middle of a line: begin a new one
             self._file.write("\n")
 
-    def measurement(self, step: int, *, epoch: float, nats: float, bits_per_dim: float, images_per_s: float) -> None:
-        """Write a training measurement: mean nats per image, and images per second since the previous one."""
-        self._write(
-            step=step, epoch=epoch, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s, **self._when()
-        )
+    def measurement(
+        self,
+        step: int,
+        *,
+        epoch: float,
+        nats: float,
+        bits_per_dim: float,
+        images_per_s: float,
+        rank_s: list[float] | None = None,
+    ) -> None:
+        """Write a training measurement: mean nats per image, and images per second since the previous one.
+
+        `rank_s` has the mean seconds of a step of each rank until it waits for the others: the largest is the slowest.
+        """
+        values = {"epoch": epoch, "nats": nats, "bits_per_dim": bits_per_dim, "images_per_s": images_per_s}
+        own = {} if rank_s is None else {"rank_s": rank_s}
+        self._write(step=step, **values, **own, **self._when())
         if self._board is not None:
             self._board.scalars("train", step, nats=nats, bits_per_dim=bits_per_dim, images_per_s=images_per_s)
 
@@ -50,6 +65,8 @@ class Metrics:
         return {"wall_s": round(time.monotonic() - self._began_s, 3), "time": round(time.time(), 3)}
 
     def _write(self, **line: Any) -> None:
+        if self._file is None:
+            return
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -59,7 +76,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

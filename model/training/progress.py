@@ -17,9 +17,11 @@ class Progress:
         steps: total steps of the training.
         first: the step that this process starts from.
         stream: stdout by default.
+        shown: whether anything is printed; not on ranks other than 0.
     """
 
-    def __init__(self, steps: int, *, first: int, stream: TextIO | None = None) -> None:
+    def __init__(self, steps: int, *, first: int, stream: TextIO | None = None, shown: bool = True) -> None:
+        self.shown = shown
         self.stream = stream or sys.stdout
         self.steps, self.first, self.began_s = steps, first, time.monotonic()
         self.moves = self.stream.isatty()
@@ -27,11 +29,15 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a permanent line."""
+        if not self.shown:
+            return
         self._clear()
         print(text, file=self.stream, flush=True)
 
     def step(self, step: int, *, nats: float, bits_per_dim: float, images_per_s: float) -> None:
         """Show the newest measurement; on a terminal it replaces the previous one."""
+        if not self.shown:
+            return
         figures = f"nats {nats:.2f}  bits/dim {bits_per_dim:.3f}  {images_per_s:,.0f} images/s"
         if not self.moves:
             print(f"step {step}/{self.steps}  {figures}", file=self.stream, flush=True)

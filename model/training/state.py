@@ -22,25 +22,38 @@ from model.errors import CheckpointError, TrainingError
 from model.networks.build import build, choose_implementation
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
-from model.training.checkpoint import Checkpoint
+from model.training.checkpoint import Checkpoint, plain
+from model.training.group import Group, Stopwatch
+from model.training.stop import Stopped
 
 OTHER_DATA = "differs from the data that the checkpoint was trained on"  # it was prepared again, or with other options
 
 
 class Training:
-    """The state of a training. Two equal states continue bit for bit identically on the same machine."""
+    """The state of a training. Two equal states continue bit for bit identically on the same machine.
 
-    def __init__(self, config: TrainConfig, data: Dataset | Prepared, device: torch.device) -> None:
+    Args:
+        config: the settings.
+        data: the data set.
+        device: of the network and the batches.
+        group: the processes that share each batch; by default this one alone.
+    """
+
+    def __init__(
+        self, config: TrainConfig, data: Dataset | Prepared, device: torch.device, group: Group | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.implementation = choose_implementation(config, memory_bytes(device))
+        self.group = group or Group()
+        world = self.group.world
+        self.implementation = self.group.from_first(choose_implementation(config, self.memory_bytes, ranks=world.size))
         self.net = build(config, self.implementation).to(device)
         if isinstance(self.net, Conditioned):
             columns = check_columns(config, data)
             self.net.standardise([column.mean for column in columns], [column.std for column in columns])
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = build_optimizer(config, self.net)
-        self.feed = Feed(config, data, device)
+        self.feed = Feed(config, data, device, world)
         self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.data_id = data.id
         self.step = 0
@@ -50,6 +63,12 @@ class Training:
         self._window_sum = torch.zeros((), dtype=torch.float64, device=device)  # nats of the steps since the last log
         self._window_steps = 0
         self._norms = torch.zeros((), device=device)  # not finite if any gradient since the last check is not finite
+        self.stopwatch = Stopwatch(device) if world.size > 1 else None  # of this rank's own work
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory for this process: its GPU's, or its share of the machine's."""
+        return memory_bytes(self.device) // (1 if self.device.type == "cuda" else self.group.world.local_size)
 
     @property
     def eval_net(self) -> nn.Module:
@@ -69,24 +88,47 @@ class Training:
             check_stop: called while the step waits for data; an exception that it raises leaves the state unchanged.
 
         Raises:
+            Stopped: a rank has given up the step for a stop request; the state is unchanged on all ranks.
             DataError: a shard is damaged or missing.
         """
         config = self.config
-        levels, values = self.feed.at(self.position, check_stop)  # (B, C, H, W), (B, 2V)
+        nats = self._gradients(check_stop)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step) if rate is None else rate
-        nats = nats_per_image(self.net, levels, values).mean()
-        self.optimizer.zero_grad()
-        (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.grad_clip or math.inf)
         self.optimizer.step()
         self.step += 1
         if self.ema is not None:
             self._average(self.ema)
         self.position += config.batch_size
-        self._window_sum += nats.detach().double()
+        self._window_sum += nats.double()
         self._window_steps += 1
         self._norms += norm.detach()
+
+    def _gradients(self, check_stop: Callable[[], None]) -> Tensor:
+        """Compute the gradients of the next batch, summed over the ranks, and return its mean nats, a scalar."""
+        config, group = self.config, self.group
+        if self.stopwatch is not None:
+            self.stopwatch.start()
+        whole, rows = torch.zeros((), device=self.device), 0
+        levels, values = None, None
+        try:
+            levels, values = self.feed.at(self.position, check_stop)  # (B, C, H, W), (B, 2V)
+        except Stopped:
+            if group.world.size == 1:
+                raise
+        self.optimizer.zero_grad()
+        if levels is not None:  # a rank that gives up its wait for data still joins the sum, where all learn of it
+            rows = len(levels)
+            for at in range(config.accumulate):
+                part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
+                some = None if values is None else values[part]
+                nats = nats_per_image(self.net, levels[part], some).mean() / (config.accumulate * group.world.size)
+                (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
+                whole = whole + nats.detach()
+        if self.stopwatch is not None:
+            self.stopwatch.stop()
+        return group.sum_step(list(self.net.parameters()), whole, rows, config.batch_size)
 
     def _average(self, ema: nn.Module) -> None:
         """Update the running mean of the weights; its decay is lower during the first steps."""
@@ -121,10 +163,11 @@ class Training:
         self._norms.zero_()
         if not math.isfinite(loss) or not math.isfinite(norms):
             what = "loss" if not math.isfinite(loss) else "gradient"
-            raise TrainingError(
+            error = TrainingError(
                 f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'} by step {self.step} and this "
                 f"state was not saved; lower learning_rate (now {self.config.learning_rate:g}) and run again"
             )
+            raise self.group.blame(error)
 
     def note_validation(self, nats: float) -> None:
         """Record the validation of this step, and whether it is the best so far."""
@@ -136,7 +179,7 @@ class Training:
         """Return a copy of everything that the next step depends on."""
         rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state_all()
+            rng["cuda"] = [torch.cuda.get_rng_state(self.device)]
         return Checkpoint(
             step=self.step,
             position=self.position,
@@ -174,8 +217,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.weight_decay  # from this run's settings, not from the checkpoint
         torch.set_rng_state(saved.rng["cpu"])
-        if self.device.type == "cuda" and len(saved.rng.get("cuda", ())) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(saved.rng["cuda"])
+        if self.device.type == "cuda" and saved.rng.get("cuda"):  # earlier versions stored one for each visible GPU
+            torch.cuda.set_rng_state(saved.rng["cuda"][0], self.device)
         self.step, self.position = saved.step, saved.position
         progress = saved.progress
         self._window_sum.fill_(progress["window_sum"])
@@ -184,6 +227,14 @@ class Training:
         self.feed.strategy = parse(progress.get("order", "full"))
         if progress.get("data", self.data_id) != self.data_id:
             print(f"{self.config.dataset} {OTHER_DATA}; training continues on it", file=sys.stderr)
+
+
+def share_state(run: Training) -> None:
+    """Give every rank the state of rank 0, whose checkpoint or initial weights count; the others need no files."""
+    if run.group.world.size > 1:
+        state = run.group.from_first(plain(run.checkpoint()) if run.group.first else {})
+        if not run.group.first:
+            run.restore(Checkpoint(**state))
 
 
 def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.cli.console import busy
-from orchestrator.cloud.base import Cloud
+from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, Call, Cloud
 from orchestrator.cloud.connect import EMBEDDED_REGION, open_cloud, regions_for
 from orchestrator.errors import CloudError, PixelOrchError, SpecError
 from orchestrator.formatting import WIDTH
@@ -101,6 +101,7 @@ def _region_findings(
             yield _quota(cloud, region, family, market, instances)
     for market in ("spot", "on-demand") if offered.ok and image.ok else ():
         yield _try_out(f"{region} {market}", partial(_permission, cloud, cloud_name, region, instances, market))
+    yield _try_out(f"{region} groups", lambda: _groups(cloud, region, instances), is_needed=False)
 
 
 def _who(asked: tuple[str, ...], profile: str | None) -> str:
@@ -165,11 +166,23 @@ def _permission(cloud: Cloud, cloud_name: str, region: str, instances: tuple[str
     return f"{article} {market} launch is permitted (DryRun of RunInstances and CreateSecurityGroup)"
 
 
-def _try_out(name: str, ask: Callable[[], object]) -> Finding:
+def _groups(cloud: Cloud, region: str, instances: tuple[str, ...]) -> str:
+    """Send a CreatePlacementGroup as a DryRun: several instances of a run are put in one."""
+    tags = [{"Key": key, "Value": value} for key, value in ((MANAGED_TAG, "true"), (OWNER_TAG, "check"))]
+    specification = {"ResourceType": "placement-group", "Tags": tags}
+    parameters = {"GroupName": "pixel-orch-check", "Strategy": "cluster", "TagSpecifications": [specification]}
+    cloud.dry_run(Call("CreatePlacementGroup", region, parameters))
+    found = cloud.cluster_types(instances)
+    if not found:
+        return f"placement groups are permitted; {', '.join(instances)} cannot be in one, or the policy does not tell"
+    return f"placement groups are permitted, for {', '.join(name for name in instances if name in found)}"
+
+
+def _try_out(name: str, ask: Callable[[], object], *, is_needed: bool = True) -> Finding:
     try:
-        return Finding(name, True, str(ask()))
+        return Finding(name, True, str(ask()), is_needed)
     except PixelOrchError as error:
-        return Finding(name, False, str(error))
+        return Finding(name, False, str(error), is_needed)
 
 
 def _extra(name: str, package: str, extra: str, words: str, *, is_needed: bool = False) -> Finding:

@@ -1,4 +1,7 @@
-"""`cleanup`: finds by tag the instances that are billed although no process leads their run, and terminates them."""
+"""`cleanup`: finds by tag the instances that are billed although no process leads their run, and terminates them.
+
+It also removes what runs have left besides instances, see `leftovers.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cli.console import busy, confirm, say_broken
+from orchestrator.cli.leftovers import Removable, find_removable, led_runs
 from orchestrator.clock import SystemClock, iso
 from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Cloud, Instance
 from orchestrator.cloud.connect import open_cloud, regions_for
@@ -29,13 +33,14 @@ class Orphans:
     instances: Sequence[Instance] = ()
     runs: Sequence[RunStore] = ()
     foreign: Sequence[Instance] = ()  # of another home, which may lead them: never touched
+    removable: Sequence[Removable] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.instances or self.runs)
+        return bool(self.instances or self.runs or self.removable)
 
 
 def cleanup(args: argparse.Namespace) -> int:
-    """Do `pixel-orch cleanup`: find orphaned instances and runs by tag, and end them.
+    """Do `pixel-orch cleanup`: find orphaned instances and runs by tag and what runs have left, and end it all.
 
     With `--dry-run`, and without `-y` where stdin is not a terminal, it only lists them: 1 if there are any.
     """
@@ -52,26 +57,50 @@ def cleanup(args: argparse.Namespace) -> int:
     with open_cloud(cloud_name, regions, home, args.profile) as cloud:
         with busy(cloud_name):
             ours, foreign = _found(cloud, home)
-        orphans = Orphans(ours, runs, foreign)
+            not_over = {store.run for store in runs} | {i.tags.get(RUN_TAG, "") for i in ours}
+            removable, problems = find_removable(cloud, cloud_name, home, not_over)
+        for problem in problems:
+            print(f"pixel-orch cleanup: {problem}", file=sys.stderr)
+        orphans = Orphans(ours, runs, foreign, removable)
         code = _code_if_kept(args, orphans)
         return _end(args, orphans, home, cloud) if code is None else code
 
 
 def _end(args: argparse.Namespace, orphans: Orphans, home: Path, cloud: Cloud | None) -> int:
     problems = []
+    failed = set()
     for store in orphans.runs:
         try:
             with store.owned():
                 end_unowned(store, home)
         except (PixelOrchError, OSError) as error:
             problems.append(f"{store.run}: {error}")
+            failed.add(store.run)
     ended = {store.run for store in orphans.runs}
     if cloud is not None:
         _terminate_and_wait(cloud, [i for i in orphans.instances if i.tags.get(RUN_TAG, "") not in ended])
+    removed = []
+    if cloud is not None and orphans:  # looked for again: what was of the runs that have ended now
+        removed = _remove(find_removable(cloud, args.cloud, home, failed)[0], problems)
     for problem in problems:
         print(f"pixel-orch cleanup: error: {problem}", file=sys.stderr)
-    _print_ended(args, [i.instance_id for i in orphans.instances], [store.run for store in orphans.runs], orphans)
+    ids, names = [i.instance_id for i in orphans.instances], [store.run for store in orphans.runs]
+    _print_ended(args, ids, names, removed, orphans)
     return 1 if problems else 0
+
+
+def _remove(removable: Sequence[Removable], problems: list[str]) -> list[Removable]:
+    """Remove what runs have left; return what is gone, and add to the problems what is not."""
+    removed = []
+    for one in removable:
+        try:
+            if one.remove():
+                removed.append(one)
+            else:
+                problems.append(f"{one} still has an instance; repeat the command when that is terminated")
+        except (PixelOrchError, OSError) as error:
+            problems.append(f"{one}: {error}")
+    return removed
 
 
 def _code_if_kept(args: argparse.Namespace, orphans: Orphans) -> int | None:
@@ -83,6 +112,7 @@ def _code_if_kept(args: argparse.Namespace, orphans: Orphans) -> int | None:
         return None
     _print_found(args, orphans)
     what = [i.instance_id for i in orphans.instances] + [f"run {store.run}" for store in orphans.runs]
+    what += [f"{one.kind} {one.name}" for one in orphans.removable]
     if confirm(f"End {', '.join(what)}?", default=True):
         return None
     print("nothing was ended")
@@ -96,14 +126,16 @@ def _print_found(args: argparse.Namespace, orphans: Orphans) -> int:
         answer = {
             "billed": [_instance_json(instance) for instance in orphans.instances],
             "unled_runs": [store.run for store in orphans.runs],
+            "left": [one.as_json() for one in orphans.removable],
             "ended": [],
             "runs": [],
+            "removed": [],
             "of_other_homes": [instance.instance_id for instance in orphans.foreign],
         }
         print(json.dumps(answer))
         return 1 if orphans else 0
     if not orphans:
-        return _print_ended(args, [], [], orphans)
+        return _print_ended(args, [], [], [], orphans)
     if orphans.instances:
         rows = [
             [i.tags.get(RUN_TAG, "-"), i.instance_id, i.instance_type, i.zone, i.market, span(now - i.launched_at)]
@@ -112,6 +144,8 @@ def _print_found(args: argparse.Namespace, orphans: Orphans) -> int:
         print(table(["RUN", "BILLED", "TYPE", "ZONE", "MARKET", "FOR"], rows, "FOR"))
     if orphans.runs:
         print(f"runs that no process leads: {', '.join(store.run for store in orphans.runs)}")
+    for one in orphans.removable:
+        print(f"left: {one}")
     _print_foreign(orphans.foreign)
     if args.dry_run or not sys.stdin.isatty():
         print("nothing was ended; pixel-orch cleanup -y ends it")
@@ -144,7 +178,7 @@ def _found(cloud: Cloud, home: Path) -> tuple[list[Instance], list[Instance]]:
     """Return (ours that no process leads, those that were launched from another home)."""
     mine = home_id(home, write=False)
     alive = [i for i in cloud.instances() if not i.is_gone and i.state != "shutting-down"]
-    led = {store.run for store in RunStore.folders(home) if store.owner_pid() is not None}
+    led = led_runs(home)
     ours = [i for i in alive if i.tags.get(OWNER_TAG) == mine and i.tags.get(RUN_TAG, "") not in led]
     return ours, [i for i in alive if i.tags.get(OWNER_TAG) != mine]
 
@@ -162,14 +196,24 @@ def _terminate_and_wait(cloud: Cloud, instances: list[Instance]) -> None:
             cloud.close_security_group(region, run, home)
 
 
-def _print_ended(args: argparse.Namespace, ended: list[str], runs: list[str], orphans: Orphans) -> int:
+def _print_ended(
+    args: argparse.Namespace, ended: list[str], runs: list[str], removed: Sequence[Removable], orphans: Orphans
+) -> int:
     if args.output == "json":
-        print(json.dumps({"ended": ended, "runs": runs, "of_other_homes": [i.instance_id for i in orphans.foreign]}))
+        answer = {
+            "ended": ended,
+            "runs": runs,
+            "removed": [one.as_json() for one in removed],
+            "of_other_homes": [i.instance_id for i in orphans.foreign],
+        }
+        print(json.dumps(answer))
         return 0
-    if not ended and not runs:
+    if not orphans:
         print("nothing to do: no orphaned instances found")
-    else:
+    if ended or runs:
         print(f"terminated {', '.join(ended) or 'no instance'}; closed {', '.join(runs) or 'no run'}")
+    for one in removed:
+        print(f"removed {one}")
     _print_foreign(orphans.foreign)
     return 0
 

@@ -154,6 +154,7 @@ def _run_commands(add: Add) -> None:
     sub = add("logs", "print the trainer's output")
     sub.add_argument("run", metavar="RUN", help="a run's name")
     sub.add_argument("-f", "--follow", action="store_true", help="continue until the run is over")
+    sub.add_argument("--node", metavar="K", type=int, default=0, help="of a group: of its K-th machine, from 0")
     sub = add("attach", "take over a run whose process has ended, or follow one that is led")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
     sub.add_argument("-a", "--all", action="store_true", help="lead every run that no process leads, in this one")
@@ -165,6 +166,7 @@ def _run_commands(add: Add) -> None:
     output_flag(sub)
     sub = add("ssh", "log in to a run's instance, run a command there (after --), or forward ports")
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run's name")
+    sub.add_argument("--node", metavar="K", type=int, default=0, help="of a group: its K-th machine, from 0")
     for letter, metavar, text in SSH_VALUES:
         sub.add_argument(f"-{letter}", metavar=metavar, action="append", dest=f"ssh_{letter}", help=text)
     sub.add_argument("-N", action="store_true", dest="ssh_N", help="run nothing there: forward only, until Ctrl-C")
@@ -183,7 +185,7 @@ def _end_commands(add: Add) -> None:
     sub.add_argument("-a", "--all", action="store_true", help="all runs")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
     output_flag(sub)
-    sub = add("cleanup", "find orphaned instances by tag, and terminate them", aliases=[OLD_CLEANUP])
+    sub = add("cleanup", "find orphaned instances by tag and what runs have left, and end it", aliases=[OLD_CLEANUP])
     cloud_flags(sub)
     sub.add_argument(
         "--dry-run",

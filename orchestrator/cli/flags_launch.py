@@ -26,6 +26,8 @@ def _where(sub: Flags) -> None:
     )
     sub.add_argument("--gpu", metavar="NAME[:N]", help="every type with N of this GPU, in place of --instance: A10G:4")
     market_flags(sub)
+    sub.add_argument("--nodes", metavar="N", help="train on N machines as one group; MIN:MAX lets it shrink and grow")
+    sub.add_argument("--slots", metavar="N", type=int, help="processes on each machine (default: one for each GPU)")
     sub.add_argument("--strategy", metavar="price|any", help="cheapest pool first, or EC2 chooses among all of them")
     sub.add_argument("--allow-cpu", action="store_true", help="train on the CPU where the GPU cannot be used")
 

@@ -31,6 +31,7 @@ from orchestrator.plan.launch_preparation import (
 from orchestrator.plan.preview import (
     dry_run,
     filled,
+    machines_line,
     not_sent,
     offer_rows,
     sync_dry_run,
@@ -79,7 +80,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
         if args.detach:
             return _detach(run, screen, args.output)
         screen.plain(f"{run.plan.spec.run} on {title_of(cloud, run.plan.spec)}")
-        for line in unused_gpus(run.plan) if args.yes else ():  # a prompt has shown them
+        for line in (*machines_line(run.plan), *unused_gpus(run.plan)) if args.yes else ():  # a prompt has shown them
             screen.plain(line)
         return lead_in_terminal(run, screen, output=args.output, extra=extra)
 
@@ -128,6 +129,8 @@ def _agreed(prepared: PreparedLaunch, screen: Screen) -> bool:
     for line in outlook_lines(plan, prepared.home):
         screen.plain(filled(line))
     request = prepared.request
+    for line in machines_line(plan):
+        screen.plain(filled(line))
     for line in (*what_is_sent(plan.spec, request.tree, request.sources, request.look), *unused_gpus(plan)):
         screen.plain(filled(line))
     screen.plain(filled(f"{what_comes_back(plan.spec, plan.offers)}."))

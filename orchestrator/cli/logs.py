@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.cli.console import Screen, behind
+from orchestrator.cli.pull import check_node
 from orchestrator.clock import SystemClock
 from orchestrator.formatting import uncoloured
 from orchestrator.runs.files import open_regular
@@ -86,8 +87,9 @@ def _newest(line: bytes) -> str:
 
 
 def logs(args: argparse.Namespace) -> int:
-    """Do `pixel-orch logs`: the trainer's output of all attempts; -f follows it."""
+    """Do `pixel-orch logs`: the trainer's output of all attempts, of a group that of one node; -f follows it."""
     store = RunStore.open(home_from_environment(), args.run)
+    check_node(store, args.node)
     clock, screen = SystemClock(), Screen(sys.stdout)
     sink: Sink = Terminal(screen, is_live=args.follow) if screen.stream.isatty() else Pipe()
     sent: dict[Path, int] = {}
@@ -96,6 +98,8 @@ def logs(args: argparse.Namespace) -> int:
         while True:
             is_over = store.state().is_final or store.owner_pid() is None
             for attempt in store.state().attempts:
+                if attempt.rank != args.node:
+                    continue
                 path = store.log_path(attempt.number)
                 for data in _pieces(path, sent.get(path, 0)):
                     if path != newest:

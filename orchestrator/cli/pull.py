@@ -28,9 +28,17 @@ from orchestrator.runs.state import Attempt
 from orchestrator.runs.store import RunStore
 
 
-def live_instance(store: RunStore, cloud: Cloud) -> tuple[Attempt, Instance] | None:
-    """Return the last attempt whose instance is running now, None if there is none."""
-    open_attempts = [a for a in store.state().open_attempts() if not a.is_lost]
+def check_node(store: RunStore, node: int) -> None:
+    """Raise SpecError if no machine of the run has that number in its group."""
+    last = max((attempt.rank for attempt in store.state().attempts), default=0)
+    if not 0 <= node <= last:
+        there = "one machine at a time, node 0" if last == 0 else f"nodes 0 to {last}"
+        raise SpecError(f"--node: there is no node {node}; {store.run} has {there}")
+
+
+def live_instance(store: RunStore, cloud: Cloud, *, node: int = 0) -> tuple[Attempt, Instance] | None:
+    """Return the last attempt whose instance is running now, None if there is none; of a group that of one node."""
+    open_attempts = [a for a in store.state().open_attempts() if not a.is_lost and a.rank == node]
     known = {i.instance_id: i for i in cloud.instances(store.run)}
     for attempt in reversed(open_attempts):
         instance = known.get(attempt.instance_id)

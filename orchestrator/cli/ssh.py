@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.cli.flags import SSH_LETTERS, SSH_VALUES
-from orchestrator.cli.pull import live_instance
+from orchestrator.cli.pull import check_node, live_instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
 from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder, ssh_path
@@ -34,10 +34,11 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
     if shutil.which("ssh") is None:
         raise SpecError("ssh: no `ssh` program is installed; install the OpenSSH client")
     not_running = SpecError(f"RUN: no instance of {store.run} is running; see pixel-orch status {store.run}")
+    check_node(store, args.node)
     if not store.state().open_attempts():
         raise not_running
     with cloud_of(spec, home) as cloud:
-        live = live_instance(store, cloud)
+        live = live_instance(store, cloud, node=args.node)
         if live is None:
             raise not_running
         attempt, instance = live

@@ -70,7 +70,8 @@ class Instance:
     state: InstanceState
     launched_at: float  # unix seconds
     address: str = ""  # public; "" without one
-    private_address: str = ""
+    private_address: str = ""  # in its network; known from the launch on
+    launch_index: int = 0  # its place among the instances of one request, from 0
     ssh_port: int = 22
     reason_code: str = ""  # StateReason.Code, e.g. Server.SpotInstanceTermination
     reason: str = ""
@@ -99,6 +100,17 @@ class Instance:
     def is_gone(self) -> bool:
         """Whether it is terminated, and so no longer billed."""
         return self.state == "terminated"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something besides an instance that is of a run and can be removed: a placement group or a volume."""
+
+    kind: str
+    name: str  # its name or id
+    region: str
+    run: str  # in its tag; "" without one
+    says: str = ""  # more about it, for people
 
 
 class Cloud(Protocol):
@@ -147,15 +159,50 @@ class Cloud(Protocol):
         """Return when the credentials expire (unix seconds); None if they do not, or it is unknown."""
         ...
 
-    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None, *, within: bool = False) -> str:
         """Create the run's security group, which admits SSH from `cidr` only (from nowhere if None); return its id.
 
-        A second call creates no second group.
+        `within`: it also admits all TCP from its own instances, which have connections on any port among themselves.
+        A second call creates no second group, and adds no rule twice.
         """
         ...
 
     def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """Delete the run's security groups and launch templates, if there are any."""
+        ...
+
+    def open_placement_group(self, call: Call) -> None:
+        """Send a CreatePlacementGroup. A second call with the same name is no error."""
+        ...
+
+    def close_placement_groups(self, region: str, run: str, home_id: str = "") -> list[str]:
+        """Delete the run's placement groups; return the names of those that still have an instance.
+
+        EC2 counts an instance until it is terminated. A group that is gone is no error.
+        """
+        ...
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return the placement groups of a home and its volumes that no instance has, whichever run they are of."""
+        ...
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """Delete one of them; return False if an instance still has it. One that is gone is no error."""
+        ...
+
+    def cluster_types(self, instance_types: Sequence[str]) -> set[str]:
+        """Return those of the types that can be in a cluster placement group; none if EC2 does not tell."""
+        ...
+
+    def launch_group(self, call: Call) -> tuple[Instance, ...]:
+        """Send one RunInstances for all of `MinCount` = `MaxCount` instances or none; once, as `launch` does.
+
+        Returns them in the order of their `launch_index`. If EC2 starts fewer, those are terminated.
+
+        Raises:
+            CapacityError: the pool has no room for all of them.
+            QuotaError, AccessError: a person must act.
+        """
         ...
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
@@ -184,4 +231,14 @@ def admission(region: str, group: str, cidr: str) -> Call:
     """Return the request that admits SSH from one network to a security group."""
     ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
     rule = {**ssh, "IpRanges": [{"CidrIp": cidr, "Description": "pixel-orch: the caller"}]}
+    return Call("AuthorizeSecurityGroupIngress", region, {"GroupId": group, "IpPermissions": [rule]})
+
+
+def admission_within(region: str, group: str) -> Call:
+    """Return the request that admits all TCP among the instances of a security group.
+
+    Every pair of processes of NCCL and gloo has a connection on a port that the system chooses.
+    """
+    source = {"GroupId": group, "Description": "pixel-orch: the instances of the run"}
+    rule = {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "UserIdGroupPairs": [source]}
     return Call("AuthorizeSecurityGroupIngress", region, {"GroupId": group, "IpPermissions": [rule]})

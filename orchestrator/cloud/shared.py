@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from orchestrator.cloud.base import RUN_TAG, Call, Cloud, Image, Instance, Network
+from orchestrator.cloud.base import RUN_TAG, Call, Cloud, Image, Instance, Leftover, Network
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 
@@ -137,6 +137,11 @@ class SharedCloud:
         """Return a quota."""
         return self._shared(("quota", region, code), MARKET_FRESH_S, lambda: self.cloud.quota_vcpus(region, code))
 
+    def cluster_types(self, instance_types: Sequence[str]) -> set[str]:
+        """Return the types that can be in a cluster placement group."""
+        key = ("cluster", tuple(instance_types))
+        return self._shared(key, MARKET_FRESH_S, lambda: self.cloud.cluster_types(instance_types))
+
     def caller_cidr(self) -> str:
         """Return the public address of this machine."""
         return self._shared(("cidr",), MARKET_FRESH_S, self.cloud.caller_cidr)
@@ -157,15 +162,40 @@ class SharedCloud:
         self._buckets["mutate"].take()
         self.cloud.dry_run(call)
 
-    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
+    def open_security_group(self, region: str, call: Call, cidr: str | None, *, within: bool = False) -> str:
         """Create a run's security group."""
         self._buckets["mutate"].take()
-        return self.cloud.open_security_group(region, call, cidr)
+        return self.cloud.open_security_group(region, call, cidr, within=within)
 
     def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """Delete a run's security group."""
         self._buckets["mutate"].take()
         self.cloud.close_security_group(region, run, home_id)
+
+    def open_placement_group(self, call: Call) -> None:
+        """Create a placement group."""
+        self._buckets["mutate"].take()
+        self.cloud.open_placement_group(call)
+
+    def close_placement_groups(self, region: str, run: str, home_id: str = "") -> list[str]:
+        """Delete a run's placement groups."""
+        self._buckets["mutate"].take()
+        return self.cloud.close_placement_groups(region, run, home_id)
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return what runs have left besides instances."""
+        self._buckets["describe"].take()
+        return self.cloud.leftovers(home_id)
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """Delete one of them."""
+        self._buckets["mutate"].take()
+        return self.cloud.remove_leftover(left)
+
+    def launch_group(self, call: Call) -> tuple[Instance, ...]:
+        """Launch all of a group or none; the shared list has them after its next refresh."""
+        self._buckets["launch"].take()
+        return self.cloud.launch_group(call)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         """Launch; the shared list has the instance after its next refresh."""

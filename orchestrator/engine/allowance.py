@@ -49,8 +49,17 @@ class Allowance:
         return reached is not None and reached.limit == Limit.BUDGET
 
     def alone_s(self, attempt: Attempt) -> float | None:
-        """Return how long the instance of an attempt may go on without hearing from us; None without a limit."""
-        return self.alone_at_price_s(budget.price_cap_usd_h(self.spec, budget.offer_of(attempt)))
+        """Return how long the instance of an attempt may go on without hearing from us; None without a limit.
+
+        Its group goes on just as long: the budget pays for all of them.
+        """
+        cap_usd_h = budget.price_cap_usd_h(self.spec, budget.offer_of(attempt))
+        return self.alone_at_price_s(max(cap_usd_h, self.burn_cap_usd_h()) if self.spec.is_group else cap_usd_h)
+
+    def burn_cap_usd_h(self) -> Decimal:
+        """Return the most that an hour of all machines that the run has now can cost."""
+        open_attempts = self.state().open_attempts()
+        return sum((budget.price_cap_usd_h(self.spec, budget.offer_of(one)) for one in open_attempts), Decimal(0))
 
     def alone_at_price_s(self, cap_usd_h: Decimal) -> float | None:
         """Return how long an instance of that price cap may go on without hearing from us; None without a limit."""
@@ -75,5 +84,7 @@ class Allowance:
             limits_s.append(asked.max_duration_s)
         if asked.budget_usd is not None:
             cap_usd_h = budget.price_cap_usd_h(self.spec, budget.offer_of(attempt))
+            if self.spec.is_group:
+                cap_usd_h = max(cap_usd_h, self.burn_cap_usd_h())
             limits_s.append(float(asked.budget_usd / cap_usd_h) * 3600)
         return min(limits_s) / SMALLEST_SHARE

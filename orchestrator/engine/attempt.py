@@ -234,10 +234,10 @@ class AttemptLeader:
         status = self._poll_the_rest(monitor, host, status)
         status = self._wait_for_digests(monitor, host, status)
         status, left = self._wait_for_outputs(monitor, host, status)
-        status = self._wait_for_s3(monitor, host, status)
+        status = self._as_judged(self._wait_for_s3(monitor, host, status))
         code = -1 if status.exit_code is None else status.exit_code
         number = monitor.attempt.number
-        tail = "" if code == 0 or status.asked else self.journal.store.log_tail(number)
+        tail = "" if code == 0 or status.asked else self._tail(number)
         monitor.note_received(host, least_bytes=1)
         self.journal.emit(
             TrainerExited(
@@ -273,6 +273,14 @@ class AttemptLeader:
         if status.gpu_trouble:
             return gpu_failed(status.gpu_trouble)
         return Outcome("lost", status.ending or "the trainer was told to end", LossReason.TRAINER_TOLD_TO_END)
+
+    def _as_judged(self, status: HostStatus) -> HostStatus:
+        """Return what the end of the trainer is judged by: its own status, where it is alone."""
+        return status
+
+    def _tail(self, number: int) -> str:
+        """Return the last lines of the log of a trainer that failed."""
+        return self.journal.store.log_tail(number)
 
     def _poll_the_rest(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
         """Poll until the log, the metrics and the files are here, however long they are."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from orchestrator.cloud.base import Instance
 from orchestrator.engine.older_checkpoint import is_second_try
@@ -35,6 +36,8 @@ from orchestrator.runs.events import (
 )
 from orchestrator.runs.files import write_atomically
 from orchestrator.runs.state import Attempt
+
+T = TypeVar("T")
 
 RESUME_WITH = 2  # checkpoints sent to a new instance: should the newest be refused there, the one before it is at hand
 SET_UP_TRIES = 3  # on one instance, should the connection be cut
@@ -74,15 +77,27 @@ class BringUp:
             UnreachableError: it does not answer, is gone, or was cut off again and again.
             CommandTimeoutError: it answers too slowly, again and again.
         """
+
+        def begin(host: Host) -> None:
+            if not self.is_started(attempt, host):
+                self._start(attempt, host, self.set_up(attempt, host))
+            self.journal.move("RUNNING")
+
+        return self.reached(attempt, begin)[0]
+
+    def reached(self, attempt: Attempt, step: Callable[[Host], T]) -> tuple[Host, T]:
+        """Return the host, and what a step on it gives; the step is repeated where the connection is cut.
+
+        Raises:
+            as `ready`, and what the step raises.
+        """
         within_s = self.policy.boot_timeout_s * (LARGE_BOOT if is_large(attempt.instance_type) else 1)
         for tries_left in reversed(range(SET_UP_TRIES)):
             host = self._reach(attempt, within_s)
             host.look_with(partial(self._look, attempt, host))
             within_s = self.policy.unreachable_after_s
             try:
-                if not self._is_started(attempt, host):
-                    self._start(attempt, host, self._set_up(attempt, host))
-                self.journal.move("RUNNING")
+                result = step(host)
             except (UnreachableError, CommandTimeoutError):
                 host.close()
                 if not tries_left or not self.reaper.is_running(attempt):
@@ -93,10 +108,10 @@ class BringUp:
                 host.close()
                 raise
             else:
-                return host
+                return host, result
         raise AssertionError("the last try raises")
 
-    def _is_started(self, attempt: Attempt, host: Host) -> bool:
+    def is_started(self, attempt: Attempt, host: Host) -> bool:
         """Return whether a process before this one has started the trainer.
 
         Then nothing is sent again: the program may have changed what was sent, and that is its output.
@@ -168,7 +183,13 @@ class BringUp:
     def _has_address(self, instance: Instance) -> bool:
         return bool(instance.address or self.spec.ssh_proxy or self.spec.is_private)
 
-    def _set_up(self, attempt: Attempt, host: Host) -> Setup:
+    def set_up(self, attempt: Attempt, host: Host) -> Setup:
+        """Set the host up, write down what it has, and replace the host key of user-data.
+
+        Raises:
+            HostError: the set-up failed, and another machine would not help.
+            BrokenMachineError: its GPU is broken.
+        """
         began_at = self.clock.now()
         try:
             setup = host.set_up(self.job)
@@ -222,19 +243,23 @@ class BringUp:
         """Send what to resume from and start; a trainer that an earlier process started is left alone."""
         status = host.poll(self.job.root, NOTHING_NEW, self.allowance.alone_s(attempt))
         if status.trainer == "absent":
-            resume_from = self._whole_checkpoints()[-RESUME_WITH:]
-            step = resume_from[-1].step if resume_from else 0
-            is_again = is_second_try(self.journal, attempt.number)  # S3 has what was given up
-            step_in_s3 = 0 if step > 0 and is_again else self.remote.restore_on(host, setup, attempt, step)
-            for pulled in resume_from if not step_in_s3 else []:
-                for one in [*self._beside(pulled), pulled]:
-                    host.send(self.job, self.store.checkpoint_path(one))
-            step = max(step, step_in_s3)
-            self._restore_outputs(attempt, host, setup, may_ask_s3=not is_again)
+            step = self.send_saved(attempt, host, setup)
             is_own = not self.job.is_bundled
             now = self.clock.now()
             self.journal.emit(TrainerStarted(at=now, attempt=attempt.number, resumed_from=step, is_own=is_own))
             host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
+
+    def send_saved(self, attempt: Attempt, host: Host, setup: Setup) -> int:
+        """Send what to resume from, or let the host fetch it from S3; return the step of it, 0 for none."""
+        resume_from = self._whole_checkpoints()[-RESUME_WITH:]
+        step = resume_from[-1].step if resume_from else 0
+        is_again = is_second_try(self.journal, attempt.number)  # S3 has what was given up
+        step_in_s3 = 0 if step > 0 and is_again else self.remote.restore_on(host, setup, attempt, step)
+        for pulled in resume_from if not step_in_s3 else []:
+            for one in [*self._beside(pulled), pulled]:
+                host.send(self.job, self.store.checkpoint_path(one))
+        self._restore_outputs(attempt, host, setup, may_ask_s3=not is_again)
+        return max(step, step_in_s3)
 
     def _restore_outputs(self, attempt: Attempt, host: Host, setup: Setup, *, may_ask_s3: bool) -> None:
         if self.job.bucket is not None and may_ask_s3:

@@ -16,6 +16,8 @@ from orchestrator.engine.allowance import Allowance
 from orchestrator.engine.attempt import AttemptLeader
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.deadline import DeadlineKeeper
+from orchestrator.engine.group import GroupKeeper
+from orchestrator.engine.group_attempt import GroupLeader
 from orchestrator.engine.journal import Journal, Watcher
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.outcome import Outcome, TrainerEnd, outputs_lost, verdict
@@ -25,6 +27,7 @@ from orchestrator.engine.provisioner import MakeKeys, Provisioner
 from orchestrator.engine.reaper import Reaper
 from orchestrator.engine.remote_place import RemoteStore
 from orchestrator.engine.remote_store import RemoteCopy
+from orchestrator.engine.side_by_side import Beside
 from orchestrator.engine.started import instance_started
 from orchestrator.engine.stop import Cancelled, StopRequest
 from orchestrator.errors import BudgetError, CloudError, HostError, PixelOrchError
@@ -52,6 +55,7 @@ class Engine:
         watchers: who is told what happens.
         refresh: gives the offers at the prices of now, for a run that recovers after hours or days.
         remote_store: the run's place in S3, if it has one.
+        beside: how the machines of a group are worked on at the same time; None: in threads.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Engine:
         watchers: tuple[Watcher, ...] = (),
         refresh: Callable[[], tuple[Offer, ...]] | None = None,
         remote_store: RemoteStore | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self.store = store
         self.plan = plan
@@ -112,15 +117,18 @@ class Engine:
             remote=self.remote,
             deadline=self.deadline,
         )
-        self.attempt_leader = self._attempt_leader(parts, connect, cloud)
+        self.attempt_leader, self.group = self._leaders(parts, BringUp(parts, connect), cloud, beside or Beside())
 
-    def _attempt_leader(self, parts: Parts, connect: Connect, cloud: Cloud) -> AttemptLeader:
-        return AttemptLeader(
-            parts,
-            bring_up=BringUp(parts, connect),
-            disk=FullDisk(self.journal, self.policy.owner_timeout_s),
-            credentials=CredentialsWatch(self.journal, cloud, self.patience.tell),
-        )
+    def _leaders(
+        self, parts: Parts, bring_up: BringUp, cloud: Cloud, beside: Beside
+    ) -> tuple[AttemptLeader, GroupKeeper | None]:
+        """Return what leads one machine, and what keeps a group of machines together, if the run has one."""
+        disk = FullDisk(self.journal, self.policy.owner_timeout_s)
+        credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
+        if not self.spec.is_group:
+            return AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials), None
+        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
+        return leader, GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:
         """Return the fold of the events so far."""
@@ -145,7 +153,8 @@ class Engine:
         clear_parts(self.store.checkpoints)
         try:
             self._reconcile()
-            outcome = self._known_outcome() or self.patience.ask(self.remote.catch_up) or self._attempts()
+            outcome = self._known_outcome() or self.patience.ask(self.remote.catch_up)
+            outcome = outcome or (self._attempts() if self.group is None else self.group.attempts())
             state, reason = ("SUCCEEDED", "") if outcome.kind == "finished" else (self.stop.state, outcome.reason)
         except Cancelled as error:
             state, reason = self.stop.state, str(error)
@@ -170,7 +179,7 @@ class Engine:
     def _known_outcome(self) -> Outcome | None:
         """Return what the last attempt's trainer came to, if a process before this one wrote that down and died."""
         state = self.state()
-        last = state.attempts[-1] if state.attempts else None
+        last = state.lead
         if last is None or last.trainer_exit is None or last.started_at < state.led_since:
             return None  # or the run was resumed since: then what failed is tried again
         known = last.trainer_exit
@@ -299,14 +308,17 @@ class Engine:
                 self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.poll(force=True)
         current = self._current()
+        used = [current] if self.group is None else self.group.usable()
+        numbers = {one.number for one in used if one is not None}
         for attempt in self.state().open_attempts():
-            if current is None or attempt.number != current.number:
+            if attempt.number not in numbers:
                 with suppress(CloudError):  # at the end of the run it is asked again
                     self.reaper.end(attempt, "nothing trains on it")
 
     def _adopt(self, instance: Instance) -> None:
-        number = instance.attempt
-        asked = next((r for r in reversed(self.state().requests) if r.attempt == number), None)
+        first = instance.attempt
+        asked = next((r for r in reversed(self.state().requests) if r.attempt == first), None)
+        number = first + (instance.launch_index if asked is not None and asked.count > 1 else 0)
         is_used = self.state().attempt(number) is not None
         if asked is None or is_used or instance.state not in ("pending", "running"):
             self.reaper.note(instance)  # of no use to the run, but it is billed
@@ -317,7 +329,7 @@ class Engine:
                 instance,
                 number,
                 now=self.clock.now(),
-                asked_at=self.state().asked_at(number),
+                asked_at=self.state().asked_at(first),
                 price_usd_h=asked.price_usd_h,
                 spec=self.spec,
                 image=image,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from dataclasses import replace
 from typing import Protocol
 
@@ -27,7 +28,7 @@ class Watcher(Protocol):
 
 
 class Journal:
-    """Writes events down, keeps their fold, and tells the watchers.
+    """Writes events down, keeps their fold, and tells the watchers; from several threads for the machines of a group.
 
     Args:
         store: the run's folder.
@@ -44,6 +45,7 @@ class Journal:
         self._is_finishing = False
         self._unwritten: list[Event] = []  # events that the disk had no room for yet
         self._state: RunState | None = None
+        self._lock = threading.RLock()
 
     def emit(self, event: Event) -> None:
         """Write an event down, then tell the watchers.
@@ -52,38 +54,44 @@ class Journal:
             OSError: it cannot be written. A full disk is no error while a machine trains, nor while machines are
                 ended: the event is kept in memory and written with the next one.
         """
-        self._unwritten.append(event)
-        try:
-            while self._unwritten:
-                self.store.append(self._unwritten[0])
-                del self._unwritten[0]
-        except OSError as error:
-            if not self._is_finishing and not (self.is_training and error.errno in NO_ROOM):
-                self._unwritten.clear()
-                raise
-        self.events.append(event)
-        self._state = None
-        self.tell(event)
+        with self._lock:
+            self._unwritten.append(event)
+            try:
+                while self._unwritten:
+                    self.store.append(self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError as error:
+                if not self._is_finishing and not (self.is_training and error.errno in NO_ROOM):
+                    self._unwritten.clear()
+                    raise
+            self.events.append(event)
+            self._state = None
+            self.tell(event)
 
     def tell(self, event: Event) -> None:
         """Tell the watchers of an event without writing it down."""
-        for watcher in self.watchers:
-            watcher.event(event)
+        with self._lock:
+            for watcher in self.watchers:
+                watcher.event(event)
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Tell the watchers how far the trainer is."""
-        for watcher in self.watchers:
-            watcher.tick(attempt, step, images_per_s)
+        with self._lock:
+            for watcher in self.watchers:
+                watcher.tick(attempt, step, images_per_s)
 
     def state(self) -> RunState:
         """Return the fold of the events so far."""
-        if self._state is None:
-            self._state = fold(self.events)
-        return self._state
+        with self._lock:
+            if self._state is None:
+                self._state = fold(self.events)
+            return self._state
 
     def move(self, state: State, reason: str = "") -> None:
         """Move the run to another state, unless it is there already."""
-        if self.state().state != state:
+        with self._lock:
+            if self.state().state == state:
+                return
             self.emit(StateChanged(at=self.clock.now(), state=state, reason=reason))
 
     def begin_finish(self) -> None:

@@ -40,7 +40,7 @@ def refuse_newest(journal: Journal, number: int, step: int, why: str) -> str:
 
 def is_second_try(journal: Journal, number: int) -> bool:
     """Return whether an attempt, which may be about to start, follows one that gave its checkpoint up."""
-    before = [attempt for attempt in journal.state().attempts if attempt.number < number]
+    before = [one for one in journal.state().attempts if one.number < number and one.rank == 0]
     return bool(before) and before[-1].lost_cause == LossReason.RESUME_FAILED
 
 

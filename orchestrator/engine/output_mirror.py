@@ -37,14 +37,17 @@ class OutputMirror:
         job: what runs on the host.
         number: of the attempt.
         downloads: what was asked for.
+        folder: under which they are kept; None: the run's.
     """
 
-    def __init__(self, journal: Journal, job: Job, number: int, downloads: Downloads) -> None:
+    def __init__(
+        self, journal: Journal, job: Job, number: int, downloads: Downloads, folder: Path | None = None
+    ) -> None:
         self.journal = journal
         self.job = job
         self.number = number
         self.downloads = downloads
-        self.states = OutputStates(journal.store.folder)
+        self.states = OutputStates(folder or journal.store.folder)
         restored = [e for e in journal.events if isinstance(e, OutputsRestored) and e.attempt == number]
         pulled = any(isinstance(e, OutputsPulled) and e.attempt == number for e in journal.events)
         self._began_with = restored[-1].machine_number if restored else 0  # in S3, as the machine counts
@@ -126,7 +129,7 @@ class OutputMirror:
         """Say that a state is here, and write it down, if a process before this one died before it did."""
         if not newest.number or newest.on.get(self.number) != tree.state:
             return False
-        known = self.journal.state().outputs
+        known = self.journal.state().outputs_of(self.number)
         if known is None or known.number < newest.number:
             self._emit(newest, TreeChanges(tree.state, 0, tree.is_final, tuple(newest.files.values()), ()))
         host.acknowledge_tree(self.job.root, tree.state)

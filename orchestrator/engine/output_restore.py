@@ -53,14 +53,14 @@ def restore_from_s3(journal: Journal, job: Job, host: Host, setup: Setup, attemp
 
 
 def restore_outputs(journal: Journal, job: Job, host: Host, attempt: Attempt) -> None:
-    """Send the newest state that is whole to a machine whose program has not started yet.
+    """Send the newest state that is whole to a machine whose program has not started yet: that of its node.
 
     A state that was changed or damaged on this disk is written down and put aside; it is never sent.
 
     Raises:
         HostError: the machine does not take it.
     """
-    states = OutputStates(journal.store.folder)
+    states = OutputStates(journal.store.node_folder(attempt.rank))
     state = _whole_state(journal, states)
     if not state.files:
         return
@@ -123,7 +123,7 @@ def refuse_restored(journal: Journal, number: int, why: str) -> str:
     is_newest = bool(restored.machine_number) and newest.on.get(number) == restored.machine_number
     if not is_newest and any(isinstance(e, OutputsPulled) and e.attempt == number for e in journal.events):
         return ""  # it has written more than lines since
-    before = [one for one in state.attempts if one.number < number]
+    before = [one for one in state.attempts if one.number < number and one.rank == attempt.rank]
     if before and before[-1].lost_cause == LossReason.RESUME_FAILED and before[-1].restored is not None:
         refused = [event.number for event in journal.events if isinstance(event, OutputsRefused)]
         if refused and refused[-1] < newest.number and states.older().files:

@@ -109,19 +109,29 @@ class Provisioner:
             QuotaError, AccessError, CloudError: no pool that is left would help.
             BudgetError: the rest of the budget does not pay for another minute.
         """
-        requests = self.journal.state().requests
-        number = 1 + max((r.attempt for r in requests if self.journal.state().attempt(r.attempt)), default=0)
+        return self.rent_group((1,))[0]
+
+    def rent_group(self, counts: Sequence[int]) -> list[Attempt]:
+        """Return new attempts with one instance each, all from the first pool with capacity for all of them.
+
+        Args:
+            counts: how many, the best first: a smaller group is asked for where no pool has room for a larger one.
+
+        Raises:
+            as `rent`.
+        """
+        number = self._next_number()
         began_at = self.clock.now()
-        self._turn = 1 + sum(r.attempt == number for r in requests)
         for wait_s in growing(CAPACITY_WAITS_S):
-            attempt = self._round(number)
-            if attempt is not None:
-                return attempt
+            for count in counts:
+                attempts = self._round(number, count=count)
+                if attempts:
+                    return attempts
             tried_s = self.clock.now() - began_at
             policy = self.spec.recovery
             limit_s = policy.first_capacity_wait_s if number == 1 else policy.capacity_wait_s
             if tried_s + wait_s > limit_s:
-                raise self._no_capacity(number, tried_s)
+                raise self._no_capacity(number, tried_s, counts[0])
             now = self.clock.now()
             self.journal.emit(CapacityAwaited(at=now, pools=len(self.plan.offers), again_at=now + wait_s))
             self.stop.sleep(wait_s)
@@ -138,13 +148,28 @@ class Provisioner:
             QuotaError, AccessError, CloudError: no pool that is left would help.
             BudgetError: the rest of the budget does not pay for another minute.
         """
-        requests = self.journal.state().requests
-        number = 1 + max((r.attempt for r in requests if self.journal.state().attempt(r.attempt)), default=0)
-        self._turn = 1 + sum(r.attempt == number for r in requests)
-        return self._round(number, wanted, is_patient=is_patient)
+        found = self.rent_group_now(wanted, 1, is_patient=is_patient)
+        return found[0] if found else None
 
-    def _round(self, number: int, wanted: Sequence[Offer] | None = None, *, is_patient: bool = True) -> Attempt | None:
-        """Try every pool once that no refusal rules out; return None if none has capacity now."""
+    def rent_group_now(self, wanted: Sequence[Offer], count: int, *, is_patient: bool = True) -> list[Attempt]:
+        """Return so many new attempts, all from the first of these pools with capacity; none if none has it now.
+
+        Raises:
+            as `rent_now`.
+        """
+        return self._round(self._next_number(), wanted, is_patient=is_patient, count=count)
+
+    def _next_number(self) -> int:
+        """Return the number of the next attempt, and count the requests that there were for it."""
+        state = self.journal.state()
+        number = state.next_number
+        self._turn = 1 + sum(request.attempt == number for request in state.requests)
+        return number
+
+    def _round(
+        self, number: int, wanted: Sequence[Offer] | None = None, *, is_patient: bool = True, count: int = 1
+    ) -> list[Attempt]:
+        """Try every pool once that no refusal rules out; return no attempt if none has capacity now."""
         refused: list[tuple[Offer, CloudError]] = []
         asked = self._offers(is_first=number == 1) if wanted is None else wanted
         in_order = offers.next_round(asked, self._lost_pools())
@@ -152,15 +177,15 @@ class Provisioner:
             if any(offers.rules_out(error.scope, offer, group[0]) for offer, error in refused):
                 continue
             self.stop.check()
-            answer = self._try(group, number, is_patient=is_patient)
-            if isinstance(answer, Attempt):
+            answer = self._try(group, number, is_patient=is_patient, count=count)
+            if isinstance(answer, list):
                 return answer
             refused.append((group[0], answer))
         if refused and not any(isinstance(error, CapacityError) for _, error in refused):
             if all(isinstance(error, QuotaError) for _, error in refused) and self._quota_may_be_ours():
-                return None
+                return []
             raise refused[0][1]  # quotas, images, subnets: waiting does not help
-        return None
+        return []
 
     def _quota_may_be_ours(self) -> bool:
         """Return whether an earlier instance of the run may still use up the quota: EC2 counts it for a while."""
@@ -186,12 +211,14 @@ class Provisioner:
                 return self.refresh()
         return self.plan.offers
 
-    def _try(self, group: Sequence[Offer], number: int, *, is_patient: bool) -> Attempt | CloudError:
-        """Send one request; return the attempt, or why there is none."""
-        self._check_limits(group)
+    def _try(
+        self, group: Sequence[Offer], number: int, *, is_patient: bool, count: int = 1
+    ) -> list[Attempt] | CloudError:
+        """Send one request; return the attempts, or why there are none."""
+        self._check_limits(group, count)
         # Before the first one nothing is lost, and a person waits for the answer.
         is_first = not is_patient or not self.journal.state().attempts
-        call, template = self._request(group, number) if is_first else self._patient_request(group, number)
+        call, template = (self._request if is_first else self._patient_request)(group, number, count)
         self._turn += 1
         offer, token = group[0], str(call.parameters["ClientToken"])
         is_one, asked_at = len(group) == 1, self.clock.now()
@@ -205,35 +232,38 @@ class Provisioner:
                 region=offer.pool.region,
                 market=offer.market,
                 price_usd_h=max(each.price_usd_h for each in group),
+                count=count,
             )
         )
         try:
-            instance = self._send(call, template, group, is_first=is_first)
+            instances = self._send(call, template, group, is_first=is_first, count=count)
         except _RefusedError as refused:
             error = refused.error
             self._launch_failed(number, token, group, refused.unheard or error)
             if error.scope in ("request", "account", "moment") or isinstance(error, AccessError):
                 raise error from None
             return error
-        price_usd_h = _price_of(instance, group)
-        image = self.plan.image(instance.region)
-        self.journal.emit(
-            instance_started(
+        for place, instance in enumerate(instances):
+            started = instance_started(
                 instance,
-                number,
+                number + place,
                 now=self.clock.now(),
                 asked_at=asked_at,
-                price_usd_h=price_usd_h,
+                price_usd_h=_price_of(instance, group),
                 spec=self.spec,
-                image=image,
+                image=self.plan.image(instance.region),
             )
+            self.journal.emit(started)
+        return self.journal.state().attempts[-len(instances) :]
+
+    def _patient_request(self, group: Sequence[Offer], number: int, count: int) -> tuple[Call, Call | None]:
+        return self.patience.ask(
+            lambda: self._request(group, number, count), check=lambda: self._check_limits(group, count)
         )
-        return self.journal.state().attempts[-1]
 
-    def _patient_request(self, group: Sequence[Offer], number: int) -> tuple[Call, Call | None]:
-        return self.patience.ask(lambda: self._request(group, number), check=lambda: self._check_limits(group))
-
-    def _send(self, call: Call, template: Call | None, group: Sequence[Offer], *, is_first: bool) -> Instance:
+    def _send(
+        self, call: Call, template: Call | None, group: Sequence[Offer], *, is_first: bool, count: int
+    ) -> Sequence[Instance]:
         """Send a launch until it is answered: EC2 may have served it, and the same token gives the same instance.
 
         Raises:
@@ -244,7 +274,7 @@ class Provisioner:
         give_up_at = self.clock.now() + PATIENCE_S
         while True:
             try:
-                return self.cloud.launch(call, template)
+                return (self.cloud.launch(call, template),) if count == 1 else self.cloud.launch_group(call)
             except CloudError as error:
                 if error.code.endswith(OFF_THE_LINE):
                     unheard = error
@@ -255,14 +285,14 @@ class Provisioner:
                 if is_first or not may_heal(error) or self.clock.now() >= give_up_at:
                     raise _RefusedError(error, unheard) from None
                 self.patience.tell(error)
-            self._check_limits(group)
+            self._check_limits(group, count)
             self.stop.sleep(ASK_AGAIN_S)
 
-    def _check_limits(self, group: Sequence[Offer]) -> None:
+    def _check_limits(self, group: Sequence[Offer], count: int) -> None:
         """Check before renting that the budget pays for a minute of the most expensive offer."""
         now, state = self.clock.now(), self.journal.state()
         attempts = budget.worst_case(self.spec, state.attempts, now)
-        too_little = budget.too_little_to_begin(self.spec.limits, attempts, self._cap_usd_h(group), now)
+        too_little = budget.too_little_to_begin(self.spec.limits, attempts, self._cap_usd_h(group, count), now)
         if too_little:
             if group[0].market == "spot" and self.spec.max_price_usd_h is None:
                 too_little += " (a spot price may rise to on-demand unless --max-price caps it)"
@@ -273,29 +303,41 @@ class Provisioner:
             is_budget = over.limit is Limit.BUDGET
             raise BudgetError(over.text, is_budget=is_budget, next_step=f"pixel-orch launch --resume {self.spec.run}")
 
-    def _cap_usd_h(self, group: Sequence[Offer]) -> Decimal:
-        return max(budget.price_cap_usd_h(self.spec, offer) for offer in group)
+    def _cap_usd_h(self, group: Sequence[Offer], count: int) -> Decimal:
+        """Return the most that an hour of the new machines, and of those of the run's group, can cost."""
+        new = count * max(budget.price_cap_usd_h(self.spec, offer) for offer in group)
+        return new + (self.allowance.burn_cap_usd_h() if self.spec.is_group else 0)
 
-    def _request(self, group: Sequence[Offer], number: int) -> tuple[Call, Call | None]:
+    def _request(self, group: Sequence[Offer], number: int, count: int) -> tuple[Call, Call | None]:
         private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")
         authorized = self.journal.store.key_path.with_suffix(".pub").read_text().strip()
-        self.journal.store.attempt_folder(number)  # makes it
-        self.journal.store.host_key_path(number).write_text(public)
-        cloud_config = user_data(private, public, authorized, *self._alone_min(group))
+        for place in range(number, number + count):  # they have one user-data, and so one key, until each makes its own
+            self.journal.store.attempt_folder(place)  # makes it
+            self.journal.store.host_key_path(place).write_text(public)
+        cloud_config = user_data(private, public, authorized, *self._alone_min(group, count))
         group_id = self._open_security_group(group[0].pool.region)
+        if self.spec.is_group:
+            pool = group[0].pool
+            is_placed = pool.instance_type in self.plan.cluster_types
+            if is_placed:
+                self.cloud.open_placement_group(self.plan.placement_group(pool))
+            call = self.plan.launch(
+                group[0], number, self._turn, group_id, cloud_config, count=count, is_placed=is_placed
+            )
+            return call, None
         if self.spec.strategy == "any":
             template, fleet = self.plan.fleet(group, number, self._turn, group_id, cloud_config)
             return fleet, template
         return self.plan.launch(group[0], number, self._turn, group_id, cloud_config), None
 
-    def _alone_min(self, group: Sequence[Offer]) -> tuple[int, int]:
+    def _alone_min(self, group: Sequence[Offer], count: int) -> tuple[int, int]:
         """Return (minutes after its boot at which an instance without an agent ends itself, their upper limit).
 
         The limit is what the budget is guaranteed to pay for, 0 without a budget. Up to it a long set-up may extend
         the time.
         """
         alone_s = self.spec.recovery.owner_timeout_s + self.spec.recovery.setup_timeout_s
-        allow_s = self.allowance.alone_at_price_s(self._cap_usd_h(group))
+        allow_s = self.allowance.alone_at_price_s(self._cap_usd_h(group, count))
         if allow_s is None:
             return math.floor(alone_s / 60), 0
         most_min = max(1, math.floor((allow_s - SHORT_BOOT_S) / 60))
@@ -321,7 +363,8 @@ class Provisioner:
         cidr = None if asked == NOBODY else asked or self.cloud.caller_cidr()
         if region not in self.regions_opened or self._admitted.get(region) != cidr:
             group = self.plan.security_group(region)
-            self.regions_opened[region] = self.cloud.open_security_group(region, group, cidr)
+            within = {"within": True} if self.spec.is_group else {}
+            self.regions_opened[region] = self.cloud.open_security_group(region, group, cidr, **within)
             self._admitted[region] = cidr
         return self.regions_opened[region]
 
@@ -347,14 +390,16 @@ class Provisioner:
         lost = [a for a in self.journal.state().attempts if a.is_lost]
         return list(dict.fromkeys(pool_of(a) for a in lost))
 
-    def _no_capacity(self, number: int, tried_s: float) -> CapacityError:
+    def _no_capacity(self, number: int, tried_s: float, count: int) -> CapacityError:
         offers, market = self.plan.offers, self.spec.market
+        what = f"No {market} capacity for" if count == 1 else f"No {market} capacity for {count} machines at once of"
+        smaller = f" Allow a smaller group with --nodes {max(1, count // 2)}:{count}." if self.spec.is_group else ""
         zones = ", ".join(dict.fromkeys(offer.pool.zone for offer in offers))
         advice = "Add types with --instance a,b" + (", or allow --on-demand." if market == "spot" else ".")
         kept = f" The newest checkpoint of {number - 1} attempt(s) is downloaded." if number > 1 else ""
         return CapacityError(
-            f"No {market} capacity for {', '.join(_types(offers))} in {zones} "
-            f"({len(offers)} pools tried, {tried_s:.0f} s).{kept} {advice}",
+            f"{what} {', '.join(_types(offers))} in {zones} "
+            f"({len(offers)} pools tried, {tried_s:.0f} s).{kept} {advice}{smaller}",
             code="NoCapacity",
         )
 

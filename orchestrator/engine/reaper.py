@@ -96,7 +96,7 @@ class Reaper:
         """Return whether AWS is about to end it, for free: then we must not, or it is billed."""
         if even_under_notice or attempt.noticed_ends_at is None or attempt.market != "spot":
             return False
-        is_free = attempt.noticed_ends_at - attempt.started_at < FREE_WHEN_INTERRUPTED_S
+        is_free = attempt.noticed_ends_at - attempt.launched_at < FREE_WHEN_INTERRUPTED_S
         return is_free and self.clock.now() < attempt.noticed_ends_at + self.outlives_notice_s
 
     def end(self, attempt: Attempt, reason: str, *, even_under_notice: bool = False) -> None:
@@ -141,7 +141,7 @@ class Reaper:
             instance = known.get(attempt.instance_id)
             if instance is not None:
                 self.note_running(attempt, instance)
-            is_young = now - attempt.started_at < 60  # EC2 is eventually consistent: it may not be listed yet
+            is_young = now - attempt.launched_at < 60  # EC2 is eventually consistent: it may not be listed yet
             if (instance is not None and instance.is_gone) or (instance is None and not is_young):
                 self._write_down_end(attempt, instance)
             elif attempt.noticed_ends_at is not None and now > attempt.noticed_ends_at + self.outlives_notice_s:
@@ -262,6 +262,9 @@ class Reaper:
         for region in regions:
             with suppress(Exception):  # whatever it is, it must not keep the run from its final state
                 self.cloud.close_security_group(region, self.run, self.home_id)
+            if self.spec.is_group:
+                with suppress(Exception):  # the same; it costs nothing
+                    self.cloud.close_placement_groups(region, self.run, self.home_id)
 
     def _write_down_end(self, attempt: Attempt, instance: Instance | None) -> None:
         ended_by, reason = who_ended(attempt, instance)
@@ -285,7 +288,7 @@ class Reaper:
         """Write down the price of each instance-hour as it begins: a budget counts the price in force."""
         attempt = self.state().attempt(number)
         if attempt is not None and not attempt.is_over:
-            hours = 1 + int((self.clock.now() - attempt.started_at) // 3600)
+            hours = 1 + int((self.clock.now() - attempt.launched_at) // 3600)
             if len(attempt.prices_usd_h) < hours and self.clock.now() - self._priced_at > PRICES_EVERY_S:
                 self._priced_at = self.clock.now()
                 self._write_down_prices(attempt, self.clock.now())
@@ -294,11 +297,11 @@ class Reaper:
         if attempt.market != "spot":
             return
         try:
-            history = self.cloud.price_history(pool_of(attempt), attempt.started_at, ended_at)
+            history = self.cloud.price_history(pool_of(attempt), attempt.launched_at, ended_at)
         except CloudError:
             return  # the bill then uses the price at the launch, and marks it as an estimate
-        for hour in range(math.ceil((ended_at - attempt.started_at) / 3600) or 1):
-            price = price_at(history, attempt.started_at + 3600 * hour)
+        for hour in range(math.ceil((ended_at - attempt.launched_at) / 3600) or 1):
+            price = price_at(history, attempt.launched_at + 3600 * hour)
             if price is not None and hour not in attempt.prices_usd_h:
                 self.emit(PriceSeen(at=self.clock.now(), attempt=attempt.number, hour=hour, price_usd_h=float(price)))
         for point in history:

@@ -65,6 +65,8 @@ class Job:
     )
     data_words: tuple[str, ...] = ()  # arguments of `data prepare`
     data_asked: Mapping[str, Any] | None = None  # the recipe that they give; prepared data in S3 must have the same one
+    trains_alone: bool = False  # as with `bucket`: the owner's silence does not end it while its program runs
+    generation: int = 0  # of the group that the machine is in; 0: it is alone
     user_setup: Mapping[str, Any] | None = None  # what is installed for the user's program, as `user_setup.py` reads it
 
     @property
@@ -221,6 +223,14 @@ class Host(Protocol):
             setup: of this host.
             known: of the state that is here: the numbers that instances know it by.
             instance_ids: the run's, in the order of their launch: only what these stored is taken.
+        """
+        ...
+
+    def renew(self, job_root: str, generation: int) -> None:
+        """End what ran here for an earlier generation of the group, so that `start` starts again.
+
+        A second call changes nothing. The files of the program stay; log and metrics of the earlier generation are
+        moved aside.
         """
         ...
 

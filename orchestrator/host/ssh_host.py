@@ -238,6 +238,10 @@ class SshHost:
         self.renewed(public)
         return public
 
+    def renew(self, job_root: str, generation: int) -> None:
+        """Run `agent.py renew`, which waits until the earlier watch process and its trainer are gone."""
+        self._agent(job_root, "renew", job_root, str(generation))
+
     def start(self, job: Job, setup: Setup) -> None:
         """Give the agent its job on standard input: the user's variables appear on no command line and on no disk."""
         env = dict(job.env)
@@ -257,6 +261,8 @@ class SshHost:
             "metadata_poll_s": job.metadata_poll_s,
             "time_limit_s": job.time_limit_s,
             "idle_s": job.idle_s,
+            "generation": job.generation,
+            "trains_alone": job.trains_alone,
             "metrics": None if job.is_bundled else {"patterns": dict(job.metric_patterns)},
             "stop_signal": job.stop_signal,
             "s3": _place(job, setup),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal, get_args
@@ -88,13 +88,28 @@ def is_free(attempt: Attempt) -> bool:
 
 
 def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
-    """Return what an attempt is billed up to its end or, as an estimate, up to `now` (unix seconds)."""
-    if attempt.never_ran:
+    """Return what an attempt is billed up to its end or, as an estimate, up to `now` (unix seconds).
+
+    AWS bills an instance from its launch to its end. Where it was in several generations of a group, each of its
+    attempts has the share by which the bill grew meanwhile, so that their sum is the instance's bill.
+    """
+    whole = attempt.whole
+    if whole.never_ran:
         return NEVER_RAN
-    elapsed_s = _elapsed_s(attempt, now)
-    billed_s = max(elapsed_s, LEAST_BILLED_S)
-    volume_usd, address_usd, data_out_usd, is_known = _beside(attempt, billed_s)
-    other_usd = volume_usd + address_usd + data_out_usd
+    ended_at = attempt.ended_at if attempt.ended_at is not None else now
+    share = _up_to(whole, ended_at, rule)
+    if attempt.kept_from is not None:
+        share = _less(share, _up_to(whole, attempt.started_at, rule))
+    data_out_usd = _data_out_usd(attempt)
+    on_demand_usd = None if share.on_demand_usd is None else share.on_demand_usd + data_out_usd
+    return replace(share, data_out_usd=data_out_usd, on_demand_usd=on_demand_usd)
+
+
+def _up_to(attempt: Attempt, until: float, rule: SpotRule) -> Billed:
+    """Return what the instance is billed from its launch to a moment of its life, without data out."""
+    billed_s = max(_elapsed_s(attempt, until), LEAST_BILLED_S)
+    volume_usd, address_usd, is_known = _beside(attempt, billed_s)
+    other_usd = volume_usd + address_usd
     free = is_free(attempt)
     instance_usd, has_all_prices = (NOTHING, True) if free else _instance(attempt, billed_s, rule)
     on_demand = on_demand_usd_h(attempt)
@@ -102,11 +117,26 @@ def bill(attempt: Attempt, now: float, rule: SpotRule = DEFAULT_RULE) -> Billed:
         instance_usd=instance_usd,
         volume_usd=volume_usd,
         address_usd=address_usd,
-        data_out_usd=data_out_usd,
+        data_out_usd=NOTHING,
         on_demand_usd=None if on_demand is None else on_demand * billed_s / HOUR_S + other_usd,
         seconds=NOTHING if free else billed_s,
         is_free=free,
         is_estimate=attempt.ended_at is None or not (has_all_prices and is_known),
+    )
+
+
+def _less(later: Billed, earlier: Billed) -> Billed:
+    """Return by how much a bill grew between two moments of one instance's life."""
+    on_demand_usd = None
+    if later.on_demand_usd is not None and earlier.on_demand_usd is not None:
+        on_demand_usd = later.on_demand_usd - earlier.on_demand_usd
+    return replace(
+        later,
+        instance_usd=later.instance_usd - earlier.instance_usd,
+        volume_usd=later.volume_usd - earlier.volume_usd,
+        address_usd=later.address_usd - earlier.address_usd,
+        on_demand_usd=on_demand_usd,
+        seconds=later.seconds - earlier.seconds,
     )
 
 
@@ -139,10 +169,9 @@ def _decimal(value: float) -> Decimal:
     return Decimal(str(value))
 
 
-def _elapsed_s(attempt: Attempt, now: float) -> Decimal:
-    """Return the seconds from start to end, rounded up; 0 if a clock went back."""
-    ended_at = attempt.ended_at if attempt.ended_at is not None else now
-    elapsed_s = _decimal(ended_at) - _decimal(attempt.started_at)
+def _elapsed_s(attempt: Attempt, until: float) -> Decimal:
+    """Return the seconds from start to that moment, rounded up; 0 if a clock went back."""
+    elapsed_s = _decimal(until) - _decimal(attempt.started_at)
     return max(elapsed_s, NOTHING).to_integral_value(ROUND_CEILING)
 
 
@@ -183,15 +212,21 @@ def _by_change(attempt: Attempt, billed_s: Decimal) -> Iterator[tuple[Decimal, f
         yield seconds, float(price)
 
 
-def _beside(attempt: Attempt, billed_s: Decimal) -> tuple[Decimal, Decimal, Decimal, bool]:
-    """Return (volume, address, data out, whether the region's prices are known)."""
+def _data_out_usd(attempt: Attempt) -> Decimal:
+    """Return the charge for what was received from the instance in this attempt; nothing where no price is known."""
+    found = catalog.charges(attempt.region)
+    return NOTHING if found is None else found.data_out_usd_gb * attempt.pulled_bytes / GB
+
+
+def _beside(attempt: Attempt, billed_s: Decimal) -> tuple[Decimal, Decimal, bool]:
+    """Return (volume, address, whether the region's prices are known)."""
     found = catalog.charges(attempt.region)
     if found is None:
-        return NOTHING, NOTHING, NOTHING, not (attempt.disk_gib or attempt.public_addresses or attempt.pulled_bytes)
+        return NOTHING, NOTHING, not (attempt.disk_gib or attempt.public_addresses or attempt.pulled_bytes)
     months = sum((seconds / month_s for seconds, month_s in _by_month(attempt.started_at, billed_s)), NOTHING)
     volume = found.gp3_usd_gb_month * _decimal(attempt.disk_gib) * months if attempt.disk_gib else NOTHING
     address = found.public_ipv4_usd_h * attempt.public_addresses * billed_s / HOUR_S
-    return volume, address, found.data_out_usd_gb * attempt.pulled_bytes / GB, True
+    return volume, address, True
 
 
 def _by_month(start: float, seconds: Decimal) -> Iterator[tuple[Decimal, Decimal]]:

@@ -68,7 +68,7 @@ def worst_case(spec: RunSpec, attempts: Sequence[Attempt], now: float) -> list[A
 
 def _worst_case(spec: RunSpec, attempt: Attempt, now: float) -> Attempt:
     ended_at = attempt.ended_at if attempt.ended_at is not None else now
-    hours = range(1, 1 + int(max(0.0, ended_at - attempt.started_at) // 3600))
+    hours = range(1, 1 + int(max(0.0, ended_at - attempt.launched_at) // 3600))
     if attempt.market != "spot" or all(hour in attempt.prices_usd_h for hour in hours):
         return attempt
     cap = float(_instance_cap_usd_h(spec, offer_of(attempt)))

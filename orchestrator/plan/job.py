@@ -72,6 +72,16 @@ def job_for(spec: RunSpec, tree: sync.Tree) -> Job:
     )
 
 
+def slots_of(spec: RunSpec, instance_type: str) -> int:
+    """Return how many processes train on one machine: one for each of its GPUs, unless `--slots` says otherwise.
+
+    A machine of the embedded cloud shares this computer with all others, and has one.
+    """
+    if spec.group.slots is not None:
+        return spec.group.slots
+    return 1 if spec.is_embedded else max(1, catalog.find(instance_type).gpus)
+
+
 def output_rules(spec: RunSpec) -> dict[str, tuple[str, ...]]:
     """Return which files that a program writes are outputs, as patterns."""
     return {"only": spec.downloads.only, "ignored": TEMPORARY, "never": spec.downloads.ignored}

@@ -22,6 +22,7 @@ from orchestrator.host.sync import Tree
 from orchestrator.plan import initial_checkpoint
 from orchestrator.plan.deadline import check_budget, with_estimate, with_spot_range
 from orchestrator.plan.first_look import FirstLook, look
+from orchestrator.plan.group import check_group
 from orchestrator.plan.initial_checkpoint import InitialCheckpoint
 from orchestrator.plan.job import tree_for
 from orchestrator.plan.planner import make_plan, measured_speeds
@@ -100,6 +101,7 @@ def read_request(flags: Mapping[str, Any], command: Sequence[str], home: Path) -
     old = _resumable(home, flags["resume"]) if flags.get("resume") else None
     files = FileSettings({}) if old else read_settings(flags.get("file"))
     spec = resumed_spec(flags, command, old.spec()) if old else spec_from(flags, command, files)
+    check_group(spec)
     spec = with_spot_range(spec, flags.get("spot_advisor"))
     spec = with_estimate(spec, home, is_resumed=old is not None)
     faults = read_faults(flags.get("faults"), is_embedded=spec.is_embedded)

@@ -78,7 +78,8 @@ def make_plan(
     if not spec.is_embedded:
         _refuse_unsupported(spec, images.values())
     born_at = SystemClock().now() if born_at is None else born_at
-    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {}, tuple(on_demand))
+    placed = frozenset(cloud.cluster_types(spec.instances)) if spec.is_group else frozenset()
+    return Plan(spec, tuple(ranked), images, born_at, home_id, networks, images_per_s or {}, tuple(on_demand), placed)
 
 
 def _beside(

@@ -41,9 +41,10 @@ def preflight(plan: Plan, cloud: Cloud) -> Plan:
         answers = pool.map(cloud.dry_run, dry_runs)
         limit_vcpus = dict(zip(keys, limits, strict=True))
         list(answers)
-    fitting = tuple(offer for offer in plan.offers if _fits(offer, limit_vcpus))
+    nodes = plan.spec.group.min_nodes
+    fitting = tuple(offer for offer in plan.offers if _fits(offer, limit_vcpus, nodes))
     if not fitting:
-        raise _no_quota(plan.offers, limit_vcpus)
+        raise _no_quota(plan.offers, limit_vcpus, nodes)
     return replace(plan, offers=fitting)
 
 
@@ -68,14 +69,14 @@ def _limit(cloud: Cloud, region: str, family: str, market: str) -> float | None:
         return None
 
 
-def _fits(offer: Offer, limit_vcpus: dict[Key, float | None]) -> bool:
+def _fits(offer: Offer, limit_vcpus: dict[Key, float | None], nodes: int) -> bool:
     known = catalog.find(offer.pool.instance_type)
     limit = limit_vcpus[offer.pool.region, known.quota_family, offer.market]
-    return limit is None or limit >= known.vcpus
+    return limit is None or limit >= nodes * known.vcpus
 
 
-def _no_quota(offers: Sequence[Offer], limit_vcpus: dict[Key, float | None]) -> QuotaError:
-    needs = min(catalog.find(offer.pool.instance_type).vcpus for offer in offers)
+def _no_quota(offers: Sequence[Offer], limit_vcpus: dict[Key, float | None], nodes: int) -> QuotaError:
+    needs = nodes * min(catalog.find(offer.pool.instance_type).vcpus for offer in offers)
     told = ", ".join(
         f"{QUOTA_CODES[family, market]} ({family} {market}) in {region} is {limit or 0:.0f}"
         for (region, family, market), limit in limit_vcpus.items()

@@ -22,6 +22,7 @@ from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan import downloads
 from orchestrator.plan.deadline import outlook_lines
 from orchestrator.plan.first_look import FirstLook
+from orchestrator.plan.job import slots_of
 from orchestrator.plan.launch_preparation import LaunchRequest, check_account
 from orchestrator.plan.planner import make_plan, measured_speeds
 from orchestrator.plan.requests import OWN_ADDRESS, Plan, cost_ceiling
@@ -123,7 +124,8 @@ class Draft:
                 "bytes": self.tree.size_bytes(),
                 "left_out": list(self.tree.left_out),
             },
-            "estimated_usd_h": [low, high],
+            "estimated_usd_h": [self.plan.spec.group.max_nodes * low, self.plan.spec.group.max_nodes * high],
+            "nodes": [self.plan.spec.group.min_nodes, self.plan.spec.group.max_nodes],
             "notes": [*unused_gpus(self.plan), *self.outlook],
             "downloads": downloads.as_json(self.plan.spec.downloads),
             **(self.look.as_json() if self.look and self.look.is_own else {}),
@@ -134,6 +136,7 @@ class Draft:
         spec, tree = self.plan.spec, self.tree
         low, high = cost_ceiling(self.plan.offers)
         lines = [f"Plan for {spec.run} on {self.title}; nothing is created.\n", offer_rows(self.plan.offers)]
+        each = " for each machine" if spec.is_group else ""
         order = "Requests, in this order; a RunInstances is sent only if the one before it found no capacity:"
         lines += ["", filled(order)]
         for index, call in enumerate(self.plan.calls(self.cidr), 1):
@@ -150,9 +153,10 @@ class Draft:
         texts += [*not_sent(tree), *(self.look.lines() if self.look else [])]
         texts.append(f"Then: sync {size}, train, download checkpoints, terminate, delete the security group.")
         texts.append(
-            f"Estimate: ${price(low)} to ${price(high)} an hour; the duration is known after a first run (report)."
+            f"Estimate: ${price(low)} to ${price(high)} an hour{each}; the duration is known after a first run "
+            "(report)."
         )
-        for text in (*texts, *self.outlook, *unused_gpus(self.plan)):
+        for text in (*texts, *machines_line(self.plan), *self.outlook, *unused_gpus(self.plan)):
             lines += ["", filled(text)]
         return "\n".join(lines)
 
@@ -209,11 +213,25 @@ def unused_gpus(plan: Plan) -> list[str]:
     if plan.spec.trainer is None:
         return []
     names = dict.fromkeys(offer.pool.instance_type for offer in plan.offers)
-    several = [known for known in map(catalog.find, names) if known.gpus > 1]
+    several = [known for known in map(catalog.find, names) if known.gpus > slots_of(plan.spec, known.name)]
     if not several:
         return []
     told = ", ".join(f"{known.name} has {known.gpus}" for known in several)
-    return [f"The bundled trainer uses one GPU: {told}, and all of them are billed."]
+    slots = slots_of(plan.spec, several[0].name)
+    uses = "one process trains on each machine" if slots == 1 else f"{slots} processes train on each machine"
+    why = "; the embedded cloud's machines have no GPU" if plan.spec.is_embedded else ""
+    return [f"Of these GPUs not all are used ({uses}{why}): {told}, and all of them are billed."]
+
+
+def machines_line(plan: Plan) -> list[str]:
+    """Return a line that says how many machines are rented at once, if it is more than one."""
+    group = plan.spec.group
+    if not plan.spec.is_group:
+        return []
+    few = f", {group.min_nodes} at least" if group.min_nodes < group.max_nodes else ""
+    low, high = (price(group.max_nodes * each) for each in cost_ceiling(plan.offers))
+    usd_h = f"${low}" if low == high else f"${low} to ${high}"
+    return [f"{group.max_nodes} machines at once{few}, all of one zone: together {usd_h} an hour."]
 
 
 def filled(text: str) -> str:

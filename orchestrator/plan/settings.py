@@ -16,6 +16,7 @@ from orchestrator.export.trackers import check_trackers
 from orchestrator.market.gpus import any_types_with, rentable_with
 from orchestrator.plan import downloads
 from orchestrator.plan.deadline import check_deadline
+from orchestrator.plan.group import check_nodes
 from orchestrator.plan.image_reference import check_image
 from orchestrator.plan.program_settings import check_metrics, check_notify, check_stop_signal
 from orchestrator.plan.requests import NOBODY
@@ -133,6 +134,7 @@ def _program(
         "notify": check_notify(given("notify")),
         "export": check_trackers(given("export")),
         "deadline": check_deadline(given("deadline"), given("policy"), given("work")),
+        "group": check_nodes(given("nodes"), given("slots")),
     }
 
 
@@ -189,6 +191,9 @@ def _resumed_program(flags: Mapping[str, Any], old: RunSpec) -> ProgramSpec:
         changes["notify"] = check_notify(flags["notify"])
     changes["export"] = check_trackers(flags.get("export") or old.program.export)
     changes["deadline"] = _resumed_deadline(flags, old)
+    if flags.get("nodes") is not None or flags.get("slots") is not None:
+        low, high, slots = old.group.min_nodes, old.group.max_nodes, flags.get("slots") or old.group.slots
+        changes["group"] = check_nodes(flags.get("nodes") or f"{low}:{high}", slots)
     return old.program.model_copy(update=changes)
 
 

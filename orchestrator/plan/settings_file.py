@@ -58,6 +58,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "idle_minutes_to_autostop": (int, float, str),
     "retry_until_up": bool,
     "strategy": str,
+    "nodes": (int, str),
+    "slots": int,
     "subnet": (str, list),
     "private": bool,
     "ssh_cidr": str,
@@ -96,7 +98,7 @@ OF_A_FOLDER = {
 could run a program here (`ssh_proxy`, `command`; `env` with LD_PRELOAD, `setup` or the folder's program, with
 `cloud: local`), read other files (`env_file`, `key`, `include`), decide who may connect (`ssh_cidr`, `subnet`, a `tag`
 that a policy asks for), who is told (`notify`, `export`), which account, bucket or image is used, or raise what is
-spent (`instance`, `gpu`, `disk_size`)."""
+spent (`instance`, `gpu`, `nodes`, `disk_size`)."""
 
 BILLED = ("region", "model", "dataset", "steps", "set")
 """Those of them that change the price of an hour or the number of hours: on AWS the user sets a limit then."""

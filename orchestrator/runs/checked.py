@@ -22,6 +22,7 @@ _known: dict[tuple[type, int], tuple[Mapping[str, Range] | None, dict[str, tuple
 """The checks of a class by the identity of its ranges: to hash the ranges costs as much as to read an event."""
 
 MOST_STEP = 10**12
+MOST_ENTRIES = 10_000
 MOST_TEXT = 100_000  # characters of one field
 UNIX_TIMES: Range = (0.0, 7_258_118_400.0)  # unix seconds, up to the year 2200
 ANY_NUMBER: Range = (-1e15, 1e15)
@@ -46,7 +47,7 @@ def read(cls: type[T], raw: Mapping[str, Any], ranges: Mapping[str, Range] | Non
 
     Args:
         cls: its fields may be of type bool, int, float, str, a literal, an enum, None or a union of them; a field
-            of another type needs a check in `checks`.
+            of another type needs a check in `_check_of`.
         raw: values as the JSON reader gives them.
         ranges: by field, for numbers; without one: `ANY_NUMBER`.
 
@@ -87,13 +88,13 @@ def _check_of(hint: Any, within: Range) -> Check:
         return _one_of({word: word for word in get_args(hint)})
     if get_origin(hint) in (Union, UnionType):
         return _optional(_check_of(next(one for one in get_args(hint) if one is not type(None)), within))
+    if get_origin(hint) is tuple:
+        return _tuple(_check_of(get_args(hint)[0], within))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _one_of({one.value: one for one in hint})
-    if hint is bool:
-        return _bool
     if hint in (int, float):
         return _number(hint, *within)
-    return _text if hint is str else _facts
+    return {bool: _bool, str: _text}.get(hint, _facts)
 
 
 def _one_of(known: Mapping[Any, Any]) -> Check:
@@ -107,6 +108,15 @@ def _one_of(known: Mapping[Any, Any]) -> Check:
 
 def _optional(inner: Check) -> Check:
     return lambda value: None if value is None else inner(value)
+
+
+def _tuple(inner: Check) -> Check:
+    def check(value: Any) -> Any:
+        if type(value) not in (list, tuple) or len(value) > MOST_ENTRIES:
+            raise WrongValueError(f"it is no list of at most {MOST_ENTRIES:,} entries")
+        return tuple(inner(one) for one in value)
+
+    return check
 
 
 def _number(kind: type[float], low: float, high: float) -> Check:

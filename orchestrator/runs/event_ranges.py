@@ -13,6 +13,10 @@ RANGES: dict[str, Range] = {
     "gives_up_at": UNIX_TIMES,
     "since": UNIX_TIMES,
     "until": UNIX_TIMES,
+    "attempts": (1, 10**6),
+    "kept_from": (0, 10**6),
+    "generation": (1, 10**6),
+    "count": (1, 10**4),
     "attempt": (0, 10**6),  # 0: a checkpoint that was there before the first machine
     "step": (0, MOST_STEP),
     "last_step": (0, MOST_STEP),

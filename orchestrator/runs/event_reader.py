@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.runs import deadline_events, output_events, program_events
+from orchestrator.runs import deadline_events, group_events, output_events, program_events
 from orchestrator.runs.checked import WrongValueError, read
 from orchestrator.runs.event_ranges import RANGES
 from orchestrator.runs.events import CheckpointEvent, Event
 
-EVENTS_OF_OTHER_FILES = (deadline_events, output_events, program_events)  # imported, so that their classes are known
+EVENTS_OF_OTHER_FILES = (
+    deadline_events,
+    group_events,
+    output_events,
+    program_events,
+)  # imported, so that their classes are known
 
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls for cls in (*Event.__subclasses__(), *CheckpointEvent.__subclasses__()) if cls.kind

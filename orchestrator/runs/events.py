@@ -15,8 +15,11 @@ from orchestrator.runs.outputs import Output
 State = Literal["PENDING", "PROVISIONING", "RUNNING", "RECOVERING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"]
 FINAL_STATES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "STOPPED"})
 
-EndedBy = Literal["aws", "pixel-orch", "instance", "other"]
-"""Who ended an instance: AWS by a spot interruption, pixel-orch, the instance's own shutdown, or another program."""
+EndedBy = Literal["aws", "pixel-orch", "instance", "other", "kept"]
+"""Who ended an instance: AWS by a spot interruption, pixel-orch, the instance's own shutdown, or another program.
+
+`kept`: nobody; the machine went on in the next generation of its group.
+"""
 
 
 class LossReason(str, Enum):
@@ -30,6 +33,8 @@ class LossReason(str, Enum):
     GPU_FAILED = "gpu-failed"  # the machine's GPU, or its driver, does not work (any more)
     RESUME_FAILED = "resume-failed"  # the trainer failed before its first step after a checkpoint
     MOVED = "moved"  # by a run with a deadline: to on-demand, or back to spot
+    GROUP_BROKEN = "group-broken"  # the ranks lost each other, and every machine of the group answers
+    REGROUPED = "regrouped"  # the group goes on with more or fewer machines
     TRAINER_TOLD_TO_END = "trainer-told-to-end"  # by the agent: its own limits, or silence of the owner
 
 
@@ -76,6 +81,7 @@ class LaunchRequested(Event):
     region: str
     market: str
     price_usd_h: float
+    count: int = 1  # instances, all or none; their attempts have the numbers from `attempt` on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,16 @@ class Deadline(BaseModel):
     )  # of AWS's Spot Advisor, 0 (rarely interrupted) to 4; None: not asked for
 
 
+class GroupSpec(BaseModel):
+    """How many machines train together, and how many processes each of them has."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    min_nodes: int = Field(default=1, ge=1, le=1000)
+    max_nodes: int = Field(default=1, ge=1, le=1000)
+    slots: int | None = Field(default=None, ge=1, le=64)  # processes on a machine; None: one for each of its GPUs
+
+
 class ProgramSpec(BaseModel):
     """How a program is run, and what becomes of its outputs. In `program.json`, beside the `spec.json` of 0.1.0.
 
@@ -104,6 +114,7 @@ class ProgramSpec(BaseModel):
     export: tuple[str, ...] = ()  # the trackers that get metrics and bill
     notify: str | None = None  # a URL that is told of interruption, recovery, budget and end
     deadline: Deadline | None = None
+    group: GroupSpec = GroupSpec()
 
 
 class RunSpec(BaseModel):
@@ -153,6 +164,16 @@ class RunSpec(BaseModel):
     def deadline(self) -> Deadline | None:
         """By when the run is to be done, None if that was not asked for."""
         return self.program.deadline
+
+    @property
+    def group(self) -> GroupSpec:
+        """How many machines train together."""
+        return self.program.group
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the run is led on several machines at once."""
+        return self.program.group.max_nodes > 1
 
     @property
     def steps(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.runs.events import (
@@ -38,6 +38,7 @@ from orchestrator.runs.events import (
     TrainerStarted,
     loss_reason,
 )
+from orchestrator.runs.group_events import GroupFormed
 from orchestrator.runs.output_events import (
     ExtraOutputsPulled,
     OutputsLeft,
@@ -52,7 +53,11 @@ from orchestrator.runs.state_reasons import FAILED_LAUNCHES, end_code, is_spot_i
 
 @dataclass
 class Attempt:
-    """One instance's share of a run, as the events tell it."""
+    """One instance's share of a run, as the events tell it: of one generation, where the run is led on a group.
+
+    A machine that goes on in the next generation of its group has a further attempt there, which begins where this one
+    ends. Its bill is split between them.
+    """
 
     number: int
     instance_id: str
@@ -61,8 +66,8 @@ class Attempt:
     region: str
     market: str
     price_usd_h: float  # at the launch
-    started_at: float
-    ended_at: float | None = None
+    started_at: float  # when the instance was launched, or joined this generation
+    ended_at: float | None = None  # when the instance was gone, or left this generation
     ended_by: EndedBy | None = None
     end_code: str = ""  # EC2's StateReason.Code
     end_reason: str = ""  # for people
@@ -94,11 +99,37 @@ class Attempt:
     restored: OutputsRestored | None = None  # the state of the outputs that it began with
     outputs_waiting: OutputsWaiting | None = None  # its program has ended, and outputs are not here yet
     outputs_lost: OutputsLeft | None = None  # its program had ended, and these are gone
+    generation: int = 0  # of the group; 0 without a group, and for a machine that is in none yet
+    rank: int = 0  # among the machines of its generation
+    kept_from: Attempt | None = field(default=None, repr=False, compare=False)  # of the same machine before this one
+    kept_as: Attempt | None = field(default=None, repr=False, compare=False)  # the one after this one
 
     @property
     def first_step(self) -> int:
         """The first step that this attempt trains; `last_step` is one less while it has trained none."""
         return self.resumed_from + 1
+
+    @property
+    def launched_at(self) -> float:
+        """When its instance was launched (unix seconds): the instance-hours of the bill count from here."""
+        return self.started_at if self.kept_from is None else self.kept_from.launched_at
+
+    @property
+    def whole(self) -> Attempt:
+        """Its instance from the launch to the end, over all generations of the group that it was in."""
+        if self.kept_from is None and self.kept_as is None:
+            return self
+        last = self
+        while last.kept_as is not None:
+            last = last.kept_as
+        return replace(
+            last,
+            started_at=self.launched_at,
+            prices_usd_h=self.prices_usd_h,
+            price_changes=self.price_changes,
+            kept_from=None,
+            kept_as=None,
+        )
 
     @property
     def is_lost(self) -> bool:
@@ -120,7 +151,7 @@ class Attempt:
 
     @property
     def is_over(self) -> bool:
-        """Whether EC2 has said that the instance is gone."""
+        """Whether EC2 has said that the instance is gone, or it has gone on in another generation."""
         return self.ended_at is not None
 
 
@@ -141,7 +172,7 @@ class RunState:
     stored: dict[int, CheckpointStored] = field(default_factory=dict)  # in S3, by step
     s3_trouble: str = ""  # why S3 last refused, "" if it never did
     refused: list[CheckpointRefused] = field(default_factory=list)
-    outputs: OutputsPulled | None = None  # the newest state that is here
+    node_outputs: dict[int, OutputsPulled] = field(default_factory=dict)  # the newest state here, by node rank
     step: int = 0
     led_since: float = 0.0  # when it was launched, or resumed
     led_from: int = 0  # how many attempts there were by then
@@ -166,6 +197,37 @@ class RunState:
         """The ids of the run's instances, in the order of their launch."""
         return [attempt.instance_id for attempt in self.attempts]
 
+    @property
+    def generation(self) -> int:
+        """The newest generation of the group, 0 without one."""
+        return max((attempt.generation for attempt in self.attempts), default=0)
+
+    def members(self, generation: int) -> list[Attempt]:
+        """Return the attempts of one generation of the group, by rank."""
+        found = [attempt for attempt in self.attempts if attempt.generation == generation]
+        return sorted(found, key=lambda attempt: attempt.rank)
+
+    @property
+    def outputs(self) -> OutputsPulled | None:
+        """The newest state of the outputs that is here; of a group that of its first machine."""
+        return self.node_outputs.get(0)
+
+    def outputs_of(self, number: int) -> OutputsPulled | None:
+        """Return the newest state of the outputs that is here of the node that an attempt is."""
+        attempt = self.attempt(number)
+        return self.node_outputs.get(attempt.rank if attempt is not None else 0)
+
+    @property
+    def lead(self) -> Attempt | None:
+        """The newest attempt; in a group that of the first machine of the newest generation."""
+        members = self.members(self.generation) if self.generation else []
+        return next(iter(members or self.attempts[-1:]), None)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next attempt."""
+        return 1 + max((attempt.number for attempt in self.attempts), default=0)
+
     def open_attempts(self) -> list[Attempt]:
         """Return the attempts whose instance EC2 has not yet called terminated."""
         return [attempt for attempt in self.attempts if not attempt.is_over]
@@ -175,10 +237,11 @@ class RunState:
         return min((request.at for request in self.requests if request.attempt == number), default=0.0)
 
     def unanswered_requests(self) -> list[LaunchRequested]:
-        """Return the launches without an instance or a refusal in the events: the leading process died in between."""
+        """Return the launches without all instances, or a refusal, in the events: a leading process died in between."""
         answered = {failure.client_token for failure in self.failures}
         had = {attempt.number for attempt in self.attempts}
-        return [r for r in self.requests if r.client_token not in answered and r.attempt not in had]
+        open_requests = [request for request in self.requests if request.client_token not in answered]
+        return [one for one in open_requests if not had.issuperset(range(one.attempt, one.attempt + one.count))]
 
 
 def fold(events: Iterable[Event]) -> RunState:
@@ -210,6 +273,8 @@ def _apply(state: RunState, event: Event) -> None:
         case InstanceStarted():
             if state.attempt(event.attempt) is None:
                 state.attempts.append(_attempt_from(event))
+        case GroupFormed():
+            _form_group(state, event)
         case (
             CheckpointPulled()
             | CheckpointStored()
@@ -255,7 +320,8 @@ def _apply_to_outputs(
     attempt = None if isinstance(event, OutputsRefused) else state.attempt(event.attempt)
     match event:
         case OutputsPulled():
-            state.outputs = event
+            rank = attempt.rank if attempt is not None else 0
+            state.node_outputs[rank] = event
             if attempt is not None:
                 attempt.pulled_bytes += max(0, event.received_bytes)
                 attempt.outputs_waiting = None
@@ -281,6 +347,40 @@ def _attempt_from(event: InstanceStarted) -> Attempt:
         public_addresses=event.public_addresses,
         login_user=event.login_user,
     )
+
+
+def _form_group(state: RunState, event: GroupFormed) -> None:
+    for rank, (number, before) in enumerate(zip(event.attempts, event.kept_from, strict=False)):
+        found, old = state.attempt(number), state.attempt(before)
+        if found is None and old is not None and not old.is_over:
+            found = _kept(old, number, event.at)
+            state.attempts.append(found)
+        if found is not None:
+            found.generation, found.rank = event.generation, rank
+
+
+def _kept(old: Attempt, number: int, at: float) -> Attempt:
+    """End an attempt whose machine goes on, and return the machine's next one. They share what is known of prices."""
+    old.ended_at, old.ended_by = max(at, old.started_at), "kept"
+    old.kept_as = Attempt(
+        number=number,
+        instance_id=old.instance_id,
+        instance_type=old.instance_type,
+        zone=old.zone,
+        region=old.region,
+        market=old.market,
+        price_usd_h=old.price_usd_h,
+        started_at=old.ended_at,
+        ran_at=old.ran_at,
+        prices_usd_h=old.prices_usd_h,
+        price_changes=old.price_changes,
+        disk_gib=old.disk_gib,
+        public_addresses=old.public_addresses,
+        login_user=old.login_user,
+        gpu=old.gpu,
+        kept_from=old,
+    )
+    return old.kept_as
 
 
 def _apply_to_attempt(state: RunState, event: Event) -> None:

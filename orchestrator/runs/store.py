@@ -168,6 +168,10 @@ class RunStore:
         """The folder of the downloaded checkpoints."""
         return self.folder / "checkpoints"
 
+    def node_folder(self, rank: int) -> Path:
+        """Return under which folder the outputs of one node of a group are: the run's own for the first one."""
+        return self.folder if rank == 0 else self.folder / "nodes" / str(rank)
+
     @property
     def outputs(self) -> Path:
         """The folder of the downloaded extra outputs."""

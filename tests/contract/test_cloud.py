@@ -33,8 +33,10 @@ class World:
         interrupt: Callable[[str], None],
         refuse: Callable[[str, str], None],
         refuse_any: Callable[[str, str], None],
+        embedded: EmbeddedCloud | None = None,
     ) -> None:
         self.cloud = cloud
+        self.embedded = embedded
         self.wait = wait
         self.interrupt = interrupt
         self.refuse = refuse
@@ -52,6 +54,11 @@ class World:
             "us-east-1", self.plan.security_group("us-east-1"), self.cloud.caller_cidr()
         )
         return self.plan.launch(self.plan.offers[place], attempt, turn, group, self.user_data)
+
+    @staticmethod
+    def of_embedded(embedded: EmbeddedCloud) -> World:
+        """Return the embedded cloud and its functions."""
+        return _embedded_world(embedded)
 
     user_data = user_data(*make_key_pair("host"), make_key_pair("run")[1], 30)
 
@@ -97,6 +104,7 @@ def _embedded_world(embedded: EmbeddedCloud) -> World:
             {"operation": "RunInstances", "zone": zone, "error": code, "times": 1}
         ),
         refuse_any=lambda code, zone: embedded.add_fault({"operation": "CreateFleet", "zone": zone, "error": code}),
+        embedded=embedded,
     )
 
 

@@ -280,6 +280,17 @@ def spot_price(stage: Stage) -> None:
     eventually(lambda: now() == 0.9)  # never above on-demand
 
 
+@checks("no-cluster")
+def no_cluster(stage: Stage) -> None:
+    stage.cloud.add_fault({"state": "no-cluster", "type": "p2.xlarge"})
+    found = stage.ec2.describe_instance_types(InstanceTypes=["p2.xlarge"])["InstanceTypes"]
+    assert found[0]["PlacementGroupInfo"]["SupportedStrategies"] == ["partition", "spread"]
+    stage.ec2.create_placement_group(GroupName="close", Strategy="cluster")
+    with pytest.raises(Exception, match="InvalidParameterCombination"):
+        stage.launch(Placement={"GroupName": "close"})
+    stage.ec2.delete_placement_group(GroupName="close")
+
+
 @checks("no-image")
 def no_image(stage: Stage) -> None:
     ssm = client(stage.cloud, "ssm")

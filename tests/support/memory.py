@@ -16,12 +16,13 @@ from typing import Any
 
 from orchestrator.cloud.aws.errors import MEANINGS
 from orchestrator.cloud.aws.fleet import refusal
-from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Network
+from orchestrator.cloud.base import ATTEMPT_TAG, MANAGED_TAG, RUN_TAG, Call, Image, Instance, Leftover, Network
 from orchestrator.errors import AccessError, CloudError, ThrottledError
 from orchestrator.market import catalog
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
 from tests.support.memory_bucket import carried_until
+from tests.support.memory_groups import PlacementGroups
 from tests.support.memory_host import Agent, BrokenSetup, Configure, Machine, MemoryHost, guard_s
 from tests.support.memory_tree import StoredTree
 
@@ -97,6 +98,9 @@ class MemoryCloud:
         self.terminations: list[str] = []
         self.quotas: dict[str, float] = {}
         self.room_for: int | None = None  # machines in each region; None: any number
+        self.room_in: dict[str, int] = {}  # zone -> machines that it has room for
+        self.placement = PlacementGroups()
+        self.admits_itself: set[str] = set()  # security groups
         self.credentials_end: float | None = None
         self.bucket: dict[int, bytes] = {}  # S3, by step
         self.bucket_trees: dict[str, StoredTree] = {}  # the outputs in S3, by instance
@@ -145,48 +149,81 @@ class MemoryCloud:
     def caller_cidr(self) -> str:
         return self.address
 
-    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
-        tags = {tag["Key"]: tag["Value"] for tag in call.parameters["TagSpecifications"][0]["Tags"]}
+    def open_security_group(self, region: str, call: Call, cidr: str | None, *, within: bool = False) -> str:
         self.admitted.add(cidr)
-        return self.security_groups.setdefault(tags[RUN_TAG], f"sg-{len(self.security_groups):017d}")
+        name = self.security_groups.setdefault(tags_of(call)[RUN_TAG], f"sg-{len(self.security_groups):017d}")
+        self.admits_itself |= {name} if within else set()
+        return name
+
+    def open_placement_group(self, call: Call) -> None:
+        self.calls.append(call)
+        self.placement.open(call)
+
+    def close_placement_groups(self, region: str, run: str, home_id: str = "") -> list[str]:
+        return self.placement.close(region, run, home_id, self._gone_ids())
+
+    def _gone_ids(self) -> set[str]:
+        return {m.instance.instance_id for m in self.machines if self._now_of(m).is_gone}
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        return self.placement.leftovers(home_id)
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        return self.placement.remove(left.name, self._gone_ids())
+
+    def cluster_types(self, instance_types: Sequence[str]) -> set[str]:
+        return {name for name in instance_types if name not in self.placement.types_without}
 
     def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         self.security_groups.pop(run, None)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
+        return self._launch(call, template)[0]
+
+    def launch_group(self, call: Call) -> tuple[Instance, ...]:
+        return self._launch(call, None)
+
+    def _launch(self, call: Call, template: Call | None) -> tuple[Instance, ...]:
+        """Start all that a request asks for, or none; a repeated request gives what it gave."""
         self.calls.append(call)
         token = call.parameters["ClientToken"]
         asked = (call.parameters, template.parameters if template else None)
-        for machine in self.machines:
-            if machine.instance.client_token == token:
-                if self._asked[token] != asked:
-                    raise refusal_of("IdempotentParameterMismatch", call.region)
-                return self._now_of(machine)
+        before = [machine for machine in self.machines if machine.instance.client_token == token]
+        if before:
+            if self._asked[token] != asked:
+                raise refusal_of("IdempotentParameterMismatch", call.region)
+            return tuple(self._now_of(machine) for machine in before)
         if template is not None:
-            machine = self._launch_any(call, template, token)
+            machines = [self._launch_any(call, template, token)]
         else:
-            zone = call.parameters["Placement"]["AvailabilityZone"]
+            zone, count = call.parameters["Placement"]["AvailabilityZone"], call.parameters["MinCount"]
             is_spot = "InstanceMarketOptions" in call.parameters
-            problem = self._refusal(call.parameters["InstanceType"], zone, is_spot=is_spot)
+            problem = self._refusal(call.parameters["InstanceType"], zone, is_spot=is_spot, count=count)
+            problem = problem or self.placement.refusal(call, zone)
             if problem is not None:
                 raise problem
-            machine = self._new_machine(call, token, zone)
+            machines = [self._new_machine(call, token, zone, index) for index in range(count)]
+            self.placement.put(call, zone, [machine.instance.instance_id for machine in machines])
         self._asked[token] = asked
-        return self._served(machine)
+        return self._served(machines)
 
-    def _refusal(self, instance_type: str, zone: str, *, is_spot: bool = True) -> CloudError | None:
-        """Return what a pool answers instead of an instance."""
+    def _refusal(self, instance_type: str, zone: str, *, is_spot: bool = True, count: int = 1) -> CloudError | None:
+        """Return what a pool answers instead of its instances."""
         if self.refusals.get(zone):
             return self.refusals[zone].pop(0)
-        if self.room_for is not None and self._counted(zone) >= self.room_for:
+        if self.room_for is not None and self._counted(zone) + count > self.room_for:
             return refusal_of("MaxSpotInstanceCountExceeded", f"{instance_type}, {zone}")
         if catalog.find(instance_type).quota_family in self.families_without_quota:
             return refusal_of("VcpuLimitExceeded", f"{instance_type}, {zone}")
         if zone[:-1] in self.regions_without_image:
             return refusal_of("InvalidAMIID.NotFound", f"{instance_type}, {zone}")
-        if zone in self.empty_zones or (is_spot and zone in self.zones_without_spot):
+        is_full = zone in self.room_in and self._in_zone(zone) + count > self.room_in[zone]
+        if is_full or zone in self.empty_zones or (is_spot and zone in self.zones_without_spot):
             return refusal_of("InsufficientInstanceCapacity", f"{instance_type}, {zone}")
         return None
+
+    def _in_zone(self, zone: str) -> int:
+        return sum(m.instance.zone == zone and not self._now_of(m).is_gone for m in self.machines)
 
     def _counted(self, zone: str) -> int:
         """Return the machines of a region that count against its quota: also those that are on their way out."""
@@ -214,20 +251,23 @@ class MemoryCloud:
             errors.append(entry)
         raise refusal(errors, fleet.region)
 
-    def _served(self, machine: Machine) -> Instance:
-        self.machines.append(machine)
-        agent = self.agents[machine.instance.instance_id] = Agent(self, machine)
-        self.configure(len(self.machines), machine)
-        agent.plan()
+    def _served(self, machines: Sequence[Machine]) -> tuple[Instance, ...]:
+        for machine in machines:
+            self.machines.append(machine)
+            agent = self.agents[machine.instance.instance_id] = Agent(self, machine)
+            self.configure(len(self.machines), machine)
+            agent.plan()
         if self.fail_after_serving:
             self.fail_after_serving -= 1
             raise CloudError("the connection broke", code="ReadTimeoutError")
-        return self._now_of(machine)
+        return tuple(self._now_of(machine) for machine in machines)
 
-    def _new_machine(self, call: Call, token: str, zone: str) -> Machine:
-        now = self.clock.now()
+    def _new_machine(self, call: Call, token: str, zone: str, index: int = 0) -> Machine:
+        now, number = self.clock.now(), len(self.machines) + 1 + index
         instance = Instance(
-            instance_id=f"i-{len(self.machines) + 1:017x}",
+            instance_id=f"i-{number:017x}",
+            private_address=f"10.0.{number >> 8}.{number & 255}",
+            launch_index=index,
             instance_type=call.parameters["InstanceType"],
             zone=zone,
             region=call.region,

@@ -21,6 +21,7 @@ from orchestrator.host import answers
 from orchestrator.host.base import Cursor, HostStatus, Job, RestoredOutputs, Setup
 from orchestrator.runs.output_tree import TreeChanges, TreeFile, TreeState, TreeStatus
 from orchestrator.runs.outputs import ExtraOutput, Output
+from tests.support import memory_group
 from tests.support.lies import told
 from tests.support.memory_tree import MemoryTree, StoredTree, downloaded
 
@@ -121,7 +122,7 @@ class Agent:
             at = None if machine.timer_s is None else machine.ready_at + machine.timer_s
             return at, "the guard", 0.0
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
-        if machine.job.bucket is not None:
+        if machine.job.bucket is not None or machine.job.trains_alone:
             due = max(due, self._trained_at())
         why, grace_s = "no contact with the owner", machine.job.stop_timeout_s
         if machine.allow_s is not None:
@@ -299,18 +300,34 @@ class MemoryHost:
 
     # -- the trainer
 
-    def _steps_at(self, at: float) -> int:
+    def renew(self, job_root: str, generation: int) -> None:
+        self.check()
         machine = self.machine
-        assert machine.command_started_at is not None
-        done = machine.resumed_from + int((at - machine.command_started_at) * machine.steps_per_s)
+        if machine.job is not None and machine.job.generation < generation:
+            for output in self.outputs_at(self.clock.now()):
+                machine.sent[output.step] = weights(output.step)  # what it has written stays on its disk
+            machine.command_started_at = machine.stop_at = machine.job = None
+            machine.text, machine.ends = b"", []
+        self._answered()
+
+    def _steps_at(self, at: float) -> int:
+        machine = memory_group.lead_of(self.cloud, self.machine)
+        began_at, broken_at = (
+            memory_group.began_at(self.cloud, self.machine),
+            memory_group.broken_at(self.cloud, self.machine),
+        )
+        if began_at is None:
+            return machine.resumed_from
+        at = max(began_at, at if broken_at is None else min(at, broken_at))
+        done = machine.resumed_from + int((at - began_at) * machine.steps_per_s)
         last = max(machine.resumed_from, machine.stuck_at_step) if machine.stuck_at_step is not None else machine.steps
-        crash = machine.steps if machine.crashes_at_step is None else max(machine.crashes_at_step, machine.resumed_from)
+        crashes_at_step = memory_group.crash_of(self.cloud, self.machine)
+        crash = machine.steps if crashes_at_step is None else max(crashes_at_step, machine.resumed_from)
         return min(done, machine.steps, crash, last)
 
     def _stopped_at(self) -> float | None:
-        machine = self.machine
-        moments = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
-        return max(min(moments), machine.command_started_at or 0.0) if moments else None
+        moment = memory_group.stopped_at(self.cloud, self.machine)
+        return None if moment is None else max(moment, self.machine.command_started_at or 0.0)
 
     def poll(self, job_root: str, cursor: Cursor, allow_s: float | None = None, allow_bytes: float = 0.0) -> HostStatus:
         self.check()
@@ -372,16 +389,32 @@ class MemoryHost:
             trainer, code = "exited", 0
         elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:
             trainer, code = "exited", 1
+        elif self._has_lost_peer(at, step, stopped_at):
+            trainer, code = "exited", memory_group.PEER_LOST
         elif stopped_at is not None and at >= stopped_at + machine.save_s:
             trainer, code = "exited", 143
-        return trainer, code, stopped_at is not None and stopped_at <= at and code != 0
+        own = [t for t in (machine.stop_at, machine.noticed_at) if t is not None]
+        return trainer, code, bool(own) and min(own) <= at and code not in (0, memory_group.PEER_LOST)
+
+    def _has_lost_peer(self, at: float, step: int, stopped_at: float | None) -> bool:
+        """Return whether another machine of the group has crashed, or was lost before all had stopped."""
+        crash, broken_at = (
+            memory_group.crash_of(self.cloud, self.machine),
+            memory_group.broken_at(self.cloud, self.machine),
+        )
+        if crash is not None and step >= crash:
+            return True
+        is_first = stopped_at is None or (broken_at is not None and broken_at < stopped_at + self.machine.save_s)
+        return broken_at is not None and at >= broken_at and is_first
 
     def metrics_at(self, at: float) -> bytes:
-        """Return metrics.jsonl as it is at that moment."""
-        return self._metrics(self._step_at(at))
+        """Return metrics.jsonl as it is at that moment; of a group the first machine has it."""
+        return self._metrics(self._step_at(at)) if memory_group.rank_of(self.machine) == 0 else b""
 
     def outputs_at(self, at: float) -> Iterator[Output]:
         """Yield the checkpoints that are finished at that moment."""
+        if memory_group.rank_of(self.machine) > 0:
+            return iter(())
         _, code, _ = self.trainer_at(at)
         return self._outputs(self._step_at(at), at_end=code in (0, 143))
 

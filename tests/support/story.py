@@ -10,6 +10,7 @@ from typing import Any
 from model.config import TrainConfig
 from orchestrator.cloud.base import Image
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.side_by_side import AtOnce, Beside, one_by_one
 from orchestrator.host.base import Job
 from orchestrator.market import offers
 from orchestrator.market.pools import Offer
@@ -74,7 +75,13 @@ class Story:
         """
         images = dict.fromkeys(self.spec.regions, self.image)
         plan = Plan(
-            self.spec, self.offers(), images, self.store.state().created_at, "home", on_demand=self.on_demand_offers()
+            self.spec,
+            self.offers(),
+            images,
+            self.store.state().created_at,
+            "home",
+            on_demand=self.on_demand_offers(),
+            cluster_types=frozenset(self.cloud.cluster_types(self.spec.instances)),
         )
         job = Job(
             root="pixel-orch/story",
@@ -97,6 +104,7 @@ class Story:
             "make_keys": lambda comment: (f"private {next(self._keys)}", f"ssh-ed25519 AAAA {comment}"),
             "clock": self.clock,
             "watchers": (self.recorder,),
+            "beside": Beside(one_by_one, AtOnce),
         }
         return Engine(**{**parts, **changes})
 

@@ -31,7 +31,7 @@ class ControlRoutes:
         self._shut_down = shut_down
         self._expected: dict[int, float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
-            "health": lambda _: {"cloud_id": cloud.cloud_id},
+            "health": lambda _: {"cloud_id": cloud.cloud_id, "has_own_addresses": cloud.addresses.are_own},
             "instances": lambda _: {"instances": cloud.instances.describe()},
             "interrupt": self._interrupt,
             "rebalance": lambda body: cloud.rebalance(body["instance_id"]),
@@ -73,8 +73,8 @@ class ControlRoutes:
 
     def _interrupt(self, body: dict[str, Any]) -> None:
         notice_s = body.get("notice_s")
-        self._cloud.interrupt(
-            body["instance_id"],
+        self._cloud.interrupt_together(
+            body["instance_ids"] if "instance_ids" in body else [body["instance_id"]],
             notice=bool(body.get("notice", True)),
             notice_s=None if notice_s is None else float(notice_s),
             terminate=bool(body.get("terminate", True)),

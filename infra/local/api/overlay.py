@@ -13,11 +13,13 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from infra.local.api.control_routes import CONTROL_PREFIX, ControlRoutes
 from infra.local.api.create_fleet import Fleets
+from infra.local.api.placement_groups import PlacementGroups
 from infra.local.api.request_journal import RequestJournal
 from infra.local.api.run_instances import Launcher
 from infra.local.api.s3 import S3
@@ -30,6 +32,7 @@ from infra.local.aws import (
     spot_market,
     spot_price_history,
 )
+from infra.local.aws.errors import STATUS_AND_TEXT
 from infra.local.aws.quotas import OPERATIONS as QUOTA_OPERATIONS
 from infra.local.aws.wire import (
     STATUS_LINES,
@@ -53,6 +56,7 @@ _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_requ
 _MAX_BODY = 4 * 1024 * 1024
 _OTHER_LAUNCHES = {"RequestSpotInstances", "RequestSpotFleet"}
 """Operations with which moto would create instances without a host; they are refused."""
+_MOST_ADDRESSES = 5
 _STRUCK_BY_POOL = {"RunInstances", "CreateFleet"}
 _KEPT_SERVICES = {"iam", "cloudformation"}
 _JSON_SERVICES = {"ssm", "pricing", "servicequotas"}
@@ -66,7 +70,8 @@ class Overlay:
         self._cloud = cloud
         self._access_key_id = access_key_id
         self._control = control
-        self._launcher = Launcher(cloud)
+        self._placement = PlacementGroups(cloud)
+        self._launcher = Launcher(cloud, self._placement)
         self._fleets = Fleets(cloud, self._launcher)
         self._moto = moto_ec2.application()
         self._s3_api = S3(state / "s3", self._moto, cloud)
@@ -216,6 +221,10 @@ class Overlay:
                 region, form, history=self._cloud.conditions.prices.history
             ),
         }
+        for name in ("CreatePlacementGroup", "DescribePlacementGroups", "DeletePlacementGroup"):
+            ours[name] = partial(self._placement.answer, name, region, form)
+        if operation == "AllocateAddress":
+            _check_addresses(region)
         reply = ours[operation]() if operation in ours else self._by_moto(operation, region, form, moto)
         if operation not in _STRUCK_BY_POOL and reply.status == 200:
             self._cloud.faults.strike(Call(operation, region=region), served=True)
@@ -296,6 +305,12 @@ class Overlay:
                 "wsgi.errors": io.StringIO(),
             }
             self._reply(environ)
+
+
+def _check_addresses(region: str) -> None:
+    """Refuse one more elastic address than EC2's default quota."""
+    if moto_ec2.addresses(region) >= _MOST_ADDRESSES:
+        raise ApiError("AddressLimitExceeded", STATUS_AND_TEXT["AddressLimitExceeded"][1])
 
 
 def _state(record: Any) -> dict[str, Xml]:

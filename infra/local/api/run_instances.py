@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from infra.local.api.placement_groups import PlacementGroups
 from infra.local.aws import moto_ec2, moto_iam, quotas, spot_market
 from infra.local.aws.moto_ec2 import Ec2Instance
 from infra.local.aws.wire import EC2_NAMESPACE, ApiError, Form, Reply
@@ -24,8 +25,9 @@ _VOLATILE = {"DryRun", "Version", "Action"}
 class Launcher:
     """RunInstances of one embedded cloud; it stores client tokens."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, placement: PlacementGroups) -> None:
         self._cloud = cloud
+        self._placement = placement
         self._tokens: dict[tuple[str, str], tuple[dict[str, str], list[str]]] = {}
 
     def run_instances(self, region: str, form: Form, moto: Moto) -> Reply:
@@ -37,10 +39,12 @@ class Launcher:
         _check_user_data(form)
         _check_profile(form)
         zones = _candidate_zones(region, instance_type, form)
+        _counts(form)
         token = form.get("ClientToken")
         asked = {name: value for name, value in form.values.items() if name not in _VOLATILE}
         if token and (before := self._tokens.get((region, token))) is not None:
             return _replay(before, asked, form, moto)
+        zones = self._placement.zones_left(region, form, instance_type, zones)
         zone = self._choose_zone(instance_type, zones, form)
         if form.flag("DryRun"):
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
@@ -60,6 +64,7 @@ class Launcher:
         _check_user_data(form)
         _check_profile(form)
         zones = _candidate_zones(region, instance_type, form)
+        zones = self._placement.zones_left(region, form, instance_type, zones)
         zone = self._choose_zone(instance_type, zones, form, "CreateFleet")
         reply, ids = self._launch(form, zone, moto)
         if not ids:
@@ -91,12 +96,18 @@ class Launcher:
             raise api_error("Unsupported", call)
         if dry_run:
             return
-        self._check_quota(instance_type, zone, call, _count(form))
+        least, most = _counts(form)
+        self._check_quota(instance_type, zone, call, most)
         if max_price is not None:
             self._check_max_price(max_price, call)
-        room = self._cloud.conditions.capacity.get((instance_type, zone))
-        if room is not None and self._cloud.instances.used(instance_type, zone) + _count(form) > room:
+        free = self._free(instance_type, zone)
+        if free is not None and least > free:
             raise api_error("InsufficientInstanceCapacity", call)
+
+    def _free(self, instance_type: str, zone: str) -> int | None:
+        """Return for how many more instances a pool has room; None for a pool without a limit."""
+        room = self._cloud.conditions.capacity.get((instance_type, zone))
+        return None if room is None else room - self._cloud.instances.used(instance_type, zone)
 
     def _check_quota(self, instance_type: str, zone: str, call: Call, count: int) -> None:
         """Check the account's vCPU quota of that family and market, which applies to all zones of the region."""
@@ -126,13 +137,15 @@ class Launcher:
     def _launch(self, form: Form, zone: str, moto: Moto) -> tuple[Reply, list[str]]:
         """Let moto write the records, then create their hosts. Returns no ids if moto refuses.
 
-        moto launches MinCount instances, EC2 up to MaxCount.
+        moto launches MinCount instances. EC2 launches MaxCount, or as many as the pool has room for: MinCount at least.
         """
-        values = {**form.values, "MinCount": str(_count(form))}
+        most, free = _counts(form)[1], self._free(form.get("InstanceType") or "", zone)
+        values = {**form.values, "MinCount": str(most if free is None else min(most, free))}
         values.setdefault("InstanceInitiatedShutdownBehavior", "stop")
         if not _names_a_subnet(form):
             values["Placement.AvailabilityZone"] = zone
         Ec2Instance.born.clear()
+        Ec2Instance.placement_group = form.get("Placement.GroupName") or ""
         reply = moto(Form(values))
         if reply.status != 200:
             return reply, []
@@ -200,14 +213,15 @@ def _candidate_zones(region: str, instance_type: str, form: Form) -> list[str]:
     return spot_market.offering_zones(instance_type, region) or spot_market.zones(region)[:1]
 
 
-def _count(form: Form) -> int:
+def _counts(form: Form) -> tuple[int, int]:
+    """Return (MinCount, MaxCount). Raises ApiError."""
     try:
         least, most = int(form.get("MinCount") or "1"), int(form.get("MaxCount") or form.get("MinCount") or "1")
     except ValueError:
         raise ApiError("InvalidParameterValue", "MinCount and MaxCount must be whole numbers") from None
     if not 1 <= least <= most:
         raise ApiError("InvalidParameterValue", f"MinCount {least} and MaxCount {most} are not in 1 <= min <= max")
-    return most
+    return least, most
 
 
 def _replay(before: tuple[dict[str, str], list[str]], asked: dict[str, str], form: Form, moto: Moto) -> Reply:

@@ -84,6 +84,11 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
     "MaxSpotInstanceCountExceeded": (400, "Max spot instance count exceeded"),
     "MaxFleetCountExceeded": (400, "You've reached your quota for maximum Fleet Requests for this account."),
     "SecurityGroupLimitExceeded": (400, "The maximum number of security groups for VPC has been reached."),
+    "PlacementGroupLimitExceeded": (
+        400,
+        "You've reached the limit on the number of placement groups that you can have.",
+    ),
+    "AddressLimitExceeded": (400, "The maximum number of addresses has been reached."),
     "VolumeLimitExceeded": (400, "You have exceeded your maximum gp3 storage limit of 50 TiB in this region."),
     # throttling and server errors: retry later
     "RequestLimitExceeded": (503, "Request limit exceeded."),
@@ -129,6 +134,7 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
         400,
         "The specified launch template, with template ID lt-0123456789abcdef0, does not exist.",
     ),
+    "InvalidPlacementGroup.Unknown": (400, "The Placement Group 'pixel-orch-group' is unknown."),
     "ParameterNotFound": (400, ""),
     "NoSuchResourceException": (400, "The request failed because the specified quota does not exist."),
     "NoSuchBucket": (404, "The specified bucket does not exist"),
@@ -146,6 +152,8 @@ STATUS_AND_TEXT: dict[str, tuple[int, str]] = {
         400,
         "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
     ),
+    "InvalidPlacementGroup.Duplicate": (400, "The placement group 'pixel-orch-group' already exists."),
+    "InvalidPlacementGroup.InUse": (400, "The placement group 'pixel-orch-group' is in use and may not be deleted."),
     "DependencyViolation": (400, "resource sg-0123456789abcdef0 has a dependent object"),
 }
 NOT_IN_A_DRY_RUN = {

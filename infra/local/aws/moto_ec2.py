@@ -22,6 +22,9 @@ os.environ.update(
 )
 
 
+_STRATEGIES = ("cluster", "partition", "spread")
+
+
 @contextmanager
 def _only_our_regions_and_types() -> Iterator[None]:
     """Load only our types (moto's 90 files take 1 s) and only our regions (all take 0.6 s) while moto is imported."""
@@ -58,6 +61,7 @@ def _type_description(name: str) -> dict[str, Any]:
         "SupportedRootDeviceTypes": ["ebs"],
         "SupportedVirtualizationTypes": ["hvm"],
         "BareMetal": False,
+        "PlacementGroupInfo": {"SupportedStrategies": list(_STRATEGIES)},
         "ProcessorInfo": {"SupportedArchitectures": ["x86_64"]},
         "VCpuInfo": {"DefaultVCpus": known["vcpus"]},
         "MemoryInfo": {"SizeInMiB": known["memory_mib"]},
@@ -91,6 +95,7 @@ with _only_our_regions_and_types():
     from moto.ec2.exceptions import EC2ClientError
     from moto.ec2.models import ec2_backends
     from moto.ec2.models.amis import Ami
+    from moto.ec2.models.instance_types import InstanceTypeBackend
     from moto.ec2.utils import filter_dict_attribute_mapping as moto_filters
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
@@ -105,6 +110,10 @@ class Ec2Instance(moto_instances.Instance):
     on_stop: StateHook
     on_start: StateHook
     on_reboot: StateHook
+    new_address: Callable[[], str]
+    """Gives the private address of a new instance."""
+    placement_group: ClassVar[str] = ""
+    """The placement group of the instances that are being created."""
     max_price_usd_h: float | None = None
     """Above this spot price EC2 interrupts the instance; None is the on-demand price, which no spot price exceeds."""
 
@@ -114,6 +123,8 @@ class Ec2Instance(moto_instances.Instance):
         self.spot_instance_request_id = f"sir-{secrets.token_hex(4)}" if self.is_spot else None
         self.set_state("pending", 0)
         self.set_public_ip(None)
+        self.set_private_ip(Ec2Instance.new_address())
+        self.placement.group_name = self.placement_group
         self.born.append(self)
 
     def set_state(self, name: str, code: int) -> None:
@@ -129,6 +140,14 @@ class Ec2Instance(moto_instances.Instance):
         """Set the public address of the first network interface."""
         self.nics[0].public_ip_auto_assign = False  # otherwise moto assigns one of AWS's addresses at the next change
         self.nics[0].public_ip = address
+
+    def set_private_ip(self, address: str) -> None:
+        """Set the private address of the first network interface."""
+        nic = self.nics[0]
+        nic.private_ip_address = address
+        for one in nic.private_ip_addresses:
+            if one.get("Primary"):
+                one["PrivateIpAddress"] = address
 
     @property
     def public_dns_name(self) -> str | None:
@@ -195,6 +214,24 @@ def without(region: str, hidden: set[str]) -> Iterator[None]:
         found.reservations.update(every)
 
 
+def hide_cluster(instance_types: set[str]) -> None:
+    """Let these types be in no cluster placement group; all other types can."""
+    for one in InstanceTypeBackend.instance_types:
+        strategies = [name for name in _STRATEGIES if name != "cluster" or one.name not in instance_types]
+        one["PlacementGroupInfo"] = {"SupportedStrategies": strategies}
+
+
+def can_be_in_cluster(instance_type: str) -> bool:
+    """Return whether a type can be in a cluster placement group."""
+    found = next((one for one in InstanceTypeBackend.instance_types if one.name == instance_type), None)
+    return found is not None and "cluster" in found["PlacementGroupInfo"]["SupportedStrategies"]
+
+
+def addresses(region: str) -> int:
+    """Return the number of elastic addresses of a region."""
+    return len(ec2_backends[ACCOUNT_ID][region].addresses)
+
+
 def role_of(record: Ec2Instance) -> str | None:
     """Return the role of an instance's profile, or None."""
     associations = ec2_backends[ACCOUNT_ID][record.region_name].iam_instance_profile_associations
@@ -256,8 +293,11 @@ __all__ = [
     "ACCOUNT_ID",
     "Ec2Instance",
     "ServiceException",
+    "addresses",
     "application",
     "backend",
+    "can_be_in_cluster",
+    "hide_cluster",
     "hide_images",
     "role_of",
     "without",

@@ -11,6 +11,7 @@ USUAL = frozenset(
         *("DescribeInstanceTypes", "DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory", "DescribeImages"),
         *("CreateSecurityGroup", "DeleteSecurityGroup", "DescribeSecurityGroups", "AuthorizeSecurityGroupIngress"),
         *("CreateLaunchTemplate", "DeleteLaunchTemplate", "DescribeLaunchTemplates", "DescribeSubnets", "DescribeVpcs"),
+        *("CreatePlacementGroup", "DeletePlacementGroup", "DescribePlacementGroups", "AllocateAddress"),
         *("GetProducts", *QUOTA_OPERATIONS, "GetParameter", "GetInstanceProfile", "GetCallerIdentity"),
         *("CreateStack", "UpdateStack", "DeleteStack", "DescribeStacks", "DescribeStackEvents"),
     }

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from pathlib import Path
@@ -32,6 +32,7 @@ from infra.local.cloud.state_reasons import (
     ended_by_user,
     failed_to_launch,
 )
+from infra.local.machine.addresses import Addresses
 from infra.local.machine.host import EmbeddedHost, HostFacts
 from infra.local.machine.processes import Children
 
@@ -62,6 +63,7 @@ class Cloud:
         self.faults = FaultList()
         self.conditions = Conditions()
         self.instances = Instances(state / "instances")
+        self.addresses = Addresses()
         self.requests: dict[str, int] = {}
         self.lock = threading.RLock()
         self.api_url = ""
@@ -72,6 +74,7 @@ class Cloud:
         self._ending = threading.Lock()
         self._planned_power: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        Ec2Instance.new_address = self.addresses.take
         Ec2Instance.on_stop = self._on_stop
         Ec2Instance.on_start = self._on_start
         Ec2Instance.on_reboot = self._on_reboot
@@ -199,19 +202,38 @@ class Cloud:
 
     def interrupt(self, instance_id: str, *, notice: bool, notice_s: float | None, terminate: bool) -> None:
         """Interrupt a spot instance. Raises RefusedError if there is no such running spot instance."""
-        record, host = self.instances.running(instance_id)
-        if not record.is_spot:
-            raise RefusedError(f"{instance_id} is on-demand; EC2 interrupts spot instances only")
+        self.interrupt_together([instance_id], notice=notice, notice_s=notice_s, terminate=terminate)
+
+    def interrupt_together(
+        self, instance_ids: Sequence[str], *, notice: bool, notice_s: float | None, terminate: bool
+    ) -> None:
+        """Interrupt spot instances at one moment, or none of them.
+
+        Raises RefusedError if one is not a running spot instance.
+        """
+        found = [self.instances.running(instance_id) for instance_id in instance_ids]
+        for record, _ in found:
+            if not record.is_spot:
+                raise RefusedError(f"{record.id} is on-demand; EC2 interrupts spot instances only")
         delay_s = (self.settings.notice_s if notice_s is None else notice_s) if notice else 0.0
-        log.info("%s interrupted, notice %s s", instance_id, delay_s if notice else "none")
+        log.info("%s interrupted, notice %s s", ", ".join(instance_ids), delay_s if notice else "none")
+
+        def give_notice() -> None:
+            for _, host in found:
+                host.give_notice(delay_s)
+
+        def end_all() -> None:
+            for record, _ in found:
+                self.end(record, ended_by_interruption())
+
         if notice:
-            self.in_loop(lambda: host.give_notice(delay_s))
+            self.in_loop(give_notice)
         if not terminate:
             return
         if delay_s <= 0:
-            self.end(record, ended_by_interruption())
+            self.in_loop(end_all)
         else:
-            self.in_loop(lambda: self._loop.call_later(delay_s, self.end, record, ended_by_interruption()))
+            self.in_loop(lambda: self._loop.call_later(delay_s, end_all))
 
     def rebalance(self, instance_id: str) -> None:
         """Recommend a rebalance in the instance metadata. Raises RefusedError if the instance is not running."""

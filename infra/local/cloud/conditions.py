@@ -17,6 +17,8 @@ class Conditions:
         self.prices = MovedMarket()
         self.without_images: set[str] = set()
         """The regions without the Deep Learning AMI."""
+        self.without_cluster: set[str] = set()
+        """The types that cannot be in a cluster placement group."""
 
     def set_capacity(self, instance_type: str, zone: str, count: int | None) -> None:
         """Limit a pool to `count` instances; None removes the limit."""
@@ -30,10 +32,18 @@ class Conditions:
         self.without_images.update(list(regions) or spot_market.regions())
         moto_ec2.hide_images(self.without_images)
 
+    def forbid_cluster(self, instance_type: str) -> None:
+        """Let a type be in no cluster placement group, as burstable types are."""
+        self.without_cluster.add(instance_type)
+        moto_ec2.hide_cluster(self.without_cluster)
+
     def clear(self) -> None:
-        """Remove all limits and price moves, and restore the images."""
+        """Remove all limits and price moves, and restore the images and the placement of types."""
         self.prices.clear()
         self.capacity.clear()
         self.account.clear()
         self.without_images.clear()
+        if self.without_cluster:
+            self.without_cluster.clear()
+            moto_ec2.hide_cluster(self.without_cluster)
         moto_ec2.hide_images(self.without_images)

@@ -93,11 +93,13 @@ def _actions(target: FaultTarget, instance_id: str, fault: Fault) -> list[tuple[
 
 
 def apply_state(target: FaultTarget, conditions: Conditions, fault: Fault) -> None:
-    """Apply a state: a pool's capacity, a quota, a price, or missing images."""
+    """Apply a state: a pool's capacity, a quota, a price, missing images, or a type without cluster placement."""
     if fault.state == "capacity":
         conditions.set_capacity(fault.type or "", fault.zone or "", int(fault.get("count")))
     elif fault.state == "quota":
         conditions.account.set(fault.code, fault.get("vcpus"), fault.region)
+    elif fault.state == "no-cluster":
+        conditions.forbid_cluster(fault.type or "")
     elif fault.state == "no-image":
         conditions.remove_images([fault.region] if fault.region else ())
     else:

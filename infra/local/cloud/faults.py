@@ -78,6 +78,7 @@ STATES: dict[str, Shape] = {
         "after `after_s` the price is `usd_h`, or `factor` times the price before, at most the on-demand price."
         " Instances with a lower max price are interrupted",
     ),
+    "no-cluster": Shape(("type",), (), "the type cannot be in a cluster placement group, as burstable types are"),
     "no-image": Shape((), ("region",), "the Deep Learning AMIs do not exist: parameter, image by name and by id"),
 }
 

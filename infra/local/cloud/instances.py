@@ -78,7 +78,7 @@ class Instances:
         return list(self._records.values())
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return each instance's id, state, zone, type, market, reason, ssh_port, frozen, folder and pids."""
+        """Return each instance as `EmbeddedCloud.instances` does."""
         found = []
         for record in self.all():
             host = self.hosts.get(record.id)
@@ -90,6 +90,9 @@ class Instances:
                     "type": record.instance_type,
                     "market": "spot" if record.is_spot else "on-demand",
                     "reason": record.state_reason.code or None,
+                    "launch_index": int(record.ami_launch_index),
+                    "private_address": str(record.private_ip),
+                    "placement_group": record.placement.group_name or None,
                     "ssh_port": host.ssh_port if host else None,
                     "frozen": host.frozen if host else False,
                     "folder": str(self.folder / record.id),

@@ -85,7 +85,7 @@ class EmbeddedHost:
         self._config = CloudConfig.parse(facts.user_data)
         self._thawed = asyncio.Event()
         self._thawed.set()
-        self._gate = TcpGate()
+        self._gate = TcpGate(facts.private_ip)
         self.ssh_port = self._gate.port
         self._metadata = MetadataService(self._metadata_paths, self._thawed)
         self._environment: dict[str, str] = {}

@@ -16,15 +16,40 @@ _CHUNK = 256 * 1024
 Serve = Callable[[socket.socket], Awaitable[object]]
 
 
-class TcpGate:
-    """A listening port on 127.0.0.1. The port is bound at once and refuses connections until `open`."""
+_PUBLIC = "127.0.0.1"
+_TRIES = 20
 
-    def __init__(self) -> None:
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
-        self._accepting: asyncio.Task[None] | None = None
+
+def _listeners(address: str) -> list[socket.socket]:
+    """Return sockets bound to one port, of 127.0.0.1 and of the address. Raises OSError if no port is free on both."""
+    for turn in range(_TRIES):
+        bound = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in {_PUBLIC, address}]
+        try:
+            bound[0].bind((_PUBLIC, 0))
+            for one in bound[1:]:
+                one.bind((address, bound[0].getsockname()[1]))
+        except OSError:
+            for one in bound:
+                one.close()
+            if turn == _TRIES - 1:
+                raise
+        else:
+            return bound
+    raise OSError("no port is free")
+
+
+class TcpGate:
+    """A listening port on 127.0.0.1, and on the instance's own address if it has one.
+
+    The port is bound at once and refuses connections until `open`.
+    """
+
+    def __init__(self, address: str = _PUBLIC) -> None:
+        self._listeners = _listeners(address)
+        for one in self._listeners:
+            one.setblocking(False)
+        self.port: int = self._listeners[0].getsockname()[1]
+        self._accepting: list[asyncio.Task[None]] = []
         self._lines: set[Line] = set()
         self._thawed = asyncio.Event()
         self._thawed.set()
@@ -33,13 +58,14 @@ class TcpGate:
 
     def open(self, serve: Serve) -> None:
         """Accept connections; `serve` is called with the server's end of each connection."""
-        self._listener.listen(64)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(serve))
+        for listener in self._listeners:
+            listener.listen(64)
+            self._accepting.append(asyncio.get_running_loop().create_task(self._accept(listener, serve)))
 
-    async def _accept(self, serve: Serve) -> None:
+    async def _accept(self, listener: socket.socket, serve: Serve) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, _ = await loop.sock_accept(self._listener)
+            client, _ = await loop.sock_accept(listener)
             client.setblocking(False)
             if self._is_down:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -75,9 +101,10 @@ class TcpGate:
 
     def close(self) -> None:
         """Close the port and reset all connections."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-        self._listener.close()
+        for task in self._accepting:
+            task.cancel()
+        for listener in self._listeners:
+            listener.close()
         self.cut()
 
 

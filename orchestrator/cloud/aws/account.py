@@ -10,7 +10,11 @@ from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.base import Call, Network
 from orchestrator.errors import AccessError, CloudError, CredentialsError, SpecError
 
-OPERATIONS = {"RunInstances": "run_instances", "CreateSecurityGroup": "create_security_group"}
+OPERATIONS = {
+    "RunInstances": "run_instances",
+    "CreateSecurityGroup": "create_security_group",
+    "CreatePlacementGroup": "create_placement_group",
+}
 
 
 def quota_vcpus(client: Any, region: str, code: str) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.clock import OF_THIS_PROCESS
-from orchestrator.cloud.aws import account
+from orchestrator.cloud.aws import account, group, leftovers
 from orchestrator.cloud.aws.checkip import public_cidr
 from orchestrator.cloud.aws.errors import NO_CREDENTIALS, map_boto_errors
 from orchestrator.cloud.aws.fleet import create_fleet
@@ -17,7 +17,18 @@ from orchestrator.cloud.aws.images import find_image
 from orchestrator.cloud.aws.prices import PriceSource
 from orchestrator.cloud.aws.session import forget_assumed_roles, open_client, open_session
 from orchestrator.cloud.aws.spot_history import history_parameters, price_changes
-from orchestrator.cloud.base import MANAGED_TAG, OWNER_TAG, RUN_TAG, Call, Image, Instance, Network, admission
+from orchestrator.cloud.base import (
+    MANAGED_TAG,
+    OWNER_TAG,
+    RUN_TAG,
+    Call,
+    Image,
+    Instance,
+    Leftover,
+    Network,
+    admission,
+    admission_within,
+)
 from orchestrator.errors import CloudError, CredentialsError, NotFoundError, ThrottledError
 from orchestrator.market.pools import Pool
 from orchestrator.market.price_series import PricePoint
@@ -198,8 +209,8 @@ class AwsCloud:
 
     # -- the security group
 
-    def open_security_group(self, region: str, call: Call, cidr: str | None) -> str:
-        """CreateSecurityGroup and the rule for `cidr`; an existing group of this run and home gets the missing rule.
+    def open_security_group(self, region: str, call: Call, cidr: str | None, *, within: bool = False) -> str:
+        """CreateSecurityGroup and its rules; an existing group of this run and home gets the missing ones.
 
         A group that only has the same name may be anybody's, with rules of their own: it is never used.
         """
@@ -214,7 +225,9 @@ class AwsCloud:
             rules = existing[0].get("IpPermissions", []) if existing else []
         group_id = str(existing[0]["GroupId"]) if existing else self._new_group(region, call, tags[OWNER_TAG])
         if cidr and not any(r.get("CidrIp") == cidr for rule in rules for r in rule.get("IpRanges", [])):
-            self._admit(region, group_id, cidr)
+            self._admit(region, group_id, admission(region, group_id, cidr))
+        if within and not any(p.get("GroupId") == group_id for r in rules for p in r.get("UserIdGroupPairs", [])):
+            self._admit(region, group_id, admission_within(region, group_id))
         return group_id
 
     def _new_group(self, region: str, call: Call, home_id: str) -> str:
@@ -230,9 +243,8 @@ class AwsCloud:
         with self._door(f"{region}, security group {parameters['GroupName']}"):
             return str(self._client("ec2", region).create_security_group(**parameters)["GroupId"])
 
-    def _admit(self, region: str, group_id: str, cidr: str) -> None:
+    def _admit(self, region: str, group_id: str, rule: Call) -> None:
         """AuthorizeSecurityGroupIngress; retried, because EC2 may not know a new group yet."""
-        rule = admission(region, group_id, cidr)
         for wait_s in (*THROTTLED_WAITS_S, None):
             try:
                 with self._door(f"{region}, security group {group_id}"):
@@ -254,14 +266,55 @@ class AwsCloud:
                 ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
         with self._door(f"{region}, security group of {run}"):
             groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-        for group in groups:
+        for one in groups:
             try:
-                with self._door(f"{region}, security group {group['GroupId']}"):
-                    ec2.delete_security_group(GroupId=group["GroupId"])
+                with self._door(f"{region}, security group {one['GroupId']}"):
+                    ec2.delete_security_group(GroupId=one["GroupId"])
             except NotFoundError:
                 continue
 
+    # -- placement groups
+
+    def open_placement_group(self, call: Call) -> None:
+        """CreatePlacementGroup; see `group.py`."""
+        with self._door(call.region):
+            group.open_placement_group(self._client("ec2", call.region), call)
+
+    def close_placement_groups(self, region: str, run: str, home_id: str = "") -> list[str]:
+        """DeletePlacementGroup by tag; return the names of those that still have an instance."""
+        with self._door(region):
+            return group.close_placement_groups(self._client("ec2", region), region, _by_owner(run, home_id))
+
+    def cluster_types(self, instance_types: Sequence[str]) -> set[str]:
+        """DescribeInstanceTypes of each region; a region that does not answer adds none."""
+        found: set[str] = set()
+        for region in self.regions:
+            with suppress(CloudError), self._door(region):
+                found |= group.cluster_types(self._client("ec2", region), region, instance_types)
+        return found
+
+    # -- what a run may leave
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """DescribePlacementGroups and DescribeVolumes of each region, by tag; see `leftovers.py`."""
+        found = []
+        for region in self.regions:
+            with self._door(region):
+                found += leftovers.find(self._client("ec2", region), region, home_id)
+        return found
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """DeletePlacementGroup or DeleteVolume; False if an instance still has it."""
+        with self._door(left.region):
+            return leftovers.remove(self._client("ec2", left.region), left)
+
     # -- instances
+
+    def launch_group(self, call: Call) -> tuple[Instance, ...]:
+        """RunInstances for all or none, sent once. A repeated request with its token gives the same instances."""
+        with self._door(group.where_of(call)):
+            answer = self._client("ec2", call.region, once=True).run_instances(**call.parameters)
+        return group.whole(call, (_instance(raw, call.region) for raw in answer["Instances"]), self.terminate)
 
     def launch(self, call: Call, template: Call | None = None) -> Instance:
         """RunInstances or CreateFleet, sent once. A repeated request with its client token gives the same instance."""
@@ -269,8 +322,7 @@ class AwsCloud:
         if template is not None:
             with self._door(call.region):
                 return create_fleet(self._client("ec2", call.region), once, template, call)
-        placement = call.parameters.get("Placement", {}).get("AvailabilityZone", call.region)
-        with self._door(f"{call.parameters['InstanceType']} in {placement}"):
+        with self._door(group.where_of(call)):
             answer = once.run_instances(**call.parameters)
         return _instance(answer["Instances"][0], call.region)
 
@@ -335,6 +387,7 @@ def _instance(raw: Mapping[str, Any], region: str) -> Instance:
         launched_at=raw["LaunchTime"].timestamp(),
         address=raw.get("PublicIpAddress") or raw.get("PublicDnsName") or "",
         private_address=raw.get("PrivateIpAddress") or "",
+        launch_index=int(raw.get("AmiLaunchIndex") or 0),
         ssh_port=_port(tags.get(SSH_PORT_TAG, "")),
         reason_code=reason.get("Code", ""),
         reason=reason.get("Message", "") or raw.get("StateTransitionReason", ""),

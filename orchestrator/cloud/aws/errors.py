@@ -82,6 +82,19 @@ MEANINGS: dict[str, Meaning] = {
         "the next zone is tried: no type can start in this subnet",
         "InsufficientFreeAddressesInSubnet",
     ),
+    **_meanings(
+        CloudError,
+        "moment",
+        "asked again: it can be deleted when the last instance that has it is terminated",
+        "InvalidPlacementGroup.InUse",
+        "VolumeInUse",
+    ),
+    **_meanings(
+        CloudError,
+        "moment",
+        "the placement group that is there is used",
+        "InvalidPlacementGroup.Duplicate",
+    ),
     # The account's limits: a person must act.
     **_meanings(
         QuotaError,
@@ -102,6 +115,7 @@ MEANINGS: dict[str, Meaning] = {
         "Client.VolumeLimitExceeded",
         "AddressLimitExceeded",
         "LaunchTemplateLimitExceeded",
+        "PlacementGroupLimitExceeded",
         says_so=True,
     ),
     # Credentials, policy, the account itself.
@@ -195,7 +209,10 @@ MEANINGS: dict[str, Meaning] = {
         "asked again: EC2 is eventually consistent for some seconds after a launch",
         "InvalidInstanceID.NotFound",
         "InvalidGroup.NotFound",
+        "InvalidPlacementGroup.Unknown",
         "InvalidSpotInstanceRequestID.NotFound",
+        "InvalidVolume.NotFound",
+        "NoSuchUpload",
         "InvalidLaunchTemplateId.NotFound",
         "InvalidLaunchTemplateName.NotFoundException",
         "ParameterNotFound",

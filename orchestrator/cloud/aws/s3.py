@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from infra.instance import s3_layout
 from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.cloud.aws.session import open_client, open_session
-from orchestrator.errors import CloudError, CredentialsError, PixelOrchError, SpecError
+from orchestrator.errors import CloudError, CredentialsError, NotFoundError, PixelOrchError, SpecError
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import check_room, part_path, sha256_of, sync_folder
 from orchestrator.runs.output_tree import MOST_STATE_BYTES, TreeFile
@@ -297,6 +297,27 @@ class S3Store:
         part = part_path(destination, file.sha256)
         part.write_bytes(content)
         os.replace(part, destination)
+        return True
+
+    # -- uploads that were broken off
+
+    def broken_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Return (key, upload id) of the uploads to the bucket that are not complete; S3 bills their parts.
+
+        Args:
+            prefix: with which their keys begin.
+
+        Raises:
+            CloudError: S3 does not answer, or the policy lacks s3:ListBucketMultipartUploads.
+        """
+        with self._door(f"bucket {self.bucket}"):
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+            return [(str(one["Key"]), str(one["UploadId"])) for page in pages for one in page.get("Uploads", [])]
+
+    def abort_upload(self, key: str, upload_id: str) -> bool:
+        """Abort one of them, which deletes its parts; one that is gone or complete by now is no error. Return True."""
+        with suppress(NotFoundError), self._door(f"s3://{self.bucket}/{key}"):
+            self._s3.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
         return True
 
     def last_words(self, instance_id: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.cli import cleanup
 from orchestrator.cli.main import main
-from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Instance
+from orchestrator.cloud.base import OWNER_TAG, RUN_TAG, Instance, Leftover
+from orchestrator.errors import AccessError
 from orchestrator.runs.events import RunCreated
 from orchestrator.runs.home import home_id
 from orchestrator.runs.spec import RunSpec
@@ -29,6 +30,9 @@ class Left:
 
     def __init__(self) -> None:
         self.found: dict[str, Instance] = {}
+        self.left: list[Leftover] = []
+        self.in_use: set[str] = set()
+        self.refuses = False
 
     def add(self, name: str, home: str) -> None:
         """Let one run."""
@@ -43,6 +47,19 @@ class Left:
         """End them at once."""
         for name in instance_ids:
             self.found[name] = replace(self.found[name], state="terminated")
+
+    def leftovers(self, home_id: str) -> list[Leftover]:
+        """Return what is left of this home."""
+        if self.refuses:
+            raise AccessError("DescribeVolumes: you may not")
+        return list(self.left)
+
+    def remove_leftover(self, left: Leftover) -> bool:
+        """Delete one, unless an instance has it."""
+        if left.name in self.in_use:
+            return False
+        self.left.remove(left)
+        return True
 
     def close_security_group(self, region: str, run: str, home_id: str = "") -> None:
         """There is none."""
@@ -81,6 +98,68 @@ def test_for_programs_it_only_lists_without_leave(left: Left, home: Path, capsys
     assert main([*CLEANUP, "-o", "json", "-y"]) == 0
     assert json.loads(capsys.readouterr().out)["ended"] == ["i-1"]
     assert left.found["i-1"].state == "terminated"
+
+
+GROUP = Leftover("placement group", "pixel-orch-lost-1", "us-east-1", "lost-1")
+VOLUME = Leftover("volume", "vol-1", "us-east-1", "lost-2", "50 GiB")
+
+
+def test_what_a_run_has_left_besides_instances_is_listed_and_removed(left: Left, capsys: Any) -> None:
+    left.left = [GROUP, VOLUME]
+    assert main([*CLEANUP]) == 1
+    out = capsys.readouterr().out
+    assert "left: placement group pixel-orch-lost-1 (of lost-1)" in out
+    assert "left: volume vol-1 (of lost-2, 50 GiB)" in out
+    assert left.left == [GROUP, VOLUME]
+    assert main([*CLEANUP, "-o", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["kind"], one["name"], one["run"]) for one in said["left"]] == [
+        ("placement group", "pixel-orch-lost-1", "lost-1"),
+        ("volume", "vol-1", "lost-2"),
+    ]
+    assert main([*CLEANUP, "-y"]) == 0
+    out = capsys.readouterr().out
+    assert "removed volume vol-1" in out
+    assert "nothing to do" not in out
+    assert left.left == []
+    assert main([*CLEANUP, "-y", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == []
+
+
+def test_what_an_instance_still_has_is_said_and_is_no_success(left: Left, capsys: Any) -> None:
+    left.left, left.in_use = [GROUP, VOLUME], {GROUP.name}
+    assert main([*CLEANUP, "-y"]) == 1
+    out, err = capsys.readouterr()
+    assert "removed volume vol-1" in out
+    assert err.count("\n") == 1
+    assert "placement group pixel-orch-lost-1 (of lost-1) still has an instance; repeat the command" in err
+
+
+def test_a_group_of_an_instance_that_is_ended_goes_with_it(left: Left, home: Path, capsys: Any) -> None:
+    left.add("i-1", home_id(home))
+    left.left = [GROUP]
+    assert main([*CLEANUP]) == 1
+    assert "left: placement group" not in capsys.readouterr().out, "its instance is there: nothing is left yet"
+    assert main([*CLEANUP, "-y"]) == 0
+    assert "removed placement group pixel-orch-lost-1" in capsys.readouterr().out
+
+
+def test_what_a_run_that_is_led_has_made_stays(left: Left, home: Path, capsys: Any) -> None:
+    spec = RunSpec(run="lost-1", cloud="aws", instances=("p2.xlarge",), market="spot", regions=("us-east-1",))
+    left.left = [GROUP]
+    with RunStore.create(home, spec).owned():
+        assert main([*CLEANUP, "-y"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert left.left == [GROUP]
+
+
+def test_a_policy_that_hides_volumes_does_not_hide_instances(left: Left, home: Path, capsys: Any) -> None:
+    left.add("i-1", home_id(home))
+    left.refuses = True
+    assert main([*CLEANUP, "-y"]) == 0
+    out, err = capsys.readouterr()
+    assert "terminated i-1" in out
+    assert err == "pixel-orch cleanup: placement groups and volumes were not looked for: DescribeVolumes: you may not\n"
 
 
 def test_nothing_to_do_is_0_however_it_is_asked(left: Left, capsys: Any) -> None:

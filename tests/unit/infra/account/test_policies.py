@@ -421,7 +421,7 @@ def test_ec2_takes_the_descriptions_that_the_code_sends() -> None:
             if isinstance(node, ast.Dict):
                 pairs = zip(node.keys, node.values, strict=True)
                 found += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "Description"]
-    assert len(found) == 2, "the security group of a run, and its rule"
+    assert len(found) == 3, "the security group of a run, and its rules"
     for value in found:
         assert isinstance(value, ast.Constant), ast.unparse(value)
         assert ALLOWED.fullmatch(value.value), value.value

@@ -345,7 +345,6 @@ def test_too_little_memory_for_the_fast_lstms_gets_the_others_and_is_said(
     assert choose_implementation(config, int(needs / 0.6) - 1) == "reference"
     assert choose_implementation(config.model_copy(update={"implementation": "fast"}), 1) == "fast"
     monkeypatch.setattr("model.training.state.memory_bytes", lambda _: 10**6)
-    monkeypatch.setattr("model.training.loop.memory_bytes", lambda _: 10**6)
     assert run(config, tmp_path) == 0
     assert "too much of the 0.0 GB here: using the slower reference LSTMs" in capsys.readouterr().err
     net = network_of(load(path_of(tmp_path, 1)), torch.device("cpu"))

@@ -196,7 +196,7 @@ def test_too_little_memory_is_one_line(
             "out of memory in training with batch_size=32, hidden=16, layers=5 (allocating 24.00 GiB)",
         ),
         (
-            "model.training.loop.evaluate",
+            "model.training.validation.nats_of_all",
             "out of memory in a validation with 128 images at a time (allocating 24.00 GiB)",
         ),
     ],

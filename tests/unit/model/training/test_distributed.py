@@ -1,0 +1,232 @@
+"""Several processes train as one: the same weights as one process, and they stop, fail and resume together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import TrainConfig
+from model.errors import RANK_LOST
+from model.training.checkpoint import digest, steps_in
+from tests.support.ranks import Command, free_port, in_world, trained
+
+pytestmark = pytest.mark.slow
+torch.set_num_threads(1)
+
+SMALL = TrainConfig(
+    steps=12, batch_size=24, hidden=4, layers=2, head=5, device="cpu", samples=0, learning_rate=0.01, grad_clip=0.1
+)
+
+
+def words(out: Path, **more: Any) -> list[str]:
+    """Return the command line of a training of twelve steps."""
+    settings = {
+        "batch_size": 24, "hidden": 2, "layers": 1, "head": 3, "samples": 0, "log_every": 3, "validate_every": 100,
+        "checkpoint_every": 100, "device": "cpu", **more,
+    }  # fmt: skip
+    return [
+        "--steps",
+        "12",
+        "--out",
+        str(out / "out"),
+        *(w for k, v in settings.items() for w in ("--set", f"{k}={v}")),
+    ]
+
+
+def furthest(one: Any, other: Any) -> float:
+    """Return the largest difference between two trees of tensors, relative to the largest value."""
+    if isinstance(one, torch.Tensor):
+        scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
+        return float((one.double() - other.double()).abs().max()) / scale if one.numel() else 0.0
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max((furthest(one[key], other[key]) for key in one), default=0.0)
+    if isinstance(one, (list, tuple)):
+        return max((furthest(*pair) for pair in zip(one, other, strict=True)), default=0.0)
+    return 0.0 if one == other else abs(one - other) if isinstance(one, float) else float("inf")
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return how far two trainings are apart: weights, running mean, optimizer, and the sum of the nats."""
+    parts = ("model", "ema", "optimizer", "step", "position")
+    nats = abs(one["progress"]["window_sum"] / other["progress"]["window_sum"] - 1)
+    return max(nats, *(furthest(one[part], other[part]) for part in parts))
+
+
+# The same training
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("pixelcnn", {}),
+        ("row-lstm", {}),
+        ("row-lstm", {"implementation": "reference", "optimizer": "rmsprop", "ema": 0.0}),
+        ("diagonal-bilstm", {}),
+        ("pixelcnn", {"multiscale": 4}),
+    ],
+)
+def test_several_ranks_train_as_one(model: str, more: dict[str, Any]) -> None:
+    """Float64 shows the algebra: in float32 the order of a sum alone makes 7e-3 after 60 steps."""
+    config = SMALL.model_copy(update={"model": model, **more})
+    [alone] = in_world(1, trained, config, 6)
+    for size, accumulate in ((2, 1), (3, 2), (4, 3)):
+        states = in_world(size, trained, config.model_copy(update={"accumulate": accumulate}), 6)
+        assert {digest(state["model"]) for state in states} == {digest(states[0]["model"])}, (
+            "each rank has the same bits"
+        )
+        assert {digest(state["optimizer"]) for state in states} == {digest(states[0]["optimizer"])}
+        assert {digest(state["ema"]) for state in states} == {digest(states[0]["ema"])}
+        assert apart(alone, states[0]) < 1e-12
+
+
+def test_the_number_of_ranks_may_change_on_the_way() -> None:
+    [alone] = in_world(1, trained, SMALL, 9)
+    state: dict[str, Any] | None = None
+    for size in (2, 1, 3):
+        state = in_world(size, trained, SMALL, 3, state)[-1]
+    assert state is not None
+    assert apart(alone, state) < 1e-12
+
+
+def test_a_resumed_training_of_three_ranks_has_the_same_bits() -> None:
+    """Of three: with two ranks the order of a sum cannot matter, since a + b = b + a."""
+    whole = in_world(3, resumed, SMALL, 10, None)
+    half = in_world(3, resumed, SMALL, 5, None)
+    rest = in_world(3, resumed, SMALL, 5, half[0])
+    assert digest(rest[0]) == digest(whole[0])
+    assert digest(rest[2]["model"]) == digest(whole[0]["model"])
+
+
+def resumed(group: Any, config: TrainConfig, steps: int, begin: dict[str, Any] | None) -> dict[str, Any]:
+    return trained(group, config, steps, begin, dtype="float32")
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_whole_commands_write_what_one_process_writes(tmp_path: Path) -> None:
+    """Rank 0 alone writes; the validation has the nats of one process; a measurement names the slowest rank."""
+    found = {}
+    for size in (1, 3):
+        out = tmp_path / str(size)
+        out.mkdir()
+        command = Command(size, words(out, validate_every=6, samples=2), out)
+        assert command.codes() == [0] * size
+        found[size] = lines(out / "out")
+        written = {path.name for path in (out / "out").iterdir()} - {"samples-6.png"}  # drawn only if it is quick
+        assert written == {"best.json", "checkpoint-6.pt", "checkpoint-12.pt", "metrics.jsonl", "samples-12.png"}
+        assert [(out / f"{rank}.out").read_text().count("\n") for rank in range(1, size)] == [0] * (size - 1)
+    alone, three = found[1], found[3]
+    assert [line.get("step") for line in alone] == [line.get("step") for line in three]
+    assert "world" not in alone[0] and not any("rank_s" in line for line in alone)
+    assert three[0]["world"] == 3 and len(three[0]["ranks"]) == 3
+    for one, other in zip(alone, three, strict=True):
+        if "nats" in one:
+            assert other["nats"] == pytest.approx(one["nats"], rel=1e-5)
+        assert ("rank_s" in other) == ("images_per_s" in other)
+    assert all(len(line["rank_s"]) == 3 and min(line["rank_s"]) > 0 for line in three if "rank_s" in line)
+
+
+# Stops
+
+
+@pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (2, "SIGTERM"), (1, "SIGINT")])
+def test_a_signal_to_one_rank_stops_all_at_one_step(rank: int, name: str, tmp_path: Path) -> None:
+    command = Command(3, words(tmp_path), tmp_path, mishaps={rank: (5, name)})
+    assert command.codes() == [128 + getattr(signal, name)] * 3
+    assert steps_in(tmp_path / "out") == [5]
+    assert lines(tmp_path / "out")[-1]["reason"] == "stopped"
+
+
+def test_a_stop_is_agreed_while_rank_0_draws_samples(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path, samples=1024, hidden=64, layers=12), tmp_path)
+    until = time.monotonic() + 30
+    while not list((tmp_path / "out").glob("checkpoint-*.pt")) and time.monotonic() < until:
+        time.sleep(0.02)
+    command.signal(1, signal.SIGTERM)
+    assert command.codes() == [143, 143]
+    assert not list((tmp_path / "out").glob("samples-*"))
+
+
+def test_a_rank_that_waits_for_the_others_can_be_stopped(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path), tmp_path, ranks=[1])
+    time.sleep(0.7)
+    command.signal(1, signal.SIGTERM)
+    assert command.codes(within_s=5) == [143]
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "says"),
+    [
+        ("nan", 1, "error: the loss became nan by step 6"),
+        ("fail", 1, "ValueError: the dog ate the batch"),
+        ("memory", 1, "error: out of memory in training with batch_size=24"),
+    ],
+)
+def test_a_failure_of_one_rank_ends_all_with_its_own_words(what: str, code: int, says: str, tmp_path: Path) -> None:
+    command = Command(3, words(tmp_path), tmp_path, mishaps={1: (5, what)})
+    assert command.codes(within_s=15) == [RANK_LOST, code, RANK_LOST]
+    assert says in command.said(1)
+    for other in (0, 2):
+        assert command.said(other).count("\n") == 1
+        assert "rank" in command.said(other)
+    if what == "nan":
+        assert "rank 1 ended this training: its loss or gradient is not finite" in command.said(0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_rank_ends_the_others_and_no_step_is_lost(rank: int, tmp_path: Path) -> None:
+    command = Command(3, words(tmp_path), tmp_path, mishaps={rank: (8, "SIGKILL")})
+    codes = command.codes(within_s=10)
+    assert codes.pop(rank) == -signal.SIGKILL
+    assert codes == [RANK_LOST, RANK_LOST]
+    assert "[rank 2] python -m model train: error: another rank was lost (" in command.said(2)
+    assert steps_in(tmp_path / "out") == ([7] if rank else [])  # rank 0 keeps the last step that all have done
+
+
+def test_a_frozen_rank_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path), tmp_path, mishaps={1: (4, "SIGSTOP")}, timeout_s=2)
+    command.processes[0].join(12)
+    assert command.codes(within_s=0) == [RANK_LOST, None]
+
+
+def test_a_rank_that_never_comes_is_given_up(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path), tmp_path, ranks=[0], timeout_s=2)
+    assert command.codes(within_s=12) == [RANK_LOST]
+    assert "the 2 ranks did not all meet at 127.0.0.1:" in command.said(0)
+
+
+# What cannot work
+
+
+def test_ranks_of_different_versions_do_not_train_together(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path), tmp_path, versions={1: "2.0.1"})
+    assert command.codes() == [2, 2]
+    ours = torch.__version__
+    assert f"error: the processes differ in torch: rank 0 has {ours}, rank 1 has 2.0.1" in command.said(0)
+    assert command.said(0).count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("", free_port()))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = Command(2, words(tmp_path), tmp_path, ranks=[0], port=port)
+        assert command.codes(within_s=10) == [2]
+    assert (
+        command.said(0).splitlines()[-1].startswith(f"python -m model train: error: port {port} of 127.0.0.1 is in use")
+    )

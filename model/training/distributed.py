@@ -63,7 +63,8 @@ def join(world: World, flag: StopFlag, device: torch.device) -> Group:
         meeting.join(LOOK_S)
         flag.check()
     result = made[0]
-    if isinstance(result, Group):
+    if isinstance(result, Members):
+        result.listen()
         return result
     text = str(result)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
@@ -97,6 +98,17 @@ class Members(Group):
         self._gradients: Any = None  # the default group
         self._not_finite = torch.zeros(world.size, device=device)
         self._works = 0  # of `first_does`
+        self._wakes: socket.socket | None = None
+
+    def listen(self) -> None:
+        """Tell the others of a signal at once, also while this process waits inside torch, where no handler runs."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._wakes = theirs  # open as long as this object lives
+        threading.Thread(target=self._stop.tell_of, args=(ours,), daemon=True, name="signals").start()
 
     def stop_of(self, flag: StopFlag) -> StopFlag:
         """Return the stop request that all ranks have agreed on."""
@@ -200,6 +212,8 @@ class Members(Group):
 
     def close(self) -> None:
         """Leave together, so that nobody takes an early leave for a loss."""
+        if self._wakes is not None:
+            signal.set_wakeup_fd(-1)
         with contextlib.suppress(RuntimeError, RankLostError):  # the work is done
             dist.barrier()
             dist.destroy_process_group()
@@ -250,6 +264,13 @@ class AgreedStop(StopFlag):
         """Note that all ranks stop."""
         if self.signum is None:
             self.signum = signum
+
+    def tell_of(self, signals: socket.socket) -> None:
+        """Tell the others of each signal whose number arrives, for a thread of its own."""
+        while number := signals.recv(1):
+            if number[0] in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(RuntimeError):  # rank 0 is lost: the main thread learns of it
+                    self._store.set(STOP_KEY, str(number[0]))
 
     def tell(self) -> None:
         """Tell the others of this process's signal."""

@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from model.__main__ import rank_main
 from model.config import TrainConfig
 from model.data import load as load_data
+from model.data.feed import Feed
 from model.training import distributed, launcher, state
 from model.training.group import Group
 from model.training.state import Training, share_state
@@ -158,6 +158,11 @@ class Command:
         """Return what a rank wrote to stderr."""
         return (self.folder / f"{rank}.err").read_text()
 
+    def wrote(self, rank: int) -> str:
+        """Return what a rank has written to stdout so far."""
+        path = self.folder / f"{rank}.out"
+        return path.read_text() if path.exists() else ""
+
     def signal(self, rank: int, signum: int) -> None:
         """Send a signal to a rank."""
         pid = self.processes[rank].pid
@@ -180,6 +185,9 @@ def _command(env: dict[str, str], words: list[str], folder: str, mishap: Any, ve
 
 def _arrange(at: int, what: str) -> None:
     """Let something happen in the n-th part of a step that this rank computes."""
+    if what == "wait":
+        _wait_for_data(at)
+        return
     count, real = 0, state.nats_per_image
 
     def computed(*args: Any) -> torch.Tensor:
@@ -200,8 +208,16 @@ def _arrange(at: int, what: str) -> None:
     state.nats_per_image = computed
 
 
-def end(processes: Sequence[int]) -> None:
-    """Kill processes that a failed test has left."""
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def _wait_for_data(at: int) -> None:
+    """Let the n-th batch never come."""
+    count, real = 0, Feed.at
+
+    def late(self: Feed, position: int, check_stop: Callable[[], None] = lambda: None) -> Any:
+        nonlocal count
+        count += 1
+        while count >= at:
+            check_stop()
+            time.sleep(0.02)
+        return real(self, position, check_stop)
+
+    Feed.at = late  # type: ignore[method-assign]

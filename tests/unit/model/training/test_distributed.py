@@ -156,6 +156,18 @@ def test_a_stop_is_agreed_while_rank_0_draws_samples(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("samples-*"))
 
 
+def test_a_stop_elsewhere_ends_a_wait_for_data(tmp_path: Path) -> None:
+    """Rank 0 waits inside torch for rank 1, which waits for a shard: the signal to rank 0 ends both waits."""
+    command = Command(2, words(tmp_path), tmp_path, mishaps={1: (6, "wait")})
+    until = time.monotonic() + 20
+    while "step 3/12" not in command.wrote(0) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    command.signal(0, signal.SIGTERM)
+    assert command.codes(within_s=5) == [143, 143]
+    assert steps_in(tmp_path / "out") == [5]
+
+
 def test_a_rank_that_waits_for_the_others_can_be_stopped(tmp_path: Path) -> None:
     command = Command(2, words(tmp_path), tmp_path, ranks=[1])
     time.sleep(0.7)

@@ -18,6 +18,7 @@ from model.training import launcher
 from model.training.launcher import Plan, launch, plan_of
 from model.training.stop import StopFlag
 from model.world import ALONE, World
+from tests.support.ranks import free_port
 
 ROOT = Path(__file__).parents[4]
 
@@ -207,44 +208,93 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["killed", "stopped", "a rank killed"])
-def test_a_whole_command(how: str, tmp_path: Path) -> None:
-    words = ["train", "--processes", "2", "--steps", "1000000", "--out", str(tmp_path / "out"), "--set", "ema=0"]
-    program = subprocess.Popen(
-        [sys.executable, "-m", "model", *words, "--set", "checkpoint_every=1000000", "--set", "validate_every=1000000"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    ranks: list[int] = []
-    try:
-        assert program.stdout is not None
-        for line in program.stdout:
-            if line.startswith("step 20/"):
+class Launched:
+    """`python -m model train` as a user starts it, on one of several machines; at the end nothing of it is left.
+
+    Args:
+        out: output folder.
+        env: variables besides those of this process.
+    """
+
+    def __init__(self, out: Path, *words: str, **env: str) -> None:
+        settings = ("ema=0", "checkpoint_every=1000000", "validate_every=1000000", "samples=0", *words)
+        flags = [word for setting in settings for word in ("--set", setting)]
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "model", "train", "--steps", "1000000", "--out", str(out), *flags],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.ranks: list[int] = []
+
+    def wait_for(self, beginning: str) -> None:
+        """Wait for a line of its progress."""
+        assert self.program.stdout is not None
+        for line in self.program.stdout:
+            if line.startswith(beginning):
                 break
-        ranks = children(program.pid)
-        assert len(ranks) == 2
-        if how == "killed":
-            program.kill()
-        elif how == "stopped":
-            program.terminate()
-        else:
-            os.kill(ranks[1], signal.SIGKILL)
-        _, said = program.communicate(timeout=20)
+        self.ranks = children(self.program.pid)
+
+    def end(self) -> tuple[int, list[str]]:
+        """Wait for its end; return its exit code and the lines on stderr."""
+        self.ranks = self.ranks or children(self.program.pid)
+        _, said = self.program.communicate(timeout=30)
         until = time.monotonic() + 5
-        while any(map(alive, ranks)) and time.monotonic() < until:
+        while any(map(alive, self.ranks)) and time.monotonic() < until:
             time.sleep(0.02)
-        assert not any(map(alive, ranks)), "a rank is left behind"
-        assert program.returncode == {"killed": -9, "stopped": 143, "a rank killed": 137}[how]
-        kept = list((tmp_path / "out").glob("checkpoint-*.pt"))
-        assert len(kept) == (0 if how == "killed" else 1)
-        if how == "a rank killed":
-            assert said.splitlines()[-1].startswith(
-                "[rank 1] python -m model train: error: rank 1 was ended by SIGKILL"
-            )
-    finally:
-        for pid in (program.pid, *ranks):
+        assert not any(map(alive, self.ranks)), "a rank is left behind"
+        return self.program.returncode, said.splitlines()
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in (self.program.pid, *self.ranks):
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
+        self.program.communicate()
+
+
+TWO = {"PIXEL_ORCH_GPUS_PER_NODE": "2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "a rank killed"])
+def test_a_whole_command(how: str, tmp_path: Path) -> None:
+    with Launched(tmp_path, **TWO) as launched:
+        launched.wait_for("step 20/")
+        assert len(launched.ranks) == 2
+        if how == "killed":
+            launched.program.kill()
+        else:
+            os.kill(launched.ranks[1], signal.SIGKILL)
+        code, said = launched.end()
+    assert code == {"killed": -9, "a rank killed": 137}[how]
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == (0 if how == "killed" else 1)
+    if how == "a rank killed":
+        assert said[-1].startswith("[rank 1] python -m model train: error: rank 1 was ended by SIGKILL")
+
+
+@pytest.mark.slow
+def test_two_machines_train_together_and_stop_together(tmp_path: Path) -> None:
+    """The second one is stopped while it waits alone; then both train, and the notice to the second one stops both."""
+    env = {"PIXEL_ORCH_NODES": "2", "PIXEL_ORCH_MASTER_ADDR": "127.0.0.2", "PIXEL_ORCH_MASTER_PORT": str(free_port())}
+    with Launched(tmp_path, PIXEL_ORCH_NODE_RANK="1", **env) as waits:
+        until = time.monotonic() + 20
+        while not waits.ranks and time.monotonic() < until:
+            time.sleep(0.05)
+            waits.ranks = children(waits.program.pid)
+        time.sleep(0.5)
+        waits.program.terminate()
+        assert waits.end() == (143, [])
+    with (
+        Launched(tmp_path / "0", PIXEL_ORCH_NODE_RANK="0", **env) as first,
+        Launched(tmp_path / "1", PIXEL_ORCH_NODE_RANK="1", **env) as second,
+    ):
+        first.wait_for("step 20/")
+        second.program.terminate()
+        assert second.end() == (143, [])
+        assert first.end() == (143, [])
+    assert len(list((tmp_path / "0").glob("checkpoint-*.pt"))) == 1
+    assert not (tmp_path / "1").exists()

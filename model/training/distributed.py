@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import struct
@@ -33,6 +34,7 @@ T = TypeVar("T")
 LOOK_S = 0.1  # between two looks at a signal or at the store while this process waits
 ASK_S = 0.5  # between two questions to the store while this process works
 STOP_KEY = "stop"
+SOURCE = re.compile(r"^\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] ")
 VOTES = 3  # of the end of the summed vector: rows, SIGTERM, SIGINT
 
 
@@ -344,6 +346,7 @@ def _difference(mine: Any, theirs: Any) -> tuple[str, str]:
 
 
 def _first_line(text: str) -> str:
+    """Return what went wrong in torch's words, without the place in its source and the advice that follows."""
     lines = text.strip().splitlines()
-    line = lines[0] if lines else "no reason given"
+    line = SOURCE.sub("", lines[0]).split(". ")[0].rstrip(".") if lines else "no reason given"
     return line if len(line) <= 160 else line[:157] + "..."

@@ -251,6 +251,7 @@ def test_a_lost_rank_ends_the_others_and_no_step_is_lost(rank: int, tmp_path: Pa
     assert codes.pop(rank) == -signal.SIGKILL
     assert codes == [RANK_LOST, RANK_LOST]
     assert "[rank 2] python -m model train: error: another rank was lost (" in command.said(2)
+    assert ".cc" not in command.said(2)
     assert steps_in(tmp_path / "out") == ([7] if rank else [])  # rank 0 keeps the last step that all have done
 
 

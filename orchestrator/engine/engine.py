@@ -310,7 +310,7 @@ class Engine:
                 self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.poll(force=True)
         current = self._current()
-        used = [current] if self.group is None else self.group.usable()
+        used = [current] if self.group is None else self.group.used()
         numbers = {one.number for one in used if one is not None}
         for attempt in self.state().open_attempts():
             if attempt.number not in numbers:

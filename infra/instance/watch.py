@@ -294,7 +294,7 @@ class Watch:
         While the trainer runs and its checkpoints go to S3, only the budget counts.
         """
         running = self.trainer is not None and self.trainer.poll() is None
-        if self.job.get("s3") and running:
+        if (self.job.get("s3") or self.job.get("trains_alone")) and running:
             return self.guaranteed_s()
         keep_s = 0.0 if running else self.keep_outputs_s()
         return min(max(float(self.job["owner_timeout_s"]), keep_s), self.guaranteed_s())

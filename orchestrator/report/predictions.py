@@ -10,7 +10,7 @@ from orchestrator.market import catalog
 from orchestrator.market.scaling import Estimate, group, refusal, work_of_rank
 from orchestrator.market.spot_prices import MarketRow
 from orchestrator.market.throughput import Observation, Prediction, predict
-from orchestrator.report.rows import LeftOutRow, PredictedRow, TypeRow, Workload
+from orchestrator.report.rows import AttemptRow, LeftOutRow, PredictedRow, TypeRow, Workload
 
 
 def predictions(
@@ -87,6 +87,12 @@ def find_type(name: str) -> catalog.InstanceType | None:
         return catalog.find(name)
     except SpecError:
         return None
+
+
+def is_of_one_machine(row: TypeRow | AttemptRow) -> bool:
+    """Return whether a speed is of one machine: no more processes than it has GPUs."""
+    known = find_type(row.instance_type)
+    return row.ranks <= (known.gpus if known is not None else 1)
 
 
 def _price_of(name: str, best: Mapping[str, MarketRow], prices: Sequence[MarketRow]) -> tuple[Decimal | None, str]:

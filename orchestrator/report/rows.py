@@ -156,8 +156,8 @@ class TypeRow:
 
     @property
     def label(self) -> str:
-        """The type, and of several processes their number: `g5.xlarge, 4 GPUs`."""
-        return self.instance_type if self.ranks == 1 else f"{self.instance_type}, {self.ranks} GPUs"
+        """The type, and of several processes their number: `g5.xlarge, 4 processes`."""
+        return self.instance_type if self.ranks == 1 else f"{self.instance_type}, {self.ranks} processes"
 
     @property
     def is_embedded(self) -> bool:

@@ -12,9 +12,11 @@ from orchestrator.market import catalog
 from orchestrator.market.scaling import work_of_rank
 from orchestrator.market.spot_prices import recorded_regions, recorded_rows
 from orchestrator.market.throughput import bound_s, work_of
+from orchestrator.plan.planner import measured_speeds
 from orchestrator.report import Report, as_json, as_markdown, as_text, build
 from orchestrator.report.metrics import digest
 from orchestrator.report.records import records_of
+from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.store import RunStore
 from tests.support.report_runs import BORN, Had, metrics, write_run
 
@@ -47,8 +49,8 @@ def test_a_group_is_not_mixed_with_one_process(home: Path) -> None:
     found = {row.ranks: row.images_per_s for row in report(home).types}
     assert found == {1: pytest.approx(1000), 4: pytest.approx(3000)}
     assert {row["ranks"] for row in as_json(report(home))["types"]} == {1, 4}
-    assert "g5.xlarge, 4 GPUs" in as_text(report(home))
-    assert "g5.xlarge, 4 GPUs" in as_markdown(report(home))
+    assert "g5.xlarge, 4 processes" in as_text(report(home))
+    assert "g5.xlarge, 4 processes" in as_markdown(report(home))
 
 
 def test_the_speed_of_several_processes_counts_for_one_gpu(home: Path) -> None:
@@ -77,3 +79,13 @@ def test_predictions_say_how_many_gpus_there_are_and_what_all_of_them_do(home: P
     assert eight.all_gpus_images_per_s <= 8 * eight.images_per_s
     assert eight.all_gpus_usd_per_epoch is not None
     assert "IMAGES/S is of one GPU of a machine" in " ".join(as_text(report(home)).split())
+
+
+def test_the_speed_of_several_machines_ranks_no_single_one(home: Path) -> None:
+    write_run(home, "one", [Had("g4dn.xlarge", images_per_s=700)])
+    write_run(home, "four", [of_ranks(Had("g5.xlarge", images_per_s=4000), 4)])
+    write_run(home, "machine", [of_ranks(Had("g5.12xlarge", images_per_s=3900), 4)])
+    names = ("g4dn.xlarge", "g5.xlarge", "g5.12xlarge")
+    asked = RunSpec(run="x", cloud="aws", instances=names, market="spot", regions=("us-east-1",),
+                    trainer=TrainConfig(steps=1000))  # fmt: skip
+    assert measured_speeds(home, asked) == {"g4dn.xlarge": pytest.approx(700), "g5.12xlarge": pytest.approx(3900)}

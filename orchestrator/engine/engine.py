@@ -127,7 +127,9 @@ class Engine:
         credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
         if not self.spec.is_group:
             return AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials), None
-        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
+        leader = GroupLeader(
+            parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside, patience=self.patience
+        )
         return leader, GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:

@@ -19,6 +19,7 @@ from orchestrator.engine.monitor import AttemptMonitor
 from orchestrator.engine.outcome import PEER_LOST, Outcome, exit_text, outputs_lost
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.parts import Parts
+from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import Beside
 from orchestrator.errors import BrokenMachineError, CommandTimeoutError, HostError, UnreachableError
 from orchestrator.host.base import HostStatus
@@ -48,6 +49,7 @@ class GroupLeader(AttemptLeader):
     Args:
         parts, bring_up, disk, credentials: as for `AttemptLeader`.
         beside: works on all machines at the same time.
+        patience: asks EC2 again while it does not answer.
         regroup: asked at each poll; returns why the group is to start anew with other machines, "" if it is not.
     """
 
@@ -59,12 +61,13 @@ class GroupLeader(AttemptLeader):
         disk: FullDisk,
         credentials: CredentialsWatch,
         beside: Beside,
+        patience: Patience,
         regroup: Callable[[Sequence[Attempt]], str] = lambda members: "",
     ) -> None:
         super().__init__(parts, bring_up=bring_up, disk=disk, credentials=credentials)
         self.beside = beside
         self.side_by_side = beside.all_of
-        self.group_bring_up = GroupBringUp(bring_up, beside.all_of)
+        self.group_bring_up = GroupBringUp(bring_up, beside.all_of, patience)
         self.regroup = regroup
         self._members: list[Member] = []
         self._regroup_because = ""

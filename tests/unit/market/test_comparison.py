@@ -118,7 +118,7 @@ def test_a_size_without_a_spot_price_is_compared_in_one_market(
     assert twelve.tflops_per_usd == pytest.approx(4 * Decimal("1.006") / Decimal("5.672"))
     shown = " ".join(run(monkeypatch, capsys, home, *names).split())
     assert "g5.2xlarge, g5.12xlarge: no spot price is known; TFLOPS PER $ uses the on-demand price." in shown
-    assert "the bundled trainer uses one" in shown
+    assert "the bundled trainer has a process on each" in shown
     assert "4x A10G" in shown
     assert shown.count("A10G's own sheet") == 1, "a note of the family stands there once"
 

@@ -48,6 +48,7 @@ from infra.instance.renewal import note_generation, renew
 from infra.instance.trainer_files import (
     new_metrics,
     new_text,
+    noted_end,
     others,
     pack,
     read,
@@ -56,7 +57,7 @@ from infra.instance.trainer_files import (
     touch,
     write_json,
 )
-from infra.instance.watch import Watch, is_watched, noted_end, uploader_state
+from infra.instance.watch import Watch, is_watched, uploader_state
 
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)

@@ -226,3 +226,22 @@ def pack(root: str, names: list[str]) -> None:
                 except OSError:
                     continue
     sys.stdout.buffer.flush()
+
+
+def note_end(root: str, trainer: dict[str, Any], error: OSError) -> None:
+    """Record the trainer's exit on a full disk: the target of a short symbolic link takes no disk block."""
+    words = "%d:%d:%s" % (trainer["exit_code"], trainer["asked"], error.strerror)
+    try:
+        os.symlink(words[:59], os.path.join(root, "agent", "end"))
+    except OSError:
+        pass  # it exists already, or there is no free inode
+
+
+def noted_end(root: str) -> dict[str, Any]:
+    """Return what `note_end` wrote, as keys of the state; {} if it wrote nothing."""
+    try:
+        code, asked, why = os.readlink(os.path.join(root, "agent", "end")).split(":", 2)
+    except (OSError, ValueError):
+        return {}
+    trainer = {"state": "exited", "exit_code": int(code), "asked": asked == "1"}
+    return {"trainer": trainer, "ending": "the instance cannot write to its disk: %s" % why}

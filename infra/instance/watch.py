@@ -27,6 +27,7 @@ from infra.instance.deadline import hold, steady
 from infra.instance.digests import Hasher, outputs
 from infra.instance.docker import end_container
 from infra.instance.gpu import BROKEN, GpuWatch
+from infra.instance.group_side import kill_all
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
 from infra.instance.outputs.answers import are_stored, is_mirrored
@@ -35,7 +36,7 @@ from infra.instance.outputs.mirror import Mirror
 from infra.instance.program_side import environment, stop_number, write_notice
 from infra.instance.programs import KILL_S, last_line, run
 from infra.instance.renewal import is_asked
-from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
+from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, note_end, read_json, write_json
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -161,7 +162,7 @@ class Watch:
             os.symlink(target, link)
 
     def signal_trainer(self, number: int) -> None:
-        """Send a signal to the trainer's process group. Of a container Docker forwards it, but for SIGKILL."""
+        """Signal the trainer's process group, by SIGKILL every process of it. Docker forwards any but SIGKILL."""
         if number == signal.SIGKILL:
             end_container(self.job, self.root)
         try:
@@ -169,6 +170,8 @@ class Watch:
                 os.killpg(self.trainer.pid, number)
         except OSError:
             pass
+        if number == signal.SIGKILL:
+            kill_all("PIXEL_ORCH_OUT=%s" % os.path.join(self.root, "out"))
 
     def request_stop(self, why: str) -> None:
         """Tell the trainer to save and end, once, by its signal and by the file of the notice; log the reason."""
@@ -462,25 +465,6 @@ class Watch:
             self.enforce_limits()
             self.extend_deadline()
             time.sleep(TICK_S)
-
-
-def note_end(root: str, trainer: dict[str, Any], error: OSError) -> None:
-    """Record the trainer's exit on a full disk: the target of a short symbolic link takes no disk block."""
-    words = "%d:%d:%s" % (trainer["exit_code"], trainer["asked"], error.strerror)
-    try:
-        os.symlink(words[:59], os.path.join(root, "agent", "end"))
-    except OSError:
-        pass  # it exists already, or there is no free inode
-
-
-def noted_end(root: str) -> dict[str, Any]:
-    """Return what `note_end` wrote, as keys of the state; {} if it wrote nothing."""
-    try:
-        code, asked, why = os.readlink(os.path.join(root, "agent", "end")).split(":", 2)
-    except (OSError, ValueError):
-        return {}
-    trainer = {"state": "exited", "exit_code": int(code), "asked": asked == "1"}
-    return {"trainer": trainer, "ending": "the instance cannot write to its disk: %s" % why}
 
 
 def uploader_state(root: str) -> dict[str, Any]:

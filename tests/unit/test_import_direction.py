@@ -207,6 +207,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "digests",
             "docker",
             "gpu",
+            "group_side",
             "metadata",
             "metrics_process",
             "outputs.answers",
@@ -218,6 +219,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "outputs.stream",
             "program_side",
             "programs",
+            "renewal",
             "trainer_files",
             "watch",
         )

@@ -24,6 +24,7 @@ MODULES = (
     "digests.py",
     "docker.py",
     "gpu.py",
+    "group_side.py",
     "metadata.py",
     "metrics_process.py",
     "program_side.py",

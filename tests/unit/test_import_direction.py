@@ -208,6 +208,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "digests",
             "docker",
             "gpu",
+            "group_side",
             "metadata",
             "metrics_process",
             "outputs.answers",

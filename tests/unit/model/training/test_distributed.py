@@ -161,6 +161,24 @@ def test_whole_commands_write_what_one_process_writes(tmp_path: Path) -> None:
     assert all(len(line["rank_s"]) == 3 and min(line["rank_s"]) > 0 for line in three if "rank_s" in line)
 
 
+def test_a_command_of_three_ranks_goes_on_with_two(tmp_path: Path) -> None:
+    """Only rank 0 reads the checkpoint; a damaged newer one is refused once, by it."""
+    three = Command(3, words(tmp_path, validate_every=12), tmp_path, mishaps={2: (5, "SIGTERM")})
+    assert three.codes() == [143] * 3
+    (tmp_path / "out" / "checkpoint-7.pt").write_bytes(b"PK")
+    two = Command(2, words(tmp_path, validate_every=12), tmp_path)
+    assert two.codes() == [0, 0]
+    assert two.said(0).startswith("refused: ") and two.said(1) == ""
+    alone = Command(1, words(tmp_path / "alone", validate_every=12), tmp_path / "alone")
+    assert alone.codes() == [0]
+    found, wanted = (
+        [(line["step"], line["nats"]) for line in lines(out / "out") if "nats" in line and line["step"] in (6, 9, 12)]
+        for out in (tmp_path, tmp_path / "alone")
+    )
+    assert [step for step, _ in found] == [6, 9, 12, 12]
+    assert [nats for _, nats in found] == pytest.approx([nats for _, nats in wanted], rel=1e-5)
+
+
 # Stops
 
 

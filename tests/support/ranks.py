@@ -21,7 +21,7 @@ from model.__main__ import rank_main
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.data.feed import Feed
-from model.training import distributed, launcher, state, validation
+from model.training import distributed, launcher, loop, state, validation
 from model.training.group import Group
 from model.training.state import Training, share_state
 from model.training.stop import StopFlag
@@ -199,6 +199,9 @@ def _arrange(at: int, what: str) -> None:
     if what in ("wait", "late"):
         _wait_for_data(at, 1.5 if what == "late" else math.inf)
         return
+    if what == "slow samples":
+        _draw_slowly()
+        return
     if "validation" in what:
         _hold_validation(signal.SIGTERM if what == "SIGTERM in validation" else None)
         return
@@ -254,3 +257,17 @@ def _hold_validation(signum: int | None) -> None:
         return real(net, images, before_batch=before_batch)
 
     validation.nats_of_all = held  # type: ignore[assignment]
+
+
+def _draw_slowly() -> None:
+    """Let the samples take twenty seconds."""
+    real = loop.draw
+
+    def slow(*args: Any, before_row: Callable[[], None], **more: Any) -> torch.Tensor:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            before_row()
+            time.sleep(0.02)
+        return real(*args, before_row=before_row, **more)
+
+    loop.draw = slow  # type: ignore[attr-defined]

@@ -197,7 +197,7 @@ def _command(env: dict[str, str], words: list[str], folder: str, mishap: Any, ve
 def _arrange(at: int, what: str) -> None:
     """Let something happen in the n-th part of a step that this rank computes."""
     if what in ("wait", "late"):
-        _wait_for_data(at, 1.5 if what == "late" else math.inf)
+        _wait_for_data(at, 3.5 if what == "late" else math.inf)
         return
     if what == "slow samples":
         _draw_slowly()
@@ -245,10 +245,11 @@ def _wait_for_data(at: int, wait_s: float) -> None:
 
 def _hold_validation(signum: int | None) -> None:
     """Let this rank get a signal in a validation, or wait there for a while."""
-    real = validation.nats_of_all
+    real, wait_s = validation.nats_of_all, 3.5
 
     def held(net: torch.nn.Module, images: Any, *, before_batch: Callable[[], None]) -> torch.Tensor:
-        until = time.monotonic() + 1.5
+        nonlocal wait_s
+        until, wait_s = time.monotonic() + wait_s, 0.0  # the first one only
         while signum is None and time.monotonic() < until:
             before_batch()
             time.sleep(0.02)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.doc_blocks import ROOT, blocks
 from tests.support.example_runs import EXAMPLES, python_with_packages
 from tests.support.group_examples import GROUP_EXAMPLES, GroupExample, GroupExampleRun
 from tests.support.stage import Stage, staged
@@ -54,5 +55,6 @@ def test_a_notice_on_one_machine_stops_both_after_one_step_and_no_step_is_done_t
 def test_all_start_by_the_same_script_and_are_short() -> None:
     scripts = {(EXAMPLES / example.name / "run.sh").read_text() for example in GROUP_EXAMPLES}
     assert len(scripts) == 1
+    assert scripts == {block.text for block in blocks(ROOT / "docs" / "scaling.md") if "exec torchrun" in block.text}
     for example in GROUP_EXAMPLES:
         assert len((EXAMPLES / example.name / "train.py").read_text().splitlines()) < MOST_LINES

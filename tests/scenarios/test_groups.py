@@ -78,14 +78,14 @@ def begins(stage: Stage, number: int) -> str:
 
 
 def test_the_bundled_trainer_on_two_machines_is_interrupted_and_finishes(stage: Stage) -> None:
-    words = ["--nodes", "2", "--interrupt-after", "10", "--set", "steps=60", "--set", "checkpoint_every=10"]
+    words = ["--nodes", "2", "--interrupt-after", "2", "--set", "steps=150", "--set", "checkpoint_every=50"]
     code, said = stage.run(*ON, *words)
     assert code == 0, said
     summary = last_json(said)
     assert summary["state"] == "SUCCEEDED"
     state = stage.state()
     assert state.generation == 2
-    assert max(state.checkpoints) == 60
+    assert max(state.checkpoints) == 150
     assert state.members(2)[0].first_step == state.members(1)[0].last_step + 1, "nothing is lost, nothing done twice"
     check_shares(state, summary["cost_usd"])
     assert EmbeddedCloud.find(stage.home) is None

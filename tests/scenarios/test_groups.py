@@ -25,7 +25,7 @@ ON = ("launch", "--cloud", "local", "-t", "p2.8xlarge", "--spot", "-y", "-n", "t
 ZONES = "abcdef"
 SPOT_P = "L-7212CCBC"
 VCPUS = 32  # of a p2.8xlarge
-TICKS = 400
+TICKS = 200
 PROGRAM = """
 import os, signal, sys, time
 asked = []
@@ -38,6 +38,11 @@ for step in range(first + 1, int(sys.argv[1]) + 1):
         file.write(str(step))
     os.replace("new", "done")
     print(f"step {step}/{sys.argv[1]}", flush=True)
+    if asked and len(sys.argv) > 2:  # as an all_reduce would tell the others
+        open(sys.argv[2], "w").close()
+    if len(sys.argv) > 2 and os.path.exists(sys.argv[2]):
+        print("stops after", step, flush=True)
+        sys.exit(0)
     if asked:
         sys.exit(143)
 """
@@ -51,9 +56,9 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield one
 
 
-def group(stage: Stage, nodes: str, *flags: str) -> list[str]:
+def group(stage: Stage, nodes: str, *words: str) -> list[str]:
     """Return the words that launch the counting program on a group."""
-    return [*ON, "--nodes", nodes, "--workdir", str(stage.work), *flags, "--", "python3", "train.py", str(TICKS)]
+    return [*ON, "--nodes", nodes, "--workdir", str(stage.work), "--", "python3", "train.py", str(TICKS), *words]
 
 
 def trains(stage: Stage, generation: int) -> RunState | None:
@@ -111,6 +116,22 @@ def test_a_machine_that_dies_without_a_notice_is_replaced_and_the_others_stay(st
     for one in after[:2]:
         assert int(begins(stage, one.number).split()[-1]) > 0, "a machine that stays has what its program wrote"
     check_shares(state, last_json(stage.said(launch))["cost_usd"])
+    assert stage.leftovers() == []
+
+
+def test_a_program_that_ends_with_0_because_another_machine_is_taken_back_is_not_complete(stage: Stage) -> None:
+    """Its processes agree, so that machine 0 ends before it was told itself."""
+    told = stage.work.parent / "told"
+    launch = stage.start(*group(stage, "2", str(told)))
+    first = stage.until(lambda: trains(stage, 1), "two programs")
+    stage.embedded().interrupt(first.members(1)[1].instance_id)
+    stage.until(told.exists, "the notice")
+    stage.until(lambda: stage.state().generation == 2 or launch.poll() is not None, "the end of the generation")
+    told.unlink()
+    assert launch.wait(90) == 0, stage.said(launch)
+    state = stage.state()
+    assert (state.state, state.generation) == ("SUCCEEDED", 2)
+    assert (stage.store.folder / "outputs" / "done").read_text() == str(TICKS)
     assert stage.leftovers() == []
 
 

@@ -48,7 +48,6 @@ from infra.instance.renewal import note_generation, renew
 from infra.instance.trainer_files import (
     new_metrics,
     new_text,
-    noted_end,
     others,
     pack,
     read,
@@ -57,7 +56,8 @@ from infra.instance.trainer_files import (
     touch,
     write_json,
 )
-from infra.instance.watch import Watch, is_watched, uploader_state
+from infra.instance.watch import Watch
+from infra.instance.watch_state import is_watched, noted_end, uploader_state
 
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)

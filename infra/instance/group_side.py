@@ -1,4 +1,4 @@
-"""What several machines of one training need on each of them: gloo's network interface, and an end of every process.
+"""What several machines of one training need on each of them: gloo's network interface.
 
 Standard library only, Python 3.8 and later.
 """
@@ -6,8 +6,6 @@ Standard library only, Python 3.8 and later.
 from __future__ import annotations
 
 import fcntl
-import os
-import signal
 import socket
 import struct
 import sys
@@ -50,28 +48,3 @@ def _address_of(probe: socket.socket, name: str) -> str:
     except OSError:
         return ""  # an interface without an address
     return socket.inet_ntoa(answer[20:24])
-
-
-def kill_all(mark: str) -> int:
-    """Kill the processes that have a variable of that name and value in their environment; return how many.
-
-    torchrun (2.13) starts each process in a session of its own: the end of torchrun's process group leaves them
-    training, on a machine that stays for the next generation of its group.
-
-    Args:
-        mark: NAME=VALUE.
-    """
-    wanted, killed = mark.encode(), 0
-    try:
-        numbers = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-    except OSError:
-        return 0  # not Linux
-    for number in numbers:
-        try:
-            with open("/proc/%d/environ" % number, "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    os.kill(number, signal.SIGKILL)
-                    killed += 1
-        except OSError:
-            continue  # it has just ended, or is another user's
-    return killed

@@ -20,6 +20,7 @@ PROGRAMS_FOR_IMAGE = ("container.py",)
 MODULES = (
     "__init__.py",
     "deadline.py",
+    "descendants.py",
     "digests.py",
     "docker.py",
     "gpu.py",
@@ -32,6 +33,7 @@ MODULES = (
     "requirements.py",
     "trainer_files.py",
     "watch.py",
+    "watch_state.py",
     "outputs/__init__.py",
     "outputs/answers.py",
     "outputs/complete_files.py",

@@ -127,7 +127,9 @@ class Engine:
         credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
         if not self.spec.is_group:
             return AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials), None
-        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
+        leader = GroupLeader(
+            parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside, patience=self.patience
+        )
         return leader, GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:
@@ -308,7 +310,7 @@ class Engine:
                 self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.poll(force=True)
         current = self._current()
-        used = [current] if self.group is None else self.group.usable()
+        used = [current] if self.group is None else self.group.used()
         numbers = {one.number for one in used if one is not None}
         for attempt in self.state().open_attempts():
             if attempt.number not in numbers:

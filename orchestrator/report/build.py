@@ -47,8 +47,7 @@ def run_row(
     """
     is_own = workload is not None and workload.is_own
     rows = tuple(
-        _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule, is_own=is_own)
-        for place, attempt in enumerate(state.attempts, 1)
+        _attempt_row(state, place, digests, now=now, rule=rule, is_own=is_own) for place in range(len(state.attempts))
     )
     known = [digests[row.number] for row in rows if row.number in digests]
     epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
@@ -166,10 +165,12 @@ def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
 
 
 def _attempt_row(
-    attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule, *, is_own: bool
+    state: RunState, place: int, digests: Mapping[int, Digest], *, now: float, rule: SpotRule, is_own: bool
 ) -> AttemptRow:
-    billed = bill(attempt, now, rule)
-    began_at = _began_at(attempt, is_own=is_own)
+    attempt, later = state.attempts[place], state.attempts[place + 1 :]
+    billed, digest = bill(attempt, now, rule), digests.get(attempt.number, Digest())
+    members = state.members(attempt.generation) if attempt.generation else [attempt]
+    began_at = _began_at(members[0], is_own=is_own)  # the first machine of a group has the metrics
     to_first_step_s = _lasted_s(attempt, now) if began_at is None else max(0.0, began_at - attempt.started_at)
     is_measured = not is_own or attempt.last_step >= attempt.first_step or digest.steps_per_s is not None
     return AttemptRow(
@@ -213,7 +214,9 @@ def _attempt_row(
         unit=digest.unit if digest.lines else attempt.unit,
         metrics_source=attempt.metrics_source,
         is_measured=is_measured,
-        ranks=digest.world,
+        ranks=max((digests[one.number].world for one in members if one.number in digests), default=1),
+        nodes=len(members),
+        group_usd_h=_sum(Decimal(str(one.price_usd_h)) for one in members) if len(members) > 1 else None,
         prices=_paid_prices(attempt),
     )
 
@@ -227,7 +230,8 @@ def _paid_prices(attempt: Attempt) -> tuple[tuple[float, float], ...]:
 
 
 def _attempt_problems(digest: Digest, attempt: Attempt, *, is_own: bool) -> tuple[str, ...]:
-    found = [one for one in digest.problems if not (is_own and one in UNMEASURED)]
+    has_none = is_own or attempt.rank > 0
+    found = [one for one in digest.problems if not (has_none and one in UNMEASURED)]
     return (*found, *filter(None, [gpu_problem(attempt.gpu)]))
 
 
@@ -274,7 +278,7 @@ class Rate:
         times = [_trained_s(row) for row in rows]
         total_s = sum(times)
         images = sum(t * (row.images_per_s or 0) for t, row in zip(times, rows, strict=True))
-        usd = _sum(_decimal(t) * row.price_usd_h for t, row in zip(times, rows, strict=True))
+        usd = _sum(_decimal(t) * row.usd_h for t, row in zip(times, rows, strict=True))
         steps = sum(map(_steps, rows)) if all(row.steps_per_s for row in rows) else None
         return cls(images / total_s or None, total_s / steps if steps else None, usd / _decimal(total_s))
 
@@ -333,7 +337,7 @@ def build(
     groups: dict[_Key, list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
         for row in run.attempts:
-            key = run.cloud, run.workload, row.instance_type, row.market, row.ranks
+            key = run.cloud, run.workload, row.instance_type, row.market, row.nodes, row.ranks
             groups.setdefault(key, []).append((run, row))
     types = tuple(_type_row(key, pairs) for key, pairs in sorted(groups.items(), key=lambda item: item[0]))
     predicted, left_out = [], []
@@ -353,16 +357,16 @@ def build(
     )
 
 
-_Key = tuple[str, str, str, str, int]  # cloud, workload, type, market, processes
+_Key = tuple[str, str, str, str, int, int]  # cloud, workload, type, market, machines, processes
 
 
 def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
-    cloud, workload, instance_type, market, ranks = key
+    cloud, workload, instance_type, market, nodes, ranks = key
     rows = [row for _, row in pairs]
     measured = [row for row in rows if row.images_per_s]
     rate = Rate.of(rows)
     speed = rate.images_per_s
-    price = rate.usd_h if rate.usd_h is not None else _sum(row.price_usd_h for row in rows) / len(rows)
+    price = rate.usd_h if rate.usd_h is not None else _sum(row.usd_h for row in rows) / len(rows)
     epoch = next((run.images_per_epoch for run, _ in pairs if run.images_per_epoch), None)
     epoch_steps = next((run.steps_per_epoch for run, _ in pairs if run.steps_per_epoch), None)
     return TypeRow(
@@ -385,6 +389,7 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
         device=next((row.device for row in rows if row.device), ""),
         is_ranked=cloud != EMBEDDED_TITLE and rate.usd_h is not None,
         ranks=ranks,
+        nodes=nodes,
         on_demand_usd_h=_on_demand_usd_h(rows),
     )
 
@@ -393,7 +398,7 @@ def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
     """Return the on-demand price per hour of a type: as paid, else as the catalog has it for the newest region."""
     newest = rows[-1]
     if newest.market == "on-demand":
-        return newest.price_usd_h
+        return newest.usd_h
     known = find_type(newest.instance_type)
     usd_h = known.on_demand_usd_h.get(newest.region) if known else None
-    return None if usd_h is None else Decimal(str(usd_h))
+    return None if usd_h is None else Decimal(str(usd_h)) * newest.nodes

@@ -204,6 +204,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
         for name in (
             "agent",
             "deadline",
+            "descendants",
             "digests",
             "docker",
             "gpu",
@@ -222,6 +223,7 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "renewal",
             "trainer_files",
             "watch",
+            "watch_state",
         )
     }
     sent |= {name for name in modules(ROOT, "infra") if name.startswith("infra.instance.metrics.")}

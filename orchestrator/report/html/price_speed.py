@@ -53,7 +53,7 @@ def spots(report: Report, workload: str) -> list[Spot]:
         if row.workload == workload and row.images_per_s:
             kind = "embedded" if row.is_embedded else "measured"
             low, high = row.slow_images_per_s or row.images_per_s, row.fast_images_per_s or row.images_per_s
-            label = cut(row.instance_type, LONGEST_LABEL) + (" (this CPU)" if row.is_embedded else "")
+            label = cut(row.label, LONGEST_LABEL) + (" (this CPU)" if row.is_embedded else "")
             found.append(Spot(label, float(row.price_usd_h), row.images_per_s, low, high, kind))
     for one in report.predicted:
         if one.workload == workload and one.price_usd_h:

@@ -235,6 +235,8 @@ class GroupLeader(AttemptLeader):
         if lead.gone is not None or not lead.has_ended:
             return self._outcome_without_lead(lead, stopping)
         outcome = self._ended(lead.watched, lead.connected, lead.watched.poll(lead.connected))
+        if outcome.cause == LossReason.GPU_FAILED:
+            (self._at_fault() or lead).gone = outcome
         if outcome.kind == "finished":
             left = next((one for one in self._members if one.left), None)
             if left is not None:

@@ -372,3 +372,16 @@ def test_three_generations_without_a_new_step_end_the_run(home: Path) -> None:
     with pytest.raises(PixelOrchError, match="3 generations of the group in a row"):
         story.engine().run()
     assert check(story).state == "FAILED"
+
+
+def test_a_machine_whose_gpu_fails_is_replaced_and_the_others_stay(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        if number == 2:
+            machine.crashes_at_step, machine.gpu_problem = 45, "Xid 79: the GPU has fallen off the bus"
+
+    story = story_of(home, fate=fate)
+    story.engine().run()
+    state = check(story)
+    assert state.state == "SUCCEEDED"
+    assert generations(state) == [["1", "2", "3"], ["1", "4", "3"]]
+    assert lost(story) == [(2, LossReason.GPU_FAILED)]

@@ -137,7 +137,7 @@ def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
     for record in records_of(RunStore.folders(home), SystemClock().now()):
         if record.row.workload == wanted and record.row.cloud != EMBEDDED_TITLE:
             for attempt in record.row.attempts:
-                if attempt.images_per_s:
+                if attempt.images_per_s and attempt.nodes == 1:
                     found[attempt.instance_type] = attempt.images_per_s  # the latest counts
     return found
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
 
-from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
+from orchestrator.market.billing import DEFAULT_RULE, SpotRule
 from orchestrator.market.spot_prices import MarketRow, lowest
-from orchestrator.report.gpu_use import gpu_problem
-from orchestrator.report.metrics import UNMEASURED, Digest
+from orchestrator.report.attempt_rows import attempt_row, lasted_s
+from orchestrator.report.metrics import Digest
 from orchestrator.report.predictions import find_type, predictions, usd_for
-from orchestrator.report.rows import AttemptRow, Report, RunRow, TypeRow, Workload
+from orchestrator.report.rows import AttemptRow, NodesRow, Report, RunRow, TypeRow, Workload
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
-from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.state import RunState
 
 NOTHING = Decimal(0)
 
@@ -46,11 +47,13 @@ def run_row(
         rule: the rule by which a spot second is billed.
     """
     is_own = workload is not None and workload.is_own
+    generations = generations_of(state)
+    leads = [one.lead for one in generations]
     rows = tuple(
-        _attempt_row(attempt, state.attempts[place:], digests.get(attempt.number, Digest()), now, rule, is_own=is_own)
-        for place, attempt in enumerate(state.attempts, 1)
+        attempt_row(one, leads[place:], digests.get(one.lead.number, Digest()), now, rule, is_own=is_own)
+        for place, one in enumerate(generations, 1)
     )
-    known = [digests[row.number] for row in rows if row.number in digests]
+    known = [digests[lead.number] for lead in leads if lead.number in digests]
     epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
     epoch = epoch or (workload.images_per_epoch if workload else None)
     rate = Rate.of(rows)
@@ -76,7 +79,7 @@ def run_row(
         is_estimate=any(row.is_estimate for row in rows),
         data_s=sum(row.data_s for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
-        machine_s=sum(_lasted_s(attempt, now) for attempt in state.attempts),
+        machine_s=sum(lasted_s(attempt, now) for attempt in state.attempts),
         batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
@@ -86,7 +89,34 @@ def run_row(
         seconds_per_step=rate.seconds_per_step,
         usd_per_step=rate.usd_of_steps(1),
         steps_per_epoch=epoch_steps,
+        group_wait_s=sum(row.group_wait_s for row in rows),
+        group_wait_usd=_sum(row.group_wait_usd for row in rows),
+        by_nodes=_by_nodes(rows, epoch, epoch_steps),
     )
+
+
+def _by_nodes(rows: Sequence[AttemptRow], epoch: float | None, epoch_steps: float | None) -> tuple[NodesRow, ...]:
+    """Return what the steps of a group cost at each of its sizes; nothing for a run on one machine at a time."""
+    sizes = sorted({row.nodes for row in rows}) if any(row.is_group for row in rows) else []
+    found = []
+    for nodes in sizes:
+        mine = [row for row in rows if row.nodes == nodes]
+        rate = Rate.of(mine)
+        found.append(
+            NodesRow(
+                nodes=nodes,
+                attempts=len(mine),
+                steps=sum(max(0, row.last_step - row.first_step + 1 - row.steps_lost) for row in mine),
+                images_per_s=rate.images_per_s,
+                seconds_per_step=rate.seconds_per_step,
+                usd_per_step=rate.usd_of_steps(1),
+                usd_per_1000_steps=rate.usd_of_steps(1000),
+                usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
+                cost_usd=_sum(row.billed_usd for row in mine),
+                group_wait_usd=_sum(row.group_wait_usd for row in mine),
+            )
+        )
+    return tuple(found)
 
 
 class _Program(TypedDict):
@@ -152,99 +182,6 @@ def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
     return tuple(f"attempt {row.number}: {problem}" for row in rows for problem in row.problems)
 
 
-def _lasted_s(attempt: Attempt, now: float) -> float:
-    return max(0.0, (attempt.ended_at if attempt.ended_at is not None else now) - attempt.started_at)
-
-
-def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
-    """Return how many steps of an attempt were trained again by later attempts; each step counts once."""
-    again, covered = 0, attempt.resumed_from
-    for first, last in sorted((other.resumed_from, min(other.last_step, attempt.last_step)) for other in later):
-        again += max(0, last - max(first, covered))
-        covered = max(covered, last)
-    return again
-
-
-def _attempt_row(
-    attempt: Attempt, later: Sequence[Attempt], digest: Digest, now: float, rule: SpotRule, *, is_own: bool
-) -> AttemptRow:
-    billed = bill(attempt, now, rule)
-    began_at = _began_at(attempt, is_own=is_own)
-    to_first_step_s = _lasted_s(attempt, now) if began_at is None else max(0.0, began_at - attempt.started_at)
-    is_measured = not is_own or attempt.last_step >= attempt.first_step or digest.steps_per_s is not None
-    return AttemptRow(
-        number=attempt.number,
-        instance_id=attempt.instance_id,
-        instance_type=attempt.instance_type,
-        zone=attempt.zone,
-        region=attempt.region,
-        market=attempt.market,
-        price_usd_h=Decimal(str(attempt.price_usd_h)),
-        started_at=attempt.started_at,
-        ended_at=attempt.ended_at,
-        ended_by=attempt.ended_by,
-        end_reason=attempt.end_reason,
-        is_interrupted=attempt.is_interrupted,
-        noticed=attempt.noticed_ends_at is not None,
-        first_step=attempt.first_step,
-        last_step=attempt.last_step,
-        steps_lost=_done_again(attempt, later),
-        images_per_s=digest.images_per_s,
-        slow_images_per_s=digest.slow_images_per_s,
-        fast_images_per_s=digest.fast_images_per_s,
-        steps_per_s=digest.steps_per_s,
-        device=attempt.device or digest.device,
-        to_first_step_s=to_first_step_s,
-        data_s=attempt.data_s,
-        to_first_step_usd=billed.instance_usd if began_at is None else _share(billed, to_first_step_s),
-        data_usd=_share(billed, attempt.data_s),
-        instance_usd=billed.instance_usd,
-        volume_usd=billed.volume_usd,
-        address_usd=billed.address_usd,
-        data_out_usd=billed.data_out_usd,
-        billed_usd=billed.usd,
-        on_demand_usd=billed.on_demand_usd,
-        billed_s=float(billed.seconds),
-        is_free=billed.is_free,
-        is_estimate=billed.is_estimate,
-        user_setup_s=attempt.user_setup_s,
-        user_setup_usd=_share(billed, attempt.user_setup_s),
-        problems=_attempt_problems(digest, attempt, is_own=is_own),
-        unit=digest.unit if digest.lines else attempt.unit,
-        metrics_source=attempt.metrics_source,
-        is_measured=is_measured,
-        ranks=digest.world,
-        prices=_paid_prices(attempt),
-    )
-
-
-def _paid_prices(attempt: Attempt) -> tuple[tuple[float, float], ...]:
-    """Return the prices of the attempt's pool: as they changed, else by the hour, else that of the launch."""
-    if attempt.price_changes:
-        return tuple(sorted(attempt.price_changes.items()))
-    hours = sorted(attempt.prices_usd_h.items()) or [(0, attempt.price_usd_h)]
-    return tuple((attempt.started_at + 3600.0 * hour, usd_h) for hour, usd_h in hours)
-
-
-def _attempt_problems(digest: Digest, attempt: Attempt, *, is_own: bool) -> tuple[str, ...]:
-    found = [one for one in digest.problems if not (is_own and one in UNMEASURED)]
-    return (*found, *filter(None, [gpu_problem(attempt.gpu)]))
-
-
-def _began_at(attempt: Attempt, *, is_own: bool) -> float | None:
-    """Return where the set-up ends: at the first step; of a program that may tell none, at its start."""
-    if not is_own or (attempt.first_step_at is not None and not attempt.metrics_source):  # so in runs of 0.1.0
-        return attempt.first_step_at
-    return attempt.trainer_started_at
-
-
-def _share(billed: Billed, seconds: float) -> Decimal:
-    """Return the part of an instance's bill that falls on some of its seconds."""
-    if not billed.seconds:
-        return NOTHING
-    return billed.instance_usd * min(Decimal(repr(seconds)) / billed.seconds, Decimal(1))
-
-
 def _sum(values: object) -> Decimal:
     return sum(values, NOTHING)  # type: ignore[call-overload, no-any-return]  # a generator of Decimals
 
@@ -274,7 +211,7 @@ class Rate:
         times = [_trained_s(row) for row in rows]
         total_s = sum(times)
         images = sum(t * (row.images_per_s or 0) for t, row in zip(times, rows, strict=True))
-        usd = _sum(_decimal(t) * row.price_usd_h for t, row in zip(times, rows, strict=True))
+        usd = _sum(_decimal(t) * row.group_usd_h for t, row in zip(times, rows, strict=True))
         steps = sum(map(_steps, rows)) if all(row.steps_per_s for row in rows) else None
         return cls(images / total_s or None, total_s / steps if steps else None, usd / _decimal(total_s))
 
@@ -333,7 +270,7 @@ def build(
     groups: dict[_Key, list[tuple[RunRow, AttemptRow]]] = {}
     for run in runs:
         for row in run.attempts:
-            key = run.cloud, run.workload, row.instance_type, row.market, row.ranks
+            key = run.cloud, run.workload, row.instance_type, row.market, row.nodes, row.ranks
             groups.setdefault(key, []).append((run, row))
     types = tuple(_type_row(key, pairs) for key, pairs in sorted(groups.items(), key=lambda item: item[0]))
     predicted, left_out = [], []
@@ -353,16 +290,16 @@ def build(
     )
 
 
-_Key = tuple[str, str, str, str, int]  # cloud, workload, type, market, processes
+_Key = tuple[str, str, str, str, int, int]  # cloud, workload, type, market, machines, processes
 
 
 def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
-    cloud, workload, instance_type, market, ranks = key
+    cloud, workload, instance_type, market, nodes, ranks = key
     rows = [row for _, row in pairs]
     measured = [row for row in rows if row.images_per_s]
     rate = Rate.of(rows)
     speed = rate.images_per_s
-    price = rate.usd_h if rate.usd_h is not None else _sum(row.price_usd_h for row in rows) / len(rows)
+    price = rate.usd_h if rate.usd_h is not None else _sum(row.group_usd_h for row in rows) / len(rows)
     epoch = next((run.images_per_epoch for run, _ in pairs if run.images_per_epoch), None)
     epoch_steps = next((run.steps_per_epoch for run, _ in pairs if run.steps_per_epoch), None)
     return TypeRow(
@@ -371,7 +308,7 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
         instance_type=instance_type,
         market=market,
         attempts=len(rows),
-        interruptions=sum(row.is_interrupted for row in rows),
+        interruptions=sum(row.interruptions for row in rows),
         images_per_s=speed,
         slow_images_per_s=min((row.slow_images_per_s for row in measured if row.slow_images_per_s), default=None),
         fast_images_per_s=max((row.fast_images_per_s for row in measured if row.fast_images_per_s), default=None),
@@ -385,15 +322,19 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
         device=next((row.device for row in rows if row.device), ""),
         is_ranked=cloud != EMBEDDED_TITLE and rate.usd_h is not None,
         ranks=ranks,
+        nodes=nodes,
         on_demand_usd_h=_on_demand_usd_h(rows),
     )
 
 
 def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
-    """Return the on-demand price per hour of a type: as paid, else as the catalog has it for the newest region."""
+    """Return the on-demand price per hour of a type, of all machines of a group.
+
+    As paid, else as the catalog has it for the newest region.
+    """
     newest = rows[-1]
     if newest.market == "on-demand":
-        return newest.price_usd_h
+        return newest.group_usd_h
     known = find_type(newest.instance_type)
     usd_h = known.on_demand_usd_h.get(newest.region) if known else None
-    return None if usd_h is None else Decimal(str(usd_h))
+    return None if usd_h is None else Decimal(str(usd_h)) * newest.nodes

@@ -15,7 +15,7 @@ from orchestrator.report.rows import Report, RunRow
 from orchestrator.report.text import compact, ranked_types, steps_words, when
 from orchestrator.runs.listing import UNREADABLE
 
-TIMES = ("started_at", "ended_at", "created_at", "generated_at")
+TIMES = ("state_since", "started_at", "ended_at", "created_at", "generated_at")
 
 
 def as_json(report: Report) -> dict[str, Any]:

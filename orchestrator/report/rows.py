@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from model.config import TrainConfig
 from orchestrator.market.throughput import Work
+from orchestrator.report.slow_nodes import SlowNode
 from orchestrator.report.story import Story
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
@@ -28,8 +29,35 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class MemberRow:
+    """One machine of an attempt, and its share of the bill."""
+
+    instance_id: str
+    rank: int | None  # among the machines that train together; None: it has not joined them, or never did
+    instance_type: str
+    zone: str
+    market: str
+    price_usd_h: Decimal  # at the launch
+    started_at: float  # when it was launched, or went on in this attempt
+    ended_at: float | None
+    ended_by: str | None  # "kept": it goes on in the next attempt
+    lost_because: str  # "" unless it was given up
+    billed_usd: Decimal
+    is_interrupted: bool
+    is_free: bool
+    state: str  # boots, set-up, waits, trains, notice, ends; ended, lost, interrupted, went on
+    state_since: float
+    group_wait_s: float = 0.0  # billed while it waited for the others
+    group_wait_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True)
 class AttemptRow:
-    """One attempt: the instance, its training, its bill."""
+    """One attempt: its machines, their training, their bill.
+
+    Of a group it is one generation. `instance_id`, `zone`, `price_usd_h`, the steps, and the speed are those of its
+    first machine; the amounts are the sums over all of them.
+    """
 
     number: int
     instance_id: str
@@ -72,7 +100,50 @@ class AttemptRow:
     metrics_source: str = ""  # of a program of the user's own, in words; "" where none was found
     is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
     ranks: int = 1  # processes that shared each batch, one for each GPU
+    nodes: int = 1  # machines that train together
+    members: tuple[MemberRow, ...] = ()
+    group_wait_s: float = 0.0  # machine time that was billed while machines waited for others
+    group_wait_usd: Decimal = Decimal(0)
+    slow_nodes: tuple[SlowNode, ...] = ()
+    is_group: bool = field(default=False, metadata=PAGE_ONLY)
     prices: tuple[tuple[float, float], ...] = field(default=(), metadata=PAGE_ONLY)  # unix seconds, dollars per hour
+
+    @property
+    def group_usd_h(self) -> Decimal:
+        """The price of an hour of all machines that train together, at their launch."""
+        mine = [one.price_usd_h for one in self.members if one.rank is not None]
+        return sum(mine, Decimal(0)) if len(mine) > 1 else self.price_usd_h
+
+    @property
+    def has_free(self) -> bool:
+        """Whether AWS does not bill one of its machines."""
+        return self.is_free or any(one.is_free for one in self.members)
+
+    @property
+    def interruptions(self) -> int:
+        """How many of its machines AWS interrupted."""
+        return sum(one.is_interrupted for one in self.members)
+
+    @property
+    def machines(self) -> str:
+        """The type, and of several machines their number: `3 x g5.xlarge`."""
+        return f"{self.nodes} x {self.instance_type}" if self.nodes > 1 else self.instance_type
+
+
+@dataclass(frozen=True)
+class NodesRow:
+    """The attempts of a run at one size of its group. $/step is of the training alone, as in `RunRow`."""
+
+    nodes: int  # machines that train together
+    attempts: int
+    steps: int  # trained there and not again later
+    images_per_s: float | None
+    seconds_per_step: float | None
+    usd_per_step: Decimal | None
+    usd_per_1000_steps: Decimal | None
+    usd_per_epoch: Decimal | None
+    cost_usd: Decimal  # all that these attempts were billed
+    group_wait_usd: Decimal
 
 
 @dataclass(frozen=True)
@@ -121,6 +192,9 @@ class RunRow:
     usd_per_step: Decimal | None = None
     steps_per_epoch: float | None = None  # as the program's own lines give it
     values: Mapping[str, float] = field(default_factory=dict)  # the last one of each number that it wrote
+    group_wait_s: float = 0.0  # machine time that was billed while machines waited for others of their group
+    group_wait_usd: Decimal = Decimal(0)
+    by_nodes: tuple[NodesRow, ...] = ()  # of a group: what the steps cost at each size
     story: Story | None = field(default=None, metadata=PAGE_ONLY)  # of a run that lost an instance
 
     @property
@@ -143,7 +217,7 @@ class TypeRow:
     slow_images_per_s: float | None
     fast_images_per_s: float | None
     seconds_per_step: float | None
-    price_usd_h: Decimal  # at the launch; over several attempts the time-weighted mean
+    price_usd_h: Decimal  # at the launch, of all machines of a group; over several attempts the time-weighted mean
     usd_per_step: Decimal | None
     usd_per_1000_steps: Decimal | None
     usd_per_epoch: Decimal | None
@@ -152,12 +226,14 @@ class TypeRow:
     device: str
     is_ranked: bool  # False on the embedded cloud, which measures this machine's CPU
     ranks: int = 1  # processes that shared each batch, one for each GPU; each number has a row of its own
+    nodes: int = 1  # machines that train together; each number has a row of its own
     on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # None: unknown
 
     @property
     def label(self) -> str:
-        """The type, and of several processes their number: `g5.xlarge, 4 GPUs`."""
-        return self.instance_type if self.ranks == 1 else f"{self.instance_type}, {self.ranks} GPUs"
+        """The type, and of several machines or processes their number: `2 x g5.xlarge, 4 GPUs`."""
+        name = self.instance_type if self.nodes == 1 else f"{self.nodes} x {self.instance_type}"
+        return name if self.ranks in (1, self.nodes) else f"{name}, {self.ranks} GPUs"
 
     @property
     def is_embedded(self) -> bool:

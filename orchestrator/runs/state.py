@@ -88,6 +88,8 @@ class Attempt:
     unit: str = "step"  # what its steps are: "epoch" for a program that tells its epochs only
     lost_because: str = ""  # for people
     lost_cause: LossReason | None = None
+    lost_at: float | None = None  # when it was given up
+    ready_at: float | None = None  # when its machine was set up; None for one that goes on in a new generation
     terminate_requested: bool = False
     prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
     price_changes: dict[float, float] = field(default_factory=dict)  # price by the time (unix seconds) of the change
@@ -389,6 +391,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
         return
     match event:
         case HostReady():
+            attempt.ready_at = event.at
             attempt.setup_s, attempt.data_s = event.setup_s, event.data_s
             attempt.user_setup_s, attempt.user_setup_how = event.user_setup_s, event.user_setup_how
         case TrainerStarted():
@@ -410,6 +413,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             state.step = max(state.step, event.last_step)
         case AttemptLost():
             attempt.lost_because, attempt.lost_cause = event.reason, loss_reason(event)
+            attempt.lost_at = event.at
         case TerminateRequested():
             attempt.terminate_requested = True
         case InstanceEnded():

@@ -308,7 +308,7 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             tell(line)
         views = () if view is None else (view,)
         try:
-            lead(run, watchers=(ProgressLines(tell, spec.steps, clock), *views, *extra), say=tell)
+            lead(run, watchers=(ProgressLines(tell, spec.steps, clock, run.store.events()), *views, *extra), say=tell)
         finally:
             if view is not None:
                 view.refresh(at_once=True)

@@ -13,7 +13,7 @@ from orchestrator.dashboard.downloads import files_of
 from orchestrator.dashboard.event_log import EventLog
 from orchestrator.dashboard.rows import KnownRun, Row, spelled
 from orchestrator.market.billing import NOTHING, Billed, bill
-from orchestrator.report.event_text import event_words
+from orchestrator.report.group_text import EventLines
 from orchestrator.report.records import workload_of
 from orchestrator.report.summary import samples_of
 from orchestrator.runs.checked import is_figure
@@ -40,6 +40,7 @@ class OpenRun:
         self._lock = threading.Lock()
         self._words: deque[tuple[float, str]] = deque(maxlen=MOST_EVENTS)
         self._has_looked = False
+        self._lines = EventLines()
         self._number = 0  # of the events with words, so that a page knows them again
         self._curves = RunCurves(store)
         self._known = KnownRun(store, EventLog(store, self._watch, self._restart))
@@ -49,12 +50,13 @@ class OpenRun:
 
     def _restart(self) -> None:
         self._words.clear()
+        self._lines = EventLines()
         self._first.clear()
         self._steps.clear()
         self._curves.begin()
 
     def _watch(self, event: Event) -> None:
-        words = event_words(event, event.at).strip()
+        words = self._lines.words(event, event.at).strip()
         if words:
             self._number += 1
             self._words.append((event.at, words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import TypedDict
 
 from orchestrator.market.billing import Billed, SpotRule, bill
 from orchestrator.report.gpu_use import gpu_problem
@@ -34,7 +35,6 @@ def attempt_row(
     ending = one.lost or lead
     began_at = _began_at(lead, is_own=is_own)
     is_measured = not is_own or lead.last_step >= lead.first_step or digest.steps_per_s is not None
-    on_demand = [billed.on_demand_usd for billed in bills]
     return AttemptRow(
         number=one.number,
         instance_id=lead.instance_id,
@@ -59,23 +59,11 @@ def attempt_row(
         device=lead.device or digest.device,
         to_first_step_s=_until(lead, began_at, now),
         data_s=max(member.data_s for member in one.members),
-        to_first_step_usd=_sum(
-            billed.instance_usd if began_at is None and not one.is_group
-            else _share(billed, max(0.0, _until(member, began_at, now) - one.waited_to_start_s(member, now)))
-            for member, billed in zip(one.members, bills, strict=True)
-        ),
-        data_usd=_sum(_share(billed, m.data_s) for m, billed in zip(one.members, bills, strict=True)),
-        instance_usd=_sum(billed.instance_usd for billed in bills),
-        volume_usd=_sum(billed.volume_usd for billed in bills),
-        address_usd=_sum(billed.address_usd for billed in bills),
-        data_out_usd=_sum(billed.data_out_usd for billed in bills),
-        billed_usd=_sum(billed.usd for billed in bills),
-        on_demand_usd=None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
+        **_amounts(one, bills, began_at, now),
         billed_s=float(_sum(billed.seconds for billed in bills)),
         is_free=all(billed.is_free for billed in bills),
         is_estimate=any(billed.is_estimate for billed in bills),
         user_setup_s=max(member.user_setup_s for member in one.members),
-        user_setup_usd=_sum(_share(billed, m.user_setup_s) for m, billed in zip(one.members, bills, strict=True)),
         problems=_problems(digest, one, is_own=is_own),
         unit=digest.unit if digest.lines else lead.unit,
         metrics_source=lead.metrics_source,
@@ -84,10 +72,46 @@ def attempt_row(
         nodes=one.nodes,
         members=members,
         group_wait_s=sum(member.group_wait_s for member in members),
-        group_wait_usd=_sum(member.group_wait_usd for member in members),
         is_group=one.is_group,
         prices=_paid_prices(lead),
     )  # fmt: skip
+
+
+class _Amounts(TypedDict):
+    to_first_step_usd: Decimal
+    data_usd: Decimal
+    user_setup_usd: Decimal
+    group_wait_usd: Decimal
+    instance_usd: Decimal
+    volume_usd: Decimal
+    address_usd: Decimal
+    data_out_usd: Decimal
+    billed_usd: Decimal
+    on_demand_usd: Decimal | None
+
+
+def _amounts(one: Generation, bills: Sequence[Billed], began_at: float | None, now: float) -> _Amounts:
+    """Return the sums over the machines. What they waited for the group is no part of what precedes the first step."""
+    both = list(zip(one.members, bills, strict=True))
+    on_demand = [billed.on_demand_usd for billed in bills]
+
+    def before(member: Attempt, billed: Billed) -> Decimal:
+        if began_at is None and not one.is_group:
+            return billed.instance_usd
+        return _share(billed, max(0.0, _until(member, began_at, now) - one.waited_to_start_s(member, now)))
+
+    return {
+        "to_first_step_usd": _sum(before(member, billed) for member, billed in both),
+        "data_usd": _sum(_share(billed, member.data_s) for member, billed in both),
+        "user_setup_usd": _sum(_share(billed, member.user_setup_s) for member, billed in both),
+        "group_wait_usd": _sum(_share(billed, one.waited_s(member, now)) for member, billed in both),
+        "instance_usd": _sum(billed.instance_usd for billed in bills),
+        "volume_usd": _sum(billed.volume_usd for billed in bills),
+        "address_usd": _sum(billed.address_usd for billed in bills),
+        "data_out_usd": _sum(billed.data_out_usd for billed in bills),
+        "billed_usd": _sum(billed.usd for billed in bills),
+        "on_demand_usd": None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
+    }
 
 
 def lasted_s(attempt: Attempt, now: float) -> float:

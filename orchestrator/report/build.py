@@ -54,8 +54,7 @@ def run_row(
         for place, one in enumerate(generations, 1)
     )
     known = [digests[lead.number] for lead in leads if lead.number in digests]
-    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
-    epoch = epoch or (workload.images_per_epoch if workload else None)
+    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), workload and workload.images_per_epoch)
     rate = Rate.of(rows)
     epoch_steps = next((d.steps_per_epoch for d in reversed(known) if d.steps_per_epoch), None)
     return RunRow(
@@ -74,7 +73,6 @@ def run_row(
         usd_per_1000_steps=rate.usd_of_steps(1000),
         usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
         **_last_validation(known),
-        device=next((row.device for row in reversed(rows) if row.device), ""),
         **_bill_of(rows),
         is_estimate=any(row.is_estimate for row in rows),
         data_s=sum(row.data_s for row in rows),
@@ -84,13 +82,11 @@ def run_row(
         images_per_epoch=epoch,
         problems=_run_problems(rows),
         user_setup_s=sum(row.user_setup_s for row in rows),
-        user_setup_usd=_sum(row.user_setup_usd for row in rows),
         **_program_of(rows, known, is_own=is_own),
         seconds_per_step=rate.seconds_per_step,
         usd_per_step=rate.usd_of_steps(1),
         steps_per_epoch=epoch_steps,
         group_wait_s=sum(row.group_wait_s for row in rows),
-        group_wait_usd=_sum(row.group_wait_usd for row in rows),
         by_nodes=_by_nodes(rows, epoch, epoch_steps),
     )
 
@@ -120,6 +116,7 @@ def _by_nodes(rows: Sequence[AttemptRow], epoch: float | None, epoch_steps: floa
 
 
 class _Program(TypedDict):
+    device: str
     is_own: bool
     unit: str
     metrics_source: str
@@ -128,8 +125,9 @@ class _Program(TypedDict):
 
 
 def _program_of(rows: Sequence[AttemptRow], known: Sequence[Digest], *, is_own: bool) -> _Program:
-    """Return what is known of a program of the user's own: of the last attempt that tells it."""
+    """Return what is known of the program: of the last attempt that tells it."""
     return {
+        "device": next((row.device for row in reversed(rows) if row.device), ""),
         "is_own": is_own,
         "unit": next((row.unit for row in reversed(rows) if row.is_measured), "step"),
         "metrics_source": next((row.metrics_source for row in reversed(rows) if row.metrics_source), ""),
@@ -159,6 +157,8 @@ class _Bill(TypedDict):
     on_demand_usd: Decimal | None
     to_first_step_usd: Decimal
     data_usd: Decimal
+    user_setup_usd: Decimal
+    group_wait_usd: Decimal
 
 
 def _bill_of(rows: Sequence[AttemptRow]) -> _Bill:
@@ -173,6 +173,8 @@ def _bill_of(rows: Sequence[AttemptRow]) -> _Bill:
         "on_demand_usd": None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
         "to_first_step_usd": _sum(row.to_first_step_usd for row in rows),
         "data_usd": _sum(row.data_usd for row in rows),
+        "user_setup_usd": _sum(row.user_setup_usd for row in rows),
+        "group_wait_usd": _sum(row.group_wait_usd for row in rows),
     }
 
 
@@ -286,8 +288,24 @@ def build(
         tuple(predicted),
         tuple(left_out),
         price_note if predicted else "",
+        slot_notes=_slot_notes(runs),
         broken=tuple(broken),
     )
+
+
+def _slot_notes(runs: Sequence[RunRow]) -> tuple[str, ...]:
+    """Say of which machines of the embedded cloud one process stands for several GPUs."""
+    found: dict[str, int] = {}
+    for run in runs:
+        if run.cloud == EMBEDDED_TITLE and run.slots in (None, 1):
+            for row in run.attempts:
+                known = find_type(row.instance_type)
+                if known is not None and known.gpus > 1 and row.ranks <= row.nodes:
+                    found[known.name] = known.gpus
+    names = ", ".join(f"{name} ({gpus} GPUs)" for name, gpus in found.items())
+    if not names:
+        return ()
+    return (f"embedded cloud: one process trains on each machine, also where the type has more GPUs: {names}.",)
 
 
 _Key = tuple[str, str, str, str, int, int]  # cloud, workload, type, market, machines, processes

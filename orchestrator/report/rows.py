@@ -195,7 +195,13 @@ class RunRow:
     group_wait_s: float = 0.0  # machine time that was billed while machines waited for others of their group
     group_wait_usd: Decimal = Decimal(0)
     by_nodes: tuple[NodesRow, ...] = ()  # of a group: what the steps cost at each size
+    slots: int | None = field(default=None, metadata=PAGE_ONLY)  # processes on a machine, as `--slots` says
     story: Story | None = field(default=None, metadata=PAGE_ONLY)  # of a run that lost an instance
+
+    @property
+    def instances(self) -> int:
+        """How many machines it had."""
+        return len({one.instance_id for attempt in self.attempts for one in attempt.members})
 
     @property
     def is_untrained(self) -> bool:
@@ -285,6 +291,7 @@ class Report:
     left_out: tuple[LeftOutRow, ...] = ()
     price_note: str = ""
     extra_notes: tuple[str, ...] = field(default=())
+    slot_notes: tuple[str, ...] = field(default=())  # which machines have fewer processes than GPUs
     broken: tuple[BrokenRun, ...] = ()
 
     @property
@@ -302,7 +309,7 @@ class Report:
                 "embedded cloud: prices are recorded and nothing was paid; "
                 "the throughput is that of this machine's CPU, not of the GPU."
             )
-        return tuple(notes)
+        return (*notes, *self.slot_notes)
 
     @property
     def billing_note(self) -> str:

@@ -51,6 +51,17 @@ class Generation:
         kept = [one.started_at for one in self.members if one.kept_from is not None]
         return min(kept or [one.started_at for one in self.joined])
 
+    def ended_at(self, now: float) -> float:
+        """Return when it was over: of machines that go on, when the next group was formed; `now` while it goes on."""
+        kept = [one.ended_at for one in self.members if one.kept_as is not None and one.ended_at is not None]
+        ends = kept or [one.ended_at if one.ended_at is not None else now for one in self.joined]
+        return max(*ends, self.started_at)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its machines are gone, or have gone on."""
+        return any(one.kept_as is not None for one in self.members) or all(one.is_over for one in self.members)
+
     @property
     def stopped_at(self) -> float | None:
         """When its training was over, or was known to be (unix seconds); None while it is not."""

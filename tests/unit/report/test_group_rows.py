@@ -11,6 +11,7 @@ import pytest
 from model.config import TrainConfig
 from orchestrator.report import build
 from orchestrator.report.forms import as_json
+from orchestrator.report.html.story_chart import parts_of, story_words
 from orchestrator.report.records import row_of
 from orchestrator.report.slow_nodes import slow_nodes, slow_of
 from orchestrator.report.summary import summary_json, summary_text
@@ -151,3 +152,39 @@ def test_a_slow_node_is_named(tmp_path: Path) -> None:
     assert found.words == "node 1 is slow: 0.3 s of a step, the median is 0.2 s (+50 %)"
     assert slow_of([[0.1, 0.1, 0.119]]) == ()
     assert slow_nodes(tmp_path / "none", 2) == ()
+
+
+def test_the_story_has_one_lane_for_each_generation(home: Path) -> None:
+    """Members are told in words; a machine that is well is not a loss."""
+    story = group_story(home)
+    at_step(story, 45, lambda: story.cloud.interrupt(story.cloud.machines[2], notice_s=0.0))
+    told = row_of(led(story).store, story.clock.now()).story
+    assert told is not None
+    first, second = told.chapters
+    assert (first.nodes, first.lost_nodes, second.lost_nodes) == (3, (2,), ())
+    assert first.ended_at == second.started_at
+    assert first.steps_again == first.last_step - 40 > 0
+    assert first.checkpoints[-1][1] == 40
+    for one in told.chapters:
+        assert sum(part.ended_at - part.began_at for part in parts_of(one)) == one.ended_at - one.started_at
+    words = story_words(told)
+    assert words.startswith("Run story lost 1 instance.")
+    assert "3 x g4dn.xlarge in us-east-1b, spot, $0.9 per hour" in words
+    assert "AWS interrupted node 2; 2 machines were well." in words
+    assert f"{first.steps_again} steps had to be trained again" in words
+    assert "It resumed from step 40." in words
+
+
+def test_the_page_has_each_machine_and_what_waiting_cost(home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from orchestrator.report.html.page import Exhibits, as_html
+
+    story = shrinking(home)
+    row = row_of(led(story).store, story.clock.now())
+    page = as_html(build([row], story.clock.now()), Exhibits())
+    assert 'id="table-members"' in page
+    assert 'id="table-sizes"' in page
+    assert page.count("i-00000000000000001") >= 3, "its share of each generation"
+    assert "waiting for the group" in page
+    assert "4 instances" in page
+    assert "AWS interrupted node 1; 2 machines were well." in page

@@ -54,7 +54,8 @@ def run_row(
         for place, one in enumerate(generations, 1)
     )
     known = [digests[lead.number] for lead in leads if lead.number in digests]
-    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), workload and workload.images_per_epoch)
+    theirs = workload.images_per_epoch if workload else None
+    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), theirs)
     rate = Rate.of(rows)
     epoch_steps = next((d.steps_per_epoch for d in reversed(known) if d.steps_per_epoch), None)
     return RunRow(

@@ -35,6 +35,11 @@ class EventLines:
         is_group = self._state.generation > 0 or any(request.count > 1 for request in self._state.requests)
         return self._group_words(event, now) if is_group else event_words(event, now)
 
+    def is_first_node(self, number: int) -> bool:
+        """Return whether the machine of an attempt is the first one of its group, or alone."""
+        attempt = self._state.attempt(number)
+        return attempt is None or attempt.rank == 0
+
     def _group_words(self, event: ev.Event, now: float) -> str:
         match event:
             case GroupFormed():

@@ -238,8 +238,12 @@ class TypeRow:
     @property
     def label(self) -> str:
         """The type, and of several machines or processes their number: `2 x g5.xlarge, 4 GPUs`."""
-        name = self.instance_type if self.nodes == 1 else f"{self.nodes} x {self.instance_type}"
-        return name if self.ranks in (1, self.nodes) else f"{name}, {self.ranks} GPUs"
+        return self.machines if self.ranks in (1, self.nodes) else f"{self.machines}, {self.ranks} GPUs"
+
+    @property
+    def machines(self) -> str:
+        """The type, and of a group how many of them: `2 x g5.xlarge`."""
+        return self.instance_type if self.nodes == 1 else f"{self.nodes} x {self.instance_type}"
 
     @property
     def is_embedded(self) -> bool:

@@ -34,7 +34,7 @@ def epoch_bars(report: Report, workload: str) -> list[EpochBar]:
         if isinstance(row, TypeRow):
             kind = "embedded" if row.is_embedded else "measured"
             market = "(this CPU)" if row.is_embedded else cut(row.market, LONGEST_LABEL)
-            label = f"{cut(row.instance_type, LONGEST_LABEL)} {market}"
+            label = f"{cut(row.label, LONGEST_LABEL)} {market}"
         else:
             kind, label = "predicted", f"{row.instance_type} {row.price_source.split(',')[0]}"
         bars.append(EpochBar(label, float(row.usd_per_epoch), kind))

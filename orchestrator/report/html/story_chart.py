@@ -278,7 +278,8 @@ def _draw_machines(canvas: Canvas, axes: Any, chapters: Sequence[Chapter], scale
                 textcoords="offset points", ha="right" if is_late else "left", va="bottom", color=INK, fontsize=7.5,
                 bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
-    labels = [f"{one.number}   {_short_machine(one)}" if canvas.is_wide else str(one.number) for one in chapters]
+    colon = ":" if any(one.nodes > 1 for one in chapters) else ""  # else a lane would begin with two numbers
+    labels = [f"{one.number}{colon}   {_short_machine(one)}" if canvas.is_wide else str(one.number) for one in chapters]
     axes.set_yticks(range(len(chapters)), labels)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(chapters) - 0.45, -0.55 if canvas.is_wide else -0.85)

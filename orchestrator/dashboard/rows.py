@@ -24,8 +24,8 @@ Row = dict[str, Any]
 LOOKED_AT = ("spec.json", "program.json", "events.jsonl", "lock", "checkpoints", "attempts")
 LONGEST_TEXT = 2_000  # letters of a reason
 NO_ROW: Row = {
-    "is_final": True, "cloud": "", "where": "", "device": "", "attempts": 0, "machines": 0, "nodes": 0, "open_machines": 0,
-    "interruptions": 0, "step": 0, "notice_node": None,
+    "is_final": True, "cloud": "", "where": "", "device": "", "attempts": 0, "machines": 0, "nodes": 0,
+    "open_machines": 0, "interruptions": 0, "step": 0, "notice_node": None,
     "steps": None, "unit": "step", "images_per_s": None, "steps_per_s": None, "usd": 0.0, "usd_is_estimate": True,
     "budget_usd": None, "seconds": 0.0, "created_at": "", "notice_ends_at": None, "is_led": True,
 }  # fmt: skip

@@ -61,7 +61,7 @@ class OpenRun:
         self._curves.begin()
 
     def _watch(self, event: Event) -> None:
-        words = self._lines.words(event, event.at).strip()
+        words = _joined(self._lines.words(event, event.at))
         if words:
             self._number += 1
             self._words.append((event.at, words))
@@ -166,6 +166,12 @@ class OpenRun:
             if mark is not None:
                 sizes[str(attempt.number)] = mark[1]
         return sizes
+
+
+def _joined(text: str) -> str:
+    """Return a text of several lines as one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "".join(line + (" " if line.endswith(".") else "; ") for line in lines[:-1]) + "".join(lines[-1:])
 
 
 def _gpu(state: RunState) -> dict[str, Any] | None:

@@ -76,7 +76,7 @@ class Generation:
     def state_of(self, attempt: Attempt) -> tuple[str, float]:
         """Return what a machine does, in a word or two, and since when (unix seconds)."""
         if attempt.ended_at is not None:
-            lost = "lost" if attempt.is_lost else "interrupted" if attempt.is_interrupted else "ended"
+            lost = "interrupted" if attempt.is_interrupted else "lost" if attempt.is_lost else "ended"
             return "went on" if attempt.kept_as is not None else lost, attempt.ended_at
         stopped_at = self.stopped_at or attempt.started_at
         if attempt.is_lost or attempt.terminate_requested:

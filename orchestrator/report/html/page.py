@@ -149,9 +149,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         cards.append((f"{mark}{usd_words(waited_usd)}", "waiting for the group", waited))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
-        cards.append(
-            (compact(best.images_per_usd), "images per dollar", f"the best: {best.label}, {best.market}")
-        )
+        cards.append((compact(best.images_per_usd), "images per dollar", f"the best: {best.label}, {best.market}"))
     return cards
 
 

@@ -11,7 +11,8 @@ from orchestrator.runs.generations import Generation
 from orchestrator.runs.group_events import GroupFormed
 from orchestrator.runs.state import Attempt, RunState, extend
 
-PASSED_OVER = (ev.Progress, ev.GpuSeen, ev.PriceSeen, ev.PriceChanged, ev.DataReceived)  # they change no line
+PASSED_OVER = (ev.Progress, ev.GpuSeen, ev.PriceSeen, ev.PriceChanged, ev.DataReceived, ev.CheckpointPulled)
+"""Events that change no line of another one."""
 UNNEEDED = (ev.LossReason.MOVED, ev.LossReason.REGROUPED)
 
 
@@ -19,21 +20,28 @@ class EventLines:
     """Gives the text of each event of a run, in their order. Of a run on one machine it is that of `event_words`."""
 
     def __init__(self) -> None:
-        self._state = RunState()
+        self._state = RunState()  # of a group; that of another run is never needed
+        self._earlier: list[ev.Event] = []  # until it is known that the run is led on a group
+        self._is_group = False
         self._said: set[str] = set()  # about the newest generation, what is said once
 
     def note(self, event: ev.Event) -> None:
         """Take over an event that is not told."""
-        if not isinstance(event, PASSED_OVER):
-            extend(self._state, [event])
+        if isinstance(event, PASSED_OVER):
+            return
+        self._earlier.append(event)
+        several = isinstance(event, ev.LaunchRequested) and event.count > 1
+        self._is_group = self._is_group or several or isinstance(event, GroupFormed)
+        if self._is_group:
+            extend(self._state, self._earlier)
+            self._earlier.clear()
 
     def words(self, event: ev.Event, now: float) -> str:
         """Return the text for an event at `now` (unix seconds), "" for an event that is not shown."""
         if isinstance(event, GroupFormed):
             self._said.clear()
         self.note(event)
-        is_group = self._state.generation > 0 or any(request.count > 1 for request in self._state.requests)
-        return self._group_words(event, now) if is_group else event_words(event, now)
+        return self._group_words(event, now) if self._is_group else event_words(event, now)
 
     def is_first_node(self, number: int) -> bool:
         """Return whether the machine of an attempt is the first one of its group, or alone."""

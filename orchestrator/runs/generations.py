@@ -144,9 +144,9 @@ def _next_of(state: RunState, attempt: Attempt) -> int:
 
     That is the next one; without a next one the newest, if it trains on while the machine is set up.
     """
-    for number in range(1, state.generation + 1):
+    for number in sorted({one.generation for one in state.attempts if one.generation}):
         mine = Generation(number, tuple(state.members(number)), is_group=True)
-        if mine.members and (mine.started_at > attempt.started_at):
+        if mine.started_at > attempt.started_at:
             return number
     newest = Generation(state.generation, tuple(state.members(state.generation)), is_group=True)
     stopped_at = newest.stopped_at

@@ -103,8 +103,8 @@ class Attempt:
     outputs_lost: OutputsLeft | None = None  # its program had ended, and these are gone
     generation: int = 0  # of the group; 0 without a group, and for a machine that is in none yet
     rank: int = 0  # among the machines of its generation
-    kept_from: Attempt | None = field(default=None, repr=False)  # the attempt of the same machine before this one
-    kept_as: Attempt | None = field(default=None, repr=False)  # the one after this one
+    kept_from: Attempt | None = field(default=None, repr=False, compare=False)  # its machine's attempt before
+    kept_as: Attempt | None = field(default=None, repr=False, compare=False)  # and the one after
 
     @property
     def first_step(self) -> int:
@@ -114,7 +114,10 @@ class Attempt:
     @property
     def launched_at(self) -> float:
         """When its instance was launched (unix seconds): the instance-hours of the bill count from here."""
-        return self.started_at if self.kept_from is None else self.kept_from.launched_at
+        first = self
+        while first.kept_from is not None:
+            first = first.kept_from
+        return first.started_at
 
     @property
     def whole(self) -> Attempt:

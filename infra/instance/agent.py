@@ -56,7 +56,8 @@ from infra.instance.trainer_files import (
     touch,
     write_json,
 )
-from infra.instance.watch import Watch, is_watched, noted_end, uploader_state
+from infra.instance.watch import Watch
+from infra.instance.watch_state import is_watched, noted_end, uploader_state
 
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 
 def steady() -> float:
@@ -17,6 +18,24 @@ def steady() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+class Changes:
+    """When files were seen to change, by `steady`. Their own times are those of the wall clock."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[Any, float]] = {}  # by path: what identifies the content, and since when
+
+    def age_s(self, path: str, since: float) -> float:
+        """Return the seconds since the file was last seen to change; since `since` if there is no file."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return steady() - since
+        mark = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if path not in self.seen or self.seen[path][0] != mark:
+            self.seen[path] = (mark, steady())
+        return steady() - self.seen[path][1]
 
 
 def hold(seconds: float, limit: float = float("inf")) -> float:

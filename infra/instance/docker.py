@@ -31,7 +31,7 @@ PASSED = (
 )
 """Variables of the agent that the program gets beside the user's. PATH and the like are the machine's own."""
 
-_ended: list[subprocess.Popen[bytes]] = []  # to be reaped
+ending: list[subprocess.Popen[bytes]] = []  # `docker rm`, to be reaped
 
 
 def name_of(root: str) -> str:
@@ -82,9 +82,9 @@ def end_container(job: Mapping[str, Any], root: str) -> None:
     """Kill the container of a run that has one; nothing is waited for."""
     if not job.get("image"):
         return
-    _ended[:] = [one for one in _ended if one.poll() is None]
+    ending[:] = [one for one in ending if one.poll() is None]
     null = subprocess.DEVNULL
     try:
-        _ended.append(subprocess.Popen(["docker", "rm", "-f", name_of(root)], stdin=null, stdout=null, stderr=null))
+        ending.append(subprocess.Popen(["docker", "rm", "-f", name_of(root)], stdin=null, stdout=null, stderr=null))
     except OSError:
         pass  # there is no Docker any more

@@ -59,6 +59,11 @@ class GpuWatch:
             ended(self._logging, 1.0)
 
     @property
+    def started(self) -> list[subprocess.Popen[bytes]]:
+        """The processes of this watch that may run."""
+        return [one for one in (self._logging, self._look) if one is not None]
+
+    @property
     def is_looking(self) -> bool:
         """Whether a look was begun and its result not asked for."""
         return self._look is not None

@@ -11,6 +11,7 @@ import signal
 import time
 from typing import Any
 
+from infra.instance.group_side import gloo_interface
 from infra.instance.trainer_files import write_json
 
 SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ash", "ksh", "env", "time", "nice", "stdbuf", "timeout", "xargs"))
@@ -34,6 +35,7 @@ def environment(root: str, job: dict[str, Any], env: dict[str, str]) -> dict[str
     `orchestrator` comes last in PYTHONPATH, and only where the sent folder and the program's Python have none.
     """
     made = {"PIXEL_ORCH_NOTICE_FILE": notice_path(root), "PIXEL_ORCH_STOP_SIGNAL": job.get("stop_signal", "SIGTERM")}
+    made.update(gloo_interface(env))
     packages = os.path.join(root, "bin", "program")
     if job.get("metrics") is None or not os.path.isdir(packages) or _has_own(root, job.get("path_first", "")):
         return made

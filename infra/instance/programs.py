@@ -26,7 +26,7 @@ ANSWER_S = 4.0  # for systemd, which answers in milliseconds; the owner waits fo
 TERM_S, KILL_S = 2.0, 2.0  # until a signal has ended a program
 MOST_OUTPUT_BYTES = 1 << 20  # the end of it is kept
 
-_left_behind: list[subprocess.Popen[bytes]] = []  # to be reaped, should they end
+left_behind: list[subprocess.Popen[bytes]] = []  # to be reaped, should they end
 
 
 class Done(NamedTuple):
@@ -99,7 +99,7 @@ def end(process: subprocess.Popen[bytes]) -> bool:
             pass
         if ended(process, within_s) is not None:
             return True
-    _left_behind[:] = [one for one in _left_behind if one.poll() is None] + [process]
+    left_behind[:] = [one for one in left_behind if one.poll() is None] + [process]
     return False
 
 
@@ -107,7 +107,7 @@ def _kill_as_root(group: int, number: int) -> None:
     try:
         words = ["sudo", "-n", "kill", "-%d" % number, "--", "-%d" % group]
         null = subprocess.DEVNULL
-        _left_behind.append(subprocess.Popen(words, stdin=null, stdout=null, stderr=null))
+        left_behind.append(subprocess.Popen(words, stdin=null, stdout=null, stderr=null))
     except OSError:
         pass
 

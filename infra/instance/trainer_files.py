@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 import tarfile
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})\.[A-Za-z0-9]{1,20}")
 SAMPLES = re.compile(r"samples-([0-9]{1,12})\.png")  # the same names as in `orchestrator/runs/outputs.py`
@@ -31,6 +31,31 @@ def write_json(path: str, value: Any) -> None:
         os.unlink(temporary)
         raise
     os.replace(temporary, path)
+
+
+def link_outputs(root: str, *, has_metrics: bool, say: Callable[[str], None]) -> None:
+    """Link `out/` into the working folder, for a program that reads and writes its files only there.
+
+    What the user's folder had under such a name is from an earlier run: it would hide the metrics of this one, and
+    the checkpoint to resume from. It is set aside.
+
+    Args:
+        root: the run's folder.
+        has_metrics: whether the program's own metrics are read in both places: then their file is not linked.
+        say: is told what was set aside.
+    """
+    out, code = os.path.join(root, "out"), os.path.join(root, "code")
+    metrics = [] if has_metrics else ["metrics.jsonl"]
+    for name in metrics + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
+        link, target = os.path.join(code, name), os.path.join(out, name)
+        if os.path.isdir(link) or (os.path.islink(link) and os.readlink(link) == target):
+            continue
+        if os.path.lexists(link):
+            aside = os.path.join(root, "agent", "set-aside")
+            os.makedirs(aside, exist_ok=True)
+            os.replace(link, os.path.join(aside, name))
+            say("%s of the sent folder is set aside: the run's own file has this name" % name)
+        os.symlink(target, link)
 
 
 def read_json(path: str, default: Any) -> Any:

@@ -15,7 +15,6 @@ Standard library only, Python 3.8 and later.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -23,9 +22,10 @@ import subprocess
 import time
 from typing import Any
 
-from infra.instance.deadline import hold, steady
+from infra.instance.deadline import Changes, hold, steady
+from infra.instance.descendants import Descendants
 from infra.instance.digests import Hasher, outputs
-from infra.instance.docker import end_container
+from infra.instance.docker import end_container, ending
 from infra.instance.gpu import BROKEN, GpuWatch
 from infra.instance.metadata import Metadata, keep_from_proxy
 from infra.instance.metrics_process import MetricsProcess
@@ -33,9 +33,10 @@ from infra.instance.outputs.answers import are_stored, is_mirrored
 from infra.instance.outputs.files import Rules
 from infra.instance.outputs.mirror import Mirror
 from infra.instance.program_side import environment, stop_number, write_notice
-from infra.instance.programs import KILL_S, last_line, run
+from infra.instance.programs import KILL_S, last_line, left_behind, run
 from infra.instance.renewal import is_asked
-from infra.instance.trainer_files import CHECKPOINT, found_in_code, metrics_path, read_json, write_json
+from infra.instance.trainer_files import found_in_code, link_outputs, metrics_path, write_json
+from infra.instance.watch_state import note_end, uploader_state
 
 TICK_S = 0.1
 DEAF_AFTER = 3  # polls of the metadata without an answer; then the owner is told that no notice would be seen
@@ -45,24 +46,6 @@ HOLD_S, HOLD_EVERY_S = 900.0, 30.0  # how far the guard's deadline is moved into
 UPLOAD_TIMEOUT_S = 300.0  # from the trainer's exit to the upload of its last checkpoint; the machine then ends anyway
 GPU_IDLE_S = 300.0  # without a line of metrics or log: then it is asked whether the GPU is broken, so often
 SHUTDOWN_S = 60.0  # for the command that begins the shutdown
-
-
-class Changes:
-    """When files were seen to change, by `steady`. Their own times are those of the wall clock."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, tuple[Any, float]] = {}  # by path: what identifies the content, and since when
-
-    def age_s(self, path: str, since: float) -> float:
-        """Return the seconds since the file was last seen to change; since `since` if there is no file."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return steady() - since
-        mark = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if path not in self.seen or self.seen[path][0] != mark:
-            self.seen[path] = (mark, steady())
-        return steady() - self.seen[path][1]
 
 
 class Watch:
@@ -86,6 +69,7 @@ class Watch:
         self.mirror = Mirror(root, rules, lambda: self.state, is_stored=bool(job.get("s3")))
         self.gpu = GpuWatch(root)
         self.metrics = MetricsProcess(root, job.get("metrics"))
+        self.descendants = Descendants(self.helpers, self.say)
         self.gpu_looked_at = self.started_at
         self.gpu_failed_at: float | None = None
         self.is_shutting_down = False
@@ -109,7 +93,7 @@ class Watch:
         """Start the trainer in its own process group, with its output in `out/trainer.log`."""
         out, code = os.path.join(self.root, "out"), os.path.join(self.root, "code")
         self.state["code_before"] = found_in_code(self.root)
-        self.link_outputs(out, code)
+        link_outputs(self.root, has_metrics=self.job.get("metrics") is not None, say=self.say)
         self.mirror.note_sent()
         self.metrics.start(self.say)
         env = dict(os.environ)
@@ -142,33 +126,28 @@ class Watch:
         log.close()
         self.save()
 
-    def link_outputs(self, out: str, code: str) -> None:
-        """Link `out/` into the working folder, for a program that reads and writes its files only there.
-
-        What the user's folder had under such a name is from an earlier run: it would hide the metrics of this one, and
-        the checkpoint to resume from. It is set aside.
-        """
-        metrics = [] if self.job.get("metrics") is not None else ["metrics.jsonl"]  # of others both places are read
-        for name in metrics + [n for n in os.listdir(out) if CHECKPOINT.fullmatch(n)]:
-            link, target = os.path.join(code, name), os.path.join(out, name)
-            if os.path.isdir(link) or (os.path.islink(link) and os.readlink(link) == target):
-                continue
-            if os.path.lexists(link):
-                aside = os.path.join(self.folder, "set-aside")
-                os.makedirs(aside, exist_ok=True)
-                os.replace(link, os.path.join(aside, name))
-                self.say("%s of the sent folder is set aside: the run's own file has this name" % name)
-            os.symlink(target, link)
+    def helpers(self) -> list[int]:
+        """Return the pids of the processes that this one has started besides the trainer."""
+        started = [self.uploader, self.metrics.process, *self.gpu.started, *ending, *left_behind]
+        return [process.pid for process in started if process is not None]
 
     def signal_trainer(self, number: int) -> None:
-        """Send a signal to the trainer's process group. Of a container Docker forwards it, but for SIGKILL."""
+        """Send a signal to the trainer's process group; SIGKILL to all that descends from it.
+
+        Of a container Docker forwards it, but for SIGKILL.
+        """
+        if self.trainer is None:
+            return
+        alive = self.trainer.pid if self.trainer.poll() is None else None
+        self.descendants.note(alive)
         if number == signal.SIGKILL:
             end_container(self.job, self.root)
         try:
-            if self.trainer is not None:
-                os.killpg(self.trainer.pid, number)
+            os.killpg(self.trainer.pid, number)
         except OSError:
             pass
+        if number == signal.SIGKILL:
+            self.descendants.kill(alive)
 
     def request_stop(self, why: str) -> None:
         """Tell the trainer to save and end, once, by its signal and by the file of the notice; log the reason."""
@@ -315,7 +294,7 @@ class Watch:
         While the trainer runs and its checkpoints go to S3, only the budget counts.
         """
         running = self.trainer is not None and self.trainer.poll() is None
-        if self.job.get("s3") and running:
+        if (self.job.get("s3") or self.job.get("trains_alone")) and running:
             return self.guaranteed_s()
         keep_s = 0.0 if running else self.keep_outputs_s()
         return min(max(float(self.job["owner_timeout_s"]), keep_s), self.guaranteed_s())
@@ -388,6 +367,7 @@ class Watch:
         if self.may_shut_down():
             self.say("shutdown: %s" % why)
             self.is_shutting_down = True
+            self.signal_trainer(signal.SIGKILL)  # a program that ignores SIGTERM would delay the shutdown, billed
             failed = call_as_root(self.job["shutdown"])
             if failed:
                 self.say("the shutdown has not begun: %s" % failed)
@@ -442,6 +422,7 @@ class Watch:
     def run(self) -> None:
         """Watch until the machine ends, or goes on in another generation of its group."""
         self.extend_deadline()
+        self.descendants.adopt()
         self.start_trainer()
         self.gpu.start()
         Hasher(self.root, lambda: self.state).start()
@@ -449,6 +430,7 @@ class Watch:
         polled_metadata_at = float("-inf")
         while True:
             self.poll_trainer()
+            self.descendants.reap(self.trainer.pid if self.trainer is not None else None)
             self.poll_gpu()
             self.poll_uploader()
             if steady() - polled_metadata_at >= self.job["metadata_poll_s"]:
@@ -462,43 +444,6 @@ class Watch:
             self.enforce_limits()
             self.extend_deadline()
             time.sleep(TICK_S)
-
-
-def note_end(root: str, trainer: dict[str, Any], error: OSError) -> None:
-    """Record the trainer's exit on a full disk: the target of a short symbolic link takes no disk block."""
-    words = "%d:%d:%s" % (trainer["exit_code"], trainer["asked"], error.strerror)
-    try:
-        os.symlink(words[:59], os.path.join(root, "agent", "end"))
-    except OSError:
-        pass  # it exists already, or there is no free inode
-
-
-def noted_end(root: str) -> dict[str, Any]:
-    """Return what `note_end` wrote, as keys of the state; {} if it wrote nothing."""
-    try:
-        code, asked, why = os.readlink(os.path.join(root, "agent", "end")).split(":", 2)
-    except (OSError, ValueError):
-        return {}
-    trainer = {"state": "exited", "exit_code": int(code), "asked": asked == "1"}
-    return {"trainer": trainer, "ending": "the instance cannot write to its disk: %s" % why}
-
-
-def uploader_state(root: str) -> dict[str, Any]:
-    """Return the last state of `checkpoint_uploader.py`: `stored` (the whole checkpoints in S3), `problem`, `done`."""
-    state: dict[str, Any] = read_json(os.path.join(root, "agent", "s3.json"), {})
-    return state
-
-
-def is_watched(root: str) -> bool:
-    """Return whether the watch process runs: it holds a lock while it does."""
-    try:
-        with open(os.path.join(root, "agent", "lock")) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def call_as_root(words: list[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import struct
@@ -24,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.errors import RankLostError, SetupError, TrainingError
+from model.errors import RankLostError, SetupError
 from model.training.group import Group
 from model.training.stop import StopFlag, Stopped
 from model.world import World
@@ -33,6 +34,7 @@ T = TypeVar("T")
 LOOK_S = 0.1  # between two looks at a signal or at the store while this process waits
 ASK_S = 0.5  # between two questions to the store while this process works
 STOP_KEY = "stop"
+SOURCE = re.compile(r"^\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] ")
 VOTES = 3  # of the end of the summed vector: rows, SIGTERM, SIGINT
 
 
@@ -63,7 +65,8 @@ def join(world: World, flag: StopFlag, device: torch.device) -> Group:
         meeting.join(LOOK_S)
         flag.check()
     result = made[0]
-    if isinstance(result, Group):
+    if isinstance(result, Members):
+        result.listen()
         return result
     text = str(result)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
@@ -86,9 +89,13 @@ class Members(Group):
         self.world = world
         self._device = device
         self._timeout = timedelta(seconds=world.timeout_s)
+        theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has a store at this port
         self._store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not list it
-            world.address, world.port, world.size, is_master=world.rank == 0, timeout=self._timeout
+            world.address, world.port, world.size, is_master=world.rank == 0 and not theirs, timeout=self._timeout
         )
+        if theirs:  # it outlives its ranks
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            self._store = dist.PrefixStore(f"pixel-orch-{attempt}", self._store)  # type: ignore[attr-defined]
         # gloo's group is the default one: a GPU that fails cannot keep the ranks from telling each other.
         dist.init_process_group(
             "gloo", store=self._store, rank=world.rank, world_size=world.size, timeout=self._timeout
@@ -96,7 +103,20 @@ class Members(Group):
         self._stop = AgreedStop(flag, self._store)
         self._gradients: Any = None  # the default group
         self._not_finite = torch.zeros(world.size, device=device)
+        self.patience_s = world.timeout_s / 4
+        self._heard_s = time.monotonic()  # of all others
         self._works = 0  # of `first_does`
+        self._wakes: socket.socket | None = None
+
+    def listen(self) -> None:
+        """Tell the others of a signal at once, also while this process waits inside torch, where no handler runs."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._wakes = theirs  # open as long as this object lives
+        threading.Thread(target=self._stop.tell_of, args=(ours,), daemon=True, name="signals").start()
 
     def stop_of(self, flag: StopFlag) -> StopFlag:
         """Return the stop request that all ranks have agreed on."""
@@ -130,11 +150,25 @@ class Members(Group):
 
     def of_all_or_stop(self, value: T | None) -> list[T]:
         """Return the values of all ranks, or stop on all of them."""
+        while not self._all_are_ready(ready=True):
+            pass
         values = self.of_all((value, self._stop.asked))
         if any(one is None for one, _ in values):
             self._stop.settle(max(asked or 0 for _, asked in values) or signal.SIGTERM)
             raise Stopped
         return [one for one, _ in values if one is not None]
+
+    def keep_waiting(self) -> None:
+        """Tell the others that this rank's value is still to come, a few times in each timeout."""
+        if time.monotonic() - self._heard_s > self.patience_s:
+            self._all_are_ready(ready=False)
+
+    def _all_are_ready(self, *, ready: bool) -> bool:
+        count = torch.tensor(float(ready))
+        with _talking():
+            dist.all_reduce(count)
+        self._heard_s = time.monotonic()
+        return count.item() == self.world.size
 
     def first_does(self, work: Callable[[], None]) -> None:
         """Let rank 0 do the work; the others ask the store, which has no timeout as long as rank 0 lives."""
@@ -160,7 +194,7 @@ class Members(Group):
             self._stop.settle(done)
             raise Stopped
 
-    def sum_step(self, parameters: Sequence[Tensor], nats: Tensor, rows: int, batch: int) -> Tensor:
+    def sum_step(self, parameters: Sequence[Tensor], nats: Tensor, rows: int, batch: int) -> Tensor | None:
         """Sum gradients, nats, finite flags and votes over the ranks in one all-reduce.
 
         On GPUs the votes go over gloo beside it: the ranks then know them without waiting for their GPUs.
@@ -182,7 +216,9 @@ class Members(Group):
                 dist.all_reduce(votes_now)
                 total, summed = torch.cat(parts), votes_now
                 dist.all_reduce(total, group=self._gradients)
-        self._count(summed.tolist(), batch)
+        self._heard_s = time.monotonic()
+        if not self._is_complete(summed.tolist(), batch):
+            return None
         self._not_finite += total[len(flat) : -1] * (self._not_finite.sum() == 0)  # the first to be so is at fault
         begin = 0
         for parameter in parameters:
@@ -200,19 +236,20 @@ class Members(Group):
 
     def close(self) -> None:
         """Leave together, so that nobody takes an early leave for a loss."""
+        if self._wakes is not None:
+            signal.set_wakeup_fd(-1)
         with contextlib.suppress(RuntimeError, RankLostError):  # the work is done
             dist.barrier()
             dist.destroy_process_group()
 
-    def _count(self, votes: list[float], batch: int) -> None:
-        """Settle a stop that any rank wishes, and raise `Stopped` if not every image of the batch was computed."""
+    def _is_complete(self, votes: list[float], batch: int) -> bool:
+        """Settle a stop that any rank wishes, and return whether every image of the batch was computed."""
         rows, term, interrupt = votes
         if term or interrupt:
             self._stop.settle(signal.SIGTERM if term else signal.SIGINT)
-        if rows != batch:
-            if not self._stop:
-                raise TrainingError(f"the ranks computed {rows:g} images of a batch of {batch}; report this")
-            raise Stopped
+            if rows != batch:
+                raise Stopped
+        return rows == batch
 
 
 @contextlib.contextmanager
@@ -250,6 +287,13 @@ class AgreedStop(StopFlag):
         """Note that all ranks stop."""
         if self.signum is None:
             self.signum = signum
+
+    def tell_of(self, signals: socket.socket) -> None:
+        """Tell the others of each signal whose number arrives, for a thread of its own."""
+        while number := signals.recv(1):
+            if number[0] in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(RuntimeError):  # rank 0 is lost: the main thread learns of it
+                    self._store.set(STOP_KEY, str(number[0]))
 
     def tell(self) -> None:
         """Tell the others of this process's signal."""
@@ -302,6 +346,7 @@ def _difference(mine: Any, theirs: Any) -> tuple[str, str]:
 
 
 def _first_line(text: str) -> str:
+    """Return what went wrong in torch's words, without the place in its source and the advice that follows."""
     lines = text.strip().splitlines()
-    line = lines[0] if lines else "no reason given"
+    line = SOURCE.sub("", lines[0]).split(". ")[0].rstrip(".") if lines else "no reason given"
     return line if len(line) <= 160 else line[:157] + "..."

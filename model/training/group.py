@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ class Group:
     """A process alone: no process group is made, and nothing is sent."""
 
     world: World = ALONE
+    patience_s = math.inf  # a rank that waits longer for data says so, before the others give it up
 
     @property
     def first(self) -> bool:
@@ -60,6 +62,9 @@ class Group:
             raise Stopped
         return [value]
 
+    def keep_waiting(self) -> None:
+        """Tell the others now and then that this rank's value for `of_all_or_stop` is still to come."""
+
     def first_does(self, work: Callable[[], None]) -> None:
         """Let rank 0 do the work, however long it takes; the others wait.
 
@@ -68,17 +73,17 @@ class Group:
         """
         work()
 
-    def sum_step(self, parameters: Sequence[Tensor], nats: Tensor, rows: int, batch: int) -> Tensor:
+    def sum_step(self, parameters: Sequence[Tensor], nats: Tensor, rows: int, batch: int) -> Tensor | None:
         """Sum the gradients and the nats of one step over the ranks.
 
         Args:
             parameters: their gradients are replaced by the sums.
             nats: this rank's part of the mean nats, a scalar.
-            rows: images that this rank has computed: 0 if it gives up its step for a stop request.
+            rows: images that this rank has computed: 0 if its data have not come yet, or for a stop request.
             batch: images of the whole step.
 
         Returns:
-            The mean nats of the whole batch.
+            The mean nats of the whole batch; None if a rank still waits for its data, so that all repeat the step.
 
         Raises:
             Stopped: a rank has given up its step for a stop request: none may take it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -107,28 +108,45 @@ class Training:
 
     def _gradients(self, check_stop: Callable[[], None]) -> Tensor:
         """Compute the gradients of the next batch, summed over the ranks, and return its mean nats, a scalar."""
+        nats = None
+        while nats is None:  # repeated as long as a rank waits for its data
+            if self.stopwatch is not None:
+                self.stopwatch.start()
+            own, rows = self._own_gradients(check_stop)
+            if self.stopwatch is not None:
+                self.stopwatch.stop()
+            nats = self.group.sum_step(list(self.net.parameters()), own, rows, self.config.batch_size)
+        return nats
+
+    def _own_gradients(self, check_stop: Callable[[], None]) -> tuple[Tensor, int]:
+        """Compute this rank's part of the gradients; return its part of the mean nats, and the number of its images.
+
+        A rank of several that gives up its wait for data has none: it joins the sum, where all learn of it.
+        """
         config, group = self.config, self.group
-        if self.stopwatch is not None:
-            self.stopwatch.start()
-        whole, rows = torch.zeros((), device=self.device), 0
-        levels, values = None, None
+        whole = torch.zeros((), device=self.device)
+        until = time.monotonic() + group.patience_s
+
+        def check() -> None:
+            check_stop()
+            if time.monotonic() > until:
+                raise Stopped
+
+        self.optimizer.zero_grad()
         try:
-            levels, values = self.feed.at(self.position, check_stop)  # (B, C, H, W), (B, 2V)
+            levels, values = self.feed.at(self.position, check)  # (B, C, H, W), (B, 2V)
         except Stopped:
             if group.world.size == 1:
                 raise
-        self.optimizer.zero_grad()
-        if levels is not None:  # a rank that gives up its wait for data still joins the sum, where all learn of it
-            rows = len(levels)
-            for at in range(config.accumulate):
-                part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
-                some = None if values is None else values[part]
-                nats = nats_per_image(self.net, levels[part], some).mean() / (config.accumulate * group.world.size)
-                (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
-                whole = whole + nats.detach()
-        if self.stopwatch is not None:
-            self.stopwatch.stop()
-        return group.sum_step(list(self.net.parameters()), whole, rows, config.batch_size)
+            return whole, 0
+        rows = len(levels)
+        for at in range(config.accumulate):
+            part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
+            some = None if values is None else values[part]
+            nats = nats_per_image(self.net, levels[part], some).mean() / (config.accumulate * group.world.size)
+            (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
+            whole = whole + nats.detach()
+        return whole, rows
 
     def _average(self, ema: nn.Module) -> None:
         """Update the running mean of the weights; its decay is lower during the first steps."""

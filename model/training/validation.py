@@ -27,10 +27,15 @@ def validate(run: Training, data: Dataset | Prepared, stop: StopFlag) -> Score:
     """
     config, group = run.config, run.group
     size = group.from_first(evaluation_batch(config, run.memory_bytes))
-    batches = run.feed.eval_batches(data.eval_split("valid"), size, config.validate_images, check_stop=stop.check)
+
+    def check() -> None:
+        stop.check()
+        group.keep_waiting()
+
+    batches = run.feed.eval_batches(data.eval_split("valid"), size, config.validate_images, check_stop=check)
     own: list[Tensor] | None
     try:
-        own = [nats_of_all(run.eval_net, [batch], before_batch=stop.check).sum(dim=1) for batch in batches]
+        own = [nats_of_all(run.eval_net, [batch], before_batch=check).sum(dim=1) for batch in batches]
     except Stopped:
         own = None
     except (RuntimeError, MemoryError) as error:

@@ -181,13 +181,7 @@ def prepare_child(
     words += [] if nodes is None else ["--nodes", str(nodes)]
     after = ["--", *command] if command else []
     log = home / "benches" / name / f"{instance_type}{'' if nodes is None else f'-x{nodes}'}.log"
-    return Child(instance_type, spec, [*words, *after], log, nodes=nodes or nodes_in(files))
-
-
-def nodes_in(files: FileSettings) -> int:
-    """Return the machines that a settings file asks for; one where it says none, or no plain number."""
-    text = str(files.values.get("nodes", 1))
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 and int(text) else 1
+    return Child(instance_type, spec, [*words, *after], log, nodes=spec.group.max_nodes)
 
 
 def _trainer_words(args: argparse.Namespace) -> list[str]:

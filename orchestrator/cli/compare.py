@@ -33,7 +33,7 @@ def do_compare(args: argparse.Namespace) -> int:
     quoted = quote(home, "aws", names, recorded_regions(names), now, is_offline=True)
     note = "; ".join(age_words(quoted.rows, now))
     compared = compare(names, quoted.rows, note)
-    told, text = comparison_json(compared), comparison_text(compared, has_groups=bool(nodes))
+    told, text = comparison_json(compared), comparison_text(compared)
     if nodes:
         from orchestrator.cli.compare_groups import estimated, groups_text
         from orchestrator.plan.settings import trainer_of
@@ -64,8 +64,8 @@ def _nodes(args: argparse.Namespace) -> tuple[int, ...]:
     return ()
 
 
-def comparison_text(compared: Comparison, *, has_groups: bool = False) -> str:
-    """Return the comparison, as wide as the terminal has room; groups that are shown use every GPU."""
+def comparison_text(compared: Comparison) -> str:
+    """Return the comparison, as wide as the terminal has room."""
     parts = [_hardware(compared.sides), "", _prices_of(compared.sides)]
     if compared.ratios:
         first = compared.sides[0].known.name
@@ -77,7 +77,7 @@ def comparison_text(compared: Comparison, *, has_groups: bool = False) -> str:
         parts += ["", table(head, rows, " ".join(head[1:]), drop=("GB/S", "MEMORY", "ON-DEM"))]
     if compared.then:
         parts += ["", *_then_text(compared.then)]
-    parts += ["", *_remarks(compared, has_groups=has_groups)]
+    parts += ["", *_remarks(compared)]
     return "\n".join(parts)
 
 
@@ -144,7 +144,7 @@ def _bullet(text: str) -> str:
     return textwrap.fill(text, prose_width(), initial_indent="- ", subsequent_indent="  ")
 
 
-def _remarks(compared: Comparison, *, has_groups: bool) -> list[str]:
+def _remarks(compared: Comparison) -> list[str]:
     notes: dict[str, list[str]] = {}
     for s in compared.sides if not compared.then else ():
         notes.setdefault(s.known.note, []).append(s.known.name)
@@ -154,8 +154,7 @@ def _remarks(compared: Comparison, *, has_groups: bool) -> list[str]:
         names = ", ".join(known.name for known in gone)
         texts.append(f"{names}: still in AWS's price list, but cannot be rented; --cloud local simulates it.")
     if any(s.known.gpus > 1 for s in compared.sides):
-        unused = "" if has_groups else "; the bundled trainer uses one"
-        texts.append(f"Rates and memory are of all GPUs of an instance{unused}.")
+        texts.append("Rates and memory are of all GPUs of an instance; the bundled trainer has a process on each.")
     without = [s.known.name for s in compared.sides if s.spot_usd_h is None and s.on_demand_usd_h is not None]
     if without:
         texts.append(f"{', '.join(without)}: no spot price is known; TFLOPS PER $ uses the on-demand price.")

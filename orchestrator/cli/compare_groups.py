@@ -143,11 +143,23 @@ def _network_lines(rows: Sequence[GroupRow]) -> list[str]:
         row, found, share = first
         is_limit = found.limit == "network"
         words = "the network is the limit" if is_limit else f"the network takes {100 * share:.0f} % of a step"
+        gain = _no_gain(row, rows)
         lines.append(
             f"{row.name}: {words}. Adding up the gradients takes {_milliseconds(found.reduce_s)} at "
-            f"{number(row.network_gbit_s)} Gbit/s, computing them {_milliseconds(found.compute_s)}."
+            f"{number(row.network_gbit_s)} Gbit/s, computing them {_milliseconds(found.compute_s)}.{gain}"
         )
     return lines
+
+
+def _no_gain(row: GroupRow, rows: Sequence[GroupRow]) -> str:
+    """Return the sentence that fewer machines of the type are as fast, "" if they are not."""
+    fewer = [
+        one
+        for one in rows
+        if one.instance_type == row.instance_type and one.nodes < row.nodes and one.group and row.group
+        and one.group.images_per_s.mid >= row.group.images_per_s.mid
+    ]  # fmt: skip
+    return f" {fewer[0].name} is as fast." if fewer else ""
 
 
 def _milliseconds(seconds: Estimate) -> str:

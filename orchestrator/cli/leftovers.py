@@ -1,4 +1,4 @@
-"""What `cleanup` removes besides instances: placement groups, volumes, and uploads to S3 that were broken off."""
+"""What `cleanup` removes besides instances: volumes, groups, launch templates, uploads to S3 that were broken off."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_removable(cloud: Cloud, cloud_name: str, home: Path, kept: Set[str]) ->
     try:
         found += [_on_ec2(cloud, one) for one in cloud.leftovers(home_id(home, write=False))]
     except PixelOrchError as error:
-        problems.append(f"placement groups and volumes were not looked for: {error}")
+        problems.append(f"volumes and groups were not looked for: {error}")
     by_bucket: dict[tuple[str, str | None], list[RunSpec]] = {}
     for spec in read_all(home, lambda store: store.spec())[0]:
         if spec.cloud == cloud_name and spec.bucket and spec.bucket_prefix:

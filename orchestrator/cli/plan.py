@@ -26,6 +26,7 @@ from orchestrator.plan.validators import check_amount, duration_s
 from orchestrator.policy.names import NAMES
 from orchestrator.report import change_overs
 from orchestrator.report.build import build
+from orchestrator.report.predictions import is_of_one_machine
 from orchestrator.report.records import records_of, workload_of
 from orchestrator.report.rows import Workload
 from orchestrator.runs.home import home_from_environment
@@ -177,7 +178,7 @@ def _rows(
     measured = {
         row.instance_type: row.images_per_s
         for row in built.types
-        if row.workload == workload.name and row.is_ranked and row.images_per_s
+        if row.workload == workload.name and row.is_ranked and row.images_per_s and is_of_one_machine(row)
     }
     predicted = [row for row in built.predicted if row.workload == workload.name]
     if not predicted:  # no run of this workload: by its counted work alone

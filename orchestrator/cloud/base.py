@@ -104,7 +104,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something besides an instance that is of a run and can be removed: a placement group or a volume."""
+    """Something besides an instance that is of a run and can be removed: a volume, a placement group and the like."""
 
     kind: str
     name: str  # its name or id
@@ -183,7 +183,7 @@ class Cloud(Protocol):
         ...
 
     def leftovers(self, home_id: str) -> list[Leftover]:
-        """Return the placement groups of a home and its volumes that no instance has, whichever run they are of."""
+        """Return what a home has made besides instances, whichever run it is of; of its volumes those without one."""
         ...
 
     def remove_leftover(self, left: Leftover) -> bool:

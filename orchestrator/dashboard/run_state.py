@@ -217,7 +217,7 @@ def _attempt(one: Generation, row: AttemptRow, now: float, *, is_own: bool) -> d
             "market": lead.market,
             "device": lead.device,
             "nodes": one.nodes,
-            "price_usd_h": float(row.group_usd_h),
+            "price_usd_h": float(row.usd_h),
             "started_at": started_at,
             "first_step_at": first_at,
             "ended_at": ended_at,

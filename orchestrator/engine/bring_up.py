@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,9 @@ from orchestrator.errors import (
 )
 from orchestrator.host.base import NOTHING_NEW, Connect, Host, Setup
 from orchestrator.host.host_keys import fingerprint
+from orchestrator.host.rendezvous import Rendezvous
 from orchestrator.market import catalog
+from orchestrator.plan.job import slots_of
 from orchestrator.runs.events import (
     CheckpointPulled,
     CheckpointRefused,
@@ -247,7 +250,22 @@ class BringUp:
             is_own = not self.job.is_bundled
             now = self.clock.now()
             self.journal.emit(TrainerStarted(at=now, attempt=attempt.number, resumed_from=step, is_own=is_own))
-            host.start(replace(self.job, time_limit_s=self.allowance.left_s()), setup)
+            env = {**self._variables(attempt), **self.job.env}
+            host.start(replace(self.job, env=env, time_limit_s=self.allowance.left_s()), setup)
+
+    def _variables(self, attempt: Attempt) -> dict[str, str]:
+        """Return the variables of a machine that is alone: the line that starts a program on a group works there too.
+
+        The bundled trainer needs no address: its processes meet on any port that is free.
+        """
+        slots = slots_of(self.spec, attempt.instance_type)
+        if self.job.is_bundled:
+            return {"PIXEL_ORCH_GPUS_PER_NODE": str(slots)}
+        address = ""
+        with contextlib.suppress(CloudError):
+            machine = self.reaper.instance(attempt.instance_id)
+            address = machine.private_address if machine is not None else ""
+        return Rendezvous([address or "127.0.0.1"], 0, slots, generation=1).variables()
 
     def send_saved(self, attempt: Attempt, host: Host, setup: Setup) -> int:
         """Send what to resume from, or let the host fetch it from S3; return the step of it, 0 for none."""

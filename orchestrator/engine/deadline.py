@@ -104,6 +104,8 @@ class DeadlineKeeper:
     def rent(self) -> Attempt:
         """Return a new attempt: on spot or on-demand, at once or after a wait, as the policy and the safety rule say.
 
+        Of a group it is the first one; the others are rented by the same request.
+
         Raises:
             QuotaError, AccessError, CloudError: no pool would help.
             BudgetError: the rest of the budget does not pay for another minute.
@@ -161,9 +163,10 @@ class DeadlineKeeper:
         return attempt
 
     def _ask(self, offers: Sequence[Offer], *, is_patient: bool) -> Attempt | None:
-        """Ask these pools once; an API that is unwell is one without capacity: it is asked again."""
+        """Ask these pools once, for all machines of a group; an API that is unwell is one without capacity."""
         try:
-            return self.provisioner.rent_now(offers, is_patient=is_patient)
+            found = self.provisioner.rent_group_now(offers, self._nodes, is_patient=is_patient)
+            return found[0] if found else None
         except CloudError as error:
             if not may_pass(error):
                 raise
@@ -323,11 +326,18 @@ class DeadlineKeeper:
         self._job = wanted
         self.policy.prepare(wanted, self._spot_price(), self._on_demand_price())
 
+    @property
+    def _nodes(self) -> int:
+        """How many machines train at once."""
+        return self.plan.spec.group.max_nodes
+
     def _spot_price(self) -> float:
-        return min(offer.price_usd_h for offer in self.plan.offers)
+        """Return the price of an hour on spot, of all machines together."""
+        return self._nodes * min(offer.price_usd_h for offer in self.plan.offers)
 
     def _on_demand_price(self) -> float:
-        return min(offer.price_usd_h for offer in self.plan.on_demand)
+        """Return the price of an hour on-demand, of all machines together."""
+        return self._nodes * min(offer.price_usd_h for offer in self.plan.on_demand)
 
     def _decide(self, mode: int, attempt: Attempt | None, *, is_likely: bool, saves_at_stop: bool = True) -> Answer:
         from orchestrator.policy.live import Now

@@ -117,20 +117,20 @@ class Engine:
             remote=self.remote,
             deadline=self.deadline,
         )
-        bring_up = BringUp(parts, connect)
+        self.attempt_leader, self.group = self._leaders(parts, BringUp(parts, connect), cloud, beside or Beside())
+
+    def _leaders(
+        self, parts: Parts, bring_up: BringUp, cloud: Cloud, beside: Beside
+    ) -> tuple[AttemptLeader, GroupKeeper | None]:
+        """Return what leads one machine, and what keeps a group of machines together, if the run has one."""
         disk = FullDisk(self.journal, self.policy.owner_timeout_s)
         credentials = CredentialsWatch(self.journal, cloud, self.patience.tell)
-        self.attempt_leader = AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials)
-        self.group = self._group(parts, bring_up, disk, credentials, beside or Beside())
-
-    def _group(
-        self, parts: Parts, bring_up: BringUp, disk: FullDisk, credentials: CredentialsWatch, beside: Beside
-    ) -> GroupKeeper | None:
-        """Return what keeps the machines of a group together, None for a run on one machine at a time."""
         if not self.spec.is_group:
-            return None
-        leader = GroupLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside)
-        return GroupKeeper(parts, leader, self.patience)
+            return AttemptLeader(parts, bring_up=bring_up, disk=disk, credentials=credentials), None
+        leader = GroupLeader(
+            parts, bring_up=bring_up, disk=disk, credentials=credentials, beside=beside, patience=self.patience
+        )
+        return leader, GroupKeeper(parts, leader, self.patience)
 
     def state(self) -> RunState:
         """Return the fold of the events so far."""
@@ -310,7 +310,7 @@ class Engine:
                 self.clock.sleep(min(2.0, self.policy.poll_s))
         self.reaper.poll(force=True)
         current = self._current()
-        used = [current] if self.group is None else self.group.usable()
+        used = [current] if self.group is None else self.group.used()
         numbers = {one.number for one in used if one is not None}
         for attempt in self.state().open_attempts():
             if attempt.number not in numbers:

@@ -49,6 +49,7 @@ class GroupKeeper:
         self.reaper = parts.reaper
         self.provisioner = parts.provisioner
         self.remote = parts.remote
+        self.deadline = parts.deadline
         self.start_beside = leader.beside.start
         self.leader = leader
         self.patience = patience
@@ -86,6 +87,10 @@ class GroupKeeper:
         ]
         return sorted(found, key=lambda one: (-one.generation, one.rank, one.number))
 
+    def used(self) -> list[Attempt]:
+        """Return the machines that a process which takes over goes on with; the others are of no use to it."""
+        return self._unfinished() or self.usable()
+
     def _unfinished(self) -> list[Attempt]:
         """Return the newest generation, if all its machines are there: a process before this one has led it."""
         state = self.journal.state()
@@ -100,8 +105,10 @@ class GroupKeeper:
         while True:
             self.journal.move("PROVISIONING")
             kept = self.usable()
-            if not kept:
-                kept = self.provisioner.rent_group(self.sizes)
+            if not kept and self.deadline is not None:
+                self.deadline.rent()
+            elif not kept:
+                self.provisioner.rent_group(self.sizes)
             elif len(kept) < self.sizes[0] and not self._replaced(kept):
                 self.reaper.poll(force=True)
             kept = self.usable()
@@ -141,7 +148,8 @@ class GroupKeeper:
         They are billed meanwhile, and idle. The wait may cost as much as bringing up all machines in another pool: so
         it costs at most twice what the better of both ways would have cost.
         """
-        began_at, most_s = self.clock.now(), self._wait_s(kept)
+        began_at = self.clock.now()
+        most_s = self._wait_s(kept) if self.deadline is None else 0.0  # there is another market, and no time
         offer = self._offer_beside(kept[0])
         for wait_s in growing(CAPACITY_WAITS_S):
             missing = self.sizes[0] - len(kept)
@@ -179,6 +187,7 @@ class GroupKeeper:
 
     def _note_losses(self, members: Sequence[Attempt], result: GroupOutcome) -> None:
         """Write down which machines are of no more use, and end them; the others stay."""
+        self._joining = None if result.outcome.cause == LossReason.MOVED else self._joining
         for attempt in members:
             lost = result.gone.get(attempt.number) or self._lost_with(attempt, result.outcome)
             if lost is not None:
@@ -194,6 +203,8 @@ class GroupKeeper:
         current = self.journal.state().attempt(attempt.number)
         if current is not None and current.noticed_ends_at is not None:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
+        if outcome.cause == LossReason.MOVED:
+            return outcome
         is_broken = outcome.cause in (
             LossReason.GPU_FAILED,
             LossReason.TRAINER_TOLD_TO_END,
@@ -249,7 +260,7 @@ class GroupKeeper:
             return self._joined()
         now = self.clock.now()
         larger = [size for size in self.sizes if size > len(members)]
-        if not larger or now < self._grow_at:
+        if self.deadline is not None or not larger or now < self._grow_at:
             return ""
         self._grow_at = now + GROW_EVERY_S
         offer = self._offer_beside(members[0])

@@ -16,16 +16,17 @@ from orchestrator.engine.group_bring_up import GroupBringUp
 from orchestrator.engine.local_trouble import CredentialsWatch, FullDisk
 from orchestrator.engine.member import Member, MemberMonitor
 from orchestrator.engine.monitor import AttemptMonitor
-from orchestrator.engine.outcome import Outcome, exit_text, outputs_lost
+from orchestrator.engine.outcome import PEER_LOST, Outcome, exit_text, outputs_lost
 from orchestrator.engine.output_mirror import OutputMirror
 from orchestrator.engine.parts import Parts
+from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import Beside
+from orchestrator.engine.stop import MoveOn
 from orchestrator.errors import BrokenMachineError, CommandTimeoutError, HostError, UnreachableError
 from orchestrator.host.base import HostStatus
 from orchestrator.runs.events import LossReason
 from orchestrator.runs.state import Attempt
 
-PEER_LOST = 75  # exit code of the bundled trainer where another rank was lost, and nothing is wrong here
 TOGETHER_S = 20.0  # after the end of one trainer the others have so long to end by themselves
 BLOCKED_S = 10.0  # after the loss of a machine: a trainer that waits for it in a collective cannot save
 
@@ -49,6 +50,7 @@ class GroupLeader(AttemptLeader):
     Args:
         parts, bring_up, disk, credentials: as for `AttemptLeader`.
         beside: works on all machines at the same time.
+        patience: asks EC2 again while it does not answer.
         regroup: asked at each poll; returns why the group is to start anew with other machines, "" if it is not.
     """
 
@@ -60,12 +62,13 @@ class GroupLeader(AttemptLeader):
         disk: FullDisk,
         credentials: CredentialsWatch,
         beside: Beside,
+        patience: Patience,
         regroup: Callable[[Sequence[Attempt]], str] = lambda members: "",
     ) -> None:
         super().__init__(parts, bring_up=bring_up, disk=disk, credentials=credentials)
         self.beside = beside
         self.side_by_side = beside.all_of
-        self.group_bring_up = GroupBringUp(bring_up, beside.all_of)
+        self.group_bring_up = GroupBringUp(bring_up, beside.all_of, patience)
         self.regroup = regroup
         self._members: list[Member] = []
         self._regroup_because = ""
@@ -84,7 +87,7 @@ class GroupLeader(AttemptLeader):
         self._members = members = [Member(attempt) for attempt in attempts]
         self._regroup_because = ""
         try:
-            with self.stop.interruptible():
+            with self.stop.interruptible(), self._move_on_in_time(attempts[0]):
                 self._take(members, self.group_bring_up.connect(members))
                 if not self._gone():
                     self._take(members, self.group_bring_up.start(members))
@@ -92,6 +95,8 @@ class GroupLeader(AttemptLeader):
                 return self._lost_members()
             self.journal.is_training = True
             return GroupOutcome(self._watch_group(), self._gone())
+        except MoveOn as error:
+            return GroupOutcome(Outcome("lost", str(error), LossReason.MOVED), self._gone())
         finally:
             self.journal.is_training = False
             for member in members:
@@ -156,7 +161,7 @@ class GroupLeader(AttemptLeader):
             self._pass_to_all(stopping)
             stopping_for_s = None if stopping.at is None else self.clock.now() - stopping.at
             if stopping_for_s is not None and self._is_stop_over(monitor, stopping_for_s):
-                return self._stopped()
+                return self._told_to_stop()
             self.clock.sleep(self._group_pause_s(monitor, stopping_for_s))
 
     def _poll_all(self) -> None:
@@ -192,16 +197,16 @@ class GroupLeader(AttemptLeader):
 
     def _pass_to_all(self, stopping: StopPassedOn) -> None:
         """Tell every trainer to save and end, once: for a stop, under a notice of one machine, or to regroup."""
-        is_noticed = any(member.is_noticed for member in self._members)
-        if not (self.stop.reason or is_noticed or self._regroup_because):
-            self._regroup_because = self.regroup([member.attempt for member in self._members])
-        if self.stop.reason or is_noticed or self._regroup_because:
+        why = self.stop.reason or self._moves_because() or self._is_noticed() or self._regroup_because
+        if not why:
+            why = self._regroup_because = self.regroup([member.attempt for member in self._members])
+        if why:
             stopping.at = self.clock.now() if stopping.at is None else stopping.at
             self._tell_all()
 
     def _pass_stop_on(self, host: object, stopping: StopPassedOn) -> None:
         """Tell all machines, where a single one is told: during a long transfer of the first one."""
-        if self.stop.reason:
+        if self.stop.reason or self._moves_because():
             stopping.at = self.clock.now() if stopping.at is None else stopping.at
             self._tell_all()
 
@@ -216,7 +221,7 @@ class GroupLeader(AttemptLeader):
             member.is_told = not isinstance(result, Exception)
 
     def _group_pause_s(self, monitor: AttemptMonitor, stopping_for_s: float | None) -> float:
-        if any(member.is_noticed for member in self._members):
+        if self._is_noticed():
             return min(self.policy.poll_s, POLL_UNDER_NOTICE_S)
         return self._pause_s(monitor, stopping_for_s)
 
@@ -242,9 +247,17 @@ class GroupLeader(AttemptLeader):
             return Outcome("lost", "the machines of the group lost each other", LossReason.GROUP_BROKEN)
         return outcome
 
+    def _told_to_stop(self) -> Outcome:
+        """Return the outcome of trainers that were told to stop and did not end in time."""
+        if self.stop.reason or self._moves_because():
+            return self._stopped()
+        if self._regroup_because:
+            return Outcome("lost", self._regroup_because, LossReason.REGROUPED)
+        return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
+
     def _outcome_without_lead(self, lead: Member, stopping: StopPassedOn) -> Outcome:
         """Return what it means that the first machine is gone, or hangs."""
-        if self.stop.reason and stopping.at is not None:
+        if stopping.at is not None and (self.stop.reason or self._moves_because()):
             return self._stopped()
         if self._gone():
             return self._lost_members().outcome
@@ -264,7 +277,8 @@ class GroupLeader(AttemptLeader):
                 return
             now = self.clock.now()
             is_late = now - began_at > TOGETHER_S
-            may_tell = self._gone() or is_late or self.stop.reason or self._is_noticed()
+            is_leaving = self.stop.reason or self._moves_because() or self._is_noticed()
+            may_tell = self._gone() or is_late or is_leaving
             if told_at is None and may_tell:
                 told_at = now
                 self._tell_all()

@@ -10,6 +10,7 @@ from typing import TypeVar
 from orchestrator.engine.bring_up import BringUp
 from orchestrator.engine.member import Member
 from orchestrator.engine.output_restore import restore_outputs
+from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import SideBySide
 from orchestrator.host.base import Host, Job, Setup
 from orchestrator.host.rendezvous import Rendezvous
@@ -25,11 +26,13 @@ class GroupBringUp:
     Args:
         bring_up: brings up one machine.
         side_by_side: does the same on all machines.
+        patience: asks EC2 again while it does not answer.
     """
 
-    def __init__(self, bring_up: BringUp, side_by_side: SideBySide) -> None:
+    def __init__(self, bring_up: BringUp, side_by_side: SideBySide, patience: Patience) -> None:
         self.bring_up = bring_up
         self.side_by_side = side_by_side
+        self.patience = patience
         self.journal = bring_up.journal
         self.resumed_from = 0  # of the generation that is started
         self.setups: dict[str, Setup] = {}  # by instance, of this process: a machine that goes on is not set up again
@@ -75,7 +78,8 @@ class GroupBringUp:
     def _addresses(self, members: Sequence[Member]) -> list[str]:
         """Return the private addresses by rank: between machines of a zone traffic over them is free."""
         reaper = self.bring_up.reaper
-        known = {one.instance_id: one for one in reaper.cloud.instances(reaper.run)}
+        listed = self.patience.ask(lambda: reaper.cloud.instances(reaper.run))
+        known = {one.instance_id: one for one in listed}
         found = [known.get(member.attempt.instance_id) for member in members]
         return [(one.private_address or one.address) if one is not None else "" for one in found]
 
@@ -116,4 +120,4 @@ class GroupBringUp:
     def job_of(self, rank: int) -> Job:
         """Return what a machine of that rank runs: only the first one stores checkpoints and outputs in S3."""
         job = self.bring_up.job
-        return job if rank == 0 else replace(job, bucket=None)
+        return job if rank == 0 else replace(job, bucket=None, trains_alone=job.bucket is not None)

@@ -274,7 +274,10 @@ class AttemptMonitor:
         self._starts += 1
         if current is None or self._starts > MOST_STARTS or resumed_from in (None, current.resumed_from):
             return
-        if resumed_from <= max([current.resumed_from, *state.checkpoints, *state.stored]):  # it cannot begin later
+        known = [current.resumed_from, *state.checkpoints, *state.stored]
+        if current.kept_from is not None:  # the machine may have saved what was not downloaded
+            known.append(current.kept_from.last_step)
+        if resumed_from <= max(known):  # it cannot begin later
             self.step = self._noted_step = resumed_from
             self.journal.emit(TrainerStarted(at=now, attempt=self.attempt.number, resumed_from=resumed_from))
 

@@ -10,6 +10,9 @@ from orchestrator.formatting import counted, megabytes
 from orchestrator.runs.events import LossReason
 from orchestrator.runs.state import Attempt
 
+PEER_LOST = 75
+"""Exit code of the bundled trainer where another rank was lost, and nothing is wrong with this one."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -48,13 +51,16 @@ def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
     """Return what an ended trainer means; None if it was told to stop, and did so before its last step.
 
     The bundled trainer exits with 0 only when all steps are done. Another program may exit with 0 because it was
-    told to stop. One that fails with its GPU has lost its machine: another one helps.
+    told to stop. One that fails with its GPU has lost its machine: another one helps. One that lost another rank of its
+    group starts again with the group.
 
     Raises:
         TrainingError: it ended by itself, and has not finished.
     """
     if end.exit_code == 0 and (not end.asked or is_bundled or end.finished):
         return Outcome("finished")
+    if is_bundled and end.exit_code == PEER_LOST:
+        return None
     if not end.asked and end.gpu_problem:
         return gpu_failed(end.gpu_problem)
     if not end.asked:

@@ -137,25 +137,17 @@ class Provisioner:
             self.stop.sleep(wait_s)
         raise AssertionError("the waits do not end")
 
-    def rent_now(self, wanted: Sequence[Offer], *, is_patient: bool = True) -> Attempt | None:
-        """Return a new attempt from the first of these pools with capacity, None if none has any now.
+    def rent_group_now(self, wanted: Sequence[Offer], count: int, *, is_patient: bool = True) -> list[Attempt]:
+        """Return so many new attempts, all from the first of these pools with capacity; none if none has it now.
 
         Args:
             wanted: the pools, in the order in which they are tried.
+            count: how many; one for a run on one machine at a time.
             is_patient: whether an AWS that cannot be asked is asked again for a while.
 
         Raises:
             QuotaError, AccessError, CloudError: no pool that is left would help.
             BudgetError: the rest of the budget does not pay for another minute.
-        """
-        found = self.rent_group_now(wanted, 1, is_patient=is_patient)
-        return found[0] if found else None
-
-    def rent_group_now(self, wanted: Sequence[Offer], count: int, *, is_patient: bool = True) -> list[Attempt]:
-        """Return so many new attempts, all from the first of these pools with capacity; none if none has it now.
-
-        Raises:
-            as `rent_now`.
         """
         return self._round(self._next_number(), wanted, is_patient=is_patient, count=count)
 

@@ -105,7 +105,7 @@ class RemoteCopy:
             TrainingError: the trainer had failed by itself.
             CloudError: S3 cannot be read: then nothing must be rented, since the run may be done.
         """
-        ended = [a for a in self.journal.state().attempts if a.is_over or a.is_lost]
+        ended = [a for a in self.journal.state().attempts if (a.is_over or a.is_lost) and a.rank == 0]
         unheard = [a for a in ended if a.trainer_exit is None]
         return self._read(self.place, unheard) if self.place is not None and unheard else None
 

@@ -65,6 +65,7 @@ class Job:
     )
     data_words: tuple[str, ...] = ()  # arguments of `data prepare`
     data_asked: Mapping[str, Any] | None = None  # the recipe that they give; prepared data in S3 must have the same one
+    trains_alone: bool = False  # as with `bucket`: the owner's silence does not end it while its program runs
     generation: int = 0  # of the group that the machine is in; 0: it is alone
     user_setup: Mapping[str, Any] | None = None  # what is installed for the user's program, as `user_setup.py` reads it
 

@@ -262,6 +262,7 @@ class SshHost:
             "time_limit_s": job.time_limit_s,
             "idle_s": job.idle_s,
             "generation": job.generation,
+            "trains_alone": job.trains_alone,
             "metrics": None if job.is_bundled else {"patterns": dict(job.metric_patterns)},
             "stop_signal": job.stop_signal,
             "s3": _place(job, setup),

@@ -226,6 +226,14 @@ def comparison_json(compared: Comparison) -> dict[str, Any]:
                 "retired": s.known.retired,
                 "replacement": s.known.replacement,
                 "note": s.known.note,
+                "network_baseline_gbit_s": s.known.network.gbit_s,
+                "network_peak_gbit_s": s.known.network.peak_gbit_s,
+                "network_total_gbit_s": s.known.network.total_gbit_s,
+                "network_cards": s.known.network.cards,
+                "efa_interfaces": s.known.network.efa_interfaces,
+                "cluster_placement": s.known.network.cluster_placement,
+                "gpu_link": None if s.known.gpu_link is None else s.known.gpu_link.kind,
+                "gpu_link_gb_s": None if s.known.gpu_link is None else s.known.gpu_link.gb_s,
             }
             for s in compared.sides
         ],

@@ -58,8 +58,8 @@ def check_group(spec: RunSpec) -> None:
         return
     if spec.strategy != "price":
         raise SpecError("--strategy any chooses a pool for one machine; leave it out with --nodes")
-    if spec.deadline is not None:
-        raise SpecError("--deadline moves one machine between the markets; leave out --nodes or --deadline")
+    if spec.deadline is not None and spec.group.min_nodes < spec.group.max_nodes:
+        raise SpecError(f"--deadline needs a group of one size; give --nodes {spec.group.max_nodes}")
     if spec.program.image:
         raise SpecError("--image: the machines of a group do not run containers; leave out --image or --nodes")
 

@@ -14,6 +14,7 @@ from orchestrator.market import catalog, offers
 from orchestrator.market.pools import Offer, Pool
 from orchestrator.plan.job import torch_has_kernels
 from orchestrator.plan.requests import Plan
+from orchestrator.report.predictions import is_of_one_machine
 from orchestrator.report.records import records_of, workload_of
 from orchestrator.runs.spec import EMBEDDED_TITLE, RunSpec
 from orchestrator.runs.store import RunStore
@@ -129,7 +130,7 @@ def _bounded(spec: RunSpec, ranked: Sequence[Offer], listed: Mapping[Pool, float
 def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
     """Return images/s by instance type, from runs of the same workload on AWS; one type alone needs none.
 
-    Runs of the embedded cloud do not count: their throughput is this machine's.
+    Runs of the embedded cloud do not count: their throughput is this machine's. Nor do those of several machines.
     """
     if spec.is_embedded or len(spec.instances) < 2:
         return {}
@@ -137,7 +138,7 @@ def measured_speeds(home: Path, spec: RunSpec) -> dict[str, float]:
     for record in records_of(RunStore.folders(home), SystemClock().now()):
         if record.row.workload == wanted and record.row.cloud != EMBEDDED_TITLE:
             for attempt in record.row.attempts:
-                if attempt.images_per_s and attempt.nodes == 1:
+                if attempt.images_per_s and is_of_one_machine(attempt):
                     found[attempt.instance_type] = attempt.images_per_s  # the latest counts
     return found
 

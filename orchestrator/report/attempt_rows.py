@@ -70,6 +70,7 @@ def attempt_row(
         is_measured=is_measured,
         ranks=digest.world,
         nodes=one.nodes,
+        group_usd_h=_sum(Decimal(str(m.price_usd_h)) for m in one.joined) if one.nodes > 1 else None,
         members=members,
         group_wait_s=sum(member.group_wait_s for member in members),
         is_group=one.is_group,

@@ -46,16 +46,15 @@ def run_row(
         workload: what the run trains.
         rule: the rule by which a spot second is billed.
     """
-    is_own = workload is not None and workload.is_own
-    generations = generations_of(state)
+    workload = workload or Workload("")
+    is_own, generations = workload.is_own, generations_of(state)
     leads = [one.lead for one in generations]
     rows = tuple(
         attempt_row(one, leads[place:], digests.get(one.lead.number, Digest()), now, rule, is_own=is_own)
         for place, one in enumerate(generations, 1)
     )
     known = [digests[lead.number] for lead in leads if lead.number in digests]
-    theirs = workload.images_per_epoch if workload else None
-    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), theirs)
+    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), workload.images_per_epoch)
     rate = Rate.of(rows)
     epoch_steps = next((d.steps_per_epoch for d in reversed(known) if d.steps_per_epoch), None)
     return RunRow(
@@ -63,7 +62,7 @@ def run_row(
         state=state.state,
         reason=state.reason,
         cloud=state.cloud,
-        workload=workload.name if workload else "",
+        workload=workload.name,
         created_at=state.created_at,
         steps=max((a.last_step for a in state.attempts), default=0),
         steps_lost=sum(row.steps_lost for row in rows),
@@ -79,7 +78,7 @@ def run_row(
         data_s=sum(row.data_s for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
         machine_s=sum(lasted_s(attempt, now) for attempt in state.attempts),
-        batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
+        batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
         user_setup_s=sum(row.user_setup_s for row in rows),
@@ -214,7 +213,7 @@ class Rate:
         times = [_trained_s(row) for row in rows]
         total_s = sum(times)
         images = sum(t * (row.images_per_s or 0) for t, row in zip(times, rows, strict=True))
-        usd = _sum(_decimal(t) * row.group_usd_h for t, row in zip(times, rows, strict=True))
+        usd = _sum(_decimal(t) * row.usd_h for t, row in zip(times, rows, strict=True))
         steps = sum(map(_steps, rows)) if all(row.steps_per_s for row in rows) else None
         return cls(images / total_s or None, total_s / steps if steps else None, usd / _decimal(total_s))
 
@@ -318,7 +317,7 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
     measured = [row for row in rows if row.images_per_s]
     rate = Rate.of(rows)
     speed = rate.images_per_s
-    price = rate.usd_h if rate.usd_h is not None else _sum(row.group_usd_h for row in rows) / len(rows)
+    price = rate.usd_h if rate.usd_h is not None else _sum(row.usd_h for row in rows) / len(rows)
     epoch = next((run.images_per_epoch for run, _ in pairs if run.images_per_epoch), None)
     epoch_steps = next((run.steps_per_epoch for run, _ in pairs if run.steps_per_epoch), None)
     return TypeRow(
@@ -353,7 +352,7 @@ def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
     """
     newest = rows[-1]
     if newest.market == "on-demand":
-        return newest.group_usd_h
+        return newest.usd_h
     known = find_type(newest.instance_type)
     usd_h = known.on_demand_usd_h.get(newest.region) if known else None
     return None if usd_h is None else Decimal(str(usd_h)) * newest.nodes

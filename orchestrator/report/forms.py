@@ -196,7 +196,7 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
             a.machines,
             a.zone,
             a.market,
-            money(a.group_usd_h),
+            money(a.usd_h),
             when(a.started_at)[5:16],
             f"{a.to_first_step_s:.1f}",
             f"{a.data_s:.1f}" if a.data_s else "-",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.errors import SpecError
@@ -10,7 +11,7 @@ from orchestrator.market import catalog
 from orchestrator.market.scaling import Estimate, group, refusal, work_of_rank
 from orchestrator.market.spot_prices import MarketRow
 from orchestrator.market.throughput import Observation, Prediction, predict
-from orchestrator.report.rows import LeftOutRow, PredictedRow, TypeRow, Workload
+from orchestrator.report.rows import AttemptRow, LeftOutRow, PredictedRow, TypeRow, Workload
 
 
 def predictions(
@@ -24,10 +25,11 @@ def predictions(
         if known is not None and row.images_per_s:
             fastest[known.name] = _observation(known, row.images_per_s, max(row.ranks, row.nodes), workload)
     asked = {row.instance_type for row in types if row.workload == workload.name}
+    alone = {row.instance_type for row in mine if is_of_one_machine(row)}
     targets = [
         known
         for known in catalog.all_types()
-        if known.name not in fastest and (not (known.is_retired or known.like) or known.name in asked)
+        if known.name not in alone and (not (known.is_retired or known.like) or known.name in asked)
     ]
     found = predict(list(fastest.values()), targets, workload.work)
     rows = []
@@ -35,24 +37,23 @@ def predictions(
         price, source = _price_of(one.instance_type, best, prices)
         on_demand, _ = _price_of(one.instance_type, {}, prices)
         epoch = workload.images_per_epoch
-        known = catalog.find(one.instance_type)
-        all_gpus = _all_gpus(known, one, workload)
+        machine = _machine(one, workload)
+        speed = machine.images_per_s
         rows.append(
             PredictedRow(
                 workload=workload.name,
                 instance_type=one.instance_type,
-                images_per_s=one.images_per_s,
-                low_images_per_s=one.low,
-                high_images_per_s=one.high,
+                images_per_s=speed.mid,
+                low_images_per_s=speed.low,
+                high_images_per_s=speed.high,
                 price_usd_h=price,
                 price_source=source,
-                usd_per_epoch=None if price is None or not epoch else usd_for(epoch, one.images_per_s, price),
-                images_per_usd=None if not price else one.images_per_s * 3600 / float(price),
+                usd_per_epoch=None if price is None or not epoch else usd_for(epoch, speed.mid, price),
+                images_per_usd=None if not price else speed.mid * 3600 / float(price),
                 basis=one.basis,
-                is_bound_by_kernels=one.is_bound_by_kernels,
-                gpus=known.gpus,
-                all_gpus_images_per_s=all_gpus,
-                all_gpus_usd_per_epoch=usd_for(epoch, all_gpus, price) if all_gpus and price and epoch else None,
+                is_bound_by_kernels=machine.is_bound_by_kernels,
+                gpus=machine.gpus,
+                one_gpu_images_per_s=one.images_per_s,
                 on_demand_usd_h=on_demand,
             )
         )
@@ -71,14 +72,20 @@ def _observation(known: catalog.InstanceType, images_per_s: float, ranks: int, w
     return Observation(known, images_per_s / ranks, work)
 
 
-def _all_gpus(known: catalog.InstanceType, one_gpu: Prediction, workload: Workload) -> float | None:
-    """Return the estimated images/s of a machine with a process on each of its GPUs."""
-    if known.gpus == 1:
-        return one_gpu.images_per_s
-    config = workload.config
-    if config is None or refusal(known, 1, config):
-        return None
-    return group(known, 1, config, Estimate.of(one_gpu)).images_per_s.mid
+@dataclass(frozen=True)
+class _Machine:
+    images_per_s: Estimate
+    gpus: int
+    is_bound_by_kernels: bool
+
+
+def _machine(one_gpu: Prediction, workload: Workload) -> _Machine:
+    """Return what a machine does with a process on each of its GPUs; with one where nothing says how they share."""
+    known, config = catalog.find(one_gpu.instance_type), workload.config
+    if known.gpus == 1 or config is None or refusal(known, 1, config):
+        return _Machine(Estimate.of(one_gpu), 1, one_gpu.is_bound_by_kernels)
+    found = group(known, 1, config, Estimate.of(one_gpu))
+    return _Machine(found.images_per_s, known.gpus, found.limit == "kernels")
 
 
 def find_type(name: str) -> catalog.InstanceType | None:
@@ -87,6 +94,12 @@ def find_type(name: str) -> catalog.InstanceType | None:
         return catalog.find(name)
     except SpecError:
         return None
+
+
+def is_of_one_machine(row: TypeRow | AttemptRow) -> bool:
+    """Return whether a speed is of one machine, with no more processes than it has GPUs."""
+    known = find_type(row.instance_type)
+    return row.nodes == 1 and row.ranks <= (known.gpus if known is not None else 1)
 
 
 def _price_of(name: str, best: Mapping[str, MarketRow], prices: Sequence[MarketRow]) -> tuple[Decimal | None, str]:

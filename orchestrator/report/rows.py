@@ -101,6 +101,7 @@ class AttemptRow:
     is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
     ranks: int = 1  # processes that shared each batch, one for each GPU
     nodes: int = 1  # machines that train together
+    group_usd_h: Decimal | None = None  # of all machines of its group, at the launch
     members: tuple[MemberRow, ...] = ()
     group_wait_s: float = 0.0  # machine time that was billed while machines waited for others
     group_wait_usd: Decimal = Decimal(0)
@@ -109,10 +110,9 @@ class AttemptRow:
     prices: tuple[tuple[float, float], ...] = field(default=(), metadata=PAGE_ONLY)  # unix seconds, dollars per hour
 
     @property
-    def group_usd_h(self) -> Decimal:
-        """The price of an hour of all machines that train together, at their launch."""
-        mine = [one.price_usd_h for one in self.members if one.rank is not None]
-        return sum(mine, Decimal(0)) if len(mine) > 1 else self.price_usd_h
+    def usd_h(self) -> Decimal:
+        """What an hour of the machines costs that train together: of one, or of its group."""
+        return self.price_usd_h if self.group_usd_h is None else self.group_usd_h
 
     @property
     def has_free(self) -> bool:
@@ -223,7 +223,7 @@ class TypeRow:
     slow_images_per_s: float | None
     fast_images_per_s: float | None
     seconds_per_step: float | None
-    price_usd_h: Decimal  # at the launch, of all machines of a group; over several attempts the time-weighted mean
+    price_usd_h: Decimal  # of all machines of a group, at the launch; over several attempts the time-weighted mean
     usd_per_step: Decimal | None
     usd_per_1000_steps: Decimal | None
     usd_per_epoch: Decimal | None
@@ -232,13 +232,15 @@ class TypeRow:
     device: str
     is_ranked: bool  # False on the embedded cloud, which measures this machine's CPU
     ranks: int = 1  # processes that shared each batch, one for each GPU; each number has a row of its own
-    nodes: int = 1  # machines that train together; each number has a row of its own
+    nodes: int = 1  # machines that trained together; each number has a row of its own
     on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # None: unknown
 
     @property
     def label(self) -> str:
-        """The type, and of several machines or processes their number: `2 x g5.xlarge, 4 GPUs`."""
-        return self.machines if self.ranks in (1, self.nodes) else f"{self.machines}, {self.ranks} GPUs"
+        """The type, of a group with its machines: `4 x g5.xlarge`, `g5.12xlarge, 4 processes`."""
+        if self.nodes > 1 or self.ranks == 1:
+            return self.machines
+        return f"{self.instance_type}, {self.ranks} processes"
 
     @property
     def machines(self) -> str:
@@ -266,9 +268,8 @@ class PredictedRow:
     images_per_usd: float | None
     basis: str
     is_bound_by_kernels: bool = False  # by kernel starts, which take the same time on every type
-    gpus: int = 1  # of the machine; the figures above are those of one of them
-    all_gpus_images_per_s: float | None = None  # with a process on each of them; None where it cannot be estimated
-    all_gpus_usd_per_epoch: Decimal | None = None
+    gpus: int = 1  # of the machine that train, with a process on each of them
+    one_gpu_images_per_s: float | None = None  # of one of them with the whole batch
     on_demand_usd_h: Decimal | None = field(default=None, metadata=PAGE_ONLY)  # the lowest of the regions
 
 

@@ -188,7 +188,7 @@ def summary_text(store: RunStore, now: float) -> str:
             str(a.number),
             a.machines,
             a.zone,
-            price(float(a.group_usd_h)),
+            price(float(a.usd_h)),
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             number(a.images_per_s),
             a.ended_by or "-",

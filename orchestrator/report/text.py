@@ -168,8 +168,8 @@ def basis_words(report: Report, workload: str) -> str:
     text = f"Predicted from {rows[0].basis}."
     if len(rows) > 1 and all(row.is_bound_by_kernels for row in rows):
         text += (
-            " All types have the same figure: a network this small is bound by kernel starts (6 us each on any "
-            "type), not by the GPU."
+            " All types have the same figure, or nearly: a network this small is bound by kernel starts (6 us each on "
+            "any type), not by the GPU."
         )
     if checks:
         errors = ", ".join(f"{row.instance_type} {100 * row.error:+.0f} %" for row in checks)
@@ -177,7 +177,7 @@ def basis_words(report: Report, workload: str) -> str:
     else:
         text += " The predictions cannot be checked: fewer than two types are measured on AWS."
     if any(row.gpus > 1 for row in rows):
-        text += " IMAGES/S is of one GPU of a machine; pixel-orch compare --nodes 1 estimates all of them."
+        text += " IMAGES/S is of all GPUs of a machine, with a process on each of them."
     if report.price_note:
         text += f" Prices, {report.price_note}."
     return text

@@ -103,8 +103,8 @@ class Attempt:
     outputs_lost: OutputsLeft | None = None  # its program had ended, and these are gone
     generation: int = 0  # of the group; 0 without a group, and for a machine that is in none yet
     rank: int = 0  # among the machines of its generation
-    kept_from: Attempt | None = field(default=None, repr=False, compare=False)  # its machine's attempt before
-    kept_as: Attempt | None = field(default=None, repr=False, compare=False)  # and the one after
+    kept_from: Attempt | None = field(default=None, repr=False, compare=False)  # of the same machine before this one
+    kept_as: Attempt | None = field(default=None, repr=False, compare=False)  # the one after this one
 
     @property
     def first_step(self) -> int:

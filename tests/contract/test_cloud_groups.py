@@ -183,6 +183,50 @@ def test_a_type_is_in_no_placement_group_where_the_policy_does_not_let_one_ask(e
     assert _cloud(embedded).cluster_types(["p2.xlarge", "p5.48xlarge"]) == {"p2.xlarge", "p5.48xlarge"}
 
 
+def test_a_refused_group_is_asked_for_once(embedded: EmbeddedCloud) -> None:
+    """No capacity is HTTP 500, which the SDK would send again by itself."""
+    place = World.of_embedded(embedded)
+    embedded.add_fault({"operation": "RunInstances", "error": "InsufficientInstanceCapacity"})
+    before = embedded.dump()["requests"].get("RunInstances", 0)
+    with pytest.raises(CapacityError):
+        place.cloud.launch_group(group_call(place))
+    assert embedded.dump()["requests"]["RunInstances"] == before + 1
+    embedded.clear_faults()
+    place.cloud.close_security_group("us-east-1", "contract")
+
+
+def test_a_group_whose_answer_was_lost_is_found_by_its_token(place: World) -> None:
+    if isinstance(place.cloud, MemoryCloud):
+        place.cloud.fail_after_serving = 1
+    else:
+        assert place.embedded is not None
+        fault = {"operation": "RunInstances", "error": "InternalError", "served": True, "times": 1}
+        place.embedded.add_fault(fault)
+    call = group_call(place)
+    with pytest.raises(CloudError):
+        place.cloud.launch_group(call)
+    members = place.cloud.launch_group(call)
+    assert [one.launch_index for one in members] == [0, 1, 2]
+    for one in members:
+        place.until(one, "running")
+    alive = [one for one in place.cloud.instances("contract") if one.state in ("pending", "running")]
+    assert sorted(one.instance_id for one in alive) == sorted(one.instance_id for one in members)
+
+
+def test_a_group_that_is_interrupted_together_ends_together(place: World) -> None:
+    members = place.cloud.launch_group(group_call(place))
+    for one in members:
+        place.until(one, "running")
+    if place.embedded is not None:
+        place.embedded.interrupt_together([one.instance_id for one in members[1:]], notice_s=0.2)
+    else:
+        for one in members[1:]:
+            place.interrupt(one.instance_id)
+    for one in members[1:]:
+        assert place.until(one, "terminated").is_spot_interruption
+    assert place.until(members[0], "running").state == "running"
+
+
 def test_runs_of_one_process_share_the_answer_on_types_and_each_launches_its_own_group(place: World) -> None:
     shared = SharedCloud(place.cloud, fresh_s=0.0)
     assert shared.cluster_types(("p2.xlarge",)) == {"p2.xlarge"}

@@ -26,6 +26,7 @@ from tests.contract.test_embedded_fixtures import (
 
 __all__ = ["ami", "cloud", "ec2", "private_key"]
 TYPE, ZONE = "p2.xlarge", "us-east-1b"
+PATHS = ("ami-launch-index", "placement/group-name")
 Group = Callable[..., list[str]]
 
 
@@ -234,6 +235,20 @@ def test_gloo_meets_over_the_members_addresses(
             session.run("for i in $(seq 300); do test -s done && break; sleep 0.1; done")
             said = session.run("cat done said")[0].decode()
             assert "sum [3.0, 3.0, 3.0, 3.0]" in said, said
+
+
+def test_a_member_knows_its_place_and_its_placement_group(ec2: Any, group: Group, private_key: paramiko.PKey) -> None:
+    ec2.create_placement_group(GroupName="close", Strategy="cluster")
+    ids = group(2, Placement={"GroupName": "close"})
+    url = "$AWS_EC2_METADATA_SERVICE_ENDPOINT/latest"
+    token = f"$(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' {url}/api/token)"
+    ask = f'curl -s -H "X-aws-ec2-metadata-token: {token}" {url}/meta-data/'
+    with logged_in(ec2, private_key, *ids) as sessions:
+        said = [[session.run(ask + path)[0].decode() for path in PATHS] for session in sessions]
+    assert sorted(said) == [["0", "close"], ["1", "close"]]
+    ec2.terminate_instances(InstanceIds=ids)
+    for one in ids:
+        wait_for(ec2, one, "terminated")
 
 
 # --- placement groups

@@ -139,6 +139,38 @@ def test_a_volume_without_an_instance_is_removed(place: Place, capsys: Any) -> N
     assert cleanup() == 0
 
 
+def test_a_security_group_and_a_launch_template_of_a_run_that_is_over_are_removed(place: Place, capsys: Any) -> None:
+    def make(home: str | None) -> tuple[str, str]:
+        group, template = (place.tags(kind, "gone", home) for kind in ("security-group", "launch-template"))
+        group_id = place.ec2.create_security_group(GroupName=f"g-{home}", Description="left", TagSpecifications=group)[
+            "GroupId"
+        ]
+        made = place.ec2.create_launch_template(
+            LaunchTemplateName=f"t-{home}", LaunchTemplateData={"InstanceType": "p2.xlarge"}, TagSpecifications=template
+        )
+        return str(group_id), str(made["LaunchTemplate"]["LaunchTemplateId"])
+
+    ours, theirs = make(None), make("another")
+    assert cleanup() == 1
+    out = capsys.readouterr().out
+    assert f"left: security group {ours[0]} (of gone)" in out
+    assert f"left: launch template {ours[1]} (of gone)" in out
+    assert cleanup("-y") == 0
+    groups = {one["GroupId"] for one in place.ec2.describe_security_groups()["SecurityGroups"]}
+    templates = {one["LaunchTemplateId"] for one in place.ec2.describe_launch_templates()["LaunchTemplates"]}
+    assert (ours[0] in groups, theirs[0] in groups) == (False, True)
+    assert templates == {theirs[1]}
+
+
+def test_a_security_group_that_an_instance_of_another_run_has_stays(place: Place, capsys: Any) -> None:
+    tags = place.tags("security-group", "gone")
+    group = place.ec2.create_security_group(GroupName="g", Description="left", TagSpecifications=tags)["GroupId"]
+    image = place.ec2.describe_images(Owners=["898082745236"])["Images"][0]["ImageId"]
+    place.ec2.run_instances(ImageId=image, InstanceType="p2.xlarge", MinCount=1, MaxCount=1, SecurityGroupIds=[group])
+    assert cleanup("-y") == 1
+    assert f"security group {group} (of gone) still has an instance; repeat the command" in capsys.readouterr().err
+
+
 def test_an_ended_instance_leaves_no_volume(place: Place) -> None:
     image = place.ec2.describe_images(Owners=["898082745236"])["Images"][0]["ImageId"]
     tags = place.tags("instance", "gone") + place.tags("volume", "gone")

@@ -91,6 +91,25 @@ def test_three_types_one_without_capacity_end_in_a_report_of_each(stage: Stage) 
     check_all_gone(stage)
 
 
+def test_groups_of_two_sizes_are_measured_beside_the_estimate(stage: Stage) -> None:
+    words = ["bench", "--cloud", "local", "--instance", "g5.xlarge", "--nodes", "1,2", "--spot", "-y", "--steps", "20"]
+    code, said = stage.run(*words, "--budget", "3", "-n", "groups", "-o", "json")
+    assert code == 0, said
+    rows = {row["nodes"]: row for row in last_json(said)["types"]}
+    assert [rows[nodes]["run"] for nodes in (1, 2)] == ["groups-g5-xlarge-x1", "groups-g5-xlarge-x2"]
+    assert rows[1]["efficiency"] == 1
+    assert rows[2]["efficiency"] == pytest.approx(rows[2]["images_per_s"] / rows[1]["images_per_s"] / 2)
+    assert rows[2]["usd_per_step"] == pytest.approx(rows[2]["seconds_per_step"] * rows[2]["price_usd_h"] / 3600)
+    assert {row["estimate_basis"].split()[0] for row in rows.values()} == {"predicted"}, "no CPU stands for a GPU"
+    states = {nodes: RunStore(stage.home, row["run"]).state() for nodes, row in rows.items()}
+    assert {nodes: len(state.attempts) for nodes, state in states.items()} == {1: 1, 2: 2}
+    prices = sum(attempt.price_usd_h for attempt in states[2].attempts)
+    assert rows[2]["price_usd_h"] == pytest.approx(prices), "of both machines"
+    budgets = [float(RunStore(stage.home, rows[n]["run"]).spec().limits.budget_usd or 0) for n in (1, 2)]
+    assert budgets == [1, 2]
+    check_all_gone(stage)
+
+
 def test_ctrl_c_ends_every_machine_of_a_bench(stage: Stage) -> None:
     (stage.work / "mine.py").write_text(TRAINER.replace("SLEEP", "0.5"))
     words = ["bench", "--cloud", "local", "--instance", "p2.xlarge,g5.xlarge", "--spot", "-y", "--steps", "40"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 from orchestrator.market.billing import LEAST_BILLED_S, bill, total_usd
@@ -26,7 +27,7 @@ from tests.support.tale import Tale
 BENIGN = {  # what a run gets over by itself
     "interrupt", "vanish", "freeze", "notice-only", "rebalance", "kill", "kill-at-fact", "kill-in-launch", "damage",
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
-    "stuck", "new-address", "dies-pending", "clock", "asleep", "helper-unwell",
+    "stuck", "new-address", "dies-pending", "clock", "asleep", "helper-unwell", "interrupt-two", "vanish-all", "room",
 }  # fmt: skip
 MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
 HELPER_HEALS_S = 600.0  # credentials that fail for less in all are lived through, once there is a machine
@@ -55,8 +56,8 @@ def check_folder(tale: Tale) -> None:
     home, run = tale.story.home, tale.story.store.folder
     outside = [path for path in home.rglob("*") if path.is_file() and run not in path.parents]
     assert all(path.name == "schema" for path in outside), f"written outside of the run: {outside}"
-    known = re.compile(r"(events|spec.*)\.jsonl?|key(\.pub)?|known_hosts|lock|asked|host_key\.pub|metrics\.jsonl"
-                       r"|trainer\.log|checkpoint-\d+\.pt|\..*\.part")  # fmt: skip
+    known = re.compile(r"(events|spec.*)\.jsonl?|program\.json|key(\.pub)?|known_hosts|lock|asked|host_key\.pub"
+                       r"|metrics\.jsonl|trainer\.log|checkpoint-\d+\.pt|\..*\.part")  # fmt: skip
     of_outputs = {"outputs", "states", "set-aside"}
     files = [path for path in run.rglob("*") if path.is_file() and path.relative_to(run).parts[0] not in of_outputs]
     odd = [path for path in files if not known.fullmatch(path.name)]
@@ -102,6 +103,8 @@ def check_checkpoints(tale: Tale, state: RunState) -> None:
         assert max(a.last_step for a in state.attempts) == 100
     saved = 0
     for attempt in state.attempts:
+        if attempt.kept_from is not None:  # the machine has what it has saved
+            saved = max(saved, attempt.kept_from.last_step)
         in_s3 = tale.setting.carry_s is not None and attempt.resumed_from in tale.cloud.bucket
         assert attempt.resumed_from <= saved or in_s3, "resumed from what was never saved"
         saved = max([saved] + [p.step for p in pulled if p.attempt <= attempt.number])
@@ -192,13 +195,22 @@ def check_bill(tale: Tale, state: RunState) -> None:
     store, now = tale.story.store, tale.clock.now()
     assert fold(store.events()) == state
     assert total_usd(state.attempts, now) == sum(bill(a, now).usd for a in state.attempts)
-    told = {attempt.instance_id: attempt for attempt in state.attempts}
+    told = wholes(state)
     for machine in tale.cloud.machines:
         attempt = told.get(machine.instance.instance_id)
         is_told = attempt is not None or "pixel-orch cleanup" in state.reason  # EC2 could not be asked for it
         assert is_told, f"{machine.instance.instance_id} is billed, and no event speaks of it"
         if attempt is not None:
             check_attempt(tale, machine, attempt, now)
+
+
+def wholes(state: RunState) -> dict[str, Attempt]:
+    """Return each instance from its launch to its end, over all generations of its group."""
+    found = {}
+    for attempt in state.attempts:
+        shares = [one for one in state.attempts if one.instance_id == attempt.instance_id]
+        found[attempt.instance_id] = replace(attempt.whole, pulled_bytes=sum(one.pulled_bytes for one in shares))
+    return found
 
 
 def check_attempt(tale: Tale, machine: Machine, attempt: Attempt, now: float) -> None:
@@ -249,13 +261,13 @@ def check_free_ends(tale: Tale) -> None:
 def check_limits(tale: Tale, state: RunState) -> None:
     """Of the budget, a minute at the price cap may be too much; no machine outlives the duration."""
     limits, spec = tale.setting.limits, tale.story.spec
-    told = {attempt.instance_id: attempt for attempt in state.attempts}
+    told = wholes(state)
     machines = tale.cloud.machines
     if limits.budget_usd is not None and machines:
         spent = sum((truth_usd(tale, m, told.get(m.instance.instance_id)) for m in machines), Decimal(0))
         minute = max(price_cap_usd_h(spec, offer_of(m)) for m in machines) / 60
         noticed = sum(m.noticed_at is not None for m in machines)  # left to AWS, which ends most of them for free
-        most = limits.budget_usd + minute * (1 + LEFT_TO_AWS_MIN * noticed) + MONEY
+        most = limits.budget_usd + minute * (tale.setting.nodes[1] + LEFT_TO_AWS_MIN * noticed) + MONEY
         assert spent <= most, f"${spent:.4f} of ${limits.budget_usd} are spent"
     if limits.max_duration_s is not None:
         latest = max((m.gone_at or tale.clock.now() for m in machines), default=0.0)

@@ -122,7 +122,7 @@ class Agent:
             at = None if machine.timer_s is None else machine.ready_at + machine.timer_s
             return at, "the guard", 0.0
         due = (machine.owner_at or machine.watched_from) + machine.job.owner_timeout_s
-        if machine.job.bucket is not None:
+        if machine.job.bucket is not None or machine.job.trains_alone:
             due = max(due, self._trained_at())
         why, grace_s = "no contact with the owner", machine.job.stop_timeout_s
         if machine.allow_s is not None:

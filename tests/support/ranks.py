@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import torch
 from model.__main__ import rank_main
 from model.config import TrainConfig
 from model.data import load as load_data
-from model.training import distributed, launcher, state
+from model.data.feed import Feed
+from model.training import distributed, launcher, state, validation
 from model.training.group import Group
 from model.training.state import Training, share_state
 from model.training.stop import StopFlag
@@ -97,6 +98,15 @@ def trained(
     return saved
 
 
+def validated(group: Group, config: TrainConfig) -> float:
+    """Return the nats of a validation of the network at its beginning."""
+    data = load_data(config.dataset)
+    run = Training(config, data, CPU, group)
+    nats = validation.validate(run, data, group.stop_of(StopFlag())).nats
+    group.close()
+    return nats
+
+
 def checkpoint_of(saved: dict[str, Any]) -> state.Checkpoint:
     """Return the checkpoint of a state that `trained` has returned."""
     return state.Checkpoint(**saved)
@@ -131,6 +141,7 @@ class Command:
         port: int = 0,
     ) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.processes = {}
         port = port or free_port()
         for rank in range(size) if ranks is None else ranks:
@@ -158,6 +169,11 @@ class Command:
         """Return what a rank wrote to stderr."""
         return (self.folder / f"{rank}.err").read_text()
 
+    def wrote(self, rank: int) -> str:
+        """Return what a rank has written to stdout so far."""
+        path = self.folder / f"{rank}.out"
+        return path.read_text() if path.exists() else ""
+
     def signal(self, rank: int, signum: int) -> None:
         """Send a signal to a rank."""
         pid = self.processes[rank].pid
@@ -180,6 +196,12 @@ def _command(env: dict[str, str], words: list[str], folder: str, mishap: Any, ve
 
 def _arrange(at: int, what: str) -> None:
     """Let something happen in the n-th part of a step that this rank computes."""
+    if what in ("wait", "late"):
+        _wait_for_data(at, 1.5 if what == "late" else math.inf)
+        return
+    if "validation" in what:
+        _hold_validation(signal.SIGTERM if what == "SIGTERM in validation" else None)
+        return
     count, real = 0, state.nats_per_image
 
     def computed(*args: Any) -> torch.Tensor:
@@ -200,8 +222,35 @@ def _arrange(at: int, what: str) -> None:
     state.nats_per_image = computed
 
 
-def end(processes: Sequence[int]) -> None:
-    """Kill processes that a failed test has left."""
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def _wait_for_data(at: int, wait_s: float) -> None:
+    """Let the n-th batch come late, or never."""
+    count, real = 0, Feed.at
+
+    def late(self: Feed, position: int, check_stop: Callable[[], None] = lambda: None) -> Any:
+        nonlocal count, until
+        count += 1
+        if count == at:
+            until = time.monotonic() + wait_s
+        while time.monotonic() < until:
+            check_stop()
+            time.sleep(0.02)
+        return real(self, position, check_stop)
+
+    until = 0.0
+    Feed.at = late  # type: ignore[method-assign]
+
+
+def _hold_validation(signum: int | None) -> None:
+    """Let this rank get a signal in a validation, or wait there for a while."""
+    real = validation.nats_of_all
+
+    def held(net: torch.nn.Module, images: Any, *, before_batch: Callable[[], None]) -> torch.Tensor:
+        until = time.monotonic() + 1.5
+        while signum is None and time.monotonic() < until:
+            before_batch()
+            time.sleep(0.02)
+        if signum is not None:
+            os.kill(os.getpid(), signum)
+        return real(net, images, before_batch=before_batch)
+
+    validation.nats_of_all = held  # type: ignore[assignment]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from botocore.exceptions import SSOTokenLoadError
 
+from model.config import TrainConfig
 from orchestrator.clock import SteadyTime
 from orchestrator.cloud.aws.errors import map_boto_errors
 from orchestrator.engine.engine import Engine
@@ -18,7 +19,7 @@ from orchestrator.engine.lead import keep_time_order
 from orchestrator.errors import CloudError, PixelOrchError, ThrottledError
 from orchestrator.market.price_series import PricePoint
 from orchestrator.runs.events import Event, State
-from orchestrator.runs.spec import Limits, RecoveryPolicy
+from orchestrator.runs.spec import GroupSpec, Limits, ProgramSpec, RecoveryPolicy
 from tests.support.lies import LIES
 from tests.support.memory import VirtualClock, refusal_of
 from tests.support.memory_bucket import PLACE, MemoryS3
@@ -32,7 +33,7 @@ FOR_MACHINES = (  # decided when the machine is there
 )  # fmt: skip
 API = (
     "instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group",
-    "credentials_end_at",
+    "credentials_end_at", "launch_group", "open_placement_group", "close_placement_groups",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ class Setting:
     has_tree: bool = False  # the trainer writes other files, which are mirrored
     away_s: float = 0.0  # nobody leads the run for so long after the process was killed
     first_capacity_wait_s: float = 0.0
+    nodes: tuple[int, int] = (1, 1)  # the smallest and the largest group
     moves: tuple[tuple[float, str, float], ...] = ()  # (seconds from the start, zone, $/h)
 
     def differences(self) -> str:
@@ -166,6 +168,8 @@ class Tale:
             regions=setting.regions,
             instances=setting.instances,
             limits=setting.limits,
+            trainer=TrainConfig(steps=100, batch_size=24),
+            program=ProgramSpec(group=GroupSpec(min_nodes=setting.nodes[0], max_nodes=setting.nodes[1])),
             recovery=RecoveryPolicy(poll_s=5.0, first_capacity_wait_s=setting.first_capacity_wait_s),
         )
         self.cloud = self.story.cloud
@@ -240,7 +244,7 @@ class Tale:
                 raise unwell(self.clock.now())
             answer = call(*args, **kwargs)
             self.laptop.time.confirm(self.clock.now())  # by the Date of the answer
-            if call.__name__ == "launch" and len(self.cloud.machines) in self.dies_in_launch:
+            if call.__name__ in ("launch", "launch_group") and len(self.cloud.machines) in self.dies_in_launch:
                 self.dies_in_launch.discard(len(self.cloud.machines))
                 self.clock.die()  # served, and nobody heard the answer
             return answer
@@ -284,10 +288,10 @@ class Tale:
     def _member(self, fault: Fault, members: set[str], item: str) -> None:
         self._for_a_while(fault, lambda: members.add(item), lambda: members.discard(item))
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: Fault) -> None:  # noqa: PLR0912  (one line for each kind of fault)
         cloud = self.cloud
         match fault.kind:
-            case "empty" | "quota" | "no-image" | "throttle" | "lost-answer" | "price-rise":
+            case "empty" | "quota" | "no-image" | "throttle" | "lost-answer" | "price-rise" | "room":
                 self._strike_market(fault)
             case "offline":
                 self._switch(fault, cloud, "is_offline")
@@ -308,10 +312,18 @@ class Tale:
                 cloud.s3_refusals.append((self.clock.now(), self.clock.now() + fault.for_s))
             case "damage":
                 self._damage()
+            case "interrupt-two" | "vanish-all":
+                self._strike_several(fault)
             case "kill" | "kill-at-fact" | "ctrl-c" | "ctrl-c-twice" if self.is_led:
                 self._strike_process(fault)
             case _ if len(cloud.machines) >= fault.machine and cloud.machines[fault.machine - 1].gone_at is None:
                 self._strike_machine(fault, cloud.machines[fault.machine - 1])
+
+    def _strike_several(self, fault: Fault) -> None:
+        kind = "interrupt" if fault.kind == "interrupt-two" else "vanish"
+        alive = [machine for machine in self.cloud.machines if machine.gone_at is None]
+        for machine in alive[-2:] if kind == "interrupt" else alive:
+            self._strike_machine(dataclasses.replace(fault, kind=kind), machine)
 
     def _strike_market(self, fault: Fault) -> None:
         cloud = self.cloud
@@ -322,6 +334,11 @@ class Tale:
                 self._member(fault, cloud.families_without_quota, "GP"[fault.machine % 2])
             case "no-image":
                 self._member(fault, cloud.regions_without_image, fault.zone[:-1])
+            case "room":
+                room = {fault.zone: fault.machine}
+                self._for_a_while(
+                    fault, lambda: cloud.room_in.update(room), lambda: cloud.room_in.pop(fault.zone, None)
+                )
             case "throttle":
                 cloud.refusals.setdefault(fault.zone, []).extend([ThrottledError("slow down", code="Throttling")] * 2)
             case "lost-answer":

@@ -204,9 +204,11 @@ def test_the_agent_needs_the_standard_library_only() -> None:
         for name in (
             "agent",
             "deadline",
+            "descendants",
             "digests",
             "docker",
             "gpu",
+            "group_side",
             "metadata",
             "metrics_process",
             "outputs.answers",
@@ -218,8 +220,10 @@ def test_the_agent_needs_the_standard_library_only() -> None:
             "outputs.stream",
             "program_side",
             "programs",
+            "renewal",
             "trainer_files",
             "watch",
+            "watch_state",
         )
     }
     sent |= {name for name in modules(ROOT, "infra") if name.startswith("infra.instance.metrics.")}

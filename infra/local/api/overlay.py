@@ -225,6 +225,8 @@ class Overlay:
             ours[name] = partial(self._placement.answer, name, region, form)
         if operation == "AllocateAddress":
             _check_addresses(region)
+        elif operation == "DeleteSecurityGroup":
+            self._check_security_group(form.get("GroupId"))
         reply = ours[operation]() if operation in ours else self._by_moto(operation, region, form, moto)
         if operation not in _STRUCK_BY_POOL and reply.status == 200:
             self._cloud.faults.strike(Call(operation, region=region), served=True)
@@ -237,6 +239,13 @@ class Overlay:
         self._cloud.instances.hide(form.numbered("InstanceId"))
         with moto_ec2.without(region, self._cloud.instances.hidden_ids()):
             return moto(form)
+
+    def _check_security_group(self, group_id: str | None) -> None:
+        """Refuse to delete a security group that an instance has, until that is terminated; moto would delete it."""
+        for record in self._cloud.instances.all():
+            groups = {one.id for nic in record.nics.values() for one in nic.group_set}
+            if record.state != "terminated" and group_id in groups:
+                raise ApiError("DependencyViolation", f"resource {group_id} has a dependent object")
 
     def _terminate(self, region: str, form: Form) -> Reply:
         """TerminateInstances: all or none. moto's ends instances at once and imports two more services (1 s)."""

@@ -119,6 +119,8 @@ class Cloud:
             authorized_keys=(_public_line(pair),) if pair is not None else (),
             role=moto_ec2.role_of(record),
             role_key_id=self.instances.new_role_key(record),
+            launch_index=int(record.ami_launch_index),
+            placement_group=record.placement.group_name,
         )
 
     async def _boot(self, record: Ec2Instance, host: EmbeddedHost, events: list[Fault]) -> None:

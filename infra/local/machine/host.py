@@ -45,6 +45,8 @@ class HostFacts:
     role: str | None = None
     """The role of its instance profile."""
     role_key_id: str = ""
+    launch_index: int = 0
+    placement_group: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class EmbeddedHost:
         }
         paths = {
             f"{top}/ami-id": facts.image_id,
+            f"{top}/ami-launch-index": str(facts.launch_index),
             f"{top}/hostname": f"ip-{facts.private_ip.replace('.', '-')}.ec2.internal",
             f"{top}/instance-id": facts.instance_id,
             f"{top}/instance-life-cycle": facts.lifecycle,
@@ -240,6 +243,8 @@ class EmbeddedHost:
             f"{top}/services/domain": "amazonaws.com",
             "/latest/dynamic/instance-identity/document": identity_document(document),
         }
+        if facts.placement_group:
+            paths[f"{top}/placement/group-name"] = facts.placement_group
         if facts.role:
             paths[f"{top}/iam/security-credentials/{facts.role}"] = self._role_credentials()
         if facts.user_data:

@@ -296,7 +296,7 @@ class AwsCloud:
     # -- what a run may leave
 
     def leftovers(self, home_id: str) -> list[Leftover]:
-        """DescribePlacementGroups and DescribeVolumes of each region, by tag; see `leftovers.py`."""
+        """Volumes, groups and launch templates of each region, by tag; see `leftovers.py`."""
         found = []
         for region in self.regions:
             with self._door(region):
@@ -304,7 +304,7 @@ class AwsCloud:
         return found
 
     def remove_leftover(self, left: Leftover) -> bool:
-        """DeletePlacementGroup or DeleteVolume; False if an instance still has it."""
+        """Delete one of them; False if an instance still has it."""
         with self._door(left.region):
             return leftovers.remove(self._client("ec2", left.region), left)
 

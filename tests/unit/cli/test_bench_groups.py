@@ -53,6 +53,13 @@ def test_without_the_flag_the_launches_are_those_of_before(home: Path) -> None:
     assert all("--nodes" not in child.words and child.nodes == 1 for child in made)
 
 
+def test_a_settings_file_may_say_how_many_machines(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("nodes: 2\n")
+    made = children(home, "-f", "run.yaml")
+    assert [child.label for child in made] == ["2 x g5.xlarge", "2 x g6.xlarge"]
+    assert [child.label for child in children(home, "-f", "run.yaml", "--nodes", "1")] == ["g5.xlarge", "g6.xlarge"]
+
+
 def test_the_settings_of_each_run_say_how_many_machines(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = bench.spec_from

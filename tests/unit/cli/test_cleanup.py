@@ -159,7 +159,7 @@ def test_a_policy_that_hides_volumes_does_not_hide_instances(left: Left, home: P
     assert main([*CLEANUP, "-y"]) == 0
     out, err = capsys.readouterr()
     assert "terminated i-1" in out
-    assert err == "pixel-orch cleanup: placement groups and volumes were not looked for: DescribeVolumes: you may not\n"
+    assert err == "pixel-orch cleanup: volumes and groups were not looked for: DescribeVolumes: you may not\n"
 
 
 def test_nothing_to_do_is_0_however_it_is_asked(left: Left, capsys: Any) -> None:

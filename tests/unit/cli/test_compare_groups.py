@@ -58,13 +58,12 @@ def test_without_the_flag_the_json_has_the_keys_of_before(capsys: pytest.Capture
 
 
 def test_one_larger_machine_that_beats_a_group_is_named_with_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = " ".join(compared(capsys, "g5.xlarge", "--nodes", "1,4", *LARGE).split())
+    shown = " ".join(compared(capsys, "g5.xlarge", "g5.12xlarge", "--nodes", "1,4", *LARGE).split())
     assert "estimated and not measured" in shown
-    assert (
-        "One g5.12xlarge beats 4 x g5.xlarge: 153 against 90.5 images/s, and on demand $0.514 against $0.618" in shown
-    )
-    assert "the network takes 41 % of a step" in shown
-    assert "at 2.5 Gbit/s" in shown
+    assert "One g5.12xlarge beats 4 x g5.xlarge: 739 against 170 images/s, and on demand $0.107 against $0.328" in shown
+    assert "4 x g5.xlarge: the network is the limit." in shown
+    assert "4 x g5.12xlarge: the network takes 23 % of a step." in shown
+    assert "at 40 Gbit/s" in shown
 
 
 def test_the_network_is_named_as_the_limit(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -75,6 +74,12 @@ def test_the_network_is_named_as_the_limit(capsys: pytest.CaptureFixture[str], h
     shown = " ".join(groups_text(rows, [], config_from_settings(ROW_LSTM)).split())
     assert "2 x g5.xlarge: the network is the limit. Adding up the gradients takes ~195 ms (115 to 216)" in shown
     assert "the speed of one GPU is measured on g5.xlarge" in shown
+    assert "is as fast" not in shown, "no fewer machines were asked for"
+
+
+def test_machines_that_bring_nothing_are_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(compared(capsys, "g5.xlarge", "--nodes", "1,2", *LARGE).split())
+    assert "computing them ~167 ms (55.8 to 502). 1 x g5.xlarge is as fast." in shown
 
 
 def test_a_machine_that_is_faster_and_dearer_is_not_called_better(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from orchestrator.policy.baselines import Greedy
 from orchestrator.policy.market import Market
 from orchestrator.policy.simulator import simulate
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
-from orchestrator.runs.spec import Deadline, Limits, ProgramSpec, RecoveryPolicy
+from orchestrator.runs.spec import Deadline, GroupSpec, Limits, ProgramSpec, RecoveryPolicy
 from tests.support.memory import EPOCH, ZONES, Machine, refusal_of
 from tests.support.story import Story
 
@@ -371,3 +371,51 @@ def test_a_run_goes_as_its_simulation_with_the_change_overs_that_it_measures(hom
                     np.array([0]))  # fmt: skip
     assert (len(attempts), one.store.state().interruptions) == (told.attempts[0], told.losses[0])
     assert ended_h(one) * HOUR_S == pytest.approx(told.finish_s[0], abs=400)
+
+
+def in_group(home: Path, **spec: Any) -> Story:
+    """Return a story with a deadline of two machines at once."""
+    one = story(home, **spec)
+    group = GroupSpec(min_nodes=2, max_nodes=2)
+    one.spec = one.spec.model_copy(update={"program": one.spec.program.model_copy(update={"group": group})})
+    one.store.write_spec(one.spec)
+    return one
+
+
+def test_a_group_moves_to_on_demand_and_back_as_one(home: Path) -> None:
+    """Both machines of a generation are of one market; the other two are there before these are left."""
+    one = in_group(home, hours=4.5)
+    market(one, [(0.5, False), (3.3, True)])
+    assert one.engine().run().state == "SUCCEEDED"
+    state = one.store.state()
+    assert ended_h(one) < 4.5
+    of_generations = [{member.market for member in state.members(g)} for g in range(1, state.generation + 1)]
+    assert of_generations[0] == {"spot"}
+    assert {"on-demand"} in of_generations
+    assert all(len(found) == 1 for found in of_generations)
+    assert all(len(state.members(g)) == 2 for g in range(1, state.generation + 1))
+    assert one.cloud.alive() == []
+    assert not one.cloud.security_groups
+
+
+def test_a_group_that_loses_one_machine_to_an_empty_market_moves_as_a_whole(home: Path) -> None:
+    one = in_group(home, hours=2.6)
+
+    def lose_one() -> None:
+        one.cloud.zones_without_spot = set(ZONES)
+        one.cloud.interrupt(one.cloud.machines[1])
+
+    one.later(0.3 * HOUR_S, lose_one)
+    assert one.engine().run().state == "SUCCEEDED"
+    state = one.store.state()
+    assert [one.market for one in state.members(state.generation)] == ["on-demand", "on-demand"]
+    assert ended_h(one) < 2.6
+
+
+def test_the_costs_of_a_decision_are_those_of_all_machines(home: Path) -> None:
+    costs = []
+    for make in (story, in_group):
+        one = make(home / make.__name__, hours=4)
+        one.engine().run()
+        costs.append(next(e for e in one.store.events() if isinstance(e, DeadlineDecided)).costs["on-demand"])
+    assert costs[1] == pytest.approx(2 * costs[0], rel=0.01)

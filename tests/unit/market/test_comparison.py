@@ -91,6 +91,16 @@ def test_the_json_has_the_same_figures(
     assert "recorded" in raw["prices"]
 
 
+def test_the_json_has_the_network_of_each_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    raw = json.loads(run(monkeypatch, capsys, home, "g5.xlarge", "p4d.24xlarge", "p3.2xlarge", output="json"))
+    one, eight, unknown = raw["types"]
+    assert (one["network_baseline_gbit_s"], one["network_peak_gbit_s"], one["gpu_link"]) == (2.5, 10, None)
+    assert (eight["network_total_gbit_s"], eight["efa_interfaces"], eight["gpu_link_gb_s"]) == (400, 4, 300)
+    assert unknown["network_baseline_gbit_s"] is None
+
+
 def test_an_unknown_type_is_one_line_with_near_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXEL_ORCH_HOME", str(home))
     with pytest.raises(SpecError, match=r"TYPE: unknown instance type 'g4dn.xlrge'; did you mean g4dn.xlarge"):
@@ -108,7 +118,7 @@ def test_a_size_without_a_spot_price_is_compared_in_one_market(
     assert twelve.tflops_per_usd == pytest.approx(4 * Decimal("1.006") / Decimal("5.672"))
     shown = " ".join(run(monkeypatch, capsys, home, *names).split())
     assert "g5.2xlarge, g5.12xlarge: no spot price is known; TFLOPS PER $ uses the on-demand price." in shown
-    assert "the bundled trainer uses one" in shown
+    assert "the bundled trainer has a process on each" in shown
     assert "4x A10G" in shown
     assert shown.count("A10G's own sheet") == 1, "a note of the family stands there once"
 

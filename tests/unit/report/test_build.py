@@ -148,7 +148,8 @@ def test_the_text_explains_predictions_that_are_equal_because_of_kernel_starts(h
 
     write_run(home, "small", [Had("g4dn.xlarge", images_per_s=1000)])
     built = report_of(records_of(RunStore.all(home), NOW), home, NOW, "hour-start")
-    assert len({round(row.images_per_s, 6) for row in built.predicted}) == 1
+    speeds = [row.images_per_s for row in built.predicted]
+    assert max(speeds) <= 1.001 * min(speeds), "several GPUs also add up their gradients"
     assert "bound by kernel starts" in " ".join(as_text(built).split())
     large = TrainConfig(hidden=128, layers=15, batch_size=256)
     write_run(home, "large", [Had("g4dn.xlarge", images_per_s=10)], trainer=large)

@@ -260,5 +260,5 @@ def test_only_the_container_of_a_run_with_an_image_is_killed(machine: Path, monk
     end_container({"image": IMAGE}, str(machine / "run"))
     from infra.instance import docker
 
-    docker._ended[-1].wait(30)
+    docker.ending[-1].wait(30)
     assert asked(machine, "rm") == [["docker", "rm", "-f", "pixel-orch-run"]]

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.instance.trainer_files import listed, metrics_path, new_metrics
-from infra.instance.watch import Watch
+from infra.instance.trainer_files import link_outputs, listed, metrics_path, new_metrics
 
 
 class Owner:
@@ -38,7 +37,7 @@ def owner(tmp_path: Path) -> Owner:
     """Give the owner of a run that has just begun: the working folder has our link."""
     for name in ("agent", "out", "code"):
         (tmp_path / name).mkdir()
-    Watch(str(tmp_path), {}).link_outputs(str(tmp_path / "out"), str(tmp_path / "code"))
+    link_outputs(str(tmp_path), has_metrics=False, say=print)
     return Owner(tmp_path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.instance.outputs.mirror import sealed_state
-from infra.instance.trainer_files import found_in_code, listed
+from infra.instance.trainer_files import found_in_code, link_outputs, listed
 from infra.instance.watch import Watch
 
 PROGRAM = """
@@ -69,15 +69,14 @@ def test_a_link_or_a_folder_of_that_name_breaks_nothing(tmp_path: Path, name: st
     (tmp_path / "code").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "agent").mkdir()
-    watch = Watch(str(tmp_path), {})
     (tmp_path / "out" / "checkpoint-5.pt").write_text("of this run")
     os.symlink("nowhere", tmp_path / "code" / name)
     for _ in range(2):  # the second time for a set-up that is repeated
-        watch.link_outputs(str(tmp_path / "out"), str(tmp_path / "code"))
+        link_outputs(str(tmp_path), has_metrics=False, say=print)
         assert os.readlink(tmp_path / "code" / name) == str(tmp_path / "out" / name)
     (tmp_path / "code" / name).unlink()
     (tmp_path / "code" / name).mkdir()
-    watch.link_outputs(str(tmp_path / "out"), str(tmp_path / "code"))
+    link_outputs(str(tmp_path), has_metrics=False, say=print)
     assert (tmp_path / "code" / name).is_dir()
     assert isinstance(found_in_code(str(tmp_path)), dict)
 

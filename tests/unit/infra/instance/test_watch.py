@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from infra.instance import deadline
 from infra.instance import watch as module
 from infra.instance.watch import Watch
 from tests.support.bare_machine import INSTANCE
@@ -106,7 +107,8 @@ def test_a_clock_that_is_set_ends_nothing_and_hides_nothing(
     watch.enforce_limits()
     assert (ended, watch.state["ending"], watch.state["trainer"]["state"]) == ([], "", "running")
     steady = module.steady()
-    monkeypatch.setattr(module, "steady", lambda: steady + 1801)
+    for place in (module, deadline):
+        monkeypatch.setattr(place, "steady", lambda: steady + 1801)
     watch.enforce_limits()
     assert watch.state["ending"].startswith("no contact with the owner for 1801 s")
     end(watch)

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model.config import TrainConfig
+from model.data.manifest import Column, Image, Manifest
+from model.data.prepare.shard_writer import ShardWriter
 from model.errors import RANK_LOST
 from model.training.checkpoint import digest, steps_in
-from tests.support.ranks import Command, free_port, in_world, trained
+from tests.support.ranks import Command, free_port, in_world, trained, validated
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -66,8 +69,7 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     ("model", "more"),
     [
         ("pixelcnn", {}),
-        ("row-lstm", {}),
-        ("row-lstm", {"implementation": "reference", "optimizer": "rmsprop", "ema": 0.0}),
+        ("row-lstm", {"optimizer": "rmsprop", "ema": 0.0}),
         ("diagonal-bilstm", {}),
         ("pixelcnn", {"multiscale": 4}),
     ],
@@ -84,6 +86,24 @@ def test_several_ranks_train_as_one(model: str, more: dict[str, Any]) -> None:
         assert {digest(state["optimizer"]) for state in states} == {digest(states[0]["optimizer"])}
         assert {digest(state["ema"]) for state in states} == {digest(states[0]["ema"])}
         assert apart(alone, states[0]) < 1e-12
+
+
+def test_a_conditioned_network_on_streamed_shards_trains_as_one(tmp_path: Path) -> None:
+    """More data than the memory holds: each rank reads its images of each block, with their columns."""
+    writer = ShardWriter(tmp_path, Image(4, 4, 1, 4), (Column("light", "<f8"),), plan={}, shard_bytes=1 << 18)
+    counts = {"train": 100_000, "valid": 8}
+    for split, count in counts.items():
+        generator = np.random.default_rng(count)
+        rows = generator.normal(size=count).astype([("light", "<f8")])
+        writer.add(split, generator.integers(0, 4, (count, 4, 4, 1), np.uint8), rows)
+    writer.finish(
+        lambda shards, columns: Manifest("images", 1, Image(4, 4, 1, 4), counts, {"asked": {}}, [], shards, columns)
+    )
+    config = SMALL.model_copy(update={"dataset": str(tmp_path), "condition": "light", "data_memory_mb": 1})
+    [alone] = in_world(1, trained, config, 6)
+    assert alone["progress"]["order"] == "blocks-512x16"
+    for size in (2, 3):
+        assert apart(alone, in_world(size, trained, config, 6)[-1]) < 1e-12
 
 
 def test_the_number_of_ranks_may_change_on_the_way() -> None:
@@ -106,6 +126,12 @@ def test_a_resumed_training_of_three_ranks_has_the_same_bits() -> None:
 
 def resumed(group: Any, config: TrainConfig, steps: int, begin: dict[str, Any] | None) -> dict[str, Any]:
     return trained(group, config, steps, begin, dtype="float32")
+
+
+def test_a_validation_does_not_depend_on_the_number_of_ranks() -> None:
+    [alone] = in_world(1, validated, SMALL)
+    for size in (2, 3):  # of three ranks one has no batch of digits' two
+        assert in_world(size, validated, SMALL) == [alone] * size
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -147,13 +173,46 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(rank: int, name: str, tmp_pa
 
 
 def test_a_stop_is_agreed_while_rank_0_draws_samples(tmp_path: Path) -> None:
-    command = Command(2, words(tmp_path, samples=1024, hidden=64, layers=12), tmp_path)
+    command = Command(2, words(tmp_path, samples=1024, hidden=32, layers=6), tmp_path)
     until = time.monotonic() + 30
     while not list((tmp_path / "out").glob("checkpoint-*.pt")) and time.monotonic() < until:
         time.sleep(0.02)
     command.signal(1, signal.SIGTERM)
     assert command.codes() == [143, 143]
     assert not list((tmp_path / "out").glob("samples-*"))
+
+
+def test_a_stop_elsewhere_ends_a_wait_for_data(tmp_path: Path) -> None:
+    """Rank 0 waits inside torch for rank 1, which waits for a shard: the signal to rank 0 ends both waits."""
+    command = Command(2, words(tmp_path), tmp_path, mishaps={1: (6, "wait")})
+    until = time.monotonic() + 20
+    while "step 3/12" not in command.wrote(0) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    command.signal(0, signal.SIGTERM)
+    assert command.codes(within_s=5) == [143, 143]
+    assert steps_in(tmp_path / "out") == [5]
+
+
+@pytest.mark.parametrize("what", ["late", "late validation"])
+def test_data_that_come_later_than_the_timeout_are_waited_for(what: str, tmp_path: Path) -> None:
+    """The others hear from the rank that waits; what they have computed they compute again."""
+    more = words(tmp_path, validate_every=6)
+    command = Command(2, more, tmp_path, mishaps={1: (4, what)}, timeout_s=1)
+    assert command.codes() == [0, 0]
+    alone = Command(1, words(tmp_path / "alone", validate_every=6), tmp_path / "alone")
+    assert alone.codes() == [0]
+    found, wanted = (
+        [line["nats"] for line in lines(out / "out") if "nats" in line] for out in (tmp_path, tmp_path / "alone")
+    )
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_stop_in_a_validation_is_agreed(tmp_path: Path) -> None:
+    command = Command(2, words(tmp_path, validate_every=6), tmp_path, mishaps={1: (0, "SIGTERM in validation")})
+    assert command.codes() == [143, 143]
+    assert steps_in(tmp_path / "out") == [6]
+    assert not any(line.get("split") == "valid" for line in lines(tmp_path / "out"))
 
 
 def test_a_rank_that_waits_for_the_others_can_be_stopped(tmp_path: Path) -> None:
@@ -192,6 +251,7 @@ def test_a_lost_rank_ends_the_others_and_no_step_is_lost(rank: int, tmp_path: Pa
     assert codes.pop(rank) == -signal.SIGKILL
     assert codes == [RANK_LOST, RANK_LOST]
     assert "[rank 2] python -m model train: error: another rank was lost (" in command.said(2)
+    assert ".cc" not in command.said(2)
     assert steps_in(tmp_path / "out") == ([7] if rank else [])  # rank 0 keeps the last step that all have done
 
 

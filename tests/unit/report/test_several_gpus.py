@@ -111,7 +111,9 @@ def test_a_group_is_one_row_at_the_price_of_all_its_machines(home: Path) -> None
     (run,) = report(home).runs
     assert run.usd_per_epoch == row.usd_per_epoch
     assert not [problem for problem in run.problems if "no metrics" in problem]
-    assert run.attempts[0].to_first_step_s == run.attempts[1].to_first_step_s
+    (attempt,) = run.attempts
+    assert [(one.rank, one.instance_id) for one in attempt.members] == [(0, attempt.instance_id), (1, "i-2")]
+    assert attempt.billed_usd == sum(one.billed_usd for one in attempt.members)
 
 
 def test_the_speed_of_several_machines_ranks_no_single_one(home: Path) -> None:

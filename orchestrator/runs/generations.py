@@ -83,7 +83,7 @@ class Generation:
             return "lost" if attempt.is_lost else "ends", attempt.lost_at or stopped_at
         trained_at = attempt.trainer_started_at
         if attempt.noticed_ends_at is not None:
-            return "notice", trained_at or attempt.started_at
+            return "notice", attempt.noticed_at or attempt.started_at
         if trained_at is not None:
             return ("trains", trained_at) if self.stopped_at is None else ("waits", stopped_at)
         return self._before_training(attempt)

@@ -76,6 +76,7 @@ class Attempt:
     device: str = ""
     first_step_at: float | None = None
     noticed_ends_at: float | None = None
+    noticed_at: float | None = None  # when the notice was first seen
     ran_at: float | None = None  # when EC2 was first seen to say `running`
     setup_s: float = 0.0  # from the first SSH session until the trainer could start
     data_s: float = 0.0  # the part of it until the data were there
@@ -410,6 +411,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             state.step = event.step
         case InterruptionNoticed():
             attempt.noticed_ends_at = event.ends_at
+            attempt.noticed_at = attempt.noticed_at or event.at
         case TrainerExited():
             attempt.trainer_exit = event
             attempt.last_step = max(attempt.last_step, event.last_step)

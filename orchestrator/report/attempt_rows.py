@@ -99,7 +99,8 @@ def _amounts(one: Generation, bills: Sequence[Billed], began_at: float | None, n
     def before(member: Attempt, billed: Billed) -> Decimal:
         if began_at is None and not one.is_group:
             return billed.instance_usd
-        return _share(billed, max(0.0, _until(member, began_at, now) - one.waited_to_start_s(member, now)))
+        waited_s = one.waited_s(member, now) if began_at is None else one.waited_to_start_s(member, now)
+        return _share(billed, max(0.0, _until(member, began_at, now) - waited_s))
 
     return {
         "to_first_step_usd": _sum(before(member, billed) for member, billed in both),

@@ -159,16 +159,21 @@ def _of_group(chapter: Chapter, one: Generation, events: Mapping[int, Sequence[E
     noticed = min((event.at for event in told if isinstance(event, InterruptionNoticed)), default=None)
     lost = [member for member in one.joined if member.lost_cause not in (None, *UNNEEDED) or member.is_interrupted]
     trained = [member.trainer_started_at for member in one.joined if member.trainer_started_at is not None]
+    began_at, ended_at = one.started_at, one.ended_at(now)
+
+    def within(at: float | None) -> float | None:
+        return None if at is None else min(max(at, began_at), ended_at)
+
     return replace(
         chapter,
         price_usd_h=sum(member.price_usd_h for member in one.joined),
-        started_at=one.started_at,
-        set_up_at=None if chapter.set_up_at is None else max(chapter.set_up_at, one.started_at),
-        trained_at=max(min(trained), one.started_at) if trained else None,
-        stopped_at=one.stopped_at,
-        ended_at=one.ended_at(now),
+        started_at=began_at,
+        set_up_at=within(chapter.set_up_at),
+        trained_at=within(min(trained, default=None)),
+        stopped_at=within(one.stopped_at),
+        ended_at=ended_at,
         is_over=one.is_over,
-        noticed_at=noticed,
+        noticed_at=within(noticed),
         number=one.number,
         is_interrupted=any(member.is_interrupted for member in lost),
         lost_because=next((member.lost_because for member in lost), ""),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrainConfig
-from orchestrator.runs.spec import GroupSpec, ProgramSpec
+from orchestrator.runs.spec import GroupSpec, ProgramSpec, RecoveryPolicy
 from tests.support.memory import Machine
 from tests.support.story import Story
 
@@ -42,9 +42,10 @@ def shrinking(home: Path) -> Story:
     """Return a story of a group of 3 that goes on with 2, and then with 3 again."""
 
     def fate(number: int, machine: Machine) -> None:
-        machine.steps, machine.checkpoint_every = 4000, 100
+        machine.steps, machine.checkpoint_every = 4000, 400
 
-    story = group_story(home, "2:3", fate, trainer=TrainConfig(steps=4000, batch_size=24))
+    steps = TrainConfig(steps=4000, batch_size=24)
+    story = group_story(home, "2:3", fate, trainer=steps, recovery=RecoveryPolicy(poll_s=20.0))
 
     def interrupt() -> None:
         machine = story.cloud.machines[1]

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 
 from model.config import TrainConfig
-from orchestrator.report import build
+from orchestrator.cli.live_panel import RunPanel
+from orchestrator.report import build, run_row
 from orchestrator.report.forms import as_json
+from orchestrator.report.group_text import EventLines
 from orchestrator.report.html.story_chart import parts_of, story_words
 from orchestrator.report.records import row_of
 from orchestrator.report.slow_nodes import slow_nodes, slow_of
+from orchestrator.report.story import is_lost, story_of
 from orchestrator.report.summary import summary_json, summary_text
 from orchestrator.report.text import as_text
+from orchestrator.runs.events import Event
+from orchestrator.runs.state import fold
+from tests.support.chaos import failure_in
+from tests.support.group_chaos import faults_of, setting_of
 from tests.support.groups import at_step, group_story, led, shrinking
 from tests.support.memory import Machine
 from tests.support.story import Story
@@ -175,6 +182,7 @@ def test_the_story_has_one_lane_for_each_generation(home: Path) -> None:
     assert "It resumed from step 40." in words
 
 
+@pytest.mark.slow
 def test_the_page_has_each_machine_and_what_waiting_cost(home: Path) -> None:
     pytest.importorskip("matplotlib")
     from orchestrator.report.html.page import Exhibits, as_html
@@ -188,3 +196,27 @@ def test_the_page_has_each_machine_and_what_waiting_cost(home: Path) -> None:
     assert "waiting for the group" in page
     assert "4 instances" in page
     assert "AWS interrupted node 1; 2 machines were well." in page
+
+
+@pytest.mark.parametrize("seed", [7, 124, 644])
+def test_the_figures_of_random_groups_add_up(seed: int) -> None:
+    """Also in the middle of a run: no machine is missing, none is counted twice, no second is called two things."""
+    told: list[Event] = []
+    assert failure_in(setting_of(seed), faults_of(seed), told=told) == ""
+    for events in (told, told[: len(told) // 2], told[: len(told) // 3]):
+        state, now = fold(events), events[-1].at + 1
+        row = run_row(state, {}, now)
+        members = [one for attempt in row.attempts for one in attempt.members]
+        shares = sum((one.billed_usd for one in members), Decimal(0))
+        assert shares == pytest.approx(row.cost_usd, abs=Decimal("1e-9"))
+        assert {one.instance_id for one in members} == set(state.instance_ids)
+        assert row.group_wait_usd + row.to_first_step_usd <= row.instance_usd + Decimal("1e-9")
+        lines, panel = EventLines(), RunPanel("story", 100, None)
+        for event in events:
+            lines.words(event, event.at)
+            panel.event(event)
+        assert panel.rows(now)
+        if is_lost(state):
+            for one in story_of(state, events, {}, now).chapters:
+                parts = sum(part.ended_at - part.began_at for part in parts_of(one))
+                assert parts == pytest.approx(one.ended_at - one.started_at)

@@ -198,7 +198,7 @@ def test_the_page_has_each_machine_and_what_waiting_cost(home: Path) -> None:
     assert "AWS interrupted node 1; 2 machines were well." in page
 
 
-@pytest.mark.parametrize("seed", [7, 124, 644])
+@pytest.mark.parametrize("seed", [7, 124, pytest.param(644, marks=pytest.mark.slow)])
 def test_the_figures_of_random_groups_add_up(seed: int) -> None:
     """Also in the middle of a run: no machine is missing, none is counted twice, no second is called two things."""
     told: list[Event] = []

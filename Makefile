@@ -35,7 +35,7 @@ test-all: setup
 	$(BIN)/python -m pytest -m 'slow or not slow' -n $(SLOW_WORKERS) --dist loadfile
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
-	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py
+	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py tests/scenarios/test_group_examples.py
 
 test-exports: setup  # the trackers and a notebook's kernel are installed in an environment of their own
 	python=$$($(BIN)/python -m tests.support.own_packages exports $(EXPORT_PACKAGES)) && \

@@ -20,8 +20,8 @@ def pick_device(name: str, *, index: int | None = None) -> torch.device:
 
     Args:
         name: the setting.
-        index: of the GPU, for one process of several on this machine; a single visible GPU is its own whatever the
-            index is, because whoever started the process has chosen it.
+        index: of the GPU, for one process of several on this machine. Where $CUDA_VISIBLE_DEVICES shows one GPU it is
+            that one, because whoever started the process has chosen it.
 
     Raises:
         SetupError: `name` is "cuda" and torch sees no GPU, it has no kernels for the GPU, or there is no GPU `index`.
@@ -46,7 +46,8 @@ def pick_device(name: str, *, index: int | None = None) -> torch.device:
 
 def _use_gpu(index: int) -> None:
     count = torch.cuda.device_count()
-    if count > 1 and index >= count:
+    chosen = count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    if index >= count and not chosen:
         raise SetupError(f"process {index + 1} of this machine has no GPU: there are {count}; give --processes {count}")
     torch.cuda.set_device(index if count > 1 else 0)
 

@@ -74,7 +74,8 @@ def _make_room(limit: int) -> None:
 
 
 def _bytes(things: dict[str, Any]) -> int:
-    return sum(thing.nbytes for thing in things.values() if isinstance(thing, Tensor))
+    tensors = (thing for thing in things.values() if isinstance(thing, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)  # torch 2.0 has no `nbytes`
 
 
 @cache

@@ -33,16 +33,16 @@ from model.world import World
 T = TypeVar("T")
 LOOK_S = 0.1  # between two looks at a signal or at the store while this process waits
 ASK_S = 0.5  # between two questions to the store while this process works
-STOP_KEY = "stop"
+STOPS = (int(signal.SIGTERM), int(signal.SIGINT))  # the store counts `stop-<signal>`; torch 2.0 can only count
 SOURCE = re.compile(r"^\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] ")
 VOTES = 3  # of the end of the summed vector: rows, SIGTERM, SIGINT
 
 
 def join(world: World, flag: StopFlag, device: torch.device) -> Group:
-    """Meet the other processes of the training.
+    """Meet the other processes of the training. A stop signal ends a process that waits for them.
 
     Raises:
-        Stopped: a stop was requested while this process waited.
+        Stopped: a stop was requested before.
         SetupError: the port is in use.
         RankLostError: not all processes came in time.
     """
@@ -50,30 +50,34 @@ def join(world: World, flag: StopFlag, device: torch.device) -> Group:
         found = interface_to(world.address)
         if found and name not in os.environ:
             os.environ[name] = found
-    made: list[Members | Exception] = []
+    try:
+        with _mortal():
+            flag.check()
+            made = Members(world, flag, device)
+    except RuntimeError as error:
+        text = str(error)
+        if "EADDRINUSE" in text or "address already in use" in text.lower():
+            raise SetupError(
+                f"port {world.port} of {world.address} is in use, perhaps by another training; give another MASTER_PORT"
+            ) from None
+        place = f"{world.address}:{world.port}"
+        raise RankLostError(f"the {world.size} ranks did not all meet at {place}: {_first_line(text)}") from None
+    made.listen()
+    return made
 
-    def meet() -> None:
-        try:
-            made.append(Members(world, flag, device))
-        except Exception as error:  # noqa: BLE001 - raised below
-            made.append(error)
 
-    # A process that waits inside torch runs no signal handler of Python: so this thread waits for the one that does.
-    meeting = threading.Thread(target=meet, daemon=True, name="join")
-    meeting.start()
-    while meeting.is_alive():
-        meeting.join(LOOK_S)
-        flag.check()
-    result = made[0]
-    if isinstance(result, Members):
-        result.listen()
-        return result
-    text = str(result)
-    if "EADDRINUSE" in text or "address already in use" in text.lower():
-        raise SetupError(
-            f"port {world.port} of {world.address} is in use, perhaps by another training; give another MASTER_PORT"
-        ) from None
-    raise RankLostError(f"the {world.size} ranks did not all meet at {world.address}:{world.port}: {_first_line(text)}")
+@contextlib.contextmanager
+def _mortal() -> Iterator[None]:
+    """Let a stop signal end this process at once: while torch waits for the others, no handler of Python runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in STOPS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 class Members(Group):
@@ -179,15 +183,15 @@ class Members(Group):
                 work()
                 done = 0
             except Stopped:
-                done = self._stop.asked or signal.SIGTERM
+                done = int(self._stop.asked or signal.SIGTERM)
             with _talking():
-                self._store.set(key, str(int(done)))
+                self._store.add(key, 1 + done)
         else:
             with _talking():
-                while not self._store.check([key]):
+                while not (answer := self._store.add(key, 0)):
                     time.sleep(LOOK_S)
                     self._stop.tell()
-                done = int(self._store.get(key))
+                done = answer - 1
         with _talking():
             dist.barrier()
         if done:
@@ -291,16 +295,16 @@ class AgreedStop(StopFlag):
     def tell_of(self, signals: socket.socket) -> None:
         """Tell the others of each signal whose number arrives, for a thread of its own."""
         while number := signals.recv(1):
-            if number[0] in (signal.SIGTERM, signal.SIGINT):
+            if number[0] in STOPS:
                 with contextlib.suppress(RuntimeError):  # rank 0 is lost: the main thread learns of it
-                    self._store.set(STOP_KEY, str(number[0]))
+                    self._store.add(f"stop-{number[0]}", 1)
 
     def tell(self) -> None:
         """Tell the others of this process's signal."""
         if self._flag.signum is not None and not self._told:
             self._told = True
             with _talking():
-                self._store.set(STOP_KEY, str(int(self._flag.signum)))
+                self._store.add(f"stop-{int(self._flag.signum)}", 1)
 
     def check(self) -> None:
         """Raise `Stopped` if any rank was asked to stop, for work that is given up and agreed on afterwards."""
@@ -308,8 +312,8 @@ class AgreedStop(StopFlag):
         if self.asked is None and now - self._asked_at >= ASK_S:
             self._asked_at = now
             with _talking():
-                if self._store.check([STOP_KEY]):
-                    self.heard = int(self._store.get(STOP_KEY))
+                told = [signum for signum in STOPS if self._store.add(f"stop-{signum}", 0)]
+            self.heard = told[0] if told else None
         if self.asked is not None:
             self.tell()
             raise Stopped

@@ -177,7 +177,9 @@ def _conclude(ranks: Sequence[Rank], reader: _Reader, stop: StopFlag, *, prog: s
     """Return the exit code of the whole, with the words of the rank at fault as the last ones."""
     ended = sorted((rank for rank in ranks if not rank.killed), key=lambda rank: rank.ended_s or 0.0)
     codes = [rank.code or 0 for rank in ended]
-    fault = next((rank for rank in ended if rank.code not in (0, RANK_LOST, *STOPS)), None)
+    fault = next(
+        (rank for rank in ended if rank.code not in (0, RANK_LOST, *STOPS) and not _follows(rank, ended)), None
+    )
     if fault is not None:
         code = fault.code or 1
         if fault.process.returncode < 0:
@@ -187,7 +189,15 @@ def _conclude(ranks: Sequence[Rank], reader: _Reader, stop: StopFlag, *, prog: s
         return code
     if stop.signum is not None and any(code for code in codes):
         return stop.exit_code
-    return next((code for code in (*STOPS, RANK_LOST) if code in codes), RANK_LOST if len(ended) < len(ranks) else 0)
+    if all(code == 0 for code in codes) and len(ended) == len(ranks):
+        return 0
+    return next((code for code in STOPS if code in codes), RANK_LOST)
+
+
+def _follows(rank: Rank, ended: Sequence[Rank]) -> bool:
+    """Return whether a rank was ended by NCCL, which aborts the process, after another had noticed a lost rank."""
+    lost = any(other.code == RANK_LOST for other in ended[: ended.index(rank)])
+    return lost and rank.process.returncode == -signal.SIGABRT
 
 
 def _name(signum: int) -> str:

@@ -186,7 +186,7 @@ class Engine:
             return None  # or the run was resumed since: then what failed is tried again
         known = last.trainer_exit
         end = TrainerEnd(known.exit_code, known.asked, False, known.tail, gpu_problem=known.gpu_problem)
-        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        outcome = verdict(end, is_bundled=self.job.is_bundled, in_group=self.group is not None)
         if outcome is not None and last.outputs_lost is not None:
             raise outputs_lost(last)
         return outcome if outcome is None or outcome.kind == "finished" else None

@@ -102,6 +102,7 @@ class GroupKeeper:
 
     def _form(self) -> list[Attempt]:
         """Return the members of a new generation: those that are well, and what is rented for the others."""
+        self._await_joining()
         while True:
             self.journal.move("PROVISIONING")
             kept = self.usable()
@@ -173,7 +174,8 @@ class GroupKeeper:
             if one.kept_from is None and one.trainer_started_at is not None
         ]
         bring_up_s = max(took_s, default=BRING_UP_S)
-        return min(max(bring_up_s * self.sizes[0] / len(kept), SHORTEST_WAIT_S), LONGEST_WAIT_S)
+        most_s = min(LONGEST_WAIT_S, self.policy.owner_timeout_s / 2)  # nobody polls the machines meanwhile
+        return min(max(bring_up_s * self.sizes[0] / len(kept), SHORTEST_WAIT_S), most_s)
 
     def _offer_beside(self, attempt: Attempt) -> Offer:
         """Return the offer of the pool in which a machine is, at the price of now where that is known."""
@@ -199,17 +201,13 @@ class GroupKeeper:
                 self._end(current, current.lost_because)
 
     def _lost_with(self, attempt: Attempt, outcome: Outcome) -> Outcome | None:
-        """Return why a machine that still answers is of no more use: AWS takes it back, or its GPU is broken."""
+        """Return why a machine that still answers is of no more use: AWS takes it back, or it has failed."""
         current = self.journal.state().attempt(attempt.number)
         if current is not None and current.noticed_ends_at is not None:
             return Outcome("lost", "interruption notice", LossReason.INTERRUPTED)
         if outcome.cause == LossReason.MOVED:
             return outcome
-        is_broken = outcome.cause in (
-            LossReason.GPU_FAILED,
-            LossReason.TRAINER_TOLD_TO_END,
-            LossReason.RESUME_FAILED,
-        )
+        is_broken = outcome.cause in (LossReason.TRAINER_TOLD_TO_END, LossReason.RESUME_FAILED)
         return outcome if is_broken and attempt.rank == 0 else None
 
     def _lose(self, attempt: Attempt, cause: LossReason, reason: str) -> None:
@@ -285,6 +283,13 @@ class GroupKeeper:
         for result in results:
             if result is not None:
                 raise result
+
+    def _await_joining(self) -> None:
+        """Wait until the machines that are being set up for a larger group are ready, or have failed."""
+        while self._joining is not None:
+            if not self._joining[1].is_over:
+                self.stop.sleep(1.0)
+            self._joined()
 
     def _joined(self) -> str:
         """Return that the new machines are ready; end them if they could not be set up."""

@@ -235,6 +235,8 @@ class GroupLeader(AttemptLeader):
         if lead.gone is not None or not lead.has_ended:
             return self._outcome_without_lead(lead, stopping)
         outcome = self._ended(lead.watched, lead.connected, lead.watched.poll(lead.connected))
+        if outcome.cause == LossReason.GPU_FAILED:
+            (self._at_fault() or lead).gone = outcome
         if outcome.kind == "finished":
             left = next((one for one in self._members if one.left), None)
             if left is not None:
@@ -324,14 +326,16 @@ class GroupLeader(AttemptLeader):
         """Return the end of the group as one status.
 
         The exit code is that of the trainer which failed by itself: the others failed because of it. A trainer whose
-        machine, or whose peer, was told to stop or is gone was told to stop too.
+        machine, or whose peer, was told to stop or is gone was told to stop too. That holds for exit code 0 of a user's
+        program as well: machine 0 may hear of it from the others, before it is told itself.
         """
         faulty = self._at_fault()
         if faulty is not None and faulty.status is not None:
             of_it = faulty.status
             code, gpu = of_it.exit_code, of_it.gpu_trouble
             return replace(status, exit_code=code, asked=False, gpu_trouble=gpu, ending=of_it.ending)
-        if status.exit_code == 0:
+        by_agent = any(one.is_noticed or (one.is_asked and not one.is_told) for one in self._members)
+        if status.exit_code == 0 and (self.job.is_bundled or not by_agent):
             return status
         notice = next((one.status.notice_ends_at for one in self._members if one.status and one.is_noticed), None)
         ending = status.ending or ("another machine of the group was lost" if self._gone() else "")

@@ -12,6 +12,7 @@ from orchestrator.engine.member import Member
 from orchestrator.engine.output_restore import restore_outputs
 from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import SideBySide
+from orchestrator.errors import CommandError, UnreachableError
 from orchestrator.host.base import Host, Job, Setup
 from orchestrator.host.rendezvous import Rendezvous
 from orchestrator.plan.job import slots_of
@@ -84,8 +85,12 @@ class GroupBringUp:
         return [(one.private_address or one.address) if one is not None else "" for one in found]
 
     def _renew(self, member: Member) -> None:
-        if member.host is not None:
-            member.host.renew(self.bring_up.job.root, member.attempt.generation)
+        """End what ran here before; a machine where that is not possible is of no more use."""
+        try:
+            if member.host is not None:
+                member.host.renew(self.bring_up.job.root, member.attempt.generation)
+        except CommandError as error:
+            raise UnreachableError(f"{member.attempt.instance_id} cannot begin anew: {error}") from None
 
     def _send_saved(self, member: Member) -> None:
         """Send what to resume from, unless the machine has it: it was the same node before."""

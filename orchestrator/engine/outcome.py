@@ -12,6 +12,8 @@ from orchestrator.runs.state import Attempt
 
 PEER_LOST = 75
 """Exit code of the bundled trainer where another rank was lost, and nothing is wrong with this one."""
+STOPPED_TOGETHER = (143, 130)
+"""Its exit codes in a group of which another machine was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TrainerEnd:
     gpu_problem: str = ""
 
 
-def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
+def verdict(end: TrainerEnd, *, is_bundled: bool, in_group: bool = False) -> Outcome | None:
     """Return what an ended trainer means; None if it was told to stop, and did so before its last step.
 
     The bundled trainer exits with 0 only when all steps are done. Another program may exit with 0 because it was
@@ -59,7 +61,7 @@ def verdict(end: TrainerEnd, *, is_bundled: bool) -> Outcome | None:
     """
     if end.exit_code == 0 and (not end.asked or is_bundled or end.finished):
         return Outcome("finished")
-    if is_bundled and end.exit_code == PEER_LOST:
+    if is_bundled and end.exit_code in (PEER_LOST, *(STOPPED_TOGETHER if in_group else ())):
         return None
     if not end.asked and end.gpu_problem:
         return gpu_failed(end.gpu_problem)

@@ -185,12 +185,12 @@ class RemoteCopy:
         )
         if lost:
             raise outputs_lost(self.journal.state().attempt(attempt.number))
-        outcome = verdict(end, is_bundled=self.job.is_bundled)
+        outcome = verdict(end, is_bundled=self.job.is_bundled, in_group=self.journal.state().generation > 0)
         return outcome if is_finished else None
 
     def _is_finished(self, end: TrainerEnd) -> bool:
         try:
-            outcome = verdict(end, is_bundled=self.job.is_bundled)
+            outcome = verdict(end, is_bundled=self.job.is_bundled, in_group=self.journal.state().generation > 0)
         except TrainingError:
             return False
         return outcome is not None and outcome.kind == "finished"

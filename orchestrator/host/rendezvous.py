@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 MASTER_PORT = 29500  # torchrun's default
 PORTS = 400  # each generation has the next one: what is left of an earlier generation finds nobody
+SHARED_PORT, SHARED_PORTS = 20000, 9000  # on one computer, below those that Linux gives to clients
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,14 @@ class Rendezvous:
 
     @property
     def master_port(self) -> int:
-        """The TCP port of the store on the first machine."""
+        """The TCP port of the store on the first machine.
+
+        The machines of the embedded cloud share this computer, and torch's store listens on all addresses of it: so
+        that two runs do not meet, the port there depends on the machine too.
+        """
+        first = self.node_ips[0]
+        if first.startswith("127."):
+            return SHARED_PORT + crc32(f"{first} {self.generation}".encode()) % SHARED_PORTS
         return MASTER_PORT + (self.generation - 1) % PORTS
 
     def variables(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from model.__main__ import rank_main
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.data.feed import Feed
-from model.training import distributed, launcher, state, validation
+from model.training import distributed, launcher, loop, state, validation
 from model.training.group import Group
 from model.training.state import Training, share_state
 from model.training.stop import StopFlag
@@ -197,7 +197,10 @@ def _command(env: dict[str, str], words: list[str], folder: str, mishap: Any, ve
 def _arrange(at: int, what: str) -> None:
     """Let something happen in the n-th part of a step that this rank computes."""
     if what in ("wait", "late"):
-        _wait_for_data(at, 1.5 if what == "late" else math.inf)
+        _wait_for_data(at, 3.5 if what == "late" else math.inf)
+        return
+    if what == "slow samples":
+        _draw_slowly()
         return
     if "validation" in what:
         _hold_validation(signal.SIGTERM if what == "SIGTERM in validation" else None)
@@ -242,10 +245,11 @@ def _wait_for_data(at: int, wait_s: float) -> None:
 
 def _hold_validation(signum: int | None) -> None:
     """Let this rank get a signal in a validation, or wait there for a while."""
-    real = validation.nats_of_all
+    real, wait_s = validation.nats_of_all, 3.5
 
     def held(net: torch.nn.Module, images: Any, *, before_batch: Callable[[], None]) -> torch.Tensor:
-        until = time.monotonic() + 1.5
+        nonlocal wait_s
+        until, wait_s = time.monotonic() + wait_s, 0.0  # the first one only
         while signum is None and time.monotonic() < until:
             before_batch()
             time.sleep(0.02)
@@ -254,3 +258,17 @@ def _hold_validation(signum: int | None) -> None:
         return real(net, images, before_batch=before_batch)
 
     validation.nats_of_all = held  # type: ignore[assignment]
+
+
+def _draw_slowly() -> None:
+    """Let the samples take twenty seconds."""
+    real = loop.draw
+
+    def slow(*args: Any, before_row: Callable[[], None], **more: Any) -> torch.Tensor:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            before_row()
+            time.sleep(0.02)
+        return real(*args, before_row=before_row, **more)
+
+    loop.draw = slow  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from orchestrator.errors import CapacityError, PixelOrchError, TrainingError
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.runs.events import AttemptLost, CheckpointPulled, LaunchRequested, LossReason
 from orchestrator.runs.group_events import GroupFormed
-from orchestrator.runs.spec import GroupSpec, Limits, ProgramSpec
+from orchestrator.runs.spec import GroupSpec, Limits, ProgramSpec, RecoveryPolicy
 from orchestrator.runs.state import RunState
 from tests.support.memory import Machine
 from tests.support.story import Recorder, Story
@@ -206,7 +206,8 @@ def test_a_group_that_may_be_smaller_begins_with_what_there_is(home: Path) -> No
 
 
 def test_it_shrinks_when_the_lost_machine_cannot_be_replaced_and_grows_again(home: Path) -> None:
-    story = story_of(home, "2:3", trainer=TrainConfig(steps=4000, batch_size=24), fate=_slow)
+    slow = {"trainer": TrainConfig(steps=4000, batch_size=24), "recovery": RecoveryPolicy(poll_s=30.0)}
+    story = story_of(home, "2:3", fate=_slow, **slow)
 
     def interrupt() -> None:
         machine = story.cloud.machines[1]
@@ -282,6 +283,7 @@ def test_the_budget_counts_all_machines(home: Path) -> None:
             trainer=TrainConfig(steps=100_000, batch_size=24),
             fate=_endless,
             limits=Limits(budget_usd=Decimal("0.5")),
+            recovery=RecoveryPolicy(poll_s=30.0),
         )
         with pytest.raises(PixelOrchError, match="budget"):
             story.engine().run()
@@ -370,3 +372,16 @@ def test_three_generations_without_a_new_step_end_the_run(home: Path) -> None:
     with pytest.raises(PixelOrchError, match="3 generations of the group in a row"):
         story.engine().run()
     assert check(story).state == "FAILED"
+
+
+def test_a_machine_whose_gpu_fails_is_replaced_and_the_others_stay(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        if number == 2:
+            machine.crashes_at_step, machine.gpu_problem = 45, "Xid 79: the GPU has fallen off the bus"
+
+    story = story_of(home, fate=fate)
+    story.engine().run()
+    state = check(story)
+    assert state.state == "SUCCEEDED"
+    assert generations(state) == [["1", "2", "3"], ["1", "4", "3"]]
+    assert lost(story) == [(2, LossReason.GPU_FAILED)]

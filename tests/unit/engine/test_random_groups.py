@@ -14,7 +14,7 @@ def broken(first: int, count: int) -> list[str]:
     return [f"seed {seed}: {problem}" for seed, problem in found if problem]
 
 
-@pytest.mark.parametrize("first", (0, 20))
+@pytest.mark.parametrize("first", [0, 20])
 def test_no_invariant_is_broken(first: int) -> None:
     assert broken(first, 4) == []
 

@@ -167,6 +167,26 @@ def test_logits_in_float32_are_those_in_float64_but_for_rounding(device: str, ki
     assert (got - wanted).abs().max() < 2e-5 * wanted.abs().max()  # with 10 bits it is 3e-4 or more
 
 
+def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80"])
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: used[-1])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert pick_device("auto", index=3) == torch.device("cuda", 3)
+    with pytest.raises(SetupError, match="process 5 of this machine has no GPU: there are 4; give --processes 4"):
+        pick_device("cuda", index=4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SetupError, match="process 2 of this machine has no GPU: there are 1; give --processes 1"):
+        pick_device("cuda", index=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # an outer launcher has chosen it
+    assert pick_device("cuda", index=1) == torch.device("cuda", 0)
+    assert pick_device("cpu", index=1) == torch.device("cpu")
+
+
 def test_a_gpu_that_this_torch_has_no_kernels_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (3, 7))

@@ -260,3 +260,41 @@ def test_the_file_of_the_notice_alone_is_enough(root: Path) -> None:
     )
     assert ended(started(root, source, command=[sys.executable, "-S", "t.py"])) == 0
     assert "3 True True" in (root / "out" / "trainer.log").read_text()
+
+
+# -- the callbacks of several processes that train together
+
+TOGETHER = """
+    import os, signal, sys
+    import torch.distributed
+    from orchestrator.callbacks import Stop
+    class Handler:
+        def __call__(self, number, frame):
+            print("the library's handler", flush=True)
+    Handler.__module__ = "lightning.pytorch"
+    rank = int(sys.argv[1])
+    torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+    stop = Stop()
+    signal.signal(signal.SIGTERM, Handler())
+    stop.take_from("lightning.")
+    step = 0
+    while not stop.is_agreed:
+        step += 1
+        if (rank, step) == (1, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+    print("stops after", step)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_stop_after_the_same_step_wherever_the_signal_came(root: Path) -> None:
+    (root / "code" / "together.py").write_text(textwrap.dedent(TOGETHER))
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(root / "bin" / "program"),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    words = [[sys.executable, "together.py", str(rank), str(root / "meeting")] for rank in range(2)]
+    both = [subprocess.Popen(one, cwd=root / "code", env=env, stdout=subprocess.PIPE, text=True) for one in words]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["stops after 3\n", "stops after 3\n"]

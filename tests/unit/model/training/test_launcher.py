@@ -166,6 +166,13 @@ def test_where_no_rank_here_is_at_fault_the_code_says_so(capfd: pytest.CaptureFi
     assert ends(capfd, lost, lost) == (RANK_LOST, ["train: error: lost"])
 
 
+def test_an_abort_after_a_loss_is_no_fault_but_one_before_is(capfd: pytest.CaptureFixture[str]) -> None:
+    """NCCL aborts a process whose peer is lost, while gloo lets it end by itself."""
+    lost, aborts = "import sys, time; time.sleep({}); sys.exit(75)", "import os, time; time.sleep({}); os.abort()"
+    assert ends(capfd, lost.format(0), aborts.format(0.3))[0] == RANK_LOST
+    assert ends(capfd, lost.format(0.3), aborts.format(0))[0] == 134
+
+
 def test_a_stop_is_passed_on_and_is_the_result(capfd: pytest.CaptureFixture[str]) -> None:
     stop = StopFlag()
     timer = threading.Timer(0.3, setattr, (stop, "signum", signal.SIGTERM))

@@ -81,7 +81,7 @@ def launch(args: argparse.Namespace, command: Sequence[str]) -> int:
             return _detach(run, screen, args.output)
         screen.plain(f"{run.plan.spec.run} on {title_of(cloud, run.plan.spec)}")
         for line in (*machines_line(run.plan), *unused_gpus(run.plan)) if args.yes else ():  # a prompt has shown them
-            screen.plain(line)
+            screen.plain(filled(line))
         return lead_in_terminal(run, screen, output=args.output, extra=extra)
 
 

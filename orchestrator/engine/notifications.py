@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 from orchestrator.clock import iso
 from orchestrator.engine.journal import Journal
-from orchestrator.formatting import money, one_line
+from orchestrator.formatting import counted, money, one_line
 from orchestrator.market.billing import total_usd
 from orchestrator.runs.deadline_events import DeadlineEndangered
 from orchestrator.runs.events import AttemptLost, Event, InterruptionNoticed, LossReason, StateChanged, TrainerStarted
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.program_events import NotificationLost
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt
@@ -83,12 +84,22 @@ class Notifier:
         elif isinstance(event, DeadlineEndangered):
             self._tell("deadline", f"{run}: the deadline is in danger: {event.reason}; {event.remedy} would help")
         elif isinstance(event, TrainerStarted) and event.attempt > 1:
-            self._tell("recovery", f"{run} goes on: machine {event.attempt}, from step {event.resumed_from + 1}")
+            self._tell_start(event)
         elif isinstance(event, StateChanged) and self.journal.state().is_final:
             reason = f" ({one_line(event.reason)[:MOST_WORDS]})" if event.reason else ""
             self._tell("end", f"{run}: {event.state}{reason}, ${money(self._usd())}")
             self._finish()
         self._say_problem()
+
+    def _tell_start(self, event: TrainerStarted) -> None:
+        """Tell that the run goes on; once for all machines of a group, and not of their first start."""
+        attempt = self.journal.state().attempt(event.attempt)
+        which = f"machine {event.attempt}"
+        if attempt is not None and attempt.generation:
+            members = self.journal.state().members(attempt.generation)
+            which = f"attempt {attempt.generation} with {counted(len(members), 'machine')}"
+        if attempt is None or (attempt.rank == 0 and attempt.generation != 1):
+            self._tell("recovery", f"{self._name} goes on: {which}, from step {event.resumed_from + 1}")
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:
         """Send a message once four fifths of the budget are spent."""
@@ -123,7 +134,7 @@ class Notifier:
             "state": state.state,
             "text": text,
             "cloud": state.cloud,
-            "attempts": len(state.attempts),
+            "attempts": len(generations_of(state)),
             "interruptions": state.interruptions,
             "cost_usd": self._usd(),
             "budget_usd": None if budget is None else float(budget),

@@ -128,7 +128,7 @@ def _params(spec: RunSpec, state: RunState, secrets: Secrets) -> dict[str, str]:
 
 def _tags(spec: RunSpec, row: RunRow, secrets: Secrets) -> dict[str, str]:
     """Return what changes while a run goes on, or when it is resumed."""
-    machines = [f"{a.instance_type} {a.market} {a.zone}" for a in row.attempts]
+    machines = [f"{a.machines} {a.market} {a.zone}" for a in row.attempts]
     limits = spec.limits
     tags: dict[str, object] = {
         "state": row.state,

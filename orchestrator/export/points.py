@@ -88,8 +88,8 @@ def points_of(store: RunStore, state: RunState, *, until: int | None = None) -> 
     """
     curves: dict[str, Curve] = {}
     for attempt in state.attempts:
-        if attempt.trainer_started_at is None:
-            continue  # it was lost before it trained, and took no step back
+        if attempt.trainer_started_at is None or attempt.rank:
+            continue  # it was lost before it trained, and took no step back; or the first machine of its group has them
         for curve in curves.values():
             curve.forget_after(attempt.resumed_from)
         for name, points in _of_attempt(store, attempt).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from model.config.train_config import check_world
+from model.config import check_world
 from model.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.job import slots_of

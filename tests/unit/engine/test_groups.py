@@ -11,6 +11,7 @@ import pytest
 
 from model.config import TrainConfig
 from orchestrator.errors import CapacityError, PixelOrchError, TrainingError
+from orchestrator.export.points import points_of
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.runs.events import AttemptLost, CheckpointPulled, LaunchRequested, LossReason
 from orchestrator.runs.group_events import GroupFormed
@@ -385,3 +386,12 @@ def test_a_machine_whose_gpu_fails_is_replaced_and_the_others_stay(home: Path) -
     assert state.state == "SUCCEEDED"
     assert generations(state) == [["1", "2", "3"], ["1", "4", "3"]]
     assert lost(story) == [(2, LossReason.GPU_FAILED)]
+
+
+def test_what_a_group_measures_is_exported_once(home: Path) -> None:
+    """The other machines have no measurements; they take none of the first one's back."""
+    story = story_of(home)
+    at_step(story, 40, lambda: story.cloud.interrupt(story.cloud.machines[1]))
+    story.engine().run()
+    points = points_of(story.store, story.store.state())
+    assert points["images_per_s"][-1].step == 100

@@ -52,6 +52,7 @@ from orchestrator.report.run_card import run_card
 from orchestrator.report.summary import samples_of, summary_json
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import read_bounded
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.home import fresh_name, home_from_environment
 from orchestrator.runs.listing import read_all
 from orchestrator.runs.store import RunStore
@@ -129,22 +130,22 @@ class RunResult:
         return self.wait(timeout_s)
 
     def logs(self, lines: int = 100) -> str:
-        """Return the last lines of the program's output, of the newest machine that has some."""
+        """Return the last lines of the program's output, of the newest machine that has some; of a group its first."""
         store = self._store()
-        numbers = [attempt.number for attempt in store.state().attempts]
-        return next((text for number in reversed(numbers) if (text := store.log_tail(number, lines))), "")
+        numbers = [member.number for one in reversed(generations_of(store.state())) for member in one.members]
+        return next((text for number in numbers if (text := store.log_tail(number, lines))), "")
 
     @property
     def metrics(self) -> Metrics:
-        """What the program has measured so far, a mapping for each line, in order; `attempt` is the machine's number.
+        """What the program has measured so far, a mapping for each line, in order; `attempt` is the attempt's number.
 
         With pandas, `metrics.dataframe()`.
         """
         store, found = self._store(), Metrics()
-        for attempt in store.state().attempts:
+        for one in generations_of(store.state()):
             with suppress(OSError):
-                lines = read_bounded(store.metrics_path(attempt.number), MOST_METRICS_BYTES).splitlines()
-                found += [{**line, "attempt": attempt.number} for line in bounded_json.objects(lines)]
+                lines = read_bounded(store.metrics_path(one.lead.number), MOST_METRICS_BYTES).splitlines()
+                found += [{**line, "attempt": one.number} for line in bounded_json.objects(lines)]
         return found
 
     @property
@@ -308,7 +309,7 @@ def _launch(request: LaunchRequest, home: Path, *, is_detached: bool, say: Calla
             tell(line)
         views = () if view is None else (view,)
         try:
-            lead(run, watchers=(ProgressLines(tell, spec.steps, clock), *views, *extra), say=tell)
+            lead(run, watchers=(ProgressLines(tell, spec.steps, clock, run.store.events()), *views, *extra), say=tell)
         finally:
             if view is not None:
                 view.refresh(at_once=True)

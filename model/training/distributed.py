@@ -50,6 +50,11 @@ def join(world: World, flag: StopFlag, device: torch.device) -> Group:
         found = interface_to(world.address)
         if found and name not in os.environ:
             os.environ[name] = found
+    taken = SetupError(
+        f"port {world.port} of {world.address} is in use, perhaps by another training; give another MASTER_PORT"
+    )
+    if world.rank == 0 and not _has_agent() and not _is_free(world.port):  # torch would say it in ten lines
+        raise taken
     try:
         with _mortal():
             flag.check()
@@ -57,13 +62,27 @@ def join(world: World, flag: StopFlag, device: torch.device) -> Group:
     except RuntimeError as error:
         text = str(error)
         if "EADDRINUSE" in text or "address already in use" in text.lower():
-            raise SetupError(
-                f"port {world.port} of {world.address} is in use, perhaps by another training; give another MASTER_PORT"
-            ) from None
+            raise taken from None
         place = f"{world.address}:{world.port}"
         raise RankLostError(f"the {world.size} ranks did not all meet at {place}: {_first_line(text)}") from None
     made.listen()
     return made
+
+
+def _has_agent() -> bool:
+    """Return whether torchrun has a store at the port already, which it shares with its ranks."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -93,7 +112,7 @@ class Members(Group):
         self.world = world
         self._device = device
         self._timeout = timedelta(seconds=world.timeout_s)
-        theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has a store at this port
+        theirs = _has_agent()
         self._store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not list it
             world.address, world.port, world.size, is_master=world.rank == 0 and not theirs, timeout=self._timeout
         )

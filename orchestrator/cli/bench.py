@@ -54,6 +54,7 @@ from orchestrator.report.bench import (
 from orchestrator.report.groups import named
 from orchestrator.report.metrics import Digest
 from orchestrator.report.records import Record, record_of
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.home import fresh_name, home_from_environment, make_home
 from orchestrator.runs.spec import RunSpec, check_name
 from orchestrator.runs.store import RunStore
@@ -343,8 +344,8 @@ def _digest(store: RunStore, warmup: int, spec: RunSpec) -> tuple[int | None, Di
     """Digest the metrics of the attempt with the most measurements; return its number too."""
     is_own = spec.trainer is None
     found: list[tuple[int | None, Digest]] = [
-        (a.number, metrics.read(store.metrics_path(a.number), skip_until_step=warmup, is_own=is_own))
-        for a in store.state().attempts
+        (one.number, metrics.read(store.metrics_path(one.lead.number), skip_until_step=warmup, is_own=is_own))
+        for one in generations_of(store.state())
     ]
     return max(found, key=lambda one: (one[1].measured, one[1].lines), default=(None, Digest()))
 

@@ -10,12 +10,14 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.cli.group_rows import group_phase, node_cells
 from orchestrator.formatting import counted, figure, money, number, one_line, price, span, uncoloured
 from orchestrator.market.billing import total_usd
 from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
 from orchestrator.runs.checked import is_figure
 from orchestrator.runs.deadline_events import DeadlineDecided, DeadlineEndangered
+from orchestrator.runs.generations import Generation, generations_of
 from orchestrator.runs.output_events import OutputsPulled
 from orchestrator.runs.state import Attempt, RunState, extend
 
@@ -113,12 +115,14 @@ class RunPanel:
     def rows(self, now: float, *, is_unicode: bool = True) -> list[Row]:
         """Return what is shown at a time (unix seconds)."""
         state = self.state()
-        attempt = state.attempts[-1] if state.attempts else None
+        newest = next(iter(generations_of(state)[-1:]), None)
+        attempt = newest.lead if newest is not None else None
         rows = [self._title(state, now)]
-        if attempt is not None:
-            rows.append(_machine(attempt, state.cloud))
-            rows += _notice(attempt, now)
-        rows.append(self._work(state, attempt, now))
+        if newest is not None:
+            rows.append(_machine(newest, state.cloud))
+            rows += _notices(newest, now)
+            rows += [Row(*cell[:2], style=cell[2]) for cell in node_cells(newest, now)] if newest.is_group else []
+        rows.append(self._work(state, newest, now))
         rows += _deadline(self._decided, self._endangered, now)
         rows.append(self._cost(state, now))
         rows += self._values(is_unicode=is_unicode)
@@ -127,14 +131,19 @@ class RunPanel:
 
     def _title(self, state: RunState, now: float) -> Row:
         counts = [counted(len(state.attempts), "machine")] if len(state.attempts) > 1 else []
+        if any(one.is_group for one in generations_of(state)[-1:]):
+            counts = [f"attempt {state.generation}"] if state.generation > 1 else []
         counts += [counted(state.interruptions, "interruption")] if state.interruptions else []
         words = "STOPPING" if self.is_stopping else state.state
         tail = ", ".join([span(now - (state.led_since or state.created_at or now)), *counts])
         return Row("run", f"{self.run}  {words}  {tail}", style=words)
 
-    def _work(self, state: RunState, attempt: Attempt | None, now: float) -> Row:
-        if attempt is None or attempt.is_over or attempt.first_step_at is None or attempt.trainer_exit is not None:
-            words, since = self._phase(state, attempt)
+    def _work(self, state: RunState, one: Generation | None, now: float) -> Row:
+        attempt = one.lead if one is not None else None
+        is_stopped = one is not None and one.is_group and one.stopped_at is not None
+        is_training = attempt is not None and attempt.first_step_at is not None and attempt.trainer_exit is None
+        if attempt is None or attempt.is_over or not is_training or is_stopped:
+            words, since = self._phase(state, attempt, one)
             return Row("phase", f"{words}  {span(now - since)}")
         newest = self._newest or attempt.newest
         step = newest.step if newest is not None else attempt.last_step
@@ -158,22 +167,28 @@ class RunPanel:
             words += f"  ~{span((total - step) / rate)} left"
         return words.strip()
 
-    def _phase(self, state: RunState, attempt: Attempt | None) -> tuple[str, float]:
+    def _phase(self, state: RunState, attempt: Attempt | None, one: Generation | None) -> tuple[str, float]:
         """Return what a run does while it does not train, and since when."""
         changed_at = state.created_at if self._changed_at is None else self._changed_at
         awaited = self._events[-1] if self._events and isinstance(self._events[-1], ev.CapacityAwaited) else None
         if awaited is not None:
-            return "waits for capacity; nothing is billed", awaited.at
+            waiting = sum(not one.is_lost for one in state.open_attempts())
+            billed = f"{counted(waiting, 'machine')} billed" if waiting else "nothing is billed"
+            return f"waits for capacity; {billed}", awaited.at
+        found = group_phase(state, one) if one is not None and one.is_group else None
+        if found is not None:
+            return found
         if state.is_final or attempt is None or attempt.is_over:
             return "over" if state.is_final else "asks for a machine", changed_at
         if attempt.terminate_requested or attempt.trainer_exit is not None:
-            return "ends the machine", state.updated_at
+            is_one = one is None or not one.is_group
+            return "ends the machine" if is_one else "ends the machines", state.updated_at
         return self._start_phase(attempt)
 
     def _start_phase(self, attempt: Attempt) -> tuple[str, float]:
         """Return what a machine does before its first step, and since when."""
         if attempt.ran_at is None and not attempt.setup_s and not self._setup_words:
-            return "the machine boots", attempt.started_at
+            return "the machine boots" if not attempt.generation else "the machines boot", attempt.started_at
         if attempt.trainer_started_at is None:
             words = f"set-up: {self._setup_words}" if self._setup_words else "set-up"
             return words, attempt.ran_at or attempt.started_at
@@ -220,9 +235,12 @@ class RunPanel:
         return [Row("log", one_line(uncoloured(self._last_log[1])), style="quiet")] if self._last_log[1] else []
 
 
-def _machine(attempt: Attempt, cloud: str) -> Row:
-    at = f"{attempt.instance_type} {attempt.market} in {attempt.zone}"
-    return Row("machine", f"{at} at ${price(attempt.price_usd_h)}/h", tail="" if cloud == "AWS" else one_line(cloud))
+def _machine(one: Generation, cloud: str) -> Row:
+    attempt, count = one.lead, f"{one.nodes} x " if one.nodes > 1 else ""
+    each = " each" if one.nodes > 1 else ""
+    at = f"{count}{attempt.instance_type} {attempt.market} in {attempt.zone}"
+    words = f"{at} at ${price(attempt.price_usd_h)}/h{each}"
+    return Row("machine", words, tail="" if cloud == "AWS" else one_line(cloud))
 
 
 def _deadline(decided: DeadlineDecided | None, endangered: DeadlineEndangered | None, now: float) -> list[Row]:
@@ -239,12 +257,16 @@ def _deadline(decided: DeadlineDecided | None, endangered: DeadlineEndangered | 
     return [Row("due", f"{words}  {where}")]
 
 
-def _notice(attempt: Attempt, now: float) -> list[Row]:
-    if attempt.noticed_ends_at is None or attempt.is_over:
-        return []
-    left_s = attempt.noticed_ends_at - now
-    words = f"AWS ends this machine in {span(left_s)}" if left_s > 0 else "AWS ends this machine now"
-    return [Row("notice", words, max(0.0, min(1.0, left_s / 120)), style="notice")]
+def _notices(one: Generation, now: float) -> list[Row]:
+    rows = []
+    for attempt in one.members:
+        if attempt.noticed_ends_at is None or attempt.is_over:
+            continue
+        left_s = attempt.noticed_ends_at - now
+        which = f"node {attempt.rank}" if one.is_group else "this machine"
+        words = f"AWS ends {which} in {span(left_s)}" if left_s > 0 else f"AWS ends {which} now"
+        rows.append(Row("notice", words, max(0.0, min(1.0, left_s / 120)), style="notice"))
+    return rows
 
 
 def short(key: str) -> str:

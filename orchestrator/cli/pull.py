@@ -170,7 +170,7 @@ def _fetch_from_s3(store: RunStore, home: Path) -> int:
     output = newest[0]
     if not place.fetch(output, path_below(store.checkpoints, output.name)):
         return 0
-    number = state.attempts[-1].number if state.attempts else 0
+    number = state.lead.number if state.lead is not None else 0
     store.append(CheckpointPulled.of(output, number, SystemClock().now()))
     return 1
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from orchestrator.cli.console import Screen
 from orchestrator.clock import Clock
-from orchestrator.formatting import WIDTH, figure, money, number, one_line, span
+from orchestrator.formatting import WIDTH, counted, figure, money, number, one_line, span
 from orchestrator.market.billing import total_usd
-from orchestrator.report.event_text import event_words, progress_words
+from orchestrator.report.event_text import progress_words
+from orchestrator.report.group_text import EventLines
 from orchestrator.report.series import main_keys
 from orchestrator.runs import events as ev
 from orchestrator.runs.checked import is_figure
@@ -40,6 +41,9 @@ class RunView:
         self._validated: dict[str, float] = {}
         self._newest: ev.Progress | None = None
         self._events = list(past)
+        self._lines = EventLines()
+        for event in self._events:
+            self._lines.note(event)
         self._state: RunState | None = None
 
     def _tell_validation(self, event: ev.Progress) -> None:
@@ -71,7 +75,7 @@ class RunView:
 
     def show_progress(self) -> None:
         """Show in a terminal, from its events, how far a run is that another process leads."""
-        running = [a for a in self._run().open_attempts() if a.first_step_at is not None]
+        running = [a for a in self._run().open_attempts() if a.first_step_at is not None and a.rank == 0]
         if running and self.screen.is_terminal:
             speeds = [e.images_per_s for e in self._events[-200:] if isinstance(e, ev.Progress)]
             self.tick(running[-1], running[-1].last_step, speeds[-1] if speeds else None)
@@ -112,12 +116,14 @@ class RunView:
         """Print the line of an event, if it has one, with the time at which it happened."""
         self._events.append(event)
         self._state = None
+        text = self._lines.words(event, event.at)
         if isinstance(event, ev.Progress):
             self._tell_validation(event)
         if self.screen.has_view and isinstance(event, SHOWN_BELOW):
             return
-        text = event_words(event, event.at)
         for line in text.splitlines():
             self.screen.line(line, event.at)
         if isinstance(event, ev.CapacityAwaited):
-            self.screen.live(f"{' ' * 9}waiting for capacity; nothing is billed; Ctrl-C stops")
+            waiting = len([one for one in self._run().open_attempts() if not one.is_lost])
+            billed = f"{counted(waiting, 'machine')} billed meanwhile" if waiting else "nothing is billed"
+            self.screen.live(f"{' ' * 9}waiting for capacity; {billed}; Ctrl-C stops")

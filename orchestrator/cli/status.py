@@ -18,6 +18,7 @@ from orchestrator.formatting import counted, money, prose_width, span, table, wr
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.summary import steps_done, summary_json, summary_text
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.home import home_from_environment
 from orchestrator.runs.listing import UNREADABLE, BrokenRun, read_all
 from orchestrator.runs.spec import EMBEDDED_TITLE
@@ -158,7 +159,8 @@ def _json(row: StatusRow) -> dict[str, Any]:
         "damaged": row.is_damaged,
         "cloud": row.state.cloud,
         "step": row.step,
-        "attempts": len(row.state.attempts),
+        "attempts": len(generations_of(row.state)),
+        "nodes": _nodes(row.state),
         "interruptions": row.state.interruptions,
         "cost_usd": float(row.cost_usd),
         "created_at": iso(row.state.created_at),
@@ -167,13 +169,26 @@ def _json(row: StatusRow) -> dict[str, Any]:
     }
 
 
+def _nodes(state: RunState) -> int:
+    """Return how many machines train together in the newest attempt, 0 before there is one."""
+    return next((one.nodes for one in generations_of(state)[-1:]), 0)
+
+
+def _type_words(state: RunState) -> str:
+    """Return the type of the newest machine, and of a group how many there are: `3 x g5.xlarge`."""
+    nodes = _nodes(state)
+    if not nodes or state.lead is None:
+        return "-"
+    return f"{nodes} x {state.lead.instance_type}" if nodes > 1 else state.lead.instance_type
+
+
 def _cells(row: StatusRow, now: float) -> list[str]:
     state = row.state
     return [
         row.store.run,
         "DAMAGED" if row.is_damaged else state.state,
         "embedded" if state.cloud == EMBEDDED_TITLE else state.cloud,
-        state.attempts[-1].instance_type if state.attempts else "-",
+        _type_words(state),
         str(row.step or "-"),
         ("~" if row.is_estimate else "") + money(row.cost_usd),
         span(now - state.created_at),

@@ -14,16 +14,18 @@ from orchestrator.market.billing import total_usd
 from orchestrator.report.as_of import Seen, seen_at
 from orchestrator.report.summary import steps_done
 from orchestrator.runs.checked import is_figure
+from orchestrator.runs.generations import Generation, generations_of
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import RunSpec
-from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.state import RunState
 from orchestrator.runs.store import RunStore
 
 Row = dict[str, Any]
 LOOKED_AT = ("spec.json", "program.json", "events.jsonl", "lock", "checkpoints", "attempts")
 LONGEST_TEXT = 2_000  # letters of a reason
 NO_ROW: Row = {
-    "is_final": True, "cloud": "", "where": "", "device": "", "attempts": 0, "interruptions": 0, "step": 0,
+    "is_final": True, "cloud": "", "where": "", "device": "", "attempts": 0, "machines": 0, "nodes": 0,
+    "open_machines": 0, "interruptions": 0, "step": 0, "notice_node": None,
     "steps": None, "unit": "step", "images_per_s": None, "steps_per_s": None, "usd": 0.0, "usd_is_estimate": True,
     "budget_usd": None, "seconds": 0.0, "created_at": "", "notice_ends_at": None, "is_led": True,
 }  # fmt: skip
@@ -111,7 +113,9 @@ class KnownRun:
 
     def _made(self, seen: Seen, now: float) -> Row:
         state = seen.state
-        attempt = state.attempts[-1] if state.attempts else None
+        generations = generations_of(state)
+        one = generations[-1] if generations else None
+        attempt = one.lead if one else None
         newest = next((one.newest for one in reversed(state.attempts) if one.newest is not None), None)
         budget = self.spec.limits.budget_usd if self.spec else None
         return {
@@ -120,9 +124,12 @@ class KnownRun:
             "reason": "; ".join([*state.reason.splitlines()[:1], *self._defects, *seen.remarks]),
             "is_final": state.is_final,
             "cloud": state.cloud,
-            "where": f"{attempt.instance_type} {attempt.market} in {attempt.zone}" if attempt else "",
+            "where": _where(one) if one else "",
             "device": attempt.device if attempt else "",
-            "attempts": len(state.attempts),
+            "attempts": len(generations),
+            "machines": len(set(state.instance_ids)),
+            "nodes": one.nodes if one else 0,
+            "open_machines": len(state.open_attempts()),
             "interruptions": state.interruptions,
             "step": self._steps_done(state),
             "steps": (self.spec.steps if self.spec else None) or (newest.total if newest else None),
@@ -134,7 +141,7 @@ class KnownRun:
             "budget_usd": None if budget is None else float(budget),
             "seconds": max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
             "created_at": iso(state.created_at),
-            "notice_ends_at": _notice(attempt),
+            **_notice(one),
             "is_led": state.is_final or self.store.owner_pid() is not None,
         }
 
@@ -142,7 +149,7 @@ class KnownRun:
         """Return the last step known here; the metrics are looked into only where they have changed."""
         if state.is_final or not state.attempts:
             return steps_done(self.store, state)
-        path = self.store.metrics_path(state.attempts[-1].number)
+        path = self.store.metrics_path((state.lead or state.attempts[-1]).number)
         now = (path, mark_of(path))
         if now != self._metrics:
             self._metrics, self._step = now, steps_done(self.store, state)
@@ -153,7 +160,18 @@ def _speed(value: float | None) -> float | None:
     return value if is_figure(value, 1e-12) else None
 
 
-def _notice(attempt: Attempt | None) -> str | None:
-    if attempt is None or attempt.noticed_ends_at is None or attempt.is_over:
-        return None
-    return iso(attempt.noticed_ends_at)
+def _where(one: Generation) -> str:
+    lead, count = one.lead, f"{one.nodes} x " if one.nodes > 1 else ""
+    return f"{count}{lead.instance_type} {lead.market} in {lead.zone}"
+
+
+def _notice(one: Generation | None) -> dict[str, Any]:
+    """Return when AWS ends a machine that is under a notice, and of a group which one: the first of them."""
+    members = one.members if one is not None else ()
+    noticed = [
+        (each.noticed_ends_at, each) for each in members if each.noticed_ends_at is not None and not each.is_over
+    ]
+    if one is None or not noticed:
+        return {"notice_ends_at": None, "notice_node": None}
+    ends_at, attempt = min(noticed, key=lambda each: each[0])
+    return {"notice_ends_at": iso(ends_at), "notice_node": one.rank_of(attempt) if one.is_group else None}

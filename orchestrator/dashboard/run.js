@@ -12,7 +12,7 @@ function head(seen) {
   put(find("state"), row.state);
   kind(find("state"), `state ${row.state}`);
   put(find("where"), [seen.work, row.where, row.device, row.cloud].filter(Boolean).join(" · "));
-  const notice = row.notice_ends_at ? `Interruption notice: AWS ends the machine at ${clock(row.notice_ends_at)} UTC.`
+  const notice = row.notice_ends_at ? `Interruption notice: AWS ends ${nodeWords(row)} at ${clock(row.notice_ends_at)} UTC.`
     : row.is_led ? "" : `No process leads this run: pixel-orch attach ${run}`;
   find("notice").hidden = !notice;
   put(find("notice"), notice);
@@ -26,7 +26,8 @@ function head(seen) {
     share: row.budget_usd ? Math.min(1, row.usd / row.budget_usd) : null, more: row.budget_usd ? `${Math.round(100 * row.usd / row.budget_usd)} %` : "no budget" });
   facts.push({ name: "speed", value: speed(row), more: row.images_per_s !== null && row.steps_per_s ? `${figure(row.steps_per_s)} ${row.unit}s/s` : "" });
   facts.push({ name: "time", value: span(row.seconds), more: row.created_at ? `since ${day(row.created_at)} UTC` : "" });
-  facts.push({ name: "machines", value: `${row.attempts}`, more: count(row.interruptions, "interruption") });
+  const inAll = row.nodes > 1 ? `${whole(row.machines)} in all, ` : "";
+  facts.push({ name: "machines", value: row.nodes > 1 ? `${whole(row.nodes)} at once` : whole(row.machines), more: inAll + count(row.interruptions, "interruption") });
   if (seen.gpu && seen.gpu.use_percent !== null) {
     const memory = seen.gpu.memory_mib === null ? "" : `${figure(seen.gpu.memory_mib / 1024)}${seen.gpu.memory_total_mib === null ? "" : ` / ${figure(seen.gpu.memory_total_mib / 1024)}`} GiB`;
     facts.push({ name: "GPU", value: `${Math.round(seen.gpu.use_percent)} % busy`, more: [memory, seen.gpu.temperature_c === null ? "" : `${Math.round(seen.gpu.temperature_c)} °C`].filter(Boolean).join(", ") });
@@ -99,15 +100,20 @@ async function readLog() {
 }
 log.addEventListener("scroll", () => { if (!isAtEnd()) find("follow").checked = false; });
 find("follow").addEventListener("change", () => { if (find("follow").checked) log.scrollTop = log.scrollHeight; });
-function logs(sizes) {
-  const numbers = Object.keys(sizes), pick = find("attempt");
-  keyed(pick, numbers, (one) => one, (one) => { const option = make("option", "", one); option.value = one; return option; }, () => {});
+// The logs by attempt; of a group the first machine comes last, as it is the one to read.
+function order(numbers, names) {
+  const [attemptOf, nodeOf] = [(one) => parseInt(names[one], 10), (one) => Number(names[one].split("node ")[1] ?? 0)];
+  return numbers.sort((a, b) => attemptOf(a) - attemptOf(b) || nodeOf(b) - nodeOf(a));
+}
+function logs(sizes, names) {
+  const known = Object.keys(names).filter((one) => one in sizes), numbers = order(known, names), pick = find("attempt");
+  keyed(pick, numbers, (one) => one, (one) => { const option = make("option"); option.value = one; return option; }, (option, one) => put(option, names[one]));
   find("pick-log").hidden = numbers.length < 2;
   const wanted = isChosen && numbers.includes(pick.value) ? pick.value : numbers[numbers.length - 1] ?? null;
   if (wanted !== attempt) { attempt = wanted; place = -1; if (wanted !== null) pick.value = wanted; }
   readLog();
 }
-find("attempt").addEventListener("change", () => { isChosen = true; logs(page.log); });
+find("attempt").addEventListener("change", () => { isChosen = true; logs(page.log, page.log_names); });
 
 // -- samples
 
@@ -136,23 +142,38 @@ slider.addEventListener("input", showSample);
 
 // -- machines, bill, files, events
 
+const MOST_MEMBERS = 120;
+const nodeWords = (row) => row.notice_node === null || row.notice_node === undefined ? "the machine" : `node ${row.notice_node}`;
+const billed = (one) => `${one.is_estimate ? "~" : ""}${dollars(one.usd)}${one.is_free ? " *" : ""}`;
+function attemptCells(one) {
+  const last = one.prices[one.prices.length - 1][1];
+  const ended = one.ended_at === null ? "runs" : one.is_interrupted ? "interrupted by AWS" : one.ended_by === "instance" ? "by itself" : one.ended_by === "kept" ? "went on" : `by ${one.ended_by || "?"}`;
+  return [whole(one.number), `${one.nodes > 1 ? `${one.nodes} x ` : ""}${one.type} ${one.market}`, one.zone, figure(last), day(moment(one.started_at)), span(one.seconds),
+    one.last_step >= one.first_step ? `${whole(one.first_step)}-${whole(one.last_step)}` : "-", ended, billed(one)];
+}
+const memberCells = (one) => ["", `${one.rank === null ? "joins" : `node ${one.rank}`}  ${one.instance_id}`, one.zone, figure(one.price_usd_h),
+  day(moment(one.started_at)), span(one.seconds), "", one.state, billed(one)];
 function machines(attempts, leftOut, now) {
   timeline.update(attempts, now);
   find("no-machines").hidden = attempts.length > 0;
   find("attempts-box").hidden = !attempts.length;
-  keyed(find("attempts").tBodies[0], [...attempts].reverse(), (one) => one.number, (one) => {
-    const row = make("tr", `c${1 + (one.number - 1) % 6}`);
+  // A group has a row for each of its machines below that of the attempt; of older attempts the rows are left out.
+  let room = MOST_MEMBERS;
+  const rows = [...attempts].reverse().flatMap((one) => {
+    const members = one.nodes > 1 || one.members.length > 1 ? one.members : [];
+    room -= members.length;
+    return [one, ...(room >= 0 ? members.map((member, at) => ({ ...member, of: one.number, key: `${one.number}/${at}` })) : [])];
+  });
+  keyed(find("attempts").tBodies[0], rows, (one) => one.key ?? one.number, (one) => {
+    const row = make("tr", one.key ? "member" : `c${1 + (one.number - 1) % 6}`);
     for (const how of ["n", "", "", "n", "", "n", "n", "why", "n"]) row.append(make("td", how, ""));
     return row;
   }, (row, one) => {
-    const last = one.prices[one.prices.length - 1][1];
-    const ended = one.ended_at === null ? "runs" : one.is_interrupted ? "interrupted by AWS" : one.ended_by === "instance" ? "by itself" : `by ${one.ended_by || "?"}`;
-    [whole(one.number), `${one.type} ${one.market}`, one.zone, figure(last), day(moment(one.started_at)), span(one.seconds),
-      one.last_step >= one.first_step ? `${whole(one.first_step)}-${whole(one.last_step)}` : "-", ended,
-      `${one.is_estimate ? "~" : ""}${dollars(one.usd)}${one.is_free ? " *" : ""}`].forEach((text, at) => put(row.cells[at], text));
+    const texts = one.key ? memberCells(one) : attemptCells(one);
+    texts.forEach((text, at) => put(row.cells[at], text));
     row.cells[7].title = one.why || "";
   });
-  const notes = [leftOut ? `${count(leftOut, "older machine")} not shown.` : "", attempts.some((one) => one.is_free) ? "* AWS does not bill an instance that it interrupts in its first hour; its disk and address it does." : ""];
+  const notes = [leftOut ? `${count(leftOut, "older attempt")} not shown.` : "", ...(page.slow_nodes || []).map((words) => `${words[0].toUpperCase()}${words.slice(1)}.`), attempts.some((one) => one.is_free) ? "* AWS does not bill an instance that it interrupts in its first hour; its disk and address it does." : ""];
   find("attempts-note").hidden = !notes.some(Boolean);
   put(find("attempts-note"), notes.filter(Boolean).join(" "));
 }
@@ -172,6 +193,7 @@ function bill(seen) {
   });
   const rows = [...parts.map(([name, usd, color]) => ({ name, color, usd: money(usd), share: seen.usd ? `${Math.round(100 * usd / seen.usd)} %` : "" })),
     { name: "Total", color: 0, usd: `${seen.is_estimate ? "~" : ""}${money(seen.usd)}`, share: "" }];
+  if (seen.group_wait_usd > 0) rows.push({ name: "Of it: waiting for the group", color: 0, usd: money(seen.group_wait_usd), share: seen.usd ? `${Math.round(100 * seen.group_wait_usd / seen.usd)} %` : "" });
   if (seen.on_demand_usd !== null) rows.push({ name: "Less than on-demand", color: 0, usd: money(Math.max(0, seen.on_demand_usd - seen.usd)), share: seen.on_demand_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.on_demand_usd)))} %` : "" });
   if (seen.budget_usd !== null) rows.push({ name: "Left of the budget", color: 0, usd: money(Math.max(0, seen.budget_usd - seen.usd)), share: seen.budget_usd ? `${Math.max(0, Math.round(100 * (1 - seen.usd / seen.budget_usd)))} %` : "" });
   keyed(find("bill").tBodies[0], rows, (row) => row.name, (row) => {
@@ -202,12 +224,12 @@ follow(address(["run", run, "events"]), (seen, changed) => {
   page = seen;
   if (changed.run || changed.work !== undefined || changed.eta_s !== undefined || changed.gpu) head(seen);
   if (!seen.attempts) return;
-  if (changed.attempts) machines(seen.attempts, seen.attempts_left_out, Date.parse(seen.now) / 1000);
+  if (changed.attempts || changed.slow_nodes) machines(seen.attempts, seen.attempts_left_out, Date.parse(seen.now) / 1000);
   if (changed.bill) bill(seen.bill);
   if (changed.files) files(seen.files);
   if (changed.events) events(seen.events);
   if (changed.samples) samples(seen.samples);
-  if (changed.log) logs(seen.log);
+  if (changed.log || changed.log_names) logs(seen.log, seen.log_names);
   if (changed.marks) {
     keyed(find("marks"), seen.marks, (mark) => mark.words, (mark) => make("li", "", ""), (item, mark) => put(item, `step ${whole(mark.step)}, ${mark.words}`));
     draw();

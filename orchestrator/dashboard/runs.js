@@ -52,7 +52,7 @@ function update(row, run) {
   part.pick.disabled = isBroken;
   put(part.state, run.state);
   kind(part.state, `state ${run.state}`);
-  const notice = run.notice_ends_at ? `interruption notice: AWS ends the machine at ${clock(run.notice_ends_at)} UTC` : "";
+  const notice = run.notice_ends_at ? `interruption notice: AWS ends ${run.notice_node === null ? "the machine" : `node ${run.notice_node}`} at ${clock(run.notice_ends_at)} UTC` : "";
   const unled = run.is_led ? "" : `no process leads it: pixel-orch attach ${run.run}`;
   const why = notice || unled || run.reason;
   put(part.reason, why);
@@ -117,6 +117,6 @@ follow(address(["events"]), (seen, changed) => {
   if (changed.whole) rows.clear();
   for (const name of changed.gone || []) rows.delete(name);
   for (const run of changed.runs || []) rows.set(run.run, run);
-  put(find("sum"), `${count(rows.size, "run")} · ${seen.going} open · ${money(seen.usd)} in all${seen.is_reading ? " · reading more" : ""}`);
+  put(find("sum"), `${count(rows.size, "run")} · ${seen.going} open${seen.machines > seen.going ? ` on ${count(seen.machines, "machine")}` : ""} · ${money(seen.usd)} in all${seen.is_reading ? " · reading more" : ""}`);
   draw(false);
 });

@@ -54,7 +54,8 @@ class Board:
             most_new: how many runs are read for the first time; the others come with a later look.
 
         Returns:
-            now, runs (a row each), usd (of all), going (how many are not over), is_reading (whether there are more).
+            now, runs (a row each), usd (of all), going (how many are not over), machines (how many are rented),
+            is_reading (whether there are more).
         """
         with self._lock:
             is_fresh = "at" in self._last and 0 <= now - self._last["at"] < FRESH_S
@@ -73,6 +74,7 @@ class Board:
                 "is_reading": len(is_new) > most_new,
                 "usd": round(sum(row["usd"] for row in rows), 6),
                 "going": sum(not row["is_final"] for row in rows),
+                "machines": sum(row["open_machines"] for row in rows),
             }
             self._last = {"at": self._last["at"] if is_fresh else now, "seen": seen, "stores": stores}
             return dict(seen)

@@ -11,7 +11,8 @@ const timeWords = (at, step, span_) => step >= 86400 ? moment(at).slice(5, 10) :
 
 // The longest name of a machine that has room, its place, and whether it is in the bar or ends before it.
 function labelOf(one, { x1, first, x2, width }) {
-  for (const label of [`${one.number}  ${one.type} ${one.zone}`, `${one.number}  ${one.type}`, `${one.number}`]) {
+  const type = one.nodes > 1 ? `${one.nodes} x ${one.type}` : one.type, dot = one.nodes > 1 ? ":" : "";
+  for (const label of [`${one.number}${dot}  ${type} ${one.zone}`, `${one.number}${dot}  ${type}`, `${one.number}`]) {
     const room = 6.6 * label.length + 12;
     if (x2 - first > room) return [label, first + 7, "in"];
     if (x2 + room <= width) return [label, x2 + 8, ""];
@@ -62,7 +63,7 @@ class Timeline {
     keyed(this.bars, shown, (one) => one.number, () => this.bar(), (node, one) => {
       const at = shown.indexOf(one) * ROW + 4, x1 = x(one.started_at), x2 = Math.max(x1 + 3, x(end(one))), first = one.first_step_at === null ? x2 : Math.min(x2, Math.max(x1, x(one.first_step_at)));
       const [title, boot, work, stop, words] = node.children;
-      put(title, `attempt ${one.number}: ${one.type} ${one.market} in ${one.zone}, ${span(one.seconds)}, ${money(one.usd)}${one.why ? `, ${one.why}` : ""}`);
+      put(title, `attempt ${one.number}: ${one.nodes > 1 ? `${one.nodes} x ` : ""}${one.type} ${one.market} in ${one.zone}, ${span(one.seconds)}, ${money(one.usd)}${one.why ? `, ${one.why}` : ""}`);
       const box = (rect, a, b) => { set(rect, "x", a.toFixed(1)); set(rect, "width", Math.max(0, b - a).toFixed(1)); set(rect, "y", at); set(rect, "height", ROW - 8); };
       box(boot, x1, first);
       box(work, first, x2);
@@ -81,7 +82,7 @@ class Timeline {
       set(path, "d", `${text}H${Math.max(x(end(one)), x(one.started_at) + 3).toFixed(1)}`);
       set(path, "class", `line c${1 + (one.number - 1) % 6}`);
     });
-    set(this.svg, "aria-label", `${count(shown.length, "machine")} over time, the table below has the same: ${shown.map((one) => `${one.number} ${one.type} ${span(one.seconds)}`).join(", ")}`.slice(0, 500));
+    set(this.svg, "aria-label", `${count(shown.length, "attempt")} over time, the table below has the same: ${shown.map((one) => `${one.number} ${one.type} ${span(one.seconds)}`).join(", ")}`.slice(0, 500));
   }
   bar() {
     const node = shape("g");

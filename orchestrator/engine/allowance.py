@@ -51,15 +51,16 @@ class Allowance:
     def alone_s(self, attempt: Attempt) -> float | None:
         """Return how long the instance of an attempt may go on without hearing from us; None without a limit.
 
-        Its group goes on just as long: the budget pays for all of them.
+        Its group goes on just as long: the budget pays for all of them, also for those that are yet to come.
         """
         cap_usd_h = budget.price_cap_usd_h(self.spec, budget.offer_of(attempt))
-        return self.alone_at_price_s(max(cap_usd_h, self.burn_cap_usd_h()) if self.spec.is_group else cap_usd_h)
+        return self.alone_at_price_s(max(self.spec.group.max_nodes * cap_usd_h, self.burn_cap_usd_h()))
 
     def burn_cap_usd_h(self) -> Decimal:
-        """Return the most that an hour of all machines that the run has now can cost."""
+        """Return the most that an hour of all machines of a group that the run has now can cost; 0 without a group."""
         open_attempts = self.state().open_attempts()
-        return sum((budget.price_cap_usd_h(self.spec, budget.offer_of(one)) for one in open_attempts), Decimal(0))
+        caps = (budget.price_cap_usd_h(self.spec, budget.offer_of(one)) for one in open_attempts)
+        return sum(caps, Decimal(0)) if self.spec.is_group else Decimal(0)
 
     def alone_at_price_s(self, cap_usd_h: Decimal) -> float | None:
         """Return how long an instance of that price cap may go on without hearing from us; None without a limit."""
@@ -84,7 +85,6 @@ class Allowance:
             limits_s.append(asked.max_duration_s)
         if asked.budget_usd is not None:
             cap_usd_h = budget.price_cap_usd_h(self.spec, budget.offer_of(attempt))
-            if self.spec.is_group:
-                cap_usd_h = max(cap_usd_h, self.burn_cap_usd_h())
+            cap_usd_h = max(cap_usd_h, self.burn_cap_usd_h())
             limits_s.append(float(asked.budget_usd / cap_usd_h) * 3600)
         return min(limits_s) / SMALLEST_SHARE

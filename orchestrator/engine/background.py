@@ -34,7 +34,7 @@ def main(name: str, verb: Verb, lock: RunLock) -> int:
     spec, clock = store.spec(), SystemClock()
     with cloud_of(spec, store.home) as cloud:
         run = replace(prepare_existing_run(store, cloud, verb), lock=lock)
-        failure = lead(run, watchers=(ProgressLines(_say, spec.steps, clock),), say=_say)
+        failure = lead(run, watchers=(ProgressLines(_say, spec.steps, clock, store.events()),), say=_say)
     if failure is not None:
         _say(f"{name}: {failure}")
     _say(summary_text(store, clock.now()))

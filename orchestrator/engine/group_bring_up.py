@@ -13,7 +13,7 @@ from orchestrator.engine.output_restore import restore_outputs
 from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import SideBySide
 from orchestrator.errors import CommandError, UnreachableError
-from orchestrator.host.base import Host, Job, Setup
+from orchestrator.host.base import NOTHING_NEW, Host, Job, Setup
 from orchestrator.host.rendezvous import Rendezvous
 from orchestrator.plan.job import slots_of
 from orchestrator.runs.events import TrainerStarted
@@ -119,7 +119,9 @@ class GroupBringUp:
             )
         )
         env = {**place.variables(), **job.env}
-        left_s = self.bring_up.allowance.left_s()
+        allowance = self.bring_up.allowance
+        host.poll(job.root, NOTHING_NEW, allowance.alone_s(attempt))  # tells how long it may go on without us
+        left_s = allowance.left_s()
         host.start(replace(job, env=env, time_limit_s=left_s, generation=attempt.generation), setup)
 
     def job_of(self, rank: int) -> Job:

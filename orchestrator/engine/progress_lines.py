@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from orchestrator.clock import Clock
 from orchestrator.formatting import number, span, visible
-from orchestrator.report.event_text import event_words, progress_words
+from orchestrator.report.event_text import progress_words
+from orchestrator.report.group_text import EventLines
 from orchestrator.runs.events import Event
 from orchestrator.runs.state import Attempt
 
@@ -22,17 +23,21 @@ class ProgressLines:
         say: is given each line, with the time of day before it.
         steps: how many there are to do, None if only the trainer knows.
         clock: the time.
+        past: earlier events of the run, which are not told.
     """
 
-    def __init__(self, say: Callable[[str], None], steps: int | None, clock: Clock) -> None:
+    def __init__(self, say: Callable[[str], None], steps: int | None, clock: Clock, past: Iterable[Event] = ()) -> None:
         self._say = say
         self._steps = steps
         self._clock = clock
         self._told_at = -math.inf
+        self._lines = EventLines()
+        for event in past:
+            self._lines.note(event)
 
     def event(self, event: Event) -> None:
         """Tell of an event, if people want to know of it."""
-        for line in event_words(event, event.at).splitlines():
+        for line in self._lines.words(event, event.at).splitlines():
             self._line(line, event.at)
 
     def tick(self, attempt: Attempt, step: int, images_per_s: float | None) -> None:

@@ -298,7 +298,7 @@ class Provisioner:
     def _cap_usd_h(self, group: Sequence[Offer], count: int) -> Decimal:
         """Return the most that an hour of the new machines, and of those of the run's group, can cost."""
         new = count * max(budget.price_cap_usd_h(self.spec, offer) for offer in group)
-        return new + (self.allowance.burn_cap_usd_h() if self.spec.is_group else 0)
+        return new + self.allowance.burn_cap_usd_h()
 
     def _request(self, group: Sequence[Offer], number: int, count: int) -> tuple[Call, Call | None]:
         private, public = self.make_keys(f"pixel-orch-{self.spec.run}-{number}-host")

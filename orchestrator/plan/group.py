@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from model.config import TrainConfig
+from model.config.train_config import check_world
+from model.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.job import slots_of
 from orchestrator.runs.spec import GroupSpec, RunSpec
@@ -70,17 +71,9 @@ def _problem(spec: RunSpec, nodes: int) -> str:
         return ""
     for name in spec.instances:
         slots = slots_of(spec, name)
-        problem = split_problem(spec.trainer, nodes * slots)
-        if problem:
-            what = f"{nodes} x {name} with {slots} processes each" if slots > 1 else f"{nodes} x {name}"
-            return f"--nodes: {what}: {problem}" if nodes > 1 else f"--slots: {name} has {slots} GPUs: {problem}"
+        try:
+            check_world(spec.trainer, nodes * slots)
+        except ConfigError as error:
+            each = f" with {slots} processes{' each' if nodes > 1 else ''}" if slots > 1 else ""
+            return f"{'--nodes' if nodes > 1 else '--slots'}: {nodes} x {name}{each}: {error}"
     return ""
-
-
-def split_problem(trainer: TrainConfig, world: int) -> str:
-    """Return why a batch cannot be split over so many processes, "" if it can."""
-    if trainer.batch_size % world == 0:
-        return ""
-    below, above = trainer.batch_size // world * world, -(-trainer.batch_size // world) * world
-    near = f"batch_size={below} or {above}" if below else f"batch_size={above}"
-    return f"batch_size={trainer.batch_size} cannot be split over {world} processes; give --set {near}"

@@ -134,7 +134,7 @@ def _program(
         "notify": check_notify(given("notify")),
         "export": check_trackers(given("export")),
         "deadline": check_deadline(given("deadline"), given("policy"), given("work")),
-        "group": check_nodes(given("nodes"), given("slots")),
+        "group": check_nodes(*(file.get(key) if flags.get(key) is None else flags[key] for key in ("nodes", "slots"))),
     }
 
 
@@ -191,9 +191,10 @@ def _resumed_program(flags: Mapping[str, Any], old: RunSpec) -> ProgramSpec:
         changes["notify"] = check_notify(flags["notify"])
     changes["export"] = check_trackers(flags.get("export") or old.program.export)
     changes["deadline"] = _resumed_deadline(flags, old)
-    if flags.get("nodes") is not None or flags.get("slots") is not None:
-        low, high, slots = old.group.min_nodes, old.group.max_nodes, flags.get("slots") or old.group.slots
-        changes["group"] = check_nodes(flags.get("nodes") or f"{low}:{high}", slots)
+    nodes, slots = flags.get("nodes"), flags.get("slots")
+    if nodes is not None or slots is not None:
+        nodes = f"{old.group.min_nodes}:{old.group.max_nodes}" if nodes is None else nodes
+        changes["group"] = check_nodes(nodes, old.group.slots if slots is None else slots)
     return old.program.model_copy(update=changes)
 
 

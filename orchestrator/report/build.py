@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
 
-from orchestrator.market.billing import DEFAULT_RULE, Billed, SpotRule, bill
+from orchestrator.market.billing import DEFAULT_RULE, SpotRule
 from orchestrator.market.spot_prices import MarketRow, lowest
-from orchestrator.report.gpu_use import gpu_problem
-from orchestrator.report.metrics import UNMEASURED, Digest
+from orchestrator.report.attempt_rows import attempt_row, lasted_s
+from orchestrator.report.metrics import Digest
 from orchestrator.report.predictions import find_type, predictions, usd_for
-from orchestrator.report.rows import AttemptRow, Report, RunRow, TypeRow, Workload
+from orchestrator.report.rows import AttemptRow, NodesRow, Report, RunRow, TypeRow, Workload
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
-from orchestrator.runs.state import Attempt, RunState
+from orchestrator.runs.state import RunState
 
 NOTHING = Decimal(0)
 
@@ -45,13 +46,15 @@ def run_row(
         workload: what the run trains.
         rule: the rule by which a spot second is billed.
     """
-    is_own = workload is not None and workload.is_own
+    workload = workload or Workload("")
+    is_own, generations = workload.is_own, generations_of(state)
+    leads = [one.lead for one in generations]
     rows = tuple(
-        _attempt_row(state, place, digests, now=now, rule=rule, is_own=is_own) for place in range(len(state.attempts))
+        attempt_row(one, leads[place:], digests.get(one.lead.number, Digest()), now, rule, is_own=is_own)
+        for place, one in enumerate(generations, 1)
     )
-    known = [digests[row.number] for row in rows if row.number in digests]
-    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), None)
-    epoch = epoch or (workload.images_per_epoch if workload else None)
+    known = [digests[lead.number] for lead in leads if lead.number in digests]
+    epoch = next((d.images_per_epoch for d in known if d.images_per_epoch), workload.images_per_epoch)
     rate = Rate.of(rows)
     epoch_steps = next((d.steps_per_epoch for d in reversed(known) if d.steps_per_epoch), None)
     return RunRow(
@@ -59,7 +62,7 @@ def run_row(
         state=state.state,
         reason=state.reason,
         cloud=state.cloud,
-        workload=workload.name if workload else "",
+        workload=workload.name,
         created_at=state.created_at,
         steps=max((a.last_step for a in state.attempts), default=0),
         steps_lost=sum(row.steps_lost for row in rows),
@@ -70,25 +73,50 @@ def run_row(
         usd_per_1000_steps=rate.usd_of_steps(1000),
         usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
         **_last_validation(known),
-        device=next((row.device for row in reversed(rows) if row.device), ""),
         **_bill_of(rows),
         is_estimate=any(row.is_estimate for row in rows),
         data_s=sum(row.data_s for row in rows),
         duration_s=max(0.0, (state.updated_at if state.is_final else now) - state.created_at),
-        machine_s=sum(_lasted_s(attempt, now) for attempt in state.attempts),
-        batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size if workload else None),
+        machine_s=sum(lasted_s(attempt, now) for attempt in state.attempts),
+        batch_size=next((d.batch_size for d in known if d.batch_size), workload.batch_size),
         images_per_epoch=epoch,
         problems=_run_problems(rows),
         user_setup_s=sum(row.user_setup_s for row in rows),
-        user_setup_usd=_sum(row.user_setup_usd for row in rows),
         **_program_of(rows, known, is_own=is_own),
         seconds_per_step=rate.seconds_per_step,
         usd_per_step=rate.usd_of_steps(1),
         steps_per_epoch=epoch_steps,
+        group_wait_s=sum(row.group_wait_s for row in rows),
+        by_nodes=_by_nodes(rows, epoch, epoch_steps),
     )
 
 
+def _by_nodes(rows: Sequence[AttemptRow], epoch: float | None, epoch_steps: float | None) -> tuple[NodesRow, ...]:
+    """Return what the steps of a group cost at each of its sizes; nothing for a run on one machine at a time."""
+    sizes = sorted({row.nodes for row in rows}) if any(row.is_group for row in rows) else []
+    found = []
+    for nodes in sizes:
+        mine = [row for row in rows if row.nodes == nodes]
+        rate = Rate.of(mine)
+        found.append(
+            NodesRow(
+                nodes=nodes,
+                attempts=len(mine),
+                steps=sum(max(0, row.last_step - row.first_step + 1 - row.steps_lost) for row in mine),
+                images_per_s=rate.images_per_s,
+                seconds_per_step=rate.seconds_per_step,
+                usd_per_step=rate.usd_of_steps(1),
+                usd_per_1000_steps=rate.usd_of_steps(1000),
+                usd_per_epoch=rate.usd_of_epoch(epoch, epoch_steps),
+                cost_usd=_sum(row.billed_usd for row in mine),
+                group_wait_usd=_sum(row.group_wait_usd for row in mine),
+            )
+        )
+    return tuple(found)
+
+
 class _Program(TypedDict):
+    device: str
     is_own: bool
     unit: str
     metrics_source: str
@@ -97,8 +125,9 @@ class _Program(TypedDict):
 
 
 def _program_of(rows: Sequence[AttemptRow], known: Sequence[Digest], *, is_own: bool) -> _Program:
-    """Return what is known of a program of the user's own: of the last attempt that tells it."""
+    """Return what is known of the program: of the last attempt that tells it."""
     return {
+        "device": next((row.device for row in reversed(rows) if row.device), ""),
         "is_own": is_own,
         "unit": next((row.unit for row in reversed(rows) if row.is_measured), "step"),
         "metrics_source": next((row.metrics_source for row in reversed(rows) if row.metrics_source), ""),
@@ -128,6 +157,8 @@ class _Bill(TypedDict):
     on_demand_usd: Decimal | None
     to_first_step_usd: Decimal
     data_usd: Decimal
+    user_setup_usd: Decimal
+    group_wait_usd: Decimal
 
 
 def _bill_of(rows: Sequence[AttemptRow]) -> _Bill:
@@ -142,6 +173,8 @@ def _bill_of(rows: Sequence[AttemptRow]) -> _Bill:
         "on_demand_usd": None if None in on_demand else _sum(usd for usd in on_demand if usd is not None),
         "to_first_step_usd": _sum(row.to_first_step_usd for row in rows),
         "data_usd": _sum(row.data_usd for row in rows),
+        "user_setup_usd": _sum(row.user_setup_usd for row in rows),
+        "group_wait_usd": _sum(row.group_wait_usd for row in rows),
     }
 
 
@@ -149,104 +182,6 @@ def _run_problems(rows: Sequence[AttemptRow]) -> tuple[str, ...]:
     if not rows:
         return ("no instance was started",)
     return tuple(f"attempt {row.number}: {problem}" for row in rows for problem in row.problems)
-
-
-def _lasted_s(attempt: Attempt, now: float) -> float:
-    return max(0.0, (attempt.ended_at if attempt.ended_at is not None else now) - attempt.started_at)
-
-
-def _done_again(attempt: Attempt, later: Sequence[Attempt]) -> int:
-    """Return how many steps of an attempt were trained again by later attempts; each step counts once."""
-    again, covered = 0, attempt.resumed_from
-    for first, last in sorted((other.resumed_from, min(other.last_step, attempt.last_step)) for other in later):
-        again += max(0, last - max(first, covered))
-        covered = max(covered, last)
-    return again
-
-
-def _attempt_row(
-    state: RunState, place: int, digests: Mapping[int, Digest], *, now: float, rule: SpotRule, is_own: bool
-) -> AttemptRow:
-    attempt, later = state.attempts[place], state.attempts[place + 1 :]
-    billed, digest = bill(attempt, now, rule), digests.get(attempt.number, Digest())
-    members = state.members(attempt.generation) if attempt.generation else [attempt]
-    began_at = _began_at(members[0], is_own=is_own)  # the first machine of a group has the metrics
-    to_first_step_s = _lasted_s(attempt, now) if began_at is None else max(0.0, began_at - attempt.started_at)
-    is_measured = not is_own or attempt.last_step >= attempt.first_step or digest.steps_per_s is not None
-    return AttemptRow(
-        number=attempt.number,
-        instance_id=attempt.instance_id,
-        instance_type=attempt.instance_type,
-        zone=attempt.zone,
-        region=attempt.region,
-        market=attempt.market,
-        price_usd_h=Decimal(str(attempt.price_usd_h)),
-        started_at=attempt.started_at,
-        ended_at=attempt.ended_at,
-        ended_by=attempt.ended_by,
-        end_reason=attempt.end_reason,
-        is_interrupted=attempt.is_interrupted,
-        noticed=attempt.noticed_ends_at is not None,
-        first_step=attempt.first_step,
-        last_step=attempt.last_step,
-        steps_lost=_done_again(attempt, later),
-        images_per_s=digest.images_per_s,
-        slow_images_per_s=digest.slow_images_per_s,
-        fast_images_per_s=digest.fast_images_per_s,
-        steps_per_s=digest.steps_per_s,
-        device=attempt.device or digest.device,
-        to_first_step_s=to_first_step_s,
-        data_s=attempt.data_s,
-        to_first_step_usd=billed.instance_usd if began_at is None else _share(billed, to_first_step_s),
-        data_usd=_share(billed, attempt.data_s),
-        instance_usd=billed.instance_usd,
-        volume_usd=billed.volume_usd,
-        address_usd=billed.address_usd,
-        data_out_usd=billed.data_out_usd,
-        billed_usd=billed.usd,
-        on_demand_usd=billed.on_demand_usd,
-        billed_s=float(billed.seconds),
-        is_free=billed.is_free,
-        is_estimate=billed.is_estimate,
-        user_setup_s=attempt.user_setup_s,
-        user_setup_usd=_share(billed, attempt.user_setup_s),
-        problems=_attempt_problems(digest, attempt, is_own=is_own),
-        unit=digest.unit if digest.lines else attempt.unit,
-        metrics_source=attempt.metrics_source,
-        is_measured=is_measured,
-        ranks=max((digests[one.number].world for one in members if one.number in digests), default=1),
-        nodes=len(members),
-        group_usd_h=_sum(Decimal(str(one.price_usd_h)) for one in members) if len(members) > 1 else None,
-        prices=_paid_prices(attempt),
-    )
-
-
-def _paid_prices(attempt: Attempt) -> tuple[tuple[float, float], ...]:
-    """Return the prices of the attempt's pool: as they changed, else by the hour, else that of the launch."""
-    if attempt.price_changes:
-        return tuple(sorted(attempt.price_changes.items()))
-    hours = sorted(attempt.prices_usd_h.items()) or [(0, attempt.price_usd_h)]
-    return tuple((attempt.started_at + 3600.0 * hour, usd_h) for hour, usd_h in hours)
-
-
-def _attempt_problems(digest: Digest, attempt: Attempt, *, is_own: bool) -> tuple[str, ...]:
-    has_none = is_own or attempt.rank > 0
-    found = [one for one in digest.problems if not (has_none and one in UNMEASURED)]
-    return (*found, *filter(None, [gpu_problem(attempt.gpu)]))
-
-
-def _began_at(attempt: Attempt, *, is_own: bool) -> float | None:
-    """Return where the set-up ends: at the first step; of a program that may tell none, at its start."""
-    if not is_own or (attempt.first_step_at is not None and not attempt.metrics_source):  # so in runs of 0.1.0
-        return attempt.first_step_at
-    return attempt.trainer_started_at
-
-
-def _share(billed: Billed, seconds: float) -> Decimal:
-    """Return the part of an instance's bill that falls on some of its seconds."""
-    if not billed.seconds:
-        return NOTHING
-    return billed.instance_usd * min(Decimal(repr(seconds)) / billed.seconds, Decimal(1))
 
 
 def _sum(values: object) -> Decimal:
@@ -353,8 +288,24 @@ def build(
         tuple(predicted),
         tuple(left_out),
         price_note if predicted else "",
+        slot_notes=_slot_notes(runs),
         broken=tuple(broken),
     )
+
+
+def _slot_notes(runs: Sequence[RunRow]) -> tuple[str, ...]:
+    """Say of which machines of the embedded cloud one process stands for several GPUs."""
+    found: dict[str, int] = {}
+    for run in runs:
+        if run.cloud == EMBEDDED_TITLE and run.slots in (None, 1):
+            for row in run.attempts:
+                known = find_type(row.instance_type)
+                if known is not None and known.gpus > 1 and row.ranks <= row.nodes:
+                    found[known.name] = known.gpus
+    names = ", ".join(f"{name} ({gpus} GPUs)" for name, gpus in found.items())
+    if not names:
+        return ()
+    return (f"embedded cloud: one process trains on each machine, also where the type has more GPUs: {names}.",)
 
 
 _Key = tuple[str, str, str, str, int, int]  # cloud, workload, type, market, machines, processes
@@ -375,7 +326,7 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
         instance_type=instance_type,
         market=market,
         attempts=len(rows),
-        interruptions=sum(row.is_interrupted for row in rows),
+        interruptions=sum(row.interruptions for row in rows),
         images_per_s=speed,
         slow_images_per_s=min((row.slow_images_per_s for row in measured if row.slow_images_per_s), default=None),
         fast_images_per_s=max((row.fast_images_per_s for row in measured if row.fast_images_per_s), default=None),
@@ -395,7 +346,10 @@ def _type_row(key: _Key, pairs: Sequence[tuple[RunRow, AttemptRow]]) -> TypeRow:
 
 
 def _on_demand_usd_h(rows: Sequence[AttemptRow]) -> Decimal | None:
-    """Return the on-demand price per hour of a type: as paid, else as the catalog has it for the newest region."""
+    """Return the on-demand price per hour of a type, of all machines of a group.
+
+    As paid, else as the catalog has it for the newest region.
+    """
     newest = rows[-1]
     if newest.market == "on-demand":
         return newest.usd_h

@@ -21,9 +21,11 @@ MOST_RUNS = 20  # the newest ones of the home, of the same program
 
 
 def measured(attempts: Iterable[Attempt]) -> list[float]:
-    """Return the change-overs of attempts that have trained, in seconds."""
+    """Return the change-overs of attempts that have trained, in seconds; of a group one for each generation."""
     found = []
     for attempt in attempts:
+        if attempt.rank:
+            continue
         began_at = attempt.first_step_at if attempt.first_step_at is not None else attempt.trainer_started_at
         if began_at is not None and began_at > attempt.started_at:
             found.append(began_at - attempt.started_at)

@@ -37,10 +37,7 @@ def _request_words(event: ev.Event, _now: float) -> str:
     """Requests for capacity and their answers."""
     match event:
         case ev.LaunchRequested():
-            usd_h = price(event.price_usd_h)
-            if event.zone == "any":
-                return f"requesting any of {event.instance_type} ({event.market}) at up to ${usd_h}/h"
-            return f"requesting {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
+            return _launch_words(event)
         case ev.LaunchFailed():
             return f"  refused: {event.code} in {'all zones' if event.zone == 'any' else event.zone}"
         case ev.CapacityAwaited():
@@ -50,6 +47,17 @@ def _request_words(event: ev.Event, _now: float) -> str:
             return "RECOVERING: trying the next pool"
         case _:
             return ""
+
+
+def _launch_words(event: ev.LaunchRequested) -> str:
+    usd_h = price(event.price_usd_h)
+    if event.count > 1:
+        where = "one of all zones" if event.zone == "any" else event.zone
+        what = f"{event.count} machines {event.instance_type}"
+        return f"requesting {what} ({event.market}) in {where} at ${usd_h}/h each"
+    if event.zone == "any":
+        return f"requesting any of {event.instance_type} ({event.market}) at up to ${usd_h}/h"
+    return f"requesting {event.instance_type} ({event.market}) in {event.zone} at ${usd_h}/h"
 
 
 def _instance_words(event: ev.Event, _now: float) -> str:

@@ -15,7 +15,7 @@ from orchestrator.report.rows import Report, RunRow
 from orchestrator.report.text import compact, ranked_types, steps_words, when
 from orchestrator.runs.listing import UNREADABLE
 
-TIMES = ("started_at", "ended_at", "created_at", "generated_at")
+TIMES = ("state_since", "started_at", "ended_at", "created_at", "generated_at")
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -91,6 +91,8 @@ def as_markdown(report: Report) -> str:
         return "No runs yet."
     parts = [f"## Runs\n\nAs of {when(report.generated_at)}.", _markdown(*runs_table(report))]
     parts += ["## Instance types, measured", _markdown(*types_table(report))]
+    if sizes_table(report)[1]:
+        parts += ["## Groups, by their size", _markdown(*sizes_table(report))]
     if report.predicted:
         parts += ["## Predicted, not measured", _markdown(*predicted_table(report))]
     if report.broken:
@@ -191,10 +193,10 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
         [
             run.run,
             str(a.number),
-            a.instance_type,
+            a.machines,
             a.zone,
             a.market,
-            money(a.price_usd_h),
+            money(a.usd_h),
             when(a.started_at)[5:16],
             f"{a.to_first_step_s:.1f}",
             f"{a.data_s:.1f}" if a.data_s else "-",
@@ -210,6 +212,56 @@ def attempts_table(report: Report, most: int | None = None) -> Table:
         ]
         for run in report.runs[-(most or len(report.runs)) :]
         for a in run.attempts
+    ]
+    return head, rows
+
+
+def members_table(report: Report, most: int | None = None) -> Table:
+    """Return one row for each machine of each attempt of a group; none for runs on one machine at a time."""
+    head = ["run", "attempt", "node", "instance", "zone", "market", "$/h", "started, UTC", "ended by", "waited, s",
+            "waited $", "billed $"]  # fmt: skip
+    rows = [
+        [
+            run.run,
+            str(a.number),
+            "-" if one.rank is None else str(one.rank),
+            one.instance_id,
+            one.zone,
+            one.market,
+            money(one.price_usd_h),
+            when(one.started_at)[5:16],
+            one.ended_by or "-",
+            f"{one.group_wait_s:.1f}",
+            money(one.group_wait_usd),
+            ("" if one.ended_at is not None else "~") + money(one.billed_usd) + ("*" if one.is_free else ""),
+        ]
+        for run in report.runs[-(most or len(report.runs)) :]
+        for a in run.attempts
+        if a.is_group
+        for one in a.members
+    ]
+    return head, rows
+
+
+def sizes_table(report: Report) -> Table:
+    """Return what the steps of each group cost at each of its sizes."""
+    head = ["run", "machines", "attempts", "steps", "images/s", "sec/step", "$/1,000 steps", "$/epoch", "waited $",
+            "billed $"]  # fmt: skip
+    rows = [
+        [
+            run.run,
+            str(one.nodes),
+            str(one.attempts),
+            str(one.steps) if run.is_measured else "-",
+            number(one.images_per_s),
+            number(one.seconds_per_step),
+            money(one.usd_per_1000_steps),
+            money(one.usd_per_epoch),
+            money(one.group_wait_usd),
+            money(one.cost_usd),
+        ]
+        for run in report.runs
+        for one in run.by_nodes
     ]
     return head, rows
 

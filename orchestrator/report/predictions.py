@@ -23,7 +23,7 @@ def predictions(
     for row in sorted(mine, key=lambda row: -row.ranks):  # one process is the surest measure of a GPU
         known = find_type(row.instance_type)
         if known is not None and row.images_per_s:
-            fastest[known.name] = _observation(known, row.images_per_s, row.ranks, workload)
+            fastest[known.name] = _observation(known, row.images_per_s, max(row.ranks, row.nodes), workload)
     asked = {row.instance_type for row in types if row.workload == workload.name}
     alone = {row.instance_type for row in mine if is_of_one_machine(row)}
     targets = [

@@ -16,9 +16,11 @@ from orchestrator.report import RunRow, Workload, run_row
 from orchestrator.report import metrics as digesting
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.metrics import Digest
+from orchestrator.report.slow_nodes import slow_nodes
 from orchestrator.report.story import is_lost, story_of
 from orchestrator.runs import bounded_json
 from orchestrator.runs.files import read_bounded
+from orchestrator.runs.generations import generations_of
 from orchestrator.runs.listing import BrokenRun, parted, read_run
 from orchestrator.runs.spec import RunSpec
 from orchestrator.runs.state import Attempt, RunState
@@ -45,9 +47,16 @@ def record_of(store: RunStore, now: float, rule: SpotRule = DEFAULT_RULE) -> Rec
     """Read one run from its folder alone."""
     seen = seen_at(store.state(), now)
     state = seen.state
-    workload = workload_of(_spec(store))
+    spec = _spec(store)
+    workload = workload_of(spec)
     digests = {attempt.number: _digest(store, attempt, is_own=workload.is_own) for attempt in state.attempts}
     row = run_row(state, digests, now, workload=workload, rule=rule)
+    leads = [one.lead.number for one in generations_of(state)]
+    attempts = tuple(
+        replace(one, slow_nodes=slow_nodes(store.metrics_path(number), one.nodes)) if one.nodes > 1 else one
+        for one, number in zip(row.attempts, leads, strict=True)
+    )
+    row = replace(row, attempts=attempts, slots=spec.group.slots if spec is not None else None)
     problems = (*store.defects(state), *seen.remarks, *row.problems)
     story = None
     if is_lost(state):  # its events are read once more

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from model.config import TrainConfig
 from orchestrator.market.throughput import Work
+from orchestrator.report.slow_nodes import SlowNode
 from orchestrator.report.story import Story
 from orchestrator.runs.listing import BrokenRun
 from orchestrator.runs.spec import EMBEDDED_TITLE
@@ -28,8 +29,35 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class MemberRow:
+    """One machine of an attempt, and its share of the bill."""
+
+    instance_id: str
+    rank: int | None  # among the machines that train together; None: it has not joined them, or never did
+    instance_type: str
+    zone: str
+    market: str
+    price_usd_h: Decimal  # at the launch
+    started_at: float  # when it was launched, or went on in this attempt
+    ended_at: float | None
+    ended_by: str | None  # "kept": it goes on in the next attempt
+    lost_because: str  # "" unless it was given up
+    billed_usd: Decimal
+    is_interrupted: bool
+    is_free: bool
+    state: str  # boots, set-up, waits, trains, notice, ends; ended, lost, interrupted, went on
+    state_since: float
+    group_wait_s: float = 0.0  # billed while it waited for the others
+    group_wait_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True)
 class AttemptRow:
-    """One attempt: the instance, its training, its bill."""
+    """One attempt: its machines, their training, their bill.
+
+    Of a group it is one generation. `instance_id`, `zone`, `price_usd_h`, the steps, and the speed are those of its
+    first machine; the amounts are the sums over all of them.
+    """
 
     number: int
     instance_id: str
@@ -72,14 +100,50 @@ class AttemptRow:
     metrics_source: str = ""  # of a program of the user's own, in words; "" where none was found
     is_measured: bool = True  # False: nothing is known of the steps of a program of the user's own
     ranks: int = 1  # processes that shared each batch, one for each GPU
-    nodes: int = 1  # machines of its group; this attempt is of one of them
+    nodes: int = 1  # machines that train together
     group_usd_h: Decimal | None = None  # of all machines of its group, at the launch
+    members: tuple[MemberRow, ...] = ()
+    group_wait_s: float = 0.0  # machine time that was billed while machines waited for others
+    group_wait_usd: Decimal = Decimal(0)
+    slow_nodes: tuple[SlowNode, ...] = ()
+    is_group: bool = field(default=False, metadata=PAGE_ONLY)
     prices: tuple[tuple[float, float], ...] = field(default=(), metadata=PAGE_ONLY)  # unix seconds, dollars per hour
 
     @property
     def usd_h(self) -> Decimal:
         """What an hour of the machines costs that train together: of one, or of its group."""
         return self.price_usd_h if self.group_usd_h is None else self.group_usd_h
+
+    @property
+    def has_free(self) -> bool:
+        """Whether AWS does not bill one of its machines."""
+        return self.is_free or any(one.is_free for one in self.members)
+
+    @property
+    def interruptions(self) -> int:
+        """How many of its machines AWS interrupted."""
+        return sum(one.is_interrupted for one in self.members)
+
+    @property
+    def machines(self) -> str:
+        """The type, and of several machines their number: `3 x g5.xlarge`."""
+        return f"{self.nodes} x {self.instance_type}" if self.nodes > 1 else self.instance_type
+
+
+@dataclass(frozen=True)
+class NodesRow:
+    """The attempts of a run at one size of its group. $/step is of the training alone, as in `RunRow`."""
+
+    nodes: int  # machines that train together
+    attempts: int
+    steps: int  # trained there and not again later
+    images_per_s: float | None
+    seconds_per_step: float | None
+    usd_per_step: Decimal | None
+    usd_per_1000_steps: Decimal | None
+    usd_per_epoch: Decimal | None
+    cost_usd: Decimal  # all that these attempts were billed
+    group_wait_usd: Decimal
 
 
 @dataclass(frozen=True)
@@ -128,7 +192,16 @@ class RunRow:
     usd_per_step: Decimal | None = None
     steps_per_epoch: float | None = None  # as the program's own lines give it
     values: Mapping[str, float] = field(default_factory=dict)  # the last one of each number that it wrote
+    group_wait_s: float = 0.0  # machine time that was billed while machines waited for others of their group
+    group_wait_usd: Decimal = Decimal(0)
+    by_nodes: tuple[NodesRow, ...] = ()  # of a group: what the steps cost at each size
+    slots: int | None = field(default=None, metadata=PAGE_ONLY)  # processes on a machine, as `--slots` says
     story: Story | None = field(default=None, metadata=PAGE_ONLY)  # of a run that lost an instance
+
+    @property
+    def instances(self) -> int:
+        """How many machines it had."""
+        return len({one.instance_id for attempt in self.attempts for one in attempt.members})
 
     @property
     def is_untrained(self) -> bool:
@@ -165,9 +238,14 @@ class TypeRow:
     @property
     def label(self) -> str:
         """The type, of a group with its machines: `4 x g5.xlarge`, `g5.12xlarge, 4 processes`."""
-        if self.nodes > 1:
-            return f"{self.nodes} x {self.instance_type}"
-        return self.instance_type if self.ranks == 1 else f"{self.instance_type}, {self.ranks} processes"
+        if self.nodes > 1 or self.ranks == 1:
+            return self.machines
+        return f"{self.instance_type}, {self.ranks} processes"
+
+    @property
+    def machines(self) -> str:
+        """The type, and of a group how many of them: `2 x g5.xlarge`."""
+        return self.instance_type if self.nodes == 1 else f"{self.nodes} x {self.instance_type}"
 
     @property
     def is_embedded(self) -> bool:
@@ -218,6 +296,7 @@ class Report:
     left_out: tuple[LeftOutRow, ...] = ()
     price_note: str = ""
     extra_notes: tuple[str, ...] = field(default=())
+    slot_notes: tuple[str, ...] = field(default=())  # which machines have fewer processes than GPUs
     broken: tuple[BrokenRun, ...] = ()
 
     @property
@@ -235,7 +314,7 @@ class Report:
                 "embedded cloud: prices are recorded and nothing was paid; "
                 "the throughput is that of this machine's CPU, not of the GPU."
             )
-        return tuple(notes)
+        return (*notes, *self.slot_notes)
 
     @property
     def billing_note(self) -> str:

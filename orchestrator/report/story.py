@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.report.metrics import Digest
 from orchestrator.report.series import main_keys
@@ -15,12 +15,15 @@ from orchestrator.runs.events import (
     Event,
     HostReady,
     InterruptionNoticed,
+    LossReason,
     Progress,
 )
+from orchestrator.runs.generations import Generation, generations_of
 from orchestrator.runs.state import Attempt, RunState
 
 MOST_POINTS = 150  # of a curve
 BITS = "bits/dim"
+UNNEEDED = (LossReason.MOVED, LossReason.REGROUPED)  # such a machine was well
 Moment = tuple[float, float]  # unix seconds, and a step or a value
 
 
@@ -49,6 +52,13 @@ class Chapter:
     steps: tuple[Moment, ...]
     checkpoints: tuple[Moment, ...]  # when each was complete here or in S3
     losses: tuple[Moment, ...]
+    nodes: int = 1  # machines that trained together
+    lost_nodes: tuple[int, ...] = ()  # of a group: the ranks of those that were lost
+
+    @property
+    def lost_count(self) -> int:
+        """How many machines the run lost in it."""
+        return len(self.lost_nodes) if self.nodes > 1 else int(self.is_lost)
 
     @property
     def is_lost(self) -> bool:
@@ -87,13 +97,15 @@ def story_of(
     for event in events:
         mine.setdefault(getattr(event, "attempt", -1), []).append(event)
     name = _loss_name(digests.values())
+    generations = generations_of(state)
     chapters = []
-    for place, attempt in enumerate(state.attempts):
+    for place, one in enumerate(generations):
+        lead = one.lead
         lost = again[place] if place < len(again) else 0
-        later = min((other.resumed_from for other in state.attempts[place + 1 :]), default=attempt.last_step)
-        points = _losses(digests.get(attempt.number, Digest()), name)
-        told = mine.get(attempt.number, [])
-        chapters.append(_chapter(attempt, told, losses=points, now=now, lost=lost, later=later))
+        later = min((other.lead.resumed_from for other in generations[place + 1 :]), default=lead.last_step)
+        points = _losses(digests.get(lead.number, Digest()), name)
+        chapter = _chapter(lead, mine.get(lead.number, []), losses=points, now=now, lost=lost, later=later)
+        chapters.append(_of_group(chapter, one, mine, now) if one.is_group else chapter)
     unit = next((attempt.unit for attempt in reversed(state.attempts)), "step")
     return Story(state.run, unit, name, tuple(chapters))
 
@@ -138,6 +150,35 @@ def _chapter(
         steps=steps,
         checkpoints=_checkpoints(events, attempt.started_at, ended_at),
         losses=tuple((at, value) for step, value in losses if (at := time_at(steps, step)) is not None),
+    )
+
+
+def _of_group(chapter: Chapter, one: Generation, events: Mapping[int, Sequence[Event]], now: float) -> Chapter:
+    """Return the chapter of all machines of a generation; the steps and the losses are those of the first one."""
+    told = [event for member in one.members for event in events.get(member.number, [])]
+    noticed = min((event.at for event in told if isinstance(event, InterruptionNoticed)), default=None)
+    lost = [member for member in one.joined if member.lost_cause not in (None, *UNNEEDED) or member.is_interrupted]
+    trained = [member.trainer_started_at for member in one.joined if member.trainer_started_at is not None]
+    began_at, ended_at = one.started_at, one.ended_at(now)
+
+    def within(at: float | None) -> float | None:
+        return None if at is None else min(max(at, began_at), ended_at)
+
+    return replace(
+        chapter,
+        price_usd_h=sum(member.price_usd_h for member in one.joined),
+        started_at=began_at,
+        set_up_at=within(chapter.set_up_at),
+        trained_at=within(min(trained, default=None)),
+        stopped_at=within(one.stopped_at),
+        ended_at=ended_at,
+        is_over=one.is_over,
+        noticed_at=within(noticed),
+        number=one.number,
+        is_interrupted=any(member.is_interrupted for member in lost),
+        lost_because=next((member.lost_because for member in lost), ""),
+        nodes=one.nodes,
+        lost_nodes=tuple(member.rank for member in lost),
     )
 
 

@@ -28,7 +28,7 @@ from orchestrator.report import build
 from orchestrator.report.as_of import seen_at
 from orchestrator.report.gpu_use import gpu_words
 from orchestrator.report.records import row_of
-from orchestrator.report.rows import RunRow
+from orchestrator.report.rows import MemberRow, RunRow
 from orchestrator.report.series import main_keys
 from orchestrator.report.text import duration_words, start_of
 from orchestrator.runs import bounded_json
@@ -75,6 +75,8 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
                 "last_step": a.last_step,
                 "images_per_s": a.images_per_s,
                 "billed_usd": float(a.billed_usd),
+                "nodes": a.nodes,
+                "members": [member_json(one) for one in a.members],
             }
             for a in row.attempts
         ],
@@ -103,6 +105,23 @@ def summary_json(store: RunStore, now: float) -> dict[str, Any]:
     }
 
 
+def member_json(one: MemberRow) -> dict[str, Any]:
+    """Return one machine of an attempt. `billed_usd` over all members of all attempts adds up to the run's cost."""
+    return {
+        "instance_id": one.instance_id,
+        "rank": one.rank,
+        "instance_type": one.instance_type,
+        "zone": one.zone,
+        "market": one.market,
+        "price_usd_h": float(one.price_usd_h),
+        "started_at": iso(one.started_at),
+        "ended_at": None if one.ended_at is None else iso(one.ended_at),
+        "ended_by": one.ended_by,
+        "lost_because": one.lost_because or None,
+        "billed_usd": float(one.billed_usd),
+    }
+
+
 def _outputs_json(store: RunStore) -> dict[str, Any] | None:
     """Return the newest state of the outputs here, None if there is none."""
     state = store.state()
@@ -128,7 +147,8 @@ def steps_done(store: RunStore, state: RunState) -> int:
     known = max((attempt.last_step for attempt in state.attempts), default=0)
     if state.is_final or not state.attempts:
         return known
-    return max([known, *_last_steps(store.metrics_path(state.attempts[-1].number))])
+    lead = state.lead or state.attempts[-1]
+    return max([known, *_last_steps(store.metrics_path(lead.number))])
 
 
 def _last_steps(path: Path) -> list[int]:
@@ -166,13 +186,13 @@ def summary_text(store: RunStore, now: float) -> str:
     rows = [
         [
             str(a.number),
-            a.instance_type,
+            a.machines,
             a.zone,
-            price(float(a.price_usd_h)),
+            price(float(a.usd_h)),
             f"{a.first_step}-{a.last_step}" if a.last_step >= a.first_step else "-",
             number(a.images_per_s),
             a.ended_by or "-",
-            ("~" if a.is_estimate else "") + money(a.billed_usd) + ("*" if a.is_free else ""),
+            ("~" if a.is_estimate else "") + money(a.billed_usd) + ("*" if a.has_free else ""),
         ]
         for a in row.attempts
     ]
@@ -183,6 +203,7 @@ def summary_text(store: RunStore, now: float) -> str:
             table(head, rows, right="ATT $/H STEPS IMAGES/S BILLED $", drop=("ZONE", "$/H", "ENDED BY", "IMAGES/S")),
             "",
         ]
+    lines += member_lines(row, now)
     quality = (
         f", {row.nats:.2f} nats, {row.bits_per_dim:.3f} bits/dim (validation)" if row.nats and row.bits_per_dim else ""
     )
@@ -203,17 +224,45 @@ def summary_text(store: RunStore, now: float) -> str:
     return "\n".join(lines)
 
 
+def member_lines(row: RunRow, now: float) -> list[str]:
+    """Return each machine of the newest attempt of a group, and what is known of slow ones; [] without a group."""
+    newest = row.attempts[-1] if row.attempts else None
+    if newest is None or not newest.is_group or len(newest.members) < 2:
+        return []
+    head = ["NODE", "INSTANCE", "ZONE", "MARKET", "STATE", "SINCE", "BILLED $"]
+    cells = [
+        [
+            "-" if one.rank is None else str(one.rank),
+            one.instance_id,
+            one.zone,
+            one.market,
+            one.state,
+            span(max(0.0, now - one.state_since)),
+            ("~" if one.ended_at is None else "") + money(one.billed_usd) + ("*" if one.is_free else ""),
+        ]
+        for one in newest.members
+    ]
+    lines = [f"Attempt {newest.number}: its machines"] if len(row.attempts) > 1 else []
+    lines.append(table(head, cells, right="NODE SINCE BILLED $", drop=("ZONE", "MARKET", "BILLED $", "SINCE")))
+    width = prose_width()
+    lines += [wrapped(f"{one.words[0].upper()}{one.words[1:]}", width, indent="  ") for one in newest.slow_nodes]
+    return [*lines, ""]
+
+
 def _cost_lines(store: RunStore, row: RunRow) -> list[str]:
     """Return what was paid for what, and how the GPU was used."""
     lines = [f"cost        {'~' if row.is_estimate else ''}${money(row.cost_usd)} {duration_words(row)}"]
     if row.on_demand_usd:
         other_usd = row.volume_usd + row.address_usd + row.data_out_usd
         lines.append(f"            of which ${money(other_usd)} for disk, address and data out")
-        if any(a.is_free for a in row.attempts):
+        if any(a.has_free for a in row.attempts):
             lines.append("            *: AWS does not bill an instance that it interrupts in its first hour")
         lines.append(f"            on-demand price of the same time: ${money(row.on_demand_usd)}")
     if row.to_first_step_usd:
         lines.append(f"            before {start_of([row])} (boot, set-up): ${money(row.to_first_step_usd)}")
+    if row.group_wait_s >= 1:
+        waited = f"${money(row.group_wait_usd)} for {span(row.group_wait_s)} of machine time"
+        lines.append(f"            waiting for the group: {waited}")
     if row.data_s:
         lines.append(f"data        ready after {row.data_s:.1f} s of set-up: ${money(row.data_usd)} of the cost")
     if row.user_setup_s:

@@ -23,6 +23,9 @@ def as_text(report: Report, width: float = WIDTH) -> str:
     parts = ["Runs (measured, billed)", _runs(report, width)]
     for workload in dict.fromkeys(row.workload for row in report.types):
         parts += ["", *_of_workload(report, workload, width)]
+    sizes = by_nodes_cells(report.runs)
+    if sizes:
+        parts += ["", "Groups, by their size (measured, billed)", _by_nodes(sizes, width)]
     parts += ["", *_bill(report.runs, prose)]
     problems = [f"{run}: {problem}" for run, problem in report.problems]
     if problems:
@@ -131,6 +134,33 @@ def _predicted(rows: Sequence[PredictedRow], width: float) -> str:
     )  # fmt: skip
 
 
+SIZES_HEAD = ["RUN", "NODES", "ATT", "STEPS", "IMAGES/S", "$/KSTEP", "$/EPOCH", "WAITED $", "$"]
+
+
+def by_nodes_cells(runs: Sequence[RunRow]) -> list[list[str]]:
+    """Return a row for each size that a group of a run had; none for runs on one machine at a time."""
+    return [
+        [
+            run.run,
+            str(one.nodes),
+            str(one.attempts),
+            str(one.steps) if run.is_measured else "-",
+            number(one.images_per_s),
+            money(one.usd_per_1000_steps),
+            money(one.usd_per_epoch),
+            money(one.group_wait_usd),
+            money(one.cost_usd),
+        ]
+        for run in runs[-MOST_RUNS:]
+        for one in run.by_nodes
+    ]
+
+
+def _by_nodes(cells: list[list[str]], width: float) -> str:
+    right = "NODES ATT STEPS IMAGES/S $/KSTEP $/EPOCH WAITED $ $"
+    return table(SIZES_HEAD, cells, right=right, width=width, drop=("ATT", "IMAGES/S", "WAITED $", "STEPS", "$/EPOCH"))
+
+
 def basis_words(report: Report, workload: str) -> str:
     """Return the basis of the predictions for a workload and their measured error."""
     rows = [row for row in report.predicted if row.workload == workload]
@@ -177,6 +207,9 @@ def _bill(runs: Sequence[RunRow], width: int) -> list[str]:
         own_s, own_usd = sum(run.user_setup_s for run in runs), sum(run.user_setup_usd for run in runs)
         own = f", ${money(own_usd)} of it for the set-up of your own programs ({span(own_s)})" if own_s else ""
         lines.append(f"Of this, before {start_of(runs)} (boot, set-up): ${money(start_usd)}{data}{own}.")
+    waited_usd, waited_s = sum(run.group_wait_usd for run in runs), sum(run.group_wait_s for run in runs)
+    if waited_s >= 1:
+        lines.append(f"Waiting for the group: ${money(waited_usd)}, {span(waited_s)} of machine time.")
     known = [run for run in runs if run.on_demand_usd is not None and run.attempts]
     on_demand = sum(run.on_demand_usd or 0 for run in known)
     if on_demand:

@@ -76,6 +76,7 @@ class Attempt:
     device: str = ""
     first_step_at: float | None = None
     noticed_ends_at: float | None = None
+    noticed_at: float | None = None  # when the notice was first seen
     ran_at: float | None = None  # when EC2 was first seen to say `running`
     setup_s: float = 0.0  # from the first SSH session until the trainer could start
     data_s: float = 0.0  # the part of it until the data were there
@@ -88,6 +89,8 @@ class Attempt:
     unit: str = "step"  # what its steps are: "epoch" for a program that tells its epochs only
     lost_because: str = ""  # for people
     lost_cause: LossReason | None = None
+    lost_at: float | None = None  # when it was given up
+    ready_at: float | None = None  # when its machine was set up; None for one that goes on in a new generation
     terminate_requested: bool = False
     prices_usd_h: dict[int, float] = field(default_factory=dict)  # by instance-hour
     price_changes: dict[float, float] = field(default_factory=dict)  # price by the time (unix seconds) of the change
@@ -112,7 +115,10 @@ class Attempt:
     @property
     def launched_at(self) -> float:
         """When its instance was launched (unix seconds): the instance-hours of the bill count from here."""
-        return self.started_at if self.kept_from is None else self.kept_from.launched_at
+        first = self
+        while first.kept_from is not None:
+            first = first.kept_from
+        return first.started_at
 
     @property
     def whole(self) -> Attempt:
@@ -389,6 +395,7 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
         return
     match event:
         case HostReady():
+            attempt.ready_at = event.at
             attempt.setup_s, attempt.data_s = event.setup_s, event.data_s
             attempt.user_setup_s, attempt.user_setup_how = event.user_setup_s, event.user_setup_how
         case TrainerStarted():
@@ -404,12 +411,14 @@ def _apply_to_attempt(state: RunState, event: Event) -> None:
             state.step = event.step
         case InterruptionNoticed():
             attempt.noticed_ends_at = event.ends_at
+            attempt.noticed_at = attempt.noticed_at or event.at
         case TrainerExited():
             attempt.trainer_exit = event
             attempt.last_step = max(attempt.last_step, event.last_step)
             state.step = max(state.step, event.last_step)
         case AttemptLost():
             attempt.lost_because, attempt.lost_cause = event.reason, loss_reason(event)
+            attempt.lost_at = event.at
         case TerminateRequested():
             attempt.terminate_requested = True
         case InstanceEnded():

@@ -51,6 +51,8 @@ def broken_at(cloud: MemoryCloud, machine: Machine) -> float | None:
     if len(members) < 2 and began_at(cloud, machine) is not None:
         return None
     moments = [t for m in members for t in (m.gone_at, m.frozen_from) if t is not None]
+    began = [m.command_started_at for m in members if m.command_started_at is not None]
+    moments += [t for m in members for t in m.froze_at if t >= min(began)]  # it may have thawed since
     return min(moments) if moments else None
 
 

@@ -46,6 +46,7 @@ class Machine:
     rebalance: bool = False
     # the link
     frozen_from: float | None = None  # nothing goes through
+    froze_at: list[float] = field(default_factory=list)  # each time; what a group has lost by it stays lost
     slow_from: float | None = None  # it answers, and every command runs out of time
     no_commands: str = ""  # it answers, and its login shell runs nothing of ours: why
     mute_from: float | None = None  # what we say arrives, no answer comes back

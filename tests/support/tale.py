@@ -369,6 +369,7 @@ class Tale:
         elif fault.kind == "notice-only" and is_spot:
             machine.noticed_at = machine.noticed_at or now
         elif fault.kind == "freeze":
+            machine.froze_at.append(now)
             self._for_a_while(
                 fault, lambda: setattr(machine, "frozen_from", now), lambda: setattr(machine, "frozen_from", None)
             )

@@ -57,8 +57,9 @@ def timeline(report: Report, key: str) -> Picture | None:
     return picture(
         key,
         "Attempts",
-        "Each bar is an instance from its start to its end. A cross marks an interruption by AWS; the number is the "
-        "count of steps that were trained again, where it has room." + part(len(runs), len(known), "newest", "runs"),
+        "Each bar is an instance, or a group of them, from its start to its end. A cross marks an interruption by AWS; "
+        "the number is the count of steps that were trained again, where it has room."
+        + part(len(runs), len(known), "newest", "runs"),
         f"Timeline of the attempts of {counted(len(runs), 'run')}: {counted(interruptions, 'interruption')} by AWS, "
         f"{counted(lost, 'step')} lost. "
         "The table of attempts below holds every figure.",
@@ -90,7 +91,7 @@ def _attempt(canvas: Canvas, run: RunRow, attempt: AttemptRow, lane: _Lane) -> N
     lost = f", {attempt.steps_lost} steps lost" if attempt.steps_lost else ""
     canvas.tip(
         bar,
-        f"{run.run}, attempt {attempt.number}: {attempt.instance_type} in {attempt.zone}, "
+        f"{run.run}, attempt {attempt.number}: {attempt.machines} in {attempt.zone}, "
         f"{span(ended_at - attempt.started_at)}, steps {attempt.first_step} to {attempt.last_step}{lost}, "
         f"{end}, {usd_words(attempt.billed_usd)}",
     )

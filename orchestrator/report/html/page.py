@@ -14,8 +14,10 @@ from orchestrator.report.forms import (
     Table,
     attempts_table,
     left_out_table,
+    members_table,
     predicted_table,
     runs_table,
+    sizes_table,
     types_table,
 )
 from orchestrator.report.html import charts, epoch_cost, price_speed
@@ -34,6 +36,7 @@ MOST_ROWS = 1500  # of a table; the JSON form has them all
 MOST_GALLERY_BYTES = 1_000_000
 WORD_COLUMNS = {
     "run", "state", "type", "market", "cloud", "workload", "zone", "ended by", "started, UTC", "price", "problem",
+    "instance",
 }  # fmt: skip
 
 LONG_COLUMNS = {"workload", "problem"}  # these may wrap
@@ -119,7 +122,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     """Return the cards: a figure, what it is, a detail."""
     runs = report.runs
     done = sum(run.state == "SUCCEEDED" for run in runs)
-    attempts = sum(len(run.attempts) for run in runs)
+    attempts = sum(run.instances for run in runs)
     mark = "~" if any(run.is_estimate for run in runs) else ""
     total = sum((run.cost_usd for run in runs), Decimal(0))
     name = "runs" if len(runs) != 1 else "run"
@@ -140,6 +143,10 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     if start_usd:
         detail = f"boot and set-up; data ready after {span(data_s)}" if data_s else "boot and set-up"
         cards.append((f"{mark}{usd_words(start_usd)}", f"before {start_of(runs)}", detail))
+    waited_usd, waited_s = sum((r.group_wait_usd for r in runs), Decimal(0)), sum(r.group_wait_s for r in runs)
+    if waited_s >= 1:
+        waited = f"{span(waited_s)} of machine time, while others were replaced"
+        cards.append((f"{mark}{usd_words(waited_usd)}", "waiting for the group", waited))
     best = next((row for row in ranked_types(report.types) if row.is_ranked and row.images_per_usd), None)
     if best is not None:
         cards.append((compact(best.images_per_usd), "images per dollar", f"the best: {best.label}, {best.market}"))
@@ -300,6 +307,8 @@ def _tables(report: Report) -> str:
         ("Error of the predictions", "each type predicted from the others", "left-out", left_out_table(report)),
         ("Runs", "measured, billed", "runs", runs_table(report)),
         ("Attempts", "measured, billed", "all-attempts", attempts_table(report)),
+        ("Groups, by their size", "measured, billed", "sizes", sizes_table(report)),
+        ("Machines of groups", "billed", "members", members_table(report)),
         ("Problems in the data", "", "problems", problems),
     ]
     shown = "".join(_table(*one) for one in tables if one[3][1])

@@ -95,10 +95,11 @@ def priced(report: Report, workload: str) -> list[Priced]:
         if row.workload != workload:
             continue
         is_spot = row.market == "spot" if isinstance(row, TypeRow) else row.price_source.startswith("spot")
+        name = row.machines if isinstance(row, TypeRow) else row.instance_type
         if is_spot and row.price_usd_h:
-            spot.setdefault(row.instance_type, row.price_usd_h)
+            spot.setdefault(name, row.price_usd_h)
         if row.on_demand_usd_h:
-            on_demand.setdefault(row.instance_type, row.on_demand_usd_h)
+            on_demand.setdefault(name, row.on_demand_usd_h)
     found = [
         Priced(cut(name, LONGEST_LABEL), _float(spot.get(name)), _float(on_demand.get(name)))
         for name in dict.fromkeys([*spot, *on_demand])

@@ -49,7 +49,7 @@ def parts_of(one: Chapter) -> list[Part]:
 
 def story_words(story: Story) -> str:
     """Return the story in words, for those who do not see the picture."""
-    lost = sum(one.is_lost for one in story.chapters)
+    lost = sum(one.lost_count for one in story.chapters)
     begin = story.chapters[0].started_at
     told = [f"Run {one_line(story.run)} lost {counted(lost, 'instance')}."]
     for before, one in zip([None, *story.chapters], story.chapters, strict=False):
@@ -64,8 +64,13 @@ def story_words(story: Story) -> str:
     return " ".join(filter(None, told))
 
 
+def _type(one: Chapter) -> str:
+    name = cut(one_line(one.instance_type), LONGEST_WORD)
+    return f"{one.nodes} x {name}" if one.nodes > 1 else name
+
+
 def _machine(one: Chapter) -> str:
-    where = f"{cut(one_line(one.instance_type), LONGEST_WORD)} in {cut(one_line(one.zone), LONGEST_WORD)}"
+    where = f"{_type(one)} in {cut(one_line(one.zone), LONGEST_WORD)}"
     return f"{where}, {one.market.replace('-', ' ')}, ${three_digits(one.price_usd_h)} per hour"
 
 
@@ -78,6 +83,8 @@ def _trained(one: Chapter, unit: str) -> str:
 def _end_words(one: Chapter, unit: str) -> str:
     if not one.is_over:
         return "It still runs."
+    if one.nodes > 1 and one.is_over:
+        return _group_end_words(one, unit)
     if not one.is_lost:
         return f"It ended after {span(one.ended_at - one.started_at)}."
     notice = ""
@@ -86,6 +93,22 @@ def _end_words(one: Chapter, unit: str) -> str:
     how = "AWS interrupted it" if one.is_interrupted else f"It was lost ({cut(one_line(one.lost_because), 80)})"
     again = f"{counted(one.steps_again, unit)} had" if one.steps_again else f"no {unit} had"
     return f"{how} after {span(one.ended_at - one.started_at)}{notice}; {again} to be trained again."
+
+
+def _group_end_words(one: Chapter, unit: str) -> str:
+    """Return how a generation of a group ended: which machines it lost, and how many went on."""
+    after = span(one.ended_at - one.started_at)
+    if not one.lost_nodes:
+        return f"It ended after {after}."
+    nodes = [str(rank) for rank in one.lost_nodes]
+    which = f"node {nodes[0]}" if len(nodes) == 1 else f"nodes {', '.join(nodes)}"
+    how = (
+        f"AWS interrupted {which}" if one.is_interrupted else f"It lost {which} ({cut(one_line(one.lost_because), 80)})"
+    )
+    left = one.nodes - len(nodes)
+    well = f"{counted(left, 'machine')} {'was' if left == 1 else 'were'} well" if left else "none was left"
+    again = f"{counted(one.steps_again, unit)} had" if one.steps_again else f"no {unit} had"
+    return f"{how}; {well}. The next group was formed {after} after the start; {again} to be trained again."
 
 
 def story_picture(story: Story, key: str) -> Picture:
@@ -115,7 +138,7 @@ def story_picture(story: Story, key: str) -> Picture:
     height = sum(ratios) + 1.1
     narrow_lanes = 0.5 + 0.55 * len(shown)
     left = "" if shown == story.chapters else f" The last {len(shown)} of {len(story.chapters)} attempts."
-    lost = sum(one.is_lost for one in story.chapters)
+    lost = sum(one.lost_count for one in story.chapters)
     again = sum(one.steps_again for one in story.chapters)
     resumed = " The dotted line leads from the checkpoint to the attempt that resumed from it."
     if not any(one.resumed_from and one.trained_at is not None for one in shown[1:]):
@@ -255,14 +278,15 @@ def _draw_machines(canvas: Canvas, axes: Any, chapters: Sequence[Chapter], scale
                 textcoords="offset points", ha="right" if is_late else "left", va="bottom", color=INK, fontsize=7.5,
                 bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
-    labels = [f"{one.number}   {_short_machine(one)}" if canvas.is_wide else str(one.number) for one in chapters]
+    colon = ":" if any(one.nodes > 1 for one in chapters) else ""  # else a lane would begin with two numbers
+    labels = [f"{one.number}{colon}   {_short_machine(one)}" if canvas.is_wide else str(one.number) for one in chapters]
     axes.set_yticks(range(len(chapters)), labels)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(chapters) - 0.45, -0.55 if canvas.is_wide else -0.85)
 
 
 def _short_machine(one: Chapter) -> str:
-    where = f"{cut(one_line(one.instance_type), LONGEST_WORD)}, {cut(one_line(one.zone), LONGEST_WORD)}"
+    where = f"{_type(one)}, {cut(one_line(one.zone), LONGEST_WORD)}"
     return f"{where}, ${three_digits(one.price_usd_h)}/h{'' if one.market == 'spot' else ' on demand'}"
 
 

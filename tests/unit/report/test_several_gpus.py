@@ -105,13 +105,15 @@ def test_a_group_is_one_row_at_the_price_of_all_its_machines(home: Path) -> None
     old = lines.read_text().splitlines()
     lines.write_text("\n".join([*old[:2], json.dumps(other.to_json()), old[-1], *old[2:-1]]) + "\n")
     (row,) = report(home).types
-    assert (row.nodes, row.ranks, row.attempts, row.label) == (2, 2, 2, "2 x g5.xlarge")
+    assert (row.nodes, row.ranks, row.attempts, row.label) == (2, 2, 1, "2 x g5.xlarge")
     assert row.price_usd_h == Decimal("1.0")
     assert row.usd_per_epoch == pytest.approx(Decimal(1257) / 1500 * Decimal("1.0") / 3600)
     (run,) = report(home).runs
     assert run.usd_per_epoch == row.usd_per_epoch
     assert not [problem for problem in run.problems if "no metrics" in problem]
-    assert run.attempts[0].to_first_step_s == run.attempts[1].to_first_step_s
+    (attempt,) = run.attempts
+    assert [(one.rank, one.instance_id) for one in attempt.members] == [(0, attempt.instance_id), (1, "i-2")]
+    assert attempt.billed_usd == sum(one.billed_usd for one in attempt.members)
 
 
 def test_the_speed_of_several_machines_ranks_no_single_one(home: Path) -> None:

@@ -105,10 +105,21 @@ def test_a_bill_is_the_same_to_the_last_digit(old: Path, run: str) -> None:
 
 def test_status_is_the_same(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = expected(old)
-    assert json.loads(said(capsys, "status", "-o", "json")) == answer["status"]
+    listed = json.loads(said(capsys, "status", "-o", "json"))
+    assert all(row.pop("nodes") == min(row["attempts"], 1) for row in listed), "the field that is new since then"
+    assert listed == answer["status"]
     for run in RUNS:
         found = json.loads(said(capsys, "status", run, "-o", "json"))
         assert known_then(found, answer["status_of"][run]) == near(answer["status_of"][run])
+
+
+def test_an_attempt_of_then_has_one_member_with_its_bill(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in RUNS:
+        found = json.loads(said(capsys, "status", run, "-o", "json"))
+        members = [attempt["members"] for attempt in found["attempts"]]
+        assert [len(one) for one in members] == [1] * len(found["attempts"])
+        assert [one["instance_id"] for (one,) in members] == [one["instance_id"] for one in found["attempts"]]
+        assert sum(one["billed_usd"] for (one,) in members) == pytest.approx(found["cost_usd"])
 
 
 def test_status_as_text_has_every_run_with_its_cost(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,23 +25,25 @@ ON = ("launch", "--cloud", "local", "-t", "p2.8xlarge", "--spot", "-y", "-n", "t
 ZONES = "abcdef"
 SPOT_P = "L-7212CCBC"
 VCPUS = 32  # of a p2.8xlarge
-TICKS = 200
+TICKS = 100
 PROGRAM = """
 import os, signal, sys, time
+total, may_end, told = int(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else ""
 asked = []
 signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-first = int(open("done").read()) if os.path.exists("done") else 0
-print(f"node {os.environ['PIXEL_ORCH_NODE_RANK']} of {os.environ['PIXEL_ORCH_NODES']} begins after {first}", flush=True)
-for step in range(first + 1, int(sys.argv[1]) + 1):
+step = int(open("done").read()) if os.path.exists("done") else 0
+print(f"node {os.environ['PIXEL_ORCH_NODE_RANK']} of {os.environ['PIXEL_ORCH_NODES']} begins after {step}", flush=True)
+while step < total or not os.path.exists(may_end):
     time.sleep(0.02)
-    with open("new", "w") as file:
-        file.write(str(step))
-    os.replace("new", "done")
-    print(f"step {step}/{sys.argv[1]}", flush=True)
-    if asked and len(sys.argv) > 2:  # as an all_reduce would tell the others
-        open(sys.argv[2], "w").close()
-    if len(sys.argv) > 2 and os.path.exists(sys.argv[2]):
-        print("stops after", step, flush=True)
+    if step < total:
+        step += 1
+        with open("new", "w") as file:
+            file.write(str(step))
+        os.replace("new", "done")
+        print(f"step {step}/{total}", flush=True)
+    if asked and told:  # as an all_reduce would tell the others
+        open(told, "w").close()
+    if told and os.path.exists(told):
         sys.exit(0)
     if asked:
         sys.exit(143)
@@ -57,8 +59,14 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def group(stage: Stage, nodes: str, *words: str) -> list[str]:
-    """Return the words that launch the counting program on a group."""
-    return [*ON, "--nodes", nodes, "--workdir", str(stage.work), "--", "python3", "train.py", str(TICKS), *words]
+    """Return the words that launch the counting program on a group; it ends once the file of `let_end` is there."""
+    program = ["python3", "train.py", str(TICKS), str(stage.work.parent / "may-end"), *words]
+    return [*ON, "--nodes", nodes, "--workdir", str(stage.work), "--", *program]
+
+
+def let_end(stage: Stage) -> None:
+    """Let the programs end when they have counted."""
+    (stage.work.parent / "may-end").touch()
 
 
 def trains(stage: Stage, generation: int) -> RunState | None:
@@ -107,6 +115,8 @@ def test_a_machine_that_dies_without_a_notice_is_replaced_and_the_others_stay(st
     assert code == 0 and said.startswith("node 1 of 3 begins after 0")
     dead = first.members(1)[2]
     stage.embedded().interrupt(dead.instance_id, notice=False)
+    stage.until(lambda: stage.state().generation == 2, "the next generation")
+    let_end(stage)
     assert launch.wait(90) == 0, stage.said(launch)
     state = stage.state()
     assert (state.state, state.generation) == ("SUCCEEDED", 2)
@@ -128,6 +138,7 @@ def test_a_program_that_ends_with_0_because_another_machine_is_taken_back_is_not
     stage.until(told.exists, "the notice")
     stage.until(lambda: stage.state().generation == 2 or launch.poll() is not None, "the end of the generation")
     told.unlink()
+    let_end(stage)
     assert launch.wait(90) == 0, stage.said(launch)
     state = stage.state()
     assert (state.state, state.generation) == ("SUCCEEDED", 2)
@@ -147,6 +158,7 @@ def test_a_run_whose_process_is_killed_while_it_waits_for_a_machine_is_attached_
     launch.wait()
     for zone in ZONES:
         cloud.set_capacity("p2.8xlarge", f"us-east-1{zone}", None)
+    let_end(stage)
     code, said = stage.run("attach", "tiny", "-o", "json")
     assert code == 0, said
     state = stage.state()

@@ -13,7 +13,7 @@ from orchestrator.cli.flags import SSH_LETTERS, SSH_VALUES
 from orchestrator.cli.pull import check_node, live_instance
 from orchestrator.cloud.connect import cloud_of
 from orchestrator.errors import SpecError
-from orchestrator.host.connect import address_of, proxy_of, ssh_config_folder, ssh_path
+from orchestrator.host.connect import address_of, known_hosts_of, proxy_of, ssh_config_folder, ssh_path
 from orchestrator.host.host_keys import known_hosts_lines
 from orchestrator.runs.files import read_bounded, write_atomically
 from orchestrator.runs.home import home_from_environment
@@ -44,12 +44,13 @@ def ssh(args: argparse.Namespace, command: Sequence[str]) -> int:
         attempt, instance = live
         host_key = store.host_key_path(attempt.number).read_text()
         address, proxy = address_of(instance, spec), proxy_of(instance, spec)
-        store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
+        known_hosts = known_hosts_of(store, args.node)
+        known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
         options = {
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
             "IdentityFile": ssh_path(store.key_path),
-            "UserKnownHostsFile": ssh_path(store.known_hosts),
+            "UserKnownHostsFile": ssh_path(known_hosts),
             "LogLevel": "ERROR",
             **({"ProxyCommand": proxy} if proxy else {}),
         }

@@ -86,28 +86,47 @@ def ssh_config_folder(home: Path) -> Path:
     return home / "ssh_config.d"
 
 
+def known_hosts_of(store: RunStore, node: int) -> Path:
+    """Return the known_hosts file of one node of a run."""
+    return store.known_hosts if node == 0 else store.known_hosts.with_name(f"{store.known_hosts.name}.{node}")
+
+
+def _node_of(store: RunStore, spec: RunSpec, instance: Instance) -> int | None:
+    """Return a machine's number in its group, 0 for one that is alone; None while it has not joined the others."""
+    if not spec.is_group:
+        return 0
+    found = [one for one in store.state().attempts if one.instance_id == instance.instance_id and one.generation]
+    return found[-1].rank if found else None
+
+
 def _write_ssh_config(store: RunStore, instance: Instance, user: str, spec: RunSpec, host_key: str) -> None:
-    address, proxy = address_of(instance, spec), proxy_of(instance, spec)
-    store.known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
+    """Write the entry of a machine: `pixel-orch-RUN`, and `pixel-orch-RUN.K` for node K of a group."""
+    address, proxy, node = address_of(instance, spec), proxy_of(instance, spec), _node_of(store, spec, instance)
+    if node is None:
+        return
+    known_hosts, name = known_hosts_of(store, node), f"{store.run}.{node}" if node else store.run
+    known_hosts.write_text("\n".join(known_hosts_lines(address, instance.ssh_port, host_key)) + "\n")
     lines = [
-        f"Host pixel-orch-{store.run}",
+        f"Host pixel-orch-{name}",
         f"  HostName {address}",
         f"  Port {instance.ssh_port}",
         f"  User {user}",
         f"  IdentityFile {ssh_path(store.key_path)}",
         "  IdentitiesOnly yes",
         "  StrictHostKeyChecking yes",
-        f"  UserKnownHostsFile {ssh_path(store.known_hosts)}",
+        f"  UserKnownHostsFile {ssh_path(known_hosts)}",
         *([f"  ProxyCommand {proxy}"] if proxy else []),
     ]
     folder = ssh_config_folder(store.home)
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(folder / store.run, ("\n".join(lines) + "\n").encode(), mode=0o600)
+    write_atomically(folder / name, ("\n".join(lines) + "\n").encode(), mode=0o600)
 
 
 def forget_ssh_config(store: RunStore) -> None:
-    """Remove the entry of a run that is over."""
-    (ssh_config_folder(store.home) / store.run).unlink(missing_ok=True)
+    """Remove the entries of a run that is over."""
+    folder = ssh_config_folder(store.home)
+    for path in [folder / store.run, *folder.glob(f"{store.run}.*")]:
+        path.unlink(missing_ok=True)
 
 
 def make_run_key(store: RunStore, own: str | None = None) -> None:

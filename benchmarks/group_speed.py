@@ -42,8 +42,8 @@ for step in range(1, 40):
     time.sleep(0.1)
 """
 SETTINGS = ("batch_size=24", "hidden=16", "layers=3", "samples=0", "validate_every=100000", "checkpoint_every=20")
-STEPS = 500
-FIRST_S, LAST_S = 0.5, 12.0  # after the trainers' start a machine is killed
+STEPS = 300
+FIRST_S, LAST_S = 0.2, 8.0  # after the trainers' start a machine is killed
 
 
 class FailedError(Exception):

@@ -117,7 +117,8 @@ def loss(seed: int) -> tuple[int, float, float]:
         checked(state, code, nodes=3)
         lead = state.members(state.generation)[0]
         lines = read_jsonl(store.metrics_path(lead.number))
-        next_at = min(line["time"] for line in lines if line.get("step") and "event" not in line)
+        steps = [line["time"] for line in lines if line.get("step") and "event" not in line]
+        next_at = min(steps or [line["time"] for line in lines if line.get("event") == "end"])  # none was left to do
         return victim, next_at - lost_at, cloud_s(store, lost_at)
 
 

@@ -4,7 +4,7 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report
-SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)# the slow tests mostly wait for other processes
+SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)# the slow tests mostly wait for other processes
 EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
 ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
 
@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow' -n $(SLOW_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'slow or not slow' -n $(SLOW_WORKERS) --dist loadfile --durations 25
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
 	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py tests/scenarios/test_group_examples.py

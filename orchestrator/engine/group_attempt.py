@@ -253,6 +253,8 @@ class GroupLeader(AttemptLeader):
             (self._at_fault() or lead).gone = outcome
         if outcome.kind == "finished":
             left = next((one for one in self._members if one.left), None)
+            if left is not None and left.gone is not None:
+                return self._lost_members().outcome  # what the next generation has from here is older
             if left is not None:
                 raise outputs_lost(self.journal.state().attempt(left.attempt.number))
         elif outcome.kind == "lost" and self._gone():
@@ -301,7 +303,8 @@ class GroupLeader(AttemptLeader):
             if told_at is None and may_tell:
                 told_at = now
                 self._failed = None if is_leaving else self._at_fault()
-                self._tell_all()
+            if told_at is not None:
+                self._tell_all()  # also a machine that could not be reached before
             if any(member.silent_since is not None and member.gone is None for member in self._members):
                 began_at = now  # whether its machine is gone decides what the end of the others means
             limit_s = BLOCKED_S if self._gone() else self.policy.stop_timeout_s
@@ -331,7 +334,22 @@ class GroupLeader(AttemptLeader):
             if not self.job.is_bundled and member.status is not None:
                 _, member.left = self._wait_for_outputs(member.watched, member.connected, member.status)
 
-        self.side_by_side([partial(take, one) for one in waiting])
+        for member, result in zip(waiting, self.side_by_side([partial(take, one) for one in waiting]), strict=True):
+            if isinstance(result, HostError):
+                is_there = self.reaper.is_running(member.attempt)
+                member.gone = None if is_there else self._lost(member.attempt, result)
+                self._note_left(member, str(result))
+            elif isinstance(result, Exception):
+                raise result
+        for member in self._members[1:]:
+            if member.gone is not None and not member.left and member.exit_code == 0 and not self.job.is_bundled:
+                self._note_left(member, member.gone.reason)
+
+    def _note_left(self, member: Member, reason: str) -> None:
+        """Write down what is left on a machine that does not answer any more, if anything is."""
+        member.watched.outputs.close(member.status, reason, is_loss=True)
+        attempt = self.journal.state().attempt(member.attempt.number)
+        member.left = reason if attempt is not None and attempt.outputs_lost is not None else ""
 
     def _at_fault(self) -> Member | None:
         """Return the machine whose trainer ended by a fault of its own, None if none did."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,19 @@ from tests.support.memory import Machine
 from tests.support.story import Story
 
 
-def own_story(home: Path, ends: dict[int, tuple[float, int]], save_s: float = 0.0, **spec: object) -> Story:
+def own_story(
+    home: Path,
+    ends: dict[int, tuple[float, int]],
+    save_s: float = 0.0,
+    prone: Callable[[int, Machine], None] = lambda number, machine: None,
+    **spec: object,
+) -> Story:
     """Return a story of a user's own program on 2 machines, of which some end by themselves: (after seconds, code)."""
 
     def fate(number: int, machine: Machine) -> None:
         machine.steps, machine.save_s = 400, save_s
         machine.ends_alone = ends.get(number)
+        prone(number, machine)
 
     return group_story(home, "2", fate, **spec)
 
@@ -80,3 +88,19 @@ def test_a_run_whose_second_machine_vanishes_after_the_first_was_done_begins_ane
     story.recorder.on_tick = tick
     story.engine(config_json=None).run()
     assert story.store.state().generation == 2
+
+
+def test_a_machine_that_is_lost_with_outputs_of_its_ended_program_begins_anew(home: Path) -> None:
+    """The program was done everywhere; what it wrote on node 1 was still on its way."""
+
+    def prone(number: int, machine: Machine) -> None:
+        machine.has_tree = True
+        if number == 2:
+            machine.pull_s = 60.0
+            story.clock.at(machine.ready_at + 40.0, lambda: story.cloud.end(machine, "Server.SpotInstanceTermination"))
+
+    story = own_story(home, {1: (10.0, 0), 2: (12.0, 0), 3: (12.0, 0)}, prone=prone)
+    story.engine(config_json=None).run()
+    state = story.store.state()
+    assert state.state == "SUCCEEDED" and state.generation == 2
+    assert 1 in state.node_outputs

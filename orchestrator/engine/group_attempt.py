@@ -178,6 +178,10 @@ class GroupLeader(AttemptLeader):
             return bool(ended)
         return any(member.exit_code != 0 for member in ended)
 
+    def _billed_with(self, attempt: Attempt) -> list[Attempt]:
+        """Return all machines: an hour whose price is not known counts at the highest that it can be."""
+        return self.journal.state().open_attempts()
+
     def _poll_all(self) -> None:
         """Ask every machine once, side by side."""
         self.reaper.poll()

@@ -207,11 +207,16 @@ class AttemptLeader:
             self.deadline.look(monitor.attempt, saves_at_stop=self._saves_at_stop(monitor))
         if self.stop.reason or self.spec.limits == Limits():
             return
-        self.reaper.note_prices(monitor.attempt.number)
+        for one in self._billed_with(monitor.attempt):
+            self.reaper.note_prices(one.number)
         moment = self.clock.now() + self.allowance.ahead_s(monitor.attempt)
         reached = self.allowance.reached_at(moment, monitor.heard_at)
         if reached is not None:
             self.stop.request_by_limit(reached)
+
+    def _billed_with(self, attempt: Attempt) -> list[Attempt]:
+        """Return the attempts whose price in force the budget counts."""
+        return [attempt]
 
     def _moves_because(self) -> str:
         """Return why the run leaves a machine that is well, "" if it stays."""

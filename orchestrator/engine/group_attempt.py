@@ -72,6 +72,7 @@ class GroupLeader(AttemptLeader):
         self.regroup = regroup
         self._members: list[Member] = []
         self._regroup_because = ""
+        self._failed: Member | None = None  # whose trainer failed by itself, before the others were told to end
 
     def lead_group(self, attempts: Sequence[Attempt]) -> GroupOutcome:
         """Boot, set up, start, watch: until the trainers end or a machine is lost.
@@ -85,7 +86,7 @@ class GroupLeader(AttemptLeader):
             Cancelled: a stop was asked for before the trainers ran.
         """
         self._members = members = [Member(attempt) for attempt in attempts]
-        self._regroup_because = ""
+        self._regroup_because, self._failed = "", None
         try:
             with self.stop.interruptible(), self._move_on_in_time(attempts[0]):
                 self._take(members, self.group_bring_up.connect(members))
@@ -142,6 +143,9 @@ class GroupLeader(AttemptLeader):
             for member in self._members:
                 member.watched.close()
             monitor.close_outputs()
+            for member in self._members[1:]:
+                if not self.job.is_bundled and (member.gone is not None or member.is_noticed or self.stop.reason):
+                    member.watched.close_outputs()
 
     def _monitor_of(self, attempt: Attempt) -> AttemptMonitor:
         folder = self.journal.store.node_folder(attempt.rank)
@@ -154,7 +158,7 @@ class GroupLeader(AttemptLeader):
         """Return None once a trainer has ended or a machine is gone; an outcome where a stop took too long."""
         while True:
             self._poll_all()
-            if self._gone() or any(member.has_ended for member in self._members):
+            if self._gone() or self._ends():
                 return None
             self._keep_to_limits(monitor)
             self.credentials.check()
@@ -163,6 +167,20 @@ class GroupLeader(AttemptLeader):
             if stopping_for_s is not None and self._is_stop_over(monitor, stopping_for_s):
                 return self._told_to_stop()
             self.clock.sleep(self._group_pause_s(monitor, stopping_for_s))
+
+    def _ends(self) -> bool:
+        """Return whether the end of a trainer is that of the generation.
+
+        A user's own program may have more to do on one machine than on another: after a good end the others go on.
+        """
+        ended = [member for member in self._members if member.has_ended]
+        if self.job.is_bundled or len(ended) == len(self._members):
+            return bool(ended)
+        return any(member.exit_code != 0 for member in ended)
+
+    def _billed_with(self, attempt: Attempt) -> list[Attempt]:
+        """Return all machines: an hour whose price is not known counts at the highest that it can be."""
+        return self.journal.state().open_attempts()
 
     def _poll_all(self) -> None:
         """Ask every machine once, side by side."""
@@ -239,6 +257,8 @@ class GroupLeader(AttemptLeader):
             (self._at_fault() or lead).gone = outcome
         if outcome.kind == "finished":
             left = next((one for one in self._members if one.left), None)
+            if left is not None and left.gone is not None:
+                return self._lost_members().outcome  # what the next generation has from here is older
             if left is not None:
                 raise outputs_lost(self.journal.state().attempt(left.attempt.number))
         elif outcome.kind == "lost" and self._gone():
@@ -263,6 +283,9 @@ class GroupLeader(AttemptLeader):
             return self._stopped()
         if self._gone():
             return self._lost_members().outcome
+        if self._failed is not None:
+            host, monitor = self._failed.connected, self._failed.watched
+            return self._ended(monitor, host, monitor.poll(host))
         if self._regroup_because:
             return Outcome("lost", self._regroup_because, LossReason.REGROUPED)
         return Outcome("lost", "the trainer of node 0 did not end with the others", LossReason.GROUP_BROKEN)
@@ -283,7 +306,9 @@ class GroupLeader(AttemptLeader):
             may_tell = self._gone() or is_late or is_leaving
             if told_at is None and may_tell:
                 told_at = now
-                self._tell_all()
+                self._failed = None if is_leaving else self._at_fault()
+            if told_at is not None:
+                self._tell_all()  # also a machine that could not be reached before
             if any(member.silent_since is not None and member.gone is None for member in self._members):
                 began_at = now  # whether its machine is gone decides what the end of the others means
             limit_s = BLOCKED_S if self._gone() else self.policy.stop_timeout_s
@@ -313,12 +338,29 @@ class GroupLeader(AttemptLeader):
             if not self.job.is_bundled and member.status is not None:
                 _, member.left = self._wait_for_outputs(member.watched, member.connected, member.status)
 
-        self.side_by_side([partial(take, one) for one in waiting])
+        for member, result in zip(waiting, self.side_by_side([partial(take, one) for one in waiting]), strict=True):
+            if isinstance(result, HostError):
+                is_there = self.reaper.is_running(member.attempt)
+                member.gone = None if is_there else self._lost(member.attempt, result)
+                self._note_left(member, str(result))
+            elif isinstance(result, Exception):
+                raise result
+        for member in self._members[1:]:
+            if member.gone is not None and not member.left and member.exit_code == 0 and not self.job.is_bundled:
+                self._note_left(member, member.gone.reason)
+
+    def _note_left(self, member: Member, reason: str) -> None:
+        """Write down what is left on a machine that does not answer any more, if anything is."""
+        member.watched.outputs.close(member.status, reason, is_loss=True)
+        attempt = self.journal.state().attempt(member.attempt.number)
+        member.left = reason if attempt is not None and attempt.outputs_lost is not None else ""
 
     def _at_fault(self) -> Member | None:
         """Return the machine whose trainer ended by a fault of its own, None if none did."""
-        if self._gone() or any(member.is_asked for member in self._members):
+        if self._gone():
             return None
+        if self._failed is not None or any(member.is_asked for member in self._members):
+            return self._failed
         failed = [member for member in self._members if member.exit_code not in (None, 0, PEER_LOST)]
         return failed[0] if failed else None
 
@@ -327,7 +369,8 @@ class GroupLeader(AttemptLeader):
 
         The exit code is that of the trainer which failed by itself: the others failed because of it. A trainer whose
         machine, or whose peer, was told to stop or is gone was told to stop too. That holds for exit code 0 of a user's
-        program as well: machine 0 may hear of it from the others, before it is told itself.
+        program as well: machine 0 may hear of it from the others, before it is told itself. Nor is such a program done
+        before it is on every machine.
         """
         faulty = self._at_fault()
         if faulty is not None and faulty.status is not None:
@@ -335,7 +378,8 @@ class GroupLeader(AttemptLeader):
             code, gpu = of_it.exit_code, of_it.gpu_trouble
             return replace(status, exit_code=code, asked=False, gpu_trouble=gpu, ending=of_it.ending)
         by_agent = any(one.is_noticed or (one.is_asked and not one.is_told) for one in self._members)
-        if status.exit_code == 0 and (self.job.is_bundled or not by_agent):
+        is_whole = all(one.exit_code in (0, PEER_LOST) for one in self._members)
+        if status.exit_code == 0 and (self.job.is_bundled or (is_whole and not by_agent)):
             return status
         notice = next((one.status.notice_ends_at for one in self._members if one.status and one.is_noticed), None)
         ending = status.ending or ("another machine of the group was lost" if self._gone() else "")

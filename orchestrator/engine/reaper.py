@@ -78,7 +78,8 @@ class Reaper:
         self.image_of = image_of
         self.home_id = home_id
         self.trouble = trouble
-        self._polled_at = self._priced_at = -math.inf
+        self._polled_at = -math.inf
+        self._priced_at: dict[int, float] = {}  # by the number of the attempt
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return what EC2 says of one of the run's instances now, or None if it does not know it (yet, or any more)."""
@@ -289,9 +290,12 @@ class Reaper:
         attempt = self.state().attempt(number)
         if attempt is not None and not attempt.is_over:
             hours = 1 + int((self.clock.now() - attempt.launched_at) // 3600)
-            if len(attempt.prices_usd_h) < hours and self.clock.now() - self._priced_at > PRICES_EVERY_S:
-                self._priced_at = self.clock.now()
+            if len(attempt.prices_usd_h) < hours and self._is_price_due(number):
+                self._priced_at[number] = self.clock.now()
                 self._write_down_prices(attempt, self.clock.now())
+
+    def _is_price_due(self, number: int) -> bool:
+        return self.clock.now() - self._priced_at.get(number, -math.inf) > PRICES_EVERY_S
 
     def _write_down_prices(self, attempt: Attempt, ended_at: float) -> None:
         if attempt.market != "spot":

@@ -29,7 +29,10 @@ BENIGN = {  # what a run gets over by itself
     "refuse", "somebody", "slow-end", "slow-save", "never-boots", "lost-answer", "price-rise", "skew", "mute",
     "stuck", "new-address", "dies-pending", "clock", "asleep", "helper-unwell", "interrupt-two", "vanish-all", "room",
 }  # fmt: skip
-MAY_FAIL = {"crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie"}
+MAY_FAIL = {
+    "crash", "empty", "throttle", "offline", "expired", "quota", "no-image", "disk-full", "s3-refuses", "lie",
+    "fails-alone", "no-setup",
+}  # fmt: skip
 HELPER_HEALS_S = 600.0  # credentials that fail for less in all are lived through, once there is a machine
 MONEY = Decimal("1e-9")
 LEFT_TO_AWS_MIN = 4  # after a notice, until the instance ends itself: in its first hour AWS may end it for free

@@ -68,6 +68,7 @@ class Machine:
     steps: int = 100
     checkpoint_every: int = 10
     crashes_at_step: int | None = None
+    ends_alone: tuple[float, int] | None = None  # so long after its start, with this code; the others do not notice
     gpu_problem: str = ""  # what is wrong with its GPU once its trainer has failed
     has_gpu: bool = False  # nvidia-smi says each second another use of it
     setup_problem: tuple[int, str] | None = None  # with which its bootstrap ends: exit code, output
@@ -386,6 +387,9 @@ class MemoryHost:
         """Return (state, exit code, whether it was told to end) of the trainer at that moment."""
         machine, stopped_at, step = self.machine, self._stopped_at(), self._step_at(at)
         trainer, code = "running", None
+        alone = machine.ends_alone
+        if alone is not None and at >= (machine.command_started_at or 0.0) + alone[0]:
+            return "exited", alone[1], False
         if step >= machine.steps:
             trainer, code = "exited", 0
         elif machine.crashes_at_step is not None and step >= machine.crashes_at_step:

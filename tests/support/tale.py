@@ -30,6 +30,7 @@ MOST_LIVES = 15
 LONGEST_S = 40 * 86400.0  # of virtual time: then the engine does not end
 FOR_MACHINES = (  # decided when the machine is there
     "crash", "refuse", "slow-end", "never-boots", "dies-pending", "kill-in-launch", "slow-save", "stuck", "skew",
+    "fails-alone", "no-setup",
 )  # fmt: skip
 API = (
     "instances", "terminate", "launch", "price_history", "open_security_group", "close_security_group",
@@ -204,6 +205,10 @@ class Tale:
         match fault.kind:
             case "crash":
                 machine.crashes_at_step = 1 + int(fault.at_s) % 100
+            case "fails-alone":
+                machine.ends_alone = (fault.at_s % 100, 1)
+            case "no-setup":
+                machine.setup_problem = (1, "no room")
             case "stuck":
                 machine.stuck_at_step = int(fault.at_s) % 100
             case "refuse" if self.story.store.state().checkpoints:

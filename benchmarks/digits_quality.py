@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from model.config import TrainConfig
-from model.data import Dataset, load
+from model.data import Dataset, Prepared, load
 from model.device import cpu_name
 from model.networks.likelihood import Score, evaluate
 from model.training.state import Training
@@ -59,10 +59,17 @@ class Outcome:
     test: Score
 
 
-def train(config: TrainConfig, data: Dataset, budget_s: float) -> Outcome:
-    """Train for so many seconds of CPU time, the learning rate falling over half a cosine to nothing at their end."""
+def train(config: TrainConfig, data: Dataset | Prepared, budget_s: float, *, validate: int | None = None) -> Outcome:
+    """Train for so many seconds of CPU time, the learning rate falling over half a cosine to nothing at their end.
+
+    Args:
+        config: the settings; `steps` has no meaning here.
+        data: the data set.
+        budget_s: CPU time of the steps, in seconds.
+        validate: the first so many validation images choose the weights; all of them if not given.
+    """
     run = Training(config, data, torch.device("cpu"))
-    images = {name: torch.from_numpy(data.split(name)) for name in ("valid", "test")}
+    valid = torch.from_numpy(data.split("valid"))[:validate]
     spent, validated = 0.0, 0
     best: tuple[float, int, Score, torch.nn.Module] | None = None
     while spent < budget_s:
@@ -72,12 +79,12 @@ def train(config: TrainConfig, data: Dataset, budget_s: float) -> Outcome:
         if spent >= budget_s * (validated + 1) / VALIDATIONS:
             validated += 1
             run.check()
-            score = evaluate(run.eval_net, images["valid"])
+            score = evaluate(run.eval_net, valid)
             if best is None or score.nats < best[0]:
                 best = (score.nats, run.step, score, copy.deepcopy(run.eval_net))
     if best is None:
         raise SystemExit("the budget is too small for a single validation")
-    return Outcome(run.step, spent, best[1], best[2], evaluate(best[3], images["test"]))
+    return Outcome(run.step, spent, best[1], best[2], evaluate(best[3], torch.from_numpy(data.split("test"))))
 
 
 def main() -> None:

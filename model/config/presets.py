@@ -38,7 +38,7 @@ class Preset:
 def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
     results = {name: settings.pop(name, None) for name in ("nats", "bits_per_dim")}
     training = {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant", "batch_size": 16}
-    training |= {"ema": 0.998, "grad_clip": 1.0}
+    training |= {"warmup_steps": 0, "weight_decay": 0.0, "ema": 0.998, "grad_clip": 1.0}
     # A validation is a forward pass over 10,000 or 50,000 images; at this interval it takes 1 to 3 % of the FLOPs.
     training["validate_every"] = 20_000 if "imagenet" in settings["dataset"] else 10_000
     training["checkpoint_every"] = 500  # up to 1.2 GB each, and each may be copied to a remote store

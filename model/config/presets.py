@@ -38,7 +38,7 @@ class Preset:
 def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
     results = {name: settings.pop(name, None) for name in ("nats", "bits_per_dim")}
     training = {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant", "batch_size": 16}
-    training |= {"ema": 0.998, "grad_clip": 1.0}
+    training |= {"warmup_steps": 0, "weight_decay": 0.0, "ema": 0.998, "grad_clip": 1.0}
     # A validation is a forward pass over 10,000 or 50,000 images; at this interval it takes 1 to 3 % of the FLOPs.
     training["validate_every"] = 20_000 if "imagenet" in settings["dataset"] else 10_000
     training["checkpoint_every"] = 500  # up to 1.2 GB each, and each may be copied to a remote store
@@ -48,10 +48,14 @@ def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
 def _bundled(**settings: Any) -> Preset:
     """Make a preset for bundled data that trains in a few minutes on one CPU core."""
     training = {"dataset": "digits", "optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
+    training["weight_decay"] = 0.0
     return Preset(MappingProxyType({**training, **settings}), "not in the paper", "everything: for a CPU core")
 
 
 _CIFAR10: Mapping[str, Any] = {"dataset": "cifar10", "hidden": 128, "head": 1024, "steps": 500_000}
+
+_DIGITS: Mapping[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.3}
+_DIGITS_LSTM: Mapping[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.6, "hidden": 24, "head": 48}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -99,9 +103,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="row-lstm", dataset="imagenet-small-64", multiscale=32, layers=4, hidden=512, head=1024,
             batch_size=32, steps=500_000, connections="skip",
         ),
-        "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, hidden=16, head=32, steps=2400),
-        "digits-row": _bundled(model="row-lstm", layers=3, hidden=16, head=32, steps=2400),
-        "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, hidden=16, head=32, steps=1400),
+        "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, hidden=16, head=32, steps=2400, **_DIGITS),
+        "digits-row": _bundled(model="row-lstm", layers=3, steps=1700, **_DIGITS_LSTM),
+        "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, steps=1000, **_DIGITS_LSTM),
         "digits-multiscale": _bundled(model="row-lstm", multiscale=4, layers=3, hidden=16, head=32, steps=2400),
         "photos16-multiscale": _bundled(
             model="row-lstm", dataset="photos-16", multiscale=8, layers=3, hidden=24, head=48, steps=2400,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from model.config.datasets import DATASETS, DatasetFacts, check_name, prepared_facts, size_of
 from model.errors import ConfigError
@@ -27,6 +27,8 @@ MODELS: tuple[str, ...] = get_args(ModelName)
 
 
 SET_BY_THE_TRAINER = ("facts",)
+
+WITH_RMSPROP = {"learning_rate": 0.003, "weight_decay": 0.0}  # defaults that differ from AdamW's
 
 # The settings that a checkpoint's weights depend on; the optimizer's state depends on them and on `optimizer`.
 NETWORK_FIELDS = ("model", "dataset", "hidden", "layers", "head", "connections", "multiscale", "condition")
@@ -45,13 +47,21 @@ class TrainConfig(BaseModel):
         1, ge=1, le=65536, description="parts of a step's images, computed one after the other: needs less memory"
     )
     optimizer: Literal["rmsprop", "adamw"] = Field("adamw", description="optimizer; the paper's is rmsprop")
-    learning_rate: float = Field(0.003, gt=0, le=10, description="peak learning rate")
+    learning_rate: float = Field(
+        0.01, gt=0, le=10, description="peak learning rate; with rmsprop 0.003 if it is not given"
+    )
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule")
     warmup_steps: int = Field(0, ge=0, le=10**9, description="steps of linear learning rate warm-up")
     ema: float = Field(
         0.998, ge=0, lt=1, description="decay per step of the weights' running mean for evaluation; 0: none"
     )
-    weight_decay: float = Field(0.0, ge=0, le=10, description="weight decay, as the optimizer defines it")
+    weight_decay: float = Field(
+        0.3,
+        ge=0,
+        le=10,
+        description="weight decay of all but biases and initial states, as the optimizer defines it; with rmsprop 0 if "
+        "it is not given",
+    )
     grad_clip: float = Field(1.0, ge=0, le=1e6, description="gradient clipping: largest norm, in nats/dim; 0: none")
     hidden: int = Field(16, ge=1, le=4096, description="feature maps h inside a block; 2h between blocks")
     layers: int = Field(5, ge=1, le=256, description="layers: residual blocks, or LSTMs")
@@ -87,6 +97,14 @@ class TrainConfig(BaseModel):
         16, ge=0, le=1024, description="images sampled at the end, and after a validation where that is quick; 0: none"
     )
     samples_temperature: float = Field(1.0, gt=0, le=100, description="divides the logits when sampling")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_optimizer(cls, given: Any) -> Any:
+        """Fill in the defaults of RMSProp: the others are those of AdamW, whose weight decay means something else."""
+        if isinstance(given, dict) and given.get("optimizer") == "rmsprop":
+            return {**WITH_RMSPROP, **given}
+        return given
 
     @field_validator("dataset")
     @classmethod

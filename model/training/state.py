@@ -25,6 +25,7 @@ from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
 from model.training.checkpoint import Checkpoint, plain
 from model.training.group import Group, Stopwatch
+from model.training.optimizer import build_optimizer, restore_optimizer
 from model.training.stop import Stopped
 
 OTHER_DATA = "differs from the data that the checkpoint was trained on"  # it was prepared again, or with other options
@@ -231,9 +232,7 @@ class Training:
         if self.ema is not None:  # a checkpoint without a running mean: it begins at the weights
             _load_weights(self.ema, saved, saved.model if saved.ema is None else saved.ema)
         self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
-        self.optimizer.load_state_dict(saved.optimizer)
-        for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.config.weight_decay  # from this run's settings, not from the checkpoint
+        restore_optimizer(self.optimizer, saved.optimizer, self.net)
         torch.set_rng_state(saved.rng["cpu"])
         if self.device.type == "cuda" and saved.rng.get("cuda"):  # earlier versions stored one for each visible GPU
             torch.cuda.set_rng_state(saved.rng["cuda"][0], self.device)
@@ -276,16 +275,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.schedule == "constant":
         return rate
     return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-
-
-def build_optimizer(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of the settings."""
-    parameters: list[Tensor] = list(net.parameters())
-    if config.optimizer == "rmsprop":  # the paper's optimizer; the paper gives no constants, these are common ones
-        return torch.optim.RMSprop(
-            parameters, lr=config.learning_rate, alpha=0.95, eps=1e-8, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _load_weights(net: nn.Module, saved: Checkpoint, weights: dict[str, Any]) -> None:

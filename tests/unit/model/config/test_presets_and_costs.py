@@ -17,7 +17,7 @@ from model.networks.build import build
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
-from model.training.state import build_optimizer
+from model.training.optimizer import build_optimizer
 
 torch.set_num_threads(1)
 
@@ -96,7 +96,9 @@ def test_validations_are_a_small_part_of_the_papers_trainings(name: str) -> None
 @pytest.mark.parametrize("name", PAPERS)
 def test_what_the_paper_does_not_say_is_declared(name: str) -> None:
     found = preset(name)
-    assert {"ema", "grad_clip", "learning_rate", "steps"} <= found.settings.keys()  # not the demo's, if that changes
+    ours = {"ema", "grad_clip", "learning_rate", "steps", "warmup_steps", "weight_decay"}
+    assert ours <= found.settings.keys()  # not the demo's, if that changes
+    assert (found.settings["warmup_steps"], found.settings["weight_decay"]) == (0, 0.0)
     words = (
         "learning rate and steps",
         "alpha 0.95",

@@ -38,6 +38,15 @@ def test_strings_become_the_types_of_their_fields() -> None:
     assert type(config.steps) is int
 
 
+def test_rmsprop_has_defaults_of_its_own() -> None:
+    config = config_from_settings({"optimizer": "rmsprop"})
+    assert (config.learning_rate, config.weight_decay) == (0.003, 0.0)
+    given = config_from_settings({"optimizer": "rmsprop", "weight_decay": "0.1", "learning_rate": "0.02"})
+    assert (given.learning_rate, given.weight_decay) == (0.02, 0.1)
+    assert TrainConfig.model_validate(given.model_dump()) == given
+    assert TrainConfig(optimizer="adamw") == TrainConfig()
+
+
 def test_a_flag_of_its_own_and_a_setting_must_not_both_give_a_field() -> None:
     assert config_from_settings({"hidden": "8"}, steps="7", model=None).steps == 7
     with pytest.raises(ConfigError, match="steps is given by --steps and by --set; give it once"):

@@ -302,7 +302,7 @@ def test_ranks_of_different_settings_do_not_train_together(tmp_path: Path) -> No
     first = Command(2, words(tmp_path), tmp_path, ranks=[0], port=(port := free_port()))
     second = Command(2, words(tmp_path, learning_rate=0.5), tmp_path, ranks=[1], port=port)
     assert first.codes() == second.codes() == [2]
-    assert "differ in settings: rank 0 has learning_rate=0.003, rank 1 has learning_rate=0.5" in first.said(0)
+    assert "differ in settings: rank 0 has learning_rate=0.01, rank 1 has learning_rate=0.5" in first.said(0)
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

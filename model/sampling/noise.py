@@ -48,6 +48,8 @@ def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         Levels 0..K-1, long, (B,).
     """
     wide = logits.double()
-    cumulative = torch.softmax(wide if temperature == 1.0 else wide / temperature, dim=1).cumsum(dim=1)  # (B, K)
+    if temperature != 1.0:
+        wide = (wide - wide.amax(dim=1, keepdim=True)) / temperature  # may overflow, but to -inf only
+    cumulative = torch.softmax(wide, dim=1).cumsum(dim=1)  # (B, K)
     below = cumulative <= noise[:, None] * cumulative[:, -1:]
     return below.sum(dim=1).clamp_(max=logits.shape[1] - 1)

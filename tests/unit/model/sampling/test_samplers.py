@@ -257,6 +257,32 @@ def test_temperature_sharpens() -> None:
     assert shares == pytest.approx([1 / (1 + 2.718281828 ** (-1 / heat)) for heat in (0.1, 1.0, 10.0)], abs=2e-3)
 
 
+@pytest.mark.parametrize("heat", [5e-324, 1e-310, 1e-45, 1e-38, 1e-12, 1e-3])
+def test_however_low_the_temperature_the_likeliest_level_is_drawn(heat: float) -> None:
+    """The quotient of a logit overflows for any temperature below 1e-306: inf / inf is no level."""
+    logits = torch.tensor([[-3.0, 2.0, 1.9, -1e30], [0.0, -50.0, 80.0, 1.0], [-7.0, -9.0, -8.0, -6.5]])
+    for noise in (1e-9, 0.5, 1 - 1e-12):
+        drawn = choose(logits, torch.full((3,), noise, dtype=torch.float64), heat)
+        assert drawn.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("heat", [5e-324, 1e-310])
+def test_of_levels_that_are_likeliest_alike_each_is_drawn(heat: float) -> None:
+    logits = torch.tensor([[4.0, -1.0, 4.0, 3.0]] * 4)
+    noise = torch.tensor([0.0, 0.49, 0.51, 0.99], dtype=torch.float64)
+    assert choose(logits, noise, heat).tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("heat", [5e-324, 1e-310, 1e-45, 1e-6, 0.3, 100.0])
+def test_every_sampler_draws_the_same_at_a_temperature_that_underflows(heat: float) -> None:
+    net = network("row-lstm", channels=1, levels=4, hidden=3, layers=1, head=4)
+    noise = torch.rand(3, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    wanted = plain(net, noise, heat=heat)
+    samplers = [cached.sample, graphed.sample, *([native.sample] if native.trouble() is None else [])]
+    for sampler in samplers:
+        assert torch.equal(drawn_by(sampler, net, noise, heat=heat)[0], wanted)
+
+
 def test_a_network_without_a_cache_is_drawn_from_plainly() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten())
     with pytest.raises(TypeError, match="no cached sampler for a Sequential"):

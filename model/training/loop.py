@@ -16,7 +16,7 @@ import torch
 from model.config import TrainConfig, check_world, resolved
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
-from model.device import device_name, make_repeatable, pick_device
+from model.device import check_precision, device_name, make_repeatable, pick_device
 from model.errors import (
     DataError,
     DivergedError,
@@ -67,7 +67,8 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float, wor
     """
     check_world(config, world.size)
     device = pick_device(config.device, index=world.local_rank if world.size > 1 else None)
-    make_repeatable(config.threads, device, tf32=config.tf32 == "on")
+    check_precision(config.precision, device)
+    make_repeatable(config.threads, device, tf32=config.tf32 == "on", strict=config.deterministic == "on")
     try:
         group = _meet(world, stop, device)
     except Stopped:
@@ -120,6 +121,9 @@ def _run(run: Training, data: Dataset | Prepared, out: Path, stop: StopFlag, *, 
                 _rescue(run, out, spare)
             raise
         except (RuntimeError, MemoryError) as error:
+            if config.deterministic == "on" and "deterministic implementation" in str(error):
+                what = str(error).split(" ")[0]
+                raise TrainingError(f"deterministic=on: torch has no such kernel for {what}; use auto") from None
             if not out_of_memory(error):
                 raise
             raise _too_large(config, error) from None

@@ -146,10 +146,19 @@ class Training:
         for at in range(config.accumulate):
             part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
             some = None if values is None else values[part]
-            nats = nats_per_image(self.net, levels[part], some).mean() / (config.accumulate * group.world.size)
+            nats = self._nats(levels[part], some) / (config.accumulate * group.world.size)
             (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
             whole = whole + nats.detach()
         return whole, rows
+
+    def _nats(self, levels: Tensor, values: Tensor | None) -> Tensor:
+        """Compute the mean nats of images in the precision of the training; weights and softmax are float32 in any.
+
+        No rounded weights are kept between two calls: a recorded step would read those of another one.
+        """
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            return nats_per_image(self.net, levels, values).mean()
 
     def _average(self, ema: nn.Module) -> None:
         """Update the running mean of the weights; its decay is lower during the first steps."""

@@ -21,7 +21,7 @@ from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
 from model.sampling import cached, fill, graphed, naive, native, uniforms
 from model.sampling.generate import draw
-from model.sampling.noise import choose
+from model.sampling.noise import choose, running_sums
 
 torch.set_num_threads(1)
 
@@ -249,6 +249,12 @@ def test_a_level_is_the_first_whose_cumulative_probability_exceeds_the_noise() -
     logits = chances.log()
     for noise, level in ((0.0, 0), (0.2499, 0), (0.25, 2), (0.7499, 2), (0.7501, 3), (1 - 2**-53, 3)):
         assert choose(logits, torch.tensor([noise], dtype=torch.float64)).item() == level
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 17, 256])
+def test_running_sums_of_a_gpu_are_those_of_a_cpu(levels: int) -> None:
+    chances = torch.softmax(torch.randn(5, levels, dtype=torch.float64), dim=1)
+    torch.testing.assert_close(running_sums(chances), chances.cumsum(dim=1), atol=1e-15, rtol=1e-14)
 
 
 def test_temperature_sharpens() -> None:

@@ -8,7 +8,7 @@ SLOW_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)# the slow tests 
 EXPORT_PACKAGES = ipykernel $(shell grep -E '^(mlflow-skinny|wandb)==' constraints.txt)
 ALL_EXTRAS := train,data,fast,figures,report,deadline,dashboard,tensorboard,local,docs,dev
 
-.PHONY: setup demo test test-all test-examples test-exports lint docs reference recording pictures clean
+.PHONY: setup demo test test-all test-examples test-exports test-oldest-torch lint docs reference recording pictures clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,10 @@ test-examples: setup  # transformers, lightning and papermill are installed in a
 test-exports: setup  # the trackers and a notebook's kernel are installed in an environment of their own
 	python=$$($(BIN)/python -m tests.support.own_packages exports $(EXPORT_PACKAGES)) && \
 	$$python -m pytest -m 'slow or not slow' tests/unit/export tests/scenarios/test_notebook.py
+
+test-oldest-torch: setup  # the quick tests of model/ on torch 2.0.1, in an environment of its own: 5 GB, not in CI
+	python=$$($(BIN)/python -m tests.support.oldest_torch) && \
+	PYTHONPATH=. $$python -m pytest -n auto --dist loadfile tests/unit/model
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -97,8 +99,11 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -> None:
+def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False, strict: bool = False) -> None:
     """Make torch's results bit-identical between runs on the same machine with the same number of threads.
+
+    On a CPU all operations of `model/` are. On a GPU torch takes its deterministic kernels; where it has none for an
+    operation it warns and goes on, unless `strict`.
 
     Args:
         threads: CPU threads.
@@ -106,10 +111,29 @@ def make_repeatable(threads: int, device: torch.device, *, tf32: bool = False) -
         tf32: whether a GPU may round the factors of float32 products to 10 bits. By torch's default convolutions are
             rounded, which moves a logit by 1e-3, and matrix products are not. The samplers multiply matrices, so they
             would draw from a different distribution than the one that is scored.
+        strict: whether an operation without a deterministic kernel is an error.
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device.type == "cuda":  # on a CPU the operations are deterministic anyway, and the call costs 1 s of imports
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
         torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True, warn_only=not strict)
+        # Torch 2.1 and later then also fill each new tensor, a kernel for each; nothing here reads one unwritten.
+        with suppress(ImportError):
+            importlib.import_module("torch.utils.deterministic").fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Check that the device has arithmetic for a precision.
+
+    Raises:
+        SetupError: "bf16" on a GPU before Ampere, which has none and would emulate it.
+    """
+    if precision == "bf16" and device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            raise SetupError(
+                f"precision=bf16 needs a GPU of compute capability 8.0 or later (Ampere); {device_name(device)} has "
+                f"{capability[0]}.{capability[1]}; use precision=float32"
+            )

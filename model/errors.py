@@ -21,8 +21,16 @@ class CheckpointError(SetupError):
     """A checkpoint is missing, damaged, of a newer format, or of another network."""
 
 
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint has a format of a later version. It is whole, and must not be replaced."""
+
+
 class TrainingError(RuntimeError):
     """The training failed, for example because the loss is not finite. Exit code 1."""
+
+
+class DivergedError(TrainingError):
+    """A loss, a gradient or the state of a training is not finite. The message has no advice yet."""
 
 
 RANK_LOST = 75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from model.atomic_files import naming, write_file
 from model.errors import DataError, SetupError
 
 SIDE = 64  # smallest size of an image in a grid, in pixels: an 8x8 image is enlarged to it
@@ -90,8 +92,9 @@ def save(path: Path, canvas: Pixels) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with replacing(path) as temporary:
-        Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[:, :, 0]).save(temporary, format="PNG")
+    whole = io.BytesIO()
+    Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[:, :, 0]).save(whole, format="PNG")
+    write_file(path, whole.getvalue())
 
 
 @contextmanager
@@ -99,14 +102,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give the path of a temporary file that takes the place of `path` when it is written whole.
 
     Raises:
-        OSError: the file cannot be renamed.
+        OSError: the file cannot be written or renamed; it names `path`.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, flag: str) -> None:

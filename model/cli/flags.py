@@ -217,7 +217,10 @@ def temperature(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number <= 100:  # also true of nan
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 100")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number above 0, at most 100: it divides the logits, so that a small one draws the most "
+            "likely levels and 100 draws all levels almost alike"
+        )
     return number
 
 

@@ -4,7 +4,7 @@ With `model.errors` this is the only part of the trainer that the orchestrator m
 instances need not have torch or numpy installed.
 """
 
-from model.config.checkpoint_header import Peeked, inspect, peek
+from model.config.checkpoint_header import FORMAT, Peeked, inspect, peek
 from model.config.cost import FLOAT_BYTES, Cost, cost_of
 from model.config.data_recipe import checked, words_of
 from model.config.datasets import DATASETS, REGISTRY, DatasetFacts
@@ -36,6 +36,7 @@ __all__ = [
     "FLOAT_BYTES",
     "Cost",
     "cost_of",
+    "FORMAT",
     "Peeked",
     "inspect",
     "peek",

@@ -14,16 +14,19 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, NewerCheckpointError
 
+FORMAT = 2  # of the checkpoints that this version writes; 1 had no `ema`
 LARGEST_HEAD_BYTES = 8 << 20  # of the pickled part: everything but the tensors' data; 1 MB for 5,000 tensors
 LARGEST_DIRECTORY_BYTES = 16 << 20  # of the archive, which names each tensor's data
+FORMAT_WITHIN_BYTES = 4096  # of the pickled part
 MOST_VALUES = 200_000  # in the pickled part, each counted as often as it is reached
 LONGEST_SETTING = 4096  # characters
 ITEM_BYTES = {
@@ -56,6 +59,7 @@ def peek(path: Path) -> Peeked:
     """Read step and settings of a checkpoint of the bundled trainer.
 
     Raises:
+        NewerCheckpointError: a later version of pixel-orch wrote it.
         CheckpointError: the file is not a checkpoint, is damaged or truncated, or would not be safe to unpack.
     """
     content = inspect(path)
@@ -72,11 +76,15 @@ def peek(path: Path) -> Peeked:
 def inspect(path: Path) -> Any:
     """Check that a checkpoint can be unpacked, and return its content with a placeholder for each tensor.
 
+    The format is read first, because a later format may hold what this version does not know.
+
     Raises:
+        NewerCheckpointError: a later version of pixel-orch wrote it.
         CheckpointError: the file is not a checkpoint, is damaged or truncated, or declares more than it holds.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(_Bounded(file)) as archive:
+            _check_format(path, archive)
             sizes = _stored_sizes(path, archive, os.fstat(file.fileno()).st_size)
             head = next(name for name in sizes if name.endswith("/data.pkl"))
             if sizes[head] > LARGEST_HEAD_BYTES:
@@ -95,6 +103,35 @@ def inspect(path: Path) -> Any:
 
 def _not_one(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is damaged, truncated or not a checkpoint of pixel-orch; give another checkpoint")
+
+
+def _check_format(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a later format by the number at the begin of the pickled part; nothing is unpickled for it."""
+    name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+    if name is None:
+        return
+    with archive.open(name) as head:
+        number = _declared_format(head.read(FORMAT_WITHIN_BYTES))
+    if number is not None and number > FORMAT:
+        raise NewerCheckpointError(
+            f"{path} has format {number}, but this version reads formats up to {FORMAT}; update pixel-orch, "
+            "or give another checkpoint"
+        )
+
+
+def _declared_format(head: bytes) -> int | None:
+    """Return the number after the first key, if that is `format`; None for anything else."""
+    values: list[object] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(head):
+            if opcode.name not in {"PROTO", "FRAME"} and "PUT" not in opcode.name and argument is not None:
+                values.append(argument)
+            if len(values) == 2:
+                break
+    except Exception:  # noqa: BLE001 - it may be cut off, or damaged
+        return None
+    is_it = len(values) == 2 and values[0] == "format" and isinstance(values[1], int)
+    return int(str(values[1])) if is_it and not isinstance(values[1], bool) else None
 
 
 class _BombError(Exception):

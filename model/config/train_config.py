@@ -91,6 +91,15 @@ class TrainConfig(BaseModel):
     tf32: Literal["off", "on"] = Field(
         "off", description="on: TF32 in training, faster on GPUs from Ampere on, rounds to 10 bits"
     )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of products in training; bf16: faster from Ampere on; weights, loss stay float32"
+    )
+    graph: Literal["auto", "on", "off"] = Field(
+        "auto", description="GPU: record a step as one CUDA graph; auto: if its gradients are the same bits"
+    )
+    deterministic: Literal["auto", "on"] = Field(
+        "auto", description="on: a GPU operation without a deterministic kernel is an error, else a warning"
+    )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; the number changes the last bits of results")
     tensorboard: Literal["off", "on"] = Field("off", description="also write TensorBoard events")
     samples: int = Field(

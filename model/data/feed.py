@@ -14,6 +14,7 @@ from model.data.loader import Loader
 from model.data.manifest import Column
 from model.data.shards import memory_bytes
 from model.data.shuffle import FULL, Order, Strategy, batch_indices, choose, slice_of
+from model.data.upload import Upload
 from model.errors import ConfigError, DataError
 from model.world import ALONE, World
 
@@ -94,6 +95,7 @@ class Feed:
         self, config: TrainConfig, data: Dataset | Prepared, device: torch.device, world: World = ALONE
     ) -> None:
         self._config, self._data, self._device, self._world = config, data, device, world
+        self._upload = Upload(device)
         self.conditioning: Conditioning | None = None  # set for a conditioned network
         self.images: Tensor | None = None  # (N, C, H, W) uint8: the whole training set, if the device holds it
         self._strategy: Strategy | None = None
@@ -121,6 +123,8 @@ class Feed:
     def at(self, position: int, check_stop: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
         """Return this process's share of the batch at `position`: levels (B, C, H, W) and the conditioning values.
 
+        On a GPU the copies are queued: nothing here waits for it.
+
         Args:
             position: number of images before the batch, over all epochs.
             check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
@@ -132,16 +136,16 @@ class Feed:
         if self.images is not None:
             picked = batch_indices(self._config.seed, position, size, len(self.images))
             picked = picked[slice_of(size, self._world.rank, self._world.size)]
-            return self.images[torch.from_numpy(picked).to(self._device)], None
+            return self.images[self._upload(picked)], None
         if self._loader is None or position != self._next:
             self._start(position)
         assert self._loader is not None  # noqa: S101 - _start sets it
         batch = self._loader.next(check_stop)
         self._next = position + size
-        levels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self._device)
+        levels = self._upload(batch.images).permute(0, 3, 1, 2)
         if batch.rows is None or self.conditioning is None:
             return levels, None
-        return levels, torch.from_numpy(known(batch.rows, self.conditioning)).to(self._device)
+        return levels, self._upload(known(batch.rows, self.conditioning))
 
     def eval_batches(
         self, split: Split, size: int, most: int = 0, *, check_stop: Callable[[], None] = lambda: None

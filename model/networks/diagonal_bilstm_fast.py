@@ -48,7 +48,7 @@ def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor
         States (h, H, W, B).
     """
     run = cast("Callable[..., Tensor]", _Scan.apply)
-    return run(x, scaled(weights), h0, c0 / 2)
+    return run(x.to(weights.dtype), scaled(weights), h0, c0 / 2)  # not rounded; under autocast x is
 
 
 class _Scan(torch.autograd.Function):

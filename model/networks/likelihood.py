@@ -36,6 +36,8 @@ def _nats(logits: Tensor, levels: Tensor) -> Tensor:
     K = logits.shape[1]
     # One row for each value: on a GPU cross_entropy has a deterministic kernel for this shape, but not for maps.
     rows = logits.movedim(1, -1).reshape(-1, K)  # (B*C*H*W, K)
+    if rows.dtype == torch.bfloat16:  # 8 bits would round the nats of a value to 1 %
+        rows = rows.float()
     nats = F.cross_entropy(rows, levels.reshape(-1).long(), reduction="none")  # (B*C*H*W,)
     return nats.view(levels.shape[0], -1).sum(dim=1)  # (B,)
 

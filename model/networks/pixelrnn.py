@@ -105,6 +105,7 @@ class PixelRNN(PixelNetwork):
         """Compute `through` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
         blocks = cast("list[RecurrentBlock]", list(self.blocks))
         lstms = [cast("RowLSTM", block.lstm) for block in blocks]
+        y = y.to(self.first.weight.dtype)  # the recurrences are not rounded; under autocast y is
         x, states = row_layers(
             y.permute(2, 1, 3, 0),  # (H, 2h, W, B)
             None if condition is None else condition.permute(2, 1, 3, 0),  # (H, c, W, B)

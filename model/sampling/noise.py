@@ -48,6 +48,22 @@ def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         Levels 0..K-1, long, (B,).
     """
     wide = logits.double()
-    cumulative = torch.softmax(wide if temperature == 1.0 else wide / temperature, dim=1).cumsum(dim=1)  # (B, K)
+    if temperature != 1.0:
+        wide = (wide - wide.amax(dim=1, keepdim=True)) / temperature  # may overflow, but to -inf only
+    chances = torch.softmax(wide, dim=1)
+    cumulative = chances.cumsum(dim=1) if chances.device.type == "cpu" else running_sums(chances)  # (B, K)
     below = cumulative <= noise[:, None] * cumulative[:, -1:]
     return below.sum(dim=1).clamp_(max=logits.shape[1] - 1)
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Return the running sums along dim 1, (B, K) -> (B, K), by additions alone.
+
+    On a GPU torch has no deterministic `cumsum` of floats. Here the sum over the last n values becomes that over 2n in
+    each of log2(K) passes, in an order that is always the same.
+    """
+    sums, reach = values, 1
+    while reach < values.shape[1]:
+        sums = torch.cat([sums[:, :reach], sums[:, reach:] + sums[:, :-reach]], dim=1)
+        reach *= 2
+    return sums

@@ -10,20 +10,19 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.atomic_files import sync_folder, write_file
-from model.config import TrainConfig, inspect
-from model.errors import CheckpointError
+from model.atomic_files import naming, sync_folder, write_file
+from model.config import FORMAT, TrainConfig, inspect
+from model.errors import CheckpointError, NewerCheckpointError
 
-FORMAT = 2  # 1 had no `ema`
 NAME = re.compile(r"checkpoint-(\d+)\.pt")
 MOST_BEST_BYTES = 1 << 16
 TEMPORARY = ".checkpoint-"  # the leading dot marks it as incomplete: no reader takes it for a checkpoint
@@ -67,23 +66,86 @@ def path_of(folder: Path, step: int) -> Path:
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint atomically and return its path.
 
+    No file is written over: what has the name is set aside, because it is a checkpoint that was refused.
+
     Raises:
-        OSError: the disk is full or the folder does not exist.
+        OSError: the disk is full or the folder does not exist; it names the file and the bytes that it needs.
     """
     payload = plain(checkpoint)
     path = path_of(folder, checkpoint.step)
     temporary = folder / f"{TEMPORARY}{checkpoint.step}-{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "digest": digest(payload), "payload": payload}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
+    with naming(path, needed=sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(payload))):
+        try:
+            with temporary.open("wb") as file:
+                _write({"format": FORMAT, "digest": digest(payload), "payload": payload}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            set_aside(path, "refused")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(folder)
     return path
+
+
+def set_aside(path: Path, why: str) -> Path | None:
+    """Rename a checkpoint to `checkpoint-8.pt.WHY`, which no reader takes for one; None if there is no such file.
+
+    Where there is one of that name already, the new one is called `checkpoint-8.pt.WHY-2`, and so on.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    if not os.path.lexists(path):
+        return None
+    target, number = path.with_name(f"{path.name}.{why}"), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.{why}-{number}")
+    path.rename(target)
+    return target
+
+
+def _write(content: dict[str, Any], file: BinaryIO) -> None:
+    """Write with torch, and raise the file's own error: torch's writer turns a full disk into a RuntimeError."""
+    noted = _Noted(file)
+    try:
+        torch.save(content, noted)  # type: ignore[arg-type]  # it needs these two methods
+    except Exception:
+        if noted.error is not None:
+            raise noted.error from None
+        raise
+    if noted.error is not None:
+        raise noted.error
+
+
+class _Noted:
+    """A file that notes the first error of a write.
+
+    Args:
+        file: what is written to.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of the data."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Flush the file."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def plain(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -95,8 +157,9 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint and verify its digest.
 
     Raises:
-        CheckpointError: the file is missing, damaged, truncated, not a checkpoint, of a newer format, or declares more
-            than it holds; nothing is unpacked then.
+        NewerCheckpointError: a later version of pixel-orch wrote it.
+        CheckpointError: the file is missing, damaged, truncated, not a checkpoint, or declares more than it holds;
+            nothing is unpacked then.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; check the path")
@@ -109,10 +172,6 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged, truncated or not a checkpoint; use an earlier one") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointError(f"{path} is not a checkpoint of pixel-orch; give a file that pixel-orch wrote")
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {content['format']}, but this version reads formats up to {FORMAT}; update pixel-orch"
-        )
     payload = content.get("payload")
     names = {field.name for field in fields(Checkpoint)} - ({"ema"} if content["format"] == 1 else set())
     try:
@@ -155,7 +214,13 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[tuple[str, str]]]:
-    """Return the newest intact checkpoint, and the newer ones that were refused as (name, reason)."""
+    """Return the newest intact checkpoint, and the newer ones that were refused as (name, reason).
+
+    Refused are files that are damaged or not checkpoints, and states that are not finite.
+
+    Raises:
+        NewerCheckpointError: a later version of pixel-orch wrote one; it is not damaged, and not to be trained past.
+    """
     refused = []
     for step in reversed(steps_in(folder)):
         path = path_of(folder, step)
@@ -163,6 +228,11 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[tuple[str, str]]]:
             checkpoint = load(path)
             if checkpoint.step != step:
                 raise CheckpointError(f"{path} holds step {checkpoint.step}, which differs from its file name")
+            part = part_not_finite(checkpoint)
+            if part is not None:
+                raise CheckpointError(f"{path} has values that are not finite in its {part}: its training had diverged")
+        except NewerCheckpointError as error:
+            raise NewerCheckpointError(f"{error}, or start in another folder with --out") from None
         except CheckpointError as error:
             refused.append((path.name, str(error)))
         else:
@@ -184,6 +254,24 @@ def prune(folder: Path, *, step: int, keep: int, best: int | None, spare: Collec
     for old in mine[:-keep]:
         if old != best:
             path_of(folder, old).unlink(missing_ok=True)
+
+
+def part_not_finite(checkpoint: Checkpoint) -> str | None:
+    """Return the first part of a state with a value that is not finite: "weights", ...; None if all are finite."""
+    parts = {"weights": checkpoint.model, "running mean": checkpoint.ema, "optimizer state": checkpoint.optimizer}
+    for name, part in parts.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors_of(part) if tensor.is_floating_point()):
+            return name
+    return None
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a tree of mappings and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(item)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

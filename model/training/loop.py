@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from model.config import TrainConfig, check_world, resolved
 from model.config.cost import workspace_bytes
 from model.data import Dataset, Prepared, load
-from model.device import device_name, make_repeatable, pick_device
-from model.errors import DataError, RankLostError, SetupError, TrainingError, out_of_memory, wanted_memory
+from model.device import check_precision, device_name, make_repeatable, pick_device
+from model.errors import (
+    DataError,
+    DivergedError,
+    RankLostError,
+    SetupError,
+    TrainingError,
+    out_of_memory,
+    wanted_memory,
+)
 from model.networks.likelihood import bits_per_dim
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
+from model.training import divergence
 from model.training.checkpoint import Checkpoint
 from model.training.group import Group, of_the_world
 from model.training.metrics import Metrics
@@ -52,11 +63,12 @@ def train(config: TrainConfig, out: Path, stop: StopFlag, *, began_s: float, wor
         SetupError: a setting, the data set, a checkpoint or the device is unusable, or the processes differ.
         TrainingError: the loss or a gradient is not finite, or memory runs out.
         RankLostError: another process of the training has failed or is not heard of.
-        OSError: a checkpoint cannot be written.
+        OSError: a file in `out` cannot be written.
     """
     check_world(config, world.size)
     device = pick_device(config.device, index=world.local_rank if world.size > 1 else None)
-    make_repeatable(config.threads, device, tf32=config.tf32 == "on")
+    check_precision(config.precision, device)
+    make_repeatable(config.threads, device, tf32=config.tf32 == "on", strict=config.deterministic == "on")
     try:
         group = _meet(world, stop, device)
     except Stopped:
@@ -101,11 +113,17 @@ def _run(run: Training, data: Dataset | Prepared, out: Path, stop: StopFlag, *, 
         except DataError:  # raised before a step begins
             _rescue(run, out, spare)
             raise
-        except RankLostError:  # the weights are those of the last step; on a GPU the sum still waits for the lost rank
+        except (DivergedError, RankLostError) as error:
+            if run.has_failed:
+                _explain_divergence(run, out, spare, error)
+            # The weights are those of the last step; on a GPU the sum still waits for the lost rank.
             if run.device.type == "cpu":
                 _rescue(run, out, spare)
             raise
         except (RuntimeError, MemoryError) as error:
+            if config.deterministic == "on" and "deterministic implementation" in str(error):
+                what = str(error).split(" ")[0]
+                raise TrainingError(f"deterministic=on: torch has no such kernel for {what}; use auto") from None
             if not out_of_memory(error):
                 raise
             raise _too_large(config, error) from None
@@ -116,6 +134,21 @@ def _run(run: Training, data: Dataset | Prepared, out: Path, stop: StopFlag, *, 
     progress.say(f"{reason} at step {run.step:,} of {config.steps:,}")
     group.close()
     return 0 if reason == FINISHED else stop.exit_code
+
+
+def _explain_divergence(run: Training, out: Path, spare: list[str], error: Exception) -> NoReturn:
+    """Raise the error of a training that has diverged, with the advice; rank 0 reads the folder.
+
+    Raises:
+        TrainingError: on the rank whose numbers were not finite first.
+        RankLostError: on the others.
+    """
+    if not run.group.first:
+        if not isinstance(error, DivergedError):
+            raise error
+        raise TrainingError(f"{error}; lower learning_rate (now {run.config.learning_rate:g}) and run again") from None
+    told = divergence.explained(error, run.config, out, spare)
+    raise (told if isinstance(error, DivergedError) else RankLostError(str(told))) from None
 
 
 def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]]) -> None:
@@ -201,6 +234,8 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
         score = validate(run, data, stop)
     except Stopped:
         return False
+    if not math.isfinite(score.nats):
+        raise run.failed(f"the validation became {'nan' if math.isnan(score.nats) else 'infinite'}")
     run.note_validation(score.nats)
     metrics.evaluation(run.step, epoch=run.epoch, nats=score.nats, bits_per_dim=score.bits_per_dim)
     progress.say(f"step {run.step}  validation: nats {score.nats:.2f}  bits/dim {score.bits_per_dim:.3f}")
@@ -210,8 +245,12 @@ def _validate(run: Training, data: Dataset | Prepared, stop: StopFlag, metrics: 
 def _keep(run: Training, out: Path, spare: list[str]) -> None:
     """Write the checkpoint of this step, then delete those that it supersedes."""
     run.check()
+    run.check_state()
     if run.group.first:
         checkpoints.save(out, run.checkpoint())
+        name = checkpoints.path_of(out, run.step).name
+        if name in spare:  # the refused one has another name now
+            spare.remove(name)
         _tidy(run, out, spare)
 
 
@@ -219,8 +258,11 @@ def _rescue(run: Training, out: Path, spare: list[str]) -> None:
     """Write the checkpoint of this step unless it exists, so that a later run need not repeat its steps."""
     path = checkpoints.path_of(out, run.step)
     if run.group.first and run.step > 0 and (path.name in spare or not path.exists()):
-        with suppress(TrainingError):  # the error that ended the training is the one to report
-            _keep(run, out, spare)
+        with suppress(TrainingError, RankLostError):  # the error that ended the training is the one to report
+            try:
+                _keep(run, out, spare)
+            except OSError as error:
+                print(f"the steps up to {run.step:,} are not saved: {error.strerror or error}", file=sys.stderr)
 
 
 def _tidy(run: Training, out: Path, spare: list[str]) -> None:
@@ -234,9 +276,8 @@ def _tidy(run: Training, out: Path, spare: list[str]) -> None:
         step, nats = run.best
         best = {"step": step, "nats": nats, "bits_per_dim": bits_per_dim(nats, run.config.data.dims)}
         checkpoints.write_json(out / "best.json", best)
-    others = [name for name in spare if name != checkpoints.path_of(out, run.step).name]
     best_step = run.best[0] if run.best else None
-    checkpoints.prune(out, step=run.step, keep=run.config.keep_checkpoints, best=best_step, spare=others)
+    checkpoints.prune(out, step=run.step, keep=run.config.keep_checkpoints, best=best_step, spare=spare)
 
 
 def _sample(run: Training, out: Path, stop: StopFlag) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from model.atomic_files import naming
 from model.training.tensorboard import Board
 
 
@@ -25,9 +26,9 @@ class Metrics:
         self._file: TextIO | None = None
         if folder is None:
             return
-        path = folder / "metrics.jsonl"
-        torn = path.exists() and not _ends_a_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = folder / "metrics.jsonl"
+        torn = self._path.exists() and not _ends_a_line(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
         if torn:  # an earlier writer was killed in the middle of a line: begin a new one
             self._file.write("\n")
 
@@ -67,8 +68,10 @@ class Metrics:
     def _write(self, **line: Any) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        text = json.dumps(line, allow_nan=False) + "\n"
+        with naming(self._path, needed=len(text)):
+            self._file.write(text)
+            self._file.flush()
 
     def __enter__(self) -> Metrics:
         return self
@@ -76,14 +79,19 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            if self._file is not None:
+                with naming(self._path):
+                    self._file.close()
+            if self._board is not None:
+                self._board.close()
+        except OSError:
+            if error is None:  # else the first error is the one to report
+                raise
 
 
 def _ends_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1))
-        return file.read() in (b"", b"\n")
+        return file.read(1) in (b"", b"\n")

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from model.data import Dataset, Prepared
 from model.data.feed import Feed, check_columns
 from model.data.shuffle import parse
 from model.device import memory_bytes
-from model.errors import CheckpointError, TrainingError
+from model.errors import CheckpointError, DivergedError
 from model.networks.build import build, choose_implementation
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
-from model.training.checkpoint import Checkpoint, plain
+from model.training.checkpoint import Checkpoint, part_not_finite, plain
 from model.training.group import Group, Stopwatch
 from model.training.optimizer import build_optimizer, restore_optimizer
 from model.training.stop import Stopped
@@ -64,6 +65,8 @@ class Training:
         self.best: tuple[int, float] | None = None  # (step, nats) of the validation with the lowest nats
         self._window_sum = torch.zeros((), dtype=torch.float64, device=device)  # nats of the steps since the last log
         self._window_steps = 0
+        self._last_nats: float | None = None  # mean of the steps before the last log
+        self._failure: Exception | None = None
         self._norms = torch.zeros((), device=device)  # not finite if any gradient since the last check is not finite
         self.stopwatch = Stopwatch(device) if world.size > 1 else None  # of this rank's own work
 
@@ -144,10 +147,19 @@ class Training:
         for at in range(config.accumulate):
             part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
             some = None if values is None else values[part]
-            nats = nats_per_image(self.net, levels[part], some).mean() / (config.accumulate * group.world.size)
+            nats = self._nats(levels[part], some) / (config.accumulate * group.world.size)
             (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
             whole = whole + nats.detach()
         return whole, rows
+
+    def _nats(self, levels: Tensor, values: Tensor | None) -> Tensor:
+        """Compute the mean nats of images in the precision of the training; weights and softmax are float32 in any.
+
+        No rounded weights are kept between two calls: a recorded step would read those of another one.
+        """
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            return nats_per_image(self.net, levels, values).mean()
 
     def _average(self, ema: nn.Module) -> None:
         """Update the running mean of the weights; its decay is lower during the first steps."""
@@ -162,13 +174,14 @@ class Training:
         """Mean nats per image over the steps since the last multiple of `log_every`. This waits for the GPU.
 
         Raises:
-            TrainingError: a loss or a gradient since then is not finite.
+            DivergedError: a loss or a gradient since then is not finite.
         """
         self.check()
         return self._window_sum.item() / max(1, self._window_steps)
 
     def close_window(self) -> None:
         """Reset the mean nats per image."""
+        self._last_nats = self._window_sum.item() / max(1, self._window_steps)
         self._window_sum.zero_()
         self._window_steps = 0
 
@@ -176,17 +189,38 @@ class Training:
         """Check that the losses and gradients of all steps so far are finite, before they are saved or shown.
 
         Raises:
-            TrainingError: a loss or a gradient is not finite.
+            DivergedError: a loss or a gradient is not finite; it is raised at each later check too.
         """
+        if self._failure is not None:
+            raise self._failure
         loss, norms = self._window_sum.item(), self._norms.item()
         self._norms.zero_()
         if not math.isfinite(loss) or not math.isfinite(norms):
             what = "loss" if not math.isfinite(loss) else "gradient"
-            error = TrainingError(
-                f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'} by step {self.step} and this "
-                f"state was not saved; lower learning_rate (now {self.config.learning_rate:g}) and run again"
-            )
-            raise self.group.blame(error)
+            raise self.failed(f"the {what} became {'nan' if math.isnan(loss + norms) else 'infinite'}")
+
+    def check_state(self) -> None:
+        """Check that weights, running mean and optimizer state are finite, before they are saved.
+
+        Finite gradients do not promise it: a step of a large rate can overflow the weights, and the mean of the squared
+        gradients overflows long before the gradients do.
+
+        Raises:
+            DivergedError: one of them is not finite.
+        """
+        part = part_not_finite(self.checkpoint())
+        if part is not None:
+            raise self.failed(f"the {part} became nan or infinite")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this training has diverged: nothing of it is saved any more."""
+        return self._failure is not None
+
+    def failed(self, what: str) -> Exception:
+        """Return the error of a training whose numbers are not finite, and let each later check raise it."""
+        self._failure = self.group.blame(DivergedError(f"{what} by step {self.step}, and this state was not saved"))
+        return self._failure
 
     def note_validation(self, nats: float) -> None:
         """Record the validation of this step, and whether it is the best so far."""
@@ -195,7 +229,7 @@ class Training:
             self.best = self.valid
 
     def checkpoint(self) -> Checkpoint:
-        """Return a copy of everything that the next step depends on."""
+        """Return everything that the next step depends on."""
         rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = [torch.cuda.get_rng_state(self.device)]
@@ -210,6 +244,7 @@ class Training:
             progress={
                 "window_sum": self._window_sum.item(),
                 "window_steps": self._window_steps,
+                "nats": self._last_nats,
                 "valid": self.valid,
                 "best": self.best,
                 "order": str(self.feed.strategy),
@@ -240,6 +275,7 @@ class Training:
         progress = saved.progress
         self._window_sum.fill_(progress["window_sum"])
         self._window_steps = progress["window_steps"]
+        self._last_nats = progress.get("nats")
         self.valid, self.best = progress["valid"], progress["best"]
         self.feed.strategy = parse(progress.get("order", "full"))
         if progress.get("data", self.data_id) != self.data_id:
@@ -258,8 +294,14 @@ def network_of(saved: Checkpoint, device: torch.device) -> nn.Module:
     """Build the network of a checkpoint in evaluation mode, with the running mean of its weights if it has one.
 
     Raises:
-        CheckpointError: the weights do not fit this version's network.
+        CheckpointError: the weights do not fit this version's network, or are not finite.
     """
+    part = part_not_finite(replace(saved, optimizer={}))
+    if part is not None:
+        raise CheckpointError(
+            f"checkpoint-{saved.step}.pt has values that are not finite in its {part}: its training had diverged; "
+            "give an earlier checkpoint"
+        )
     config = saved.train_config
     net = build(config, choose_implementation(config, memory_bytes(device))).to(device)
     _load_weights(net, saved, saved.model if saved.ema is None else saved.ema)

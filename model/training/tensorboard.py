@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
+from model.atomic_files import naming
 from model.errors import SetupError
 
 
@@ -28,14 +30,35 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter
 
         writer: Any = SummaryWriter  # torch does not type its methods
-        self._writer = writer(str(folder), purge_step=step + 1 if step else None)
+        self._folder = folder
+        self._told = threading.excepthook
+        threading.excepthook = self._tell  # the writer's thread raises what the next call raises too
+        with naming(folder):
+            self._writer = writer(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, group: str, step: int, **values: float) -> None:
-        """Write the values of a step, each as `name/group`."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{name}/{group}", value, step)
-        self._writer.flush()
+        """Write the values of a step, each as `name/group`.
+
+        Raises:
+            OSError: they cannot be written; it names the folder.
+        """
+        with naming(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{name}/{group}", value, step)
+            self._writer.flush()
 
     def close(self) -> None:
-        """Flush and close the writer."""
-        self._writer.close()
+        """Flush and close the writer.
+
+        Raises:
+            OSError: the last values cannot be written.
+        """
+        try:
+            with naming(self._folder):
+                self._writer.close()
+        finally:
+            threading.excepthook = self._told
+
+    def _tell(self, raised: threading.ExceptHookArgs) -> None:
+        if not isinstance(raised.exc_value, OSError):
+            self._told(raised)

@@ -77,7 +77,35 @@ def call(*words: str | Path) -> int:
         ),
         (
             ("sample", "--checkpoint", "none.pt", "--out", "a.png", "--temperature", "-1"),
-            "'-1' is not a number above 0",
+            "'-1' is not a number above 0, at most 100: it divides the logits, so that a small one "
+            "draws the most likely levels and 100 draws all levels almost alike",
+        ),
+        *(
+            (
+                ("sample", "--checkpoint", "none.pt", "--out", "a.png", f"--temperature={text}"),
+                f"'{text}' is not a number",
+            )
+            for text in ("0", "0.0", "nan", "inf", "-inf", "1e308", "1e999", "-1e-310", "1e-400", "101", "warm")
+        ),
+        (
+            ("sample", "--checkpoint", "none.pt", "--out", "a.png", "--temperature", "1e-310"),
+            "no checkpoint at none.pt",
+        ),
+        (
+            (
+                "complete",
+                "--checkpoint",
+                "none.pt",
+                "--image",
+                "test:0",
+                "--occlude",
+                "top",
+                "--out",
+                "a.png",
+                "--temperature",
+                "1e308",
+            ),
+            "at most 100: it divides the logits",
         ),
         (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--seed", "x"), "'x' is not a whole number from 0"),
         (("sample", "--checkpoint", "none.pt", "--out", "a.png", "--engine", "steam"), "invalid choice"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from model.config import DATASETS, TrainConfig, cost_of
-from model.config.cost import Sizes, cost
+from model.config import DATASETS, TrainConfig, config_from_settings, cost_of
+from model.config.cost import Sizes, cost, workspace_bytes
 from model.config.presets import PRESETS, preset
 from model.errors import ConfigError
+from model.evaluation.paper import TABLES
 from model.networks.build import build
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.pixelcnn import PixelCNN
@@ -125,3 +128,25 @@ def test_neither_presets_nor_costs_need_torch() -> None:
     code = "import model.config.presets, model.config.cost, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_docs_give_the_memory_that_the_fast_lstms_take() -> None:
+    text = (Path(__file__).parents[4] / "docs/model.md").read_text(encoding="utf-8")
+    told = re.findall(r"([\d.]+) GB for `([a-z0-9-]+)` at (?:its batch size of )?(\d+)", " ".join(text.split()))
+    assert [name for _, name, _ in told] == ["cifar10-row", "imagenet32-row"]
+    for gigabytes, name, images in told:
+        config = config_from_settings(preset(name).settings)
+        assert config.batch_size == int(images)
+        assert gigabytes == f"{workspace_bytes(config, config.batch_size) / 1e9:.1f}"
+
+
+def test_each_row_of_the_papers_mnist_table_has_its_preset_and_its_sizes() -> None:
+    """Table 4: the Diagonal BiLSTM with 1 layer has h = 32, that with 7 layers h = 16; the others have no sizes."""
+    rows = {row.network: row.value for row in TABLES["mnist-static"].results}
+    assert rows["Diagonal BiLSTM, 1 layer, h = 32"] == 80.75
+    best = preset("mnist-diagonal")
+    assert rows[f"Diagonal BiLSTM, {best.settings['layers']} layers, h = {best.settings['hidden']}"] == best.nats
+    assert rows["Row LSTM"] == preset("mnist-row").nats
+    assert rows["PixelCNN"] == preset("mnist-pixelcnn").nats
+    lines = str(TABLES["mnist-static"]).splitlines()[1:]
+    assert len({line.index(f"{value:6.2f}") for line, value in zip(lines, rows.values(), strict=True)}) == 1

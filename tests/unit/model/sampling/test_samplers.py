@@ -21,7 +21,7 @@ from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import PixelRNN
 from model.sampling import cached, fill, graphed, naive, native, uniforms
 from model.sampling.generate import draw
-from model.sampling.noise import choose
+from model.sampling.noise import choose, running_sums
 
 torch.set_num_threads(1)
 
@@ -251,10 +251,42 @@ def test_a_level_is_the_first_whose_cumulative_probability_exceeds_the_noise() -
         assert choose(logits, torch.tensor([noise], dtype=torch.float64)).item() == level
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3, 17, 256])
+def test_running_sums_of_a_gpu_are_those_of_a_cpu(levels: int) -> None:
+    chances = torch.softmax(torch.randn(5, levels, dtype=torch.float64), dim=1)
+    torch.testing.assert_close(running_sums(chances), chances.cumsum(dim=1), atol=1e-15, rtol=1e-14)
+
+
 def test_temperature_sharpens() -> None:
     logits, noise = torch.tensor([[0.0, 1.0]]).expand(1000, 2), torch.linspace(0, 0.999, 1000, dtype=torch.float64)
     shares = [choose(logits, noise, heat).double().mean().item() for heat in (0.1, 1.0, 10.0)]
     assert shares == pytest.approx([1 / (1 + 2.718281828 ** (-1 / heat)) for heat in (0.1, 1.0, 10.0)], abs=2e-3)
+
+
+@pytest.mark.parametrize("heat", [5e-324, 1e-310, 1e-45, 1e-38, 1e-12, 1e-3])
+def test_however_low_the_temperature_the_likeliest_level_is_drawn(heat: float) -> None:
+    """The quotient of a logit overflows for any temperature below 1e-306: inf / inf is no level."""
+    logits = torch.tensor([[-3.0, 2.0, 1.9, -1e30], [0.0, -50.0, 80.0, 1.0], [-7.0, -9.0, -8.0, -6.5]])
+    for noise in (1e-9, 0.5, 1 - 1e-12):
+        drawn = choose(logits, torch.full((3,), noise, dtype=torch.float64), heat)
+        assert drawn.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("heat", [5e-324, 1e-310])
+def test_of_levels_that_are_likeliest_alike_each_is_drawn(heat: float) -> None:
+    logits = torch.tensor([[4.0, -1.0, 4.0, 3.0]] * 4)
+    noise = torch.tensor([0.0, 0.49, 0.51, 0.99], dtype=torch.float64)
+    assert choose(logits, noise, heat).tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("heat", [5e-324, 1e-310, 1e-45, 1e-6, 0.3, 100.0])
+def test_every_sampler_draws_the_same_at_a_temperature_that_underflows(heat: float) -> None:
+    net = network("row-lstm", channels=1, levels=4, hidden=3, layers=1, head=4)
+    noise = torch.rand(3, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    wanted = plain(net, noise, heat=heat)
+    samplers = [cached.sample, graphed.sample, *([native.sample] if native.trouble() is None else [])]
+    for sampler in samplers:
+        assert torch.equal(drawn_by(sampler, net, noise, heat=heat)[0], wanted)
 
 
 def test_a_network_without_a_cache_is_drawn_from_plainly() -> None:

@@ -74,7 +74,7 @@ def test_no_part_of_a_state_is_saved_that_is_not_finite(
         run(tmp_path)
     text = str(caught.value)
     assert f"the {part} became nan or infinite by step 4, and this state was not saved" in text
-    assert "the last good checkpoint is checkpoint-2.pt: lower learning_rate (now 0.003) and run again" in text
+    assert "the last good checkpoint is checkpoint-2.pt: lower learning_rate (now 0.01) and run again" in text
     assert checkpoints.steps_in(tmp_path) == [2]
 
 

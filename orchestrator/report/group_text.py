@@ -101,7 +101,9 @@ class EventLines:
         if not text or not rank:
             return text
         bare = text.lstrip()
-        return f"{text[: len(text) - len(bare)]}node {rank}: {bare}"
+        indent = text[: len(text) - len(bare)]
+        bare = bare.replace("; in outputs/: ", f"; in nodes/{rank}/outputs/: ")
+        return f"{indent}node {rank}: {bare}"
 
     def _formed(self, event: GroupFormed) -> str:
         members = self._state.members(event.generation)

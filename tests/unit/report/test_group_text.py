@@ -11,7 +11,7 @@ from orchestrator.report.group_text import EventLines
 from orchestrator.runs import events as ev
 from orchestrator.runs.group_events import GroupFormed
 from tests.support.groups import at_step, group_story, led, shrinking
-from tests.support.memory import VirtualClock
+from tests.support.memory import Machine, VirtualClock
 from tests.support.story import Story
 
 
@@ -99,3 +99,15 @@ def test_the_live_view_has_a_row_for_each_machine(home: Path) -> None:
     assert "node 1 i-00000000000000004" in seen[second]
     assert "attempt 2, 1 interruption" in seen[second]
     assert not any("4 machines" in text for text in seen)
+
+
+def test_outputs_of_another_node_are_said_to_be_where_they_are(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        machine.has_tree = True
+
+    story = group_story(home, "2", fate)
+    story.engine(config_json=None).run()
+    told = EventLines()
+    lines = [told.words(event, event.at) for event in story.store.events()]
+    assert any(line.startswith("  node 1: ") and "in nodes/1/outputs/: " in line for line in lines)
+    assert any("downloaded" in line and "; in outputs/: " in line for line in lines)

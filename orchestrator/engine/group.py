@@ -16,7 +16,7 @@ from orchestrator.engine.parts import Parts
 from orchestrator.engine.patience import Patience
 from orchestrator.engine.provisioner import CAPACITY_WAITS_S, growing
 from orchestrator.engine.side_by_side import Task
-from orchestrator.errors import CloudError, HostError, PixelOrchError
+from orchestrator.errors import HostError, PixelOrchError
 from orchestrator.market.pools import Offer, pool_of
 from orchestrator.plan.group import sizes
 from orchestrator.runs.events import AttemptLost, CapacityAwaited, LossReason
@@ -262,17 +262,18 @@ class GroupKeeper:
             return ""
         self._grow_at = now + GROW_EVERY_S
         offer = self._offer_beside(members[0])
-        try:
-            new = next(filter(None, (self._rented(offer, size - len(members)) for size in larger)), None)
-        except CloudError:
-            return ""
+        new = next(filter(None, (self._rented(offer, size - len(members)) for size in larger)), None)
         if new:
             task = partial(self._set_up, [Member(attempt) for attempt in new])
             self._joining = new, self.start_beside(task)
         return ""
 
     def _rented(self, offer: Offer, count: int) -> list[Attempt]:
-        return self.provisioner.rent_group_now([offer], count, is_patient=False)
+        """Return so many further machines, none where that fails: whatever it is, it does not end what trains."""
+        try:
+            return self.provisioner.rent_group_now([offer], count, is_patient=False)
+        except PixelOrchError:
+            return []  # a quota, the budget, a stop just now
 
     def _set_up(self, new: Sequence[Member]) -> None:
         """Set up machines that are to join; their connections are made again when they do."""

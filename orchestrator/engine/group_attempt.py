@@ -149,7 +149,10 @@ class GroupLeader(AttemptLeader):
 
     def _monitor_of(self, attempt: Attempt) -> AttemptMonitor:
         folder = self.journal.store.node_folder(attempt.rank)
-        outputs = OutputMirror(self.journal, self.job, attempt.number, self.spec.downloads, folder)
+        downloads = self.spec.downloads
+        if attempt.rank > 0 and downloads.mode == "none":  # S3 gets the outputs of the first machine only
+            downloads = downloads.model_copy(update={"mode": "newest"})
+        outputs = OutputMirror(self.journal, self.job, attempt.number, downloads, folder)
         kind = AttemptMonitor if attempt.rank == 0 else MemberMonitor
         job = self.group_bring_up.job_of(attempt.rank)
         return kind(self.journal, job, attempt, allowance=self.allowance, remote=self.remote, outputs=outputs)
@@ -252,7 +255,17 @@ class GroupLeader(AttemptLeader):
         self._ask_who_is_gone()
         if lead.gone is not None or not lead.has_ended:
             return self._outcome_without_lead(lead, stopping)
-        outcome = self._ended(lead.watched, lead.connected, lead.watched.poll(lead.connected))
+        try:
+            outcome = self._ended(lead.watched, lead.connected, lead.watched.poll(lead.connected))
+        except HostError as error:
+            if not isinstance(error, (UnreachableError, CommandTimeoutError)) and self.reaper.is_running(lead.attempt):
+                raise
+            lead.gone = self._lost(lead.attempt, error)
+            return self._lost_members().outcome
+        return self._of_all(outcome, lead)
+
+    def _of_all(self, outcome: Outcome, lead: Member) -> Outcome:
+        """Return what the end of the first machine's trainer means, with what became of the others."""
         if outcome.cause == LossReason.GPU_FAILED:
             (self._at_fault() or lead).gone = outcome
         if outcome.kind == "finished":

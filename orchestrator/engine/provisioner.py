@@ -124,7 +124,12 @@ class Provisioner:
         began_at = self.clock.now()
         for wait_s in growing(CAPACITY_WAITS_S):
             for count in counts:
-                attempts = self._round(number, count=count)
+                try:
+                    attempts = self._round(number, count=count)
+                except QuotaError:
+                    if count == counts[-1]:
+                        raise
+                    continue  # it may have room for a smaller group
                 if attempts:
                     return attempts
             tried_s = self.clock.now() - began_at

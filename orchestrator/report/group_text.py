@@ -101,7 +101,9 @@ class EventLines:
         if not text or not rank:
             return text
         bare = text.lstrip()
-        return f"{text[: len(text) - len(bare)]}node {rank}: {bare}"
+        indent = text[: len(text) - len(bare)]
+        bare = bare.replace("; in outputs/: ", f"; in nodes/{rank}/outputs/: ")
+        return f"{indent}node {rank}: {bare}"
 
     def _formed(self, event: GroupFormed) -> str:
         members = self._state.members(event.generation)
@@ -111,6 +113,8 @@ class EventLines:
         where = f"{one_line(lead.instance_type)} ({lead.market}) in {one_line(lead.zone)}"
         text = f"attempt {event.generation}: {counted(len(members), 'machine')} {where}"
         before = self._state.members(event.generation - 1) if event.generation > 1 else []
+        if all(one.kept_from is None for one in members):
+            before = []  # nothing of the earlier group is left: it is another one
         if before and len(members) != len(before):
             size = counted(len(members), "machine")
             grows = f"grows from {len(before)} to {size}"
@@ -141,7 +145,8 @@ class EventLines:
                 return self._once(f"  {reason}") if event.cause in UNNEEDED else f"  {self._node(event)} lost: {reason}"
             case ev.InstanceStarted():
                 members = self._newest()
-                going = bool(members) and Generation(0, tuple(members), is_group=True).stopped_at is None
+                alive = any(not one.is_over for one in members)  # not those of a run that is resumed
+                going = alive and Generation(0, tuple(members), is_group=True).stopped_at is None
                 return f"  {one_line(event.instance_id)} started; it joins the group once it is set up" if going else ""
             case _:
                 return self._end_words(event)

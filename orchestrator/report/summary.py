@@ -214,6 +214,7 @@ def summary_text(store: RunStore, now: float) -> str:
     if outputs is not None:
         size = f"{counted(outputs.all_files, 'file')}, {megabytes(outputs.all_bytes)}"
         lines.append(f"outputs     {size}: {store.outputs}")
+    lines += _node_lines(store)
     if checkpoint or outputs is None:
         lines.append(f"checkpoint  {checkpoint or 'none'}")
     if samples:
@@ -299,6 +300,16 @@ def _deadline_json(store: RunStore) -> dict[str, Any] | None:
     state = store.state()
     early_s = deadline.at - state.updated_at if state.state == "SUCCEEDED" else None
     return {"at": iso(deadline.at), "policy": deadline.policy, "early_s": early_s}
+
+
+def _node_lines(store: RunStore) -> list[str]:
+    """Return where the outputs of the other nodes of a group are."""
+    others = sorted((rank, one) for rank, one in store.state().node_outputs.items() if rank and one.all_files)
+    return [
+        f"  node {rank:<4} {counted(one.all_files, 'file')}, {megabytes(one.all_bytes)}: "
+        f"{store.node_folder(rank) / store.outputs.name}"
+        for rank, one in others
+    ]
 
 
 def _training_lines(row: RunRow, quality: str, width: int) -> list[str]:

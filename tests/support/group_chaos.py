@@ -21,7 +21,7 @@ KINDS = (
     "notice-only", "crash", "room", "room", "empty", "throttle", "offline", "lost-answer", "kill", "kill", "kill",
     "kill-in-launch", "kill-at-fact", "kill-at-fact", "ctrl-c", "ctrl-c-twice", "somebody", "slow-end", "slow-save",
     "rebalance", "never-boots", "price-rise", "mute", "new-address", "dies-pending", "clock", "asleep",
-    "helper-unwell", "expired", "disk-full", "fails-alone", "no-setup", "lie", "s3-refuses", "skew", "damage", "stuck",
+    "helper-unwell", "expired", "disk-full", "fails-alone", "no-setup", "lie", "s3-refuses", "skew", "damage",
 )  # fmt: skip
 
 

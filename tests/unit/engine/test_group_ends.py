@@ -9,9 +9,10 @@ import pytest
 
 from orchestrator.errors import BudgetError, TrainingError
 from orchestrator.runs.events import AttemptLost
-from orchestrator.runs.spec import Limits
+from orchestrator.runs.spec import Downloads, GroupSpec, Limits, ProgramSpec
 from tests.support.groups import group_story
 from tests.support.memory import Machine
+from tests.support.memory_bucket import PLACE, MemoryS3
 from tests.support.story import Story
 
 
@@ -104,3 +105,35 @@ def test_a_machine_that_is_lost_with_outputs_of_its_ended_program_begins_anew(ho
     state = story.store.state()
     assert state.state == "SUCCEEDED" and state.generation == 2
     assert 1 in state.node_outputs
+
+
+def test_with_download_none_the_outputs_that_s3_does_not_get_are_downloaded(home: Path) -> None:
+    """Only the first machine stores its outputs in S3: those of the others would be gone with their machines."""
+
+    def prone(number: int, machine: Machine) -> None:
+        machine.has_tree = True
+
+    group = GroupSpec(min_nodes=2, max_nodes=2)
+    program = ProgramSpec(group=group, downloads=Downloads(mode="none"))
+    story = own_story(home, {}, prone=prone, program=program)
+    story.engine(config_json=None, bucket=PLACE, remote_store=MemoryS3(story.cloud)).run()
+    state = story.store.state()
+    assert state.state == "SUCCEEDED"
+    assert set(state.node_outputs) == {1}
+
+
+def test_a_first_machine_that_is_lost_after_its_program_was_done_begins_anew(home: Path) -> None:
+    """It goes while the last outputs of another one are downloaded."""
+
+    def prone(number: int, machine: Machine) -> None:
+        machine.has_tree = True
+        if number == 1:
+            gone_at = machine.ready_at + 60.0
+            story.clock.at(gone_at, lambda: story.cloud.end(machine, "Server.SpotInstanceTermination"))
+        if number == 2:
+            machine.pull_s = 200.0
+
+    story = own_story(home, {1: (10.0, 0), 2: (10.0, 0), 3: (10.0, 0)}, prone=prone)
+    story.engine(config_json=None).run()
+    state = story.store.state()
+    assert state.state == "SUCCEEDED" and state.generation == 2

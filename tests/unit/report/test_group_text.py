@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.cli.live_panel import RunPanel
 from orchestrator.engine.progress_lines import ProgressLines
+from orchestrator.errors import PixelOrchError
 from orchestrator.report.event_text import event_words
 from orchestrator.report.group_text import EventLines
 from orchestrator.runs import events as ev
 from orchestrator.runs.group_events import GroupFormed
+from orchestrator.runs.spec import GroupSpec, ProgramSpec
 from tests.support.groups import at_step, group_story, led, shrinking
-from tests.support.memory import VirtualClock
+from tests.support.memory import Machine, VirtualClock
 from tests.support.story import Story
 
 
@@ -99,3 +102,36 @@ def test_the_live_view_has_a_row_for_each_machine(home: Path) -> None:
     assert "node 1 i-00000000000000004" in seen[second]
     assert "attempt 2, 1 interruption" in seen[second]
     assert not any("4 machines" in text for text in seen)
+
+
+def test_outputs_of_another_node_are_said_to_be_where_they_are(home: Path) -> None:
+    def fate(number: int, machine: Machine) -> None:
+        machine.has_tree = True
+
+    story = group_story(home, "2", fate)
+    story.engine(config_json=None).run()
+    told = EventLines()
+    lines = [told.words(event, event.at) for event in story.store.events()]
+    assert any(line.startswith("  node 1: ") and "in nodes/1/outputs/: " in line for line in lines)
+    assert any("downloaded" in line and "; in outputs/: " in line for line in lines)
+
+
+def test_a_resumed_group_joins_and_grows_nothing(home: Path) -> None:
+    """All its machines are new, whatever the size of the earlier one was."""
+
+    def fate(number: int, machine: Machine) -> None:
+        machine.has_checkpoints = number > 2
+
+    story = group_story(home, "2", fate)
+    engine = story.engine()
+    at_step(story, 20, lambda: engine.request_stop("SIGINT"))
+    with suppress(PixelOrchError):
+        engine.run()
+    story.recorder.on_tick = None
+    group = GroupSpec(min_nodes=3, max_nodes=3)
+    story.spec = story.spec.model_copy(update={"program": ProgramSpec(group=group)})
+    story.engine().run("resume")
+    told = EventLines()
+    text = "\n".join(told.words(event, event.at) for event in story.store.events())
+    assert "attempt 2: 3 machines" in text
+    assert "joins the group" not in text and "grows" not in text

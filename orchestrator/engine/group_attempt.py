@@ -6,7 +6,10 @@ watched for their log, for an interruption notice, and for an end of their own.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,11 +26,12 @@ from orchestrator.engine.patience import Patience
 from orchestrator.engine.side_by_side import Beside
 from orchestrator.engine.stop import MoveOn
 from orchestrator.errors import BrokenMachineError, CommandTimeoutError, HostError, UnreachableError
-from orchestrator.host.base import HostStatus
+from orchestrator.host.base import NOTHING_NEW, HostStatus
 from orchestrator.runs.events import LossReason
 from orchestrator.runs.state import Attempt
 
 TOGETHER_S = 20.0  # after the end of one trainer the others have so long to end by themselves
+TOUCH_EVERY_S = 60.0  # between two signs of life to the first machine while others are waited for
 BLOCKED_S = 10.0  # after the loss of a machine: a trainer that waits for it in a collective cannot save
 
 
@@ -72,6 +76,7 @@ class GroupLeader(AttemptLeader):
         self.regroup = regroup
         self._members: list[Member] = []
         self._regroup_because = ""
+        self._touching, self._touched_at = threading.Lock(), -math.inf
         self._failed: Member | None = None  # whose trainer failed by itself, before the others were told to end
 
     def lead_group(self, attempts: Sequence[Attempt]) -> GroupOutcome:
@@ -361,6 +366,19 @@ class GroupLeader(AttemptLeader):
         for member in self._members[1:]:
             if member.gone is not None and not member.left and member.exit_code == 0 and not self.job.is_bundled:
                 self._note_left(member, member.gone.reason)
+
+    def _stay_in_touch(self, monitor: AttemptMonitor) -> None:
+        """Poll the first machine now and then: without contact it would end itself, and its outputs with it."""
+        lead = self._members[0]
+        if lead.monitor is monitor or lead.gone is not None or not self._touching.acquire(blocking=False):
+            return  # or another thread does it
+        try:
+            if self.clock.now() - self._touched_at >= TOUCH_EVERY_S:
+                self._touched_at = self.clock.now()
+                with suppress(HostError):
+                    lead.connected.poll(self.job.root, NOTHING_NEW, self.allowance.alone_s(lead.attempt))
+        finally:
+            self._touching.release()
 
     def _note_left(self, member: Member, reason: str) -> None:
         """Write down what is left on a machine that does not answer any more, if anything is."""

@@ -74,6 +74,13 @@ class Gradients:
                 self._try_to_record(self._record, levels, values, nats)
         return nats
 
+    def release(self) -> None:
+        """Give up the recorded step and its buffers; another one is recorded after some plain steps."""
+        self._replay = self._given = self._nats = None
+        self._gradients, self._buffers, self._plain_steps = [], [], 0
+        for parameter in self._parameters:
+            parameter.grad = None
+
     def _plainly(self, levels: Tensor, values: Tensor | None) -> Tensor:
         for parameter in self._parameters:
             parameter.grad = None

@@ -32,6 +32,11 @@ MOST = {  # operations and views of a step, forward and backward, with the paper
 }
 
 
+OLD = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "nbytes"), reason="torch 2.0 cannot run these operations on its meta device"
+)
+
+
 class Operations(TorchDispatchMode):
     """Counts the operations that compute, and those that only make a view."""
 
@@ -73,6 +78,7 @@ def counted(model: str, *, layers: int, batch: int = 16) -> tuple[int, int]:
     return operations.computed, operations.viewed
 
 
+@OLD
 @pytest.mark.parametrize("model", PAPER)
 @pytest.mark.slow
 def test_a_step_of_the_papers_network_queues_no_more_operations_than_before(model: str) -> None:
@@ -81,6 +87,7 @@ def test_a_step_of_the_papers_network_queues_no_more_operations_than_before(mode
     assert viewed <= MOST[model][1], viewed
 
 
+@OLD
 def test_the_views_of_the_diagonals_are_kept_between_steps() -> None:
     """A layer adds its 64 diagonals of 21 operations and some large ones, and next to no views."""
     (one, few), (two, more) = counted("diagonal-bilstm", layers=1), counted("diagonal-bilstm", layers=2)

@@ -13,9 +13,12 @@ import torch
 from model.config import MODELS, TrainConfig
 from model.data import load as load_data
 from model.errors import TrainingError
+from model.training import validation
 from model.training.checkpoint import digest
 from model.training.graphed import WARM_UP, Gradients
 from model.training.state import Training
+from model.training.stop import StopFlag
+from model.training.validation import validate
 from tests.support.ranks import in_world
 
 torch.set_num_threads(1)
@@ -142,6 +145,29 @@ def test_off_records_nothing(mode: Any, steps: int) -> None:
     for _ in range(WARM_UP + 2):
         run.advance()
     assert record.recorded == steps
+
+
+def test_a_validation_that_runs_out_of_memory_has_that_of_the_recorded_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("digits")
+    run = Training(SMALL, data, CPU)
+    record = recorded(run)
+    for _ in range(WARM_UP + 2):
+        run.advance()
+    wanted = validate(run, data, StopFlag()).nats
+    scoring = validation.nats_of_all
+
+    def lacks_memory(*args: Any, **kwargs: Any) -> Any:
+        if run.gradients.recorded:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return scoring(*args, **kwargs)
+
+    monkeypatch.setattr(validation, "nats_of_all", lacks_memory)
+    assert validate(run, data, StopFlag()).nats == wanted
+    assert not run.gradients.recorded
+    for _ in range(WARM_UP + 1):
+        run.advance()
+    assert run.gradients.recorded
+    assert record.recorded == 2
 
 
 def trained(group: Any, graph: bool) -> list[str]:

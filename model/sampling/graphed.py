@@ -9,6 +9,7 @@ use a GPU if there is one. On a CPU the same code runs without a graph.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +32,10 @@ def record_on_gpu(work: Callable[[], None]) -> Callable[[], None]:
         RuntimeError: the torch build, the driver or an operation does not support it.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # NCCL's watchdog asks the GPU from a thread of its own, which would end the capture; torch 2.0 has no such mode.
+    has_modes = "capture_error_mode" in inspect.signature(torch.cuda.graph.__init__).parameters
+    mode: dict[str, Any] = {"capture_error_mode": "thread_local"} if has_modes else {}
+    with torch.cuda.graph(graph, **mode):
         work()
     replay: Callable[[], None] = graph.replay
     return replay

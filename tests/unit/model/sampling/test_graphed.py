@@ -84,3 +84,33 @@ def test_memory_that_runs_out_while_it_records_is_not_taken_for_a_missing_featur
     sampler = graphed.Sampler(network("pixelcnn", channels=1, levels=4).eval(), record=fail)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         drawn(sampler, torch.rand(2, 1, 4, 5, dtype=torch.float64), None)
+
+
+@pytest.mark.parametrize("has_modes", [True, False])
+def test_other_threads_do_not_end_a_capture_where_torch_has_a_mode_for_it(
+    has_modes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Graph:
+        def replay(self) -> None:
+            told.append("replayed")
+
+    class Old:
+        def __init__(self, graph: Graph) -> None:
+            told.append({})
+
+        def __enter__(self) -> None:
+            told.append("begun")
+
+        def __exit__(self, *_: object) -> None:
+            told.append("ended")
+
+    class New(Old):
+        def __init__(self, graph: Graph, capture_error_mode: str = "global") -> None:
+            told.append({"mode": capture_error_mode})
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", New if has_modes else Old)
+    graphed.record_on_gpu(lambda: told.append("work"))()
+    assert told == [{"mode": "thread_local"} if has_modes else {}, "begun", "work", "ended", "replayed"]

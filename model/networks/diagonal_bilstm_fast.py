@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from model.networks import lstm_kernel
 from model.networks.buffers import Workspace
+from model.networks.diagonal_bilstm_gpu import Scan
 from model.networks.lstm_kernel import scaled
 
 Grads = tuple[Tensor | None, ...]
@@ -47,6 +48,9 @@ def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor
     Returns:
         States (h, H, W, B).
     """
+    if x.device.type != "cpu":
+        on_gpu = cast("Callable[..., Tensor]", Scan.apply)
+        return on_gpu(x.to(weights.dtype), weights, h0, c0)
     run = cast("Callable[..., Tensor]", _Scan.apply)
     return run(x.to(weights.dtype), scaled(weights), h0, c0 / 2)  # not rounded; under autocast x is
 

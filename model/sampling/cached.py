@@ -46,9 +46,8 @@ class Cache:
         self.bounds = [bounds(size, net.channels) for size in sizes]  # first map of each colour
         diagonal = isinstance(net, PixelRNN) and net.recurrence == "diagonal-bilstm"
         self.inner_width = width + 1 if diagonal else width  # plus one zero column: see `DiagonalBiLSTM`
-        self.condition = None
-        if condition is not None:
-            self.condition = nn.functional.pad(condition, (0, self.inner_width - width)).movedim(1, 3)  # (B, H, W, n)
+        self.condition: Tensor | None = None
+        self.condition_on(condition)
         self.first = FirstLayer(net.first, batch=batch, width=self.inner_width)
         self.head = Head(net, batch=batch)
         self.layers: ConvolutionLayers | RowLayers | DiagonalLayers
@@ -58,6 +57,12 @@ class Cache:
             self.layers = DiagonalLayers(net, self.head, batch=batch, width=self.inner_width)
         else:
             self.layers = RowLayers(net, self.head, batch=batch, width=width)
+
+    def condition_on(self, condition: Tensor | None) -> None:
+        """Set the condition of the images, (B, condition, H, W)."""
+        if condition is not None:
+            condition = nn.functional.pad(condition, (0, self.inner_width - self.width)).movedim(1, 3)  # (B, H, W, n)
+        self.condition = condition
 
     def begin_row(self) -> None:
         """Advance to the next row. Call it before the first row as well."""

@@ -52,12 +52,13 @@ def fill(
     if was_training:  # visiting all modules costs a sixth of the time for a small image
         net.eval()
     done = []
+    graph = graphed.Sampler(net) if engine == "graph" else None  # one for all batches: each size is recorded once
     try:
         for start in range(0, len(levels), AT_A_TIME):
             some = slice(start, start + AT_A_TIME)
             given, drawn_from = levels[some].to(device), noise[some].to(device)
             known = condition[some].to(device) if condition is not None else None
-            run = _sampler(net, given, known, engine)
+            run = _sampler(net, given, known, engine, graph)
             done.append(run(given, hidden, drawn_from, temperature, before_row).cpu())
     finally:
         if was_training:
@@ -66,7 +67,7 @@ def fill(
 
 
 def _sampler(
-    net: nn.Module, levels: Tensor, condition: Tensor | None, engine: Engine
+    net: nn.Module, levels: Tensor, condition: Tensor | None, engine: Engine, graph: graphed.Sampler | None
 ) -> Callable[[Tensor, Tensor, Tensor, float, Callable[[], None]], Tensor]:
     def plainly(levels: Tensor, hidden: Tensor, noise: Tensor, heat: float, before: Callable[[], None]) -> Tensor:
         given = hidden.to(levels.device)
@@ -75,10 +76,13 @@ def _sampler(
     if engine == "naive" or not cached.can_cache(net):
         return plainly
     draw = cached.sample
-    if engine == "graph":
+    if graph is not None:
         graphed.require(levels.device)
-        draw = graphed.sample
-    elif engine == "native":
+        sampler = graph
+        return lambda levels, hidden, noise, heat, before: sampler(
+            levels, hidden, noise, temperature=heat, condition=condition, before_row=before
+        )
+    if engine == "native":
         native.require(levels.device)
         draw = native.sample
     elif engine == "auto" and native.pays(levels):

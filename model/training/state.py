@@ -24,7 +24,9 @@ from model.errors import CheckpointError, DivergedError
 from model.networks.build import build, choose_implementation
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import nats_per_image
+from model.sampling.graphed import record_on_gpu
 from model.training.checkpoint import Checkpoint, part_not_finite, plain
+from model.training.graphed import Gradients
 from model.training.group import Group, Stopwatch
 from model.training.optimizer import build_optimizer, restore_optimizer
 from model.training.stop import Stopped
@@ -56,6 +58,8 @@ class Training:
             self.net.standardise([column.mean for column in columns], [column.std for column in columns])
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = build_optimizer(config, self.net)
+        record = record_on_gpu if device.type == "cuda" else None
+        self.gradients = Gradients(self._add_gradients, list(self.net.parameters()), mode=config.graph, record=record)
         self.feed = Feed(config, data, device, world)
         self.feed.conditioning = self.net.conditioning if isinstance(self.net, Conditioned) else None
         self.data_id = data.id
@@ -127,8 +131,7 @@ class Training:
 
         A rank of several that gives up its wait for data has none: it joins the sum, where all learn of it.
         """
-        config, group = self.config, self.group
-        whole = torch.zeros((), device=self.device)
+        group = self.group
         until = time.monotonic() + group.patience_s
 
         def check() -> None:
@@ -136,21 +139,26 @@ class Training:
             if time.monotonic() > until:
                 raise Stopped
 
-        self.optimizer.zero_grad()
         try:
             levels, values = self.feed.at(self.position, check)  # (B, C, H, W), (B, 2V)
         except Stopped:
             if group.world.size == 1:
                 raise
-            return whole, 0
-        rows = len(levels)
+            self.optimizer.zero_grad()
+            return torch.zeros((), device=self.device), 0
+        return self.gradients(levels, values), len(levels)
+
+    def _add_gradients(self, levels: Tensor, values: Tensor | None) -> Tensor:
+        """Add the gradients of these images, in `accumulate` parts; return their part of the mean nats."""
+        config, rows = self.config, len(levels)
+        whole = torch.zeros((), device=self.device)
         for at in range(config.accumulate):
             part = slice(at * rows // config.accumulate, (at + 1) * rows // config.accumulate)
             some = None if values is None else values[part]
-            nats = self._nats(levels[part], some) / (config.accumulate * group.world.size)
+            nats = self._nats(levels[part], some) / (config.accumulate * self.group.world.size)
             (nats / config.data.dims).backward()  # type: ignore[no-untyped-call]
             whole = whole + nats.detach()
-        return whole, rows
+        return whole
 
     def _nats(self, levels: Tensor, values: Tensor | None) -> Tensor:
         """Compute the mean nats of images in the precision of the training; weights and softmax are float32 in any.

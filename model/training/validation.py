@@ -32,10 +32,19 @@ def validate(run: Training, data: Dataset | Prepared, stop: StopFlag) -> Score:
         stop.check()
         group.keep_waiting()
 
-    batches = run.feed.eval_batches(data.eval_split("valid"), size, config.validate_images, check_stop=check)
+    def scored() -> list[Tensor]:
+        batches = run.feed.eval_batches(data.eval_split("valid"), size, config.validate_images, check_stop=check)
+        return [nats_of_all(run.eval_net, [batch], before_batch=check).sum(dim=1) for batch in batches]
+
     own: list[Tensor] | None
     try:
-        own = [nats_of_all(run.eval_net, [batch], before_batch=check).sum(dim=1) for batch in batches]
+        try:
+            own = scored()
+        except RuntimeError as error:
+            if not (run.gradients.recorded and out_of_memory(error)):
+                raise
+            run.gradients.release()  # the recorded step keeps its buffers
+            own = scored()
     except Stopped:
         own = None
     except (RuntimeError, MemoryError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import TrainConfig, peek
+from model.config import FORMAT, TrainConfig, peek
 from model.errors import CheckpointError
 from model.training import checkpoint as checkpoints
 from orchestrator.errors import SpecError
@@ -82,6 +82,11 @@ def test_a_run_s_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("checkpoint-8.pt", {}, "checkpoint-8.pt holds step 7, not the step of its name"),
         ("checkpoint-5.pt", {}, "checkpoint-5.pt is damaged, truncated or not a checkpoint"),
         (
+            "checkpoint-4.pt",
+            {},
+            f"has format {FORMAT + 1}, but this version reads formats up to {FORMAT}; update",
+        ),
+        (
             "checkpoint-7.pt",
             {"hidden": 8},
             "does not fit: the checkpoint has hidden=16, this run has 8; give hidden=16",
@@ -98,6 +103,7 @@ def test_what_cannot_be_begun_with_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     whole = checkpoints.save(tmp_path, made(7)).read_bytes()
+    torch.save({"format": FORMAT + 1, "weights": object}, "checkpoint-4.pt")
     for name, content in (("model.pt", whole), ("checkpoint-8.pt", whole), ("checkpoint-5.pt", whole[:400])):
         Path(name).write_bytes(content)
     with pytest.raises(SpecError) as caught:

@@ -17,7 +17,7 @@ from model.config import TrainConfig
 from model.data.manifest import Column, Image, Manifest
 from model.data.prepare.shard_writer import ShardWriter
 from model.errors import RANK_LOST
-from model.training.checkpoint import digest, steps_in
+from model.training.checkpoint import digest, load, part_not_finite, path_of, steps_in
 from tests.support.ranks import Command, free_port, in_world, trained, validated
 
 pytestmark = pytest.mark.slow
@@ -262,6 +262,11 @@ def test_a_failure_of_one_rank_ends_all_with_its_own_words(what: str, code: int,
         assert "rank" in command.said(other)
     if what == "nan":
         assert "rank 1 ended this training: its loss or gradient is not finite" in command.said(0)
+        assert "; the last good checkpoint is checkpoint-" in command.said(0) or "no good checkpoint" in command.said(0)
+        assert "lower learning_rate" in command.said(1)
+        assert all(
+            part_not_finite(load(path_of(tmp_path / "out", step))) is None for step in steps_in(tmp_path / "out")
+        )
 
 
 @pytest.mark.parametrize("rank", [0, 1])

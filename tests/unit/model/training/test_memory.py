@@ -119,10 +119,10 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
     step(5)
     trained = kept()
     assert trained > 0
-    monkeypatch.setattr(buffers, "idle_limit", lambda: 10 * trained)
+    monkeypatch.setattr(buffers, "idle_limit", lambda _: 10 * trained)
     step(7)
     assert kept() > trained  # both fit
-    monkeypatch.setattr(buffers, "idle_limit", lambda: trained // 2)
+    monkeypatch.setattr(buffers, "idle_limit", lambda _: trained // 2)
     step(5)  # its buffers are there: nothing is made, nothing dropped
     assert kept() > trained
     step(8)

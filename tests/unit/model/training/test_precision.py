@@ -13,7 +13,7 @@ import torch
 from model.config import MODELS, TrainConfig
 from model.data import load as load_data
 from model.device import check_precision, make_repeatable
-from model.errors import SetupError
+from model.errors import SetupError, TrainingError
 from model.training import checkpoint as checkpoints
 from model.training.checkpoint import digest, load, path_of
 from model.training.loop import train
@@ -23,6 +23,7 @@ from model.training.stop import StopFlag
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 SMALL = TrainConfig(
     steps=4, batch_size=20, hidden=6, layers=2, head=6, samples=0, checkpoint_every=2, keep_checkpoints=9,
     validate_every=3, validate_images=40, device="cpu", precision="bf16",
@@ -59,8 +60,9 @@ def test_a_training_in_bf16_is_close_and_keeps_its_masters_in_float32(shape: dic
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_resumed_training_in_bf16_has_the_same_bits(model: str, tmp_path: Path) -> None:
-    config = SMALL.model_copy(update={"model": model})
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_a_resumed_training_in_bf16_has_the_same_bits(device: str, model: str, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"model": model, "device": device})
     (tmp_path / "killed").mkdir()
     assert train(config, tmp_path / "whole", StopFlag(), began_s=time.monotonic()) == 0
     shutil.copy(path_of(tmp_path / "whole", 2), tmp_path / "killed")
@@ -106,3 +108,23 @@ def test_on_a_gpu_deterministic_kernels_are_asked_for_and_new_tensors_are_not_fi
     assert asked == [(True, not strict)]
     if hasattr(torch.utils, "deterministic"):
         assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@GPU
+@pytest.mark.parametrize("multiscale", [0, 4])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_gpu_has_deterministic_kernels_for_all_of_a_training(model: str, multiscale: int, tmp_path: Path) -> None:
+    update = {"model": model, "multiscale": multiscale, "device": "cuda", "deterministic": "on", "samples": 2}
+    config = SMALL.model_copy(update={**update, "precision": "float32"})
+    assert train(config, tmp_path, StopFlag(), began_s=time.monotonic()) == 0
+
+
+def test_an_operation_without_a_deterministic_kernel_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ...\nmore")
+
+    monkeypatch.setattr("model.training.state.nats_per_image", fail)
+    with pytest.raises(TrainingError, match=r"^deterministic=on: torch has no such kernel for cumsum_cuda_kernel; use"):
+        train(SMALL.model_copy(update={"deterministic": "on"}), tmp_path, StopFlag(), began_s=time.monotonic())

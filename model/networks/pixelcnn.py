@@ -75,7 +75,7 @@ class PixelCNN(PixelNetwork):
                 residual=self.residual,
             )
         )  # (G, k, H, W, head)
-        y = F.linear(F.relu(seen), self.last.masked_weight()[:, :, 0, 0], self.last.bias).flatten(0, 1)[:B]
+        y = F.linear(F.relu(seen.flatten(0, 1)[:B]), _matrix(self.last), self.last.bias)  # (B, H, W, values)
         if self.levels == 2:
             return self.as_logits(y.permute(0, 3, 1, 2))
         return y.unflatten(3, (C, self.levels)).permute(0, 4, 3, 1, 2)

@@ -9,22 +9,22 @@ time)::
     row 1        1         2         3
     row 2        2         3         4
 
-One matrix A for each row holds all inputs of its gates, maps x cells. The cells of a row are in the order (column,
-image), so that a shift by one column of the image is a shift by B columns of A::
+One matrix E for each row of a layer holds what its gates see, maps x cells. The cells of a row are in the order (column,
+image), with zeros for one column at each end, so that a neighbour is a shift by k cells (k: images of a group) and no
+map is stored twice::
 
-    A  =  x of the left pixel   2h         gates  =  weights @ A
-          x                     2h
-          condition             c          (absent if there is none)
-          h above left          h
-          h above               h
-          h above right         h
-          1                     1          (its weight is the bias)
+    E  =  x            2h        gates  =    left @ E (x and h), shifted to the right
+          h above      h                   + centre @ E
+          condition    c                   + right @ E (h), shifted to the left, + bias
+
+On a CPU a group of images passes through all times before the next group does: what a step reads is then still cached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,159 +32,281 @@ from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
 from model.networks.lstm_kernel import scaled, step, step_back
+from model.networks.matrices import GROUP_BYTES
 
 Grads = tuple[Tensor | None, ...]
+Views = tuple[Tensor, Tensor, Tensor]
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+threshold_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+class RowWeights(NamedTuple):
+    """The weights of all layers and of the head's first layer, masked; L layers, gates o, f, i, g."""
+
+    first: Tensor  # (2h, K): the first layer, for the matrix of its inputs
+    first_bias: Tensor  # (2h,)
+    left: Tensor  # (L, 4h, 3h)
+    centre: Tensor  # (L, 4h, 3h + c)
+    right: Tensor  # (L, 4h, h)
+    bias: Tensor  # (L, 4h, 1)
+    up: Tensor  # (L, 2h, h)
+    up_bias: Tensor  # (L, 2h, 1)
+    head: Tensor  # (head, 2h + L*h), or (head, 2h) without layer-to-output connections
+    head_bias: Tensor  # (head,)
+    h0: Tensor  # (L, h)
+    c0: Tensor  # (L, h)
 
 
 def row_layers(
-    x: Tensor, condition: Tensor | None, weights: Tensor, up: Tensor, *, h0: Tensor, c0: Tensor, residual: bool
-) -> tuple[Tensor, Tensor]:
-    """Run all layers.
+    inputs: Tensor, condition: Tensor | None, weights: RowWeights, *, images: int, residual: bool
+) -> Tensor:
+    """Run the first layer, all LSTM layers and the head's first layer.
 
     Args:
-        x: input of the first layer (H, 2h, W, B).
-        condition: (H, c, W, B), or None.
-        weights: weights for the matrix A of each layer (L, 4h, 4h + c + 3h + 1), gates o, f, i, g.
-        up: the 1x1 convolution to 2h maps, with the bias as its last column, (L, 2h, h + 1).
-        h0: initial states (L, h).
-        c0: initial memories (L, h).
+        inputs: what the first layer's kernel sees, (G, H, K, N); the N cells are W columns of k images.
+        condition: (G, H, c, N), or None.
+        weights: the weights.
+        images: images of a group, k.
         residual: whether each layer adds its input.
 
     Returns:
-        Output of the last layer (H, 2h, W, B), and the states of all layers (H, L*h, W, B).
+        The head's first layer with the layer-to-output connections, before the ReLU, (G, H, head, N).
     """
-    run = cast("Callable[..., tuple[Tensor, Tensor]]", _Wavefront.apply)
-    y, states = run(x, condition, scaled(weights), up, h0, c0 / 2, residual)
-    return y.view_as(x), states.view(x.shape[0], -1, *x.shape[2:])
+    gates = {name: scaled(getattr(weights, name)) for name in ("left", "centre", "right", "bias")}
+    run = cast("Callable[..., Tensor]", _Wavefront.apply)
+    weights = weights._replace(**gates, c0=weights.c0 / 2)
+    return run(inputs, condition, images, residual, torch.is_grad_enabled(), *weights)
+
+
+def row_group_limit(layers: int, hidden: int, width: int, bytes_per_value: int) -> int:
+    """Return how many images a group may have: the rows of all layers of one step fit into a cache."""
+    return GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    H: int
+    N: int
+    k: int
+    L: int
+    h: int
+    c: int
+    head: int
+
+    @property
+    def T(self) -> int:
+        return self.H + self.L - 1
+
+    def active(self, t: int) -> slice:
+        """Return the layers that have a row at time t."""
+        return slice(max(0, t - self.H + 1), min(self.L, t + 1))
+
+
+class _Buffers:
+    """The buffers of the pass of one group; at time t the rows of place t are read, and place t+1 is written."""
+
+    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
+        T, L, h, N, k = sizes.T, sizes.L, sizes.h, sizes.N, sizes.k
+        self.work, self.sizes = Workspace(("row", *sizes.__dict__.values()), like), sizes
+        zeros = self.work.zeros
+        # Layer L has the outputs of the last layer. The columns at both ends stay zero.
+        self.E = zeros("E", T + 1, L + 1, 3 * h + sizes.c, N + 2 * k)
+        self.S = zeros("S", T, L, 4 * h, N)  # the gates after the sigmoid
+        self.C = zeros("C", T + 1, L, h, N)  # the memories before each step
+        self.V = zeros("V", T, L, h, N)  # tanh of the memories after each step
+
+    def seen(self, t: int, layers: slice) -> Views:
+        """Return what the gates see of the left, of the same and of the right column."""
+        E, (h, N, k) = self.E[t, layers], (self.sizes.h, self.sizes.N, self.sizes.k)
+        return E[:, : 3 * h, :N], E[:, :, k : k + N], E[:, 2 * h : 3 * h, 2 * k :]
+
+    def states(self, t: int, layers: slice) -> Tensor:
+        """Return the states after time t, (n, h, N)."""
+        h, k = self.sizes.h, self.sizes.k
+        return self.E[t + 1, layers, 2 * h : 3 * h, k:-k]
+
+    def x(self, t: int, layers: slice) -> Tensor:
+        """Return the inputs at time t, (n, 2h, N)."""
+        return self.E[t, layers, : 2 * self.sizes.h, self.sizes.k : -self.sizes.k]
+
+    def begin(self, inputs: Tensor, condition: Tensor | None, weights: RowWeights) -> None:
+        """Write what does not depend on the loop: inputs (H, K, N) and initial states."""
+        L, h, k = self.sizes.L, self.sizes.h, self.sizes.k
+        for row, seen in enumerate(inputs):
+            self.E[row, 0, : 2 * h, k:-k] = torch.addmm(weights.first_bias[:, None], weights.first, seen)
+        for layer in range(L):
+            self.E[layer, layer, 2 * h : 3 * h, k:-k] = weights.h0[layer, :, None]
+            self.C[layer, layer] = weights.c0[layer, :, None]
+            if condition is not None:
+                self.E[layer : layer + self.sizes.H, layer, 3 * h :, k:-k] = condition
+
+    def of_row(self, row: int, head: Tensor) -> Tensor:
+        """Return what the head sees of a row: the outputs after the ReLU and the states, (2h + L*h or 2h, N)."""
+        h, L = self.sizes.h, self.sizes.L
+        M = self.work.zeros("M", head.shape[1], self.sizes.N)
+        torch.clamp_min(self.x(row + L, slice(L, L + 1))[0], 0, out=M[: 2 * h])
+        if len(M) > 2 * h:
+            first = self.states(row, slice(0, 1))
+            time, layer = self.E.stride()[:2]
+            M[2 * h :].view(L, h, -1).copy_(first.as_strided((L, *first.shape[1:]), (time + layer, *first.stride()[1:])))
+        return M
 
 
 class _Wavefront(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes arguments by position
         ctx: Any,
-        x: Tensor,
+        inputs: Tensor,
         condition: Tensor | None,
-        weights: Tensor,
-        up: Tensor,
-        h0: Tensor,
-        c0: Tensor,
+        images: int,
         residual: bool,
-    ) -> tuple[Tensor, Tensor]:
-        (H, m, W, B), (L, h) = x.shape, h0.shape
-        N, K, T = W * B, weights.shape[2], H + L - 1
-        c = K - 2 * m - 3 * h - 1
-        work = Workspace(("row", H, W, B, L, h, c), x)
-        A = work.zeros("A", T, L, K, N)  # the border columns of the shifted maps stay zero
-        S = work.zeros("S", T, L, 4 * h, N)  # the gates after the sigmoid
-        C = work.zeros("C", T + 1, L, h, N)  # the memories before each step
-        V = work.zeros("V", T, L, h, N)  # tanh of the memories after each step
-        Z = work.zeros("Z", T, L, h + 1, N)  # the states, and a one for the bias of `up`
-        Y = work.zeros("Y", L, m, N)
-        A[:, :, -1] = 1
-        Z[:, :, -1] = 1
-        xs = x.reshape(H, m, N)
-        A[:H, 0, m : 2 * m] = xs
-        A[:H, 0, :m, B:] = xs[..., :-B]
-        for layer in range(L):
-            _hand_down(A[layer, layer : layer + 1], h0[layer, :, None].expand(1, h, N), B)
-            C[layer, layer] = c0[layer, :, None]
-            if condition is not None:
-                A[layer : layer + H, layer, 2 * m : 2 * m + c] = condition.reshape(H, c, N)
-        out = x.new_empty(H, m, N)
-        for t in range(T):
-            a, b = max(0, t - H + 1), min(L, t + 1)  # the active layers
-            s, memory, state = S[t, a:b], C[t + 1, a:b], Z[t, a:b, :h]
-            torch.bmm(weights[a:b], A[t, a:b], out=s).sigmoid_()
-            step(s.chunk(4, dim=1), C[t, a:b], memory=memory, squashed=V[t, a:b], state=state)
-            y = torch.bmm(up[a:b], Z[t, a:b], out=Y[: b - a])
-            if residual:
-                y += A[t, a:b, m : 2 * m]
-            if b == L:
-                out[t - L + 1] = y[-1]
-                y = y[:-1]
-            if len(y):
-                A[t + 1, a + 1 : a + 1 + len(y), m : 2 * m] = y
-                A[t + 1, a + 1 : a + 1 + len(y), :m, B:] = y[..., :-B]
-            below = max(a, t + 2 - H)  # the layers below..b have another row
-            if below < b and t + 1 < T:
-                _hand_down(A[t + 1, below:b], state[below - a :], B)
-        ctx.work, ctx.sizes, ctx.residual = work, (H, W, B, L, h, c), residual
-        ctx.save_for_backward(weights, up)
-        return out, _by_row(Z, H, h).contiguous()
+        keep: bool,
+        *tensors: Tensor,
+    ) -> Tensor:
+        w = RowWeights(*tensors)
+        (G, H, _, N), (L, h), head = inputs.shape, w.h0.shape, len(w.head_bias)
+        sizes = _Sizes(H, N, images, L, h, w.centre.shape[2] - 3 * h, head)
+        result = inputs.new_empty(G, H, head, N)
+        kept = []
+        for group in range(G):
+            buffers = _Buffers(sizes, inputs)
+            buffers.begin(inputs[group], None if condition is None else condition[group], w)
+            _run(buffers, w, residual=residual)
+            for row in range(H):
+                torch.addmm(w.head_bias[:, None], w.head, buffers.of_row(row, w.head), out=result[group, row])
+            if keep:
+                kept.append(buffers)
+            del buffers
+        ctx.kept, ctx.residual, ctx.with_condition = kept, residual, condition is not None
+        ctx.save_for_backward(inputs, *tensors)
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor, d_states: Tensor) -> Grads:
-        weights, up = ctx.saved_tensors
-        H, W, B, L, h, c = ctx.sizes
-        m, N, K, T = 2 * h, W * B, weights.shape[2], H + L - 1
-        work = ctx.work
-        A, S, C, V, Z = (work.zeros(name) for name in "ASCVZ")
-        D = work.zeros("D", L, 4 * h, N)
-        dA = work.zeros("dA", L, K, N)
-        dH = work.zeros("dH", T, L, h, N)  # gradients of the states
-        dX = work.zeros("dX", L + 1, m, N)  # gradients of the inputs; place l+1 holds that of layer l's output
-        dX2, spare = work.zeros("dX2", L, m, N), work.zeros("spare", L, h, N)
-        dC = work.zeros("dC", L, h, N).zero_()
-        _by_row(dH, H, h).copy_(d_states)
-        d_weights, d_up = torch.zeros_like(weights), torch.zeros_like(up)
-        dx = weights.new_empty(H, m, N)
-        d_condition = weights.new_zeros(H, c, N) if c else None
-        dh0, dc0 = weights.new_zeros(L, h), weights.new_zeros(L, h)
-        down, back = up[:, :, :h].transpose(1, 2), weights.transpose(1, 2)
-        for t in reversed(range(T)):
-            a, b = max(0, t - H + 1), min(L, t + 1)
-            n = b - a
-            if b == L:
-                dX[L] = d_out[t - L + 1]
-            dy, dh, dc = dX[a + 1 : b + 1], dH[t, a:b], dC[a:b]
-            dh.baddbmm_(down[a:b], dy)
-            d_up[a:b].baddbmm_(dy, Z[t, a:b].transpose(1, 2))
-            s, d = S[t, a:b], D[:n]
-            gates, d_gates = s.chunk(4, dim=1), d.chunk(4, dim=1)
-            step_back(dh, dc, gates=gates, squashed=V[t, a:b], before=C[t, a:b], d_gates=d_gates, spare=spare[:n])
-            torch.ops.aten.sigmoid_backward.grad_input(d, s, grad_input=d)
-            d_weights[a:b].baddbmm_(d, A[t, a:b].transpose(1, 2))
-            da = torch.bmm(back[a:b], d, out=dA[:n])
-            # Layer l-1 reads the gradient that layer l writes to place l at the next step of this loop.
-            dX[a:b] = torch.add(dy, da[:, m : 2 * m], out=dX2[:n]) if ctx.residual else da[:, m : 2 * m]
-            dX[a:b, :, :-B] += da[:, :m, B:]
-            if a == 0:
-                dx[t] = dX[0]
+    def backward(ctx: Any, d_result: Tensor) -> Grads:
+        inputs, *tensors = ctx.saved_tensors
+        w = RowWeights(*tensors)
+        d_w = RowWeights(*(torch.zeros_like(some) for some in w))
+        d_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
+        G, H, _, N = inputs.shape
+        d_condition = inputs.new_zeros(G, H, ctx.kept[0].sizes.c, N) if ctx.with_condition else None
+        for group in reversed(range(G)):  # the last ones are still in a cache
+            _Back(ctx.kept[group], w, d_w, residual=ctx.residual).run(
+                inputs[group],
+                d_result[group],
+                None if d_inputs is None else d_inputs[group],
+                None if d_condition is None else d_condition[group],
+            )
+        return d_inputs, d_condition, None, None, None, *d_w
+
+
+def _run(buffers: _Buffers, w: RowWeights, *, residual: bool) -> None:
+    """Run all layers over all rows of a group."""
+    sizes = buffers.sizes
+    Y = buffers.work.zeros("Y", sizes.L, 2 * sizes.h, sizes.N)
+    for t in range(sizes.T):
+        on = sizes.active(t)
+        left, centre, right = buffers.seen(t, on)
+        s, state = buffers.S[t, on], buffers.states(t, on)
+        torch.baddbmm(w.bias[on], w.left[on], left, out=s)
+        s.baddbmm_(w.centre[on], centre).baddbmm_(w.right[on], right).sigmoid_()
+        step(s.chunk(4, dim=1), buffers.C[t, on], memory=buffers.C[t + 1, on], squashed=buffers.V[t, on], state=state)
+        y, to = Y[: on.stop - on.start], buffers.x(t + 1, slice(on.start + 1, on.stop + 1))
+        torch.baddbmm(w.up_bias[on], w.up[on], state, out=y)
+        if residual:
+            torch.add(y, buffers.x(t, on), out=to)
+        else:
+            to.copy_(y)
+
+
+class _Back:
+    """The gradients of one group, added to those of the weights.
+
+    Args:
+        buffers: of the pass.
+        w: the weights.
+        d_w: the gradients of the weights.
+        residual: whether each layer adds its input.
+    """
+
+    def __init__(self, buffers: _Buffers, w: RowWeights, d_w: RowWeights, *, residual: bool) -> None:
+        self.buffers, self.w, self.d_w, self.residual = buffers, w, d_w, residual
+        sizes, zeros = buffers.sizes, buffers.work.zeros
+        L, h, N, k = sizes.L, sizes.h, sizes.N, sizes.k
+        self.D = zeros("D", L, 4 * h, N + 2 * k)  # gradients of the gates; the columns at both ends stay zero
+        self.dE, self.d_right = zeros("dE", L, 3 * h + sizes.c, N), zeros("d_right", L, h, N)
+        self.dH = zeros("dH", sizes.T, L, h, N)  # gradients of the states
+        self.dX, self.dX_next = zeros("dX", L + 1, 2 * h, N), zeros("dX2", L + 1, 2 * h, N)  # of inputs and outputs
+        self.dC, self.spare = zeros("dC", L, h, N).zero_(), zeros("spare", L, h, N)
+        self.dM = zeros("dM", w.head.shape[1], N)
+        self.t = RowWeights(*(some.transpose(1, 2) if some.dim() == 3 else some.t() for some in w))  # noqa: PLR2004
+
+    def run(self, inputs: Tensor, d_result: Tensor, d_inputs: Tensor | None, d_condition: Tensor | None) -> None:
+        """Go back through all times: inputs (H, K, N), d_result (H, head, N); d_inputs and d_condition are written."""
+        sizes, w, d_w = self.buffers.sizes, self.w, self.d_w
+        h = sizes.h
+        if w.head.shape[1] == 2 * h:
+            self.dH.zero_()
+        for row in range(sizes.H):
+            self._head(row, d_result[row])
+        for t in reversed(range(sizes.T)):
+            on = sizes.active(t)
+            self._step(t, on)
+            if on.start == 0:
+                d_w.first.addmm_(self.dX[0], inputs[t].t())
+                d_w.first_bias.add_(self.dX[0].sum(1))
+                if d_inputs is not None:
+                    torch.mm(w.first.t(), self.dX[0], out=d_inputs[t])
             if d_condition is not None:
-                for layer in range(a, b):
-                    d_condition[t - layer] += da[layer - a, 2 * m : 2 * m + c]
-            if t < L:  # layer t is at its first row; the state above is the initial state
-                first = da.new_zeros(1, h, N)
-                _hand_back(first, da[t - a :], B)
-                dh0[t], dc0[t] = first[0].sum(1), dC[t].sum(1)
-                n -= 1
-            if n:
-                _hand_back(dH[t - 1, a : a + n], da[:n], B)
-        d_x = dx.view(H, m, W, B)
-        d_cond = d_condition.view(H, c, W, B) if d_condition is not None else None
-        return d_x, d_cond, d_weights, d_up, dh0, dc0, None
+                for layer in range(on.start, on.stop):
+                    d_condition[t - layer] += self.dE[layer, 3 * h :]
+            if t < sizes.L:  # layer t is at its first row; the state above is the initial state
+                d_w.h0[t] += (self.dE[t, 2 * h : 3 * h] + self.d_right[t]).sum(1)
+                d_w.c0[t] += self.dC[t].sum(1)
 
+    def _head(self, row: int, d: Tensor) -> None:
+        """Write the gradients that the states and outputs of a row get from the head's first layer."""
+        sizes, h = self.buffers.sizes, self.buffers.sizes.h
+        M = self.buffers.of_row(row, self.w.head)
+        self.d_w.head.addmm_(d, M.t())
+        self.d_w.head_bias.add_(d.sum(1))
+        dM = torch.mm(self.t.head, d, out=self.dM)
+        d_out = self.buffers.work.zeros("d_out", sizes.H, 2 * h, sizes.N)[row]
+        threshold_backward(dM[: 2 * h], M[: 2 * h], 0, grad_input=d_out)
+        if len(dM) > 2 * h:
+            first = self.dH[row, 0]
+            time, layer = self.dH.stride()[:2]
+            first.as_strided((sizes.L, *first.shape), (time + layer, *first.stride())).copy_(dM[2 * h :].view(sizes.L, h, -1))
 
-def _hand_down(A: Tensor, state: Tensor, B: int) -> None:
-    """Write states (n, h, N) to the matrix A of the row below (n, K, N)."""
-    h = state.shape[1]
-    left, above, right = A[:, -1 - 3 * h : -1].chunk(3, dim=1)
-    left[..., B:] = state[..., :-B]
-    above.copy_(state)
-    right[..., :-B] = state[..., B:]
-
-
-def _hand_back(d_state: Tensor, dA: Tensor, B: int) -> None:
-    """Add the gradient from the row below, (n, K, N), to the gradient of states (n, h, N)."""
-    h = d_state.shape[1]
-    left, above, right = dA[:, -1 - 3 * h : -1].chunk(3, dim=1)
-    d_state += above
-    d_state[..., :-B] += left[..., B:]
-    d_state[..., B:] += right[..., :-B]
-
-
-def _by_row(skewed: Tensor, H: int, h: int) -> Tensor:
-    """Return a view of a buffer by time and layer, (T, L, h or more, N), by row and layer, (H, L, h, N)."""
-    time, layer, *rest = skewed.stride()
-    return skewed.as_strided((H, skewed.shape[1], h, skewed.shape[3]), (time, time + layer, *rest))
+    def _step(self, t: int, on: slice) -> None:
+        sizes, buffers, w, d_w = self.buffers.sizes, self.buffers, self.w, self.d_w
+        (h, N, k), (a, b) = (sizes.h, sizes.N, sizes.k), (on.start, on.stop)
+        if b == sizes.L:
+            self.dX[b] = buffers.work.zeros("d_out")[t - b + 1]
+        dy, dh, dc, s, D = self.dX[a + 1 : b + 1], self.dH[t, on], self.dC[on], buffers.S[t, on], self.D[on]
+        d = D[:, :, k : k + N]
+        below = slice(max(a, t + 2 - sizes.H), b)  # layers with another row
+        if below.start < b and t + 1 < sizes.T:
+            self.dH[t, below].add_(self.dE[below, 2 * h : 3 * h]).add_(self.d_right[below])
+        dh.baddbmm_(self.t.up[on], dy)
+        d_w.up[on].baddbmm_(dy, buffers.states(t, on).transpose(1, 2))
+        d_w.up_bias[on].add_(dy.sum(2, keepdim=True))
+        step_back(
+            dh, dc, gates=s.chunk(4, dim=1), squashed=buffers.V[t, on], before=buffers.C[t, on],
+            d_gates=d.chunk(4, dim=1), spare=self.spare[on],
+        )  # fmt: skip
+        sigmoid_backward(d, s, grad_input=d)
+        left, centre, right = (some.transpose(1, 2) for some in buffers.seen(t, on))
+        d_w.left[on].baddbmm_(d, left)
+        d_w.centre[on].baddbmm_(d, centre)
+        d_w.right[on].baddbmm_(d, right)
+        d_w.bias[on].add_(d.sum(2, keepdim=True))
+        dE = torch.bmm(self.t.centre[on], d, out=self.dE[on])
+        dE[:, : 3 * h].baddbmm_(self.t.left[on], D[:, :, 2 * k :])
+        torch.bmm(self.t.right[on], D[:, :, :N], out=self.d_right[on])
+        dx = self.dX_next[on]
+        if self.residual:
+            torch.add(dy, dE[:, : 2 * h], out=dx)
+        else:
+            dx.copy_(dE[:, : 2 * h])
+        self.dX, self.dX_next = self.dX_next, self.dX

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -34,8 +35,8 @@ from model.networks.buffers import Workspace
 from model.networks.lstm_kernel import scaled, step, step_back
 from model.networks.matrices import GROUP_BYTES
 
+BATCHED = 3  # dimensions of a tensor with a matrix for each layer
 Grads = tuple[Tensor | None, ...]
-Views = tuple[Tensor, Tensor, Tensor]
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -80,11 +81,13 @@ def row_layers(
 
 def row_group_limit(layers: int, hidden: int, width: int, bytes_per_value: int) -> int:
     """Return how many images a group may have: the rows of all layers of one step fit into a cache."""
-    return GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
+    return 3 * GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
 
 
 @dataclass(frozen=True)
 class _Sizes:
+    """Rows, cells of a row, images, layers, maps of the state, of the condition and of the head, and its inputs."""
+
     H: int
     N: int
     k: int
@@ -92,18 +95,18 @@ class _Sizes:
     h: int
     c: int
     head: int
+    seen: int
 
     @property
     def T(self) -> int:
         return self.H + self.L - 1
 
-    def active(self, t: int) -> slice:
-        """Return the layers that have a row at time t."""
-        return slice(max(0, t - self.H + 1), min(self.L, t + 1))
-
 
 class _Buffers:
-    """The buffers of the pass of one group; at time t the rows of place t are read, and place t+1 is written."""
+    """The buffers of a group, and views of them for each time, made once: a view costs as much as a small step.
+
+    At time t the rows of place t are read, and place t+1 is written.
+    """
 
     def __init__(self, sizes: _Sizes, like: Tensor) -> None:
         T, L, h, N, k = sizes.T, sizes.L, sizes.h, sizes.N, sizes.k
@@ -114,42 +117,50 @@ class _Buffers:
         self.S = zeros("S", T, L, 4 * h, N)  # the gates after the sigmoid
         self.C = zeros("C", T + 1, L, h, N)  # the memories before each step
         self.V = zeros("V", T, L, h, N)  # tanh of the memories after each step
+        self.Y, self.M = zeros("Y", L, 2 * h, N), zeros("M", sizes.seen, N)
+        self.steps = self.work.once("steps", lambda: [self._step(t) for t in range(T)])
+        self.rows = self.work.once("rows", lambda: [self._row(row) for row in range(sizes.H)])
 
-    def seen(self, t: int, layers: slice) -> Views:
-        """Return what the gates see of the left, of the same and of the right column."""
-        E, (h, N, k) = self.E[t, layers], (self.sizes.h, self.sizes.N, self.sizes.k)
-        return E[:, : 3 * h, :N], E[:, :, k : k + N], E[:, 2 * h : 3 * h, 2 * k :]
+    def _step(self, t: int) -> SimpleNamespace:
+        H, L, h, N, k = (getattr(self.sizes, name) for name in "HLhNk")
+        on = slice(max(0, t - H + 1), min(L, t + 1))  # the layers that have a row
+        E, after = self.E[t, on], self.E[t + 1]
+        s = SimpleNamespace(t=t, on=on, left=E[:, : 3 * h, :N], centre=E[:, :, k:-k], right=E[:, 2 * h : 3 * h, 2 * k :])
+        s.S, s.C, s.memory, s.V = self.S[t, on], self.C[t, on], self.C[t + 1, on], self.V[t, on]
+        s.gates, s.x, s.y = s.S.chunk(4, dim=1), E[:, : 2 * h, k:-k], self.Y[: on.stop - on.start]
+        s.state, s.to = after[on, 2 * h : 3 * h, k:-k], after[on.start + 1 : on.stop + 1, : 2 * h, k:-k]
+        return s
 
-    def states(self, t: int, layers: slice) -> Tensor:
-        """Return the states after time t, (n, h, N)."""
-        h, k = self.sizes.h, self.sizes.k
-        return self.E[t + 1, layers, 2 * h : 3 * h, k:-k]
-
-    def x(self, t: int, layers: slice) -> Tensor:
-        """Return the inputs at time t, (n, 2h, N)."""
-        return self.E[t, layers, : 2 * self.sizes.h, self.sizes.k : -self.sizes.k]
+    def _row(self, row: int) -> SimpleNamespace:
+        L, h, k = (getattr(self.sizes, name) for name in "Lhk")
+        r = SimpleNamespace(first=self.E[row, 0, : 2 * h, k:-k], out=self.E[row + L, L, : 2 * h, k:-k])
+        r.M_out, r.M_states, r.M_t = self.M[: 2 * h], self.M[2 * h :].view(-1, h, self.sizes.N), self.M.t()
+        r.states = _diagonal(self.E[:, :L, 2 * h : 3 * h, k:-k], row + 1)
+        return r
 
     def begin(self, inputs: Tensor, condition: Tensor | None, weights: RowWeights) -> None:
-        """Write what does not depend on the loop: inputs (H, K, N) and initial states."""
+        """Write what does not depend on the loop: inputs (H, K, N), the condition and the initial states."""
         L, h, k = self.sizes.L, self.sizes.h, self.sizes.k
-        for row, seen in enumerate(inputs):
-            self.E[row, 0, : 2 * h, k:-k] = torch.addmm(weights.first_bias[:, None], weights.first, seen)
+        for row, seen in zip(self.rows, inputs, strict=True):
+            row.first.copy_(torch.addmm(weights.first_bias[:, None], weights.first, seen))
         for layer in range(L):
             self.E[layer, layer, 2 * h : 3 * h, k:-k] = weights.h0[layer, :, None]
             self.C[layer, layer] = weights.c0[layer, :, None]
             if condition is not None:
                 self.E[layer : layer + self.sizes.H, layer, 3 * h :, k:-k] = condition
 
-    def of_row(self, row: int, head: Tensor) -> Tensor:
-        """Return what the head sees of a row: the outputs after the ReLU and the states, (2h + L*h or 2h, N)."""
-        h, L = self.sizes.h, self.sizes.L
-        M = self.work.zeros("M", head.shape[1], self.sizes.N)
-        torch.clamp_min(self.x(row + L, slice(L, L + 1))[0], 0, out=M[: 2 * h])
-        if len(M) > 2 * h:
-            first = self.states(row, slice(0, 1))
-            time, layer = self.E.stride()[:2]
-            M[2 * h :].view(L, h, -1).copy_(first.as_strided((L, *first.shape[1:]), (time + layer, *first.stride()[1:])))
-        return M
+    def of_row(self, row: SimpleNamespace) -> Tensor:
+        """Return what the head sees of a row: the outputs after the ReLU and the states, (seen, N)."""
+        torch.clamp_min(row.out, 0, out=row.M_out)
+        if len(row.M_states):
+            row.M_states.copy_(row.states)
+        return self.M
+
+
+def _diagonal(skewed: Tensor, row: int) -> Tensor:
+    """Return a view (L, h, N) of a row of all layers in maps by time and layer, (T, L, h, N)."""
+    time, layer, *rest = skewed.stride()
+    return skewed.as_strided((*skewed.shape[1:],), (time + layer, *rest), skewed.storage_offset() + row * time)
 
 
 class _Wavefront(torch.autograd.Function):
@@ -164,16 +175,16 @@ class _Wavefront(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         w = RowWeights(*tensors)
-        (G, H, _, N), (L, h), head = inputs.shape, w.h0.shape, len(w.head_bias)
-        sizes = _Sizes(H, N, images, L, h, w.centre.shape[2] - 3 * h, head)
+        (G, H, _, N), (L, h), (head, seen) = inputs.shape, w.h0.shape, w.head.shape
+        sizes = _Sizes(H, N, images, L, h, w.centre.shape[2] - 3 * h, head, seen)
         result = inputs.new_empty(G, H, head, N)
         kept = []
         for group in range(G):
             buffers = _Buffers(sizes, inputs)
             buffers.begin(inputs[group], None if condition is None else condition[group], w)
             _run(buffers, w, residual=residual)
-            for row in range(H):
-                torch.addmm(w.head_bias[:, None], w.head, buffers.of_row(row, w.head), out=result[group, row])
+            for row, out in zip(buffers.rows, result[group], strict=True):
+                torch.addmm(w.head_bias[:, None], w.head, buffers.of_row(row), out=out)
             if keep:
                 kept.append(buffers)
             del buffers
@@ -200,23 +211,28 @@ class _Wavefront(torch.autograd.Function):
         return d_inputs, d_condition, None, None, None, *d_w
 
 
-def _run(buffers: _Buffers, w: RowWeights, *, residual: bool) -> None:
+def _run(buffers: _Buffers, weights: RowWeights, *, residual: bool) -> None:
     """Run all layers over all rows of a group."""
-    sizes = buffers.sizes
-    Y = buffers.work.zeros("Y", sizes.L, 2 * sizes.h, sizes.N)
-    for t in range(sizes.T):
-        on = sizes.active(t)
-        left, centre, right = buffers.seen(t, on)
-        s, state = buffers.S[t, on], buffers.states(t, on)
-        torch.baddbmm(w.bias[on], w.left[on], left, out=s)
-        s.baddbmm_(w.centre[on], centre).baddbmm_(w.right[on], right).sigmoid_()
-        step(s.chunk(4, dim=1), buffers.C[t, on], memory=buffers.C[t + 1, on], squashed=buffers.V[t, on], state=state)
-        y, to = Y[: on.stop - on.start], buffers.x(t + 1, slice(on.start + 1, on.stop + 1))
-        torch.baddbmm(w.up_bias[on], w.up[on], state, out=y)
+    active = _of_active_layers(buffers, weights)
+    for s in buffers.steps:
+        w = active[s.on.start, s.on.stop]
+        torch.baddbmm(w.bias, w.left, s.left, out=s.S)
+        s.S.baddbmm_(w.centre, s.centre).baddbmm_(w.right, s.right).sigmoid_()
+        step(s.gates, s.C, memory=s.memory, squashed=s.V, state=s.state)
+        torch.baddbmm(w.up_bias, w.up, s.state, out=s.y)
         if residual:
-            torch.add(y, buffers.x(t, on), out=to)
+            torch.add(s.y, s.x, out=s.to)
         else:
-            to.copy_(y)
+            s.to.copy_(s.y)
+
+
+def _of_active_layers(buffers: _Buffers, weights: RowWeights) -> dict[tuple[int, int], RowWeights]:
+    """Return the weights of each range of layers that are active at the same time; others than a layer's as they are."""
+    layers = len(weights.h0)
+    return {
+        (s.on.start, s.on.stop): RowWeights(*(some[s.on] if len(some) == layers and some.dim() == BATCHED else some for some in weights))
+        for s in buffers.steps
+    }
 
 
 class _Back:
@@ -232,33 +248,51 @@ class _Back:
     def __init__(self, buffers: _Buffers, w: RowWeights, d_w: RowWeights, *, residual: bool) -> None:
         self.buffers, self.w, self.d_w, self.residual = buffers, w, d_w, residual
         sizes, zeros = buffers.sizes, buffers.work.zeros
-        L, h, N, k = sizes.L, sizes.h, sizes.N, sizes.k
+        H, L, h, N, k = sizes.H, sizes.L, sizes.h, sizes.N, sizes.k
         self.D = zeros("D", L, 4 * h, N + 2 * k)  # gradients of the gates; the columns at both ends stay zero
         self.dE, self.d_right = zeros("dE", L, 3 * h + sizes.c, N), zeros("d_right", L, h, N)
         self.dH = zeros("dH", sizes.T, L, h, N)  # gradients of the states
-        self.dX, self.dX_next = zeros("dX", L + 1, 2 * h, N), zeros("dX2", L + 1, 2 * h, N)  # of inputs and outputs
+        self.dX = zeros("dX", 2, L + 1, 2 * h, N)  # of inputs and outputs, in turn
+        self.d_out = zeros("d_out", H, 2 * h, N)  # of the outputs of the last layer
         self.dC, self.spare = zeros("dC", L, h, N).zero_(), zeros("spare", L, h, N)
-        self.dM = zeros("dM", w.head.shape[1], N)
-        self.t = RowWeights(*(some.transpose(1, 2) if some.dim() == 3 else some.t() for some in w))  # noqa: PLR2004
+        self.dM = zeros("dM", sizes.seen, N)
+        self.steps = buffers.work.once("steps back", lambda: [self._views(s) for s in buffers.steps])
+
+    def _views(self, s: SimpleNamespace) -> SimpleNamespace:
+        sizes = self.buffers.sizes
+        (h, N, k, L), on, t = (sizes.h, sizes.N, sizes.k, sizes.L), s.on, s.t
+        D, dE, before, after = self.D[on], self.dE[on], self.dX[(t + 1) % 2], self.dX[t % 2]
+        v = SimpleNamespace(**s.__dict__)
+        v.left_t, v.centre_t, v.right_t = s.left.transpose(1, 2), s.centre.transpose(1, 2), s.right.transpose(1, 2)
+        v.state_t, v.dh, v.dc, v.spare = s.state.transpose(1, 2), self.dH[t, on], self.dC[on], self.spare[on]
+        v.d, v.d_of_left, v.d_of_right = D[:, :, k:-k], D[:, :, 2 * k :], D[:, :, :N]
+        v.d_gates, v.dE, v.dE_left, v.dE_x = v.d.chunk(4, dim=1), dE, dE[:, : 3 * h], dE[:, : 2 * h]
+        v.d_right, v.dy, v.dx, v.dx_first = self.d_right[on], after[on.start + 1 : on.stop + 1], before[on], before[0]
+        v.last = (after[L], self.d_out[t - L + 1]) if on.stop == L else None
+        below = slice(max(on.start, t + 2 - sizes.H), on.stop)  # layers with another row
+        v.below = None
+        if below.start < below.stop and t + 1 < sizes.T:
+            v.below = self.dH[t, below], self.dE[below, 2 * h : 3 * h], self.d_right[below]
+        return v
 
     def run(self, inputs: Tensor, d_result: Tensor, d_inputs: Tensor | None, d_condition: Tensor | None) -> None:
         """Go back through all times: inputs (H, K, N), d_result (H, head, N); d_inputs and d_condition are written."""
-        sizes, w, d_w = self.buffers.sizes, self.w, self.d_w
-        h = sizes.h
-        if w.head.shape[1] == 2 * h:
+        sizes, w, d_w, h = self.buffers.sizes, self.w, self.d_w, self.buffers.sizes.h
+        if sizes.seen == 2 * h:
             self.dH.zero_()
         for row in range(sizes.H):
             self._head(row, d_result[row])
-        for t in reversed(range(sizes.T)):
-            on = sizes.active(t)
-            self._step(t, on)
-            if on.start == 0:
-                d_w.first.addmm_(self.dX[0], inputs[t].t())
-                d_w.first_bias.add_(self.dX[0].sum(1))
+        weights, gradients = _of_active_layers(self.buffers, _transposed(w)), _of_active_layers(self.buffers, d_w)
+        for s in reversed(self.steps):
+            t, layers = s.t, (s.on.start, s.on.stop)
+            self._step(s, weights[layers], gradients[layers])
+            if s.on.start == 0:
+                d_w.first.addmm_(s.dx_first, inputs[t].t())
+                d_w.first_bias.add_(s.dx_first.sum(1))
                 if d_inputs is not None:
-                    torch.mm(w.first.t(), self.dX[0], out=d_inputs[t])
+                    torch.mm(w.first.t(), s.dx_first, out=d_inputs[t])
             if d_condition is not None:
-                for layer in range(on.start, on.stop):
+                for layer in range(*layers):
                     d_condition[t - layer] += self.dE[layer, 3 * h :]
             if t < sizes.L:  # layer t is at its first row; the state above is the initial state
                 d_w.h0[t] += (self.dE[t, 2 * h : 3 * h] + self.d_right[t]).sum(1)
@@ -266,47 +300,40 @@ class _Back:
 
     def _head(self, row: int, d: Tensor) -> None:
         """Write the gradients that the states and outputs of a row get from the head's first layer."""
-        sizes, h = self.buffers.sizes, self.buffers.sizes.h
-        M = self.buffers.of_row(row, self.w.head)
-        self.d_w.head.addmm_(d, M.t())
+        r, dM, h = self.buffers.rows[row], self.dM, self.buffers.sizes.h
+        self.buffers.of_row(r)
+        self.d_w.head.addmm_(d, r.M_t)
         self.d_w.head_bias.add_(d.sum(1))
-        dM = torch.mm(self.t.head, d, out=self.dM)
-        d_out = self.buffers.work.zeros("d_out", sizes.H, 2 * h, sizes.N)[row]
-        threshold_backward(dM[: 2 * h], M[: 2 * h], 0, grad_input=d_out)
-        if len(dM) > 2 * h:
-            first = self.dH[row, 0]
-            time, layer = self.dH.stride()[:2]
-            first.as_strided((sizes.L, *first.shape), (time + layer, *first.stride())).copy_(dM[2 * h :].view(sizes.L, h, -1))
+        torch.mm(self.w.head.t(), d, out=dM)
+        threshold_backward(dM[: 2 * h], r.M_out, 0, grad_input=self.d_out[row])
+        if len(r.M_states):
+            _diagonal(self.dH, row).copy_(dM[2 * h :].view_as(r.M_states))
 
-    def _step(self, t: int, on: slice) -> None:
-        sizes, buffers, w, d_w = self.buffers.sizes, self.buffers, self.w, self.d_w
-        (h, N, k), (a, b) = (sizes.h, sizes.N, sizes.k), (on.start, on.stop)
-        if b == sizes.L:
-            self.dX[b] = buffers.work.zeros("d_out")[t - b + 1]
-        dy, dh, dc, s, D = self.dX[a + 1 : b + 1], self.dH[t, on], self.dC[on], buffers.S[t, on], self.D[on]
-        d = D[:, :, k : k + N]
-        below = slice(max(a, t + 2 - sizes.H), b)  # layers with another row
-        if below.start < b and t + 1 < sizes.T:
-            self.dH[t, below].add_(self.dE[below, 2 * h : 3 * h]).add_(self.d_right[below])
-        dh.baddbmm_(self.t.up[on], dy)
-        d_w.up[on].baddbmm_(dy, buffers.states(t, on).transpose(1, 2))
-        d_w.up_bias[on].add_(dy.sum(2, keepdim=True))
-        step_back(
-            dh, dc, gates=s.chunk(4, dim=1), squashed=buffers.V[t, on], before=buffers.C[t, on],
-            d_gates=d.chunk(4, dim=1), spare=self.spare[on],
-        )  # fmt: skip
-        sigmoid_backward(d, s, grad_input=d)
-        left, centre, right = (some.transpose(1, 2) for some in buffers.seen(t, on))
-        d_w.left[on].baddbmm_(d, left)
-        d_w.centre[on].baddbmm_(d, centre)
-        d_w.right[on].baddbmm_(d, right)
-        d_w.bias[on].add_(d.sum(2, keepdim=True))
-        dE = torch.bmm(self.t.centre[on], d, out=self.dE[on])
-        dE[:, : 3 * h].baddbmm_(self.t.left[on], D[:, :, 2 * k :])
-        torch.bmm(self.t.right[on], D[:, :, :N], out=self.d_right[on])
-        dx = self.dX_next[on]
+    def _step(self, s: SimpleNamespace, w: RowWeights, d_w: RowWeights) -> None:
+        """Go back through one time; the weights are transposed."""
+        if s.last is not None:
+            s.last[0].copy_(s.last[1])
+        if s.below is not None:
+            dh, of_same, of_right = s.below
+            dh.add_(of_same).add_(of_right)
+        s.dh.baddbmm_(w.up, s.dy)
+        d_w.up.baddbmm_(s.dy, s.state_t)
+        d_w.up_bias.add_(s.dy.sum(2, keepdim=True))
+        step_back(s.dh, s.dc, gates=s.gates, squashed=s.V, before=s.C, d_gates=s.d_gates, spare=s.spare)
+        sigmoid_backward(s.d, s.S, grad_input=s.d)
+        d_w.left.baddbmm_(s.d, s.left_t)
+        d_w.centre.baddbmm_(s.d, s.centre_t)
+        d_w.right.baddbmm_(s.d, s.right_t)
+        d_w.bias.add_(s.d.sum(2, keepdim=True))
+        torch.bmm(w.centre, s.d, out=s.dE)
+        s.dE_left.baddbmm_(w.left, s.d_of_left)
+        torch.bmm(w.right, s.d_of_right, out=s.d_right)
         if self.residual:
-            torch.add(dy, dE[:, : 2 * h], out=dx)
+            torch.add(s.dy, s.dE_x, out=s.dx)
         else:
-            dx.copy_(dE[:, : 2 * h])
-        self.dX, self.dX_next = self.dX_next, self.dX
+            s.dx.copy_(s.dE_x)
+
+
+def _transposed(weights: RowWeights) -> RowWeights:
+    """Return the weights with each layer's matrices transposed."""
+    return RowWeights(*(some.transpose(1, 2) if some.dim() == BATCHED else some for some in weights))

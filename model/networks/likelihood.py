@@ -48,6 +48,9 @@ def _nats(logits: Tensor, levels: Tensor) -> Tensor:
 
 def _cross_entropy(rows: Tensor, picked: Tensor) -> Tensor:
     """Return -log softmax(rows)[picked] of each row: (N, K), (N,) -> (N,)."""
+    if rows.shape[1] == 2:  # noqa: PLR2004 - a softmax over two is slow
+        first, second = rows.unbind(1)
+        return torch.logaddexp(first, second) - torch.where(picked == 1, second, first)
     if rows.device.type == "cpu":
         return cast("Tensor", cast("Callable[..., Tensor]", _CrossEntropy.apply)(rows, picked))
     return F.cross_entropy(rows, picked, reduction="none")  # on a GPU its kernel for rows is deterministic

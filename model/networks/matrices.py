@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d
 
 GROUP_BYTES = 2**20  # of the maps that a step works on: about the L2 cache of a core
@@ -58,3 +59,14 @@ def matrix(conv: MaskedConv2d) -> Tensor:
 def bias(conv: MaskedConv2d) -> Tensor:
     """Return a convolution's bias as a column (out, 1)."""
     return cast("Tensor", conv.bias)[:, None]
+
+
+def last_layer(net: PixelNetwork, maps: Tensor, batch: int) -> Tensor:
+    """Apply a network's last layer to the maps before it, after the ReLU: (G, k, H, W, head) -> logits (B, K, C, H, W).
+
+    The logits of a value are together in memory, as the softmax needs them.
+    """
+    y = F.linear(maps.flatten(0, 1)[:batch], matrix(net.last), net.last.bias)  # (B, H, W, values)
+    if net.levels == 2:  # noqa: PLR2004
+        return net.as_logits(y.permute(0, 3, 1, 2))
+    return y.unflatten(3, (net.channels, net.levels)).permute(0, 4, 3, 1, 2)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d, ResidualBlock
+from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
 from model.networks.pixelcnn_fast import Layout, Weights, convolution_layers
 
 Implementation = Literal["fast", "reference"]
@@ -64,59 +65,38 @@ class PixelCNN(PixelNetwork):
         if self.implementation == "reference" or x.device.type != "cpu":
             return super().predict(x, condition)
         self.check_condition(x, condition)
-        B, C, H, W = x.shape
+        B, _, H, W = x.shape
         layout = Layout(B, H, W, self.hidden, x.element_size())
-        seen = layout.join(
-            convolution_layers(
-                _neighbours(layout.split(x)),
-                None if condition is None else F.pad(layout.split(condition), (0, 0, 0, 1)).flatten(2),
-                self._weights(),
-                layout,
-                residual=self.residual,
-            )
-        )  # (G, k, H, W, head)
-        y = F.linear(F.relu(seen.flatten(0, 1)[:B]), _matrix(self.last), self.last.bias)  # (B, H, W, values)
-        if self.levels == 2:
-            return self.as_logits(y.permute(0, 3, 1, 2))
-        return y.unflatten(3, (C, self.levels)).permute(0, 4, 3, 1, 2)
+        maps = convolution_layers(
+            neighbours(split(x, layout.images)).flatten(2),
+            None if condition is None else F.pad(split(condition, layout.images), (0, 0, 0, 1)).flatten(2),
+            self._weights(),
+            layout,
+            residual=self.residual,
+        )  # (G, head, n)
+        places = maps.unflatten(2, (H, W + 1, layout.images))[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
+        return last_layer(self, places, B)
 
     def _weights(self) -> Weights:
         """Return the weights in the layout of `convolution_layers`."""
         blocks = cast("list[ResidualBlock]", list(self.blocks))
         skips = [cast("MaskedConv2d", skip) for skip in self.skips]
         ups = [[block.up, *skips[i : i + 1]] for i, block in enumerate(blocks)]
-        seen = 24 + (self.channels > 1)
         look = torch.stack([block.look.masked_weight() for block in blocks]).flatten(3)[..., :5]  # (L, h, h, 5)
         return Weights(
-            first=self.first.masked_weight().flatten(2)[:, :, :seen].transpose(1, 2).flatten(1),
-            first_bias=_bias(self.first),
-            down=torch.stack([_matrix(block.down) for block in blocks]),
-            down_bias=torch.stack([_bias(block.down) for block in blocks]),
+            first=first_matrix(self.first),
+            first_bias=cast("Tensor", self.first.bias),
+            down=torch.stack([matrix(block.down) for block in blocks]),
+            down_bias=torch.cat([bias(block.down).t() for block in blocks]),
             look=look.permute(0, 3, 1, 2).contiguous(),
-            look_bias=torch.stack([_bias(block.look) for block in blocks]),
-            up=torch.stack([torch.cat([_matrix(conv) for conv in convs]) for convs in ups]),
-            up_bias=torch.stack([_bias(block.up) for block in blocks]),
-            head=_matrix(self.head),
-            head_bias=_bias(self.head),
+            look_bias=torch.cat([bias(block.look).t() for block in blocks]),
+            up=torch.stack([torch.cat([matrix(conv) for conv in convs]) for convs in ups]),
+            up_bias=torch.cat([bias(block.up).t() for block in blocks]),
+            head=matrix(self.head),
+            head_bias=cast("Tensor", self.head.bias),
             condition=(
                 torch.stack([block.condition.weight[:, :, 0, 0] for block in blocks if block.condition is not None])
                 if self.conditions
                 else None
             ),
         )
-
-
-def _neighbours(x: Tensor) -> Tensor:
-    """Return what the 7x7 kernel with mask A sees: (G, C, H, W, k) -> (G, taps * C, H * (W+1) * k)."""
-    _, C, H, W, _ = x.shape
-    padded = F.pad(x, (0, 0, 3, 4, 3, 0))
-    taps = [divmod(tap, 7) for tap in range(24 + (C > 1))]  # the centre shows nothing of a single colour
-    return torch.stack([padded[:, :, r : r + H, c : c + W + 1] for r, c in taps], dim=1).flatten(1, 2).flatten(2)
-
-
-def _matrix(conv: MaskedConv2d) -> Tensor:
-    return conv.masked_weight()[:, :, 0, 0]
-
-
-def _bias(conv: MaskedConv2d) -> Tensor:
-    return cast("Tensor", conv.bias)

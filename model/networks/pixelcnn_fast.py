@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
-
-GROUP_BYTES = 2**20  # of the maps of one layer that a group works on: about the L2 cache of a core
+from model.networks.matrices import GROUP_BYTES, group_images
 
 Grads = tuple[Tensor | None, ...]
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -72,13 +71,13 @@ class Layout:
     @property
     def groups(self) -> int:
         """Number of groups, G."""
-        image = 10 * self.hidden * self.height * (self.width + 1) * self.bytes_per_value
-        return -(-self.batch // max(1, GROUP_BYTES // image))
+        return -(-self.batch // self.images)
 
     @property
     def images(self) -> int:
         """Images of a group, k."""
-        return -(-self.batch // self.groups)
+        image = 10 * self.hidden * self.height * (self.width + 1) * self.bytes_per_value
+        return group_images(self.batch, GROUP_BYTES // image)
 
     @property
     def row(self) -> int:
@@ -89,18 +88,6 @@ class Layout:
     def cells(self) -> int:
         """Cells of a group, n."""
         return self.height * self.row
-
-    def split(self, x: Tensor) -> Tensor:
-        """Lay maps out in groups: (B, c, H, W) -> (G, c, H, W, k)."""
-        empty = self.groups * self.images - self.batch
-        if empty:
-            x = torch.cat([x, x.new_zeros(empty, *x.shape[1:])])
-        return x.unflatten(0, (self.groups, self.images)).permute(0, 2, 3, 4, 1)
-
-    def join(self, y: Tensor) -> Tensor:
-        """Take maps out of their groups: (G, c, n) -> a view (G, k, H, W, c) without the empty column."""
-        maps = y.unflatten(2, (self.height, self.width + 1, self.images))
-        return maps[:, :, :, : self.width].permute(0, 4, 2, 3, 1)
 
 
 def convolution_layers(
@@ -116,7 +103,7 @@ def convolution_layers(
         residual: whether each block adds its input.
 
     Returns:
-        The head's first layer with the layer-to-output connections, before the ReLU, (G, head, n).
+        The head's first layer with the layer-to-output connections, after the ReLU, (G, head, n).
     """
     run = cast("Callable[..., Tensor]", _Blocks.apply)
     return run(inputs, condition, layout, residual, torch.is_grad_enabled(), *weights)
@@ -207,16 +194,16 @@ class _Blocks(torch.autograd.Function):
                     X.copy_(w.up_bias)
                 sums.addmm_(w.up, Y2)
             R = torch.clamp_min(X, 0, out=buffers.last[group if keep else 0])
-            torch.addmm(S, weights.head, R, out=result[group])
+            torch.addmm(S, weights.head, R, out=result[group]).clamp_min_(0)
         if keep:
             ctx.layout, ctx.residual, ctx.buffers = layout, residual, buffers
-            ctx.save_for_backward(inputs, condition, *tensors)
+            ctx.save_for_backward(inputs, condition, result, *tensors)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_result: Tensor) -> Grads:
-        inputs, condition, *tensors = ctx.saved_tensors
+        inputs, condition, result, *tensors = ctx.saved_tensors
         weights, layout, buffers = Weights(*tensors), ctx.layout, ctx.buffers
         (L, h), n, k, row = weights.down_bias.shape, layout.cells, layout.images, layout.row
         d_w = Weights(*(None if some is None else torch.zeros_like(some) for some in weights))  # type: ignore[arg-type]
@@ -229,7 +216,7 @@ class _Blocks(torch.autograd.Function):
         layers = list(zip(_by_layer(weights, condition, transposed=True), _by_layer(d_w, condition, transposed=True), strict=True))
         for group in reversed(range(layout.groups)):  # the last ones are still in a cache
             R = buffers.last[group]
-            dS.copy_(d_result[group])
+            threshold_backward(d_result[group], result[group], 0, grad_input=dS)
             d_w.head.addmm_(dS, R.t())
             d_w.head_bias.addmv_(dS, ones)
             threshold_backward(torch.mm(weights.head.t(), dS, out=dR), R, 0, grad_input=dX)

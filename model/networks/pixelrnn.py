@@ -12,7 +12,7 @@ from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
 from model.networks.diagonal_bilstm_fast import diagonal_layer
 from model.networks.masked_conv import MaskedConv2d
-from model.networks.matrices import bias, first_matrix, group_images, matrix, neighbours, split
+from model.networks.matrices import bias, first_matrix, group_images, last_layer, matrix, neighbours, split
 from model.networks.row_lstm import RowLSTM
 from model.networks.row_lstm_fast import RowWeights, row_group_limit, row_layers
 
@@ -105,7 +105,7 @@ class PixelRNN(PixelNetwork):
 
     def _row_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Compute `predict` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
-        B, C, H, W = x.shape
+        B, _, _, W = x.shape
         layers, bytes_per_value = len(self.blocks), x.element_size()
         images = B if x.device.type != "cpu" else group_images(B, row_group_limit(layers, self.hidden, W, bytes_per_value))
         inputs = neighbours(split(x, images))[..., :W, :]  # (G, K, H, W, k)
@@ -114,11 +114,7 @@ class PixelRNN(PixelNetwork):
         out = row_layers(
             inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
         )  # (G, H, head, W*k)
-        y = F.relu(out.unflatten(3, (W, images)).permute(0, 4, 1, 3, 2))  # (G, k, H, W, head)
-        y = F.linear(y.flatten(0, 1)[:B], matrix(self.last), self.last.bias)  # (B, H, W, values)
-        if self.levels == 2:
-            return self.as_logits(y.permute(0, 3, 1, 2))
-        return y.unflatten(3, (C, self.levels)).permute(0, 4, 3, 1, 2)
+        return last_layer(self, out.unflatten(3, (W, images)).permute(0, 4, 1, 3, 2), B)
 
     def _row_weights(self) -> RowWeights:
         """Return the weights in the layout of `row_layers`."""

@@ -71,7 +71,7 @@ def row_layers(
         residual: whether each layer adds its input.
 
     Returns:
-        The head's first layer with the layer-to-output connections, before the ReLU, (G, H, head, N).
+        The head's first layer with the layer-to-output connections, after the ReLU, (G, H, head, N).
     """
     gates = {name: scaled(getattr(weights, name)) for name in ("left", "centre", "right", "bias")}
     run = cast("Callable[..., Tensor]", _Wavefront.apply)
@@ -184,18 +184,19 @@ class _Wavefront(torch.autograd.Function):
             buffers.begin(inputs[group], None if condition is None else condition[group], w)
             _run(buffers, w, residual=residual)
             for row, out in zip(buffers.rows, result[group], strict=True):
-                torch.addmm(w.head_bias[:, None], w.head, buffers.of_row(row), out=out)
+                torch.addmm(w.head_bias[:, None], w.head, buffers.of_row(row), out=out).clamp_min_(0)
             if keep:
                 kept.append(buffers)
             del buffers
         ctx.kept, ctx.residual, ctx.with_condition = kept, residual, condition is not None
-        ctx.save_for_backward(inputs, *tensors)
+        ctx.save_for_backward(inputs, result, *tensors)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_result: Tensor) -> Grads:
-        inputs, *tensors = ctx.saved_tensors
+        inputs, result, *tensors = ctx.saved_tensors
+        d_result = torch.ops.aten.threshold_backward(d_result, result, 0)
         w = RowWeights(*tensors)
         d_w = RowWeights(*(torch.zeros_like(some) for some in w))
         d_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None

@@ -14,14 +14,6 @@ from torch import Tensor
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d
 
-GROUP_BYTES = 2**20  # of the maps that a step works on: about the L2 cache of a core
-
-
-def group_images(batch: int, limit: int) -> int:
-    """Return how many images a group has, at most `limit`: those with which the fewest empty images fill the last group."""
-    limit = max(1, min(batch, limit))
-    return min(range(limit, limit // 2, -1), key=lambda images: -(-batch // images) * images)
-
 
 def split(x: Tensor, images: int) -> Tensor:
     """Split maps into groups of k images and fill the last one up with zeros: (B, c, H, W) -> (G, c, H, W, k)."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.config.groups import convolution_group
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d, ResidualBlock
 from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
@@ -66,15 +67,16 @@ class PixelCNN(PixelNetwork):
             return super().predict(x, condition)
         self.check_condition(x, condition)
         B, _, H, W = x.shape
-        layout = Layout(B, H, W, self.hidden, x.element_size())
+        images = convolution_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
+        layout = Layout(-(-B // images), images, H, W)
         maps = convolution_layers(
-            neighbours(split(x, layout.images)).flatten(2),
-            None if condition is None else F.pad(split(condition, layout.images), (0, 0, 0, 1)).flatten(2),
+            neighbours(split(x, images)).flatten(2),
+            None if condition is None else F.pad(split(condition, images), (0, 0, 0, 1)).flatten(2),
             self._weights(),
             layout,
             residual=self.residual,
         )  # (G, head, n)
-        places = maps.unflatten(2, (H, W + 1, layout.images))[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
+        places = maps.unflatten(2, (H, W + 1, images))[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
         return last_layer(self, places, B)
 
     def _weights(self) -> Weights:

@@ -19,7 +19,6 @@ Its gradient is the same with the shifts reversed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +27,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
-from model.networks.matrices import GROUP_BYTES, group_images
 
 Grads = tuple[Tensor | None, ...]
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -50,34 +48,13 @@ class Weights(NamedTuple):
     condition: Tensor | None  # (L, h, c)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How images are laid out in groups: G groups of k images each, the last one filled up with empty images.
+class Layout(NamedTuple):
+    """How images are laid out in groups of `images` (k) each; the last group is filled up with empty images."""
 
-    Args:
-        batch: images.
-        height: rows, H.
-        width: columns, W.
-        hidden: h, which sets the size of a group.
-        bytes_per_value: of the network's numbers.
-    """
-
-    batch: int
+    groups: int
+    images: int
     height: int
     width: int
-    hidden: int
-    bytes_per_value: int = 4
-
-    @property
-    def groups(self) -> int:
-        """Number of groups, G."""
-        return -(-self.batch // self.images)
-
-    @property
-    def images(self) -> int:
-        """Images of a group, k."""
-        image = 10 * self.hidden * self.height * (self.width + 1) * self.bytes_per_value
-        return group_images(self.batch, GROUP_BYTES // image)
 
     @property
     def row(self) -> int:
@@ -210,10 +187,18 @@ class _Blocks(torch.autograd.Function):
         d_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
         d_condition = torch.zeros_like(condition) if condition is not None else None
         dX, dS = buffers.sums[: 2 * h], buffers.sums[2 * h :]
-        d_sums, dY, dR, d1, d2 = buffers.sums[: weights.up.shape[1]], buffers.work.zeros("dY", 3 * h, n + row + k), buffers.dR, buffers.d1, buffers.d2
+        d_sums, dY, dR, d1, d2 = (
+            buffers.sums[: weights.up.shape[1]],
+            buffers.work.zeros("dY", 3 * h, n + row + k),
+            buffers.dR,
+            buffers.d1,
+            buffers.d2,
+        )
         below, current, thrice = dY[:, k + row : k + row + n], dY[: 2 * h, k : k + n], _thrice(dY, 0, h, n, k)
         copies, ones = d2.expand(3, h, n), inputs.new_ones(n)
-        layers = list(zip(_by_layer(weights, condition, transposed=True), _by_layer(d_w, condition, transposed=True), strict=True))
+        layers = list(
+            zip(_by_layer(weights, condition, transposed=True), _by_layer(d_w, condition, transposed=True), strict=True)
+        )
         for group in reversed(range(layout.groups)):  # the last ones are still in a cache
             R = buffers.last[group]
             threshold_backward(d_result[group], result[group], 0, grad_input=dS)

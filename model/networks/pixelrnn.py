@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config.groups import row_group
 from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
 from model.networks.diagonal_bilstm_fast import diagonal_layer
 from model.networks.masked_conv import MaskedConv2d
-from model.networks.matrices import bias, first_matrix, group_images, last_layer, matrix, neighbours, split
+from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
 from model.networks.row_lstm import RowLSTM
-from model.networks.row_lstm_fast import RowWeights, row_group_limit, row_layers
+from model.networks.row_lstm_fast import RowWeights, row_layers
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]
@@ -106,8 +107,10 @@ class PixelRNN(PixelNetwork):
     def _row_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Compute `predict` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
         B, _, _, W = x.shape
-        layers, bytes_per_value = len(self.blocks), x.element_size()
-        images = B if x.device.type != "cpu" else group_images(B, row_group_limit(layers, self.hidden, W, bytes_per_value))
+        images = B  # on a GPU
+        if x.device.type == "cpu":
+            sizes = {"hidden": self.hidden, "layers": len(self.blocks), "width": W}
+            images = row_group(B, **sizes, bytes_per_value=x.element_size())
         inputs = neighbours(split(x, images))[..., :W, :]  # (G, K, H, W, k)
         if condition is not None:
             condition = split(condition, images).transpose(1, 2).flatten(3)

@@ -33,7 +33,6 @@ from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
 from model.networks.lstm_kernel import scaled, step, step_back
-from model.networks.matrices import GROUP_BYTES
 
 BATCHED = 3  # dimensions of a tensor with a matrix for each layer
 Grads = tuple[Tensor | None, ...]
@@ -58,9 +57,7 @@ class RowWeights(NamedTuple):
     c0: Tensor  # (L, h)
 
 
-def row_layers(
-    inputs: Tensor, condition: Tensor | None, weights: RowWeights, *, images: int, residual: bool
-) -> Tensor:
+def row_layers(inputs: Tensor, condition: Tensor | None, weights: RowWeights, *, images: int, residual: bool) -> Tensor:
     """Run the first layer, all LSTM layers and the head's first layer.
 
     Args:
@@ -77,11 +74,6 @@ def row_layers(
     run = cast("Callable[..., Tensor]", _Wavefront.apply)
     weights = weights._replace(**gates, c0=weights.c0 / 2)
     return run(inputs, condition, images, residual, torch.is_grad_enabled(), *weights)
-
-
-def row_group_limit(layers: int, hidden: int, width: int, bytes_per_value: int) -> int:
-    """Return how many images a group may have: the rows of all layers of one step fit into a cache."""
-    return 3 * GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,9 @@ class _Buffers:
         H, L, h, N, k = (getattr(self.sizes, name) for name in "HLhNk")
         on = slice(max(0, t - H + 1), min(L, t + 1))  # the layers that have a row
         E, after = self.E[t, on], self.E[t + 1]
-        s = SimpleNamespace(t=t, on=on, left=E[:, : 3 * h, :N], centre=E[:, :, k:-k], right=E[:, 2 * h : 3 * h, 2 * k :])
+        s = SimpleNamespace(
+            t=t, on=on, left=E[:, : 3 * h, :N], centre=E[:, :, k:-k], right=E[:, 2 * h : 3 * h, 2 * k :]
+        )
         s.S, s.C, s.memory, s.V = self.S[t, on], self.C[t, on], self.C[t + 1, on], self.V[t, on]
         s.gates, s.x, s.y = s.S.chunk(4, dim=1), E[:, : 2 * h, k:-k], self.Y[: on.stop - on.start]
         s.state, s.to = after[on, 2 * h : 3 * h, k:-k], after[on.start + 1 : on.stop + 1, : 2 * h, k:-k]
@@ -231,7 +225,9 @@ def _of_active_layers(buffers: _Buffers, weights: RowWeights) -> dict[tuple[int,
     """Return the weights of each range of layers that are active at the same time; others than a layer's as they are."""
     layers = len(weights.h0)
     return {
-        (s.on.start, s.on.stop): RowWeights(*(some[s.on] if len(some) == layers and some.dim() == BATCHED else some for some in weights))
+        (s.on.start, s.on.stop): RowWeights(
+            *(some[s.on] if len(some) == layers and some.dim() == BATCHED else some for some in weights)
+        )
         for s in buffers.steps
     }
 

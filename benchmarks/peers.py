@@ -53,8 +53,8 @@ REPOSITORIES = {
 DIFFERENCES = """
 What differs, beside the number of parameters: the public networks have no layer-to-output (skip) connections. Those of
 pytorch-generative add each block's input twice and do not mask the colours. Those of torchlake have one more 1x1
-convolution in the head, apply a ReLU after each residual sum, and their initial states are zeros; in colour its LSTMs do
-not mask the input-to-state convolutions, and its Diagonal BiLSTM does not mirror the right direction back."""
+convolution in the head, apply a ReLU after each residual sum, and their initial states are zeros. In colour its LSTMs
+do not mask the input-to-state convolutions. Its Diagonal BiLSTM does not mirror the right direction back."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ def peer_loss(images: Tensor, levels: int) -> Callable[[nn.Module], Tensor]:
 
     def loss(net: nn.Module) -> Tensor:
         out: Tensor = net(inputs)
-        if levels == 2:  # noqa: PLR2004
+        if levels == 2:
             return F.binary_cross_entropy_with_logits(out.reshape(B, C, H, W), inputs, reduction="sum") / B
         return F.cross_entropy(out.reshape(B * C, levels, H, W), targets, reduction="sum") / B
 
@@ -114,7 +114,7 @@ def our_contenders(images: Tensor, size: dict[str, int]) -> list[Contender]:
 
 def peer_contenders(folders: dict[str, Path], images: Tensor, size: dict[str, int]) -> list[Contender]:
     """Build the public networks of the same sizes."""
-    C, L, K = size["channels"], size["layers"], size["levels"] if size["levels"] > 2 else 1  # noqa: PLR2004
+    C, L, K = size["channels"], size["layers"], size["levels"] if size["levels"] > 2 else 1
     loss = peer_loss(images, size["levels"])
     generative = load(
         folders["pytorch_generative"], "pytorch_generative.models.autoregressive.pixel_cnn",
@@ -220,10 +220,8 @@ def heading(words: list[str], sizes: str, folders: dict[str, Path], rounds: int)
     """Print what is measured, and on what."""
     size = SIZES[sizes]
     print(f"$ python benchmarks/peers.py {' '.join(words)}")
-    print(
-        f"torch {torch.__version__}, python {platform.python_version()}, {device_name(torch.device('cpu'))}, 1 thread, ",
-        end="",
-    )
+    version = f"torch {torch.__version__}, python {platform.python_version()}"
+    print(f"{version}, {device_name(torch.device('cpu'))}, 1 thread, ", end="")
     print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.1f}")
     for name, folder in folders.items():
         print(f"{name.replace('_', '-')}: github.com/{REPOSITORIES[name][1]}, {commit_of(folder)}")

@@ -166,9 +166,10 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
     """Count the bytes of the fast networks without gradients, when layers or groups of images share one workspace."""
     if sizes.model == "pixelcnn":
         group = convolution_group(images, hidden=sizes.hidden, height=sizes.height, width=sizes.width)
-        taps = 25 * sizes.channels + sizes.condition  # what the first layer sees, and the condition, for all images
-        cells = sizes.height * (sizes.width + 1)
-        return _workspace(replace(sizes, layers=1), group) + FLOAT_BYTES * 2 * taps * cells * images
+        # What the first layer sees and the condition are freed before the logits come; `_scoring` counts as much.
+        inputs = 27 * sizes.channels + 2 * sizes.condition - (sizes.layers + 20) * sizes.hidden
+        cells = sizes.height * (sizes.width + 1) * images
+        return _workspace(replace(sizes, layers=1), group) + FLOAT_BYTES * cells * max(0, inputs)
     return _workspace(replace(sizes, layers=1) if sizes.model == "diagonal-bilstm" else sizes, images)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 GROUP_BYTES = 2**20  # about the L2 cache of a core
+ROW_CELLS = 512  # of the rows of a group, for the Row LSTM
 FLOAT_BYTES = 4
 
 
@@ -12,12 +13,12 @@ def convolution_group(batch: int, *, hidden: int, height: int, width: int, bytes
 
 
 def row_group(batch: int, *, hidden: int, layers: int, width: int, bytes_per_value: int = FLOAT_BYTES) -> int:
-    """Return the images of a group of the fast Row LSTM: few enough for the cache, and 512 cells in a row or more.
+    """Return the images of a group of the fast Row LSTM: few enough for the cache, but about `ROW_CELLS`.
 
     A step has fifty small operations; with fewer cells, starting them takes longer than the cache saves.
     """
     fit = GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
-    return _images(batch, max(fit, -(-512 // width)))
+    return _images(batch, max(fit, -(-ROW_CELLS // width)))
 
 
 def _images(batch: int, limit: int) -> int:

@@ -39,7 +39,8 @@ def _nats(logits: Tensor, levels: Tensor) -> Tensor:
     places = logits.movedim(1, -1)  # (B, C, H, W, K)
     # One row for each value, in the order in which they lie in memory: where the logits of a value are together, as
     # PixelCNN's are, that needs no copy.
-    order = sorted(range(4), key=lambda dim: -places.stride(dim))
+    strides = places.stride()
+    order = sorted(range(4), key=lambda dim: -strides[dim])
     rows = places.permute(*order, 4).reshape(-1, K)  # (B*C*H*W, K)
     picked = levels.permute(*order)
     nats = _cross_entropy(rows, picked.reshape(-1).long()).view(picked.shape)
@@ -48,11 +49,11 @@ def _nats(logits: Tensor, levels: Tensor) -> Tensor:
 
 def _cross_entropy(rows: Tensor, picked: Tensor) -> Tensor:
     """Return -log softmax(rows)[picked] of each row: (N, K), (N,) -> (N,)."""
-    if rows.shape[1] == 2:  # noqa: PLR2004 - a softmax over two is slow
+    if rows.shape[1] == 2:  # a softmax over two is slow
         first, second = rows.unbind(1)
         return torch.logaddexp(first, second) - torch.where(picked == 1, second, first)
     if rows.device.type == "cpu":
-        return cast("Tensor", cast("Callable[..., Tensor]", _CrossEntropy.apply)(rows, picked))
+        return cast("Callable[..., Tensor]", _CrossEntropy.apply)(rows, picked)
     return F.cross_entropy(rows, picked, reduction="none")  # on a GPU its kernel for rows is deterministic
 
 
@@ -64,7 +65,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, picked: Tensor) -> Tensor:
-        p, picked = F.softmax(rows, dim=1), picked[:, None]
+        p, picked = torch.softmax(rows, dim=1), picked[:, None]
         largest, place = rows.max(dim=1, keepdim=True)
         ctx.save_for_backward(p, picked)
         return (largest - rows.gather(1, picked) - p.gather(1, place).log())[:, 0]

@@ -20,7 +20,7 @@ def split(x: Tensor, images: int) -> Tensor:
     empty = -len(x) % images
     if empty:
         x = torch.cat([x, x.new_zeros(empty, *x.shape[1:])])
-    return x.unflatten(0, (-1, images)).permute(0, 2, 3, 4, 1)
+    return x.reshape(-1, images, *x.shape[1:]).permute(0, 2, 3, 4, 1)
 
 
 def neighbours(x: Tensor) -> Tensor:
@@ -59,6 +59,6 @@ def last_layer(net: PixelNetwork, maps: Tensor, batch: int) -> Tensor:
     The logits of a value are together in memory, as the softmax needs them.
     """
     y = F.linear(maps.flatten(0, 1)[:batch], matrix(net.last), net.last.bias)  # (B, H, W, values)
-    if net.levels == 2:  # noqa: PLR2004
+    if net.levels == 2:
         return net.as_logits(y.permute(0, 3, 1, 2))
-    return y.unflatten(3, (net.channels, net.levels)).permute(0, 4, 3, 1, 2)
+    return y.view(*y.shape[:3], net.channels, net.levels).permute(0, 4, 3, 1, 2)

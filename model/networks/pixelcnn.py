@@ -76,7 +76,7 @@ class PixelCNN(PixelNetwork):
             layout,
             residual=self.residual,
         )  # (G, head, n)
-        places = maps.unflatten(2, (H, W + 1, images))[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
+        places = maps.view(*maps.shape[:2], H, W + 1, images)[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
         return last_layer(self, places, B)
 
     def _weights(self) -> Weights:

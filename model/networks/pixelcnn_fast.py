@@ -1,9 +1,9 @@
 """All blocks of PixelCNN as matrix products on small groups of images, so that what a product reads is still cached.
 
-A convolution of the whole batch writes maps that do not fit into a core's L2 cache, and on its way in and out it changes
-their layout. Here a group of images, small enough for that cache, passes through all layers before the next group does,
-always in one layout: maps x cells. The cells are in the order (row, column, image), with one column of zeros at the
-right of each row, so that a shift by one pixel is a shift by k cells (k: images of a group), and a row is (W+1)*k cells.
+A convolution of the whole batch writes maps that do not fit into a core's L2 cache, and it changes their layout before
+and after. Here a group of images that is small enough for the cache passes through all layers before the next group
+does, in one layout: maps x cells. The cells are in the order (row, column, image), with one column of zeros at the right
+of each row. A shift by one pixel is then a shift by k cells (k: images of a group), and a row has (W+1)*k cells.
 
 Each 1x1 convolution is one matrix product. The products of a layer that have the same input are one product: the
 convolution to 2h maps and that to the output, which add to the maps of the residual sum and of the output in place.
@@ -128,7 +128,7 @@ class _Buffers:
 
 
 def _thrice(buffer: Tensor, first: int, h: int, n: int, step: int) -> Tensor:
-    """Return a view (3, h, n) of a buffer (3h, columns) that begins at column `first`, `step` more for each of the 3."""
+    """Return a view (3, h, n) of a buffer (3h, columns); each third begins `step` columns after the one before."""
     return buffer.as_strided((3, h, n), (h * buffer.shape[1] + step, buffer.shape[1], 1), first)
 
 
@@ -145,7 +145,7 @@ class _Blocks(torch.autograd.Function):
     ) -> Tensor:
         weights = Weights(*cast("tuple[Tensor, ...]", tensors))
         buffers = _Buffers(layout, inputs, weights, keep=keep)
-        (L, h), n, k, row = weights.down_bias.shape, layout.cells, layout.images, layout.row
+        h, n, k, row = weights.down_bias.shape[1], layout.cells, layout.images, layout.row
         X, S = buffers.sums[: 2 * h], buffers.sums[2 * h :]
         sums, Y = buffers.sums[: weights.up.shape[1]], buffers.Y
         above, current, thrice = Y[:, :n], Y[: 2 * h, row : row + n], _thrice(Y, row + k, h, n, -k)

@@ -117,7 +117,7 @@ class PixelRNN(PixelNetwork):
         out = row_layers(
             inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
         )  # (G, H, head, W*k)
-        return last_layer(self, out.unflatten(3, (W, images)).permute(0, 4, 1, 3, 2), B)
+        return last_layer(self, out.view(*out.shape[:3], W, images).permute(0, 4, 1, 3, 2), B)
 
     def _row_weights(self) -> RowWeights:
         """Return the weights in the layout of `row_layers`."""

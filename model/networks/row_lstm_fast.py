@@ -9,15 +9,15 @@ time)::
     row 1        1         2         3
     row 2        2         3         4
 
-One matrix E for each row of a layer holds what its gates see, maps x cells. The cells of a row are in the order (column,
-image), with zeros for one column at each end, so that a neighbour is a shift by k cells (k: images of a group) and no
-map is stored twice::
+One matrix E for each row of a layer holds what its gates see, maps x cells. The cells of a row are in the order
+(column, image), with zeros for one column at each end, so that a neighbour is a shift by k cells (k: images of a group)
+and no map is stored twice::
 
     E  =  x            2h        gates  =    left @ E (x and h), shifted to the right
           h above      h                   + centre @ E
           condition    c                   + right @ E (h), shifted to the left, + bias
 
-On a CPU a group of images passes through all times before the next group does: what a step reads is then still cached.
+On a CPU a group of images passes through all times before the next group does, so that caches hold what a step reads.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Sizes:
     seen: int
 
     @property
-    def T(self) -> int:
+    def times(self) -> int:
         return self.H + self.L - 1
 
 
@@ -101,7 +101,7 @@ class _Buffers:
     """
 
     def __init__(self, sizes: _Sizes, like: Tensor) -> None:
-        T, L, h, N, k = sizes.T, sizes.L, sizes.h, sizes.N, sizes.k
+        T, L, h, N, k = sizes.times, sizes.L, sizes.h, sizes.N, sizes.k
         self.work, self.sizes = Workspace(("row", *sizes.__dict__.values()), like), sizes
         zeros = self.work.zeros
         # Layer L has the outputs of the last layer. The columns at both ends stay zero.
@@ -222,7 +222,7 @@ def _run(buffers: _Buffers, weights: RowWeights, *, residual: bool) -> None:
 
 
 def _of_active_layers(buffers: _Buffers, weights: RowWeights) -> dict[tuple[int, int], RowWeights]:
-    """Return the weights of each range of layers that are active at the same time; others than a layer's as they are."""
+    """Return the batched weights of each range of layers that are active at the same time."""
     layers = len(weights.h0)
     return {
         (s.on.start, s.on.stop): RowWeights(
@@ -248,7 +248,7 @@ class _Back:
         H, L, h, N, k = sizes.H, sizes.L, sizes.h, sizes.N, sizes.k
         self.D = zeros("D", L, 4 * h, N + 2 * k)  # gradients of the gates; the columns at both ends stay zero
         self.dE, self.d_right = zeros("dE", L, 3 * h + sizes.c, N), zeros("d_right", L, h, N)
-        self.dH = zeros("dH", sizes.T, L, h, N)  # gradients of the states
+        self.dH = zeros("dH", sizes.times, L, h, N)  # gradients of the states
         self.dX = zeros("dX", 2, L + 1, 2 * h, N)  # of inputs and outputs, in turn
         self.d_out = zeros("d_out", H, 2 * h, N)  # of the outputs of the last layer
         self.dC, self.spare = zeros("dC", L, h, N).zero_(), zeros("spare", L, h, N)
@@ -268,7 +268,7 @@ class _Back:
         v.last = (after[L], self.d_out[t - L + 1]) if on.stop == L else None
         below = slice(max(on.start, t + 2 - sizes.H), on.stop)  # layers with another row
         v.below = None
-        if below.start < below.stop and t + 1 < sizes.T:
+        if below.start < below.stop and t + 1 < sizes.times:
             v.below = self.dH[t, below], self.dE[below, 2 * h : 3 * h], self.d_right[below]
         return v
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.networks.buffers import Workspace
 from model.networks.multiscale import scales
 
 Given = Tensor | tuple[Tensor, Tensor | None]  # images, or images and the values of a `Conditioned` network
@@ -65,17 +66,20 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, picked: Tensor) -> Tensor:
-        p, picked = torch.softmax(rows, dim=1), picked[:, None]
+        p, picked = None, picked[:, None]
+        if ctx.needs_input_grad[0]:
+            ctx.work = Workspace(("softmax", *rows.shape), rows)
+            p = ctx.work.zeros("p", *rows.shape)
+        p = torch.softmax(rows, dim=1, out=p)
         largest, place = rows.max(dim=1, keepdim=True)
-        ctx.save_for_backward(p, picked)
+        ctx.save_for_backward(picked)
         return (largest - rows.gather(1, picked) - p.gather(1, place).log())[:, 0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor, None]:
-        p, picked = ctx.saved_tensors
-        d_nats = d_nats[:, None]
-        return (p * d_nats).scatter_add_(1, picked, -d_nats), None
+        (picked,), d_nats = ctx.saved_tensors, d_nats[:, None]
+        return (ctx.work.zeros("p") * d_nats).scatter_add_(1, picked, -d_nats), None
 
 
 def bits_per_dim(nats: float, dims: int) -> float:

@@ -2,7 +2,7 @@
 
 A convolution of the whole batch writes maps that do not fit into a core's L2 cache, and it changes their layout before
 and after. Here a group of images that is small enough for the cache passes through all layers before the next group
-does, in one layout: maps x cells. The cells are in the order (row, column, image), with one column of zeros at the right
+does, in one layout: maps x cells. The cells are in the order (row, column, image), with one column of zeros at the end
 of each row. A shift by one pixel is then a shift by k cells (k: images of a group), and a row has (W+1)*k cells.
 
 Each 1x1 convolution is one matrix product. The products of a layer that have the same input are one product: the

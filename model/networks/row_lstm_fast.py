@@ -136,7 +136,7 @@ class _Buffers:
         """Write what does not depend on the loop: inputs (H, K, N), the condition and the initial states."""
         L, h, k = self.sizes.L, self.sizes.h, self.sizes.k
         for row, seen in zip(self.rows, inputs, strict=True):
-            row.first.copy_(torch.addmm(weights.first_bias[:, None], weights.first, seen))
+            torch.addmm(weights.first_bias[:, None], weights.first, seen, out=row.first)
         for layer in range(L):
             self.E[layer, layer, 2 * h : 3 * h, k:-k] = weights.h0[layer, :, None]
             self.C[layer, layer] = weights.c0[layer, :, None]

@@ -108,7 +108,7 @@ class MaskedConv2d(nn.Conv2d):
 
     def masked_weight(self) -> Tensor:
         """Return the weight with the masked taps set to zero, (out_maps, in_maps, height, width)."""
-        return self.weight if self.unmasked else self.weight * self.mask
+        return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""

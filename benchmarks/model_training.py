@@ -103,7 +103,7 @@ def network(sizes: Sizes, *, plain: bool) -> PixelNetwork:
     settings = {name: getattr(sizes, name) for name in ("channels", "levels", "hidden", "layers", "head")}
     if sizes.model != "pixelcnn":
         return PixelRNN(sizes.model, implementation="reference" if plain else "fast", **settings)  # type: ignore[arg-type]
-    net = PixelCNN(**settings)
+    net = PixelCNN(implementation="reference" if plain else "fast", **settings)
     for module in net.modules():
         if plain and isinstance(module, MaskedConv2d):
             module.__class__ = WholeKernel

@@ -137,3 +137,10 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"precision=bf16 needs a GPU of compute capability 8.0 or later (Ampere); {device_name(device)} has "
                 f"{capability[0]}.{capability[1]}; use precision=float32"
             )
+
+
+def autocasts_on_cpu() -> bool:
+    """Return whether this is computed under autocast for the CPU. torch 2.4 has one function for all devices."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return bool(torch.is_autocast_enabled("cpu"))
+    return bool(torch.is_autocast_cpu_enabled())

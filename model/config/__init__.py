@@ -5,9 +5,10 @@ instances need not have torch or numpy installed.
 """
 
 from model.config.checkpoint_header import FORMAT, Peeked, inspect, peek
-from model.config.cost import FLOAT_BYTES, Cost, cost_of
+from model.config.cost import Cost, cost_of
 from model.config.data_recipe import checked, words_of
 from model.config.datasets import DATASETS, REGISTRY, DatasetFacts
+from model.config.groups import FLOAT_BYTES
 from model.config.train_config import (
     MODELS,
     TrainConfig,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from model.config.datasets import DatasetFacts
+from model.config.groups import FLOAT_BYTES, convolution_group, row_group
 from model.config.train_config import TrainConfig
 
-FLOAT_BYTES = 4
 UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.networks.multiscale.Upsampler`
 OPTIMIZER_COPIES = {"rmsprop": 1, "adamw": 2}  # floats of optimizer state for each parameter
 
@@ -122,9 +122,10 @@ def cost(sizes: Sizes) -> Cost:
 
 
 def workspace_bytes(config: TrainConfig, images: int) -> int:
-    """Count the bytes that the fast LSTMs keep between forward and backward pass, float32.
+    """Count the bytes that the fast networks keep between forward and backward pass, float32.
 
-    They store every matrix that a gradient needs, which decides whether a large network fits into a GPU.
+    They store every matrix that a gradient needs, which decides whether a large network fits into a GPU. PixelCNN's
+    convolutions, its reference, keep as much.
 
     Args:
         config: the settings.
@@ -144,7 +145,7 @@ def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
     Args:
         config: the settings.
         images: batch size.
-        fast: whether the fast LSTMs run.
+        fast: whether the fast implementation runs.
     """
     maps = config.hidden * (bool(config.conditions) or config.small is not None)
     large = replace(_sizes(config, config.data), condition=maps)
@@ -162,22 +163,34 @@ def _scoring(sizes: Sizes, images: int) -> int:
 
 
 def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
-    """Count the bytes of the fast LSTMs without gradients: the Diagonal BiLSTM's layers then share one workspace."""
+    """Count the bytes of the fast networks without gradients, when layers or groups of images share one workspace."""
+    if sizes.model == "pixelcnn":
+        group = convolution_group(images, hidden=sizes.hidden, height=sizes.height, width=sizes.width)
+        # What the first layer sees and the condition are freed before the logits come; `_scoring` counts as much.
+        inputs = 27 * sizes.channels + 2 * sizes.condition - (sizes.layers + 20) * sizes.hidden
+        cells = sizes.height * (sizes.width + 1) * images
+        return _workspace(replace(sizes, layers=1), group) + FLOAT_BYTES * cells * max(0, inputs)
     return _workspace(replace(sizes, layers=1) if sizes.model == "diagonal-bilstm" else sizes, images)
 
 
 def _workspace(sizes: Sizes, images: int) -> int:
-    h, c, L, H = sizes.hidden, sizes.condition, sizes.layers, sizes.height
+    h, c, L, H, W = sizes.hidden, sizes.condition, sizes.layers, sizes.height, sizes.width
+    head = sizes.head
     if sizes.model == "row-lstm":  # the buffers of `model.networks.row_lstm_fast`
-        K, T, cells = 7 * h + c + 1, H + L - 1, sizes.width * images
-        floats = cells * L * (T * (K + 8 * h + 1) + K + 13 * h) + 2 * h * cells
+        group = row_group(images, hidden=h, layers=L, width=W)
+        T, E, seen = H + L - 1, 3 * h + c, 2 * h + L * h * sizes.skip
+        wide = (T + 1) * (L + 1) * E + L * 4 * h  # with a column at both ends
+        rest = L * h * (7 * T + 1) + L * (E + 5 * h) + 4 * (L + 1) * h + 2 * seen + 2 * H * h
+        floats = -(-images // group) * group * (wide * (W + 2) + rest * W)
     elif sizes.model == "diagonal-bilstm":  # the buffers of `model.networks.diagonal_bilstm_fast`, for each layer
-        W = sizes.width + 1  # the zero column
         F = 2 * h + c
-        K, cells, longest = F + 2 * h + 1, H * W * images, min(H, W) * images
+        K, cells, longest = F + 2 * h + 1, H * (W + 1) * images, min(H, W + 1) * images  # with the zero column
         floats = L * (cells * (2 * K + 16 * h + 2 * F) + 2 * longest * (9 * h + K) + 4 * h * H * images)
-    else:
-        floats = 0
+    else:  # the buffers of `model.networks.pixelcnn_fast`
+        group = convolution_group(images, hidden=h, height=H, width=W)
+        cells = H * (W + 1) * group
+        shared = cells * (2 * h + head + 10 * h) + 6 * h * (W + 2) * group
+        floats = -(-images // group) * cells * (4 * L + 2) * h + shared
     return FLOAT_BYTES * floats
 
 

@@ -86,7 +86,7 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(3, ge=1, le=10**6, description="newest checkpoints to keep, besides the best one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device; auto: cuda if available")
     implementation: Literal["auto", "fast", "reference"] = Field(
-        "auto", description="LSTM code: fast, or reference (slower, less memory); auto: fast if it fits"
+        "auto", description="fast, or reference (slower; an LSTM: less memory); auto: fast if an LSTM fits"
     )
     tf32: Literal["off", "on"] = Field(
         "off", description="on: TF32 in training, faster on GPUs from Ampere on, rounds to 10 bits"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.device import memory_bytes
 
-KEPT_SHAPES = 4  # of a training and a validation batch, and of the last, smaller batch of each
+KEPT_SHAPES = 8  # network and softmax: of a training and a validation batch, and of the last, smaller one of each
 IDLE_SHARE = 0.1  # fraction of the memory for idle buffers of other shapes when new buffers are allocated
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from model.networks.multiscale import MultiScale
 from model.networks.pixelcnn import PixelCNN
 from model.networks.pixelrnn import Implementation, PixelRNN
 
-SHARE = 0.6  # fraction of the device's memory for the fast LSTMs' saved activations, or for an evaluation batch
+SHARE = 0.6  # fraction of the device's memory for the fast networks' saved activations, or for an evaluation batch
 
 
 def build(config: TrainConfig, implementation: Implementation = "fast") -> PixelNetwork | MultiScale | Conditioned:
@@ -22,7 +22,7 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
 
     Args:
         config: the settings.
-        implementation: implementation of the LSTM layers; both have the same weights.
+        implementation: implementation of the layers; both have the same weights.
 
     Returns:
         A module from levels (B, C, H, W), uint8 or long, to logits (B, K, C, H, W).
@@ -43,13 +43,15 @@ def build(config: TrainConfig, implementation: Implementation = "fast") -> Pixel
 
 
 def choose_implementation(config: TrainConfig, memory_bytes: int, *, ranks: int = 1) -> Implementation:
-    """Choose the implementation of the LSTM layers; for "auto" it depends on the device's memory.
+    """Choose the implementation of the layers; for "auto" it depends on the device's memory.
 
     `memory_bytes` is the total memory, not the free memory. A resumed run must choose the same implementation, because
     the two differ in rounding. `ranks` is the number of processes that share the images of a step.
     """
     if config.implementation != "auto":
         return config.implementation
+    if config.model == "pixelcnn":  # its convolutions keep as much memory as its matrix products
+        return "fast"
     images = config.batch_size // (ranks * config.accumulate)
     return "fast" if workspace_bytes(config, images) <= SHARE * memory_bytes else "reference"
 
@@ -74,5 +76,5 @@ def _network(config: TrainConfig, implementation: Implementation, *, condition: 
         "condition": condition,
     }
     if config.model == "pixelcnn":
-        return PixelCNN(**sizes)
+        return PixelCNN(implementation=implementation, **sizes)
     return PixelRNN(config.model, implementation=implementation, **sizes)

@@ -104,6 +104,7 @@ class MaskedConv2d(nn.Conv2d):
         super().__init__(in_maps, out_maps, (height, width), padding=(height // 2, width // 2), bias=bias)
         mask = causal_mask(mask_type, out_maps, in_maps, (height, width), colours, gates=gates)
         self.register_buffer("mask", mask, persistent=False)
+        self.unmasked = bool(mask.all())  # a 1x1 convolution of one colour with mask B
 
     def masked_weight(self) -> Tensor:
         """Return the weight with the masked taps set to zero, (out_maps, in_maps, height, width)."""
@@ -113,7 +114,7 @@ class MaskedConv2d(nn.Conv2d):
         """Convolve: (B, in_maps, H, W) -> (B, out_maps, H, W)."""
         # The kernel rows below the centre are masked and left out; the output then has H + height//2 rows.
         height = self.kernel_size[0] // 2
-        weight = (self.weight * self.mask)[:, :, : height + 1]
+        weight = self.masked_weight()[:, :, : height + 1]
         return F.conv2d(x, weight, self.bias, padding=self.padding)[:, :, : x.shape[2]]
 
 

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config.groups import row_group
 from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
 from model.networks.diagonal_bilstm_fast import diagonal_layer
 from model.networks.masked_conv import MaskedConv2d
+from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
 from model.networks.row_lstm import RowLSTM
-from model.networks.row_lstm_fast import row_layers
+from model.networks.row_lstm_fast import RowWeights, row_layers
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]
@@ -87,7 +89,11 @@ class PixelRNN(PixelNetwork):
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
         if self.recurrence == "row-lstm":
-            return super().predict(x, condition)
+            if self.implementation == "reference":
+                return super().predict(x, condition)
+            self.check_condition(x, condition)
+            with torch.autocast(x.device.type, enabled=False):  # the recurrences are not rounded
+                return self._row_layers(x, condition)
         self.check_condition(x, condition)
         wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
         wider_condition = F.pad(condition, (0, 1)) if condition is not None else None
@@ -97,27 +103,48 @@ class PixelRNN(PixelNetwork):
         """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""
         if self.implementation == "reference":
             return super().through(y, condition)
-        if self.recurrence == "row-lstm":
-            return self._row_layers(y, condition)
         return self._diagonal_layers(y, condition)
 
-    def _row_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
-        """Compute `through` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
+    def _row_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Compute `predict` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
+        B, _, _, W = x.shape
+        images = B  # on a GPU
+        if x.device.type == "cpu":
+            sizes = {"hidden": self.hidden, "layers": len(self.blocks), "width": W}
+            images = row_group(B, **sizes, bytes_per_value=x.element_size())
+        inputs = neighbours(split(x, images))[..., :W, :]  # (G, K, H, W, k)
+        if condition is not None:
+            condition = split(condition, images).transpose(1, 2).flatten(3)
+        out = row_layers(
+            inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
+        )  # (G, H, head, W*k)
+        return last_layer(self, out.view(*out.shape[:3], W, images).permute(0, 4, 1, 3, 2), B)
+
+    def _row_weights(self) -> RowWeights:
+        """Return the weights in the layout of `row_layers`."""
         blocks = cast("list[RecurrentBlock]", list(self.blocks))
         lstms = [cast("RowLSTM", block.lstm) for block in blocks]
-        y = y.to(self.first.weight.dtype)  # the recurrences are not rounded; under autocast y is
-        x, states = row_layers(
-            y.permute(2, 1, 3, 0),  # (H, 2h, W, B)
-            None if condition is None else condition.permute(2, 1, 3, 0),  # (H, c, W, B)
-            torch.stack([row_weights(lstm) for lstm in lstms]),  # (L, 4h, K)
-            torch.stack([torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]),  # (L, 2h, h+1)
-            h0=torch.stack([lstm.h0 for lstm in lstms]),  # (L, h)
+        x = torch.stack([lstm.input_to_state.masked_weight() for lstm in lstms])[:, :, :, 0]  # (L, 4h, 2h, 3)
+        h = torch.stack([lstm.state_to_state.weight for lstm in lstms])  # (L, 4h, h, 3)
+        centre = [x[..., 1], h[..., 1]]
+        if self.conditions:
+            maps = [lstm.condition.weight[:, :, 0, 0] for lstm in lstms if lstm.condition is not None]
+            centre.append(torch.stack(maps))
+        skips = [matrix(cast("MaskedConv2d", skip)) for skip in self.skips]
+        return RowWeights(
+            first=first_matrix(self.first),
+            first_bias=cast("Tensor", self.first.bias),
+            left=torch.cat([x[..., 0], h[..., 0]], dim=2),
+            centre=torch.cat(centre, dim=2),
+            right=h[..., 2].contiguous(),
+            bias=torch.stack([bias(lstm.input_to_state) for lstm in lstms]),
+            up=torch.stack([matrix(block.up) for block in blocks]),
+            up_bias=torch.stack([bias(block.up) for block in blocks]),
+            head=torch.cat([matrix(self.head), *skips], dim=1),
+            head_bias=cast("Tensor", self.head.bias),
+            h0=torch.stack([lstm.h0 for lstm in lstms]),
             c0=torch.stack([lstm.c0 for lstm in lstms]),
-            residual=self.residual,
         )
-        out = self._maps_to_logits(x.flatten(2), states.flatten(2))  # (H, C*K, W*B)
-        B, _, H, W = y.shape
-        return self.as_logits(out.view(H, -1, W, B).permute(3, 1, 0, 2))
 
     def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
         """Compute `through` in the layout maps x cells, in which each 1x1 convolution is a matrix product."""
@@ -148,28 +175,9 @@ class PixelRNN(PixelNetwork):
         return matrix(self.last) @ F.relu(out) + bias(self.last)
 
 
-def row_weights(lstm: RowLSTM) -> Tensor:
-    """Return a Row LSTM's weights in the layout of `row_layers`, (4h, 4h + c + 3h + 1)."""
-    taps = lstm.input_to_state.masked_weight()  # (4h, 2h, 1, 3)
-    parts = [taps[:, :, 0, 0], taps[:, :, 0, 1]]  # left, centre
-    if lstm.condition is not None:
-        parts.append(lstm.condition.weight[:, :, 0, 0])
-    return torch.cat([*parts, *lstm.state_to_state.weight.unbind(2), bias(lstm.input_to_state)], dim=1)
-
-
 def diagonal_weights(lstm: DiagonalLSTM) -> Tensor:
     """Return the weights of one direction in the layout of `diagonal_layer`, (4h, 2h + c + 2h + 1)."""
     parts = [matrix(lstm.input_to_state)]
     if lstm.condition is not None:
         parts.append(lstm.condition.weight[:, :, 0, 0])
     return torch.cat([*parts, *lstm.state_to_state.weight.unbind(2), bias(lstm.input_to_state)], dim=1)
-
-
-def matrix(conv: MaskedConv2d) -> Tensor:
-    """Return a 1x1 convolution's masked weight as a matrix (out, in)."""
-    return conv.masked_weight()[:, :, 0, 0]
-
-
-def bias(conv: MaskedConv2d) -> Tensor:
-    """Return a convolution's bias as a column (out, 1)."""
-    return cast("Tensor", conv.bias)[:, None]

@@ -14,8 +14,15 @@ from model.networks.pixelrnn import PixelRNN
 
 torch.set_num_threads(1)
 
-# The two recurrent networks come in both implementations.
-KINDS = ("pixelcnn", "row-lstm", "row-lstm reference", "diagonal-bilstm", "diagonal-bilstm reference")
+# Each network comes in both implementations.
+KINDS = (
+    "pixelcnn",
+    "pixelcnn reference",
+    "row-lstm",
+    "row-lstm reference",
+    "diagonal-bilstm",
+    "diagonal-bilstm reference",
+)
 
 
 def network(kind: str, *, seed: int = 0, std: float = 0.0, **sizes: Any) -> PixelNetwork:
@@ -26,7 +33,7 @@ def network(kind: str, *, seed: int = 0, std: float = 0.0, **sizes: Any) -> Pixe
     name, _, implementation = kind.partition(" ")
     net: PixelNetwork
     if name == "pixelcnn":
-        net = PixelCNN(**sizes).double()
+        net = PixelCNN(implementation=implementation or "fast", **sizes).double()  # type: ignore[arg-type]
     else:
         net = PixelRNN(name, implementation=implementation or "fast", **sizes).double()  # type: ignore[arg-type]
     with torch.no_grad():

@@ -24,6 +24,7 @@ def fill(
     condition: Tensor | None = None,
     engine: Engine = "auto",
     before_row: Callable[[], None] = lambda: None,
+    graph: graphed.Sampler | None = None,
 ) -> Tensor:
     """Fill the hidden pixels in raster order, R then G then B, each value from its softmax given the earlier ones.
 
@@ -40,6 +41,7 @@ def fill(
         condition: unmasked maps for a conditional network, (B, condition, H, W).
         engine: the sampler.
         before_row: called before each row; an exception that it raises stops the sampling.
+        graph: for "graph", the sampler of an earlier call with this network: it has recorded its rows already.
 
     Returns:
         Levels, uint8 (B, C, H, W), on the CPU. Pixels that are not hidden are unchanged.
@@ -52,13 +54,14 @@ def fill(
     if was_training:  # visiting all modules costs a sixth of the time for a small image
         net.eval()
     done = []
-    graph = graphed.Sampler(net) if engine == "graph" else None  # one for all batches: each size is recorded once
+    if engine == "graph":
+        graph = graph or graphed.Sampler(net)  # one for all batches: each size is recorded once
     try:
         for start in range(0, len(levels), AT_A_TIME):
             some = slice(start, start + AT_A_TIME)
             given, drawn_from = levels[some].to(device), noise[some].to(device)
             known = condition[some].to(device) if condition is not None else None
-            run = _sampler(net, given, known, engine, graph)
+            run = _sampler(net, given, known, engine, graph if engine == "graph" else None)
             done.append(run(given, hidden, drawn_from, temperature, before_row).cpu())
     finally:
         if was_training:

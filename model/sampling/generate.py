@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.config import DatasetFacts
 from model.networks.conditioned import Conditioned
 from model.networks.multiscale import MultiScale
-from model.sampling import Engine, fill, uniforms, uniforms_of_scales
+from model.sampling import Engine, fill, graphed, uniforms, uniforms_of_scales
 
 AT_A_TIME = 256  # images of a multi-scale network; the condition of each image has c x n x n numbers
 
@@ -157,18 +157,19 @@ def _complete_multiscale(
     small_facts = replace(facts, height=facts.height // factor, width=facts.width // factor)
     noises = uniforms_of_scales([small_facts, facts], count=len(levels), seed=seed)
     device = next(net.parameters()).device
+    small_graph, large_graph = graphed.Sampler(net.small), graphed.Sampler(net.large)  # of all batches
 
     def some_of(part: slice) -> tuple[Tensor, Tensor]:
         given = levels[part]
         small = fill(
             net.small, net.reduce(given), net.reduce(hidden), noises[0][part],
-            temperature=temperature, engine=engine, before_row=before_row,
+            temperature=temperature, engine=engine, before_row=before_row, graph=small_graph,
         )  # fmt: skip
         with torch.no_grad():
             condition = net.condition(small.to(device))
         large = fill(
             net.large, given, hidden, noises[1][part],
-            temperature=temperature, condition=condition, engine=engine, before_row=before_row,
+            temperature=temperature, condition=condition, engine=engine, before_row=before_row, graph=large_graph,
         )  # fmt: skip
         return small, large
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import MODELS
-from model.sampling import cached, graphed, naive
+from model.config import MODELS, TrainConfig
+from model.networks.build import build
+from model.sampling import cached, generate, graphed, naive
 from tests.support.networks import network
 
 torch.set_num_threads(1)
@@ -114,3 +115,20 @@ def test_other_threads_do_not_end_a_capture_where_torch_has_a_mode_for_it(
     monkeypatch.setattr(torch.cuda, "graph", New if has_modes else Old)
     graphed.record_on_gpu(lambda: told.append("work"))()
     assert told == [{"mode": "thread_local"} if has_modes else {}, "begun", "work", "ended", "replayed"]
+
+
+@pytest.mark.parametrize("multiscale", [0, 4])
+def test_more_images_than_a_batch_are_recorded_once(multiscale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Recorder()
+    begin = graphed.Sampler.__init__
+    monkeypatch.setattr(graphed, "require", lambda _: None)  # as if this were a GPU
+    monkeypatch.setattr(graphed.Sampler, "__init__", lambda self, net: begin(self, net, record=record))
+    for module in ("engines", "generate"):
+        monkeypatch.setattr(f"model.sampling.{module}.AT_A_TIME", 2)
+    torch.manual_seed(0)
+    config = TrainConfig(model="row-lstm", multiscale=multiscale, hidden=3, layers=1, head=4)
+    net = build(config).eval()
+    facts = config.data
+    drawn = generate.draw(net, facts, count=6, seed=1, engine="graph")
+    assert record.recorded == (2 if multiscale else 1)  # of the small images and of the large ones
+    assert torch.equal(drawn, generate.draw(net, facts, count=6, seed=1, engine="torch"))

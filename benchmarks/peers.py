@@ -19,6 +19,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -201,25 +202,26 @@ def main() -> None:
     parser.add_argument("--pytorch-generative", type=Path, metavar="DIR", help="a checkout of the repository")
     parser.add_argument("--torchlake", type=Path, metavar="DIR", help="a checkout of gitE0Z9/pytorch-implementations")
     parser.add_argument("--sizes", choices=tuple(SIZES), default="mnist", help="default: mnist")
-    parser.add_argument("--network", choices=NETWORKS, help="only this one")
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="only this one; may be repeated")
+    parser.add_argument("--child", choices=NETWORKS, help=argparse.SUPPRESS)  # measure this one in this process
     parser.add_argument("--rounds", type=int, default=11, help="rounds that count (default: 11)")
     args = parser.parse_args()
     folders = checked({"pytorch_generative": args.pytorch_generative, "torchlake": args.torchlake})
     words = [word if word not in map(str, folders.values()) else Path(word).name for word in sys.argv[1:]]
-    if args.network is None:
+    if args.child is None:
         heading(words, args.sizes, folders, args.rounds)
-        for network in NETWORKS:
-            subprocess.run([sys.executable, *sys.argv, "--network", network], check=True)
+        for network in args.network or NETWORKS:
+            subprocess.run([sys.executable, *sys.argv, "--child", network], check=True)
         print(DIFFERENCES)
         print(f"load after: {os.getloadavg()[0]:.1f}")
         return
-    measure(args.sizes, folders, args.network, args.rounds)
+    measure(args.sizes, folders, args.child, args.rounds)
 
 
 def heading(words: list[str], sizes: str, folders: dict[str, Path], rounds: int) -> None:
     """Print what is measured, and on what."""
     size = SIZES[sizes]
-    print(f"$ python benchmarks/peers.py {' '.join(words)}")
+    print(f"$ python benchmarks/peers.py {shlex.join(words)}")
     version = f"torch {torch.__version__}, python {platform.python_version()}"
     print(f"{version}, {device_name(torch.device('cpu'))}, 1 thread, ", end="")
     print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.1f}")

@@ -73,9 +73,8 @@ class _CrossEntropy(torch.autograd.Function):
             ctx.work = Workspace(("softmax", *rows.shape), rows)
             p = ctx.work.zeros("p", *rows.shape)
         p = torch.softmax(rows, dim=1, out=p)
-        largest, place = rows.max(dim=1, keepdim=True)
         ctx.save_for_backward(picked)
-        return (largest - rows.gather(1, picked) - p.gather(1, place).log())[:, 0]
+        return rows.amax(dim=1) - rows.gather(1, picked)[:, 0] - p.amax(dim=1).log()
 
     @staticmethod
     @once_differentiable

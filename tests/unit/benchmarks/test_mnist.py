@@ -30,7 +30,7 @@ def test_it_trains_and_prints_the_score_beside_the_papers(
     score = re.search(r"^test nats/image  ([\d.]+) \+- ", said, re.MULTILINE)
     assert score is not None
     assert 0 < float(score[1]) < 784
-    assert re.search(r"Diagonal BiLSTM, 7 layers +79\.20", said)
+    assert re.search(r"Diagonal BiLSTM, 7 layers, h = 16 +79\.20", said)
     assert "This is a small PixelCNN (2 layers, h = 2)" in said
     assert ("Its draw is this project's, with seed 0" in said) == (kind == "mnist-static-own")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal, cast
 
 import torch
@@ -92,8 +93,9 @@ class PixelRNN(PixelNetwork):
             if self.implementation == "reference":
                 return super().predict(x, condition)
             self.check_condition(x, condition)
-            with torch.autocast(x.device.type, enabled=False):  # the recurrences are not rounded
-                return self._row_layers(x, condition)
+            is_real = x.device.type in ("cpu", "cuda")  # others, such as `meta`, have no autocast
+            with torch.autocast(x.device.type, enabled=False) if is_real else nullcontext():
+                return self._row_layers(x, condition)  # the recurrences are not rounded
         self.check_condition(x, condition)
         wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
         wider_condition = F.pad(condition, (0, 1)) if condition is not None else None

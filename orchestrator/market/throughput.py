@@ -128,9 +128,9 @@ def _kernels(config: TrainConfig) -> float:
     """
     L, H, W = config.layers, config.data.height, config.data.width
     of_layers = {
-        "pixelcnn": 28 * L,
-        "row-lstm": 36 * L + 45 * (H + L - 1),
-        "diagonal-bilstm": 45 * L * (H + W - 1),
+        "pixelcnn": 35 * L,
+        "row-lstm": 80 + 6 * L + 56 * (H + L - 1),
+        "diagonal-bilstm": 60 + 50 * L + 21 * L * (H + W - 1),
     }[config.model]
     return 35.0 + of_layers  # the first layer, the head and the likelihood
 

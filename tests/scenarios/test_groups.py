@@ -178,7 +178,7 @@ def test_a_run_whose_process_is_killed_while_it_waits_for_a_machine_is_attached_
         (
             "3",
             ("--set", "batch_size=32"),
-            "batch_size=32 cannot be split over 3 processes; give --set batch_size=30 or 33",
+            "batch_size = 32 is not divisible by 3 processes; give a multiple of 3, such as 33",
         ),
         ("2:4", ("--deadline", "12h", "--work", "8h"), "--deadline needs a group of one size; give --nodes 4"),
         ("2", ("--strategy", "any"), "--strategy any chooses a pool for one machine; leave it out with --nodes"),

@@ -62,7 +62,7 @@ def test_one_larger_machine_that_beats_a_group_is_named_with_its_figures(capsys:
     assert "estimated and not measured" in shown
     assert "One g5.12xlarge beats 4 x g5.xlarge: 739 against 170 images/s, and on demand $0.107 against $0.328" in shown
     assert "4 x g5.xlarge: the network is the limit." in shown
-    assert "4 x g5.12xlarge: the network takes 23 % of a step." in shown
+    assert "4 x g5.12xlarge: the network takes 22 % of a step." in shown
     assert "at 40 Gbit/s" in shown
 
 

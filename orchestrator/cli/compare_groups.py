@@ -188,9 +188,9 @@ def _remarks(rows: Sequence[GroupRow]) -> list[str]:
         texts.append(f"{', '.join(names)}: the speed of one GPU is {basis}.")
     if any(row.group and row.group.limit == "kernels" for row in rows):
         texts.append("kernels: the time is that of starting kernels, which more GPUs do not shorten.")
-    dear = dict.fromkeys(row.instance_type for row in rows if row.market == "on-demand")
-    if dear and any(row.market == "spot" for row in rows):
-        texts.append(f"{', '.join(dear)}: at the on-demand price; no spot price is known.")
+    only_on_demand = dict.fromkeys(row.instance_type for row in rows if row.market == "on-demand")
+    if only_on_demand and any(row.market == "spot" for row in rows):
+        texts.append(f"{', '.join(only_on_demand)}: at the on-demand price; no spot price is known.")
     most = max(row.nodes for row in rows)
     if most > 1:
         texts.append(

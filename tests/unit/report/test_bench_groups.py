@@ -41,7 +41,7 @@ def row(home: Path, nodes: int, speed: float | None, name: str = "g5.xlarge", cl
 def test_dollars_are_of_all_machines(home: Path) -> None:
     one, four = row(home, 1, 100), row(home, 4, 400)
     assert four.price_usd_h == 4 * Decimal("0.36")
-    assert four.usd_per_epoch == one.usd_per_epoch, "four times as fast, four times as dear"
+    assert four.usd_per_epoch == one.usd_per_epoch, "four times as fast at four times the price"
     assert four.usd_per_step == one.usd_per_step
 
 

@@ -14,6 +14,7 @@ from tests.support.groups import group_story
 from tests.support.memory import Machine
 
 
+@pytest.mark.slow
 def test_after_the_first_hour_all_machines_are_counted_at_the_price_in_force(home: Path) -> None:
     """An hour whose price is not known counts as the on-demand price: the run would end long before its money does."""
 

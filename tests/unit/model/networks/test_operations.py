@@ -88,6 +88,7 @@ def test_a_step_of_the_papers_network_queues_no_more_operations_than_before(mode
 
 
 @OLD
+@pytest.mark.slow
 def test_the_views_of_the_diagonals_are_kept_between_steps() -> None:
     """A layer adds its 64 diagonals of 21 operations and some large ones, and next to no views."""
     (one, few), (two, more) = counted("diagonal-bilstm", layers=1), counted("diagonal-bilstm", layers=2)

@@ -103,6 +103,7 @@ def test_killed_after_any_step_it_ends_identical_in_every_bit(step: int, whole: 
     assert {key for key in wanted if key[0] > step and (key[0] % 3 == 0 or key[1] == "valid")} <= got.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["row-lstm", "diagonal-bilstm"])
 def test_every_network_killed_after_a_step_ends_identical_in_every_bit(model: str, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"model": model, "steps": 7, "keep_checkpoints": 100, "layers": 2})

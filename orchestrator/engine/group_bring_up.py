@@ -64,6 +64,12 @@ class GroupBringUp:
         problems: dict[int, Exception] = {}
         steps: list[Callable[[Member], None]] = [self._renew, self._send_saved]
         addresses = self._addresses(members) if waiting else []
+        if waiting and not all(addresses):  # the others could not find it
+            unknown = {one.attempt.number for one, found in zip(members, addresses, strict=True) if not found}
+            return [
+                UnreachableError("EC2 tells no address of it") if one.attempt.number in unknown else None
+                for one in members
+            ]
         steps.append(partial(self._start, members, addresses))
         for step in steps:
             results = self.side_by_side([partial(step, member) for member in waiting])

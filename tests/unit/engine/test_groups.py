@@ -15,32 +15,13 @@ from orchestrator.export.points import points_of
 from orchestrator.market.billing import bill, total_usd
 from orchestrator.runs.events import AttemptLost, CheckpointPulled, LaunchRequested, LossReason
 from orchestrator.runs.group_events import GroupFormed
-from orchestrator.runs.spec import GroupSpec, Limits, ProgramSpec, RecoveryPolicy
+from orchestrator.runs.spec import Limits, RecoveryPolicy
 from orchestrator.runs.state import RunState
+from tests.support.groups import at_step, group_story
 from tests.support.memory import Machine
 from tests.support.story import Recorder, Story
 
 Fate = Callable[[int, Machine], None]
-
-
-def story_of(home: Path, nodes: str = "3", fate: Fate | None = None, **spec: Any) -> Story:
-    """Return a story of a run on a group."""
-    low, _, high = nodes.partition(":")
-    group = GroupSpec(min_nodes=int(low), max_nodes=int(high or low))
-    asked: dict[str, Any] = {"trainer": TrainConfig(steps=100, batch_size=24), "program": ProgramSpec(group=group)}
-    return Story(home, fate, **{**asked, **spec})
-
-
-def at_step(story: Story, step: int, action: Callable[[], None]) -> None:
-    """Let something happen once the engine has seen that step."""
-    done: list[int] = []
-
-    def tick(attempt: Any, seen: int) -> None:
-        if seen >= step and not done:
-            done.append(seen)
-            action()
-
-    story.recorder.on_tick = tick
 
 
 def check(story: Story) -> RunState:
@@ -91,7 +72,7 @@ def generations(state: RunState) -> list[list[str]]:
 
 def test_a_group_is_rented_by_one_request_and_trains_to_its_end(home: Path) -> None:
     """One RunInstances for all of three, in one placement group, with one generation."""
-    story = story_of(home)
+    story = group_story(home)
     story.engine().run()
     state = check(story)
     assert state.state == "SUCCEEDED"
@@ -109,7 +90,7 @@ def test_a_group_is_rented_by_one_request_and_trains_to_its_end(home: Path) -> N
 def test_a_notice_on_any_machine_stops_all_and_only_that_one_is_replaced(home: Path) -> None:
     """The survivors stay rented; the work goes on from the agreed step, and nothing is trained twice."""
     for victim in range(3):
-        story = story_of(home / str(victim))
+        story = group_story(home / str(victim))
         at_step(story, 40, lambda s=story, v=victim: s.cloud.interrupt(s.cloud.machines[v]))  # type: ignore[misc]  # the defaults bind
         story.engine().run()
         state = check(story)
@@ -124,7 +105,7 @@ def test_a_notice_on_any_machine_stops_all_and_only_that_one_is_replaced(home: P
 
 
 def test_two_notices_at_once(home: Path) -> None:
-    story = story_of(home)
+    story = group_story(home)
     at_step(story, 40, lambda: [story.cloud.interrupt(machine) for machine in story.cloud.machines[:2]] and None)
     story.engine().run()
     state = check(story)
@@ -135,7 +116,7 @@ def test_two_notices_at_once(home: Path) -> None:
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_machine_that_vanishes_ends_the_generation_and_the_newest_checkpoint_counts(home: Path, victim: int) -> None:
-    story = story_of(home)
+    story = group_story(home)
     at_step(story, 45, lambda: story.cloud.interrupt(story.cloud.machines[victim], notice_s=0.0))
     story.engine().run()
     state = check(story)
@@ -146,7 +127,7 @@ def test_a_machine_that_vanishes_ends_the_generation_and_the_newest_checkpoint_c
 
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_frozen_machine_is_given_up_after_its_silence(home: Path, victim: int) -> None:
-    story = story_of(home)
+    story = group_story(home)
 
     def freeze() -> None:
         story.cloud.machines[victim].frozen_from = story.clock.now()
@@ -164,7 +145,7 @@ def test_a_failure_of_one_trainer_ends_the_run_with_the_words_of_that_machine(ho
     def fate(number: int, machine: Machine) -> None:
         machine.crashes_at_step = 30 if number == 2 else None
 
-    story = story_of(home, fate=fate)
+    story = group_story(home, fate=fate)
     with pytest.raises(TrainingError, match="exit code 1"):
         story.engine().run()
     state = check(story)
@@ -178,7 +159,7 @@ def test_a_failure_of_one_trainer_ends_the_run_with_the_words_of_that_machine(ho
 
 def test_half_a_group_is_not_rented(home: Path) -> None:
     """A pool with room for two of three gives none; the next pool has room."""
-    story = story_of(home)
+    story = group_story(home)
     story.cloud.room_in["us-east-1b"] = 2
     story.engine().run()
     state = check(story)
@@ -187,7 +168,7 @@ def test_half_a_group_is_not_rented(home: Path) -> None:
 
 
 def test_no_pool_with_room_is_one_line_and_nothing_is_left(home: Path) -> None:
-    story = story_of(home)
+    story = group_story(home)
     for zone in ("us-east-1a", "us-east-1b", "us-east-1c"):
         story.cloud.room_in[zone] = 2
     with pytest.raises(CapacityError, match=r"No spot capacity for 3 machines at once of g4dn.xlarge.*--nodes 1:3"):
@@ -199,7 +180,7 @@ def test_no_pool_with_room_is_one_line_and_nothing_is_left(home: Path) -> None:
 
 def test_a_group_that_may_be_smaller_begins_with_what_there_is(home: Path) -> None:
     """The largest size that any pool has room for: two of four; three do not divide a batch of 16."""
-    story = story_of(home, "1:4", trainer=TrainConfig(steps=100, batch_size=16))
+    story = group_story(home, "1:4", trainer=TrainConfig(steps=100, batch_size=16))
     for zone in ("us-east-1a", "us-east-1b", "us-east-1c"):
         story.cloud.room_in[zone] = 3
     story.engine().run()
@@ -208,7 +189,7 @@ def test_a_group_that_may_be_smaller_begins_with_what_there_is(home: Path) -> No
 
 def test_it_shrinks_when_the_lost_machine_cannot_be_replaced_and_grows_again(home: Path) -> None:
     slow = {"trainer": TrainConfig(steps=4000, batch_size=24), "recovery": RecoveryPolicy(poll_s=30.0)}
-    story = story_of(home, "2:3", fate=_slow, **slow)
+    story = group_story(home, "2:3", fate=_slow, **slow)
 
     def interrupt() -> None:
         machine = story.cloud.machines[1]
@@ -232,7 +213,7 @@ def _slow(number: int, machine: Machine) -> None:
 
 
 def test_a_group_of_a_fixed_size_moves_where_there_is_room_for_all(home: Path) -> None:
-    story = story_of(home)
+    story = group_story(home)
 
     def interrupt() -> None:
         machine = story.cloud.machines[1]
@@ -256,7 +237,7 @@ def test_a_machine_that_is_lost_during_the_set_up(home: Path) -> None:
         if number == 3:
             story.later(40.0, lambda: story.cloud.interrupt(machine, notice_s=0.0))
 
-    story = story_of(home, fate=fate)
+    story = group_story(home, fate=fate)
     story.engine().run()
     state = check(story)
     assert state.state == "SUCCEEDED"
@@ -264,7 +245,7 @@ def test_a_machine_that_is_lost_during_the_set_up(home: Path) -> None:
 
 
 def test_a_stop_reaches_all_and_saves_once(home: Path) -> None:
-    story = story_of(home)
+    story = group_story(home)
     engine = story.engine()
     at_step(story, 40, lambda: engine.request_stop("as asked", "STOPPED"))
     with pytest.raises(PixelOrchError, match="as asked"):
@@ -278,7 +259,7 @@ def test_the_budget_counts_all_machines(home: Path) -> None:
     """Three machines are stopped after a third of the time that one could have."""
     spent = []
     for nodes in ("1", "3"):
-        story = story_of(
+        story = group_story(
             home / nodes,
             nodes,
             trainer=TrainConfig(steps=100_000, batch_size=24),
@@ -301,7 +282,9 @@ def _endless(number: int, machine: Machine) -> None:
 
 def test_an_interruption_in_the_first_hour_is_free_in_all_generations_of_the_machine(home: Path) -> None:
     """Machine 3 goes on after the loss of 1, and is interrupted in its first hour: no second of it is billed."""
-    story = story_of(home, trainer=TrainConfig(steps=1000, batch_size=24), fate=lambda n, m: setattr(m, "steps", 1000))
+    story = group_story(
+        home, trainer=TrainConfig(steps=1000, batch_size=24), fate=lambda n, m: setattr(m, "steps", 1000)
+    )
 
     def first() -> None:
         story.cloud.interrupt(story.cloud.machines[0])
@@ -326,7 +309,7 @@ def test_a_process_that_dies_while_a_group_is_rented_finds_all_of_it_again(home:
                 self.events.append(event)
                 raise KeyboardInterrupt
 
-    story = story_of(home)
+    story = group_story(home)
     if unheard:
         story.cloud.fail_after_serving = 1
     story.recorder = Recorder()
@@ -346,7 +329,7 @@ def test_a_process_that_takes_over_leads_the_generation_on(home: Path) -> None:
     class Killed(BaseException):
         pass
 
-    story = story_of(home)
+    story = group_story(home)
 
     def die() -> None:
         raise Killed
@@ -369,7 +352,7 @@ def test_three_generations_without_a_new_step_end_the_run(home: Path) -> None:
     def fate(number: int, machine: Machine) -> None:
         machine.frozen_from = machine.ready_at + 1.0 if number >= 3 else None
 
-    story = story_of(home, fate=fate)
+    story = group_story(home, fate=fate)
     with pytest.raises(PixelOrchError, match="3 generations of the group in a row"):
         story.engine().run()
     assert check(story).state == "FAILED"
@@ -380,7 +363,7 @@ def test_a_machine_whose_gpu_fails_is_replaced_and_the_others_stay(home: Path) -
         if number == 2:
             machine.crashes_at_step, machine.gpu_problem = 45, "Xid 79: the GPU has fallen off the bus"
 
-    story = story_of(home, fate=fate)
+    story = group_story(home, fate=fate)
     story.engine().run()
     state = check(story)
     assert state.state == "SUCCEEDED"
@@ -390,7 +373,7 @@ def test_a_machine_whose_gpu_fails_is_replaced_and_the_others_stay(home: Path) -
 
 def test_what_a_group_measures_is_exported_once(home: Path) -> None:
     """The other machines have no measurements; they take none of the first one's back."""
-    story = story_of(home)
+    story = group_story(home)
     at_step(story, 40, lambda: story.cloud.interrupt(story.cloud.machines[1]))
     story.engine().run()
     points = points_of(story.store, story.store.state())

@@ -1,6 +1,7 @@
 # make demo: the main job on the embedded cloud.  make test: the tests that wait on nothing.
 PYTHON ?= python3
 export PYTHON
+unexport PYTHONDONTWRITEBYTECODE # hundreds of the tests start a process of the tool: compiled modules save it a second each
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_EXTRAS := train,local,report

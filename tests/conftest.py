@@ -13,9 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; tor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with slow tests first: one that begins last would be waited for alone."""
+    """Run the scenarios first, then the other files with slow tests: one that begins last would be waited for alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.parent.name != "scenarios", item.path not in slow))
 
 
 @pytest.fixture

@@ -207,6 +207,7 @@ def test_the_security_group_is_made_once_and_removing_it_twice_is_no_error(place
     place.cloud.close_security_group("us-east-1", "contract")
 
 
+@pytest.mark.slow
 def test_a_security_group_that_only_has_the_name_is_not_used_and_not_removed(embedded: EmbeddedCloud) -> None:
     place, other = _embedded_world(embedded), _embedded_world(embedded)
     ec2 = place.cloud._client("ec2", "us-east-1")  # type: ignore[attr-defined]
@@ -300,6 +301,7 @@ def test_the_zones_with_a_default_subnet_are_known(embedded: EmbeddedCloud) -> N
     assert {pool.zone for pool in cloud.offerings(["p2.xlarge"])} <= set(network.zones)
 
 
+@pytest.mark.slow
 def test_subnets_of_ones_own_are_served_with_an_address_and_a_fleet_tells_their_zone(embedded: EmbeddedCloud) -> None:
     place = _embedded_world(embedded)
     cloud = place.cloud

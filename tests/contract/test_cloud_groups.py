@@ -148,6 +148,7 @@ def test_a_type_that_cannot_be_in_a_placement_group_is_known_and_refused(place: 
     place.cloud.close_placement_groups("us-east-1", "contract")
 
 
+@pytest.mark.slow
 def test_the_instances_of_a_security_group_reach_each_other_if_it_is_asked_for(embedded: EmbeddedCloud) -> None:
     cloud = _cloud(embedded)
     place = World.of_embedded(embedded)
@@ -176,6 +177,7 @@ def _sources(cloud: AwsCloud, group: str) -> list[tuple[str, int, int, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_type_is_in_no_placement_group_where_the_policy_does_not_let_one_ask(embedded: EmbeddedCloud) -> None:
     embedded.add_fault({"operation": "DescribeInstanceTypes", "error": "UnauthorizedOperation"})
     assert _cloud(embedded).cluster_types(["p2.xlarge"]) == set()

@@ -31,6 +31,7 @@ def params(ami: str, **changed: Any) -> dict[str, Any]:
     return {"ImageId": ami, "InstanceType": "p2.xlarge", "MinCount": 1, "MaxCount": 1, **changed}
 
 
+@pytest.mark.slow
 def test_a_stranger_is_refused_by_every_service(cloud: EmbeddedCloud) -> None:
     code, message, status = error_of(client(cloud, "ec2", key="AKIASTRANGER").describe_instances)
     assert (code, status) == ("AuthFailure", 401)

@@ -83,6 +83,7 @@ def states(cloud: EmbeddedCloud, ids: list[str]) -> set[str]:
 # --- all or none
 
 
+@pytest.mark.slow
 def test_a_group_is_one_reservation_with_a_place_for_each(ec2: Any, group: Group) -> None:
     ids = group(4)
     found = ec2.describe_instances(InstanceIds=ids)["Reservations"]
@@ -147,6 +148,7 @@ def test_an_address_is_taken_once_and_shared_where_there_is_one_only() -> None:
     assert {own.take() for _ in range(3)} == {SHARED}
 
 
+@pytest.mark.slow
 def test_programs_of_two_members_listen_on_one_port_and_reach_each_other(
     cloud: EmbeddedCloud, ec2: Any, group: Group, private_key: paramiko.PKey
 ) -> None:
@@ -178,6 +180,7 @@ def _free_port(*hosts: str) -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_ssh_answers_on_the_members_own_address_and_stops_with_it(
     cloud: EmbeddedCloud, ec2: Any, group: Group, private_key: paramiko.PKey
 ) -> None:
@@ -319,6 +322,7 @@ def test_placement_groups_are_found_by_tag_and_of_one_region(cloud: EmbeddedClou
 # --- ends
 
 
+@pytest.mark.slow
 def test_any_of_a_group_are_interrupted_at_one_moment(
     cloud: EmbeddedCloud, ec2: Any, group: Group, private_key: paramiko.PKey
 ) -> None:
@@ -344,6 +348,7 @@ def test_a_joint_end_without_notice_is_at_once_and_a_wrong_name_ends_none(
         assert wait_for(ec2, one, "terminated")["StateReason"]["Code"] == "Server.SpotInstanceTermination"
 
 
+@pytest.mark.slow
 def test_a_notice_alone_is_seen_by_those_that_got_it(
     cloud: EmbeddedCloud, ec2: Any, group: Group, private_key: paramiko.PKey
 ) -> None:

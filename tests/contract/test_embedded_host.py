@@ -65,6 +65,7 @@ def eventually(check: Any, limit_s: float = 5) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_command_runs_in_the_instances_home_without_the_users_secrets(login: Login, cloud: EmbeddedCloud) -> None:
     out, _, code = login.run("pwd; env")
     assert code == 0
@@ -202,6 +203,7 @@ def test_an_instance_may_outlive_its_notice(cloud: EmbeddedCloud, launch: Launch
     assert describe(ec2, instance_id)["State"]["Name"] == "running"
 
 
+@pytest.mark.slow
 def test_background_processes_survive_a_disconnect_and_end_with_the_instance(
     launch: Launch, ec2: Any, cloud: EmbeddedCloud, private_key: paramiko.PKey
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_reboot_ends_the_processes_and_keeps_the_home(launch: Launch, ec2: Any
     session.close()
 
 
+@pytest.mark.slow
 def test_a_frozen_host_accepts_connections_and_says_nothing(
     launch: Launch, ec2: Any, cloud: EmbeddedCloud, private_key: paramiko.PKey
 ) -> None:

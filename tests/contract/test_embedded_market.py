@@ -59,6 +59,7 @@ def prices(cloud: EmbeddedCloud, **fields: str) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "region", "usd_h"),
     [

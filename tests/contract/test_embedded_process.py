@@ -64,6 +64,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert done.stdout == "\n"
 
 
+@pytest.mark.slow
 def test_there_is_none_until_it_is_started_and_none_after_it_is_stopped(tmp_path: Path) -> None:
     assert EmbeddedCloud.find(tmp_path) is None
     started = EmbeddedCloud.ensure(tmp_path)

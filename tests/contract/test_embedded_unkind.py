@@ -315,6 +315,7 @@ def test_each_fault_of_the_grammar_has_a_test() -> None:
     assert set(TESTED) == set(EVENTS) | set(STATES)
 
 
+@pytest.mark.slow
 def test_a_served_fault_loses_the_answer_and_not_the_instance(
     cloud: EmbeddedCloud, ec2: Any, ami: str, launch: Launch
 ) -> None:

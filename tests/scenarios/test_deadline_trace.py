@@ -59,7 +59,11 @@ def simulated(changeover_s: float) -> Outcome:
     return simulate(record, what, UniformProgress(), np.array([0]), tick_s=GAP_S)
 
 
-def test_a_trace_of_interruptions_goes_as_its_simulation_and_returns_from_on_demand_to_spot(stage: Stage) -> None:
+def test_a_trace_of_interruptions_goes_as_its_simulation(stage: Stage) -> None:
+    """How a machine takes change-overs, and with it whether on-demand is needed, depends on the load of this one.
+
+    The return from on-demand to spot is told in virtual time: tests/unit/engine/test_deadlines.py.
+    """
     flags = ("--deadline", f"{DEADLINE_S}s", "--work", f"{WORK_S}s", "--policy", "uniform-progress", "-o", "json")
     trainer = (str(STEPS), str(STEP_S), "--every", "10")
     launch = stage.start(*stage.launch_words(*trainer, flags=flags))
@@ -69,12 +73,13 @@ def test_a_trace_of_interruptions_goes_as_its_simulation_and_returns_from_on_dem
     state, told = stage.state(), last_json(stage.said(launch))
     assert told["deadline"]["early_s"] > 0, told["deadline"]
     markets = [attempt.market for attempt in state.attempts]
-    if "on-demand" in markets:  # how far the work is when spot is gone depends on the speed of this machine
-        assert "spot" in markets[markets.index("on-demand") :], "spot that comes back is taken"
     took = [a.first_step_at - a.started_at for a in state.attempts if a.first_step_at is not None]
-    expects = simulated(sum(took) / len(took))
+    expected_ones = [simulated(changeover_s) for changeover_s in (min(took), sum(took) / len(took), max(took))]
+    losses = [outcome.losses[0] for outcome in expected_ones]
+    finishes_s = [outcome.finish_s[0] for outcome in expected_ones]
     assert state.interruptions >= 3, markets
-    assert abs(state.interruptions - expects.losses[0]) <= 2, markets
-    assert state.updated_at - state.created_at == pytest.approx(expects.finish_s[0], abs=40)
+    assert min(losses) - 2 <= state.interruptions <= max(losses) + 2, (markets, losses)
+    took_s = state.updated_at - state.created_at
+    assert min(finishes_s) - 40 <= took_s <= max(finishes_s) + 40, (took_s, finishes_s, markets)
     assert load(str(stage.store.checkpoints / f"checkpoint-{STEPS}.pt"))["weights"] == expected(STEPS)
     stage.check_nothing_is_left()

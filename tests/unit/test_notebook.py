@@ -42,6 +42,7 @@ def launched(**flags: Any) -> orchestrator.RunResult:
     return orchestrator.launch(instance="p2.xlarge", cloud="local", settings={"steps": 100}, **flags)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_memory")
 def test_a_launch_has_one_output_that_ends_with_the_finished_run(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     shown = memory_notebook.install(monkeypatch)
@@ -146,6 +147,7 @@ def test_wait_shows_the_run_until_it_is_over(home: Path, monkeypatch: pytest.Mon
     assert orchestrator.result("digits").wait().state == "PENDING", "no process leads it: there is nothing to wait for"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_memory")
 def test_a_stop_from_elsewhere_is_shown(in_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = memory_notebook.install(monkeypatch)

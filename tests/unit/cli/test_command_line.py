@@ -325,6 +325,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert shown.stdout.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_no_command_of_the_orchestrator_imports_torch(at_home: Path) -> None:
     code = (
         "import sys; from orchestrator.cli import launch, status; from orchestrator.host import shell, ssh_host\n"

@@ -108,6 +108,7 @@ def test_an_unknown_gpu_is_one_line_with_exit_code_2(words: list[str], capsys: p
     assert "\n" not in error and "unknown GPU 'T44'; did you mean T4? known: K520" in error
 
 
+@pytest.mark.slow
 def test_a_type_without_a_spot_price_is_not_on_the_embedded_cloud(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*LOCAL, "--gpu", "B200:8", "--dry-run"]) == 2
     assert "no spot price of it is recorded; choose another type" in capsys.readouterr().err

@@ -281,6 +281,7 @@ def test_one_is_no_plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 # -- letters
 
 
+@pytest.mark.slow
 def test_a_stream_of_a_narrow_encoding_gets_ascii_rather_than_an_error(home: Path) -> None:
     write_run(home, "p" * 40, [Had()], trainer=None, command=("python3", "train.py", "--x" * 40), workdir=str(home),
               cloud="embedded cloud")  # fmt: skip

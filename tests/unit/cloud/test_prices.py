@@ -122,6 +122,7 @@ def test_all_pages_of_several_zones_out_of_order_give_the_right_mean() -> None:
     assert {pool.zone for pool in quotes.spot} == {"us-east-1a", "us-east-1b"}
 
 
+@pytest.mark.slow
 def test_a_region_that_does_not_answer_is_a_problem_of_its_own() -> None:
     with fake_ec2([("us-east-1a", "p2.xlarge", 10, "0.3")]) as source:
         genuine = source._client

@@ -78,6 +78,7 @@ def test_spot_that_stays_is_all_that_it_takes(home: Path) -> None:
     assert decided(one) == ["spot"]
 
 
+@pytest.mark.slow
 def test_without_spot_it_waits_as_long_as_it_can_and_is_in_time(home: Path) -> None:
     one = story(home, hours=5)
     market(one, [(0, False)])
@@ -87,6 +88,7 @@ def test_without_spot_it_waits_as_long_as_it_can_and_is_in_time(home: Path) -> N
     assert decided(one)[-1] == "on-demand"
 
 
+@pytest.mark.slow
 def test_greedy_waits_to_the_last_moment_and_the_safety_rule_moves_it(home: Path) -> None:
     one = story(home, hours=5, policy="greedy")
     market(one, [(0, False)])
@@ -97,6 +99,7 @@ def test_greedy_waits_to_the_last_moment_and_the_safety_rule_moves_it(home: Path
     assert (last.mode, last.is_forced) == ("on-demand", True)
 
 
+@pytest.mark.slow
 def test_it_goes_through_five_interruptions_and_returns_from_on_demand_to_spot(home: Path) -> None:
     one = story(home, hours=4.5, work_h=2.0)
     downs, ups = (0.2, 0.5, 0.8, 1.1, 1.4), (0.3, 0.6, 0.9, 1.2, 3.2)
@@ -110,6 +113,7 @@ def test_it_goes_through_five_interruptions_and_returns_from_on_demand_to_spot(h
     assert all(machine.gone_at is not None for machine in one.cloud.machines)
 
 
+@pytest.mark.slow
 def test_on_demand_is_left_when_spot_comes_back_and_pays(home: Path) -> None:
     one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
     market(one, [(0, False), (1.0, True)])
@@ -122,6 +126,7 @@ def test_on_demand_is_left_when_spot_comes_back_and_pays(home: Path) -> None:
     assert one.store.state().attempts[1].resumed_from > 1800 / STEP_S, "what on-demand trained goes with it"
 
 
+@pytest.mark.slow
 def test_a_spot_machine_that_does_not_boot_is_left_in_time(home: Path) -> None:
     def fate(number: int, machine: Machine) -> None:
         if machine.instance.market == "spot":
@@ -170,9 +175,8 @@ def led_to_its_end(one: Story, *, away_s: float = 0.0) -> int:
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize(
-    "at_h", [0.4, 1.03, *(pytest.param(at, marks=pytest.mark.slow) for at in (0.05, 1.0, 1.06, 1.1, 1.5, 2.5))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at_h", [0.05, 0.4, 1.0, 1.03, 1.06, 1.1, 1.5, 2.5])
 def test_a_process_that_is_killed_is_followed_by_one_that_keeps_the_deadline(home: Path, at_h: float) -> None:
     one = story(home, hours=3.6, work_h=3.0, policy="uniform-progress")
     market(one, [(0, False), (1.0, True), (2.0, False), (2.1, True)])
@@ -202,6 +206,7 @@ def test_a_run_that_was_resumed_after_an_outage_is_in_time_or_says_at_once_that_
     assert bool(told) == (ended_h(one) > 2.6)
 
 
+@pytest.mark.slow
 def test_an_api_that_is_away_for_a_while_does_not_make_a_run_late(home: Path) -> None:
     one = story(home, hours=3.6, work_h=3.0)
     launch = one.cloud.launch
@@ -249,6 +254,7 @@ def no_on_demand(one: Story, from_h: float, to_h: float, code: str = "Insufficie
     one.cloud.launch = ask  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "VcpuLimitExceeded"])
 def test_a_spot_machine_that_trains_is_kept_where_on_demand_cannot_be_had(home: Path, code: str) -> None:
     one = story(home, hours=2.3)  # on-demand from the beginning, by the safety rule
@@ -258,6 +264,7 @@ def test_a_spot_machine_that_trains_is_kept_where_on_demand_cannot_be_had(home: 
     assert ended_h(one) < 2.3
 
 
+@pytest.mark.slow
 def test_spot_is_left_for_an_on_demand_machine_that_is_there_and_not_before(home: Path) -> None:
     one = story(home, hours=2.1, work_h=2.0, promised_h=1.0)  # it is found out that there is more to do
     no_on_demand(one, 0, 0.5)
@@ -321,6 +328,7 @@ def test_twenty_interruptions_end_no_run_that_has_a_deadline(home: Path) -> None
     assert ended_h(one) < 9.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["planned", "uniform-progress"])
 def test_a_run_that_is_resumed_plans_for_what_is_left_and_says_anew_that_it_is_late(home: Path, policy: str) -> None:
     one = story(home, hours=2.0, work_h=2.0, policy=policy)
@@ -356,6 +364,7 @@ def warnings_of(one: Story) -> list[DeadlineEndangered]:
 # -- as the simulation says
 
 
+@pytest.mark.slow
 def test_a_run_goes_as_its_simulation_with_the_change_overs_that_it_measures(home: Path) -> None:
     hours, work_h = 4.0, 2.0
     downs, ups = (0.5, 1.0, 1.5), (1 / 3 + 0.5, 1.0 + 1 / 6, 1.5 + 2 / 3)  # at points of a record, every ten minutes
@@ -382,6 +391,7 @@ def in_group(home: Path, **spec: Any) -> Story:
     return one
 
 
+@pytest.mark.slow
 def test_a_group_moves_to_on_demand_and_back_as_one(home: Path) -> None:
     """Both machines of a generation are of one market; the other two are there before these are left."""
     one = in_group(home, hours=4.5)
@@ -412,6 +422,7 @@ def test_a_group_that_loses_one_machine_to_an_empty_market_moves_as_a_whole(home
     assert ended_h(one) < 2.6
 
 
+@pytest.mark.slow
 def test_the_costs_of_a_decision_are_those_of_all_machines(home: Path) -> None:
     costs = []
     for make in (story, in_group):

@@ -76,6 +76,7 @@ def test_a_run_whose_limit_comes_while_one_machine_is_done_is_not_complete(home:
     assert story.store.state().state == "STOPPED"
 
 
+@pytest.mark.slow
 def test_a_run_whose_second_machine_vanishes_after_the_first_was_done_begins_anew(home: Path) -> None:
     """What the second one had to do is not done."""
     story = own_story(home, {1: (5.0, 0)})

@@ -280,6 +280,7 @@ def _endless(number: int, machine: Machine) -> None:
     machine.steps, machine.checkpoint_every = 100_000, 1000
 
 
+@pytest.mark.slow
 def test_an_interruption_in_the_first_hour_is_free_in_all_generations_of_the_machine(home: Path) -> None:
     """Machine 3 goes on after the loss of 1, and is interrupted in its first hour: no second of it is billed."""
     story = group_story(

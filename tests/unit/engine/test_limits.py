@@ -22,6 +22,7 @@ def slow(number: int, machine: Machine) -> None:
     machine.steps_per_s = SLOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["0.05", "0.2", "0.31", "0.5"])
 def test_a_budget_stops_the_run_saved_and_within_it(home: Path, budget: str) -> None:
     story = Story(home, slow, limits=Limits(budget_usd=Decimal(budget)))

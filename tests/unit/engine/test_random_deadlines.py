@@ -19,6 +19,7 @@ def wish(*troubles: Trouble, is_there: bool = True) -> Wish:
     return Wish(3600.0, 7200.0, "greedy", 20.0, 0.0, frozenset(), [(0.0, is_there)], list(troubles))
 
 
+@pytest.mark.slow
 def test_the_series_sees_a_run_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure_of(wish(is_there=False)) == ""
     monkeypatch.setattr(safety, "must_move", lambda slack_s, burnt_s, margin_s: slack_s < -900.0)

@@ -37,6 +37,7 @@ def test_the_invariants_hold_in_many_more_stories(first: int) -> None:
         assert chaos.failure_of(seed, chaos.faults_of(seed)) == "", f"seed {seed}: {chaos.faults_of(seed)}"
 
 
+@pytest.mark.slow
 def test_a_seed_tells_the_same_story_twice() -> None:
     told: list[list[Any]] = [[], []]
     for events in told:
@@ -112,6 +113,7 @@ def test_an_instance_whose_launch_was_never_answered_is_waited_for_at_the_end(mo
     assert "left behind" in chaos.failure_in(slow_to_list, faults)
 
 
+@pytest.mark.slow
 def test_a_budget_holds_though_nobody_could_ask_for_the_risen_price(monkeypatch: pytest.MonkeyPatch) -> None:
     more_expensive = Setting(
         steps_per_s=0.004, limits=Limits(budget_usd=Decimal("0.8")), moves=((100.0, "us-east-1b", 0.526),)

@@ -136,6 +136,7 @@ VALUES = some.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(some.dictionaries(some.sampled_from(sorted(TRUE)), VALUES, max_size=4), some.binary(max_size=64))
 def test_whatever_is_answered_is_taken_or_refused(changes: dict[str, Any], junk: bytes) -> None:

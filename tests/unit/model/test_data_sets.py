@@ -196,6 +196,7 @@ def test_a_resume_in_mid_epoch_is_equal_in_every_bit_also_with_other_memory(
         assert (tmp_path / str(step) / "samples-9.png").read_bytes() == (tmp_path / "whole/samples-9.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_the_same_data_and_others_are_told_apart(
     drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,6 +302,7 @@ def test_images_are_drawn_alike_by_all_samplers_and_differ_by_the_value(drive: P
     assert not torch.equal(drawn["torch", 1.0], drawn["torch", -1.0])
 
 
+@pytest.mark.slow
 def test_a_conditioned_network_learns_what_its_values_say(tmp_path: Path) -> None:
     """Dark and light images, told apart by a label: what is drawn for each is of its kind."""
     from model.data.manifest import Column, Manifest

@@ -110,6 +110,7 @@ def test_a_resumed_training_ends_identical_in_every_bit(
     network_of(one, torch.device("cpu"))  # what was trained on a GPU can be asked without one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_multi_scale_network_draws_the_same_images_and_costs_the_same(device: str) -> None:
     torch.manual_seed(0)

@@ -183,6 +183,7 @@ def storage_larger_than_its_data(path: Path) -> None:
 BOMBS = [bomb_of_zeros, bomb_in_the_directory, bomb_of_entries, bomb_of_a_stride, bomb_of_names, bomb_in_the_head]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", [*BOMBS, storage_larger_than_its_data])
 def test_what_declares_more_than_it_holds_is_refused_before_it_is_unpacked(
     tmp_path: Path, bomb: Callable[[Path], None]

@@ -32,6 +32,7 @@ def test_it_is_what_ec2_takes_and_the_embedded_cloud_reads(document: str) -> Non
     assert len(parsed.boot_commands) == 1
 
 
+@pytest.mark.slow
 def test_it_passes_cloud_inits_own_schema(document: str, tmp_path: Path) -> None:
     if shutil.which("cloud-init") is None:
         pytest.skip("there is no cloud-init: apt-get install cloud-init")

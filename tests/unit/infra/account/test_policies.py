@@ -149,6 +149,7 @@ BY_AN_ADMINISTRATOR = {"iam:CreatePolicy", "iam:DeletePolicy"}
 OF_SETUP = {"orchestrator/cloud/aws/stack.py"}
 
 
+@pytest.mark.slow
 def test_every_call_of_a_run_is_in_the_operators_policy() -> None:
     paths = [
         path

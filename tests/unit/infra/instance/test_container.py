@@ -126,6 +126,7 @@ def test_a_wrong_image_is_said_with_dockers_last_lines(machine: Path, says: str,
     assert answer["tail"].splitlines()[-1] == says
 
 
+@pytest.mark.slow
 def test_a_pull_has_a_time_limit(machine: Path) -> None:
     (machine / "programs" / "hangs").touch()
     answer = pull(machine, limit_s=0.5)
@@ -139,6 +140,7 @@ def test_the_login_user_is_let_in_where_only_root_is(machine: Path) -> None:
     assert f"chgrp {os.getgid()} socket" in calls(machine)
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_do_it_says_what_is_missing(machine: Path) -> None:
     (machine / "programs" / "nvidia-ctk").unlink()
     assert "no nvidia-container-toolkit" in pull(machine)["failed"]
@@ -147,6 +149,7 @@ def test_a_machine_that_cannot_do_it_says_what_is_missing(machine: Path) -> None
     assert "this machine has no docker: give an image (--ami) that has it" in pull(machine)["failed"]
 
 
+@pytest.mark.slow
 def test_the_password_of_ecr_is_on_no_command_line(machine: Path) -> None:
     assert "needs the aws command" in pull(machine, ECR)["failed"]
     program(machine, "aws", '#!/bin/sh\necho "aws $*" >> PROGRAMS/calls\necho s3cret\n')

@@ -111,6 +111,7 @@ def test_the_next_boot_begins_anew(ground: Ground) -> None:
     assert ground.deadline_s <= 180
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hangs", "fails"])
 def test_a_shutdown_that_does_not_work_is_followed_by_stronger_ones(ground: Ground, how: str) -> None:
     body = "sleep 60" if how == "hangs" else "exit 1"
@@ -127,6 +128,7 @@ def test_a_shutdown_that_does_not_work_is_followed_by_stronger_ones(ground: Grou
     assert ("shutdown -h now" in said) is (how == "fails")
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_held_again_in_time_lives(ground: Ground) -> None:
     """The first command may have hung; whoever holds the machine then keeps it from the stronger ones."""
     ground.begin(alone_min=3)

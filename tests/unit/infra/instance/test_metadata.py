@@ -115,6 +115,7 @@ def test_without_a_proxy_nothing_is_changed() -> None:
     assert environ == {"PATH": "/bin"}
 
 
+@pytest.mark.slow
 def test_the_agent_says_once_that_the_metadata_do_not_answer_and_that_they_do_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

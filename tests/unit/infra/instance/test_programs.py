@@ -43,6 +43,7 @@ def test_a_program_gives_its_code_and_both_outputs() -> None:
         run(["/nowhere/at-all"], 10)
 
 
+@pytest.mark.slow
 def test_a_program_whose_time_is_up_is_named_with_its_last_output() -> None:
     began = time.monotonic()
     code, output = run(["sh", "-c", "echo one; printf '50 %%\\r51 %%'; sleep 60; echo late"], 0.3)
@@ -69,6 +70,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_program_that_nothing_can_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """In uninterruptible sleep a process gets no signal."""
     killed: list[int] = []
@@ -114,6 +116,7 @@ def test_without_sudo_the_users_own_manager_is_asked(fakes: Path) -> None:
     assert f"busctl --user {CALL}" in (fakes / "calls").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_move_that_does_not_come_is_said(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(fakes, "busctl", "echo no reply")
     monkeypatch.setattr(programs, "own_control_groups", lambda: "0::/user.slice/session-4.scope\n")

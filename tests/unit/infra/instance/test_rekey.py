@@ -53,6 +53,7 @@ def test_where_there_is_no_selinux_nothing_is_labelled(programs: Path) -> None:
     assert agent.rekey("activate") == {"activated": True}
 
 
+@pytest.mark.slow
 def test_a_systemctl_that_hangs_is_left_for_the_next_way(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "ANSWER_S", 0.3)
     fake(programs, "systemctl", "exec sleep 60")
@@ -61,6 +62,7 @@ def test_a_systemctl_that_hangs_is_left_for_the_next_way(programs: Path, monkeyp
     assert (programs / "calls").read_text().splitlines()[-1] == "pkill -HUP -o sshd"
 
 
+@pytest.mark.slow
 def test_an_ssh_keygen_that_hangs_is_named(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "ANSWER_S", 0.3)
     fake(programs, "ssh-keygen", "echo Generating; exec sleep 60")

@@ -101,6 +101,7 @@ def test_it_is_made_once_and_anew_where_its_making_broke_off(machine: Path) -> N
 # -- commands
 
 
+@pytest.mark.slow
 def test_a_command_runs_in_the_folder_with_the_environment_and_the_variables(machine: Path) -> None:
     place = environment(machine)
     command = 'pwd; command -v python; echo "$VIRTUAL_ENV $TOKEN"; echo made > made'
@@ -111,6 +112,7 @@ def test_a_command_runs_in_the_folder_with_the_environment_and_the_variables(mac
     assert (machine / "code" / "made").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_has_its_last_lines(machine: Path) -> None:
     place = environment(machine)
     answer, _ = set_up(machine, order(place, command="echo first\nfalse\necho never"))

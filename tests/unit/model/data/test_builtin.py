@@ -35,6 +35,7 @@ def test_the_splits_are_the_agreed_permutation_of_scikit_learns_images(data: Dat
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos-16", "photos-64"])
 def test_patches_of_photographs_are_real_and_no_two_parts_share_a_pixel(name: str) -> None:
     patches, recipe = load(name), photos.RECIPES[name]

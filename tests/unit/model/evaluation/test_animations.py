@@ -80,6 +80,7 @@ def call(*words: str | int | Path) -> int:
 # An image being drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "ending", "count"), [("gray", "gif", 9), ("colour", "png", 2), ("multiscale", "png", 3)]
 )
@@ -332,6 +333,7 @@ def test_every_step_has_the_same_lines_whatever_was_measured() -> None:
     assert over_training.score_lines(900, scores) == ["step 900", "not validated"]
 
 
+@pytest.mark.slow
 def test_many_grids_are_thinned_out_and_the_first_and_last_stay(tmp_path: Path) -> None:
     for step in range(1, 140):
         Image.new("L", (8, 8), step).save(tmp_path / f"samples-{step}.png")

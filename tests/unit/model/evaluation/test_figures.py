@@ -62,6 +62,7 @@ def test_all_figures_are_pictures_with_something_on_them(folder: Path, tmp_path:
     ]
 
 
+@pytest.mark.slow
 def test_a_multi_scale_network_also_shows_small_images_beside_large_ones(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     config = SMALL.model_copy(update={"multiscale": 4})
@@ -90,6 +91,7 @@ def test_without_matplotlib_it_names_the_extra(folder: Path, monkeypatch: pytest
         write_all(path_of(folder, 1), folder / "made", seed=0)
 
 
+@pytest.mark.slow
 def test_an_image_is_shown_at_a_whole_multiple_of_its_resolution(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     image = np.random.default_rng(0).integers(0, 16, (3, 16, 16)).astype(np.uint8)

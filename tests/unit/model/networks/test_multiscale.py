@@ -277,6 +277,7 @@ def test_a_small_image_that_cannot_be_is_told_the_ones_that_can(dataset: str, ro
     )
 
 
+@pytest.mark.slow
 def test_one_command_each_trains_evaluates_samples_and_completes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

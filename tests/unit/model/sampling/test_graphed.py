@@ -42,6 +42,7 @@ def drawn(sampler: Any, noise: torch.Tensor, condition: torch.Tensor | None) -> 
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 def test_batches_of_one_size_are_recorded_once_and_drawn_alike(kind: str, conditional: bool) -> None:

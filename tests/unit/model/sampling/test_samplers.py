@@ -279,6 +279,7 @@ def test_of_levels_that_are_likeliest_alike_each_is_drawn(heat: float) -> None:
     assert choose(logits, noise, heat).tolist() == [0, 0, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heat", [5e-324, 1e-310, 1e-45, 1e-6, 0.3, 100.0])
 def test_every_sampler_draws_the_same_at_a_temperature_that_underflows(heat: float) -> None:
     net = network("row-lstm", channels=1, levels=4, hidden=3, layers=1, head=4)

@@ -77,6 +77,7 @@ class Shards:
         self.during()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["shard-00004.npy", "shard-00005.npy"])
 def test_stopped_while_a_validation_waits_for_a_shard_it_keeps_its_steps(
     late: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +98,7 @@ def test_stopped_while_a_validation_waits_for_a_shard_it_keeps_its_steps(
     assert state(path_of(tmp_path / "out", 9)) == state(path_of(tmp_path / "whole", 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_a_shard_that_never_comes_ends_the_training_with_its_steps_kept(
     split: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

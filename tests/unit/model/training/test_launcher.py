@@ -134,6 +134,7 @@ def test_all_done_is_done(capfd: pytest.CaptureFixture[str]) -> None:
     assert ends(capfd, "pass", "pass") == (0, [])
 
 
+@pytest.mark.slow
 def test_the_rank_at_fault_gives_the_code_and_the_last_words(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_where_no_rank_here_is_at_fault_the_code_says_so(capfd: pytest.CaptureFi
     assert (code, [line.removeprefix("[rank 1] ") for line in said]) == (RANK_LOST, ["train: error: lost"])
 
 
+@pytest.mark.slow
 def test_an_abort_after_a_loss_is_no_fault_but_one_before_is(capfd: pytest.CaptureFixture[str]) -> None:
     """NCCL aborts a process whose peer is lost, while gloo lets it end by itself."""
     lost, aborts = "import sys, time; time.sleep({}); sys.exit(75)", "import os, time; time.sleep({}); os.abort()"

@@ -37,6 +37,7 @@ SHAPES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_training_in_bf16_is_close_and_keeps_its_masters_in_float32(shape: dict[str, Any]) -> None:
     found = []

@@ -260,6 +260,7 @@ def test_a_rewritten_log_is_sent_whole(answering: Watched) -> None:
     assert "after" not in answering.changes()["files"][0]
 
 
+@pytest.mark.slow
 def test_a_restless_file_and_one_that_is_never_closed_hold_nothing_back_for_ever(watched: Watched) -> None:
     (watched.code / "model.pt").write_bytes(b"weights")
     with (watched.code / "database").open("wb") as busy:

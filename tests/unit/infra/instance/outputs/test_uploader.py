@@ -279,6 +279,7 @@ def test_a_refusal_of_s3_is_told_and_tried_again(first: Mirrored) -> None:
     assert first.uploader.upload_newest()
 
 
+@pytest.mark.slow
 def test_many_small_files_are_all_stored(first: Mirrored) -> None:
     for number in range(300):
         first.write(**{f"many/{number}__txt": b"%d" % number})

@@ -627,6 +627,7 @@ def table_row(title: str, source: Path, out: Path) -> str:
     return f"| {title} | {kept} | {said} |"
 
 
+@pytest.mark.slow
 def test_damage_table(tmp_path: Path) -> None:
     lines = []
     for number, (title, (compression, change)) in enumerate(CASES.items()):

@@ -198,6 +198,7 @@ def test_what_is_no_data_beside_bags_is_left_out_and_counted(tmp_path: Path) -> 
     assert (count(again), again.left_out) == (10, {"._*": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--dst-storage", "mcap"]])
 def test_a_bag_of_ros_2_is_named_with_the_tool_that_converts_it(words: list[str], tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "drive.bag", Drive(seconds=1))

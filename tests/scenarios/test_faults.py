@@ -204,8 +204,18 @@ def _wait_for(stage: Stage, launch: object, moment: str) -> None:
         stage.until(lambda: stage.state().state in ("RECOVERING", "PROVISIONING"), "the recovery")
 
 
-@pytest.mark.parametrize("moment", ["requested", "provisioning", "training", "noticed", "recovering", "ending"])
-@pytest.mark.parametrize("then", ["attach", "cleanup"])
+MOMENTS = [  # half a minute each; tests/unit/engine/test_random_stories.py kills the process at all of them
+    ("requested", "attach"),
+    ("requested", "cleanup"),
+    ("provisioning", "attach"),
+    ("training", "cleanup"),
+    ("noticed", "attach"),
+    ("recovering", "cleanup"),
+    ("ending", "attach"),
+]
+
+
+@pytest.mark.parametrize(("moment", "then"), MOMENTS)
 def test_sigkill_of_the_engine_in_each_state(stage: Stage, moment: str, then: str) -> None:
     stage.env["PIXEL_ORCH_LOCAL_BOOT_S"] = "1.5"
     steps = "60" if moment == "ending" else "100"
@@ -235,7 +245,7 @@ def test_sigkill_of_the_engine_in_each_state(stage: Stage, moment: str, then: st
         stage.check_nothing_is_left()
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.4, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0])
+@pytest.mark.parametrize("delay_s", [0.0, 0.6, 1.0, 1.4, 2.0])
 def test_down_while_a_launch_in_the_background_begins_leaves_nothing_rented(stage: Stage, delay_s: float) -> None:
     """Whenever `down` says "ended", nothing is rented afterwards; before the run has its name there is none."""
     launch = stage.start(*stage.launch_words("1000", "0.05", flags=("-d",)))

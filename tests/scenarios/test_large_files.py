@@ -34,11 +34,13 @@ WAITS = "import os, time\nopen(os.environ['PIXEL_ORCH_OUT'] + '/ready', 'w').clo
 
 
 def readers(path: Path) -> Iterator[int]:
-    """Yield the processes that have a file open."""
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+    """Yield the processes that have a file open; processes come and go meanwhile."""
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if fd.readlink() == path:
-                yield int(fd.parts[2])
+            for fd in (process / "fd").iterdir():
+                with suppress(OSError):
+                    if fd.readlink() == path:
+                        yield int(process.name)
 
 
 def quick(machine: Machine) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class ExampleRun:
         wall_s = time.monotonic() - self.began_at
         problems = []
         if code != 0:
-            problems.append(f"exit code {code}: {' '.join(said.split())[-400:]}")
+            problems.append(f"exit code {code}, {self.store().state().reason}: {' '.join(said.split())[:300]}")
         else:
             state = last_json(said)["state"]
             if state != "SUCCEEDED":

@@ -170,7 +170,9 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
         inputs = 27 * sizes.channels + 2 * sizes.condition - (sizes.layers + 20) * sizes.hidden
         cells = sizes.height * (sizes.width + 1) * images
         return _workspace(replace(sizes, layers=1), group) + FLOAT_BYTES * cells * max(0, inputs)
-    return _workspace(replace(sizes, layers=1) if sizes.model == "diagonal-bilstm" else sizes, images)
+    if sizes.model == "diagonal-bilstm":
+        return FLOAT_BYTES * _diagonal_floats(sizes, images, layers=1)
+    return _workspace(sizes, images)
 
 
 def _workspace(sizes: Sizes, images: int) -> int:
@@ -180,18 +182,27 @@ def _workspace(sizes: Sizes, images: int) -> int:
         group = row_group(images, hidden=h, layers=L, width=W)
         T, E, seen = H + L - 1, 3 * h + c, 2 * h + L * h * sizes.skip
         wide = (T + 1) * (L + 1) * E + L * 4 * h  # with a column at both ends
-        rest = L * h * (7 * T + 1) + L * (E + 5 * h) + 4 * (L + 1) * h + 2 * seen + 2 * H * h
+        rest = L * h * (7 * T + 1) + L * (E + 4 * h) + 4 * (L + 1) * h + 2 * seen + 2 * H * h
         floats = -(-images // group) * group * (wide * (W + 2) + rest * W)
-    elif sizes.model == "diagonal-bilstm":  # the buffers of `model.networks.diagonal_bilstm_fast`, for each layer
-        F = 2 * h + c
-        K, cells, longest = F + 2 * h + 1, H * (W + 1) * images, min(H, W + 1) * images  # with the zero column
-        floats = L * (cells * (2 * K + 16 * h + 2 * F) + 2 * longest * (9 * h + K) + 4 * h * H * images)
+    elif sizes.model == "diagonal-bilstm":
+        floats = _diagonal_floats(sizes, images, layers=L)
     else:  # the buffers of `model.networks.pixelcnn_fast`
         group = convolution_group(images, hidden=h, height=H, width=W)
         cells = H * (W + 1) * group
         shared = cells * (2 * h + head + 10 * h) + 6 * h * (W + 2) * group
         floats = -(-images // group) * cells * (4 * L + 2) * h + shared
     return FLOAT_BYTES * floats
+
+
+def _diagonal_floats(sizes: Sizes, images: int, *, layers: int) -> int:
+    """Count the values in the buffers of `model.networks.diagonal_bilstm_fast` with so many layers at once."""
+    h, c, H, W = sizes.hidden, sizes.condition, sizes.height, sizes.width + 1  # with the zero column
+    F, cells, longest = 2 * h + c, H * W * images, min(H, W) * images
+    places, diagonals = (H + 1) * images, H + W
+    layer = 2 * diagonals * ((F + 2 * h + 1) * places + h * H * images) + 10 * h * cells
+    back = 2 * (diagonals * h + (diagonals - 1) * F) * places + 2 * h * H * images + 2 * (F + 6 * h) * longest
+    maps = cells * (2 * h + 2 * (2 * h + sizes.layers * (h + 1)))
+    return layers * layer + back + maps
 
 
 @dataclass(frozen=True)

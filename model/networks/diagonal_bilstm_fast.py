@@ -1,188 +1,350 @@
-"""A Diagonal BiLSTM layer without skewing: both directions in one pass, one diagonal at a time, valid cells only.
+"""All Diagonal BiLSTM layers of a network on a CPU: both directions at once, one diagonal at a time, valid cells only.
 
-On the skewed map about half of the cells are padding. Here the cells of diagonal j, rows r0..r1, have a constant stride
-in the map, (r, j-r) for the left direction and (r, W-1-(j-r)) for the right direction. They are copied to contiguous
-memory::
+On the skewed map about half of the cells are padding. Here diagonal j of a direction has the rows r0..r1 of the map:
+the cells (r, j-r) of the left direction and (r, W-1-(j-r)) of the right one::
 
     W = 4, H = 3      left  0 1 2 3     right  3 2 1 0      the number is j: H+W-1 steps, of 1, 2, 3, 3, 2, 1 cells
                             1 2 3 4            4 3 2 1
                             2 3 4 5            5 4 3 2
 
-One matrix A for each direction holds all inputs of the gates of a diagonal, maps x cells. The cells are in the order
-(row, image), so that a shift by one row is a shift by B columns of A::
+One matrix A for each diagonal and direction holds all inputs of its gates, maps x cells. Row r of the map has its place
+in each of them, the B columns of its images, whether or not the diagonal has a cell there::
 
     A  =  x           2h        gates  =  weights @ A
           condition    c        (absent if there is none)
           h above      h
           h left       h
           1            1        (its weight is the bias)
+
+The address of a cell is then linear in its row and its column, so that one strided copy moves a whole map into the
+matrices or out of them. The state of row r is written to the next diagonal, where it is the left one of row r and the
+upper one of row r+1. The place of a row that has not begun yet holds its initial state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.networks import lstm_kernel
 from model.networks.buffers import Workspace
-from model.networks.diagonal_bilstm_gpu import Scan
-from model.networks.lstm_kernel import scaled
+from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled, step, step_back
 
 Grads = tuple[Tensor | None, ...]
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+threshold_backward = torch.ops.aten.threshold_backward.grad_input
+LEFT, RIGHT = 0, 1
 
 
-def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
-    """Run both directions; shift the right direction's map down by one row and add it to the left direction's map.
+class DiagonalWeights(NamedTuple):
+    """The weights of all layers and of the head's first layer, masked; L layers, gates o, f, i, g."""
+
+    first: Tensor  # (2h, K): the first layer, for the matrix of its inputs
+    first_bias: Tensor  # (2h,)
+    gates: Tensor  # (L, 2, 4h, 2h + c + 2h + 1): of both directions, for the matrix A
+    up: Tensor  # (L, 2h, h + 1): the last column is the bias
+    head: Tensor  # (head, 2h + L * (h + 1)), the last of each h + 1 columns is not used; or without skips (head, 2h)
+    head_bias: Tensor  # (head,)
+    h0: Tensor  # (L, 2, h)
+    c0: Tensor  # (L, 2, h)
+
+
+def diagonal_layers(inputs: Tensor, condition: Tensor | None, weights: DiagonalWeights, *, residual: bool) -> Tensor:
+    """Run the first layer, all Diagonal BiLSTM layers and the head's first layer.
 
     Args:
-        x: input and condition (2h + c, H, W, B).
-        weights: weights for the matrix A of each direction (2, 4h, 2h + c + 2h + 1), gates o, f, i, g.
-        h0: initial states (2, h).
-        c0: initial memories (2, h).
+        inputs: what the first layer's kernel sees, (K, H, W, B).
+        condition: (c, H, W, B), or None.
+        weights: the weights.
+        residual: whether each layer adds its input.
 
     Returns:
-        States (h, H, W, B).
+        The head's first layer with the layer-to-output connections, after the ReLU, (head, H, W, B).
     """
-    if x.device.type != "cpu":
-        on_gpu = cast("Callable[..., Tensor]", Scan.apply)
-        return on_gpu(x.to(weights.dtype), weights, h0, c0)
-    run = cast("Callable[..., Tensor]", _Scan.apply)
-    return run(x.to(weights.dtype), scaled(weights), h0, c0 / 2)  # not rounded; under autocast x is
+    run = cast("Callable[..., Tensor]", _Network.apply)
+    gates = scaled(weights.gates.flatten(0, 1)).view_as(weights.gates)
+    weights = weights._replace(gates=gates, c0=MEMORY * weights.c0)
+    return run(inputs, condition, residual, torch.is_grad_enabled(), *weights)
 
 
-class _Scan(torch.autograd.Function):
+class _Sizes(NamedTuple):
+    """Rows, columns, images, layers, maps of the state and of the condition."""
+
+    H: int
+    W: int
+    B: int
+    L: int
+    h: int
+    c: int
+
+    @property
+    def diagonals(self) -> int:
+        return self.H + self.W - 1
+
+    @property
+    def seen(self) -> int:  # maps of A
+        return 4 * self.h + self.c + 1
+
+    def rows(self, j: int) -> tuple[int, int]:
+        """Return the first row of a diagonal and the one after its last."""
+        return max(0, j - self.W + 1), min(j, self.H - 1) + 1
+
+
+class _Network(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
-        F, H, W, B = x.shape
-        h = h0.shape[1]
-        work = Workspace(("diagonal", F, H, W, B, h), x)
-        steps = work.once("steps", lambda: _steps(work, (F, H, W, B), h))
-        work.zeros("X").copy_(x)
-        for step in steps[:H]:
-            step.first_h.copy_(h0[:, :, None])
-            step.first_c.copy_(c0[:, :, None])
-        for step in steps:
-            step.A_x[0].copy_(step.X[0])
-            step.A_x[1].copy_(step.X[1])
-            torch.bmm(weights, step.A, out=step.S).sigmoid_()
-            lstm_kernel.step(step.gates, step.C, memory=step.memory, squashed=step.V, state=step.state)
-            step.Y[0].copy_(step.states[0])
-            step.Y[1].copy_(step.states[1])
-            for to, of in step.hand_on:
-                to.copy_(of)
-        ctx.work = work
-        ctx.save_for_backward(weights)
-        left, right = work.zeros("Y")
-        y: Tensor = left.clone()
-        y[:, 1:] += right[:, :-1]
-        return y
+    def forward(
+        ctx: Any, inputs: Tensor, condition: Tensor | None, residual: bool, keep: bool, *tensors: Tensor
+    ) -> Tensor:
+        w = DiagonalWeights(*tensors)
+        (_, H, W, B), (L, _, h) = inputs.shape, w.h0.shape
+        sizes = _Sizes(H, W, B, L, h, 0 if condition is None else len(condition))
+        maps = _Maps(sizes, inputs)
+        torch.addmm(w.first_bias[:, None], w.first, inputs.flatten(1), out=maps.x)
+        layers = []
+        for number in range(L):
+            layer = _Layer(sizes, inputs)
+            layer.run(maps, condition, w.gates[number], h0=w.h0[number], c0=w.c0[number], out=maps.states[number])
+            if residual:
+                maps.x.addmm_(w.up[number], maps.states_and_one[number])
+            else:
+                torch.mm(w.up[number], maps.states_and_one[number], out=maps.x)
+            if keep:
+                layers.append(layer)
+            del layer
+        torch.clamp_min(maps.x, 0, out=maps.out)
+        result = torch.addmm(w.head_bias[:, None], w.head, maps.of_head[: w.head.shape[1]]).clamp_min_(0)
+        if keep:
+            ctx.maps, ctx.layers, ctx.sizes, ctx.residual = maps, layers, sizes, residual
+            ctx.save_for_backward(inputs, result, *tensors)
+        return result.view(-1, H, W, B)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> Grads:
-        (weights,), work = ctx.saved_tensors, ctx.work
-        steps = work.once("steps", list)
-        dY, dX = work.zeros("dY"), work.zeros("dX").zero_()
-        dY[0].copy_(d_y)
-        dY[1, :, :-1].copy_(d_y[:, 1:])  # the last row stays zero
-        d_weights, back = torch.zeros_like(weights), weights.transpose(1, 2)
-        for step in reversed(steps):
-            step.d_states[0].copy_(step.dY[0])
-            step.d_states[1].copy_(step.dY[1])
-            for to, of in step.hand_back:
-                to.add_(of)
-            step.dc.zero_()
-            for to, of in step.hand_back_c:
-                to.copy_(of)
-            lstm_kernel.step_back(
-                step.d_state, step.dc,
-                gates=step.gates, squashed=step.V, before=step.C, d_gates=step.d_gates, spare=step.memory,
-            )  # fmt: skip
-            torch.ops.aten.sigmoid_backward.grad_input(step.D, step.S, grad_input=step.D)
-            d_weights.baddbmm_(step.D, step.At)
-            torch.bmm(back, step.D, out=step.dA)
-            step.dX[0].add_(step.dA_x[0])
-            step.dX[1].add_(step.dA_x[1])
-            for to, of in step.first:
-                to.copy_(of)
-        dh0, dc0 = work.zeros("first").sum(dim=(3, 4)).unbind(0)
-        return dX.clone(), d_weights, dh0, dc0
+    def backward(ctx: Any, d_result: Tensor) -> Grads:
+        inputs, result, *tensors = ctx.saved_tensors
+        w, maps, (H, W, B, L, h, c) = DiagonalWeights(*tensors), ctx.maps, ctx.sizes
+        d_w = DiagonalWeights(*(torch.zeros_like(some) for some in w))
+        d_gates = torch.zeros_like(w.gates.transpose(2, 3), memory_format=torch.contiguous_format)
+        d_result = torch.ops.aten.threshold_backward(d_result.reshape(result.shape), result, 0)
+        torch.sum(d_result, 1, out=d_w.head_bias)
+        torch.mm(d_result, maps.of_head[: w.head.shape[1]].t(), out=d_w.head)
+        back = _Back(ctx.sizes, d_result)
+        torch.mm(w.head.t(), d_result, out=back.of_head[: w.head.shape[1]])
+        dx, with_skips = back.dx, w.head.shape[1] > 2 * h
+        threshold_backward(dx, maps.out, 0, grad_input=dx)
+        d_condition = inputs.new_zeros(c, H, W, B) if c else None
+        factors = gradient_factors(h, w.gates.dtype, w.gates.device)
+        for number in reversed(range(L)):
+            torch.mm(dx, maps.states_and_one[number].t(), out=d_w.up[number])
+            dy, up = back.states[number], w.up[number, :, :h].t()
+            if with_skips:
+                dy.addmm_(up, dx)
+            else:
+                torch.mm(up, dx, out=dy)
+            back.run(ctx.layers[number], dy, factors * w.gates[number], d_gates[number])
+            back.add_to(dx, d_condition, residual=ctx.residual)
+            torch.sum(back.initial_states, (2, 3), out=d_w.h0[number])
+            torch.sum(back.initial_memories, (2, 3), out=d_w.c0[number])
+        torch.mul(d_gates.transpose(2, 3), factors, out=d_w.gates)
+        torch.mm(dx, inputs.flatten(1).t(), out=d_w.first)
+        torch.sum(dx, 1, out=d_w.first_bias)
+        d_inputs = torch.mm(w.first.t(), dx).view_as(inputs) if ctx.needs_input_grad[0] else None
+        return d_inputs, d_condition, None, None, *d_w
 
 
-def _steps(work: Workspace, size: tuple[int, int, int, int], h: int) -> list[SimpleNamespace]:
-    """Allocate the buffers and create the views of each diagonal once, because a view costs as much as a small step."""
-    F, H, W, B = size
-    K, N = F + 2 * h + 1, H * W * B
-    wide = min(H, W) * B  # columns of the longest diagonal
-    A, S = work.zeros("A", 2 * K * N), work.zeros("S", 8 * h * N)
-    C, V = work.zeros("C", 2 * h * N), work.zeros("V", 2 * h * N)
-    maps = {name: work.zeros(name, F, H, W, B) for name in ("X", "dX")}
-    maps.update({name: work.zeros(name, 2, h, H, W, B) for name in ("Y", "dY")})
-    rows_of = {"memory": h, "state": h, "d_state": h, "dc0": h, "dc1": h, "D": 4 * h, "dA": K}
-    small = {name: work.zeros(name, 2 * rows * wide) for name, rows in rows_of.items()}
-    first = work.zeros("first", 2, 2, h, H, B)
-    steps: list[SimpleNamespace] = []
-    done = 0  # cells on the previous diagonals
-    for j in range(H + W - 1):
-        r0, r1 = max(0, j - W + 1), min(j, H - 1)
-        cells = r1 - r0 + 1
+class _Maps:
+    """What the layers pass on, maps x pixels in the order row, column, image.
 
-        def block(flat: Tensor, rows: int, *, at: int = done, n: int = cells) -> Tensor:
-            return flat.narrow(0, 2 * rows * at * B, 2 * rows * n * B).view(2, rows, n * B)
+    Args:
+        sizes: of the network.
+        like: a tensor of the dtype.
+    """
 
-        def temporary(name: str, rows: int, *, n: int = cells) -> Tensor:
-            return small[name][: 2 * rows * n * B].view(2, rows, n * B)
+    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
+        H, W, B, L, h, _ = sizes
+        self.work = Workspace(("diagonal maps", *sizes), like)
+        self.x = self.work.zeros("x", 2 * h, H * W * B)
+        self.of_head = self.work.zeros("of head", 2 * h + L * (h + 1), H * W * B)
+        self.out = self.of_head[: 2 * h]
+        self.states_and_one = self.of_head[2 * h :].view(L, h + 1, H * W * B)
+        self.states_and_one[:, h] = 1
+        self.states = self.states_and_one[:, :h].view(L, h, H, W, B)
+        self.mirrored = torch.arange(W - 1, -1, -1, device=like.device)
 
-        def diagonals(
-            left: Tensor, right: Tensor, *, j: int = j, r0: int = r0, n: int = cells
-        ) -> tuple[Tensor, Tensor]:
-            size, outer = (left.shape[0], n, B), H * W * B
-            return (
-                left.as_strided(size, (outer, (W - 1) * B, 1), left.storage_offset() + (r0 * W + j - r0) * B),
-                right.as_strided(size, (outer, (W + 1) * B, 1), right.storage_offset() + (r0 * W + W - 1 - j + r0) * B),
+
+def _over_map(buffer: Tensor, sizes: _Sizes, side: int, rows: slice, *, at: int = 0) -> Tensor:
+    """Return a view of a direction's cells as a map; the right direction's columns are mirrored.
+
+    Args:
+        buffer: matrices by diagonal and direction, (diagonals, 2, maps, places).
+        sizes: of the network.
+        side: the direction.
+        rows: which maps.
+        at: the matrix of the first diagonal.
+
+    Returns:
+        (maps, H, W, B).
+    """
+    some = buffer[at:, side, rows]
+    diagonal, row, _ = some.stride()
+    size = (some.shape[1], sizes.H, sizes.W, sizes.B)
+    return some.as_strided(size, (row, diagonal + sizes.B, diagonal, 1), some.storage_offset())
+
+
+def _before_first_column(buffer: Tensor, sizes: _Sizes, rows: slice) -> Tensor:
+    """Return a view of the place of row r on diagonal r, for all r: (diagonals, 2, maps, places) -> (2, maps, H, B)."""
+    some = buffer[:, :, rows]
+    diagonal, side, row, _ = some.stride()
+    size = (2, some.shape[2], sizes.H, sizes.B)
+    return some.as_strided(size, (side, row, diagonal + sizes.B, 1), some.storage_offset())
+
+
+class _Layer:
+    """The buffers of a layer and the views of each diagonal, made once: a view costs as much as a small step.
+
+    Args:
+        sizes: of the network.
+        like: a tensor of the dtype.
+    """
+
+    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
+        self.work = Workspace(("diagonal", *sizes), like)
+        self.views = self.work.once("views", lambda: self._views(sizes))
+
+    def _views(self, sizes: _Sizes) -> SimpleNamespace:
+        H, W, B, _, h, c = sizes
+        above, left = slice(2 * h + c, 3 * h + c), slice(3 * h + c, 4 * h + c)
+        A = self.work.zeros("A", sizes.diagonals + 1, 2, sizes.seen, (H + 1) * B)
+        C = self.work.zeros("C", sizes.diagonals + 1, 2, h, H * B)
+        S, V = self.work.zeros("S", 8 * h * H * W * B), self.work.zeros("V", 2 * h * H * W * B)
+        A[:, :, -1] = 1
+        steps, done = [], 0  # values of a map on the previous diagonals
+        for j in range(sizes.diagonals):
+            r0, r1 = sizes.rows(j)
+            n, on = (r1 - r0) * B, slice(r0 * B, r1 * B)
+            s = SimpleNamespace(A=A[j, :, :, on], before=C[j, :, :, on], memory=C[j + 1, :, :, on])
+            s.state, s.above = A[j + 1, :, left, on], A[j + 1, :, above, (r0 + 1) * B : (r1 + 1) * B]
+            s.S = S[8 * h * done : 8 * h * (done + n)].view(2, 4 * h, n)
+            s.V = V[2 * h * done : 2 * h * (done + n)].view(2, h, n)
+            s.gates = s.S.chunk(4, dim=1)
+            steps.append(s)
+            done += n
+        return SimpleNamespace(
+            steps=steps,
+            x=[_over_map(A, sizes, side, slice(0, 2 * h)) for side in (LEFT, RIGHT)],
+            condition=[_over_map(A, sizes, side, slice(2 * h, 2 * h + c)) for side in (LEFT, RIGHT)],
+            states=[_over_map(A, sizes, side, left, at=1) for side in (LEFT, RIGHT)],
+            h0=_before_first_column(A, sizes, left),
+            c0=_before_first_column(C, sizes, slice(None)),
+        )
+
+    def run(
+        self, maps: _Maps, condition: Tensor | None, weights: Tensor, *, h0: Tensor, c0: Tensor, out: Tensor
+    ) -> None:
+        """Compute both directions, shift the right direction's map down by one row, and write the sum: (h, H, W, B)."""
+        v, mirrored = self.views, maps.mirrored
+        x = maps.x.view(len(maps.x), *out.shape[1:])
+        v.x[LEFT].copy_(x)
+        torch.index_select(x, 2, mirrored, out=v.x[RIGHT])
+        if condition is not None:
+            v.condition[LEFT].copy_(condition)
+            torch.index_select(condition, 2, mirrored, out=v.condition[RIGHT])
+        v.h0.copy_(h0[:, :, None, None])
+        v.c0.copy_(c0[:, :, None, None])
+        for s in v.steps:
+            torch.bmm(weights, s.A, out=s.S).sigmoid_()
+            step(s.gates, s.before, memory=s.memory, squashed=s.V, state=s.state)
+            s.above.copy_(s.state)
+        out.copy_(v.states[LEFT])
+        out[:, 1:].index_add_(2, mirrored, v.states[RIGHT][:, :-1])
+
+
+class _Back:
+    """The gradients of a pass; the layers use the same buffers in turn.
+
+    Args:
+        sizes: of the network.
+        like: a tensor of the dtype.
+    """
+
+    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
+        H, W, B, L, h, _ = sizes
+        self.sizes = sizes
+        self.work = Workspace(("diagonal, back", *sizes), like)
+        self.of_head = self.work.zeros("of head", 2 * h + L * (h + 1), H * W * B)
+        self.dx = self.of_head[: 2 * h]
+        self.states = self.of_head[2 * h :].view(L, h + 1, H * W * B)[:, :h]
+        self.views = self.work.once("views", self._views)
+        self.initial_states, self.initial_memories = self.views.h0, self.views.c0
+        self.mirrored = torch.arange(W - 1, -1, -1, device=like.device)
+
+    def _views(self) -> SimpleNamespace:
+        (H, W, B, _, h, c), sizes, zeros = self.sizes, self.sizes, self.work.zeros
+        F, wide = 2 * h + c, min(H, W) * B
+        dH = zeros("dH", sizes.diagonals + 1, 2, h, (H + 1) * B)
+        dX = zeros("dX", sizes.diagonals, 2, F, (H + 1) * B)
+        dC, D, dA = zeros("dC", 2, h, H * B), zeros("D", 8 * h * wide), zeros("dA", 2 * (F + 2 * h) * wide)
+        steps = []
+        for j in range(sizes.diagonals):
+            r0, r1 = sizes.rows(j)
+            n, on, top = (r1 - r0) * B, slice(r0 * B, r1 * B), max(r0, 1)  # row 0 has none above
+            s = SimpleNamespace(d_state=dH[j + 1, :, :, on], d_memory=dC[:, :, on])
+            s.D, s.dA = D[: 8 * h * n].view(2, 4 * h, n), dA[: 2 * (F + 2 * h) * n].view(2, F + 2 * h, n)
+            s.d_gates, s.Dt = s.D.chunk(4, dim=1), s.D.transpose(1, 2)
+            s.x, s.to_x = s.dA[:, :F], dX[j, :, :, on]
+            s.above, s.to_above = s.dA[:, F : F + h, (top - r0) * B :], dH[j, :, :, (top - 1) * B : (r1 - 1) * B]
+            s.left, s.to_left = s.dA[:, F + h :], dH[j, :, :, on]
+            steps.append(s)
+        every = slice(None)
+        return SimpleNamespace(
+            steps=steps,
+            states=[_over_map(dH, sizes, side, every, at=1) for side in (LEFT, RIGHT)],
+            x=[_over_map(dX, sizes, side, slice(0, 2 * h)) for side in (LEFT, RIGHT)],
+            condition=[_over_map(dX, sizes, side, slice(2 * h, F)) for side in (LEFT, RIGHT)],
+            memories=dC,
+            h0=_before_first_column(dH, sizes, every),
+            c0=dC.view(2, h, H, B),
+        )
+
+    def run(self, layer: _Layer, d_out: Tensor, weights: Tensor, d_weights: Tensor) -> None:
+        """Go back over the diagonals of a layer.
+
+        Args:
+            layer: of the pass.
+            d_out: the gradient of its sum of states, (h, H*W*B).
+            weights: (2, 4h, maps of A), times the gradients' factors.
+            d_weights: zeros, (2, maps of A, 4h), to which the gradients without their factors are added.
+        """
+        v, (H, W, B, _, h, _) = self.views, self.sizes
+        d_out = d_out.view(h, H, W, B)
+        v.h0.zero_()
+        v.memories.zero_()
+        v.states[LEFT].copy_(d_out)
+        torch.index_select(d_out[:, 1:], 2, self.mirrored, out=v.states[RIGHT][:, :-1])
+        v.states[RIGHT][:, -1].zero_()  # shifted out of the map
+        back = weights[:, :, :-1].transpose(1, 2)
+        for s, d in zip(reversed(layer.views.steps), reversed(v.steps), strict=True):
+            step_back(
+                d.d_state, d.d_memory, gates=s.gates, squashed=s.V, before=s.before, state=s.state, d_gates=d.d_gates
             )
+            sigmoid_backward(d.D, s.S, grad_input=d.D)
+            d_weights.baddbmm_(s.A, d.Dt)
+            torch.bmm(back, d.D, out=d.dA)
+            d.to_left.add_(d.left)
+            d.to_above.add_(d.above)
+            d.to_x.copy_(d.x)
 
-        s = SimpleNamespace(r0=r0, r1=r1, A=block(A, K), S=block(S, 4 * h), C=block(C, h), V=block(V, h))
-        s.A[:, -1] = 1
-        s.At = s.A.transpose(1, 2)
-        s.memory, s.state, s.d_state = (temporary(name, h) for name in ("memory", "state", "d_state"))
-        s.dc, s.D, s.dA = temporary(f"dc{j % 2}", h), temporary("D", 4 * h), temporary("dA", K)
-        s.gates, s.d_gates = s.S.chunk(4, dim=1), s.D.chunk(4, dim=1)
-        s.X, s.dX = (diagonals(maps[name], maps[name]) for name in ("X", "dX"))
-        s.Y, s.dY = (diagonals(*maps[name]) for name in ("Y", "dY"))
-        s.A_x, s.dA_x = (tuple(part[:, :F].unflatten(2, (cells, B))) for part in (s.A, s.dA))
-        s.states, s.d_states = (tuple(part.unflatten(2, (cells, B))) for part in (s.state, s.d_state))
-        s.first, s.hand_on, s.hand_back, s.hand_back_c = (), (), (), ()
-        if j < H:  # the last cell is in the first column
-            s.first_h, s.first_c = s.A[:, F + h : F + 2 * h, -B:], s.C[:, :, -B:]
-            s.first = ((first[0, :, :, j], s.dA[:, F + h : F + 2 * h, -B:]), (first[1, :, :, j], s.dc[:, :, -B:]))
-        if steps:
-            _connect(steps[-1], s, F, h, B)
-        steps.append(s)
-        done += cells
-    return steps
-
-
-def _connect(s: SimpleNamespace, later: SimpleNamespace, F: int, h: int, B: int) -> None:
-    """Pair the cells of a diagonal with their right and lower neighbours on the next diagonal."""
-    count = min(s.r1, later.r1) - later.r0 + 1  # rows r with a right neighbour (r, c+1)
-    of = slice((later.r0 - s.r0) * B, (later.r0 - s.r0 + count) * B)
-    top = max(later.r0, 1)  # rows top..later.r1 have an upper neighbour on this diagonal
-    above_of = slice((top - 1 - s.r0) * B, (later.r1 - s.r0) * B)
-    above_to = slice((top - later.r0) * B, (later.r1 - later.r0 + 1) * B)
-    above, left = (slice(F, F + h), slice(F + h, F + 2 * h))
-    s.hand_on = (
-        (later.A[:, left, : count * B], s.state[:, :, of]),
-        (later.A[:, above, above_to], s.state[:, :, above_of]),
-        (later.C[:, :, : count * B], s.memory[:, :, of]),
-    )
-    s.hand_back = (
-        (s.d_state[:, :, of], later.dA[:, left, : count * B]),
-        (s.d_state[:, :, above_of], later.dA[:, above, above_to]),
-    )
-    s.hand_back_c = ((s.dc[:, :, of], later.dc[:, :, : count * B]),)
+    def add_to(self, dx: Tensor, d_condition: Tensor | None, *, residual: bool) -> None:
+        """Add the gradients of a layer's input and of the condition; without a residual sum the input has no other."""
+        v, dx = self.views, dx.view(len(dx), *self.sizes[:3])
+        if residual:
+            dx.add_(v.x[LEFT])
+        else:
+            dx.copy_(v.x[LEFT])
+        dx.index_add_(2, self.mirrored, v.x[RIGHT])
+        if d_condition is not None:
+            d_condition.add_(v.condition[LEFT]).index_add_(2, self.mirrored, v.condition[RIGHT])

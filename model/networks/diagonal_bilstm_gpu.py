@@ -17,8 +17,9 @@ NOTE: this has not run on a GPU yet. Its tests run it on a CPU, and count its op
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +28,23 @@ from torch.autograd.function import once_differentiable
 from model.networks.buffers import Workspace
 
 Grads = tuple[Tensor | None, ...]
+
+
+def diagonal_layer(x: Tensor, weights: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
+    """Run both directions; shift the right direction's map down by one row and add it to the left direction's map.
+
+    Args:
+        x: input and condition (2h + c, H, W, B); under autocast it may be rounded, the recurrence is not.
+        weights: weights of what each gate sees in both directions: input and condition, the states above and to the
+            left, and one (2, 4h, 2h + c + 2h + 1), gates o, f, i, g.
+        h0: initial states (2, h).
+        c0: initial memories (2, h).
+
+    Returns:
+        States (h, H, W, B).
+    """
+    run = cast("Callable[..., Tensor]", Scan.apply)
+    return run(x.to(weights.dtype), weights, h0, c0)
 
 
 class Scan(torch.autograd.Function):
@@ -77,9 +95,7 @@ class Scan(torch.autograd.Function):
             back.d_states[side].index_copy_(1, plan.place[side], gradient.reshape(h, H * W, B))
         for step, d in zip(reversed(plan.steps), reversed(back.steps), strict=True):
             torch.mul(d.dh, step.v, out=d.do)
-            torch.mul(d.dh, step.o, out=d.spare)
-            torch.ops.aten.tanh_backward.grad_input(d.spare, step.v, grad_input=d.spare)
-            d.dc.add_(d.spare)
+            d.dc.addcmul_(d.dh, step.o).addcmul_(d.do, step.h, value=-1)  # dh * o * (1 - tanh(c)^2)
             torch.mul(d.dc, step.c_left, out=d.df)
             torch.mul(d.dc, step.g, out=d.di)
             torch.mul(d.dc, step.i, out=d.dg)
@@ -183,7 +199,6 @@ class _Back:
         self.D = D = work.zeros("D", 2, 4 * h, H * W * B)
         self.dHs = dHs = work.zeros("dHs", 2, h, (H + W) * (H + 1) * B)
         self.dC = dC = work.zeros("dC", 2, h, H * B)
-        spare = work.zeros("spare", 2, h, H * B)
         self.d_states = dHs.view(2, h, -1, B)
         self.d_initial_h = self.d_states[:, :, 1 :: H + 2][:, :, :H]
         self.steps = []
@@ -193,7 +208,7 @@ class _Back:
             self.steps.append(SimpleNamespace(
                 D=d, do=do, df=df, di=di, dg=dg, d_squares=d[:, : 3 * h], dh=at.states(dHs, j, at=j + 1),
                 dh_left=at.states(dHs, j, at=j), dh_above=at.states(dHs, j, at=j, up=1),
-                dc=at.memories(dC, j, at=0), spare=at.memories(spare, j, at=0),
+                dc=at.memories(dC, j, at=0),
             ))  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from model.config.groups import row_group
 from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
-from model.networks.diagonal_bilstm_fast import diagonal_layer
+from model.networks.diagonal_bilstm_fast import DiagonalWeights, diagonal_layers
+from model.networks.diagonal_bilstm_gpu import diagonal_layer
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
 from model.networks.row_lstm import RowLSTM
@@ -89,14 +90,17 @@ class PixelRNN(PixelNetwork):
 
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
-        if self.recurrence == "row-lstm":
-            if self.implementation == "reference":
-                return super().predict(x, condition)
-            self.check_condition(x, condition)
-            is_real = x.device.type in ("cpu", "cuda")  # others, such as `meta`, have no autocast
-            with torch.autocast(x.device.type, enabled=False) if is_real else nullcontext():
-                return self._row_layers(x, condition)  # the recurrences are not rounded
         self.check_condition(x, condition)
+        if self.implementation == "fast" and (self.recurrence == "row-lstm" or x.device.type == "cpu"):
+            is_real = x.device.type in ("cpu", "cuda")  # others, such as `meta`, have no autocast
+            with torch.autocast(x.device.type, enabled=False) if is_real else nullcontext():  # nothing is rounded
+                return (
+                    self._row_layers(x, condition)
+                    if self.recurrence == "row-lstm"
+                    else self._diagonal_layers(x, condition)
+                )
+        if self.recurrence == "row-lstm":
+            return super().predict(x, condition)
         wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
         wider_condition = F.pad(condition, (0, 1)) if condition is not None else None
         return super().predict(wider, wider_condition)[..., :-1]
@@ -105,7 +109,7 @@ class PixelRNN(PixelNetwork):
         """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""
         if self.implementation == "reference":
             return super().through(y, condition)
-        return self._diagonal_layers(y, condition)
+        return self._diagonal_layers_of_gpu(y, condition)
 
     def _row_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Compute `predict` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
@@ -148,7 +152,32 @@ class PixelRNN(PixelNetwork):
             c0=torch.stack([lstm.c0 for lstm in lstms]),
         )
 
-    def _diagonal_layers(self, y: Tensor, condition: Tensor | None) -> Tensor:
+    def _diagonal_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Compute `predict` with all Diagonal BiLSTM layers in one pass, on a CPU; the layout is maps x cells."""
+        B, _, _, W = x.shape
+        if condition is not None:
+            condition = F.pad(condition, (0, 1)).permute(1, 2, 3, 0)  # (c, H, W+1, B)
+        inputs = neighbours(split(x, B))[0]  # (K, H, W+1, B)
+        out = diagonal_layers(inputs, condition, self._diagonal_weights(), residual=self.residual)
+        return last_layer(self, out[:, :, :W].permute(3, 1, 2, 0)[None], B)
+
+    def _diagonal_weights(self) -> DiagonalWeights:
+        """Return the weights in the layout of `diagonal_layers`."""
+        blocks = cast("list[RecurrentBlock]", list(self.blocks))
+        sides = [[lstm.left, lstm.right] for lstm in (cast("DiagonalBiLSTM", block.lstm) for block in blocks)]
+        skips = [F.pad(matrix(cast("MaskedConv2d", skip)), (0, 1)) for skip in self.skips]
+        return DiagonalWeights(
+            first=first_matrix(self.first),
+            first_bias=cast("Tensor", self.first.bias),
+            gates=torch.stack([torch.stack([diagonal_weights(side) for side in both]) for both in sides]),
+            up=torch.stack([torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]),
+            head=torch.cat([matrix(self.head), *skips], dim=1),
+            head_bias=cast("Tensor", self.head.bias),
+            h0=torch.stack([torch.stack([side.h0 for side in both]) for both in sides]),
+            c0=torch.stack([torch.stack([side.c0 for side in both]) for both in sides]),
+        )
+
+    def _diagonal_layers_of_gpu(self, y: Tensor, condition: Tensor | None) -> Tensor:
         """Compute `through` in the layout maps x cells, in which each 1x1 convolution is a matrix product."""
         B, m, H, W = y.shape
         x = y.permute(1, 2, 3, 0)  # (2h, H, W, B)
@@ -178,7 +207,7 @@ class PixelRNN(PixelNetwork):
 
 
 def diagonal_weights(lstm: DiagonalLSTM) -> Tensor:
-    """Return the weights of one direction in the layout of `diagonal_layer`, (4h, 2h + c + 2h + 1)."""
+    """Return the weights of one direction in the layout of the fast layers, (4h, 2h + c + 2h + 1)."""
     parts = [matrix(lstm.input_to_state)]
     if lstm.condition is not None:
         parts.append(lstm.condition.weight[:, :, 0, 0])

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
-from model.networks.lstm_kernel import scaled, step, step_back
+from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled, step, step_back
 
 BATCHED = 3  # dimensions of a tensor with a matrix for each layer
 Grads = tuple[Tensor | None, ...]
@@ -72,7 +72,7 @@ def row_layers(inputs: Tensor, condition: Tensor | None, weights: RowWeights, *,
     """
     gates = {name: scaled(getattr(weights, name)) for name in ("left", "centre", "right", "bias")}
     run = cast("Callable[..., Tensor]", _Wavefront.apply)
-    weights = weights._replace(**gates, c0=weights.c0 / 2)
+    weights = weights._replace(**gates, c0=MEMORY * weights.c0)
     return run(inputs, condition, images, residual, torch.is_grad_enabled(), *weights)
 
 
@@ -193,6 +193,8 @@ class _Wavefront(torch.autograd.Function):
         d_result = torch.ops.aten.threshold_backward(d_result, result, 0)
         w = RowWeights(*tensors)
         d_w = RowWeights(*(torch.zeros_like(some) for some in w))
+        factors = gradient_factors(w.h0.shape[1], w.left.dtype, w.left.device)
+        w = w._replace(left=factors * w.left, centre=factors * w.centre, right=factors * w.right)
         d_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
         G, H, _, N = inputs.shape
         d_condition = inputs.new_zeros(G, H, ctx.kept[0].sizes.c, N) if ctx.with_condition else None
@@ -203,6 +205,8 @@ class _Wavefront(torch.autograd.Function):
                 None if d_inputs is None else d_inputs[group],
                 None if d_condition is None else d_condition[group],
             )
+        for d_gates in (d_w.left, d_w.centre, d_w.right, d_w.bias):
+            d_gates.mul_(factors)
         return d_inputs, d_condition, None, None, None, *d_w
 
 
@@ -237,8 +241,8 @@ class _Back:
 
     Args:
         buffers: of the pass.
-        w: the weights.
-        d_w: the gradients of the weights.
+        w: the weights; those of the gates times the gradients' factors.
+        d_w: the gradients of the weights; those of the gates get them without these factors.
         residual: whether each layer adds its input.
     """
 
@@ -251,7 +255,7 @@ class _Back:
         self.dH = zeros("dH", sizes.times, L, h, N)  # gradients of the states
         self.dX = zeros("dX", 2, L + 1, 2 * h, N)  # of inputs and outputs, in turn
         self.d_out = zeros("d_out", H, 2 * h, N)  # of the outputs of the last layer
-        self.dC, self.spare = zeros("dC", L, h, N).zero_(), zeros("spare", L, h, N)
+        self.dC = zeros("dC", L, h, N).zero_()
         self.dM = zeros("dM", sizes.seen, N)
         self.steps = buffers.work.once("steps back", lambda: [self._views(s) for s in buffers.steps])
 
@@ -261,7 +265,7 @@ class _Back:
         D, dE, before, after = self.D[on], self.dE[on], self.dX[(t + 1) % 2], self.dX[t % 2]
         v = SimpleNamespace(**s.__dict__)
         v.left_t, v.centre_t, v.right_t = s.left.transpose(1, 2), s.centre.transpose(1, 2), s.right.transpose(1, 2)
-        v.state_t, v.dh, v.dc, v.spare = s.state.transpose(1, 2), self.dH[t, on], self.dC[on], self.spare[on]
+        v.state_t, v.dh, v.dc = s.state.transpose(1, 2), self.dH[t, on], self.dC[on]
         v.d, v.d_of_left, v.d_of_right = D[:, :, k:-k], D[:, :, 2 * k :], D[:, :, :N]
         v.d_gates, v.dE, v.dE_left, v.dE_x = v.d.chunk(4, dim=1), dE, dE[:, : 3 * h], dE[:, : 2 * h]
         v.d_right, v.dy, v.dx, v.dx_first = self.d_right[on], after[on.start + 1 : on.stop + 1], before[on], before[0]
@@ -316,7 +320,7 @@ class _Back:
         s.dh.baddbmm_(w.up, s.dy)
         d_w.up.baddbmm_(s.dy, s.state_t)
         d_w.up_bias.add_(s.dy.sum(2, keepdim=True))
-        step_back(s.dh, s.dc, gates=s.gates, squashed=s.V, before=s.C, d_gates=s.d_gates, spare=s.spare)
+        step_back(s.dh, s.dc, gates=s.gates, squashed=s.V, before=s.C, state=s.state, d_gates=s.d_gates)
         sigmoid_backward(s.d, s.S, grad_input=s.d)
         d_w.left.baddbmm_(s.d, s.left_t)
         d_w.centre.baddbmm_(s.d, s.centre_t)

@@ -15,6 +15,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@.ci/install $(ALL_EXTRAS)
+	@$(BIN)/python -m pytest --collect-only -q >/dev/null || true  # the tests are compiled once, not by each worker
 	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt

@@ -17,7 +17,7 @@ import pyte
 import pytest
 
 from tests.support.report_runs import Had, write_run
-from tests.support.stage import Stage, staged
+from tests.support.stage import Stage, listen_to_ctrl_c, staged
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,7 @@ class Shown:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.cli", *words],
             stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
+            preexec_fn=listen_to_ctrl_c,
         )  # fmt: skip
         os.close(theirs)
 

@@ -57,7 +57,7 @@ class Stage:
             env=self.env,
             text=True,
             start_new_session=True,
-            preexec_fn=_listen_to_ctrl_c,
+            preexec_fn=listen_to_ctrl_c,
         )
         process.log = log  # type: ignore[attr-defined]
         self.processes.append(process)
@@ -193,7 +193,7 @@ class Stage:
             found.stop()
 
 
-def _listen_to_ctrl_c() -> None:
+def listen_to_ctrl_c() -> None:
     """Undo what a shell does to its background jobs, and all that they start: SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

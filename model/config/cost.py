@@ -201,7 +201,7 @@ def _diagonal_floats(sizes: Sizes, images: int, *, layers: int) -> int:
     places, diagonals = (H + 1) * images, H + W
     layer = 2 * diagonals * ((F + 2 * h + 1) * places + h * H * images) + 10 * h * cells
     back = 2 * (diagonals * h + (diagonals - 1) * F) * places + 2 * h * H * images + 2 * (F + 6 * h) * longest
-    maps = cells * (2 * h + 2 * (2 * h + sizes.layers * (h + 1)))
+    maps = cells * (2 * (2 * h + sizes.head) + sizes.layers * (h + 1) + h)
     return layers * layer + back + maps
 
 

@@ -38,6 +38,7 @@ Grads = tuple[Tensor | None, ...]
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 LEFT, RIGHT = 0, 1
+CONTIGUOUS = torch.contiguous_format
 
 
 class DiagonalWeights(NamedTuple):
@@ -46,8 +47,8 @@ class DiagonalWeights(NamedTuple):
     first: Tensor  # (2h, K): the first layer, for the matrix of its inputs
     first_bias: Tensor  # (2h,)
     gates: Tensor  # (L, 2, 4h, 2h + c + 2h + 1): of both directions, for the matrix A
-    up: Tensor  # (L, 2h, h + 1): the last column is the bias
-    head: Tensor  # (head, 2h + L * (h + 1)), the last of each h + 1 columns is not used; or without skips (head, 2h)
+    out: Tensor  # (L, 2h + head, h + 1): from states and one to the next layer and the head; without skips (L, 2h, h + 1)
+    head: Tensor  # (head, 2h)
     head_bias: Tensor  # (head,)
     h0: Tensor  # (L, 2, h)
     c0: Tensor  # (L, 2, h)
@@ -102,21 +103,21 @@ class _Network(torch.autograd.Function):
         w = DiagonalWeights(*tensors)
         (_, H, W, B), (L, _, h) = inputs.shape, w.h0.shape
         sizes = _Sizes(H, W, B, L, h, 0 if condition is None else len(condition))
-        maps = _Maps(sizes, inputs)
+        maps = _Maps(sizes, inputs, of_head=len(w.head))
         torch.addmm(w.first_bias[:, None], w.first, inputs.flatten(1), out=maps.x)
+        maps.head.copy_(w.head_bias[:, None])
         layers = []
         for number in range(L):
             layer = _Layer(sizes, inputs)
             layer.run(maps, condition, w.gates[number], h0=w.h0[number], c0=w.c0[number], out=maps.states[number])
-            if residual:
-                maps.x.addmm_(w.up[number], maps.states_and_one[number])
-            else:
-                torch.mm(w.up[number], maps.states_and_one[number], out=maps.x)
+            if not residual:
+                maps.x.zero_()
+            maps.both[: w.out.shape[1]].addmm_(w.out[number], maps.states_and_one[number])
             if keep:
                 layers.append(layer)
             del layer
-        torch.clamp_min(maps.x, 0, out=maps.out)
-        result = torch.addmm(w.head_bias[:, None], w.head, maps.of_head[: w.head.shape[1]]).clamp_min_(0)
+        torch.clamp_min(maps.x, 0, out=maps.x)
+        result = torch.addmm(maps.head, w.head, maps.x).clamp_min_(0)
         if keep:
             ctx.maps, ctx.layers, ctx.sizes, ctx.residual = maps, layers, sizes, residual
             ctx.save_for_backward(inputs, result, *tensors)
@@ -128,24 +129,22 @@ class _Network(torch.autograd.Function):
         inputs, result, *tensors = ctx.saved_tensors
         w, maps, (H, W, B, L, h, c) = DiagonalWeights(*tensors), ctx.maps, ctx.sizes
         d_w = DiagonalWeights(*(torch.zeros_like(some) for some in w))
-        d_gates = torch.zeros_like(w.gates.transpose(2, 3), memory_format=torch.contiguous_format)
-        d_result = torch.ops.aten.threshold_backward(d_result.reshape(result.shape), result, 0)
-        torch.sum(d_result, 1, out=d_w.head_bias)
-        torch.mm(d_result, maps.of_head[: w.head.shape[1]].t(), out=d_w.head)
-        back = _Back(ctx.sizes, d_result)
-        torch.mm(w.head.t(), d_result, out=back.of_head[: w.head.shape[1]])
-        dx, with_skips = back.dx, w.head.shape[1] > 2 * h
-        threshold_backward(dx, maps.out, 0, grad_input=dx)
+        # MKL multiplies these faster with the long side of the result across.
+        d_gates, d_out = (
+            torch.empty_like(some.transpose(-2, -1), memory_format=CONTIGUOUS) for some in (w.gates, w.out)
+        )
         d_condition = inputs.new_zeros(c, H, W, B) if c else None
-        factors = gradient_factors(h, w.gates.dtype, w.gates.device)
+        back, factors = _Back(ctx.sizes, inputs, of_head=len(w.head)), gradient_factors(h, inputs.dtype, inputs.device)
+        dx, d_both = back.x, back.both[: w.out.shape[1]]
+        threshold_backward(d_result.reshape(result.shape), result, 0, grad_input=back.head)
+        torch.sum(back.head, 1, out=d_w.head_bias)
+        torch.mm(back.head, maps.x.t(), out=d_w.head)
+        torch.mm(w.head.t(), back.head, out=dx)
+        threshold_backward(dx, maps.x, 0, grad_input=dx)
         for number in reversed(range(L)):
-            torch.mm(dx, maps.states_and_one[number].t(), out=d_w.up[number])
-            dy, up = back.states[number], w.up[number, :, :h].t()
-            if with_skips:
-                dy.addmm_(up, dx)
-            else:
-                torch.mm(up, dx, out=dy)
-            back.run(ctx.layers[number], dy, factors * w.gates[number], d_gates[number])
+            torch.mm(maps.states_and_one[number], d_both.t(), out=d_out[number])
+            torch.mm(w.out[number, :, :h].t(), d_both, out=back.states)
+            back.run(ctx.layers[number], factors * w.gates[number], d_gates[number].zero_())
             back.add_to(dx, d_condition, residual=ctx.residual)
             torch.sum(back.initial_states, (2, 3), out=d_w.h0[number])
             torch.sum(back.initial_memories, (2, 3), out=d_w.c0[number])
@@ -153,7 +152,7 @@ class _Network(torch.autograd.Function):
         torch.mm(dx, inputs.flatten(1).t(), out=d_w.first)
         torch.sum(dx, 1, out=d_w.first_bias)
         d_inputs = torch.mm(w.first.t(), dx).view_as(inputs) if ctx.needs_input_grad[0] else None
-        return d_inputs, d_condition, None, None, *d_w
+        return d_inputs, d_condition, None, None, *d_w._replace(out=d_out.transpose(1, 2))
 
 
 class _Maps:
@@ -162,15 +161,15 @@ class _Maps:
     Args:
         sizes: of the network.
         like: a tensor of the dtype.
+        of_head: maps of the head's first layer.
     """
 
-    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
+    def __init__(self, sizes: _Sizes, like: Tensor, *, of_head: int) -> None:
         H, W, B, L, h, _ = sizes
-        self.work = Workspace(("diagonal maps", *sizes), like)
-        self.x = self.work.zeros("x", 2 * h, H * W * B)
-        self.of_head = self.work.zeros("of head", 2 * h + L * (h + 1), H * W * B)
-        self.out = self.of_head[: 2 * h]
-        self.states_and_one = self.of_head[2 * h :].view(L, h + 1, H * W * B)
+        self.work = Workspace(("diagonal maps", *sizes, of_head), like)
+        self.both = self.work.zeros("both", 2 * h + of_head, H * W * B)
+        self.x, self.head = self.both[: 2 * h], self.both[2 * h :]
+        self.states_and_one = self.work.zeros("states", L, h + 1, H * W * B)
         self.states_and_one[:, h] = 1
         self.states = self.states_and_one[:, :h].view(L, h, H, W, B)
         self.mirrored = torch.arange(W - 1, -1, -1, device=like.device)
@@ -269,15 +268,16 @@ class _Back:
     Args:
         sizes: of the network.
         like: a tensor of the dtype.
+        of_head: maps of the head's first layer.
     """
 
-    def __init__(self, sizes: _Sizes, like: Tensor) -> None:
-        H, W, B, L, h, _ = sizes
+    def __init__(self, sizes: _Sizes, like: Tensor, *, of_head: int) -> None:
+        H, W, B, _, h, _ = sizes
         self.sizes = sizes
-        self.work = Workspace(("diagonal, back", *sizes), like)
-        self.of_head = self.work.zeros("of head", 2 * h + L * (h + 1), H * W * B)
-        self.dx = self.of_head[: 2 * h]
-        self.states = self.of_head[2 * h :].view(L, h + 1, H * W * B)[:, :h]
+        self.work = Workspace(("diagonal, back", *sizes, of_head), like)
+        self.both = self.work.zeros("both", 2 * h + of_head, H * W * B)
+        self.x, self.head = self.both[: 2 * h], self.both[2 * h :]
+        self.states = self.work.zeros("states", h, H * W * B)  # of the sum of both directions
         self.views = self.work.once("views", self._views)
         self.initial_states, self.initial_memories = self.views.h0, self.views.c0
         self.mirrored = torch.arange(W - 1, -1, -1, device=like.device)
@@ -310,17 +310,16 @@ class _Back:
             c0=dC.view(2, h, H, B),
         )
 
-    def run(self, layer: _Layer, d_out: Tensor, weights: Tensor, d_weights: Tensor) -> None:
-        """Go back over the diagonals of a layer.
+    def run(self, layer: _Layer, weights: Tensor, d_weights: Tensor) -> None:
+        """Go back over the diagonals of a layer, from the gradients of its states.
 
         Args:
             layer: of the pass.
-            d_out: the gradient of its sum of states, (h, H*W*B).
             weights: (2, 4h, maps of A), times the gradients' factors.
             d_weights: zeros, (2, maps of A, 4h), to which the gradients without their factors are added.
         """
         v, (H, W, B, _, h, _) = self.views, self.sizes
-        d_out = d_out.view(h, H, W, B)
+        d_out = self.states.view(h, H, W, B)
         v.h0.zero_()
         v.memories.zero_()
         v.states[LEFT].copy_(d_out)

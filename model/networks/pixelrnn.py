@@ -165,13 +165,16 @@ class PixelRNN(PixelNetwork):
         """Return the weights in the layout of `diagonal_layers`."""
         blocks = cast("list[RecurrentBlock]", list(self.blocks))
         sides = [[lstm.left, lstm.right] for lstm in (cast("DiagonalBiLSTM", block.lstm) for block in blocks)]
-        skips = [F.pad(matrix(cast("MaskedConv2d", skip)), (0, 1)) for skip in self.skips]
+        out = [torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]  # (2h, h + 1)
+        if len(self.skips):
+            skips = [F.pad(matrix(cast("MaskedConv2d", skip)), (0, 1)) for skip in self.skips]  # (head, h + 1)
+            out = [torch.cat(both) for both in zip(out, skips, strict=True)]
         return DiagonalWeights(
             first=first_matrix(self.first),
             first_bias=cast("Tensor", self.first.bias),
             gates=torch.stack([torch.stack([diagonal_weights(side) for side in both]) for both in sides]),
-            up=torch.stack([torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]),
-            head=torch.cat([matrix(self.head), *skips], dim=1),
+            out=torch.stack(out),
+            head=matrix(self.head),
             head_bias=cast("Tensor", self.head.bias),
             h0=torch.stack([torch.stack([side.h0 for side in both]) for both in sides]),
             c0=torch.stack([torch.stack([side.c0 for side in both]) for both in sides]),

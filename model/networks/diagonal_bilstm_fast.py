@@ -47,7 +47,7 @@ class DiagonalWeights(NamedTuple):
     first: Tensor  # (2h, K): the first layer, for the matrix of its inputs
     first_bias: Tensor  # (2h,)
     gates: Tensor  # (L, 2, 4h, 2h + c + 2h + 1): of both directions, for the matrix A
-    out: Tensor  # (L, 2h + head, h + 1): from states and one to the next layer and the head; without skips (L, 2h, h + 1)
+    out: Tensor  # (L, 2h + head, h + 1): from states and one to the next layer and the head; no skips: (L, 2h, h + 1)
     head: Tensor  # (head, 2h)
     head_bias: Tensor  # (head,)
     h0: Tensor  # (L, 2, h)

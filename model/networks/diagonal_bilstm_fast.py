@@ -35,7 +35,6 @@ from model.networks.buffers import Workspace
 from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled, step, step_back
 
 Grads = tuple[Tensor | None, ...]
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 LEFT, RIGHT = 0, 1
 CONTIGUOUS = torch.contiguous_format
@@ -225,11 +224,13 @@ class _Layer:
         for j in range(sizes.diagonals):
             r0, r1 = sizes.rows(j)
             n, on = (r1 - r0) * B, slice(r0 * B, r1 * B)
-            s = SimpleNamespace(A=A[j, :, :, on], before=C[j, :, :, on], memory=C[j + 1, :, :, on])
-            s.state, s.above = A[j + 1, :, left, on], A[j + 1, :, above, (r0 + 1) * B : (r1 + 1) * B]
-            s.S = S[8 * h * done : 8 * h * (done + n)].view(2, 4 * h, n)
-            s.V = V[2 * h * done : 2 * h * (done + n)].view(2, h, n)
-            s.gates = s.S.chunk(4, dim=1)
+            s = SimpleNamespace(A=A[j, :, :, on], before=C[j, :, :, on], state=A[j + 1, :, left, on])
+            s.gates = S[8 * h * done : 8 * h * (done + n)].view(2, 4 * h, n)
+            s.squashed = V[2 * h * done : 2 * h * (done + n)].view(2, h, n)
+            s.run = step(
+                s.gates, s.before, memory=C[j + 1, :, :, on], squashed=s.squashed, state=s.state,
+                above=A[j + 1, :, above, (r0 + 1) * B : (r1 + 1) * B],
+            )  # fmt: skip
             steps.append(s)
             done += n
         return SimpleNamespace(
@@ -239,6 +240,7 @@ class _Layer:
             states=[_over_map(A, sizes, side, left, at=1) for side in (LEFT, RIGHT)],
             h0=_before_first_column(A, sizes, left),
             c0=_before_first_column(C, sizes, slice(None)),
+            back=(None, []),
         )
 
     def run(
@@ -255,9 +257,8 @@ class _Layer:
         v.h0.copy_(h0[:, :, None, None])
         v.c0.copy_(c0[:, :, None, None])
         for s in v.steps:
-            torch.bmm(weights, s.A, out=s.S).sigmoid_()
-            step(s.gates, s.before, memory=s.memory, squashed=s.V, state=s.state)
-            s.above.copy_(s.state)
+            torch.bmm(weights, s.A, out=s.gates)
+            s.run()
         out.copy_(v.states[LEFT])
         out[:, 1:].index_add_(2, mirrored, v.states[RIGHT][:, :-1])
 
@@ -294,7 +295,7 @@ class _Back:
             n, on, top = (r1 - r0) * B, slice(r0 * B, r1 * B), max(r0, 1)  # row 0 has none above
             s = SimpleNamespace(d_state=dH[j + 1, :, :, on], d_memory=dC[:, :, on])
             s.D, s.dA = D[: 8 * h * n].view(2, 4 * h, n), dA[: 2 * (F + 2 * h) * n].view(2, F + 2 * h, n)
-            s.d_gates, s.Dt = s.D.chunk(4, dim=1), s.D.transpose(1, 2)
+            s.Dt = s.D.transpose(1, 2)
             s.x, s.to_x = s.dA[:, :F], dX[j, :, :, on]
             s.above, s.to_above = s.dA[:, F : F + h, (top - r0) * B :], dH[j, :, :, (top - 1) * B : (r1 - 1) * B]
             s.left, s.to_left = s.dA[:, F + h :], dH[j, :, :, on]
@@ -326,16 +327,27 @@ class _Back:
         torch.index_select(d_out[:, 1:], 2, self.mirrored, out=v.states[RIGHT][:, :-1])
         v.states[RIGHT][:, -1].zero_()  # shifted out of the map
         back = weights[:, :, :-1].transpose(1, 2)
-        for s, d in zip(reversed(layer.views.steps), reversed(v.steps), strict=True):
-            step_back(
-                d.d_state, d.d_memory, gates=s.gates, squashed=s.V, before=s.before, state=s.state, d_gates=d.d_gates
-            )
-            sigmoid_backward(d.D, s.S, grad_input=d.D)
+        for s, d, run in zip(reversed(layer.views.steps), reversed(v.steps), self._steps_of(layer), strict=True):
+            run()
             d_weights.baddbmm_(s.A, d.Dt)
             torch.bmm(back, d.D, out=d.dA)
             d.to_left.add_(d.left)
             d.to_above.add_(d.above)
             d.to_x.copy_(d.x)
+
+    def _steps_of(self, layer: _Layer) -> list[Callable[[], None]]:
+        """Return the steps back of a layer, the last diagonal first; made anew where other buffers come together."""
+        of, steps = layer.views.back
+        if of is not self.views:
+            steps = [
+                step_back(
+                    d.d_state, d.d_memory,
+                    gates=s.gates, squashed=s.squashed, before=s.before, state=s.state, d_gates=d.D,
+                )
+                for s, d in zip(reversed(layer.views.steps), reversed(self.views.steps), strict=True)
+            ]  # fmt: skip
+            layer.views.back = (self.views, steps)
+        return cast("list[Callable[[], None]]", steps)
 
     def add_to(self, dx: Tensor, d_condition: Tensor | None, *, residual: bool) -> None:
         """Add the gradients of a layer's input and of the condition; without a residual sum the input has no other."""

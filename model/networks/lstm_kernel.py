@@ -4,16 +4,22 @@ On a CPU tanh takes four times as long as sigmoid, and tanh(x) = 2 sigmoid(2x) -
 four gates, and the weights of g include the factor 2 (`scaled`). The memory is stored as 2c, of which the sigmoid is
 taken as it is. A small operation costs as much as its data: the gradients of i and g are left with constant factors,
 which their weights take in once for a whole pass (`gradient_factors`).
+
+In float32 on a CPU, `model.networks.lstm_native` does a step in one pass over memory, if numba is installed. Everywhere
+else torch's operations do it; the last bits differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Gates = tuple[Tensor, ...]  # o, f, i, g, each (n, h, cells)
 MEMORY = 2.0  # the memory is stored times this
 
 
@@ -29,47 +35,108 @@ def gradient_factors(h: int, dtype: torch.dtype, device: torch.device) -> Tensor
     return torch.tensor([1.0, 1.0, -2.0, 4.0]).repeat_interleave(h)[:, None].to(device, dtype)
 
 
-@cache
-def _minus_one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((), -1.0, dtype=dtype, device=device)
-
-
-def step(gates: Gates, before: Tensor, *, memory: Tensor, squashed: Tensor, state: Tensor) -> None:
-    """Compute 2c, tanh(c) and h.
+def step(
+    gates: Tensor, before: Tensor, *, memory: Tensor, squashed: Tensor, state: Tensor, above: Tensor | None = None
+) -> Callable[[], None]:
+    """Return what computes gates, 2c, tanh(c) and h from what is in these tensors whenever it is called.
 
     Args:
-        gates: the gates after the sigmoid.
-        before: the old 2c.
+        gates: the gates o, f, i, g before their sigmoid, (n, 4h, cells); overwritten with the gates.
+        before: the old 2c, (n, h, cells).
         memory: the new 2c, written.
         squashed: tanh(c), written.
         state: h, written.
+        above: h, written a second time, with the strides of `state`.
     """
-    o, f, i, g = gates
-    torch.mul(f, before, out=memory).addcmul_(i, g, value=4).sub_(i, alpha=2)
-    torch.sigmoid(memory, out=squashed)
-    torch.add(_minus_one(squashed.dtype, squashed.device), squashed, alpha=2, out=squashed)
-    torch.mul(o, squashed, out=state)
+    native = _native(gates)
+    if native is not None:
+        operands = [gates, before, memory, squashed, state, *([] if above is None else [above])]
+        where = _places(before.shape, operands, 6)
+        S, C, V, E = (_flat(tensor) for tensor in (gates, memory, squashed, state))
+        return lambda: native.step(S, C, V, E, where)
+    o, f, i, g = gates.chunk(4, dim=1)
+    minus_one = torch.full((), -1.0, dtype=gates.dtype, device=gates.device)
+
+    def run() -> None:
+        gates.sigmoid_()
+        torch.mul(f, before, out=memory).addcmul_(i, g, value=4).sub_(i, alpha=2)
+        torch.sigmoid(memory, out=squashed)
+        torch.add(minus_one, squashed, alpha=2, out=squashed)
+        torch.mul(o, squashed, out=state)
+        if above is not None:
+            above.copy_(state)
+
+    return run
 
 
 def step_back(
-    d_state: Tensor, d_memory: Tensor, *, gates: Gates, squashed: Tensor, before: Tensor, state: Tensor, d_gates: Gates
-) -> None:
-    """Compute the gradients of the gates, after the sigmoid, and of the old memory.
+    d_state: Tensor,
+    d_memory: Tensor,
+    *,
+    gates: Tensor,
+    squashed: Tensor,
+    before: Tensor,
+    state: Tensor,
+    d_gates: Tensor,
+) -> Callable[[], None]:
+    """Return what computes the gradients of the gates before their sigmoid, and of the old memory.
 
     Args:
-        d_state: gradient of h.
+        d_state: gradient of h, (n, h, cells).
         d_memory: gradient of the new 2c from the next step; overwritten with the gradient of the old 2c.
-        gates: the gates of `step`.
+        gates: the gates of `step`, (n, 4h, cells).
         squashed: tanh(c) of `step`.
         before: the old 2c of `step`.
         state: h of `step`.
-        d_gates: the gradients of the gates without their `gradient_factors`, written.
+        d_gates: the gradients of the gates without their `gradient_factors`, written, (n, 4h, cells).
     """
-    o, f, i, g = gates
-    do, df, di, dg = d_gates
-    torch.mul(d_state, squashed, out=do)
-    d_memory.addcmul_(d_state, o, value=0.5).addcmul_(do, state, value=-0.5)  # d_state * o * (1 - tanh(c)^2) / 2
-    torch.mul(d_memory, before, out=df)
-    torch.addcmul(d_memory, d_memory, g, value=-2, out=di)
-    torch.mul(d_memory, i, out=dg)
-    d_memory.mul_(f)
+    native = _native(gates)
+    if native is not None:
+        where = _places(before.shape, [gates, before, squashed, d_gates, d_memory, d_state], 6)
+        S, C, V, D, dC, dH = (_flat(tensor) for tensor in (gates, before, squashed, d_gates, d_memory, d_state))
+        return lambda: native.step_back(S, C, V, D, dC, dH, where)
+    (o, f, i, g), (do, df, di, dg) = gates.chunk(4, dim=1), d_gates.chunk(4, dim=1)
+
+    def run() -> None:
+        torch.mul(d_state, squashed, out=do)
+        # d_state * o * (1 - tanh(c)^2) / 2
+        d_memory.addcmul_(d_state, o, value=0.5).addcmul_(do, state, value=-0.5)
+        torch.mul(d_memory, before, out=df)
+        torch.addcmul(d_memory, d_memory, g, value=-2, out=di)
+        torch.mul(d_memory, i, out=dg)
+        d_memory.mul_(f)
+        torch.ops.aten.sigmoid_backward.grad_input(d_gates, gates, grad_input=d_gates)
+
+    return run
+
+
+def _native(gates: Tensor) -> ModuleType | None:
+    """Return the module of compiled steps where it can be used."""
+    return _compiled() if gates.device.type == "cpu" and gates.dtype == torch.float32 else None
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    try:
+        from model.networks import lstm_native
+    except ImportError:  # numba is not installed, or rejects the version of numpy
+        return None
+    return lstm_native
+
+
+def _flat(tensor: Tensor) -> NDArray[np.float32]:
+    """Return the whole buffer of a tensor as a flat array of the same memory."""
+    size = tensor.untyped_storage().size() // tensor.element_size()
+    flat: NDArray[np.float32] = tensor.as_strided((size,), (1,), 0).numpy()
+    return flat
+
+
+def _places(size: torch.Size, operands: list[Tensor], most: int) -> NDArray[np.int64]:
+    """Return sizes, offsets and strides as the compiled steps take them; the cells of a row are together in memory."""
+    numbers = [*size]
+    for tensor in operands:
+        outer, row, cell = tensor.stride()
+        if cell != 1 and tensor.shape[2] > 1:
+            raise ValueError(f"the cells have a stride of {cell}; the compiled steps need them next to each other")
+        numbers += [tensor.storage_offset(), outer, row]
+    return np.array(numbers + [-1, 0, 0] * (most - len(operands)), dtype=np.int64)

@@ -36,7 +36,6 @@ from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled, step, s
 
 BATCHED = 3  # dimensions of a tensor with a matrix for each layer
 Grads = tuple[Tensor | None, ...]
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
@@ -120,9 +119,10 @@ class _Buffers:
         s = SimpleNamespace(
             t=t, on=on, left=E[:, : 3 * h, :N], centre=E[:, :, k:-k], right=E[:, 2 * h : 3 * h, 2 * k :]
         )
-        s.S, s.C, s.memory, s.V = self.S[t, on], self.C[t, on], self.C[t + 1, on], self.V[t, on]
-        s.gates, s.x, s.y = s.S.chunk(4, dim=1), E[:, : 2 * h, k:-k], self.Y[: on.stop - on.start]
+        s.gates, s.before, s.squashed = self.S[t, on], self.C[t, on], self.V[t, on]
+        s.x, s.y = E[:, : 2 * h, k:-k], self.Y[: on.stop - on.start]
         s.state, s.to = after[on, 2 * h : 3 * h, k:-k], after[on.start + 1 : on.stop + 1, : 2 * h, k:-k]
+        s.run = step(s.gates, s.before, memory=self.C[t + 1, on], squashed=s.squashed, state=s.state)
         return s
 
     def _row(self, row: int) -> SimpleNamespace:
@@ -215,9 +215,9 @@ def _run(buffers: _Buffers, weights: RowWeights, *, residual: bool) -> None:
     active = _of_active_layers(buffers, weights)
     for s in buffers.steps:
         w = active[s.on.start, s.on.stop]
-        torch.baddbmm(w.bias, w.left, s.left, out=s.S)
-        s.S.baddbmm_(w.centre, s.centre).baddbmm_(w.right, s.right).sigmoid_()
-        step(s.gates, s.C, memory=s.memory, squashed=s.V, state=s.state)
+        torch.baddbmm(w.bias, w.left, s.left, out=s.gates)
+        s.gates.baddbmm_(w.centre, s.centre).baddbmm_(w.right, s.right)
+        s.run()
         torch.baddbmm(w.up_bias, w.up, s.state, out=s.y)
         if residual:
             torch.add(s.y, s.x, out=s.to)
@@ -267,7 +267,8 @@ class _Back:
         v.left_t, v.centre_t, v.right_t = s.left.transpose(1, 2), s.centre.transpose(1, 2), s.right.transpose(1, 2)
         v.state_t, v.dh, v.dc = s.state.transpose(1, 2), self.dH[t, on], self.dC[on]
         v.d, v.d_of_left, v.d_of_right = D[:, :, k:-k], D[:, :, 2 * k :], D[:, :, :N]
-        v.d_gates, v.dE, v.dE_left, v.dE_x = v.d.chunk(4, dim=1), dE, dE[:, : 3 * h], dE[:, : 2 * h]
+        v.dE, v.dE_left, v.dE_x = dE, dE[:, : 3 * h], dE[:, : 2 * h]
+        v.run = step_back(v.dh, v.dc, gates=s.gates, squashed=s.squashed, before=s.before, state=s.state, d_gates=v.d)
         v.d_right, v.dy, v.dx, v.dx_first = self.d_right[on], after[on.start + 1 : on.stop + 1], before[on], before[0]
         v.last = (after[L], self.d_out[t - L + 1]) if on.stop == L else None
         below = slice(max(on.start, t + 2 - sizes.H), on.stop)  # layers with another row
@@ -320,8 +321,7 @@ class _Back:
         s.dh.baddbmm_(w.up, s.dy)
         d_w.up.baddbmm_(s.dy, s.state_t)
         d_w.up_bias.add_(s.dy.sum(2, keepdim=True))
-        step_back(s.dh, s.dc, gates=s.gates, squashed=s.V, before=s.C, state=s.state, d_gates=s.d_gates)
-        sigmoid_backward(s.d, s.S, grad_input=s.d)
+        s.run()
         d_w.left.baddbmm_(s.d, s.left_t)
         d_w.centre.baddbmm_(s.d, s.centre_t)
         d_w.right.baddbmm_(s.d, s.right_t)

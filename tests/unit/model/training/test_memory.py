@@ -126,9 +126,12 @@ def test_what_a_training_keeps_makes_room_for_a_validation(
     step(5)  # its buffers are there: nothing is made, nothing dropped
     assert kept() > trained
     step(8)
-    assert len(nothing_kept) == 1  # only those of this shape
+    with_others = kept()
+    nothing_kept.clear()
+    step(8)
+    assert with_others <= kept() + trained // 2  # of the others as much as may lie idle, and no more
     step(5)
-    assert kept() == trained
+    assert trained <= kept() <= trained + trained // 2
 
 
 def test_buffers_are_used_again(nothing_kept: dict[Any, list[dict[str, Any]]]) -> None:

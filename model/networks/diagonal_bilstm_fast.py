@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.networks.buffers import Workspace
-from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled, step, step_back
+from model.networks.lstm_kernel import MEMORY, gradient_factors, pass_back, scaled, step, step_back
 
 Grads = tuple[Tensor | None, ...]
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -296,9 +296,10 @@ class _Back:
             s = SimpleNamespace(d_state=dH[j + 1, :, :, on], d_memory=dC[:, :, on])
             s.D, s.dA = D[: 8 * h * n].view(2, 4 * h, n), dA[: 2 * (F + 2 * h) * n].view(2, F + 2 * h, n)
             s.Dt = s.D.transpose(1, 2)
-            s.x, s.to_x = s.dA[:, :F], dX[j, :, :, on]
-            s.above, s.to_above = s.dA[:, F : F + h, (top - r0) * B :], dH[j, :, :, (top - 1) * B : (r1 - 1) * B]
-            s.left, s.to_left = s.dA[:, F + h :], dH[j, :, :, on]
+            s.pass_back = pass_back(
+                s.dA[:, :F], s.dA[:, F : F + h, (top - r0) * B :], s.dA[:, F + h :],
+                to_x=dX[j, :, :, on], to_above=dH[j, :, :, (top - 1) * B : (r1 - 1) * B], to_left=dH[j, :, :, on],
+            )  # fmt: skip
             steps.append(s)
         every = slice(None)
         return SimpleNamespace(
@@ -331,9 +332,7 @@ class _Back:
             run()
             d_weights.baddbmm_(s.A, d.Dt)
             torch.bmm(back, d.D, out=d.dA)
-            d.to_left.add_(d.left)
-            d.to_above.add_(d.above)
-            d.to_x.copy_(d.x)
+            d.pass_back()
 
     def _steps_of(self, layer: _Layer) -> list[Callable[[], None]]:
         """Return the steps back of a layer, the last diagonal first; made anew where other buffers come together."""

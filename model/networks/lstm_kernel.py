@@ -110,6 +110,35 @@ def step_back(
     return run
 
 
+def pass_back(
+    x: Tensor, above: Tensor, left: Tensor, *, to_x: Tensor, to_above: Tensor, to_left: Tensor
+) -> Callable[[], None]:
+    """Return what passes the gradients of what the gates of a diagonal see to where it comes from.
+
+    Args:
+        x: gradient of input and condition, (2, maps, cells).
+        above: of the states above, (2, h, cells that have one).
+        left: of the states to the left, (2, h, cells).
+        to_x: written.
+        to_above: added to.
+        to_left: added to.
+    """
+    native = _native(x)
+    if native is not None:
+        where = np.append(
+            _places(left.shape, [x, above, left, to_x, to_above, to_left], 6), [x.shape[1], above.shape[2]]
+        )
+        dA, dH, dX = (_flat(tensor) for tensor in (x, to_left, to_x))
+        return lambda: native.pass_back(dA, dH, dX, where)
+
+    def run() -> None:
+        to_left.add_(left)
+        to_above.add_(above)
+        to_x.copy_(x)
+
+    return run
+
+
 def _native(gates: Tensor) -> ModuleType | None:
     """Return the module of compiled steps where it can be used."""
     return _compiled() if gates.device.type == "cpu" and gates.dtype == torch.float32 else None

@@ -228,11 +228,13 @@ def _run(buffers: _Buffers, weights: RowWeights, *, residual: bool) -> None:
 def _of_active_layers(buffers: _Buffers, weights: RowWeights) -> dict[tuple[int, int], RowWeights]:
     """Return the batched weights of each range of layers that are active at the same time."""
     layers = len(weights.h0)
+    is_batched = [len(some) == layers and some.dim() == BATCHED for some in weights]
+    ranges = {(s.on.start, s.on.stop) for s in buffers.steps}
     return {
-        (s.on.start, s.on.stop): RowWeights(
-            *(some[s.on] if len(some) == layers and some.dim() == BATCHED else some for some in weights)
+        (first, end): RowWeights(
+            *(some[first:end] if batched else some for some, batched in zip(weights, is_batched, strict=True))
         )
-        for s in buffers.steps
+        for first, end in ranges
     }
 
 

@@ -11,6 +11,7 @@ else torch's operations do it; the last bits differ.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -43,16 +44,16 @@ def step(
     Args:
         gates: the gates o, f, i, g before their sigmoid, (n, 4h, cells); overwritten with the gates.
         before: the old 2c, (n, h, cells).
-        memory: the new 2c, written.
+        memory: the new 2c, written; in the same buffer as the old one.
         squashed: tanh(c), written.
         state: h, written.
-        above: h, written a second time, with the strides of `state`.
+        above: h, written a second time; in the same buffer.
     """
     native = _native(gates)
     if native is not None:
         operands = [gates, before, memory, squashed, state, *([] if above is None else [above])]
         where = _places(before.shape, operands, 6)
-        S, C, V, E = (_flat(tensor) for tensor in (gates, memory, squashed, state))
+        S, C, V, E = _flat(gates), _flat(memory, before), _flat(squashed), _flat(state, above)
         return lambda: native.step(S, C, V, E, where)
     o, f, i, g = gates.chunk(4, dim=1)
     minus_one = torch.full((), -1.0, dtype=gates.dtype, device=gates.device)
@@ -93,7 +94,7 @@ def step_back(
     native = _native(gates)
     if native is not None:
         where = _places(before.shape, [gates, before, squashed, d_gates, d_memory, d_state], 6)
-        S, C, V, D, dC, dH = (_flat(tensor) for tensor in (gates, before, squashed, d_gates, d_memory, d_state))
+        S, C, V, D, dC, dH = map(_flat, (gates, before, squashed, d_gates, d_memory, d_state))
         return lambda: native.step_back(S, C, V, D, dC, dH, where)
     (o, f, i, g), (do, df, di, dg) = gates.chunk(4, dim=1), d_gates.chunk(4, dim=1)
 
@@ -116,11 +117,11 @@ def pass_back(
     """Return what passes the gradients of what the gates of a diagonal see to where it comes from.
 
     Args:
-        x: gradient of input and condition, (2, maps, cells).
+        x: gradient of input and condition, (2, maps, cells), in one buffer with the next two.
         above: of the states above, (2, h, cells that have one).
         left: of the states to the left, (2, h, cells).
         to_x: written.
-        to_above: added to.
+        to_above: added to; in one buffer with `to_left`.
         to_left: added to.
     """
     native = _native(x)
@@ -128,7 +129,7 @@ def pass_back(
         where = np.append(
             _places(left.shape, [x, above, left, to_x, to_above, to_left], 6), [x.shape[1], above.shape[2]]
         )
-        dA, dH, dX = (_flat(tensor) for tensor in (x, to_left, to_x))
+        dA, dH, dX = _flat(x, above, left), _flat(to_left, to_above), _flat(to_x)
         return lambda: native.pass_back(dA, dH, dX, where)
 
     def run() -> None:
@@ -139,22 +140,30 @@ def pass_back(
     return run
 
 
+def steps_by(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what computes the steps: "numba" and its version, or "torch"."""
+    native = _compiled() if (device.type, dtype) == ("cpu", torch.float32) else None
+    return "torch" if native is None else f"numba {native.numba.__version__}"
+
+
 def _native(gates: Tensor) -> ModuleType | None:
     """Return the module of compiled steps where it can be used."""
-    return _compiled() if gates.device.type == "cpu" and gates.dtype == torch.float32 else None
+    return _compiled() if (gates.device.type, gates.dtype) == ("cpu", torch.float32) else None
 
 
 @cache
 def _compiled() -> ModuleType | None:
     try:
-        from model.networks import lstm_native
+        return importlib.import_module("model.networks.lstm_native")
     except ImportError:  # numba is not installed, or rejects the version of numpy
         return None
-    return lstm_native
 
 
-def _flat(tensor: Tensor) -> NDArray[np.float32]:
-    """Return the whole buffer of a tensor as a flat array of the same memory."""
+def _flat(tensor: Tensor, *others: Tensor | None) -> NDArray[np.float32]:
+    """Return the whole buffer of a tensor, and of others that are in it too, as a flat array of the same memory."""
+    buffer = tensor.untyped_storage().data_ptr()
+    if any(other is not None and other.untyped_storage().data_ptr() != buffer for other in others):
+        raise ValueError("the compiled steps need these tensors in one buffer")
     size = tensor.untyped_storage().size() // tensor.element_size()
     flat: NDArray[np.float32] = tensor.as_strided((size,), (1,), 0).numpy()
     return flat

@@ -111,7 +111,7 @@ def test_an_interruption_without_notice_goes_on_from_what_s3_has_though_home_has
 
 def test_a_laptop_that_is_away_finds_the_last_outputs_and_pull_brings_them(stage: Stage) -> None:
     flags = ("--bucket", BUCKET, "--owner-timeout", "2", "--download-every", "30m")
-    launch = stage.start(*stage.launch_words("6", "3", flags=flags))
+    launch = stage.start(*stage.launch_words("11", "3", flags=flags))
     stage.until(lambda: epoch_in_s3(stage, 1), "epoch 1 in S3")
     code, said = stage.run("pull", "tiny", "-o", "json")
     assert (code, last_json(said)["led_by"]) == (0, launch.pid), said
@@ -123,11 +123,11 @@ def test_a_laptop_that_is_away_finds_the_last_outputs_and_pull_brings_them(stage
     code, said = stage.run("pull", "tiny", "--out", str(out))
     assert code == 0, said
     assert f"the outputs that are here, 3 files, 20.00 MB:\n{out / 'outputs'}" in said
-    check_outputs(out / "outputs", 6)
+    check_outputs(out / "outputs", 11)
     code, said = stage.run("attach", "tiny", "-o", "json")
     assert code == 0, said
     assert (stage.state().state, len(stage.state().attempts)) == ("SUCCEEDED", 1)
-    check_outputs(stage.store.outputs, 6)
+    check_outputs(stage.store.outputs, 11)
     end_cloud(stage)
     stage.check_nothing_is_left()
 

@@ -27,7 +27,7 @@ A0, A1, A2, A3, A4, A5 = (
     np.float32(c) for c in (1.0, 0.12979156263, 2.9857877442e-3, 9.8779253207e-6, -1.4701702877e-8, 2.3501010881e-11)
 )
 B1, B2, B3 = (np.float32(c) for c in (0.46312472299, 0.024027626703, 2.3719262987e-4))
-QUARTER, HALF, ONE, TWO, FOUR, LARGEST = (np.float32(c) for c in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
+HALF, ONE, TWO, FOUR, LARGEST = (np.float32(c) for c in (0.5, 1.0, 2.0, 4.0, 8.0))
 
 
 def compiled(function: Function, **how: Any) -> Function:

@@ -33,8 +33,8 @@ demo: $(VENV)/.installed-demo
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow' -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
+test-all: test
+	$(BIN)/python -m pytest -m slow -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own
 	PIXEL_ORCH_TEST_EXAMPLES=1 $(BIN)/python -m pytest -m 'slow or not slow' -n auto tests/scenarios/test_examples.py tests/scenarios/test_group_examples.py

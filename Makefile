@@ -33,7 +33,7 @@ demo: $(VENV)/.installed-demo
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: test
+test-all: $(if $(TESTED),setup,test)# TESTED=1: the quick ones have just run
 	$(BIN)/python -m pytest -m slow -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 
 test-examples: setup  # transformers, lightning and papermill are installed in an environment of their own

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from types import ModuleType
 
 import numpy as np
@@ -143,7 +144,7 @@ def pass_back(
 def steps_by(device: torch.device, dtype: torch.dtype) -> str:
     """Return what computes the steps: "numba" and its version, or "torch"."""
     native = _compiled() if (device.type, dtype) == ("cpu", torch.float32) else None
-    return "torch" if native is None else f"numba {native.numba.__version__}"
+    return "torch" if native is None else f"numba {version('numba')}"
 
 
 def _native(gates: Tensor) -> ModuleType | None:

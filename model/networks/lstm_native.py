@@ -12,31 +12,21 @@ Compilation takes about 4 s, once for each machine. Numba caches the result next
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from model.compiled import Function, compiled
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., object])
 
 A0, A1, A2, A3, A4, A5 = (
     np.float32(c) for c in (1.0, 0.12979156263, 2.9857877442e-3, 9.8779253207e-6, -1.4701702877e-8, 2.3501010881e-11)
 )
 B1, B2, B3 = (np.float32(c) for c in (0.46312472299, 0.024027626703, 2.3719262987e-4))
 HALF, ONE, TWO, FOUR, LARGEST = (np.float32(c) for c in (0.5, 1.0, 2.0, 4.0, 8.0))
-
-
-def compiled(function: Function, **how: Any) -> Function:
-    """Compile a function at its first call. The compiler may contract and reorder sums."""
-    how = {"fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy", **how}
-    try:
-        return cast("Function", numba.njit(cache=True, **how)(function))
-    except RuntimeError:  # numba finds no writable cache folder
-        return cast("Function", numba.njit(**how)(function))
 
 
 def inlined(function: Function) -> Function:

@@ -11,24 +11,15 @@ its cache folder if this folder is not writable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from model.compiled import compiled
+
 Floats = NDArray[Any]  # float32 or float64: the type of the network's weights
 Ints = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def compiled(function: Function) -> Function:
-    """Compile a function at its first call. The compiler may reorder sums, to add 4 or 8 terms at a time."""
-    how: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
-    try:
-        return cast("Function", numba.njit(cache=True, **how)(function))
-    except RuntimeError:  # numba finds no writable cache folder
-        return cast("Function", numba.njit(**how)(function))
 
 
 @compiled

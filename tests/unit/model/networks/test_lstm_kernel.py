@@ -25,7 +25,8 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(buffers, "free_buffers", {})  # their steps are bound to what computes them
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "model.networks.lstm_native", raising=False)
+    for module in ("model.networks.lstm_native", "model.compiled"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     lstm_kernel._compiled.cache_clear()
     yield
     lstm_kernel._compiled.cache_clear()

@@ -152,6 +152,7 @@ def test_a_numba_that_does_not_load_is_said_and_done_without(monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "model.sampling.kernels", raising=False)
     monkeypatch.delattr("model.sampling.kernels", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "model.compiled", raising=False)
     with pytest.raises(SetupError, match=r"the native sampler cannot load numba \(.*\), or use --engine torch"):
         native.require(torch.device("cpu"))
     assert not native.pays(torch.zeros(1, 3, 64, 64))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from model.config.datasets import DatasetFacts
-from model.config.groups import FLOAT_BYTES, convolution_group, row_group
+from model.config.groups import FLOAT_BYTES, convolution_group, pays_in_tiles, row_group, tile_group
 from model.config.train_config import TrainConfig
 
 UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.networks.multiscale.Upsampler`
@@ -165,11 +165,10 @@ def _scoring(sizes: Sizes, images: int) -> int:
 def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
     """Count the bytes of the fast networks without gradients, when layers or groups of images share one workspace."""
     if sizes.model == "pixelcnn":
-        group = convolution_group(images, hidden=sizes.hidden, height=sizes.height, width=sizes.width)
         # What the first layer sees and the condition are freed before the logits come; `_scoring` counts as much.
         inputs = 27 * sizes.channels + 2 * sizes.condition - (sizes.layers + 20) * sizes.hidden
         cells = sizes.height * (sizes.width + 1) * images
-        return _workspace(replace(sizes, layers=1), group) + FLOAT_BYTES * cells * max(0, inputs)
+        return FLOAT_BYTES * (_convolution_floats(sizes, images, keep=False) + cells * max(0, inputs))
     if sizes.model == "diagonal-bilstm":
         return FLOAT_BYTES * _diagonal_floats(sizes, images, layers=1)
     return _workspace(sizes, images)
@@ -177,7 +176,6 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
 
 def _workspace(sizes: Sizes, images: int) -> int:
     h, c, L, H, W = sizes.hidden, sizes.condition, sizes.layers, sizes.height, sizes.width
-    head = sizes.head
     if sizes.model == "row-lstm":  # the buffers of `model.networks.row_lstm_fast`
         group = row_group(images, hidden=h, layers=L, width=W)
         T, E, seen = H + L - 1, 3 * h + c, 2 * h + L * h * sizes.skip
@@ -186,12 +184,24 @@ def _workspace(sizes: Sizes, images: int) -> int:
         floats = -(-images // group) * group * (wide * (W + 2) + rest * W)
     elif sizes.model == "diagonal-bilstm":
         floats = _diagonal_floats(sizes, images, layers=L)
-    else:  # the buffers of `model.networks.pixelcnn_fast`
+    else:
+        floats = _convolution_floats(sizes, images, keep=True)
+    return FLOAT_BYTES * floats
+
+
+def _convolution_floats(sizes: Sizes, images: int, *, keep: bool) -> int:
+    """Count the values in the buffers of the fast PixelCNN, with all layers of all groups or with one of one group."""
+    h, H, W, head = sizes.hidden, sizes.height, sizes.width, sizes.head
+    kept = 4 * sizes.layers + 2 if keep else 6
+    if pays_in_tiles(hidden=h, layers=sizes.layers, height=H, width=W):  # `model.networks.pixelcnn_tiled`
+        group = tile_group(images, hidden=h, height=H, width=W)
+        cells = H * (W + W % 2) * group
+        shared = cells * (15 * h + head)
+    else:  # `model.networks.pixelcnn_fast`
         group = convolution_group(images, hidden=h, height=H, width=W)
         cells = H * (W + 1) * group
-        shared = cells * (2 * h + head + 10 * h) + 6 * h * (W + 2) * group
-        floats = -(-images // group) * cells * (4 * L + 2) * h + shared
-    return FLOAT_BYTES * floats
+        shared = cells * (12 * h + head) + 6 * h * (W + 2) * group
+    return (-(-images // group) if keep else 1) * cells * kept * h + shared
 
 
 def _diagonal_floats(sizes: Sizes, images: int, *, layers: int) -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from model.config import TrainConfig
 from model.config.cost import evaluation_bytes, workspace_bytes
+from model.config.groups import pays_in_tiles
 from model.errors import ConfigError
+from model.networks import lstm_kernel
 from model.networks.base import PixelNetwork
 from model.networks.conditioned import Conditioned
 from model.networks.likelihood import BATCH
@@ -62,6 +66,15 @@ def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:
     while images > 1 and evaluation_bytes(config, images, fast=fast) > SHARE * memory_bytes:
         images //= 2
     return images
+
+
+def steps_by(config: TrainConfig, device: torch.device) -> str:
+    """Return what computes a training's steps between the matrix products: "numba" and its version, or "torch"."""
+    sizes = {"hidden": config.hidden, "layers": config.layers}
+    tiled = pays_in_tiles(**sizes, height=config.data.height, width=config.data.width) and config.precision != "bf16"
+    if config.model == "pixelcnn" and not tiled:
+        return "torch"
+    return lstm_kernel.steps_by(device, torch.float32)
 
 
 def _network(config: TrainConfig, implementation: Implementation, *, condition: int = 0) -> PixelNetwork:

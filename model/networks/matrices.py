@@ -5,6 +5,7 @@ On a CPU a fast network works on a group of k images at a time. Each pixel of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -37,6 +38,33 @@ def neighbours(x: Tensor) -> Tensor:
     return torch.stack([padded[:, :, r : r + H, c : c + W + 1] for r, c in taps], dim=1).flatten(1, 2)
 
 
+def neighbours_of_tiles(x: Tensor) -> Tensor:
+    """Return what `neighbours` returns without the column at the right, the even columns first.
+
+    Returns:
+        (G, C, H, W, k) -> (G, taps * C, n); the n cells are those of the even columns, then those of the odd ones, each
+        in the order row, column, image. An odd W has one more odd column, outside of the image.
+    """
+    G, C, H, W, k = x.shape
+    tiles = -(-W // 2)
+    padded = F.pad(x, (0, 0, 3, 2 * tiles + 3 - W, 3, 0))  # (G, C, H + 3, 2 * tiles + 6, k)
+    columns = padded.view(G, C, H + 3, tiles + 3, 2, k).unbind(4)
+    seen = x.new_empty(G, 24 + (C > 1), C, 2, H, tiles, k)
+    for tap in range(seen.shape[1]):
+        r, c = divmod(tap, 7)
+        for parity in range(2):
+            first, of = divmod(c + parity, 2)
+            seen[:, tap, :, parity] = columns[of][:, :, r : r + H, first : first + tiles]
+    return seen.view(G, -1, 2 * H * tiles * k)
+
+
+def tiled(x: Tensor) -> Tensor:
+    """Return maps with the even columns first: (G, c, H, W, k) -> (G, c, n), as `neighbours_of_tiles`."""
+    G, c, H, W, k = x.shape
+    wider = F.pad(x, (0, 0, 0, W % 2))
+    return wider.reshape(G, c, H, -1, 2, k).permute(0, 1, 4, 2, 3, 5).flatten(2)
+
+
 def first_matrix(conv: MaskedConv2d) -> Tensor:
     """Return the 7x7 kernel with mask A as a matrix for `neighbours`, (out, taps * C)."""
     taps = 24 + (conv.in_channels > 1)
@@ -53,12 +81,26 @@ def bias(conv: MaskedConv2d) -> Tensor:
     return cast("Tensor", conv.bias)[:, None]
 
 
-def last_layer(net: PixelNetwork, maps: Tensor, batch: int) -> Tensor:
-    """Apply a network's last layer to the maps before it, after the ReLU: (G, k, H, W, head) -> logits (B, K, C, H, W).
+def last_layer(net: PixelNetwork, maps: Tensor, batch: int, places: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a network's last layer.
 
-    The logits of a value are together in memory, as the softmax needs them.
+    Where it has few maps, they are put in place; else what it sees is, so that the logits of a value are together in
+    memory, as the softmax needs them.
+
+    Args:
+        net: the network.
+        maps: the maps before the layer, after the ReLU, (..., head, N).
+        batch: images that count; the last group may have more.
+        places: gives each value its place: (..., m, N) -> (G, k, H, W, m).
+
+    Returns:
+        Logits (B, K, C, H, W).
     """
-    y = F.linear(maps.flatten(0, 1)[:batch], matrix(net.last), net.last.bias)  # (B, H, W, values)
+    weight, shift = matrix(net.last), cast("Tensor", net.last.bias)
     if net.levels == 2:
+        each = maps.view(-1, *maps.shape[-2:])  # matrices that lie apart; `@` would copy them into one
+        y = torch.baddbmm(shift[:, None], weight.expand(len(each), *weight.shape), each)
+        y = places(y.view(*maps.shape[:-2], -1, maps.shape[-1])).flatten(0, 1)[:batch]  # (B, H, W, C)
         return net.as_logits(y.permute(0, 3, 1, 2))
+    y = F.linear(places(maps).flatten(0, 1)[:batch], weight, shift)  # (B, H, W, values)
     return y.view(*y.shape[:3], net.channels, net.levels).permute(0, 4, 3, 1, 2)

@@ -8,12 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config.groups import convolution_group
+from model.config.groups import convolution_group, pays_in_tiles, tile_group
 from model.device import autocasts_on_cpu
 from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d, ResidualBlock
-from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
+from model.networks.matrices import (
+    bias,
+    first_matrix,
+    last_layer,
+    matrix,
+    neighbours,
+    neighbours_of_tiles,
+    split,
+    tiled,
+)
 from model.networks.pixelcnn_fast import Layout, Weights, convolution_layers
+from model.networks.pixelcnn_tiled import TiledLayout, passes, tiled_layers
 
 Implementation = Literal["fast", "reference"]
 
@@ -68,6 +78,8 @@ class PixelCNN(PixelNetwork):
             return super().predict(x, condition)
         self.check_condition(x, condition)
         B, _, H, W = x.shape
+        if self.is_tiled(H, W):
+            return self._tiled(x, condition)
         images = convolution_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
         layout = Layout(-(-B // images), images, H, W)
         maps = convolution_layers(
@@ -77,8 +89,33 @@ class PixelCNN(PixelNetwork):
             layout,
             residual=self.residual,
         )  # (G, head, n)
-        places = maps.view(*maps.shape[:2], H, W + 1, images)[..., :W, :].permute(0, 4, 2, 3, 1)  # (G, k, H, W, head)
-        return last_layer(self, places, B)
+        return last_layer(
+            self, maps, B, lambda y: y.view(*y.shape[:2], H, W + 1, images)[..., :W, :].permute(0, 4, 2, 3, 1)
+        )
+
+    def is_tiled(self, height: int, width: int) -> bool:
+        """Tell whether the fast form of a CPU is the tiled one for images of this size."""
+        sizes = {"hidden": self.hidden, "layers": len(self.blocks)}
+        return pays_in_tiles(**sizes, height=height, width=width) and passes() is not None
+
+    def _tiled(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Compute `predict` in tiles of two columns."""
+        B, _, H, W = x.shape
+        images = tile_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
+        layout = TiledLayout(-(-B // images), images, H, W)
+        maps = tiled_layers(
+            neighbours_of_tiles(split(x, images)),
+            None if condition is None else tiled(split(condition, images)),
+            self._weights(),
+            layout,
+            residual=self.residual,
+        )  # (G, head, n)
+
+        def places(y: Tensor) -> Tensor:
+            y = y.view(layout.groups, -1, 2, H, layout.tiles, images).permute(0, 5, 3, 4, 2, 1)
+            return y.flatten(3, 4)[..., :W, :]
+
+        return last_layer(self, maps, B, places)
 
     def _weights(self) -> Weights:
         """Return the weights in the layout of `convolution_layers`."""

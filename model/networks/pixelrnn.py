@@ -124,7 +124,7 @@ class PixelRNN(PixelNetwork):
         out = row_layers(
             inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
         )  # (G, H, head, W*k)
-        return last_layer(self, out.view(*out.shape[:3], W, images).permute(0, 4, 1, 3, 2), B)
+        return last_layer(self, out, B, lambda y: y.view(*y.shape[:3], W, images).permute(0, 4, 1, 3, 2))
 
     def _row_weights(self) -> RowWeights:
         """Return the weights in the layout of `row_layers`."""
@@ -159,7 +159,9 @@ class PixelRNN(PixelNetwork):
             condition = F.pad(condition, (0, 1)).permute(1, 2, 3, 0)  # (c, H, W+1, B)
         inputs = neighbours(split(x, B))[0]  # (K, H, W+1, B)
         out = diagonal_layers(inputs, condition, self._diagonal_weights(), residual=self.residual)
-        return last_layer(self, out[:, :, :W].permute(3, 1, 2, 0)[None], B)
+        return last_layer(
+            self, out.flatten(1), B, lambda y: y.view(-1, *inputs.shape[1:])[:, :, :W].permute(3, 1, 2, 0)[None]
+        )
 
     def _diagonal_weights(self) -> DiagonalWeights:
         """Return the weights in the layout of `diagonal_layers`."""

@@ -26,8 +26,8 @@ from model.errors import (
     out_of_memory,
     wanted_memory,
 )
+from model.networks.build import steps_by
 from model.networks.likelihood import bits_per_dim
-from model.networks.lstm_kernel import steps_by
 from model.sampling.generate import draw
 from model.training import checkpoint as checkpoints
 from model.training import divergence
@@ -160,7 +160,7 @@ def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]])
         device_name=device_name(run.device),
         torch=torch.__version__,
         python=platform.python_version(),
-        lstm_steps=None if run.config.model == "pixelcnn" else steps_by(run.device, torch.float32),
+        steps_by=steps_by(run.config, run.device),
         resumed_from=run.step,  # 0: from the beginning
         steps=run.config.steps,
         batch_size=run.config.batch_size,

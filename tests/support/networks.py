@@ -10,19 +10,27 @@ from torch import Tensor, nn
 
 from model.networks.base import PixelNetwork
 from model.networks.pixelcnn import PixelCNN
+from model.networks.pixelcnn_tiled import passes
 from model.networks.pixelrnn import PixelRNN
 
 torch.set_num_threads(1)
 
-# Each network comes in both implementations.
+# Each network comes in both implementations; the fast PixelCNN has a tiled form, which needs numba.
 KINDS = (
     "pixelcnn",
+    *(["pixelcnn tiled"] if passes() is not None else []),
     "pixelcnn reference",
     "row-lstm",
     "row-lstm reference",
     "diagonal-bilstm",
     "diagonal-bilstm reference",
 )
+FAST = [kind for kind in KINDS if "reference" not in kind]
+
+
+def reference_of(kind: str) -> str:
+    """Return the kind of the reference that a fast network computes the same as."""
+    return f"{kind.partition(' ')[0]} reference"
 
 
 def network(kind: str, *, seed: int = 0, std: float = 0.0, **sizes: Any) -> PixelNetwork:
@@ -33,7 +41,10 @@ def network(kind: str, *, seed: int = 0, std: float = 0.0, **sizes: Any) -> Pixe
     name, _, implementation = kind.partition(" ")
     net: PixelNetwork
     if name == "pixelcnn":
-        net = PixelCNN(implementation=implementation or "fast", **sizes).double()  # type: ignore[arg-type]
+        chosen = "reference" if implementation == "reference" else "fast"
+        net = PixelCNN(implementation=chosen, **sizes).double()  # type: ignore[arg-type]
+        is_tiled = implementation == "tiled"  # whatever pays
+        net.is_tiled = lambda height, width: is_tiled  # type: ignore[method-assign]
     else:
         net = PixelRNN(name, implementation=implementation or "fast", **sizes).double()  # type: ignore[arg-type]
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import MODELS, TrainConfig, groups
+from model.config import TrainConfig, groups
 from model.config.cost import workspace_bytes
 from model.networks import buffers
 from model.networks.build import build
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM, skew, unskew
 from model.networks.likelihood import nats_per_image
 from model.networks.row_lstm import RowLSTM
-from tests.support.networks import network
+from tests.support.networks import FAST, network, reference_of
 
 
 def seen_colours(out: int, into: int, colours: int) -> Tensor:
@@ -136,12 +137,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", FAST)
 def test_the_fast_network_is_the_reference_in_outputs_and_all_gradients(kind: str, case: dict[str, Any]) -> None:
     sizes = dict(case)
     H, W = sizes.pop("H"), sizes.pop("W")
     channels, conditions = sizes.get("channels", 1), sizes.get("condition", 0)
-    fast, reference = (network(f"{kind} {path}", std=0.4, **sizes) for path in ("fast", "reference"))
+    fast, reference = (network(some, std=0.4, **sizes) for some in (kind, reference_of(kind)))
     assert list(fast.state_dict()) == list(reference.state_dict())
     x = torch.randn(3, channels, H, W, dtype=torch.float64, requires_grad=True)
     condition = torch.randn(3, conditions, H, W, dtype=torch.float64, requires_grad=True) if conditions else None
@@ -167,12 +168,12 @@ def test_the_learned_initial_state_gets_a_gradient_in_every_layer(kind: str) -> 
         assert float(grad.abs().min()) > 0
 
 
-@pytest.mark.parametrize("kind", ["pixelcnn", "row-lstm"])
+@pytest.mark.parametrize("kind", [kind for kind in FAST if kind != "diagonal-bilstm"])
 @pytest.mark.parametrize("images", [2, 4, 5])
 def test_groups_of_images_are_the_reference(kind: str, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images at a time; where that does not come out even, an empty one fills up the last group."""
     monkeypatch.setattr(groups, "_images", lambda batch, limit: 2)
-    fast, reference = (network(f"{kind} {path}", std=0.4, condition=2) for path in ("fast", "reference"))
+    fast, reference = (network(some, std=0.4, condition=2) for some in (kind, reference_of(kind)))
     x = torch.randn(images, 1, 4, 5, dtype=torch.float64, requires_grad=True)
     condition = torch.randn(images, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     outs = [net.predict(x, condition) for net in (fast, reference)]
@@ -186,11 +187,12 @@ def test_groups_of_images_are_the_reference(kind: str, images: int, monkeypatch:
 def test_groups_fit_into_the_cache_and_waste_few_images() -> None:
     assert groups.convolution_group(16, hidden=32, height=28, width=28) == 1
     assert groups.convolution_group(32, hidden=16, height=8, width=8) == 16  # 22 would fit: two groups, 12 empty images
+    assert groups.tile_group(16, hidden=32, height=28, width=28) == 2
     assert groups.row_group(16, hidden=16, layers=7, width=28) == 16
     assert groups.row_group(64, hidden=384, layers=12, width=32) == 16
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", FAST)
 def test_two_passes_before_their_gradients_do_not_disturb_each_other(kind: str) -> None:
     """The fast networks reuse memory: only that of passes whose gradients nobody can ask for any more."""
     net = network(kind)
@@ -207,18 +209,20 @@ def test_two_passes_before_their_gradients_do_not_disturb_each_other(kind: str) 
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", FAST)
 def test_the_fast_network_in_float32_is_the_reference(kind: str) -> None:
-    fast, reference = (network(f"{kind} {path}", hidden=8, layers=3).float() for path in ("fast", "reference"))
+    fast, reference = (network(some, hidden=8, layers=3).float() for some in (kind, reference_of(kind)))
     images = torch.randint(3, (4, 1, 7, 6))
     assert torch.allclose(fast(images), reference(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("multiscale", [0, 4])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", FAST)
 def test_the_memory_of_the_fast_networks_is_counted(
-    model: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model, _, form = kind.partition(" ")
+    monkeypatch.setattr(groups, "TILES_PAY_FLOPS", 0 if form == "tiled" else math.inf)
     free: dict[Any, list[dict[str, Any]]] = {}
     monkeypatch.setattr(buffers, "free_buffers", free)
     config = TrainConfig.model_validate({"model": model, "multiscale": multiscale, "hidden": 5, "layers": 3})

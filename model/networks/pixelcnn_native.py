@@ -1,0 +1,225 @@
+"""The passes over memory between the matrix products of `model.networks.pixelcnn_tiled`, compiled by numba.
+
+torch needs four to ten operations for each of them, and each reads and writes everything once. Here a map is still in
+the first cache when its next value is computed. Loops over slices of rows become vector instructions.
+
+The ReLU passes NaN on, as torch's does, so that a training that diverges is noticed. Compilation takes some seconds,
+once for each machine and type of float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.compiled import Function, compiled
+
+Floats = NDArray[np.floating[Any]]
+EVEN, ODD, BOTH, TWICE = 0, 1, 2, 3  # the products, by the columns that they are for
+
+
+def inlined(function: Function) -> Function:
+    """Compile a function into those that call it."""
+    return compiled(function, inline="always")
+
+
+@inlined
+def rectified(x: Floats, shift: Any, out: Floats) -> None:
+    """Compute out = max(x + shift, 0)."""
+    zero = out.dtype.type(0)  # a plain 0.0 would be of float64
+    for i in range(out.size):
+        y = x[i] + shift
+        out[i] = zero if y <= zero else y
+
+
+@inlined
+def masked(x: Floats, by: Floats, out: Floats) -> None:
+    """Compute out = x where `by` is positive, else 0."""
+    zero = out.dtype.type(0)
+    for i in range(out.size):
+        out[i] = zero if by[i] <= zero else x[i]
+
+
+@inlined
+def copied(x: Floats, out: Floats) -> None:
+    """Compute out = x."""
+    for i in range(out.size):
+        out[i] = x[i]
+
+
+@inlined
+def added(x: Floats, y: Floats, out: Floats) -> None:
+    """Compute out = x + y."""
+    for i in range(out.size):
+        out[i] = x[i] + y[i]
+
+
+@inlined
+def subtracted(x: Floats, y: Floats, out: Floats) -> None:
+    """Compute out = x - y."""
+    for i in range(out.size):
+        out[i] = x[i] - y[i]
+
+
+@inlined
+def total(x: Floats) -> Any:
+    """Return the sum of x."""
+    result = x.dtype.type(0)
+    for i in range(x.size):
+        result += x[i]
+    return result
+
+
+@inlined
+def differences(e: Floats, o: Floats, k: int, row: int, d0: Floats, d1: Floats, d2: Floats, d3: Floats) -> None:
+    """Compute the planes of a 3-tap convolution from even and odd columns; outside of a row is 0.
+
+    d0 = o of the tile before - o, d1 = e + o, d2 = o - e, d3 = e - e of the next tile.
+    """
+    subtracted(o[:-k], o[k:], d0[k:])
+    added(e, o, d1)
+    subtracted(o, e, d2)
+    subtracted(e[:-k], e[k:], d3[:-k])
+    for start in range(0, e.size, row):
+        for i in range(start, start + k):
+            d0[i] = -o[i]
+        for i in range(start + row - k, start + row):
+            d3[i] = e[i]
+
+
+@compiled
+def rectify(X: Floats, shift: Floats, R: Floats) -> None:
+    """Compute R = max(X + shift, 0): (maps, n), (maps,), (maps, n)."""
+    for m in range(len(X)):
+        rectified(X[m], shift[m], R[m])
+
+
+@compiled
+def planes(Y: Floats, shift: Floats, Z: Floats, k: int, row: int, ends: int) -> None:
+    """Apply bias and ReLU to the input of a 3x3 convolution and write what its products need.
+
+    Args:
+        Y: the input (h, n), overwritten with max(Y + shift, 0).
+        shift: (h,).
+        Z: the planes (7, h, n/2): d0, o of the tile before, e, o, d3, d1, d2. Of those of the row above (d0 to d3) the
+            first row is not written and stays 0.
+        k: images of a group.
+        row: cells of a row of tiles.
+        ends: cells at the end of each row of odd columns that are outside of the image.
+    """
+    half = Y.shape[1] // 2
+    over = half - row  # the last row is above no other
+    for m in range(len(Y)):
+        rectified(Y[m], shift[m], Y[m])
+        e, o = Y[m, :half], Y[m, half:]
+        if ends > 0:
+            for end in range(row, half + 1, row):
+                for i in range(end - ends, end):
+                    o[i] = 0
+        differences(e[:over], o[:over], k, row, Z[0, m, row:], Z[5, m, row:], Z[6, m, row:], Z[4, m, row:])
+        left = Z[1, m]
+        copied(o[:-k], left[k:])
+        for start in range(0, half, row):
+            for i in range(start, start + k):
+                left[i] = 0
+        copied(e, Z[2, m])
+        copied(o, Z[3, m])
+
+
+@inlined
+def combined(even: Floats, odd: Floats, both: Floats, twice: Floats, out_e: Floats, out_o: Floats) -> None:
+    """Compute the even and the odd columns from the four products."""
+    for i in range(even.size):
+        out_e[i] = even[i] + (both[i] + twice[i])
+        out_o[i] = odd[i] + (both[i] - twice[i])
+
+
+@compiled
+def combine(M: Floats, shift: Floats, more: bool, Y: Floats) -> None:
+    """Compute the output of a 3x3 convolution from its products, with bias and ReLU.
+
+    Args:
+        M: the products, (4, h, n/2).
+        shift: (h,).
+        more: whether what Y has is added too.
+        Y: written, (h, n).
+    """
+    half = M.shape[2]
+    for m in range(len(Y)):
+        if more:
+            added(M[EVEN, m], Y[m, :half], M[EVEN, m])
+            added(M[ODD, m], Y[m, half:], M[ODD, m])
+        combined(M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m], Y[m, :half], Y[m, half:])
+        rectified(Y[m], shift[m], Y[m])
+
+
+@compiled
+def planes_back(d: Floats, Y2: Floats, Y1: Floats, Z: Floats, P: Floats, sums: Floats, k: int, row: int) -> None:
+    """Pass a gradient through a 3x3 convolution's ReLU and write what the products for its gradients need.
+
+    Args:
+        d: gradient of the output (h, n); overwritten with that before the ReLU.
+        Y2: the output.
+        Y1: the input, after `planes`.
+        Z: the planes of `d` (7, h, n/2): d0, e, o, e of the next tile, d3, d1, d2. Of those of the row below (d0 to d3)
+            the last row is not written and stays 0.
+        P: written: sum and difference of even and odd columns of the input, (2, h, n/2).
+        sums: the sum of `d` over all cells is added to it, (h,).
+        k: images of a group.
+        row: cells of a row of tiles.
+    """
+    half = d.shape[1] // 2
+    under = half - row  # the first row is below no other
+    for m in range(len(d)):
+        masked(d[m], Y2[m], d[m])
+        sums[m] += total(d[m])
+        e, o = d[m, :half], d[m, half:]
+        differences(e[row:], o[row:], k, row, Z[0, m, :under], Z[5, m, :under], Z[6, m, :under], Z[4, m, :under])
+        copied(e, Z[1, m])
+        copied(o, Z[2, m])
+        right = Z[3, m]
+        copied(e[k:], right[:-k])
+        for end in range(row, half + 1, row):
+            for i in range(end - k, end):
+                right[i] = 0
+        added(Y1[m, :half], Y1[m, half:], P[0, m])
+        subtracted(Y1[m, :half], Y1[m, half:], P[1, m])
+
+
+@compiled
+def combine_back(M: Floats, Y: Floats, d: Floats, sums: Floats) -> None:
+    """Compute the gradient of a 3x3 convolution's input before its ReLU.
+
+    Args:
+        M: the products, (4, h, n/2).
+        Y: the input after its ReLU, (h, n).
+        d: written, (h, n).
+        sums: the sum of `d` over all cells is added to it, (h,).
+    """
+    half = M.shape[2]
+    for m in range(len(Y)):
+        combined(M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m], d[m, :half], d[m, half:])
+        masked(d[m], Y[m], d[m])
+        sums[m] += total(d[m])
+
+
+@compiled
+def rectify_back(dR: Floats, R: Floats, more: bool, dX: Floats, sums: Floats) -> None:
+    """Pass a gradient through a ReLU and add it to that of the residual sum.
+
+    Args:
+        dR: gradient of the ReLU's output, (maps, n); overwritten.
+        R: the output.
+        more: whether the gradient is added to what dX has.
+        dX: gradient of the input (maps, n).
+        sums: the sum of `dX` over all cells is added to it, (maps,).
+    """
+    for m in range(len(dR)):
+        if more:
+            masked(dR[m], R[m], dR[m])
+            added(dX[m], dR[m], dX[m])
+        else:
+            masked(dR[m], R[m], dX[m])
+        sums[m] += total(dX[m])

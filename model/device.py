@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -137,6 +137,13 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"precision=bf16 needs a GPU of compute capability 8.0 or later (Ampere); {device_name(device)} has "
                 f"{capability[0]}.{capability[1]}; use precision=float32"
             )
+
+
+def unrounded(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast rounds nothing on a device."""
+    if device.type not in ("cpu", "cuda"):  # others, such as `meta`, have no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def autocasts_on_cpu() -> bool:

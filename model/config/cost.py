@@ -142,6 +142,8 @@ def workspace_bytes(config: TrainConfig, images: int) -> int:
 def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
     """Estimate the bytes that scoring a batch takes without gradients, float32; the estimate is an upper bound.
 
+    On a CPU the fast networks take less where they keep no logits (`model.networks.fused_nats`).
+
     Args:
         config: the settings.
         images: batch size.

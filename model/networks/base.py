@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.device import unrounded
+from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d
+from model.networks.matrices import matrix
 
 
 class PixelNetwork(nn.Module):
@@ -79,8 +83,11 @@ class PixelNetwork(nn.Module):
         Returns:
             Logits (B, K, C, H, W).
         """
-        x = levels.to(self.first.weight.dtype)
-        return self.predict(2 * x / (self.levels - 1) - 1, condition)
+        return self.predict(self.scaled(levels), condition)
+
+    def scaled(self, levels: Tensor) -> Tensor:
+        """Scale levels 0..K-1 to [-1, 1]."""
+        return 2 * levels.to(self.first.weight.dtype) / (self.levels - 1) - 1
 
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W).
@@ -89,7 +96,26 @@ class PixelNetwork(nn.Module):
             ValueError: the condition is missing, unexpected, or has the wrong shape.
         """
         self.check_condition(x, condition)
-        return self.through(self.first(x), condition)
+        last = self.last_maps(x, condition)
+        return self.through(self.first(x), condition) if last is None else self.logits(last)
+
+    def last_maps(self, x: Tensor, condition: Tensor | None) -> LastMaps | None:
+        """Compute what the last layer sees, where a fast implementation does; else return None.
+
+        Args:
+            x: inputs scaled to [-1, 1], (B, C, H, W).
+            condition: as `check_condition` allows it.
+        """
+        return None
+
+    def logits(self, last: LastMaps) -> Tensor:
+        """Apply the last layer: logits (B, K, C, H, W). The logits of a value are together in memory."""
+        weight, bias = matrix(self.last), cast("Tensor", self.last.bias)
+        with unrounded(last.maps.device):
+            if self.levels == 2:  # few maps: they are put in place, not what the layer sees
+                return self.as_logits(last.through(weight, bias).permute(0, 3, 1, 2))
+            y = F.linear(last.placed(), weight, bias)  # (B, H, W, values)
+        return y.view(*y.shape[:3], self.channels, self.levels).permute(0, 4, 3, 1, 2)
 
     def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
         """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""

@@ -83,7 +83,11 @@ class Conditioned(nn.Module):
         Returns:
             Logits (B, K, C, H, W).
         """
+        logits: Tensor = self.net(levels, self.condition(levels, values))
+        return logits
+
+    def condition(self, levels: Tensor, values: Tensor | None) -> Tensor:
+        """Return the condition of the network for these images; arguments as for `forward`."""
         if values is None:
             values = self.values({}, len(levels))
-        logits: Tensor = self.net(levels, self.maps(values, levels.shape[2], levels.shape[3]))
-        return logits
+        return self.maps(values, levels.shape[2], levels.shape[3])

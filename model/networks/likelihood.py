@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.networks import fused_nats
+from model.networks.base import PixelNetwork
 from model.networks.buffers import Workspace
+from model.networks.masked_conv import colour_of
+from model.networks.matrices import matrix
 from model.networks.multiscale import scales
 
 Given = Tensor | tuple[Tensor, Tensor | None]  # images, or images and the values of a `Conditioned` network
@@ -32,7 +36,25 @@ def nats_per_image(net: nn.Module, levels: Tensor, values: Tensor | None = None)
 
 def nats_by_scale(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> Tensor:
     """Return the nats of each image at each scale: (B, 1), or for a multi-scale network (B, 2), small image first."""
-    return torch.stack([_nats(logits, some) for some, logits in scales(net, levels, values)], dim=1)
+    return torch.stack([_nats_of(*scale) for scale in scales(net, levels, values)], dim=1)
+
+
+def _nats_of(net: nn.Module, levels: Tensor, condition: Tensor | None) -> Tensor:
+    """Return the nats of each image under a network of one scale, (B,)."""
+    given = () if condition is None else (condition,)
+    if not isinstance(net, PixelNetwork) or levels.device.type != "cpu":
+        return _nats(net(levels, *given), levels)
+    head, pixels = net.last.in_channels, levels.shape[2] * levels.shape[3]
+    if net.levels == 2 or not fused_nats.pays(pixels, net.last.out_channels, head):
+        return _nats(net(levels, *given), levels)
+    x = net.scaled(levels)
+    net.check_condition(x, condition)
+    last = net.last_maps(x, condition)
+    if last is None:
+        return _nats(net.predict(x, *given), levels)
+    seen = [int((colour_of(head, net.channels) <= colour).sum()) for colour in range(net.channels)]
+    weight, bias = matrix(net.last), cast("Tensor", net.last.bias)
+    return fused_nats.fused_nats(last.placed(), weight, bias, levels, seen)
 
 
 def _nats(logits: Tensor, levels: Tensor) -> Tensor:

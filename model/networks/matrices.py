@@ -5,14 +5,12 @@ On a CPU a fast network works on a group of k images at a time. Each pixel of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.networks.base import PixelNetwork
 from model.networks.masked_conv import MaskedConv2d
 
 
@@ -79,28 +77,3 @@ def matrix(conv: MaskedConv2d) -> Tensor:
 def bias(conv: MaskedConv2d) -> Tensor:
     """Return a convolution's bias as a column (out, 1)."""
     return cast("Tensor", conv.bias)[:, None]
-
-
-def last_layer(net: PixelNetwork, maps: Tensor, batch: int, places: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a network's last layer.
-
-    Where it has few maps, they are put in place; else what it sees is, so that the logits of a value are together in
-    memory, as the softmax needs them.
-
-    Args:
-        net: the network.
-        maps: the maps before the layer, after the ReLU, (..., head, N).
-        batch: images that count; the last group may have more.
-        places: gives each value its place: (..., m, N) -> (G, k, H, W, m).
-
-    Returns:
-        Logits (B, K, C, H, W).
-    """
-    weight, shift = matrix(net.last), cast("Tensor", net.last.bias)
-    if net.levels == 2:
-        each = maps.view(-1, *maps.shape[-2:])  # matrices that lie apart; `@` would copy them into one
-        y = torch.baddbmm(shift[:, None], weight.expand(len(each), *weight.shape), each)
-        y = places(y.view(*maps.shape[:-2], -1, maps.shape[-1])).flatten(0, 1)[:batch]  # (B, H, W, C)
-        return net.as_logits(y.permute(0, 3, 1, 2))
-    y = F.linear(places(maps).flatten(0, 1)[:batch], weight, shift)  # (B, H, W, values)
-    return y.view(*y.shape[:3], net.channels, net.levels).permute(0, 4, 3, 1, 2)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.networks.base import PixelNetwork
+from model.networks.conditioned import Conditioned
 
 REACH = 5  # kernel of the first layer of the upsampling network, in pixels of the small image
 
@@ -81,8 +82,10 @@ class MultiScale(nn.Module):
         return logits
 
 
-def scales(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Return the images and the logits of each scale: one scale, or two for a multi-scale network, the small one first.
+def scales(
+    net: nn.Module, levels: Tensor, values: Tensor | None = None
+) -> list[tuple[nn.Module, Tensor, Tensor | None]]:
+    """Return what each scale is predicted from: one scale, or two for a multi-scale network, the small one first.
 
     Args:
         net: a network over images (B, C, H, W), or a `MultiScale` network.
@@ -90,9 +93,11 @@ def scales(net: nn.Module, levels: Tensor, values: Tensor | None = None) -> list
         values: conditioning values and flags for a `Conditioned` network, (B, 2V).
 
     Returns:
-        For each scale the images (b, c, h, w) and their logits (b, K, c, h, w).
+        For each scale the network, the images (b, c, h, w), and what the network is given besides, or None.
     """
+    if isinstance(net, Conditioned):
+        return [(net.net, levels, net.condition(levels, values))]
     if not isinstance(net, MultiScale):
-        return [(levels, net(levels) if values is None else net(levels, values))]
+        return [(net, levels, values)]
     small = net.reduce(levels)
-    return [(small, net.small(small)), (levels, net.large(levels, net.condition(small)))]
+    return [(net.small, small, None), (net.large, levels, net.condition(small))]

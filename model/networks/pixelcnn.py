@@ -11,11 +11,11 @@ from torch import Tensor
 from model.config.groups import convolution_group, pays_in_tiles, tile_group
 from model.device import autocasts_on_cpu
 from model.networks.base import PixelNetwork
+from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d, ResidualBlock
 from model.networks.matrices import (
     bias,
     first_matrix,
-    last_layer,
     matrix,
     neighbours,
     neighbours_of_tiles,
@@ -72,11 +72,10 @@ class PixelCNN(PixelNetwork):
         )
         self.implementation, self.residual = implementation, residual
 
-    def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
+    def last_maps(self, x: Tensor, condition: Tensor | None) -> LastMaps | None:
+        """Compute what the last layer sees, on a CPU with float32 or float64."""
         if self.implementation == "reference" or x.device.type != "cpu" or autocasts_on_cpu():
-            return super().predict(x, condition)
-        self.check_condition(x, condition)
+            return None
         B, _, H, W = x.shape
         if self.is_tiled(H, W):
             return self._tiled(x, condition)
@@ -89,17 +88,15 @@ class PixelCNN(PixelNetwork):
             layout,
             residual=self.residual,
         )  # (G, head, n)
-        return last_layer(
-            self, maps, B, lambda y: y.view(*y.shape[:2], H, W + 1, images)[..., :W, :].permute(0, 4, 2, 3, 1)
-        )
+        return LastMaps(maps, B, lambda y: y.view(*y.shape[:2], H, W + 1, images)[..., :W, :].permute(0, 4, 2, 3, 1))
 
     def is_tiled(self, height: int, width: int) -> bool:
         """Tell whether the fast form of a CPU is the tiled one for images of this size."""
         sizes = {"hidden": self.hidden, "layers": len(self.blocks)}
         return pays_in_tiles(**sizes, height=height, width=width) and passes() is not None
 
-    def _tiled(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Compute `predict` in tiles of two columns."""
+    def _tiled(self, x: Tensor, condition: Tensor | None) -> LastMaps:
+        """Compute `last_maps` in tiles of two columns."""
         B, _, H, W = x.shape
         images = tile_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
         layout = TiledLayout(-(-B // images), images, H, W)
@@ -115,7 +112,7 @@ class PixelCNN(PixelNetwork):
             y = y.view(layout.groups, -1, 2, H, layout.tiles, images).permute(0, 5, 3, 4, 2, 1)
             return y.flatten(3, 4)[..., :W, :]
 
-        return last_layer(self, maps, B, places)
+        return LastMaps(maps, B, places)
 
     def _weights(self) -> Weights:
         """Return the weights in the layout of `convolution_layers`."""

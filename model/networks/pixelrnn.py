@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Literal, cast
 
 import torch
@@ -10,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config.groups import row_group
+from model.device import unrounded
 from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
 from model.networks.diagonal_bilstm_fast import DiagonalWeights, diagonal_layers
 from model.networks.diagonal_bilstm_gpu import diagonal_layer
+from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d
-from model.networks.matrices import bias, first_matrix, last_layer, matrix, neighbours, split
+from model.networks.matrices import bias, first_matrix, matrix, neighbours, split
 from model.networks.row_lstm import RowLSTM
 from model.networks.row_lstm_fast import RowWeights, row_layers
 
@@ -90,20 +91,24 @@ class PixelRNN(PixelNetwork):
 
     def predict(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict from inputs scaled to [-1, 1]: (B, C, H, W) -> (B, K, C, H, W)."""
-        self.check_condition(x, condition)
-        if self.implementation == "fast" and (self.recurrence == "row-lstm" or x.device.type == "cpu"):
-            is_real = x.device.type in ("cpu", "cuda")  # others, such as `meta`, have no autocast
-            with torch.autocast(x.device.type, enabled=False) if is_real else nullcontext():  # nothing is rounded
-                return (
-                    self._row_layers(x, condition)
-                    if self.recurrence == "row-lstm"
-                    else self._diagonal_layers(x, condition)
-                )
-        if self.recurrence == "row-lstm":
+        if self.recurrence == "row-lstm" or self._in_one_pass(x.device):
             return super().predict(x, condition)
+        self.check_condition(x, condition)
         wider = F.pad(x, (0, 1))  # (B, C, H, W+1)
         wider_condition = F.pad(condition, (0, 1)) if condition is not None else None
         return super().predict(wider, wider_condition)[..., :-1]
+
+    def _in_one_pass(self, device: torch.device) -> bool:
+        return self.implementation == "fast" and (self.recurrence == "row-lstm" or device.type == "cpu")
+
+    def last_maps(self, x: Tensor, condition: Tensor | None) -> LastMaps | None:
+        """Compute what the last layer sees, where all layers are one pass; nothing in it is rounded."""
+        if not self._in_one_pass(x.device):
+            return None
+        with unrounded(x.device):
+            if self.recurrence == "row-lstm":
+                return self._row_layers(x, condition)
+            return self._diagonal_layers(x, condition)
 
     def through(self, y: Tensor, condition: Tensor | None) -> Tensor:
         """Apply all layers after the first, and the head: (B, 2h, H, W) -> logits (B, K, C, H, W)."""
@@ -111,8 +116,8 @@ class PixelRNN(PixelNetwork):
             return super().through(y, condition)
         return self._diagonal_layers_of_gpu(y, condition)
 
-    def _row_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Compute `predict` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
+    def _row_layers(self, x: Tensor, condition: Tensor | None) -> LastMaps:
+        """Compute `last_maps` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
         B, _, _, W = x.shape
         images = B  # on a GPU
         if x.device.type == "cpu":
@@ -124,7 +129,7 @@ class PixelRNN(PixelNetwork):
         out = row_layers(
             inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
         )  # (G, H, head, W*k)
-        return last_layer(self, out, B, lambda y: y.view(*y.shape[:3], W, images).permute(0, 4, 1, 3, 2))
+        return LastMaps(out, B, lambda y: y.view(*y.shape[:3], W, images).permute(0, 4, 1, 3, 2))
 
     def _row_weights(self) -> RowWeights:
         """Return the weights in the layout of `row_layers`."""
@@ -152,16 +157,15 @@ class PixelRNN(PixelNetwork):
             c0=torch.stack([lstm.c0 for lstm in lstms]),
         )
 
-    def _diagonal_layers(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Compute `predict` with all Diagonal BiLSTM layers in one pass, on a CPU; the layout is maps x cells."""
+    def _diagonal_layers(self, x: Tensor, condition: Tensor | None) -> LastMaps:
+        """Compute `last_maps` with all Diagonal BiLSTM layers in one pass, on a CPU; the layout is maps x cells."""
         B, _, _, W = x.shape
         if condition is not None:
             condition = F.pad(condition, (0, 1)).permute(1, 2, 3, 0)  # (c, H, W+1, B)
         inputs = neighbours(split(x, B))[0]  # (K, H, W+1, B)
         out = diagonal_layers(inputs, condition, self._diagonal_weights(), residual=self.residual)
-        return last_layer(
-            self, out.flatten(1), B, lambda y: y.view(-1, *inputs.shape[1:])[:, :, :W].permute(3, 1, 2, 0)[None]
-        )
+        size = inputs.shape[1:]
+        return LastMaps(out.flatten(1), B, lambda y: y.view(-1, *size)[:, :, :W].permute(3, 1, 2, 0)[None])
 
     def _diagonal_weights(self) -> DiagonalWeights:
         """Return the weights in the layout of `diagonal_layers`."""

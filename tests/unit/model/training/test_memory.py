@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 from model.__main__ import main
 from model.config import MODELS, DatasetFacts, TrainConfig
 from model.config.cost import evaluation_bytes
-from model.networks import buffers
+from model.networks import buffers, fused_nats
 from model.networks.build import build, evaluation_batch
 from model.networks.likelihood import nats_per_image
 from model.networks.pixelrnn import Implementation
@@ -84,7 +84,9 @@ def test_a_validation_takes_no_more_memory_than_is_counted(
     counted = evaluation_bytes(config, 4, fast=implementation == "fast")
     with torch.no_grad(), Peak() as measured:
         nats_per_image(net, torch.randint(levels, (4, 3, 8, 8), dtype=torch.uint8))
-    assert counted / 3 < measured.peak <= counted
+    assert measured.peak <= counted
+    if implementation == "reference" or not fused_nats.pays(64, 3 * levels, sizes["head"]):  # else logits are not kept
+        assert counted / 3 < measured.peak
 
 
 def test_large_images_are_scored_as_many_at_a_time_as_fit() -> None:

@@ -30,10 +30,10 @@ from model.device import check_precision, device_name, make_repeatable, memory_b
 from model.errors import SetupError, TrainingError
 from model.networks import buffers
 from model.networks.build import build
-from model.networks.likelihood import nats_per_image
 from model.sampling import Engine
 from model.sampling.generate import draw
 from model.sampling.graphed import record_on_gpu
+from model.training.compiled_step import compiled_nats, mean_nats
 from model.training.graphed import WARM_UP, Gradients
 from model.training.state import build_optimizer
 
@@ -52,11 +52,13 @@ class Way:
     precision: str = "float32"
     tf32: bool = False
     graph: bool = False
+    compiled: bool = False  # by torch; only PixelCNN on a GPU
 
 
 WAYS = (
     Way("float32"), Way("float32, graph", graph=True), Way("tf32, graph", tf32=True, graph=True),
     Way("bf16", "bf16"), Way("bf16, graph", "bf16", graph=True),
+    Way("float32, compiled", compiled=True), Way("bf16, compiled, graph", "bf16", graph=True, compiled=True),
 )  # fmt: skip
 
 
@@ -146,6 +148,7 @@ def training_step(config: TrainConfig, way: Way, device: torch.device) -> tuple[
     check_precision(way.precision, device)
     torch.manual_seed(0)
     net = build(config).to(device)
+    mean = compiled_nats(net, config, "fast", device) if way.compiled else mean_nats(net)
     optimizer = build_optimizer(config, net)
     data = config.data
     shape = (config.batch_size, data.channels, data.height, data.width)
@@ -153,7 +156,7 @@ def training_step(config: TrainConfig, way: Way, device: torch.device) -> tuple[
 
     def compute(levels: Tensor, values: Tensor | None) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=way.precision == "bf16", cache_enabled=False):
-            nats = nats_per_image(net, levels, values).mean()
+            nats = mean(levels, values)
         (nats / data.dims).backward()  # type: ignore[no-untyped-call]
         return nats.detach()
 
@@ -176,6 +179,8 @@ def training(clock: Clock, sizes: str, roof: dict[str, float], batches: tuple[in
             config = config_of(model, sizes, batch)
             flops = batch * cost_of(config).training_flops
             for way in WAYS:
+                if way.compiled and (model != "pixelcnn" or clock.device.type == "cpu"):
+                    continue
 
                 def measured(config: TrainConfig = config, way: Way = way, flops: int = flops) -> str:
                     if clock.device.type == "cuda":

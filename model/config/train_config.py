@@ -97,6 +97,9 @@ class TrainConfig(BaseModel):
     graph: Literal["auto", "on", "off"] = Field(
         "auto", description="GPU: record a step as one CUDA graph; auto: if its gradients are the same bits"
     )
+    compile: Literal["off", "on"] = Field(
+        "off", description="on: torch compiles the step of PixelCNN on a GPU, or of a reference network"
+    )
     deterministic: Literal["auto", "on"] = Field(
         "auto", description="on: a GPU operation without a deterministic kernel is an error, else a warning"
     )

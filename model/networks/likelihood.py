@@ -51,7 +51,7 @@ def _nats_of(net: nn.Module, levels: Tensor, condition: Tensor | None) -> Tensor
     net.check_condition(x, condition)
     last = net.last_maps(x, condition)
     if last is None:
-        return _nats(net.predict(x, *given), levels)
+        return _nats(net(levels, *given), levels)
     seen = [int((colour_of(head, net.channels) <= colour).sum()) for colour in range(net.channels)]
     weight, bias = matrix(net.last), cast("Tensor", net.last.bias)
     return fused_nats.fused_nats(last.placed(), weight, bias, levels, seen)

@@ -359,6 +359,8 @@ def _print_start(run: Training, saved: Checkpoint | None, refused: list[tuple[st
             "reference LSTMs; lower batch_size, raise accumulate or set implementation=fast to avoid that",
             file=sys.stderr,
         )
+    if run.config.compile == "on":
+        print("compile=on: torch compiles the network at the first step, for a minute or more", file=sys.stderr)
     if saved is None:
         print(f"starting at step 0 of {run.config.steps:,}", flush=True)
         return

@@ -23,9 +23,9 @@ from model.device import memory_bytes
 from model.errors import CheckpointError, DivergedError
 from model.networks.build import build, choose_implementation
 from model.networks.conditioned import Conditioned
-from model.networks.likelihood import nats_per_image
 from model.sampling.graphed import record_on_gpu
 from model.training.checkpoint import Checkpoint, part_not_finite, plain
+from model.training.compiled_step import compiled_nats, mean_nats
 from model.training.graphed import Gradients
 from model.training.group import Group, Stopwatch
 from model.training.optimizer import build_optimizer, restore_optimizer
@@ -56,6 +56,9 @@ class Training:
         if isinstance(self.net, Conditioned):
             columns = check_columns(config, data)
             self.net.standardise([column.mean for column in columns], [column.std for column in columns])
+        self._mean_nats = mean_nats(self.net)
+        if config.compile == "on":
+            self._mean_nats = compiled_nats(self.net, config, self.implementation, device)
         self.ema = copy.deepcopy(self.net).requires_grad_(False).eval() if config.ema else None
         self.optimizer = build_optimizer(config, self.net)
         record = record_on_gpu if device.type == "cuda" else None
@@ -167,7 +170,7 @@ class Training:
         """
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            return nats_per_image(self.net, levels, values).mean()
+            return self._mean_nats(levels, values)
 
     def _average(self, ema: nn.Module) -> None:
         """Update the running mean of the weights; its decay is lower during the first steps."""

@@ -26,6 +26,7 @@ def eval_batches(
     *,
     size: int,
     most: int = 0,
+    upload: Upload | None = None,
     conditioning: Conditioning | None = None,
     rank: int = 0,
     ranks: int = 1,
@@ -39,19 +40,21 @@ def eval_batches(
         device: device of the returned tensors.
         size: images in a batch.
         most: the largest number of images to yield; 0 means no limit.
+        upload: copies the batches to the device; by default one that is made for them.
         conditioning: the columns of a conditioned network.
         rank: index of this process among those that share the batches: each yields every `ranks`-th batch.
         ranks: number of these processes.
         check_stop: called repeatedly during a wait for a shard; an exception from it ends the wait.
     """
     count = min(most or data.count(split), data.count(split))
+    upload = upload or Upload(device)
     for first in range(rank * size, count, ranks * size):
         [levels] = data.batches(split, size, min(size, count - first), first=first, check_stop=check_stop)
         values = None
         if conditioning is not None and isinstance(data, Prepared):
             rows = data.rows(split, first, first + len(levels), check_stop)
-            values = torch.from_numpy(known(rows, conditioning)).to(device)
-        yield torch.from_numpy(levels).to(device), values
+            values = upload(known(rows, conditioning))
+        yield upload(levels), values
 
 
 def check_columns(config: TrainConfig, data: Dataset | Prepared) -> list[Column]:
@@ -157,6 +160,7 @@ class Feed:
             self._device,
             size=size,
             most=most,
+            upload=self._upload,
             conditioning=self.conditioning,
             rank=self._world.rank,
             ranks=self._world.size,

@@ -157,7 +157,10 @@ def nats_of_all(
     batch: int = BATCH,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Return the nats of all images by scale, (N, scales), float64 on the CPU; arguments as for `evaluate`."""
+    """Return the nats of all images by scale, (N, scales), float64 on the CPU; arguments as for `evaluate`.
+
+    On a GPU the batches are queued, and only the last one is waited for.
+    """
     was_training = net.training
     net.eval()
     parts = []
@@ -166,7 +169,7 @@ def nats_of_all(
             for some in torch.split(images, batch) if isinstance(images, Tensor) else images:
                 before_batch()
                 levels, values = (some, None) if isinstance(some, Tensor) else some
-                parts.append(nats_by_scale(net, levels, values).double().cpu())
+                parts.append(nats_by_scale(net, levels, values).double())
+        return torch.cat(parts).cpu()
     finally:
         net.train(was_training)
-    return torch.cat(parts)

@@ -88,6 +88,15 @@ def test_a_step_makes_no_copy_that_waits() -> None:
     assert copies.queued == [True]
 
 
+def test_a_validation_makes_no_copy_that_waits() -> None:
+    feed = Feed(TrainConfig(batch_size=8), load_data("digits"), META)
+    feed._upload = Upload(META, pin=lambda tensor: tensor, event=lambda: Event([]))
+    with Copies() as copies:
+        batches = list(feed.eval_batches("valid", 40, 100))
+    assert [len(levels) for levels, _ in batches] == [40, 40, 20]
+    assert copies.queued == [True] * 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 def test_what_arrives_on_a_gpu_is_what_was_given() -> None:
     upload = Upload(torch.device("cuda"))

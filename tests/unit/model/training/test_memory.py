@@ -200,7 +200,7 @@ def test_too_little_memory_is_one_line(
     ("where", "says"),
     [
         (
-            "model.training.state.nats_per_image",
+            "model.training.compiled_step.nats_per_image",
             "out of memory in training with batch_size=32, hidden=16, layers=5 (allocating 24.00 GiB)",
         ),
         (

@@ -128,6 +128,6 @@ def test_an_operation_without_a_deterministic_kernel_is_one_line(
     def fail(*_: object) -> None:
         raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ...\nmore")
 
-    monkeypatch.setattr("model.training.state.nats_per_image", fail)
+    monkeypatch.setattr("model.training.compiled_step.nats_per_image", fail)
     with pytest.raises(TrainingError, match=r"^deterministic=on: torch has no such kernel for cumsum_cuda_kernel; use"):
         train(SMALL.model_copy(update={"deterministic": "on"}), tmp_path, StopFlag(), began_s=time.monotonic())

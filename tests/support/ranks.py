@@ -21,7 +21,7 @@ from model.__main__ import rank_main
 from model.config import TrainConfig
 from model.data import load as load_data
 from model.data.feed import Feed
-from model.training import distributed, launcher, loop, state, validation
+from model.training import compiled_step, distributed, launcher, loop, state, validation
 from model.training.group import Group
 from model.training.state import Training, share_state
 from model.training.stop import StopFlag
@@ -205,7 +205,7 @@ def _arrange(at: int, what: str) -> None:
     if "validation" in what:
         _hold_validation(signal.SIGTERM if what == "SIGTERM in validation" else None)
         return
-    count, real = 0, state.nats_per_image
+    count, real = 0, compiled_step.nats_per_image
 
     def computed(*args: Any) -> torch.Tensor:
         nonlocal count
@@ -222,7 +222,7 @@ def _arrange(at: int, what: str) -> None:
         os.kill(os.getpid(), getattr(signal, what))
         return nats
 
-    state.nats_per_image = computed
+    compiled_step.nats_per_image = computed
 
 
 def _wait_for_data(at: int, wait_s: float) -> None:

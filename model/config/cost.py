@@ -10,8 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from model.config import groups
 from model.config.datasets import DatasetFacts
-from model.config.groups import FLOAT_BYTES, convolution_group, pays_in_tiles, row_group, tile_group
+from model.config.groups import (
+    FLOAT_BYTES,
+    convolution_group,
+    pays_in_tiles,
+    row_group,
+    row_layers_at_once,
+    tile_group,
+)
 from model.config.train_config import TrainConfig
 
 UPSAMPLING_TAPS, DOUBLING_TAPS = 5 * 5, 4 * 4  # of the layers of `model.networks.multiscale.Upsampler`
@@ -121,7 +129,7 @@ def cost(sizes: Sizes) -> Cost:
     )
 
 
-def workspace_bytes(config: TrainConfig, images: int) -> int:
+def workspace_bytes(config: TrainConfig, images: int, *, tiles: bool | None = None) -> int:
     """Count the bytes that the fast networks keep between forward and backward pass, float32.
 
     They store every matrix that a gradient needs, which decides whether a large network fits into a GPU. PixelCNN's
@@ -130,13 +138,14 @@ def workspace_bytes(config: TrainConfig, images: int) -> int:
     Args:
         config: the settings.
         images: batch size.
+        tiles: for the Row LSTM, whether it is the tiled form, as on a CPU with numba; None takes the larger number.
     """
     if config.small is None:
         return _workspace(
-            replace(_sizes(config, config.data), condition=config.hidden * bool(config.conditions)), images
+            replace(_sizes(config, config.data), condition=config.hidden * bool(config.conditions)), images, tiles
         )
     large = replace(_sizes(config, config.data), condition=config.hidden)
-    return _workspace(_sizes(config, config.small), images) + _workspace(large, images)
+    return _workspace(_sizes(config, config.small), images, tiles) + _workspace(large, images, tiles)
 
 
 def evaluation_bytes(config: TrainConfig, images: int, *, fast: bool) -> int:
@@ -176,16 +185,14 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
     return _workspace(sizes, images)
 
 
-def _workspace(sizes: Sizes, images: int) -> int:
-    h, c, L, H, W = sizes.hidden, sizes.condition, sizes.layers, sizes.height, sizes.width
-    if sizes.model == "row-lstm":  # the buffers of `model.networks.row_lstm_fast`
-        group = row_group(images, hidden=h, layers=L, width=W)
-        T, E, seen = H + L - 1, 3 * h + c, 2 * h + L * h * sizes.skip
-        wide = (T + 1) * (L + 1) * E + L * 4 * h  # with a column at both ends
-        rest = L * h * (7 * T + 1) + L * (E + 4 * h) + 4 * (L + 1) * h + 2 * seen + 2 * H * h
-        floats = -(-images // group) * group * (wide * (W + 2) + rest * W)
+def _workspace(sizes: Sizes, images: int, tiles: bool | None = None) -> int:
+    if sizes.model == "row-lstm":
+        wavefront, tiled = _wavefront_floats(sizes, images), _tiles_floats(sizes, images)
+        floats = max(wavefront, tiled) if sizes.hidden >= groups.TILED_STATES else wavefront
+        if tiles is not None:
+            floats = tiled if tiles else wavefront
     elif sizes.model == "diagonal-bilstm":
-        floats = _diagonal_floats(sizes, images, layers=L)
+        floats = _diagonal_floats(sizes, images, layers=sizes.layers)
     else:
         floats = _convolution_floats(sizes, images, keep=True)
     return FLOAT_BYTES * floats
@@ -204,6 +211,29 @@ def _convolution_floats(sizes: Sizes, images: int, *, keep: bool) -> int:
         cells = H * (W + 1) * group
         shared = cells * (12 * h + head) + 6 * h * (W + 2) * group
     return (-(-images // group) if keep else 1) * cells * kept * h + shared
+
+
+def _wavefront_floats(sizes: Sizes, images: int) -> int:
+    """Count the values in the buffers of `model.networks.row_lstm_fast`."""
+    h, c, L, H, W = sizes.hidden, sizes.condition, sizes.layers, sizes.height, sizes.width
+    group = row_group(images, hidden=h, layers=L, width=W)
+    T, E, seen = H + L - 1, 3 * h + c, 2 * h + L * h * sizes.skip
+    wide = (T + 1) * (L + 1) * E + L * 4 * h  # with a column at both ends
+    rest = L * h * (7 * T + 1) + L * (E + 4 * h) + 4 * (L + 1) * h + 2 * seen + 2 * H * h
+    return -(-images // group) * group * (wide * (W + 2) + rest * W)
+
+
+def _tiles_floats(sizes: Sizes, images: int) -> int:
+    """Count the values in the buffers of `model.networks.row_lstm_tiled`."""
+    h, c, L, H, W = sizes.hidden, sizes.condition, sizes.layers, sizes.height, sizes.width
+    group = row_group(images, hidden=h, layers=L, width=W)
+    blocks = row_layers_at_once(L, hidden=h) < L
+    T, columns = H + L - 1, 2 * -(-W // 2)
+    taken = L * (3 * (2 * (5 * h + c) + 2 * h) + 16 * h) + 4
+    wide = H * (2 + L) * h + T * L * 2 * h  # with a column at both ends
+    rest = L * h * (5 * T + 1) + 2 * L * h + 6 * (L + 1) * h + 2 * h + H * (sizes.head + 2 * h * blocks)
+    cells = taken * columns // 2 + wide * (columns + 2) + rest * columns
+    return -(-images // group) * (group * cells + 2 * (4 * L + 2 * (L + 1)) * h)
 
 
 def _diagonal_floats(sizes: Sizes, images: int, *, layers: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 GROUP_BYTES = 2**20  # about the L2 cache of a core
+WEIGHT_BYTES = 3 * 2**19  # of the layers of the Row LSTM that run at the same time
+TILED_STATES = 32  # maps of a state from which the tiled Row LSTM is the faster one
 ROW_CELLS = 512  # of the rows of a group, for the Row LSTM
 FLOAT_BYTES = 4
 TILES_PAY_FLOPS = 50e6  # of the training of an image, about a millisecond; with less, the import of numba costs more
@@ -33,6 +35,12 @@ def row_group(batch: int, *, hidden: int, layers: int, width: int, bytes_per_val
     """
     fit = GROUP_BYTES // (12 * hidden * layers * width * bytes_per_value)
     return _images(batch, max(fit, -(-ROW_CELLS // width)))
+
+
+def row_layers_at_once(layers: int, *, hidden: int, bytes_per_value: int = FLOAT_BYTES) -> int:
+    """Return the layers of a wavefront of the fast Row LSTM: a cache holds their weights from one row to the next."""
+    fit = max(1, WEIGHT_BYTES // (64 * hidden**2 * bytes_per_value))
+    return -(-layers // -(-layers // fit))
 
 
 def _images(batch: int, limit: int) -> int:

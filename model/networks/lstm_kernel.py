@@ -54,7 +54,7 @@ def step(
     if native is not None:
         operands = [gates, before, memory, squashed, state, *([] if above is None else [above])]
         where = _places(before.shape, operands, 6)
-        S, C, V, E = _flat(gates), _flat(memory, before), _flat(squashed), _flat(state, above)
+        S, C, V, E = flat(gates), flat(memory, before), flat(squashed), flat(state, above)
         return lambda: native.step(S, C, V, E, where)
     o, f, i, g = gates.chunk(4, dim=1)
     minus_one = torch.full((), -1.0, dtype=gates.dtype, device=gates.device)
@@ -95,7 +95,7 @@ def step_back(
     native = _native(gates)
     if native is not None:
         where = _places(before.shape, [gates, before, squashed, d_gates, d_memory, d_state], 6)
-        S, C, V, D, dC, dH = map(_flat, (gates, before, squashed, d_gates, d_memory, d_state))
+        S, C, V, D, dC, dH = map(flat, (gates, before, squashed, d_gates, d_memory, d_state))
         return lambda: native.step_back(S, C, V, D, dC, dH, where)
     (o, f, i, g), (do, df, di, dg) = gates.chunk(4, dim=1), d_gates.chunk(4, dim=1)
 
@@ -130,7 +130,7 @@ def pass_back(
         where = np.append(
             _places(left.shape, [x, above, left, to_x, to_above, to_left], 6), [x.shape[1], above.shape[2]]
         )
-        dA, dH, dX = _flat(x, above, left), _flat(to_left, to_above), _flat(to_x)
+        dA, dH, dX = flat(x, above, left), flat(to_left, to_above), flat(to_x)
         return lambda: native.pass_back(dA, dH, dX, where)
 
     def run() -> None:
@@ -152,6 +152,11 @@ def _native(gates: Tensor) -> ModuleType | None:
     return _compiled() if (gates.device.type, gates.dtype) == ("cpu", torch.float32) else None
 
 
+def native_module(name: str, like: Tensor) -> ModuleType | None:
+    """Return a module of compiled steps by its name, where it can be used for tensors like this."""
+    return None if _native(like) is None else importlib.import_module(name)
+
+
 @cache
 def _compiled() -> ModuleType | None:
     try:
@@ -160,14 +165,14 @@ def _compiled() -> ModuleType | None:
         return None
 
 
-def _flat(tensor: Tensor, *others: Tensor | None) -> NDArray[np.float32]:
+def flat(tensor: Tensor, *others: Tensor | None) -> NDArray[np.float32]:
     """Return the whole buffer of a tensor, and of others that are in it too, as a flat array of the same memory."""
     buffer = tensor.untyped_storage().data_ptr()
     if any(other is not None and other.untyped_storage().data_ptr() != buffer for other in others):
         raise ValueError("the compiled steps need these tensors in one buffer")
     size = tensor.untyped_storage().size() // tensor.element_size()
-    flat: NDArray[np.float32] = tensor.as_strided((size,), (1,), 0).numpy()
-    return flat
+    whole: NDArray[np.float32] = tensor.as_strided((size,), (1,), 0).numpy()
+    return whole
 
 
 def _places(size: torch.Size, operands: list[Tensor], most: int) -> NDArray[np.int64]:

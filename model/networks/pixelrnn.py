@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -17,8 +18,11 @@ from model.networks.diagonal_bilstm_gpu import diagonal_layer
 from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.matrices import bias, first_matrix, matrix, neighbours, split
+from model.networks.row_kernel import pays
 from model.networks.row_lstm import RowLSTM
 from model.networks.row_lstm_fast import RowWeights, row_layers
+from model.networks.row_lstm_tiled import row_layers_in_tiles
+from model.networks.row_tiles import from_cells, to_cells
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]
@@ -116,6 +120,10 @@ class PixelRNN(PixelNetwork):
             return super().through(y, condition)
         return self._diagonal_layers_of_gpu(y, condition)
 
+    def is_tiled(self, x: Tensor) -> bool:
+        """Tell whether the fast form of the Row LSTM is the tiled one for such inputs."""
+        return pays(x, self.hidden)
+
     def _row_layers(self, x: Tensor, condition: Tensor | None) -> LastMaps:
         """Compute `last_maps` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
         B, _, _, W = x.shape
@@ -123,12 +131,16 @@ class PixelRNN(PixelNetwork):
         if x.device.type == "cpu":
             sizes = {"hidden": self.hidden, "layers": len(self.blocks), "width": W}
             images = row_group(B, **sizes, bytes_per_value=x.element_size())
-        inputs = neighbours(split(x, images))[..., :W, :]  # (G, K, H, W, k)
+        in_tiles = self.is_tiled(x)
+        order = to_cells if in_tiles else partial(torch.flatten, start_dim=-2)
+        inputs = order(neighbours(split(x, images))[..., :W, :]).transpose(1, 2)  # (G, H, K, N)
         if condition is not None:
-            condition = split(condition, images).transpose(1, 2).flatten(3)
-        out = row_layers(
-            inputs.transpose(1, 2).flatten(3), condition, self._row_weights(), images=images, residual=self.residual
-        )  # (G, H, head, W*k)
+            condition = order(split(condition, images)).transpose(1, 2)
+        weights = self._row_weights()
+        if in_tiles:
+            out = row_layers_in_tiles(inputs, condition, weights, width=W, images=images, residual=self.residual)
+            return LastMaps(out, B, lambda y: from_cells(y, W, images))
+        out = row_layers(inputs, condition, weights, images=images, residual=self.residual)  # (G, H, head, W*k)
         return LastMaps(out, B, lambda y: y.view(*y.shape[:3], W, images).permute(0, 4, 1, 3, 2))
 
     def _row_weights(self) -> RowWeights:

@@ -15,12 +15,13 @@ from model.networks.pixelrnn import PixelRNN
 
 torch.set_num_threads(1)
 
-# Each network comes in both implementations; the fast PixelCNN has a tiled form, which needs numba.
+# Each network comes in both implementations; two fast ones have a tiled form. That of PixelCNN needs numba.
 KINDS = (
     "pixelcnn",
     *(["pixelcnn tiled"] if passes() is not None else []),
     "pixelcnn reference",
     "row-lstm",
+    "row-lstm tiled",
     "row-lstm reference",
     "diagonal-bilstm",
     "diagonal-bilstm reference",
@@ -40,13 +41,13 @@ def network(kind: str, *, seed: int = 0, std: float = 0.0, **sizes: Any) -> Pixe
     sizes = {"levels": 3, "hidden": 3 + channels, "layers": 2, "head": 4 + channels, **sizes}
     name, _, implementation = kind.partition(" ")
     net: PixelNetwork
+    chosen = "reference" if implementation == "reference" else "fast"
     if name == "pixelcnn":
-        chosen = "reference" if implementation == "reference" else "fast"
         net = PixelCNN(implementation=chosen, **sizes).double()  # type: ignore[arg-type]
-        is_tiled = implementation == "tiled"  # whatever pays
-        net.is_tiled = lambda height, width: is_tiled  # type: ignore[method-assign]
     else:
-        net = PixelRNN(name, implementation=implementation or "fast", **sizes).double()  # type: ignore[arg-type]
+        net = PixelRNN(name, implementation=chosen, **sizes).double()  # type: ignore[arg-type]
+    is_tiled = implementation == "tiled"  # whatever pays
+    net.is_tiled = lambda *_: is_tiled  # type: ignore[assignment]
     with torch.no_grad():
         for parameter_name, parameter in net.named_parameters():
             if std:

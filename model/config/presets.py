@@ -47,14 +47,14 @@ def _paper(source: str, *, chosen: str = OURS, **settings: Any) -> Preset:
 
 def _bundled(**settings: Any) -> Preset:
     """Make a preset for bundled data that trains in a few minutes on one CPU core."""
-    training = {"dataset": "digits", "optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
+    training = {"dataset": "digits", "optimizer": "adamw", "learning_rate": 0.01, "batch_size": 32}
     training["weight_decay"] = 0.0
     return Preset(MappingProxyType({**training, **settings}), "not in the paper", "everything: for a CPU core")
 
 
 _CIFAR10: Mapping[str, Any] = {"dataset": "cifar10", "hidden": 128, "head": 1024, "steps": 500_000}
 
-_DIGITS: Mapping[str, Any] = {"hidden": 24, "head": 48, "learning_rate": 0.01}
+_DIGITS: Mapping[str, Any] = {"hidden": 24, "head": 48}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -105,12 +105,15 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "digits-pixelcnn": _bundled(model="pixelcnn", layers=5, steps=1600, weight_decay=0.3, **_DIGITS),
         "digits-row": _bundled(model="row-lstm", layers=3, steps=1700, weight_decay=0.6, **_DIGITS),
         "digits-diagonal": _bundled(model="diagonal-bilstm", layers=3, steps=1000, weight_decay=0.6, **_DIGITS),
-        "digits-multiscale": _bundled(model="row-lstm", multiscale=4, layers=3, hidden=16, head=32, steps=2400),
+        "digits-multiscale": _bundled(
+            model="row-lstm", multiscale=4, layers=3, hidden=16, head=32, steps=2400, weight_decay=0.3,
+        ),
         "photos16-multiscale": _bundled(
             model="row-lstm", dataset="photos-16", multiscale=8, layers=3, hidden=24, head=48, steps=2400,
         ),
         "photos64-multiscale": _bundled(
             model="row-lstm", dataset="photos-64", multiscale=32, layers=2, hidden=24, head=48, batch_size=8, steps=150,
+            weight_decay=0.3,
         ),
     }
 )  # fmt: skip

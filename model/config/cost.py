@@ -237,13 +237,17 @@ def _tiles_floats(sizes: Sizes, images: int) -> int:
 
 
 def _diagonal_floats(sizes: Sizes, images: int, *, layers: int) -> int:
-    """Count the values in the buffers of `model.networks.diagonal_bilstm_fast` with so many layers at once."""
+    """Count the values in the buffers of `model.networks.diagonal_torch` with so many layers at once.
+
+    Those of `model.networks.diagonal_compiled` are half as large. They do not count: a run that goes on on a machine
+    without numba must fit into the same memory.
+    """
     h, c, H, W = sizes.hidden, sizes.condition, sizes.height, sizes.width + 1  # with the zero column
     F, cells, longest = 2 * h + c, H * W * images, min(H, W) * images
     places, diagonals = (H + 1) * images, H + W
     layer = 2 * diagonals * ((F + 2 * h + 1) * places + h * H * images) + 10 * h * cells
     back = 2 * (diagonals * h + (diagonals - 1) * F) * places + 2 * h * H * images + 2 * (F + 6 * h) * longest
-    maps = cells * (2 * (2 * h + sizes.head) + sizes.layers * (h + 1) + h)
+    maps = cells * (5 * h + sizes.head + sizes.layers * (h + 1))
     return layers * layer + back + maps
 
 

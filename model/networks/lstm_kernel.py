@@ -112,39 +112,15 @@ def step_back(
     return run
 
 
-def pass_back(
-    x: Tensor, above: Tensor, left: Tensor, *, to_x: Tensor, to_above: Tensor, to_left: Tensor
-) -> Callable[[], None]:
-    """Return what passes the gradients of what the gates of a diagonal see to where it comes from.
-
-    Args:
-        x: gradient of input and condition, (2, maps, cells), in one buffer with the next two.
-        above: of the states above, (2, h, cells that have one).
-        left: of the states to the left, (2, h, cells).
-        to_x: written.
-        to_above: added to; in one buffer with `to_left`.
-        to_left: added to.
-    """
-    native = _native(x)
-    if native is not None:
-        where = np.append(
-            _places(left.shape, [x, above, left, to_x, to_above, to_left], 6), [x.shape[1], above.shape[2]]
-        )
-        dA, dH, dX = flat(x, above, left), flat(to_left, to_above), flat(to_x)
-        return lambda: native.pass_back(dA, dH, dX, where)
-
-    def run() -> None:
-        to_left.add_(left)
-        to_above.add_(above)
-        to_x.copy_(x)
-
-    return run
-
-
 def steps_by(device: torch.device, dtype: torch.dtype) -> str:
     """Return what computes the steps: "numba" and its version, or "torch"."""
     native = _compiled() if (device.type, dtype) == ("cpu", torch.float32) else None
     return "torch" if native is None else f"numba {version('numba')}"
+
+
+def is_compiled(like: Tensor) -> bool:
+    """Return whether compiled steps compute on tensors of this kind."""
+    return _native(like) is not None
 
 
 def _native(gates: Tensor) -> ModuleType | None:

@@ -221,26 +221,3 @@ def add(x: Floats, y: Floats) -> None:
     """Compute x += y."""
     for n in range(x.size):
         x[n] += y[n]
-
-
-@compiled
-def pass_back(dA: Floats, dH: Floats, dX: Floats, where: Ints) -> None:
-    """Pass gradients of a diagonal back; `model.networks.lstm_kernel.pass_back` has what it computes.
-
-    Args:
-        dA: the buffer of the gradients of what the gates see.
-        dH: of the states' gradients.
-        dX: of the inputs' gradients.
-        where: outer size, h, cells, and for each operand offset and strides: inputs, states above and states to the
-            left of what is seen, and where they go; then the number of inputs and the cells that have a state above.
-    """
-    h, cells, maps, with_above = where[1], where[2], where[21], where[22]
-    for outer in range(where[0]):
-        for k in range(maps):
-            at, to = place(where, 0, outer, k), place(where, 3, outer, k)
-            to_copy(dA[at : at + cells], dX[to : to + cells])
-        for k in range(h):
-            at, to = place(where, 1, outer, k), place(where, 4, outer, k)
-            add(dH[to : to + with_above], dA[at : at + with_above])
-            at, to = place(where, 2, outer, k), place(where, 5, outer, k)
-            add(dH[to : to + cells], dA[at : at + cells])

@@ -71,7 +71,7 @@ def first_matrix(conv: MaskedConv2d) -> Tensor:
 
 def matrix(conv: MaskedConv2d) -> Tensor:
     """Return a 1x1 convolution's masked weight as a matrix (out, in)."""
-    return (conv.weight if conv.unmasked else conv.masked_weight())[:, :, 0, 0]
+    return (conv.weight if conv.unmasked else conv.masked_weight()).flatten(1)
 
 
 def bias(conv: MaskedConv2d) -> Tensor:

@@ -13,8 +13,9 @@ from model.config.groups import row_group
 from model.device import unrounded
 from model.networks.base import PixelNetwork
 from model.networks.diagonal_bilstm import DiagonalBiLSTM, DiagonalLSTM
-from model.networks.diagonal_bilstm_fast import DiagonalWeights, diagonal_layers
+from model.networks.diagonal_bilstm_fast import diagonal_layers
 from model.networks.diagonal_bilstm_gpu import diagonal_layer
+from model.networks.diagonal_maps import DiagonalWeights
 from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d
 from model.networks.matrices import bias, first_matrix, matrix, neighbours, split
@@ -186,7 +187,7 @@ class PixelRNN(PixelNetwork):
         out = [torch.cat([matrix(block.up), bias(block.up)], dim=1) for block in blocks]  # (2h, h + 1)
         if len(self.skips):
             skips = [F.pad(matrix(cast("MaskedConv2d", skip)), (0, 1)) for skip in self.skips]  # (head, h + 1)
-            out = [torch.cat(both) for both in zip(out, skips, strict=True)]
+            out = [torch.cat(both) for both in zip(skips, out, strict=True)]
         return DiagonalWeights(
             first=first_matrix(self.first),
             first_bias=cast("Tensor", self.first.bias),

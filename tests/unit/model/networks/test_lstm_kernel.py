@@ -61,19 +61,6 @@ def test_a_compiled_step_is_that_of_torch_in_float64() -> None:
         torch.testing.assert_close(found.double(), wanted, atol=2e-6, rtol=0)
 
 
-def passed_back(dtype: torch.dtype) -> list[Tensor]:
-    x, above, left = parts(dtype, 5, H, H, seed=3)
-    (to_x,), (to_above, to_left) = parts(dtype, 5, seed=4), parts(dtype, H, H, seed=5)
-    lstm_kernel.pass_back(x, above[:, :, 4:], left, to_x=to_x, to_above=to_above[:, :, :-4], to_left=to_left)()
-    return [to_x, to_above, to_left]
-
-
-@needs_numba
-def test_what_a_diagonal_passes_back_is_that_of_torch() -> None:
-    for found, wanted in zip(passed_back(torch.float32), passed_back(torch.float64), strict=True):
-        torch.testing.assert_close(found.double(), wanted, atol=3e-7, rtol=0)
-
-
 @needs_numba
 def test_tanh_is_within_four_units_of_the_last_place_of_one() -> None:
     from model.networks import lstm_native

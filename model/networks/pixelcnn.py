@@ -99,7 +99,7 @@ class PixelCNN(PixelNetwork):
         """Compute `last_maps` in tiles of two columns."""
         B, _, H, W = x.shape
         images = tile_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
-        layout = TiledLayout(-(-B // images), images, H, W)
+        layout = TiledLayout(-(-B // images), images, H, W, shares=self.channels == 1)
         maps = tiled_layers(
             neighbours_of_tiles(split(x, images)),
             None if condition is None else tiled(split(condition, images)),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.compiled import Function, compiled
 
 Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
 EVEN, ODD, BOTH, TWICE = 0, 1, 2, 3  # the products, by the columns that they are for
 
 
@@ -97,14 +98,16 @@ def rectify(X: Floats, shift: Floats, R: Floats) -> None:
 
 
 @compiled
-def planes(Y: Floats, shift: Floats, Z: Floats, k: int, row: int, ends: int) -> None:
+def planes(X: Floats, shift: Floats, Y: Floats, Z: Floats, at: Ints, shares: bool, k: int, row: int, ends: int) -> None:
     """Apply bias and ReLU to the input of a 3x3 convolution and write what its products need.
 
     Args:
-        Y: the input (h, n), overwritten with max(Y + shift, 0).
+        X: the input (h, n).
         shift: (h,).
-        Z: the planes (7, h, n/2): d0, o of the tile before, e, o, d3, d1, d2. Of those of the row above (d0 to d3) the
-            first row is not written and stays 0.
+        Y: max(X + shift, 0), written, (h, n).
+        Z: the planes (7, h, n/2). Of those of the row above (d0 to d3) the first row is not written and stays 0.
+        at: the places in Z of d0, the planes for the left tap, of even and of odd columns, d3, d1, d2.
+        shares: whether these three are e0, e1, e2, which share products, or the columns themselves.
         k: images of a group.
         row: cells of a row of tiles.
         ends: cells at the end of each row of odd columns that are outside of the image.
@@ -112,20 +115,28 @@ def planes(Y: Floats, shift: Floats, Z: Floats, k: int, row: int, ends: int) -> 
     half = Y.shape[1] // 2
     over = half - row  # the last row is above no other
     for m in range(len(Y)):
-        rectified(Y[m], shift[m], Y[m])
+        rectified(X[m], shift[m], Y[m])
         e, o = Y[m, :half], Y[m, half:]
         if ends > 0:
             for end in range(row, half + 1, row):
                 for i in range(end - ends, end):
                     o[i] = 0
-        differences(e[:over], o[:over], k, row, Z[0, m, row:], Z[5, m, row:], Z[6, m, row:], Z[4, m, row:])
-        left = Z[1, m]
-        copied(o[:-k], left[k:])
-        for start in range(0, half, row):
-            for i in range(start, start + k):
-                left[i] = 0
-        copied(e, Z[2, m])
-        copied(o, Z[3, m])
+        d0, d1, d2, d3 = Z[at[0], m, row:], Z[at[5], m, row:], Z[at[6], m, row:], Z[at[4], m, row:]
+        differences(e[:over], o[:over], k, row, d0, d1, d2, d3)
+        left = Z[at[1], m]
+        copied(e, Z[at[2], m])
+        if shares:
+            subtracted(o[:-k], e[k:], left[k:])
+            subtracted(o, e, Z[at[3], m])
+            for start in range(0, half, row):
+                for i in range(start, start + k):
+                    left[i] = -e[i]
+        else:
+            copied(o[:-k], left[k:])
+            copied(o, Z[at[3], m])
+            for start in range(0, half, row):
+                for i in range(start, start + k):
+                    left[i] = 0
 
 
 @inlined
@@ -156,15 +167,18 @@ def combine(M: Floats, shift: Floats, more: bool, Y: Floats) -> None:
 
 
 @compiled
-def planes_back(d: Floats, Y2: Floats, Y1: Floats, Z: Floats, P: Floats, sums: Floats, k: int, row: int) -> None:
+def planes_back(
+    d: Floats, Y2: Floats, Y1: Floats, Z: Floats, at: Ints, shares: bool, P: Floats, sums: Floats, k: int, row: int
+) -> None:
     """Pass a gradient through a 3x3 convolution's ReLU and write what the products for its gradients need.
 
     Args:
         d: gradient of the output (h, n); overwritten with that before the ReLU.
         Y2: the output.
         Y1: the input, after `planes`.
-        Z: the planes of `d` (7, h, n/2): d0, e, o, e of the next tile, d3, d1, d2. Of those of the row below (d0 to d3)
-            the last row is not written and stays 0.
+        Z: the planes of `d` (7, h, n/2). Of those of the row below (d0 to d3) the last row is not written and stays 0.
+        at: the places in Z of d0, the planes of even columns, of odd ones, of the even ones of the next tile, d3, d1, d2.
+        shares: whether these three are e - o, o, and e of the next tile - o, or the columns themselves.
         P: written: sum and difference of even and odd columns of the input, (2, h, n/2).
         sums: the sum of `d` over all cells is added to it, (h,).
         k: images of a group.
@@ -176,14 +190,22 @@ def planes_back(d: Floats, Y2: Floats, Y1: Floats, Z: Floats, P: Floats, sums: F
         masked(d[m], Y2[m], d[m])
         sums[m] += total(d[m])
         e, o = d[m, :half], d[m, half:]
-        differences(e[row:], o[row:], k, row, Z[0, m, :under], Z[5, m, :under], Z[6, m, :under], Z[4, m, :under])
-        copied(e, Z[1, m])
-        copied(o, Z[2, m])
-        right = Z[3, m]
-        copied(e[k:], right[:-k])
-        for end in range(row, half + 1, row):
-            for i in range(end - k, end):
-                right[i] = 0
+        d0, d1, d2, d3 = Z[at[0], m, :under], Z[at[5], m, :under], Z[at[6], m, :under], Z[at[4], m, :under]
+        differences(e[row:], o[row:], k, row, d0, d1, d2, d3)
+        right = Z[at[3], m]
+        copied(o, Z[at[2], m])
+        if shares:
+            subtracted(e, o, Z[at[1], m])
+            subtracted(e[k:], o[:-k], right[:-k])
+            for end in range(row, half + 1, row):
+                for i in range(end - k, end):
+                    right[i] = -o[i]
+        else:
+            copied(e, Z[at[1], m])
+            copied(e[k:], right[:-k])
+            for end in range(row, half + 1, row):
+                for i in range(end - k, end):
+                    right[i] = 0
         added(Y1[m, :half], Y1[m, half:], P[0, m])
         subtracted(Y1[m, :half], Y1[m, half:], P[1, m])
 

@@ -13,12 +13,15 @@ a, ar::
 
     y of even columns = even + both + twice          y of odd columns = odd + both - twice
 
-These are 4 products with h x h weights for 6 taps. The current row, with the weights l and c, joins `even` and `odd`::
+These are 4 products with h x h weights for 6 taps. The current row has the weights l and c. With one colour it takes
+3 products for 4 taps::
 
-    even = al d0 + l (o of the tile before) + c e        odd = l e + c o - ar d3
+    even += l (o of the tile before - e)        odd += c (o - e)        both += (l + c) e
 
-Its taps share no products, because l e would appear in even columns and cancel but for rounding: with several colours,
-an output would then depend on later colours of its own pixel.
+With several colours l e would cancel in even columns but for rounding, where c is masked: an output would depend on
+later colours of its own pixel. Its taps then share no products::
+
+    even += l (o of the tile before) + c e        odd += l e + c o
 
 The gradient of the input is such a convolution too, with the row below, left and right exchanged and the weights
 transposed. The gradient of each weight is a product of the same planes of the gradient with e, o, e + o and e - o.
@@ -35,7 +38,9 @@ from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -52,6 +57,12 @@ class TiledLayout(NamedTuple):
     images: int
     height: int
     width: int
+    shares: bool  # whether the taps of the current row share products, with one colour
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where the planes d0, left, even, odd, d3, d1, d2 are, so that a product reads planes that lie together."""
+        return np.array([0, 1, 5, 3, 2, 4, 6] if self.shares else range(7))
 
     @property
     def tiles(self) -> int:
@@ -137,9 +148,9 @@ class _Buffers:
         self.last = self._both("last", places[0], 2 * h, n)
         sums = self.work.zeros("sums", 2 * h + head, n)
         self.X, self.S, self.sums = _Both(sums[: 2 * h]), _Both(sums[2 * h :]), sums[:out]
-        self.M, self.Z = self._both("M", 4, h, half), self._both("Z", 7, h, half)
+        self.M, self.Z, self.Y = self._both("M", 4, h, half), self._both("Z", 7, h, half), self._both("Y", h, n)
         if keep:
-            self.d, self.dR = self._both("d", h, n), self._both("dR", 2 * h, n)
+            self.d, self.dR = self.Y, self._both("dR", 2 * h, n)
             self.Z_back, self.P = self._both("Z back", 7, h, half), self._both("P", 2, h, half)
 
     def _both(self, name: str, *shape: int) -> _Both:
@@ -160,19 +171,20 @@ class _Blocks(torch.autograd.Function):
         w = Weights(*cast("tuple[Tensor, ...]", tensors))
         do, b = _passes(), _Buffers(layout, inputs, w, keep=keep)
         k, row, ends, with_condition = layout.images, layout.row, layout.ends, condition is not None
-        X, S, sums, M, Z = b.X, b.S, b.sums, b.M, b.Z
-        (tiles, rest), (of_tiles, of_rest) = _stacked(Z.tensor), (M.tensor[:2], M.tensor[2:])
-        shifts, head_bias, layers = _shifts(w, residual=residual).numpy(), w.head_bias.numpy(), _by_layer(w)
+        X, S, Y, sums, M, Z, places, shares = b.X, b.S, b.Y, b.sums, b.M, b.Z, layout.places, layout.shares
+        tiles, rest = _stacked(Z.tensor, shares=shares)
+        of_tiles, of_rest = M.tensor[: len(tiles)], M.tensor[len(tiles) :]
+        shifts, head_bias, layers = _shifts(w, residual=residual).numpy(), w.head_bias.numpy(), _by_layer(w, shares)
         result = inputs.new_empty(layout.groups, len(head_bias), 2 * layout.half)
         out = result.numpy()
         for group in range(layout.groups):
             torch.mm(w.first, inputs[group], out=X.tensor)
             S.tensor.zero_()
-            places = b.layers[group] if keep else b.layers[0] * len(layers)
-            for of, at, shift in zip(layers, places, shifts):  # noqa: B905 - the last shift is the head's
+            kept = b.layers[group] if keep else b.layers[0] * len(layers)
+            for of, at, shift in zip(layers, kept, shifts):  # noqa: B905 - the last shift is the head's
                 do.rectify(X.array, shift, at.R_array)
-                torch.mm(of.down, at.R, out=at.Y1)
-                do.planes(at.Y1_array, of.down_bias, Z.array, k, row, ends)
+                torch.mm(of.down, at.R, out=Y.tensor)  # not to memory that is in no cache
+                do.planes(Y.array, of.down_bias, at.Y1_array, Z.array, places, shares, k, row, ends)
                 torch.bmm(of.tiles, tiles, out=of_tiles)
                 torch.bmm(of.rest, rest, out=of_rest)
                 if condition is not None:
@@ -219,26 +231,29 @@ class _Back:
 
     def __init__(self, buffers: _Buffers, weights: Weights, layout: TiledLayout, *, residual: bool) -> None:
         self.b, self.w, self.residual, self.do = buffers, weights, residual, _passes()
-        self.k, self.row, self.h = layout.images, layout.row, weights.down.shape[1]
+        self.k, self.row, self.h, self.shares = layout.images, layout.row, weights.down.shape[1], layout.shares
+        self.places = layout.places
         self.d = d = Weights(*(None if some is None else torch.zeros_like(some) for some in weights))  # type: ignore[arg-type]
         # Of the residual sum after the first layer and after each block.
         self.d_shifts = weights.up_bias.new_zeros(len(weights.down) + 1, 2 * self.h)
         self.d_shift_arrays, self.d_head_bias = list(self.d_shifts.numpy()), d.head_bias.numpy()
         # MKL multiplies d @ R' faster with the long side of the result first.
         self.d_down_t = torch.zeros_like(weights.down.transpose(1, 2), memory_format=torch.contiguous_format)
-        self.d_tiles = weights.down.new_zeros(len(weights.down), 2, 3 * self.h, self.h)
-        self.d_rest = weights.down.new_zeros(len(weights.down), 2, self.h, self.h)
-        self.tiles, self.rest = _stacked(buffers.Z_back.tensor)
+        self.tiles, self.rest = _stacked(buffers.Z_back.tensor, shares=layout.shares)
+        self.of_tiles, self.of_rest = buffers.M.tensor[: len(self.tiles)], buffers.M.tensor[len(self.tiles) :]
+        self.d_planes = weights.down.new_zeros(len(weights.down), 7 if self.shares else 8, self.h, self.h)
+        self.products, self.P_t = [*self.tiles, *self.rest], [part.t() for part in buffers.P.tensor]
         self.layers = self._layers()
 
     def _layers(self) -> list[SimpleNamespace]:
         """Return the views of weights and gradients that each layer needs."""
         w, d, layers = self.w, self.d, []
-        tiles, rest = _look_back(w.look)
+        tiles, rest = _look_back(w.look, self.shares)
         for layer in range(len(w.down)):
             of = SimpleNamespace(down_t=w.down[layer].t(), up_t=w.up[layer].t(), tiles=tiles[layer], rest=rest[layer])
             of.d_up, of.d_down_t = d.up[layer], self.d_down_t[layer]
-            (of.d_even, of.d_odd), (of.d_both, of.d_twice) = self.d_tiles[layer], self.d_rest[layer]
+            sizes = [2, 2, 2, 1] if self.shares else [3, 3, 1, 1]  # planes of even, odd, both, twice
+            of.d_look = [part.flatten(0, 1) for part in self.d_planes[layer].split_with_sizes(sizes)]
             of.d_down_bias, of.d_look_bias = d.down_bias[layer].numpy(), d.look_bias[layer].numpy()
             of.d_shift = self.d_shift_arrays[layer]
             if w.condition is not None and d.condition is not None:
@@ -258,36 +273,40 @@ class _Back:
     def up(self, of: SimpleNamespace, at: SimpleNamespace) -> None:
         """Go back to the output of a 3x3 convolution, and write the planes of its gradient."""
         b = self.b
-        of.d_up.addmm_(b.sums, at.Y2_t)
         torch.mm(of.up_t, b.sums, out=b.d.tensor)
         self.do.planes_back(
-            b.d.array, at.Y2_array, at.Y1_array, b.Z_back.array, b.P.array, of.d_look_bias, self.k, self.row
-        )
+            b.d.array, at.Y2_array, at.Y1_array, b.Z_back.array, self.places, self.shares, b.P.array, of.d_look_bias,
+            self.k, self.row,
+        )  # fmt: skip
+        of.d_up.addmm_(b.sums, at.Y2_t)
 
     def look(self, of: SimpleNamespace, at: SimpleNamespace) -> None:
         """Go back to the input of a 3x3 convolution."""
         b = self.b
-        of.d_even.addmm_(self.tiles[0], at.e_t)
-        of.d_odd.addmm_(self.tiles[1], at.o_t)
-        of.d_both.addmm_(self.rest[0], b.P.tensor[0].t())
-        of.d_twice.addmm_(self.rest[1], b.P.tensor[1].t())
-        torch.bmm(of.tiles, self.tiles, out=b.M.tensor[:2])
-        torch.bmm(of.rest, self.rest, out=b.M.tensor[2:])
+        for d, planes, columns in zip(of.d_look, self.products, (at.e_t, at.o_t, *self.P_t), strict=True):
+            d.addmm_(planes, columns)
+        torch.bmm(of.tiles, self.tiles, out=self.of_tiles)
+        torch.bmm(of.rest, self.rest, out=self.of_rest)
         self.do.combine_back(b.M.array, at.Y1_array, b.d.array, of.d_down_bias)
 
     def down(self, of: SimpleNamespace, at: SimpleNamespace) -> None:
         """Go back to the input of a block."""
         b = self.b
-        of.d_down_t.addmm_(at.R, b.d.tensor.t())
         torch.mm(of.down_t, b.d.tensor, out=b.dR.tensor)
         self.do.rectify_back(b.dR.array, at.R_array, self.residual, b.X.array, of.d_shift)
+        of.d_down_t.addmm_(at.R, b.d.tensor.t())  # R is in a cache now
 
     def gradients(self) -> Weights:
         """Return the gradients of all weights."""
-        tiles = self.d_tiles.view(-1, 2, 3, self.h, self.h)
-        (d_ar, c_of_even, l_of_even), (c_of_odd, l_of_odd, d_al) = tiles[:, 0].unbind(1), tiles[:, 1].unbind(1)
-        outer, centre = self.d_rest.sum(1) / 2, (self.d_rest[:, 0] - self.d_rest[:, 1]) / 2
-        look = [outer - d_al, centre, outer + d_ar, l_of_even + l_of_odd, c_of_even + c_of_odd]
+        planes = self.d_planes.unbind(1)
+        if self.shares:
+            d_ar, c, d_al, left, both, both_current, twice = planes
+            c, left = c + both_current, left + both_current
+        else:
+            d_ar, c_of_even, l_of_even, c_of_odd, l_of_odd, d_al, both, twice = planes
+            c, left = c_of_even + c_of_odd, l_of_even + l_of_odd
+        outer, centre = (both + twice) / 2, (both - twice) / 2
+        look = [outer - d_al, centre, outer + d_ar, left, c]
         return self.d._replace(
             look=torch.stack(look, dim=1),
             down=self.d_down_t.transpose(1, 2),
@@ -296,32 +315,43 @@ class _Back:
         )
 
 
-def _stacked(Z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the products of `even` and `odd`, and of `both` and `twice` read: (2, 3h, n/2) and (2, h, n/2).
+def _stacked(Z: Tensor, *, shares: bool) -> tuple[Tensor, Tensor]:
+    """Return what the products read: the planes for several taps, and those for one.
 
-    The third of the seven planes is in both of the former.
+    They are `even`, `odd`, `both` (3, 2h, n/2) and `twice` (1, h, n/2) where the taps of the current row share products.
+    Else they are `even` and `odd` (2, 3h, n/2), which have the third of the seven planes in common, and the others.
     """
     _, h, half = Z.shape
+    if shares:
+        return Z[:6].view(3, 2 * h, half), Z[6:]
     return Z.as_strided((2, 3 * h, half), (2 * h * half, half, 1), Z.storage_offset()), Z[5:]
 
 
-def _look_weights(look: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights of these products from the five taps: (L, 5, h, h) -> (L, 2, h, 3h) and (L, 2, h, h)."""
+def _look_weights(look: Tensor, shares: bool) -> tuple[Tensor, Tensor]:
+    """Return the weights of these products from the five taps, (L, 5, h, h)."""
     al, a, ar, left, centre = look.unbind(1)
-    pairs = [torch.cat([al, left, centre], dim=2), torch.cat([left, centre, -ar], dim=2)]
-    return torch.stack(pairs, dim=1), torch.stack([al + a + ar, al - a + ar], dim=1) / 2
+    both, twice = (al + a + ar) / 2, (al - a + ar) / 2
+    if shares:
+        return _paired([[al, left], [-ar, centre], [both, left + centre]]), twice[:, None]
+    return _paired([[al, left, centre], [left, centre, -ar]]), torch.stack([both, twice], dim=1)
 
 
-def _look_back(look: Tensor) -> tuple[Tensor, Tensor]:
+def _look_back(look: Tensor, shares: bool) -> tuple[Tensor, Tensor]:
     """Return the weights of the products for the gradient of the input, as `_look_weights`."""
     al, a, ar, left, centre = look.transpose(2, 3).unbind(1)
-    pairs = [torch.cat([ar, centre, left], dim=2), torch.cat([centre, left, -al], dim=2)]
-    return torch.stack(pairs, dim=1), torch.stack([al + a + ar, al - a + ar], dim=1) / 2
+    both, twice = (al + a + ar) / 2, (al - a + ar) / 2
+    if shares:
+        return _paired([[ar, centre], [-al, left], [both, left + centre]]), twice[:, None]
+    return _paired([[ar, centre, left], [centre, left, -al]]), torch.stack([both, twice], dim=1)
 
 
-def _by_layer(w: Weights) -> list[SimpleNamespace]:
+def _paired(products: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.cat(weights, dim=2) for weights in products], dim=1)
+
+
+def _by_layer(w: Weights, shares: bool) -> list[SimpleNamespace]:
     """Return the weights of each layer."""
-    layers, (tiles, rest) = [], _look_weights(w.look)
+    layers, (tiles, rest) = [], _look_weights(w.look, shares)
     for layer in range(len(w.down)):
         of = SimpleNamespace(down=w.down[layer], tiles=tiles[layer], rest=rest[layer], up=w.up[layer])
         of.down_bias, of.look_bias = w.down_bias[layer].numpy(), w.look_bias[layer].numpy()

@@ -188,7 +188,8 @@ def _workspace_of_scoring(sizes: Sizes, images: int) -> int:
 def _workspace(sizes: Sizes, images: int, tiles: bool | None = None) -> int:
     if sizes.model == "row-lstm":
         wavefront, tiled = _wavefront_floats(sizes, images), _tiles_floats(sizes, images)
-        floats = max(wavefront, tiled) if sizes.hidden >= groups.TILED_STATES else wavefront
+        pays = groups.row_pays_in_tiles(hidden=sizes.hidden, channels=sizes.channels)
+        floats = max(wavefront, tiled) if pays else wavefront
         if tiles is not None:
             floats = tiled if tiles else wavefront
     elif sizes.model == "diagonal-bilstm":
@@ -229,7 +230,8 @@ def _tiles_floats(sizes: Sizes, images: int) -> int:
     group = row_group(images, hidden=h, layers=L, width=W)
     blocks = row_layers_at_once(L, hidden=h) < L
     T, columns = H + L - 1, 2 * -(-W // 2)
-    taken = L * (3 * (2 * (5 * h + c) + 2 * h) + 16 * h) + 4
+    first, inputs = (3, 2 * h) if sizes.channels == 1 else (2, 4 * h)  # of the products
+    taken = L * (3 * (first * (inputs + h + c) + (4 - first) * h) + 16 * h) + 4
     wide = H * (2 + L) * h + T * L * 2 * h  # with a column at both ends
     rest = L * h * (5 * T + 1) + 2 * L * h + 6 * (L + 1) * h + 2 * h + H * (sizes.head + 2 * h * blocks)
     cells = taken * columns // 2 + wide * (columns + 2) + rest * columns

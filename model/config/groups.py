@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GROUP_BYTES = 2**20  # about the L2 cache of a core
 WEIGHT_BYTES = 3 * 2**19  # of the layers of the Row LSTM that run at the same time
-TILED_STATES = 32  # maps of a state from which the tiled Row LSTM is the faster one
+TILED_STATES = (16, 32)  # maps of a state from which the tiled Row LSTM is the faster one: with one colour, several
 ROW_CELLS = 512  # of the rows of a group, for the Row LSTM
 FLOAT_BYTES = 4
 TILES_PAY_FLOPS = 50e6  # of the training of an image, about a millisecond; with less, the import of numba costs more
@@ -26,6 +26,11 @@ def tile_group(batch: int, *, hidden: int, height: int, width: int, bytes_per_va
     Its passes between the products are so few that a group may be twice as large, which halves their number of calls.
     """
     return _images(batch, 2 * GROUP_BYTES // (10 * hidden * height * (width + width % 2) * bytes_per_value))
+
+
+def row_pays_in_tiles(*, hidden: int, channels: int) -> bool:
+    """Tell whether the tiled form of the Row LSTM is the faster one, if numba is there."""
+    return hidden >= TILED_STATES[channels > 1]
 
 
 def row_group(batch: int, *, hidden: int, layers: int, width: int, bytes_per_value: int = FLOAT_BYTES) -> int:

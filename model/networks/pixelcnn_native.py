@@ -177,7 +177,7 @@ def planes_back(
         Y2: the output.
         Y1: the input, after `planes`.
         Z: the planes of `d` (7, h, n/2). Of those of the row below (d0 to d3) the last row is not written and stays 0.
-        at: the places in Z of d0, the planes of even columns, of odd ones, of the even ones of the next tile, d3, d1, d2.
+        at: the places in Z of d0, the planes of even columns, of odd ones, of the next tile's even ones, d3, d1, d2.
         shares: whether these three are e - o, o, and e of the next tile - o, or the columns themselves.
         P: written: sum and difference of even and odd columns of the input, (2, h, n/2).
         sums: the sum of `d` over all cells is added to it, (h,).

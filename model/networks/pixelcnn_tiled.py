@@ -318,7 +318,7 @@ class _Back:
 def _stacked(Z: Tensor, *, shares: bool) -> tuple[Tensor, Tensor]:
     """Return what the products read: the planes for several taps, and those for one.
 
-    They are `even`, `odd`, `both` (3, 2h, n/2) and `twice` (1, h, n/2) where the taps of the current row share products.
+    They are `even`, `odd`, `both` (3, 2h, n/2) and `twice` (1, h, n/2) where the current row's taps share products.
     Else they are `even` and `odd` (2, 3h, n/2), which have the third of the seven planes in common, and the others.
     """
     _, h, half = Z.shape

@@ -23,7 +23,7 @@ from model.networks.row_kernel import pays
 from model.networks.row_lstm import RowLSTM
 from model.networks.row_lstm_fast import RowWeights, row_layers
 from model.networks.row_lstm_tiled import row_layers_in_tiles
-from model.networks.row_tiles import from_cells, to_cells
+from model.networks.row_tiles import Form, from_cells, to_cells
 
 Recurrence = Literal["row-lstm", "diagonal-bilstm"]
 Implementation = Literal["fast", "reference"]
@@ -123,7 +123,7 @@ class PixelRNN(PixelNetwork):
 
     def is_tiled(self, x: Tensor) -> bool:
         """Tell whether the fast form of the Row LSTM is the tiled one for such inputs."""
-        return pays(x, self.hidden)
+        return pays(x, hidden=self.hidden, channels=self.channels)
 
     def _row_layers(self, x: Tensor, condition: Tensor | None) -> LastMaps:
         """Compute `last_maps` with all Row LSTM layers in one wavefront; the layout is maps x cells within each row."""
@@ -139,7 +139,10 @@ class PixelRNN(PixelNetwork):
             condition = order(split(condition, images)).transpose(1, 2)
         weights = self._row_weights()
         if in_tiles:
-            out = row_layers_in_tiles(inputs, condition, weights, width=W, images=images, residual=self.residual)
+            out = row_layers_in_tiles(
+                inputs, condition, weights,
+                form=Form(shares=self.channels == 1), width=W, images=images, residual=self.residual,
+            )  # fmt: skip
             return LastMaps(out, B, lambda y: from_cells(y, W, images))
         out = row_layers(inputs, condition, weights, images=images, residual=self.residual)  # (G, H, head, W*k)
         return LastMaps(out, B, lambda y: y.view(*y.shape[:3], W, images).permute(0, 4, 1, 3, 2))

@@ -23,22 +23,27 @@ from torch import Tensor
 from model.config import groups
 from model.networks import lstm_kernel
 from model.networks.lstm_kernel import flat, native_module
-from model.networks.row_tiles import BOTH, EVEN, ODD, TILE, TWICE
+from model.networks.row_tiles import BOTH, EVEN, ODD, TILE, Form
 
 Run = Callable[[], None]
 
 
-def pays(like: Tensor, hidden: int) -> bool:
-    """Tell whether tiles are faster for tensors like this and so many maps of a state."""
+def pays(like: Tensor, *, hidden: int, channels: int) -> bool:
+    """Tell whether tiles are faster for tensors like this, so many maps of a state, and colours."""
     compiled = like.dtype == torch.float64 or _native(like) is not None  # in float64 they are for the proofs
-    return hidden >= groups.TILED_STATES and like.device.type == "cpu" and compiled
+    return groups.row_pays_in_tiles(hidden=hidden, channels=channels) and like.device.type == "cpu" and compiled
 
 
 class Row(NamedTuple):
-    """The sizes of a row: images, and columns of the last tile that the image has."""
+    """Images of a row, columns of the last tile that the image has, and how the products are put together."""
 
     k: int
     real: int
+    form: Form
+
+    def both(self, first: Tensor, others: Tensor) -> Tensor:
+        """Return the part of the product `both`, (n, maps, m), of (n, first, maps, m) and (n, others, maps, m)."""
+        return first[:, BOTH] if self.form.shares else others[:, 0]
 
     def clear(self, cells: Tensor) -> None:
         """Set the columns that the image does not have to zero: (..., N)."""
@@ -55,15 +60,15 @@ def step(
 
     Args:
         row: sizes.
-        sums: the products `even` and `odd` of the gates o, f, i, g, (n, 2, 4h, m).
-        others: `both` and `twice`, (n, 2, 4h, m).
+        sums: the first products of the gates o, f, i, g, (n, first, 4h, m).
+        others: the others, (n, others, 4h, m).
         bias: (n, 4h, 1).
         before: the old 2c, (n, h, N).
         gates: after the sigmoid, written, (n, 4h, N).
         memory: the new 2c, written; in the same buffer as the old one.
         around: h around, written, (n, h, N + 2k).
-        seen: the planes d0 and d3 of h, written, (n, 2, h, m).
-        others_seen: d1 and d2, written, (n, 2, h, m).
+        seen: the planes of h for the first products, written, (n, first, h, m).
+        others_seen: those for the others, written, (n, others, h, m).
     """
     state = around[..., row.k : -row.k]
     native = _native(sums)
@@ -78,9 +83,9 @@ def step(
     to_planes = states_to_planes(row, around, seen, others_seen)
 
     def run() -> None:
-        both = others[:, BOTH] + bias
-        torch.add(sums[:, ODD], both - others[:, TWICE], out=gates[..., :m])
-        torch.add(sums[:, EVEN], both + others[:, TWICE], out=gates[..., m:])
+        both = row.both(sums, others) + bias
+        torch.add(sums[:, ODD], both - others[:, -1], out=gates[..., :m])
+        torch.add(sums[:, EVEN], both + others[:, -1], out=gates[..., m:])
         lstm()
         row.clear(state)
         to_planes()
@@ -101,8 +106,8 @@ def states_to_planes(row: Row, around: Tensor, seen: Tensor, others_seen: Tensor
     def run() -> None:
         torch.sub(before, odd, out=seen[:, EVEN])
         torch.sub(even, after, out=seen[:, ODD])
-        torch.add(even, odd, out=others_seen[:, BOTH])
-        torch.sub(odd, even, out=others_seen[:, TWICE])
+        torch.add(even, odd, out=row.both(seen, others_seen))
+        torch.sub(odd, even, out=others_seen[:, -1])
 
     return run
 
@@ -116,7 +121,7 @@ def onward(row: Row, y: Tensor, bias: Tensor, x: Tensor | None, *, around: Tenso
         bias: (n, 2h, 1).
         x: of the last n' layers, (n', 2h, N); None if no layer adds its input.
         around: the inputs around, written, (n, 2h, N + 2k), in the same buffer as x.
-        seen: to the left of the even and of the odd columns, and in them, written, (n, 2, 4h, m).
+        seen: where the first products take it, written, (n, first, inputs, m).
     """
     to = around[..., row.k : -row.k]
     native = _native(y)
@@ -124,7 +129,7 @@ def onward(row: Row, y: Tensor, bias: Tensor, x: Tensor | None, *, around: Tenso
     if native is not None:
         before = to if x is None else x  # `to` is not read then
         where = _where(row, y, [y, bias, before, to, seen])
-        where[5 + 4 * 2] -= without * where[5 + 4 * 2 + 1]
+        where[6 + 4 * 2] -= without * where[6 + 4 * 2 + 1]
         where = np.append(where, without)
         Y, b, X, P = flat(y), flat(bias), flat(to, x), flat(seen)
         return lambda: native.onward(Y, b, X, P, where)
@@ -145,12 +150,17 @@ def input_to_planes(row: Row, around: Tensor, seen: Tensor) -> Run:
     native = _native(around)
     k, m, maps = row.k, seen.shape[-1], around.shape[1]
     if native is not None:
-        where = _where(row, seen[:, 0, :maps], [around[..., k:-k], seen], columns=1)
+        where = _where(row, around[..., : 2 * m], [around[..., k:-k], seen])
         X, P = flat(around), flat(seen)
         return lambda: native.inputs(X, P, where)
     before, odd, even = (around[..., at : at + m] for at in (0, k, k + m))
 
     def run() -> None:
+        if row.form.shares:
+            torch.sub(before, even, out=seen[:, EVEN])
+            torch.sub(odd, even, out=seen[:, ODD])
+            seen[:, BOTH].copy_(even)
+            return
         for column, left, own in ((EVEN, before, even), (ODD, even, odd)):
             seen[:, column, :maps].copy_(left)
             seen[:, column, maps:].copy_(own)
@@ -168,14 +178,14 @@ def step_back(
         row: sizes.
         d_state: gradient of h without that of `of_below`, which is added to it, (n, h, N).
         d_memory: gradient of the new 2c from the next step; overwritten with the gradient of the old 2c.
-        of_below: gradients of the planes d0 and d3, (n', 2, h, m), and of d1 and d2, (n', 2, h, m), for the last n'
-            layers; None if no layer has another row.
+        of_below: gradients of the planes of h, (n', first, h, m) and (n', others, h, m), for the last n' layers; None
+            if no layer has another row.
         gates: of `step`.
         memory: the new 2c of `step`, in the same buffer as the old one.
         before: the old one.
         state: h of `step`, (n, h, N).
-        d_sums: the gradients of `even` and `odd` without their `gradient_factors`, written, (n, 2, 4h, m).
-        d_others: those of `both` and `twice`, written, (n, 2, 4h, m).
+        d_sums: the gradients of the first products without their `gradient_factors`, written, (n, first, 4h, m).
+        d_others: those of the others, written, (n, others, 4h, m).
         d_bias: the gradient of the bias is added to it, (n, 4h, 1); also without the factors.
     """
     native = _native(gates)
@@ -186,7 +196,7 @@ def step_back(
         operands = [*below, d_state, gates, memory, before, d_memory, d_sums, d_others, d_bias]
         where = _where(row, d_state, operands)
         for operand in (0, 1):  # they begin with a later layer
-            where[5 + 4 * operand] -= skipped * where[5 + 4 * operand + 1]
+            where[6 + 4 * operand] -= skipped * where[6 + 4 * operand + 1]
         where = np.append(where, skipped)
         arrays = [flat(x) for x in operands if x is not memory]
         return lambda: native.step_back(*arrays, where)
@@ -204,20 +214,20 @@ def step_back(
         d_bias.add_(d_gates.sum(2, keepdim=True))
         odd, even = d_gates[..., :m], d_gates[..., m:]
         d_sums[:, EVEN], d_sums[:, ODD] = even, odd
-        torch.add(even, odd, out=d_others[:, BOTH])
-        torch.sub(even, odd, out=d_others[:, TWICE])
+        torch.add(even, odd, out=row.both(d_sums, d_others))
+        torch.sub(even, odd, out=d_others[:, -1])
 
     return run
 
 
-def _states_from_planes(row: Row, of_one: Tensor, others: Tensor, d: Tensor) -> None:
-    """Add the gradients of the planes of states, both (n, 2, h, m), to those of their cells, (n, h, N)."""
-    m, k = of_one.shape[3], row.k
+def _states_from_planes(row: Row, of_first: Tensor, others: Tensor, d: Tensor) -> None:
+    """Add the gradients of the planes of states, of the first products and of the others, to those of their cells."""
+    m, k, both, twice = of_first.shape[3], row.k, row.both(of_first, others), others[:, -1]
     odd, even = d[..., :m], d[..., m:]
-    odd.add_(others[:, BOTH]).add_(others[:, TWICE]).sub_(of_one[:, EVEN])
-    odd[..., : m - k].add_(of_one[:, EVEN, :, k:])
-    even.add_(others[:, BOTH]).sub_(others[:, TWICE]).add_(of_one[:, ODD])
-    even[..., k:].sub_(of_one[:, ODD, :, : m - k])
+    odd.add_(both).add_(twice).sub_(of_first[:, EVEN])
+    odd[..., : m - k].add_(of_first[:, EVEN, :, k:])
+    even.add_(both).sub_(twice).add_(of_first[:, ODD])
+    even[..., k:].sub_(of_first[:, ODD, :, : m - k])
 
 
 def back_to_input(
@@ -227,7 +237,7 @@ def back_to_input(
 
     Args:
         row: sizes.
-        d_seen: gradients of the inputs where the products take them, (n, 2, 4h, m).
+        d_seen: gradients of the inputs where the first products take them, (n, first, inputs, m).
         dy: of the layers' outputs, (n, 2h, N).
         dx: of the inputs, written, (n, 2h, N), in the same buffer as dy.
         d_bias: added to, of the first input and of all outputs, (1 + n, 2h, 1).
@@ -244,9 +254,13 @@ def back_to_input(
     def run() -> None:
         d_bias[1:].add_(dy.sum(2, keepdim=True))
         odd, even = dx[..., :m], dx[..., m:]
-        odd.copy_(d_seen[:, ODD, maps:])
+        if row.form.shares:
+            odd.copy_(d_seen[:, ODD])
+            torch.sub(d_seen[:, BOTH], d_seen[:, ODD], out=even).sub_(d_seen[:, EVEN])
+        else:
+            odd.copy_(d_seen[:, ODD, maps:])
+            torch.add(d_seen[:, EVEN, maps:], d_seen[:, ODD, :maps], out=even)
         odd[..., : m - k].add_(d_seen[:, EVEN, :maps, k:])
-        torch.add(d_seen[:, EVEN, maps:], d_seen[:, ODD, :maps], out=even)
         if residual:
             dx.add_(dy)
         row.clear(dx)
@@ -262,7 +276,9 @@ def _native(like: Tensor) -> ModuleType | None:
 
 
 def _where(row: Row, like: Tensor, operands: list[Tensor], columns: int = TILE) -> NDArray[np.int64]:
-    """Return sizes, offsets and strides as the compiled passes take them: layers, maps, m, k, columns of the last tile.
+    """Return sizes, offsets and strides as the compiled passes take them.
+
+    The sizes are layers, maps, m, k, columns of the last tile, and whether the input's taps share products.
 
     Args:
         row: sizes.
@@ -270,7 +286,7 @@ def _where(row: Row, like: Tensor, operands: list[Tensor], columns: int = TILE) 
         operands: of the pass.
         columns: how many columns the cells of `like` are.
     """
-    numbers = [*like.shape[:2], like.shape[2] // columns, row.k, row.real]
+    numbers = [*like.shape[:2], like.shape[2] // columns, row.k, row.real, row.form.shares]
     for tensor in operands:
         *outer, cell = tensor.stride()
         if cell != 1 and tensor.shape[-1] > 1:

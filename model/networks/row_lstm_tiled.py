@@ -4,10 +4,10 @@ Each layer runs one row behind the layer before it, as in `model.networks.row_ls
 product computes row t-l of every layer l. The products are those of `model.networks.row_tiles`, for tiles of two
 columns, and `model.networks.row_kernel` does what is between them::
 
-    even, odd    =  weights @ what they take: x at the left (2h), x (2h), d0 or d3 (h), condition (c)    onward, step
-    both, twice  =  weights @ d1 or d2                                                                   step
-    h            =  LSTM step of their sums                                                              step
-    y            =  up @ h, to the next layer                                                            onward
+    first products  =  weights @ what they take: planes of x, a plane of the states above, condition    onward, step
+    others          =  weights @ planes of the states above                                             step
+    h               =  LSTM step of their sums                                                          step
+    y               =  up @ h, to the next layer                                                        onward
 
 Rows of states are stored where the head's first layer takes them: rows[H-1-r] has the output of the last layer after
 the ReLU (2h), and the states of all layers at row r. So a diagonal of them is a view with positive strides.
@@ -37,7 +37,7 @@ from model.networks.buffers import Workspace
 from model.networks.lstm_kernel import MEMORY, gradient_factors, scaled
 from model.networks.row_kernel import Row
 from model.networks.row_lstm_fast import RowWeights
-from model.networks.row_tiles import EVEN, ODD, TILE, tiles_of, weights_of_tiles
+from model.networks.row_tiles import EVEN, ODD, TILE, Form, tiles_of, weights_of_tiles
 
 Grads = tuple[Tensor | None, ...]
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -47,8 +47,8 @@ class _Weights(NamedTuple):
     """The weights of all products, those of gate g doubled; K inputs of the first layer."""
 
     first: Tensor  # (2h, K)
-    of_one: Tensor  # (L, 2, 4h, 5h + c): of the products for even or odd columns
-    others: Tensor  # (L, 2, 4h, h): of those for both
+    of_one: Tensor  # (L, first, 4h, inputs + h + c): of the first products
+    others: Tensor  # (L, others, 4h, h)
     bias: Tensor  # (L, 4h, 1)
     up: Tensor  # (L, 2h, h)
     out_bias: Tensor  # (L + 1, 2h, 1), of the first layer and of `up`
@@ -59,14 +59,16 @@ class _Weights(NamedTuple):
 
 
 def row_layers_in_tiles(
-    inputs: Tensor, condition: Tensor | None, weights: RowWeights, *, width: int, images: int, residual: bool
-) -> Tensor:
+    inputs: Tensor, condition: Tensor | None, weights: RowWeights,
+    *, form: Form, width: int, images: int, residual: bool,
+) -> Tensor:  # fmt: skip
     """Run the first layer, all LSTM layers and the head's first layer.
 
     Args:
         inputs: what the first layer's kernel sees, (G, H, K, N); N cells in the order of `row_tiles.to_cells`.
         condition: (G, H, c, N), or None.
         weights: the weights.
+        form: of the products.
         width: columns of the images, W.
         images: images of a group, k.
         residual: whether each layer adds its input.
@@ -74,7 +76,7 @@ def row_layers_in_tiles(
     Returns:
         The head's first layer with the layer-to-output connections, after the ReLU, (G, H, head, N).
     """
-    of_one, others = weights_of_tiles(*(scaled(some) for some in (weights.left, weights.centre, weights.right)))
+    of_one, others = weights_of_tiles(form, *(scaled(some) for some in (weights.left, weights.centre, weights.right)))
     w = _Weights(
         weights.first, of_one, others, scaled(weights.bias), weights.up,
         torch.cat([weights.first_bias[None, :, None], weights.up_bias]), weights.head, weights.head_bias,
@@ -82,7 +84,7 @@ def row_layers_in_tiles(
     )  # fmt: skip
     run = cast("Callable[..., Tensor]", _Wavefront.apply)
     at_once = row_layers_at_once(len(weights.h0), hidden=weights.h0.shape[1], bytes_per_value=inputs.element_size())
-    return run(inputs, condition, width, images, residual, at_once, torch.is_grad_enabled(), *w)
+    return run(inputs, condition, form, width, images, residual, at_once, torch.is_grad_enabled(), *w)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class _Sizes:
     seen: int
     residual: bool
     block: int  # layers of a wavefront
+    form: Form
 
     @property
     def times(self) -> int:
@@ -110,8 +113,18 @@ class _Sizes:
         return tiles_of(self.W) * self.k
 
     @property
+    def inputs(self) -> int:
+        """Maps of the input in each of the first products."""
+        return self.form.inputs(self.h)
+
+    @property
+    def taken(self) -> int:
+        """Maps that each of the first products takes, F."""
+        return self.inputs + self.h + self.c
+
+    @property
     def row(self) -> Row:
-        return Row(self.k, self.W - TILE * (tiles_of(self.W) - 1))
+        return Row(self.k, self.W - TILE * (tiles_of(self.W) - 1), self.form)
 
     def schedule(self) -> Iterator[tuple[int, slice, slice]]:
         """Yield the times of each block, with its layers and those of them that have a row."""
@@ -129,18 +142,19 @@ class _Buffers:
 
     def __init__(self, sizes: _Sizes, like: Tensor) -> None:
         T, H, L, h, k, m = sizes.times, sizes.H, sizes.L, sizes.h, sizes.k, sizes.m
-        N, around, F = TILE * m, TILE * m + 2 * k, 5 * h + sizes.c
+        N, around, (first, others) = TILE * m, TILE * m + 2 * k, (sizes.form.first, sizes.form.others)
         self.work, self.sizes = Workspace(("row in tiles", *sizes.__dict__.values()), like), sizes
         zeros = self.work.zeros
-        self.P, self.P1 = zeros("P", 2, L, 2, F, m), zeros("P1", 2, L, 2, h, m)  # what products take, in turn
-        self.Q, self.Q1 = zeros("Q", L, 2, 4 * h, m), zeros("Q1", L, 2, 4 * h, m)  # products, or their gradients
+        # What products take, in turn; the products, or their gradients.
+        self.P, self.P1 = zeros("P", 2, L, first, sizes.taken, m), zeros("P1", 2, L, others, h, m)
+        self.Q, self.Q1 = zeros("Q", L, first, 4 * h, m), zeros("Q1", L, others, 4 * h, m)
         self.S = zeros("S", T, L, 4 * h, N)  # the gates after the sigmoid
         self.C = zeros("C", T + 1, L, h, N)  # the memories before each step
         self.rows = zeros("rows", H, 2 * h + L * h, around)  # what the head sees of a row, with zeros at both ends
         self.Y = zeros("Y", L + 1, 2 * h, N)  # outputs of the first layer and of all layers, without what they add
         self.X = zeros("X", T, L, 2 * h, around)  # the inputs of all layers, with zeros at both ends
         self.bias, self.out_bias = zeros("bias", L, 4 * h, 1), zeros("out_bias", L + 1, 2 * h, 1)
-        self.ones, self.ones1 = zeros("ones", 2, m), zeros("ones1", 2, m)  # the planes of a row of ones
+        self.ones, self.ones1 = zeros("ones", first, m), zeros("ones1", others, m)  # the planes of a row of ones
         self.work.once("of ones", self._planes_of_ones)
         self.steps = self.work.once("steps", lambda: [self._step(*when) for when in sizes.schedule()])
 
@@ -177,7 +191,7 @@ class _Buffers:
         s.state, s.y = around[..., k:-k], self.Y[on.start + 1 : on.stop + 1]
         s.run = row_kernel.step(
             sizes.row, self.Q[on], self.Q1[on], self.bias[on], s.before, gates=s.gates, memory=s.memory,
-            around=around, seen=self.P[then, on, :, 4 * h : 5 * h], others_seen=self.P1[then, on],
+            around=around, seen=self.P[then, on, :, sizes.inputs : sizes.inputs + h], others_seen=self.P1[then, on],
         )  # fmt: skip
         s.out = None
         if on.stop == block.stop:  # the output of the last layer: to the head, or to the next block
@@ -188,26 +202,28 @@ class _Buffers:
 
     def _onward(self, t: int, block: slice, on: slice) -> list[Callable[[], None]]:
         """Return what computes the inputs of the layers at a time, and writes them where the products take them."""
-        row, k, h, runs = self.sizes.row, self.sizes.k, self.sizes.h, []
+        row, k, runs = self.sizes.row, self.sizes.k, []
         if on.start == block.start > 0:  # its input is there already, from the block before
-            runs.append(row_kernel.input_to_planes(row, self.X[t, on][:1], self.P[t % 2, on, :, : 4 * h][:1]))
+            runs.append(
+                row_kernel.input_to_planes(row, self.X[t, on][:1], self.P[t % 2, on, :, : self.sizes.inputs][:1])
+            )
             on = slice(on.start + 1, on.stop)
         if on.start < on.stop:
             x, around = None, self.X[t, on]
             if self.sizes.residual and on.stop > 1:
                 x = self.X[t - 1, max(0, on.start - 1) : on.stop - 1, :, k:-k]
-            seen = self.P[t % 2, on, :, : 4 * h]
+            seen = self.P[t % 2, on, :, : self.sizes.inputs]
             runs.append(row_kernel.onward(row, self.Y[on], self.out_bias[on], x, around=around, seen=seen))
         return runs
 
     def look(self, t: int, on: slice) -> list[Callable[[], None]]:
         """Return what writes again what the products take at a time, except for the condition and the initial state."""
-        h, row, P, P1 = self.sizes.h, self.sizes.row, self.P[t % 2], self.P1[t % 2]
-        looks = [row_kernel.input_to_planes(row, self.X[t, on], P[on, :, : 4 * h])]
+        h, row, P, P1, inputs = self.sizes.h, self.sizes.row, self.P[t % 2], self.P1[t % 2], self.sizes.inputs
+        looks = [row_kernel.input_to_planes(row, self.X[t, on], P[on, :, :inputs])]
         above = slice(on.start, min(on.stop, t))  # layers that have a row above
         if above.start < above.stop:
             states = self.states(t - 1, above)
-            looks.append(row_kernel.states_to_planes(row, states, P[above, :, 4 * h : 5 * h], P1[above]))
+            looks.append(row_kernel.states_to_planes(row, states, P[above, :, inputs : inputs + h], P1[above]))
         return looks
 
     def begin(self, weights: _Weights) -> None:
@@ -219,16 +235,16 @@ class _Buffers:
 
     def at_time(self, t: int, on: slice, condition: Tensor | None, weights: _Weights) -> None:
         """Write what layers see at a time: the condition (H, c, N), and the initial state at a first row."""
-        P, P1, h = self.P[t % 2], self.P1[t % 2], self.sizes.h
+        P, P1, h, inputs = self.P[t % 2], self.P1[t % 2], self.sizes.h, self.sizes.inputs
         if t < on.stop:
             h0 = weights.h0[t, :, None]
-            torch.mul(h0, self.ones[:, None], out=P[t, :, 4 * h : 5 * h])
+            torch.mul(h0, self.ones[:, None], out=P[t, :, inputs : inputs + h])
             torch.mul(h0, self.ones1[:, None], out=P1[t])
         if condition is not None:
             m = self.sizes.m
             for layer in range(on.start, on.stop):
-                P[layer, ODD, 5 * h :] = condition[t - layer, :, :m]
-                P[layer, EVEN, 5 * h :] = condition[t - layer, :, m:]
+                P[layer, ODD, inputs + h :] = condition[t - layer, :, :m]
+                P[layer, EVEN, inputs + h :] = condition[t - layer, :, m:]
 
     def of_head(self, row: int) -> Tensor:
         """Return what the head sees of a row: the outputs after the ReLU and the states, (seen, N)."""
@@ -241,6 +257,7 @@ class _Wavefront(torch.autograd.Function):
         ctx: Any,
         inputs: Tensor,
         condition: Tensor | None,
+        form: Form,
         width: int,
         images: int,
         residual: bool,
@@ -250,7 +267,8 @@ class _Wavefront(torch.autograd.Function):
     ) -> Tensor:
         w = _Weights(*tensors)
         (G, H, _, N), (L, h), (head, seen) = inputs.shape, w.h0.shape, w.head.shape
-        sizes = _Sizes(H, width, images, L, h, w.of_one.shape[3] - 5 * h, head, seen, residual, layers_at_once)
+        c = w.of_one.shape[3] - form.inputs(h) - h
+        sizes = _Sizes(H, width, images, L, h, c, head, seen, residual, layers_at_once, form)
         result = inputs.new_empty(G, H, head, N)
         kept = []
         for group in range(G):
@@ -286,7 +304,7 @@ class _Wavefront(torch.autograd.Function):
             )
         for d_gates in (d_w.of_one, d_w.others, d_w.bias):
             d_gates.mul_(factors)
-        return d_inputs, d_condition, None, None, None, None, None, *d_w
+        return d_inputs, d_condition, None, None, None, None, None, None, *d_w
 
 
 def _run(buffers: _Buffers, weights: _Weights, inputs: Tensor, condition: Tensor | None, result: Tensor) -> None:
@@ -345,9 +363,9 @@ class _Back:
         self.buffers, self.w, self.d_w = buffers, w, d_w
         sizes, zeros = buffers.sizes, buffers.work.zeros
         H, L, h, m = sizes.H, sizes.L, sizes.h, sizes.m
-        N, F = TILE * m, 5 * h + sizes.c
+        N, (first, others) = TILE * m, (sizes.form.first, sizes.form.others)
         self.D, self.D1 = buffers.Q, buffers.Q1
-        self.dP, self.dP1 = zeros("dP", L, 2, F, m), zeros("dP1", L, 2, h, m)  # of what products take
+        self.dP, self.dP1 = zeros("dP", L, first, sizes.taken, m), zeros("dP1", L, others, h, m)
         self.d_result = zeros("d_result", H, sizes.head, N)  # of the head, the last row first
         self.dH, self.d_last = zeros("dH", L, h, N), zeros("d_last", 2 * h, N)  # of states and last outputs of a time
         self.dX = zeros("dX", 2, L + 1, 2 * h, N)  # of inputs and outputs, in turn
@@ -369,13 +387,15 @@ class _Back:
         v.of_head = self.d_result[first : first + on.stop - on.start]
         v.D, v.D1, v.dP, v.dP1 = (some[on].flatten(0, 1) for some in (self.D, self.D1, self.dP, self.dP1))
         below = slice(max(on.start, t + 2 - sizes.H), on.stop)  # layers with another row
-        of_below = (self.dP[below, :, 4 * h : 5 * h], self.dP1[below]) if below.start < below.stop else None
+        of_below = (
+            (self.dP[below, :, sizes.inputs : sizes.inputs + h], self.dP1[below]) if below.start < below.stop else None
+        )
         v.run = row_kernel.step_back(
             row, v.dh, self.dC[on], of_below, gates=s.gates, memory=s.memory, before=s.before, state=s.state,
             d_sums=self.D[on], d_others=self.D1[on], d_bias=self.d_bias[on],
         )  # fmt: skip
         v.back = row_kernel.back_to_input(
-            row, self.dP[on, :, : 4 * h], v.dy, dx=before[on], d_bias=self.d_out_bias[on.start : on.stop + 1],
+            row, self.dP[on, :, : sizes.inputs], v.dy, dx=before[on], d_bias=self.d_out_bias[on.start : on.stop + 1],
             residual=sizes.residual, is_first=on.start == 0,
         )  # fmt: skip
         v.out = None
@@ -436,8 +456,8 @@ class _Back:
                     torch.mm(w.first.t(), s.dx_first, out=d_inputs[t])
             if d_condition is not None:
                 for layer in range(on.start, on.stop):
-                    d_condition[t - layer, :, : sizes.m] += self.dP[layer, ODD, 5 * h :]
-                    d_condition[t - layer, :, sizes.m :] += self.dP[layer, EVEN, 5 * h :]
+                    d_condition[t - layer, :, : sizes.m] += self.dP[layer, ODD, sizes.inputs + h :]
+                    d_condition[t - layer, :, sizes.m :] += self.dP[layer, EVEN, sizes.inputs + h :]
             if t < on.stop:  # layer t is at its first row; the state above is the initial state
                 self._initial(t)
         d_w.bias.add_(self.d_bias)
@@ -452,7 +472,7 @@ class _Back:
 
     def _initial(self, layer: int) -> None:
         """Add the gradients of a layer's initial state and memory."""
-        h, buffers = self.buffers.sizes.h, self.buffers
-        pairs = ((self.dP[layer, :, 4 * h : 5 * h], buffers.ones), (self.dP1[layer], buffers.ones1))
+        h, inputs, buffers = self.buffers.sizes.h, self.buffers.sizes.inputs, self.buffers
+        pairs = ((self.dP[layer, :, inputs : inputs + h], buffers.ones), (self.dP1[layer], buffers.ones1))
         self.d_w.h0[layer] += sum(torch.bmm(d, ones[:, :, None]).sum((0, 2)) for d, ones in pairs)
         self.d_w.c0[layer] += self.dC[layer].sum(1)

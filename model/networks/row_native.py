@@ -39,7 +39,7 @@ ZERO = np.float32(0.0)
 @inlined
 def place(where: Ints, operand: int, outer: int, plane: int, row: int) -> int:
     """Return where a row of an operand begins: its numbers are offset, and strides of the layer, the plane, the row."""
-    at = 5 + 4 * operand
+    at = 6 + 4 * operand
     return int(where[at] + outer * where[at + 1] + plane * where[at + 2] + row * where[at + 3])
 
 
@@ -88,28 +88,33 @@ def sigmoid_odd(odd: Floats, both: Floats, twice: Floats, bias: Any, out: Floats
 
 
 @inlined
-def states_to_planes(
-    E: Floats, at: int, m: int, k: int, P: Floats, to: int, plane: int, R: Floats, of: int, step: int
-) -> None:
+def states_to_planes(E: Floats, at: int, P: Floats, R: Floats, where: Ints, operand: int, outer: int, row: int) -> None:
     """Write the planes of a map of states.
 
     Args:
         E: has its cells with k zeros at both ends.
         at: where the cells begin.
-        m: cells of a column.
-        k: images.
-        P: written, d0 and d3.
-        to: where d0 goes.
-        plane: d3 goes so much further.
-        R: written, d1 and d2.
-        of: where d1 goes.
-        step: d2 goes so much further.
+        P: written, the planes of the first products.
+        R: written, those of the others.
+        where: as in `step`.
+        operand: the number of P in it; R is the next.
+        outer: the layer.
+        row: the map.
     """
+    m, k, shares = where[2], where[3], where[5]
     odd, even = E[at : at + m], E[at + m : at + 2 * m]
+    to = place(where, operand, outer, 0, row)
     subtract(E[at - k : at - k + m], odd, P[to : to + m])
-    subtract(even, E[at + m + k : at + 2 * m + k], P[to + plane : to + plane + m])
-    sum_of(even, odd, R[of : of + m])
-    subtract(odd, even, R[of + step : of + step + m])
+    to = place(where, operand, outer, 1, row)
+    subtract(even, E[at + m + k : at + 2 * m + k], P[to : to + m])
+    if shares:
+        to = place(where, operand, outer, 2, row)
+        sum_of(even, odd, P[to : to + m])
+    else:
+        to = place(where, operand + 1, outer, 0, row)
+        sum_of(even, odd, R[to : to + m])
+    to = place(where, operand + 1, outer, 1 - shares, row)
+    subtract(odd, even, R[to : to + m])
 
 
 @inlined
@@ -126,18 +131,18 @@ def step(
     """Compute a step from the products; `model.networks.row_kernel.step` has what it computes.
 
     Args:
-        Q: the buffer of `even` and `odd`.
-        R: of `both` and `twice`.
+        Q: the buffer of the first products.
+        R: of the others.
         bias: of the gates.
         S: of the gates.
         C: of the memories, before and after.
         E: of the states.
-        P: of their planes d0 and d3.
-        P1: of d1 and d2.
-        where: layers, h, cells of a column, images, columns of the last tile, and the operands' places: Q, R, bias,
-            gates, before, memory, state, P, P1.
+        P: of their planes for the first products.
+        P1: of those for the others.
+        where: layers, h, cells of a column, images, columns of the last tile, 1 if the input's taps share products, and
+            the operands' places: Q, R, bias, gates, before, memory, state, P, P1.
     """
-    h, m, k = where[1], where[2], where[3]
+    h, m, k, shares = where[1], where[2], where[3], where[5]
     for outer in range(where[0]):
         for row in range(h):
             for gate in range(4):
@@ -145,9 +150,13 @@ def step(
                 even = Q[at : at + m]
                 at = place(where, 0, outer, 1, gate * h + row)
                 odd = Q[at : at + m]
-                at = place(where, 1, outer, 0, gate * h + row)
-                both = R[at : at + m]
-                at = place(where, 1, outer, 1, gate * h + row)
+                if shares:
+                    at = place(where, 0, outer, 2, gate * h + row)
+                    both = Q[at : at + m]
+                else:
+                    at = place(where, 1, outer, 0, gate * h + row)
+                    both = R[at : at + m]
+                at = place(where, 1, outer, 1 - shares, gate * h + row)
                 twice = R[at : at + m]
                 b = bias[place(where, 2, outer, 0, gate * h + row)]
                 sigmoid_odd(odd, both, twice, b, S[to : to + m])
@@ -166,8 +175,7 @@ def step(
             at = place(where, 6, outer, 0, row)
             to_state(o, memory, E[at : at + 2 * m])
             clear_missing(E, at, m, k, where[4])
-            to, of = place(where, 7, outer, 0, row), place(where, 8, outer, 0, row)
-            states_to_planes(E, at, m, k, P, to, where[5 + 4 * 7 + 2], P1, of, where[5 + 4 * 8 + 2])
+            states_to_planes(E, at, P, P1, where, 7, outer, row)
 
 
 @compiled
@@ -176,15 +184,13 @@ def states(E: Floats, P: Floats, P1: Floats, where: Ints) -> None:
 
     Args:
         E: the buffer of the states.
-        P: of their planes d0 and d3.
-        P1: of d1 and d2.
+        P: of their planes for the first products.
+        P1: of those for the others.
         where: as in `step`; the operands are these in their order.
     """
     for outer in range(where[0]):
         for row in range(where[1]):
-            to, of = place(where, 1, outer, 0, row), place(where, 2, outer, 0, row)
-            at = place(where, 0, outer, 0, row)
-            states_to_planes(E, at, where[2], where[3], P, to, where[5 + 4 * 1 + 2], P1, of, where[5 + 4 * 2 + 2])
+            states_to_planes(E, place(where, 0, outer, 0, row), P, P1, where, 1, outer, row)
 
 
 @inlined
@@ -202,31 +208,35 @@ def add_to_row(x: Floats, y: Floats, bias: Any, out: Floats) -> None:
 
 
 @inlined
-def input_to_planes(
-    X: Floats, at: int, m: int, k: int, P: Floats, where: Ints, operand: int, outer: int, row: int
-) -> None:
-    """Write a map of the input where the products take it: to the left of the even and odd columns, and in them.
+def input_to_planes(X: Floats, at: int, P: Floats, where: Ints, operand: int, outer: int, row: int) -> None:
+    """Write a map of the input where the products take it.
 
     Args:
         X: has its cells with k zeros at both ends.
         at: where the cells begin.
-        m: cells of a column.
-        k: images.
         P: written.
         where: as in `onward`.
         operand: the number of P in it.
         outer: the layer.
         row: the map.
     """
-    maps = where[1]
+    maps, m, k, shares = where[1], where[2], where[3], where[5]
+    before, odd, even = X[at - k : at - k + m], X[at : at + m], X[at + m : at + 2 * m]
     to = place(where, operand, outer, 0, row)
-    to_copy(X[at - k : at - k + m], P[to : to + m])
-    to = place(where, operand, outer, 0, maps + row)
-    to_copy(X[at + m : at + 2 * m], P[to : to + m])
-    to = place(where, operand, outer, 1, row)
-    to_copy(X[at + m : at + 2 * m], P[to : to + m])
-    to = place(where, operand, outer, 1, maps + row)
-    to_copy(X[at : at + m], P[to : to + m])
+    if shares:
+        subtract(before, even, P[to : to + m])
+        to = place(where, operand, outer, 1, row)
+        subtract(odd, even, P[to : to + m])
+        to = place(where, operand, outer, 2, row)
+        to_copy(even, P[to : to + m])
+    else:
+        to_copy(before, P[to : to + m])
+        to = place(where, operand, outer, 0, maps + row)
+        to_copy(even, P[to : to + m])
+        to = place(where, operand, outer, 1, row)
+        to_copy(even, P[to : to + m])
+        to = place(where, operand, outer, 1, maps + row)
+        to_copy(odd, P[to : to + m])
 
 
 @compiled
@@ -240,7 +250,7 @@ def inputs(X: Floats, P: Floats, where: Ints) -> None:
     """
     for outer in range(where[0]):
         for row in range(where[1]):
-            input_to_planes(X, place(where, 0, outer, 0, row), where[2], where[3], P, where, 1, outer, row)
+            input_to_planes(X, place(where, 0, outer, 0, row), P, where, 1, outer, row)
 
 
 @compiled
@@ -252,10 +262,11 @@ def onward(Y: Floats, bias: Floats, X: Floats, P: Floats, where: Ints) -> None:
         bias: of the biases.
         X: of the inputs, of the layers before and of these.
         P: of what the products take.
-        where: layers, maps, cells of a column, images, columns of the last tile, and the operands' places: Y, bias, the
-            inputs before, the new ones, P; then how many of the first layers add no input.
+        where: layers, maps, cells of a column, images, columns of the last tile, 1 if the input's taps share products,
+            and the operands' places: Y, bias, the inputs before, the new ones, P; then how many of the first layers add
+            no input.
     """
-    m, k, without = where[2], where[3], where[5 + 4 * 5]
+    m, k, without = where[2], where[3], where[6 + 4 * 5]
     for outer in range(where[0]):
         for row in range(where[1]):
             at, to = place(where, 0, outer, 0, row), place(where, 3, outer, 0, row)
@@ -266,7 +277,7 @@ def onward(Y: Floats, bias: Floats, X: Floats, P: Floats, where: Ints) -> None:
                 of = place(where, 2, outer, 0, row)
                 add_to_row(X[of : of + 2 * m], Y[at : at + 2 * m], b, X[to : to + 2 * m])
             clear_missing(X, to, m, k, where[4])
-            input_to_planes(X, to, m, k, P, where, 4, outer, row)
+            input_to_planes(X, to, P, where, 4, outer, row)
 
 
 @inlined
@@ -293,13 +304,45 @@ def add3(x: Floats, y: Floats, z: Floats, q: Any, r: Any, out: Floats) -> None:
 
 
 @inlined
-def states_from_planes(d0: Floats, d3: Floats, d1: Floats, d2: Floats, m: int, k: int, d: Floats) -> None:
-    """Add the gradients of the planes of a map of states to those of its cells, d."""
+def states_from_planes(P: Floats, R: Floats, where: Ints, outer: int, row: int, d: Floats) -> None:
+    """Add the gradients of the planes of a map of states to those of its cells, d; arguments as in `step_back`."""
+    m, k, shares = where[2], where[3], where[5]
+    at = place(where, 0, outer, 0, row)
+    d0 = P[at : at + m]
+    at = place(where, 0, outer, 1, row)
+    d3 = P[at : at + m]
+    if shares:
+        at = place(where, 0, outer, 2, row)
+        d1 = P[at : at + m]
+    else:
+        at = place(where, 1, outer, 0, row)
+        d1 = R[at : at + m]
+    at = place(where, 1, outer, 1 - shares, row)
+    d2 = R[at : at + m]
     odd, even = d[:m], d[m : 2 * m]
     add3(d1, d2, d0, ONE, -ONE, odd)
     add(odd[: m - k], d0[k:])
     add3(d1, d2, d3, -ONE, ONE, even)
     add_scaled(d3[: m - k], -ONE, even[k:])
+
+
+@inlined
+def to_products(d: Floats, D: Floats, R: Floats, where: Ints, outer: int, row: int) -> None:
+    """Write the gradients of a row of all products from those of a gate, d; arguments as in `step_back`."""
+    m, shares = where[2], where[5]
+    odd, even = d[:m], d[m:]
+    to = place(where, 7, outer, 0, row)
+    to_copy(even, D[to : to + m])
+    to = place(where, 7, outer, 1, row)
+    to_copy(odd, D[to : to + m])
+    if shares:
+        to = place(where, 7, outer, 2, row)
+        sum_of(even, odd, D[to : to + m])
+    else:
+        to = place(where, 8, outer, 0, row)
+        sum_of(even, odd, R[to : to + m])
+    to = place(where, 8, outer, 1 - shares, row)
+    subtract(even, odd, R[to : to + m])
 
 
 @compiled
@@ -310,18 +353,18 @@ def step_back(
     """Compute the gradients of a step; `model.networks.row_kernel.step_back` has what it computes.
 
     Args:
-        P: the buffer of the gradients of the planes d0 and d3, of the row below.
-        P1: of those of d1 and d2.
+        P: the buffer of the gradients of the states' planes for the first products, of the row below.
+        P1: of those for the others.
         dH: of the states' gradients.
         S: of the gates.
         C: of the memories, after and before.
         dC: of the memories' gradients.
-        D: of the gradients of `even` and `odd`.
-        D1: of those of `both` and `twice`.
+        D: of the gradients of the first products.
+        D1: of those of the others.
         d_bias: of the biases' gradients.
         where: as in `step`; the operands are these in their order, and the first layer that has a row below follows.
     """
-    h, m, k, below = where[1], where[2], where[3], where[5 + 4 * 10]
+    h, m, k, below = where[1], where[2], where[3], where[6 + 4 * 10]
     squashed = np.empty(2 * m, np.float32)
     d = np.empty(2 * m, np.float32)
     for outer in range(where[0]):
@@ -329,9 +372,7 @@ def step_back(
             at = place(where, 2, outer, 0, row)
             d_state = dH[at : at + 2 * m]
             if outer >= below:
-                d0, d3 = place(where, 0, outer, 0, row), place(where, 0, outer, 1, row)
-                d1, d2 = place(where, 1, outer, 0, row), place(where, 1, outer, 1, row)
-                states_from_planes(P[d0 : d0 + m], P[d3 : d3 + m], P1[d1 : d1 + m], P1[d2 : d2 + m], m, k, d_state)
+                states_from_planes(P, P1, where, outer, row, d_state)
             clear_missing(dH, at, m, k, where[4])
             at = place(where, 3, outer, 0, row)
             o = S[at : at + 2 * m]
@@ -358,15 +399,7 @@ def step_back(
                 else:
                     to_new_memory(d_memory, g, i, d)
                 d_bias[place(where, 9, outer, 0, gate * h + row)] += total(d)
-                odd, even = d[:m], d[m:]
-                to = place(where, 7, outer, 0, gate * h + row)
-                to_copy(even, D[to : to + m])
-                to = place(where, 7, outer, 1, gate * h + row)
-                to_copy(odd, D[to : to + m])
-                to = place(where, 8, outer, 0, gate * h + row)
-                sum_of(even, odd, D1[to : to + m])
-                to = place(where, 8, outer, 1, gate * h + row)
-                subtract(even, odd, D1[to : to + m])
+                to_products(d, D, D1, where, outer, gate * h + row)
             scale(d_memory, f)
 
 
@@ -381,18 +414,25 @@ def back_to_input(P: Floats, dX: Floats, d_bias: Floats, where: Ints) -> None:
         where: as in `onward`; the operands are P, the outputs, the inputs, the biases of inputs and outputs, and two
             numbers follow: 1 if each layer adds its input, and 1 if the first input is that of the first layer.
     """
-    maps, m, k, residual, is_first = where[1], where[2], where[3], where[5 + 4 * 4], where[6 + 4 * 4]
+    maps, m, k, shares = where[1], where[2], where[3], where[5]
+    residual, is_first = where[6 + 4 * 4], where[7 + 4 * 4]
     for outer in range(where[0]):
         for row in range(maps):
             at, to = place(where, 1, outer, 0, row), place(where, 2, outer, 0, row)
             dy, d = dX[at : at + 2 * m], dX[to : to + 2 * m]
             d_bias[place(where, 3, outer + 1, 0, row)] += total(dy)
-            left_of_even, even = place(where, 0, outer, 0, row), place(where, 0, outer, 0, maps + row)
-            left_of_odd, odd = place(where, 0, outer, 1, row), place(where, 0, outer, 1, maps + row)
             d_odd, d_even = d[:m], d[m:]
-            to_copy(P[odd : odd + m], d_odd)
-            add(d_odd[: m - k], P[left_of_even + k : left_of_even + m])
-            sum_of(P[even : even + m], P[left_of_odd : left_of_odd + m], d_even)
+            first, second = place(where, 0, outer, 0, row), place(where, 0, outer, 1, row)
+            if shares:
+                third = place(where, 0, outer, 2, row)
+                to_copy(P[second : second + m], d_odd)
+                subtract(P[third : third + m], P[second : second + m], d_even)
+                add_scaled(P[first : first + m], -ONE, d_even)
+            else:
+                even, odd = place(where, 0, outer, 0, maps + row), place(where, 0, outer, 1, maps + row)
+                to_copy(P[odd : odd + m], d_odd)
+                sum_of(P[even : even + m], P[second : second + m], d_even)
+            add(d_odd[: m - k], P[first + k : first + m])
             if residual:
                 add(d, dy)
             clear_missing(dX, to, m, k, where[4])

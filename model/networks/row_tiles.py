@@ -11,12 +11,17 @@ dimension)::
 
     gates of even columns = even + both + twice          gates of odd columns = odd + both - twice
 
-The input x of the row itself joins `even` and `odd` as it is, with its two taps (mask B), and so does the condition::
+The input x of the row itself has two taps l and c (mask B). With one colour they take three products for four::
 
-    even += l (o of the tile before) + c e        odd += l e + c o
+    even += l (o of the tile before - e)        odd += c (o - e)        both += (l + c) e
 
-Its taps share no products, because some terms would then cancel but for rounding: an output would depend on later
-columns or colours. In all, the gates take 24h maps x cells of products where the cells alone would take 28h.
+With several colours l e would cancel in even columns but for rounding, where c is masked: an output would depend on
+later colours of its own pixel. The taps then share no products::
+
+    even += l (o of the tile before) + c e      odd += l e + c o
+
+The condition joins `even` and `odd`, each with its own column. In all, the gates take 20h maps x cells of products with
+one colour, and 24h with several, where the cells alone would take 28h.
 
 The cells of a row are in the order (column in the tile, the odd ones first; tile; image). With an odd width the last
 tile has a column that the image does not have. Its values must be zero wherever a neighbour sees them.
@@ -24,13 +29,39 @@ tile has a column that the image does not have. Its values must be zero wherever
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 2  # columns
-EVEN, ODD = 0, 1  # of the products that are for one of them
-BOTH, TWICE = 0, 1  # of the others
+EVEN, ODD, BOTH = range(3)  # products of several planes; `both` is one of them if the input's taps share products
+
+
+class Form(NamedTuple):
+    """How the products are put together.
+
+    The first ones take the planes of the input, a plane of the states, and the condition; the others only states. With
+    several colours the first are `even` and `odd`, the others `both` and `twice`, and the input is there twice: at the
+    left, and in the column itself.
+    """
+
+    shares: bool  # whether the input's taps share products, with one colour
+
+    @property
+    def first(self) -> int:
+        """Products that take the input."""
+        return 3 if self.shares else 2
+
+    @property
+    def others(self) -> int:
+        """Products that take states only."""
+        return 4 - self.first
+
+    def inputs(self, hidden: int) -> int:
+        """Maps of the input in each of the first products."""
+        return 2 * hidden if self.shares else 4 * hidden
 
 
 def tiles_of(width: int) -> int:
@@ -61,21 +92,27 @@ def from_cells(cells: Tensor, width: int, images: int) -> Tensor:
     return maps if maps.shape[3] == width else maps[:, :, :, :width]
 
 
-def weights_of_tiles(left: Tensor, centre: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def weights_of_tiles(form: Form, left: Tensor, centre: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weights of the products for the gates of all layers; autograd passes through.
 
     Args:
+        form: of the products.
         left: (L, 4h, 3h), of input and state.
         centre: (L, 4h, 3h + c), of input, state and condition.
         right: (L, 4h, h), of the state.
 
     Returns:
-        Of `even` and `odd`, (L, 2, 4h, 5h + c): for the input at the left, its own input, a plane of the states, and
-        the condition. Of `both` and `twice`, (L, 2, 4h, h).
+        Of the first products, (L, first, 4h, inputs + h + c), and of the others, (L, others, 4h, h).
     """
     h = right.shape[2]
-    inputs, known = [left[..., : 2 * h], centre[..., : 2 * h]], centre[..., 3 * h :]
+    l_input, c_input, known = left[..., : 2 * h], centre[..., : 2 * h], centre[..., 3 * h :]
     l_states, c_states = left[..., 2 * h :], centre[..., 2 * h : 3 * h]
-    of_one = [torch.cat([*inputs, states, known], dim=2) for states in (l_states, -right)]
     outer = l_states + right
-    return torch.stack(of_one, dim=1), torch.stack([outer + c_states, outer - c_states], dim=1) / 2
+    both, twice = (outer + c_states) / 2, (outer - c_states) / 2
+    if form.shares:
+        firsts = [[l_input, l_states, known], [c_input, -right, known], [l_input + c_input, both, 0 * known]]
+        others = [twice]
+    else:
+        firsts = [[l_input, c_input, l_states, known], [l_input, c_input, -right, known]]
+        others = [both, twice]
+    return torch.stack([torch.cat(parts, dim=2) for parts in firsts], dim=1), torch.stack(others, dim=1)

@@ -317,7 +317,7 @@ def test_the_memory_of_the_fast_networks_is_counted(
     kind: str, multiscale: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _, form = kind.partition(" ")
-    monkeypatch.setattr(groups, "TILED_STATES", 0 if form == "tiled" else math.inf)
+    monkeypatch.setattr(groups, "TILED_STATES", (0, 0) if form == "tiled" else (math.inf, math.inf))
     monkeypatch.setattr(groups, "TILES_PAY_FLOPS", 0 if form == "tiled" else math.inf)
     monkeypatch.setattr(buffers, "free_buffers", {})
     dtype = torch.float64 if model == "diagonal-bilstm" else torch.float32  # as torch's operations keep it

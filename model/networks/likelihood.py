@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.device import unrounded
 from model.networks import fused_nats
 from model.networks.base import PixelNetwork
 from model.networks.buffers import Workspace
@@ -45,16 +46,21 @@ def _nats_of(net: nn.Module, levels: Tensor, condition: Tensor | None) -> Tensor
     if not isinstance(net, PixelNetwork) or levels.device.type != "cpu":
         return _nats(net(levels, *given), levels)
     head, pixels = net.last.in_channels, levels.shape[2] * levels.shape[3]
-    if net.levels == 2 or not fused_nats.pays(pixels, net.last.out_channels, head):
+    if net.levels > 2 and not fused_nats.pays(pixels, net.last.out_channels, head):
         return _nats(net(levels, *given), levels)
     x = net.scaled(levels)
     net.check_condition(x, condition)
     last = net.last_maps(x, condition)
     if last is None:
         return _nats(net(levels, *given), levels)
-    seen = [int((colour_of(head, net.channels) <= colour).sum()) for colour in range(net.channels)]
     weight, bias = matrix(net.last), cast("Tensor", net.last.bias)
-    return fused_nats.fused_nats(last.placed(), weight, bias, levels, seen)
+    with unrounded(levels.device):  # the fast implementation was not rounded either
+        if net.levels == 2:
+            logits = last.through(weight, bias)  # of the second level, (B, H, W, C)
+            nats = torch.logaddexp(logits, logits.new_zeros(())) - logits * levels.permute(0, 2, 3, 1)
+            return nats.flatten(1).sum(dim=1)
+        seen = [int((colour_of(head, net.channels) <= colour).sum()) for colour in range(net.channels)]
+        return fused_nats.fused_nats(last.placed(), weight, bias, levels, seen)
 
 
 def _nats(logits: Tensor, levels: Tensor) -> Tensor:

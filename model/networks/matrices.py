@@ -5,6 +5,8 @@ On a CPU a fast network works on a group of k images at a time. Each pixel of a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -36,11 +38,15 @@ def neighbours(x: Tensor) -> Tensor:
     return torch.stack([padded[:, :, r : r + H, c : c + W + 1] for r, c in taps], dim=1).flatten(1, 2)
 
 
-def neighbours_of_tiles(x: Tensor) -> Tensor:
+def neighbours_of_tiles(x: Tensor, compiled: ModuleType | None = None) -> Tensor:
     """Return what `neighbours` returns without the column at the right, the even columns first.
 
+    Args:
+        x: (G, C, H, W, k).
+        compiled: `model.networks.pixelcnn_native`, which does it faster where no gradient is asked for.
+
     Returns:
-        (G, C, H, W, k) -> (G, taps * C, n); the n cells are those of the even columns, then those of the odd ones, each
+        (G, taps * C, n); the n cells are those of the even columns, then those of the odd ones, each
         in the order row, column, image. An odd W has one more odd column, outside of the image.
     """
     G, C, H, W, k = x.shape
@@ -48,6 +54,9 @@ def neighbours_of_tiles(x: Tensor) -> Tensor:
     padded = F.pad(x, (0, 0, 3, 2 * tiles + 3 - W, 3, 0))  # (G, C, H + 3, 2 * tiles + 6, k)
     columns = padded.view(G, C, H + 3, tiles + 3, 2, k).unbind(4)
     seen = x.new_empty(G, 24 + (C > 1), C, 2, H, tiles, k)
+    if compiled is not None and not x.requires_grad:
+        compiled.neighbours(torch.stack(columns).numpy(), seen.flatten(5).numpy())
+        return seen.view(G, -1, 2 * H * tiles * k)
     for tap in range(seen.shape[1]):
         r, c = divmod(tap, 7)
         for parity in range(2):
@@ -72,6 +81,17 @@ def first_matrix(conv: MaskedConv2d) -> Tensor:
 def matrix(conv: MaskedConv2d) -> Tensor:
     """Return a 1x1 convolution's masked weight as a matrix (out, in)."""
     return (conv.weight if conv.unmasked else conv.masked_weight()).flatten(1)
+
+
+def matrices(convs: Sequence[MaskedConv2d]) -> Tensor:
+    """Return the masked weights of convolutions with the same mask, (n, out, in, height, width)."""
+    weights = torch.stack([conv.weight for conv in convs])
+    return weights if convs[0].unmasked else weights * convs[0].mask
+
+
+def biases(convs: Sequence[MaskedConv2d]) -> Tensor:
+    """Return the biases of convolutions, (n, out)."""
+    return torch.stack([cast("Tensor", conv.bias) for conv in convs])
 
 
 def bias(conv: MaskedConv2d) -> Tensor:

@@ -14,8 +14,9 @@ from model.networks.base import PixelNetwork
 from model.networks.last_maps import LastMaps
 from model.networks.masked_conv import MaskedConv2d, ResidualBlock
 from model.networks.matrices import (
-    bias,
+    biases,
     first_matrix,
+    matrices,
     matrix,
     neighbours,
     neighbours_of_tiles,
@@ -101,7 +102,7 @@ class PixelCNN(PixelNetwork):
         images = tile_group(B, hidden=self.hidden, height=H, width=W, bytes_per_value=x.element_size())
         layout = TiledLayout(-(-B // images), images, H, W, shares=self.channels == 1)
         maps = tiled_layers(
-            neighbours_of_tiles(split(x, images)),
+            neighbours_of_tiles(split(x, images), passes()),
             None if condition is None else tiled(split(condition, images)),
             self._weights(),
             layout,
@@ -117,18 +118,19 @@ class PixelCNN(PixelNetwork):
     def _weights(self) -> Weights:
         """Return the weights in the layout of `convolution_layers`."""
         blocks = cast("list[ResidualBlock]", list(self.blocks))
-        skips = [cast("MaskedConv2d", skip) for skip in self.skips]
-        ups = [[block.up, *skips[i : i + 1]] for i, block in enumerate(blocks)]
-        look = torch.stack([block.look.masked_weight() for block in blocks]).flatten(3)[..., :5]  # (L, h, h, 5)
+        downs, looks, ups = ([getattr(block, name) for block in blocks] for name in ("down", "look", "up"))
+        up = matrices(ups)
+        if len(self.skips):
+            up = torch.cat([up, matrices(cast("list[MaskedConv2d]", list(self.skips)))], dim=1)
         return Weights(
             first=first_matrix(self.first),
             first_bias=cast("Tensor", self.first.bias),
-            down=torch.stack([matrix(block.down) for block in blocks]),
-            down_bias=torch.cat([bias(block.down).t() for block in blocks]),
-            look=look.permute(0, 3, 1, 2).contiguous(),
-            look_bias=torch.cat([bias(block.look).t() for block in blocks]),
-            up=torch.stack([torch.cat([matrix(conv) for conv in convs]) for convs in ups]),
-            up_bias=torch.cat([bias(block.up).t() for block in blocks]),
+            down=matrices(downs).flatten(2),
+            down_bias=biases(downs),
+            look=matrices(looks).flatten(3)[..., :5].permute(0, 3, 1, 2).contiguous(),  # (L, 5, h, h)
+            look_bias=biases(looks),
+            up=up.flatten(2),
+            up_bias=biases(ups),
             head=matrix(self.head),
             head_bias=cast("Tensor", self.head.bias),
             condition=(

@@ -91,6 +91,27 @@ def differences(e: Floats, o: Floats, k: int, row: int, d0: Floats, d1: Floats, 
 
 
 @compiled
+def neighbours(columns: Floats, seen: Floats) -> None:
+    """Write what the 7x7 kernel with mask A sees, as `model.networks.matrices.neighbours_of_tiles` does.
+
+    Args:
+        columns: the even and the odd columns of the padded images, (2, G, C, H + 3, tiles + 3, k).
+        seen: written, (G, taps, C, 2, H, tiles * k).
+    """
+    _, groups, colours, _, _, k = columns.shape
+    height, row = seen.shape[4], seen.shape[5]
+    for group in range(groups):
+        for tap in range(seen.shape[1]):
+            r, c = tap // 7, tap % 7
+            for colour in range(colours):
+                for parity in range(2):
+                    first, of = (c + parity) // 2, (c + parity) % 2
+                    for y in range(height):
+                        source = columns[of, group, colour, r + y].reshape(-1)
+                        copied(source[first * k : first * k + row], seen[group, tap, colour, parity, y])
+
+
+@compiled
 def rectify(X: Floats, shift: Floats, R: Floats) -> None:
     """Compute R = max(X + shift, 0): (maps, n), (maps,), (maps, n)."""
     for m in range(len(X)):
@@ -167,28 +188,36 @@ def combine(M: Floats, shift: Floats, more: bool, Y: Floats) -> None:
 
 
 @compiled
-def planes_back(
-    d: Floats, Y2: Floats, Y1: Floats, Z: Floats, at: Ints, shares: bool, P: Floats, sums: Floats, k: int, row: int
-) -> None:
-    """Pass a gradient through a 3x3 convolution's ReLU and write what the products for its gradients need.
+def mask(d: Floats, Y: Floats, sums: Floats) -> None:
+    """Pass a gradient through a ReLU.
 
     Args:
-        d: gradient of the output (h, n); overwritten with that before the ReLU.
-        Y2: the output.
-        Y1: the input, after `planes`.
+        d: gradient of the ReLU's output, (h, n); overwritten with that of its input.
+        Y: the output.
+        sums: the sum of `d` over all cells is added to it, (h,).
+    """
+    for m in range(len(d)):
+        masked(d[m], Y[m], d[m])
+        sums[m] += total(d[m])
+
+
+@compiled
+def planes_back(d: Floats, Y: Floats, Z: Floats, at: Ints, shares: bool, P: Floats, k: int, row: int) -> None:
+    """Write what the products for the gradients of a 3x3 convolution need.
+
+    Args:
+        d: gradient of the output before its ReLU, (h, n).
+        Y: the input, after `planes`.
         Z: the planes of `d` (7, h, n/2). Of those of the row below (d0 to d3) the last row is not written and stays 0.
         at: the places in Z of d0, the planes of even columns, of odd ones, of the next tile's even ones, d3, d1, d2.
         shares: whether these three are e - o, o, and e of the next tile - o, or the columns themselves.
         P: written: sum and difference of even and odd columns of the input, (2, h, n/2).
-        sums: the sum of `d` over all cells is added to it, (h,).
         k: images of a group.
         row: cells of a row of tiles.
     """
     half = d.shape[1] // 2
     under = half - row  # the first row is below no other
     for m in range(len(d)):
-        masked(d[m], Y2[m], d[m])
-        sums[m] += total(d[m])
         e, o = d[m, :half], d[m, half:]
         d0, d1, d2, d3 = Z[at[0], m, :under], Z[at[5], m, :under], Z[at[6], m, :under], Z[at[4], m, :under]
         differences(e[row:], o[row:], k, row, d0, d1, d2, d3)
@@ -206,8 +235,8 @@ def planes_back(
             for end in range(row, half + 1, row):
                 for i in range(end - k, end):
                     right[i] = 0
-        added(Y1[m, :half], Y1[m, half:], P[0, m])
-        subtracted(Y1[m, :half], Y1[m, half:], P[1, m])
+        added(Y[m, :half], Y[m, half:], P[0, m])
+        subtracted(Y[m, :half], Y[m, half:], P[1, m])
 
 
 @compiled

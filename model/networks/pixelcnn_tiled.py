@@ -274,11 +274,11 @@ class _Back:
         """Go back to the output of a 3x3 convolution, and write the planes of its gradient."""
         b = self.b
         torch.mm(of.up_t, b.sums, out=b.d.tensor)
+        self.do.mask(b.d.array, at.Y2_array, of.d_look_bias)
+        of.d_up.addmm_(b.sums, at.Y2_t)  # Y2 is in a cache now
         self.do.planes_back(
-            b.d.array, at.Y2_array, at.Y1_array, b.Z_back.array, self.places, self.shares, b.P.array, of.d_look_bias,
-            self.k, self.row,
-        )  # fmt: skip
-        of.d_up.addmm_(b.sums, at.Y2_t)
+            b.d.array, at.Y1_array, b.Z_back.array, self.places, self.shares, b.P.array, self.k, self.row
+        )
 
     def look(self, of: SimpleNamespace, at: SimpleNamespace) -> None:
         """Go back to the input of a 3x3 convolution."""

@@ -36,11 +36,27 @@ def rectified(x: Floats, shift: Any, out: Floats) -> None:
 
 
 @inlined
-def masked(x: Floats, by: Floats, out: Floats) -> None:
-    """Compute out = x where `by` is positive, else 0."""
+def masked(x: Floats, by: Floats, out: Floats) -> Any:
+    """Compute out = x where `by` is positive, else 0; return the sum."""
     zero = out.dtype.type(0)
+    total = zero
     for i in range(out.size):
-        out[i] = zero if by[i] <= zero else x[i]
+        y = zero if by[i] <= zero else x[i]
+        out[i] = y
+        total += y
+    return total
+
+
+@inlined
+def masked_and_added(x: Floats, by: Floats, out: Floats) -> Any:
+    """Compute out += x where `by` is positive; return the sum of out."""
+    zero = out.dtype.type(0)
+    total = zero
+    for i in range(out.size):
+        y = out[i] + (zero if by[i] <= zero else x[i])
+        out[i] = y
+        total += y
+    return total
 
 
 @inlined
@@ -65,12 +81,11 @@ def subtracted(x: Floats, y: Floats, out: Floats) -> None:
 
 
 @inlined
-def total(x: Floats) -> Any:
-    """Return the sum of x."""
-    result = x.dtype.type(0)
-    for i in range(x.size):
-        result += x[i]
-    return result
+def added_and_subtracted(x: Floats, y: Floats, of_sum: Floats, of_difference: Floats) -> None:
+    """Compute x + y and x - y."""
+    for i in range(of_sum.size):
+        of_sum[i] = x[i] + y[i]
+        of_difference[i] = x[i] - y[i]
 
 
 @inlined
@@ -80,8 +95,7 @@ def differences(e: Floats, o: Floats, k: int, row: int, d0: Floats, d1: Floats, 
     d0 = o of the tile before - o, d1 = e + o, d2 = o - e, d3 = e - e of the next tile.
     """
     subtracted(o[:-k], o[k:], d0[k:])
-    added(e, o, d1)
-    subtracted(o, e, d2)
+    added_and_subtracted(o, e, d1, d2)
     subtracted(e[:-k], e[k:], d3[:-k])
     for start in range(0, e.size, row):
         for i in range(start, start + k):
@@ -161,11 +175,28 @@ def planes(X: Floats, shift: Floats, Y: Floats, Z: Floats, at: Ints, shares: boo
 
 
 @inlined
-def combined(even: Floats, odd: Floats, both: Floats, twice: Floats, out_e: Floats, out_o: Floats) -> None:
-    """Compute the even and the odd columns from the four products."""
+def combined(even: Floats, odd: Floats, both: Floats, twice: Floats, shift: Any, out_e: Floats, out_o: Floats) -> None:
+    """Compute the even and the odd columns from the four products, and their ReLU."""
+    zero = out_e.dtype.type(0)
     for i in range(even.size):
-        out_e[i] = even[i] + (both[i] + twice[i])
-        out_o[i] = odd[i] + (both[i] - twice[i])
+        e, o = even[i] + (both[i] + twice[i]) + shift, odd[i] + (both[i] - twice[i]) + shift
+        out_e[i] = zero if e <= zero else e
+        out_o[i] = zero if o <= zero else o
+
+
+@inlined
+def combined_back(  # by_e, by_o: what the ReLU gave
+    even: Floats, odd: Floats, both: Floats, twice: Floats, by_e: Floats, by_o: Floats, out_e: Floats, out_o: Floats
+) -> Any:
+    """Compute the gradients of the even and the odd columns before their ReLU; return their sum."""
+    zero = out_e.dtype.type(0)
+    total = zero
+    for i in range(even.size):
+        e = zero if by_e[i] <= zero else even[i] + (both[i] + twice[i])
+        o = zero if by_o[i] <= zero else odd[i] + (both[i] - twice[i])
+        out_e[i], out_o[i] = e, o
+        total += e + o
+    return total
 
 
 @compiled
@@ -183,8 +214,7 @@ def combine(M: Floats, shift: Floats, more: bool, Y: Floats) -> None:
         if more:
             added(M[EVEN, m], Y[m, :half], M[EVEN, m])
             added(M[ODD, m], Y[m, half:], M[ODD, m])
-        combined(M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m], Y[m, :half], Y[m, half:])
-        rectified(Y[m], shift[m], Y[m])
+        combined(M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m], shift[m], Y[m, :half], Y[m, half:])
 
 
 @compiled
@@ -197,8 +227,7 @@ def mask(d: Floats, Y: Floats, sums: Floats) -> None:
         sums: the sum of `d` over all cells is added to it, (h,).
     """
     for m in range(len(d)):
-        masked(d[m], Y[m], d[m])
-        sums[m] += total(d[m])
+        sums[m] += masked(d[m], Y[m], d[m])
 
 
 @compiled
@@ -235,8 +264,7 @@ def planes_back(d: Floats, Y: Floats, Z: Floats, at: Ints, shares: bool, P: Floa
             for end in range(row, half + 1, row):
                 for i in range(end - k, end):
                     right[i] = 0
-        added(Y[m, :half], Y[m, half:], P[0, m])
-        subtracted(Y[m, :half], Y[m, half:], P[1, m])
+        added_and_subtracted(Y[m, :half], Y[m, half:], P[0, m], P[1, m])
 
 
 @compiled
@@ -251,9 +279,8 @@ def combine_back(M: Floats, Y: Floats, d: Floats, sums: Floats) -> None:
     """
     half = M.shape[2]
     for m in range(len(Y)):
-        combined(M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m], d[m, :half], d[m, half:])
-        masked(d[m], Y[m], d[m])
-        sums[m] += total(d[m])
+        even, odd, both, twice = M[EVEN, m], M[ODD, m], M[BOTH, m], M[TWICE, m]
+        sums[m] += combined_back(even, odd, both, twice, Y[m, :half], Y[m, half:], d[m, :half], d[m, half:])
 
 
 @compiled
@@ -261,7 +288,7 @@ def rectify_back(dR: Floats, R: Floats, more: bool, dX: Floats, sums: Floats) ->
     """Pass a gradient through a ReLU and add it to that of the residual sum.
 
     Args:
-        dR: gradient of the ReLU's output, (maps, n); overwritten.
+        dR: gradient of the ReLU's output, (maps, n).
         R: the output.
         more: whether the gradient is added to what dX has.
         dX: gradient of the input (maps, n).
@@ -269,8 +296,6 @@ def rectify_back(dR: Floats, R: Floats, more: bool, dX: Floats, sums: Floats) ->
     """
     for m in range(len(dR)):
         if more:
-            masked(dR[m], R[m], dR[m])
-            added(dX[m], dR[m], dX[m])
+            sums[m] += masked_and_added(dR[m], R[m], dX[m])
         else:
-            masked(dR[m], R[m], dX[m])
-        sums[m] += total(dX[m])
+            sums[m] += masked(dR[m], R[m], dX[m])

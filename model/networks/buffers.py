@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from threading import RLock
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +22,7 @@ IDLE_SHARE = 0.1  # fraction of the memory for idle buffers of other shapes when
 T = TypeVar("T")
 _Key = tuple[object, ...]
 free_buffers: dict[_Key, list[dict[str, Any]]] = {}  # the most recently used shape is last
+_lock = RLock()  # a workspace may be deleted while this thread is in here
 
 
 class Workspace:
@@ -35,10 +37,12 @@ class Workspace:
     """
 
     def __init__(self, key: _Key, like: Tensor) -> None:
-        self._key = (*key, like.dtype, like.device)
+        # What is made in inference mode cannot be written to outside of it.
+        self._key = (*key, like.dtype, like.device, torch.is_inference_mode_enabled())
         self._like = like.new_empty(0)
-        free = free_buffers.get(self._key)
-        self._things: dict[str, Any] = free.pop() if free else {}
+        with _lock:
+            free = free_buffers.get(self._key)
+            self._things: dict[str, Any] = free.pop() if free else {}
 
     def zeros(self, name: str, *shape: int) -> Tensor:
         """Return the buffer of a name: zeros if it is new, else with the content from the last pass."""
@@ -52,11 +56,12 @@ class Workspace:
         return cast("T", self._things[name])
 
     def __del__(self) -> None:
-        free = free_buffers.pop(self._key, [])
-        free.append(self._things)
-        free_buffers[self._key] = free
-        while len(free_buffers) > KEPT_SHAPES:
-            del free_buffers[next(iter(free_buffers))]
+        with _lock:
+            free = free_buffers.pop(self._key, [])
+            free.append(self._things)
+            free_buffers[self._key] = free
+            while len(free_buffers) > KEPT_SHAPES:
+                del free_buffers[next(iter(free_buffers))]
 
 
 def _make_room(limit: int) -> None:
@@ -65,9 +70,10 @@ def _make_room(limit: int) -> None:
     It runs only when new buffers are allocated, because the buffers of training, which may exceed the limit, are idle
     between two steps.
     """
-    idle = sum(_bytes(things) for free in free_buffers.values() for things in free)
-    while idle > limit:
-        idle -= sum(_bytes(things) for things in free_buffers.pop(next(iter(free_buffers))))
+    with _lock:
+        idle = sum(_bytes(things) for free in free_buffers.values() for things in free)
+        while idle > limit:
+            idle -= sum(_bytes(things) for things in free_buffers.pop(next(iter(free_buffers))))
 
 
 def _bytes(things: dict[str, Any]) -> int:

@@ -292,6 +292,21 @@ def test_two_passes_before_their_gradients_do_not_disturb_each_other(kind: str) 
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.mark.parametrize("levels", [2, 3, 64])
+@pytest.mark.parametrize("kind", FAST)
+def test_a_pass_in_inference_mode_leaves_no_buffers_for_others(kind: str, levels: int) -> None:
+    """Outside of that mode its buffers cannot be written to."""
+    net = network(kind, levels=levels)
+    images = torch.randint(levels, (2, 1, 9, 8))
+    with torch.inference_mode():
+        first = nats_per_image(net, images).clone()
+    with torch.no_grad():
+        assert torch.equal(nats_per_image(net, images), first)
+    nats = nats_per_image(net, images)
+    nats.sum().backward()
+    assert torch.equal(nats.detach(), first)
+
+
 @pytest.mark.parametrize("kind", FAST)
 def test_the_fast_network_in_float32_is_the_reference(kind: str) -> None:
     fast, reference = (network(some, hidden=8, layers=3).float() for some in (kind, reference_of(kind)))

@@ -16,6 +16,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@.ci/install $(ALL_EXTRAS)
 	@$(BIN)/python -m pytest --collect-only -q >/dev/null || true  # the tests are compiled once, not by each worker
+	@$(BIN)/python -m tests.support.precompile || true  # and numba's functions
 	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt

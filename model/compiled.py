@@ -22,3 +22,8 @@ def compiled(function: Function, **more: Any) -> Function:
         return cast("Function", numba.njit(cache=True, **how)(function))
     except RuntimeError:  # numba finds no writable cache folder
         return cast("Function", numba.njit(**how)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Compile a function into those that call it."""
+    return compiled(function, inline="always")

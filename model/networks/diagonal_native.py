@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiled import compiled
+from model.compiled import compiled, inlined
 from model.networks.lstm_native import (
     HALF,
     add,
-    inlined,
     scale,
     tanh,
     through_squashing,

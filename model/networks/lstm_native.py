@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiled import Function, compiled
+from model.compiled import compiled, inlined
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -27,11 +27,6 @@ A0, A1, A2, A3, A4, A5 = (
 )
 B1, B2, B3 = (np.float32(c) for c in (0.46312472299, 0.024027626703, 2.3719262987e-4))
 HALF, ONE, TWO, FOUR, LARGEST = (np.float32(c) for c in (0.5, 1.0, 2.0, 4.0, 8.0))
-
-
-def inlined(function: Function) -> Function:
-    """Compile a function into those that call it."""
-    return compiled(function, inline="always")
 
 
 @inlined

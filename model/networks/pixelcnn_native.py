@@ -14,16 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiled import Function, compiled
+from model.compiled import compiled, inlined
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 EVEN, ODD, BOTH, TWICE = 0, 1, 2, 3  # the products, by the columns that they are for
-
-
-def inlined(function: Function) -> Function:
-    """Compile a function into those that call it."""
-    return compiled(function, inline="always")
 
 
 @inlined

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiled import compiled
+from model.compiled import compiled, inlined
 from model.networks.lstm_native import (
     HALF,
     ONE,
     add,
-    inlined,
     scale,
     tanh,
     through_squashing,

@@ -1,4 +1,4 @@
-"""Compiles numba's functions of the networks once, `python -m tests.support.precompile`, so that no test worker has to."""
+"""Compiles numba's functions of the networks once, not in each worker: `python -m tests.support.precompile`."""
 
 from __future__ import annotations
 

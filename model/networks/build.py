@@ -68,11 +68,17 @@ def evaluation_batch(config: TrainConfig, memory_bytes: int) -> int:
     return images
 
 
-def steps_by(config: TrainConfig, device: torch.device) -> str:
-    """Return what computes a training's steps between the matrix products: "numba" and its version, or "torch"."""
+def steps_by(config: TrainConfig, implementation: Implementation, device: torch.device) -> str:
+    """Return what computes a training's steps between the matrix products: "numba" and its version, or "torch".
+
+    Args:
+        config: the settings.
+        implementation: of the network that trains.
+        device: of it.
+    """
     sizes = {"hidden": config.hidden, "layers": config.layers}
     tiled = pays_in_tiles(**sizes, height=config.data.height, width=config.data.width) and config.precision != "bf16"
-    if config.model == "pixelcnn" and not tiled:
+    if implementation == "reference" or (config.model == "pixelcnn" and not tiled):
         return "torch"
     return lstm_kernel.steps_by(device, torch.float32)
 

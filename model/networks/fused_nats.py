@@ -1,7 +1,7 @@
 """A network's last layer, softmax and likelihood in one pass, on a CPU: the logits of a few pixels at a time.
 
 The logits of a batch are large: with 256 levels a colour image of 32x32 has 786,432 of them, 3 MB. Written to memory,
-read for the softmax, and once more for each gradient, they take two fifths of the time of a small network. Here the
+read for the softmax, and once more for each gradient, they take a fifth of the time of a small network. Here the
 logits of some pixels, about `LOGITS`, stay in the cache until nothing needs them any more.
 
 The gradients of maps, weights and bias are computed with the likelihood, for each image, and multiplied later by the

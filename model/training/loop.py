@@ -160,7 +160,7 @@ def _note_start(metrics: Metrics, run: Training, refused: list[tuple[str, str]])
         device_name=device_name(run.device),
         torch=torch.__version__,
         python=platform.python_version(),
-        steps_by=steps_by(run.config, run.device),
+        steps_by=steps_by(run.config, run.implementation, run.device),
         resumed_from=run.step,  # 0: from the beginning
         steps=run.config.steps,
         batch_size=run.config.batch_size,

@@ -12,12 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.config import TrainConfig
 from model.networks import buffers, lstm_kernel
+from model.networks.build import steps_by
 from model.networks.likelihood import nats_per_image
 from model.networks.pixelrnn import PixelRNN
 
 torch.set_num_threads(1)
 N, H, CELLS = 2, 3, 21
+CPU = torch.device("cpu")
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
 
@@ -119,3 +122,20 @@ def test_without_numba_torch_computes_the_same(
     assert lstm_kernel.steps_by(torch.device("cpu"), torch.float32) == "torch"
     for found, wanted in zip(gradients(kind), usual, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    ("settings", "implementation", "by"),
+    [
+        ({"model": "row-lstm"}, "fast", "numba"),
+        ({"model": "row-lstm"}, "reference", "torch"),
+        ({"model": "pixelcnn"}, "fast", "torch"),  # 8x8 digits are too little work
+        ({"model": "pixelcnn", "hidden": 64}, "fast", "numba"),
+        ({"model": "pixelcnn", "hidden": 64}, "reference", "torch"),
+        ({"model": "pixelcnn", "hidden": 64, "precision": "bf16"}, "fast", "torch"),
+    ],
+)
+def test_a_training_says_what_computes_its_steps(settings: dict[str, Any], implementation: Any, by: str) -> None:
+    assert steps_by(TrainConfig(**settings), implementation, CPU).startswith(by)
+    assert steps_by(TrainConfig(**settings), implementation, torch.device("meta")) == "torch"

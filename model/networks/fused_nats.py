@@ -48,7 +48,7 @@ def fused_nats(maps: Tensor, weight: Tensor, bias: Tensor, levels: Tensor, seen:
     B, C, H, W = levels.shape
     picked = levels.permute(0, 2, 3, 1).reshape(B, H * W, C).long()
     run = cast("Callable[..., Tensor]", _FusedNats.apply)
-    return run(maps.reshape(B, H * W, -1), weight, bias, picked, seen)
+    return run(maps.reshape(B, H * W, -1), weight, bias, picked, seen, torch.is_grad_enabled())
 
 
 def _pixels_at_a_time(pixels: int, logits: int) -> int:
@@ -60,12 +60,13 @@ def _pixels_at_a_time(pixels: int, logits: int) -> int:
 class _FusedNats(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes arguments by position
-        ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, picked: Tensor, seen: Sequence[int]
+        ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, picked: Tensor, seen: Sequence[int], wanted: bool
     ) -> Tensor:
         B, pixels, C = picked.shape
         nats, step = maps.new_empty(B), _pixels_at_a_time(pixels, len(weight))
         colours = _by_colour(weight, bias, seen)
-        gradients = _Gradients(maps, weight, seen) if any(ctx.needs_input_grad) else None
+        # `needs_input_grad` is also true in a pass without gradients.
+        gradients = _Gradients(maps, weight, seen) if wanted and any(ctx.needs_input_grad) else None
         work = Workspace(("fused nats", pixels, *weight.shape), maps)
         for image in range(B):
             parts = []
@@ -90,7 +91,7 @@ class _FusedNats(torch.autograd.Function):
     def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor | None, ...]:
         d_maps, d_weight, d_bias = ctx.saved_tensors
         weighted = (d_nats @ d_weight.flatten(1)).view_as(d_weight[0])
-        return d_maps * d_nats[:, None, None], weighted, d_nats @ d_bias, None, None
+        return d_maps * d_nats[:, None, None], weighted, d_nats @ d_bias, None, None, None
 
 
 class _Gradients:

@@ -70,6 +70,21 @@ def test_a_weight_that_is_no_number_is_seen() -> None:
     assert bool(nats_per_image(net, torch.zeros(2, 1, 5, 4, dtype=torch.uint8)).isnan().all())
 
 
+def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the parameters would have some, as in an evaluation."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("gradients are computed")
+
+    net = network("pixelcnn", levels=fused_nats.FEWEST)
+    levels = torch.zeros(2, 1, 5, 4, dtype=torch.uint8)
+    monkeypatch.setattr(fused_nats, "_Gradients", refused)
+    with torch.no_grad():
+        nats_per_image(net, levels)
+    with pytest.raises(AssertionError, match="gradients are computed"):
+        nats_per_image(net, levels)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_logits_of_a_batch_are_never_in_memory(training: bool) -> None:
     net = network("pixelcnn", levels=256, head=8).float()
